@@ -1,0 +1,116 @@
+"""What routes ask for, as annotated aliases."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Query, Request
+
+from app.bootstrap import Services
+from app.errors import InvalidFilterError, InvalidMetadataError, InvalidParameterError
+from app.services.indexing import IndexingService
+from app.services.pictures import PictureService
+from app.services.search import MAX_K, SearchService
+from app.store.filters import Filter
+
+COLLECTION_PATTERN = "^[a-z][a-z0-9_]{0,62}$"
+ID_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$"
+
+FILTER_HELP = (
+    'JSON object over metadata: {"label": "cat"}, {"price": {"gte": 10, "lt": 50}}, '
+    '{"tag": {"in": ["a", "b"]}}; all conditions must hold'
+)
+
+
+def services(request: Request) -> Services:
+    """The parts, made when the service started."""
+    found: Services = request.app.state.services
+    return found
+
+
+def _search(request: Request) -> SearchService:
+    return services(request).search
+
+
+def _indexing(request: Request) -> IndexingService:
+    return services(request).indexing
+
+
+def _pictures(request: Request) -> PictureService:
+    return services(request).pictures
+
+
+def parse_filter(text: str | None) -> Filter | None:
+    """Reads the `filter` parameter; an empty text is no filter."""
+    if text is None or not text.strip():
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidFilterError(
+            f'filter is not valid JSON ({exc}); send an object such as {{"label": "cat"}}'
+        ) from exc
+    return Filter.parse(value)
+
+
+def parse_metadata(text: str, count: int) -> list[dict[str, Any] | None]:
+    """Reads the `metadata` parameter: one object for all pictures, or a list with one for each."""
+    if not text.strip():
+        return [None] * count
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidMetadataError(
+            f'metadata is not valid JSON ({exc}); send an object such as {{"label": "cat"}}'
+        ) from exc
+    if isinstance(value, list):
+        if len(value) != count:
+            raise InvalidMetadataError(
+                f"metadata is a list of {len(value)} for {count} files; send one for each, or one "
+                "object for all"
+            )
+        return value
+    return [value] * count
+
+
+def no_query_parameters(request: Request) -> None:
+    """Refuses parameters in the address of a form call, which would be ignored in silence."""
+    if request.query_params:
+        raise InvalidParameterError(
+            f"{sorted(request.query_params)} came in the address; this call takes form fields: "
+            "curl -F file=@photo.jpg -F k=5 ..."
+        )
+
+
+def known_fields(*names: str) -> Any:
+    """Dependency that refuses form fields nobody reads."""
+
+    async def check(request: Request) -> None:
+        sent = set((await request.form()).keys())
+        if unknown := sorted(sent - set(names)):
+            raise InvalidParameterError(
+                f"{', '.join(unknown)}: no such field; this call takes {', '.join(names)}"
+            )
+
+    return Depends(check)
+
+
+ServicesDep = Annotated[Services, Depends(services)]
+SearchDep = Annotated[SearchService, Depends(_search)]
+IndexingDep = Annotated[IndexingService, Depends(_indexing)]
+PicturesDep = Annotated[PictureService, Depends(_pictures)]
+
+CollectionQuery = Annotated[
+    str, Query(description="Collection", pattern=COLLECTION_PATTERN, max_length=63)
+]
+ImageId = Annotated[str, Path(description="The picture's id", pattern=ID_PATTERN, max_length=128)]
+K = Annotated[int, Query(ge=1, le=MAX_K, description="How many matches")]
+MinScore = Annotated[
+    float | None, Query(ge=-1, le=1, description="Leave out matches below this cosine")
+]
+FilterQuery = Annotated[str | None, Query(alias="filter", description=FILTER_HELP)]
+GroupBy = Annotated[
+    str | None,
+    Query(min_length=1, max_length=256, description="Only the best of each value of this field"),
+]

@@ -1,0 +1,125 @@
+"""Makes the application; nothing happens at import."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from app import __version__
+from app.api import errors
+from app.api.metrics import Metrics
+from app.api.middleware import Observe
+from app.api.routers import collections, images, indexing, search, service
+from app.api.schemas import Problem
+from app.api.security import Keys, load_admin_key
+from app.api.uploads import Admission, UploadLimits
+from app.bootstrap import Services, build_services, make_data_folder
+from app.config import Settings
+from app.embedding.extractors import Extractors
+from app.store.base import Store
+
+DESCRIPTION = """
+Image similarity search: send a picture, get the most similar pictures of your collection back.
+
+Try it: **POST /search** with any picture. To add pictures with **POST /index**, press *Authorize*
+and paste the admin key: it is what `LOOKALIKE_ADMIN_KEY` says, or else lies in the data folder
+as `admin.key`.
+"""
+
+SPARE_THREADS = 32
+"""Threads beyond the queue's places, so that cheap calls are answered while it is full."""
+
+
+def create_app(
+    settings: Settings, *, extractors: Extractors | None = None, store: Store | None = None
+) -> FastAPI:
+    """Makes the application; the parts are put together when it starts.
+
+    Args:
+        settings: What was asked for.
+        extractors: Used instead of what the settings name.
+        store: Used instead of the local store.
+    """
+    metrics = Metrics()
+    build = partial(
+        build_services, settings, extractors=extractors, store=store, on_batch=metrics.batch
+    )
+    app = FastAPIOffline(
+        title="Lookalike",
+        summary="Self-hosted image similarity search",
+        description=DESCRIPTION,
+        version=__version__,
+        redoc_url=None,
+        lifespan=partial(_lifespan, settings, build, metrics),
+        swagger_ui_parameters={"displayRequestDuration": True, "tryItOutEnabled": True},
+    )
+    errors.install(app)
+    app.add_middleware(Observe, metrics=metrics)
+    for router in (search, indexing, images, collections, service):
+        app.include_router(router.router)
+    _complete_openapi(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(
+    settings: Settings, build: Any, metrics: Metrics, app: FastAPI
+) -> AsyncIterator[None]:
+    make_data_folder(settings.data_dir)
+    to_thread.current_default_thread_limiter().total_tokens = settings.queue_size + SPARE_THREADS
+    services: Services = await to_thread.run_sync(build)
+    try:
+        admin = settings.admin_key
+        app.state.keys = Keys(
+            admin=admin.get_secret_value() if admin else load_admin_key(settings.data_dir),
+            read=settings.read_key.get_secret_value() if settings.read_key else None,
+        )
+        metrics.watch(services)
+        app.state.metrics = metrics
+        app.state.services = services
+        app.state.canary_threads = CapacityLimiter(2)
+        _limit_uploads(app, settings, services)
+        yield
+    finally:
+        await to_thread.run_sync(services.close)
+
+
+def _limit_uploads(app: FastAPI, settings: Settings, services: Services) -> None:
+    batcher = services.extractors.default.batcher
+    app.state.admission = Admission(settings.queue_size, lambda: batcher.queue_length)
+    for name, files in (("search_limits", 1), ("index_limits", settings.max_files)):
+        limits = UploadLimits(
+            file_bytes=settings.max_file_bytes,
+            field_bytes=files * settings.max_metadata_bytes + 64_000,
+            files=files,
+            folder=services.files.tmp,
+        )
+        setattr(app.state, name, limits)
+
+
+def _complete_openapi(app: FastAPI) -> None:
+    """Adds to OpenAPI what FastAPI leaves out.
+
+    The shape of errors, to which `errors.responses` refers; and `format: binary` for uploads,
+    without which Swagger UI shows a list of files as a list of texts.
+    """
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = make()
+        schemas = document["components"]["schemas"]
+        schemas.setdefault("Problem", Problem.model_json_schema())
+        for schema in schemas.values():
+            for field in schema.get("properties", {}).values():
+                upload = field.get("items", field)
+                if "contentMediaType" in upload:
+                    upload["format"] = "binary"
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,221 @@
+"""What happens before a body is read: the key, room in the queue, and limits while it streams."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import Any, cast
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from app.api.security import Access
+from app.errors import (
+    ImageTooLargeError,
+    LookalikeError,
+    MalformedRequestError,
+    MetadataTooLargeError,
+    QueueFullError,
+    RequestTooLargeError,
+    TooManyFilesError,
+)
+
+MAX_FIELDS = 32
+FORM_OVERHEAD_BYTES = 64_000
+"""Room for boundaries and part headers, for each part."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadLimits:
+    """How much a multipart body may hold, and where its files wait.
+
+    Attributes:
+        file_bytes: Most bytes of one file.
+        field_bytes: Most bytes of one field that is no file.
+        files: Most files.
+        folder: Where files beyond 1 MB are spooled.
+    """
+
+    file_bytes: int
+    field_bytes: int
+    files: int
+    folder: Path
+
+    @property
+    def body_bytes(self) -> int:
+        """Most bytes of the whole body."""
+        parts = self.files * (self.file_bytes + FORM_OVERHEAD_BYTES)
+        return parts + self.field_bytes + FORM_OVERHEAD_BYTES
+
+
+class Admission:
+    """Counts the requests that hold a place; decides before a body is read.
+
+    Args:
+        places: Most requests inside at once.
+        waiting: Tells how many pictures wait in the queue now.
+    """
+
+    def __init__(self, places: int, waiting: Callable[[], int]) -> None:
+        self._places = places
+        self._waiting = waiting
+        self._inside = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Holds a place inside the block. Raises `QueueFullError` at once where none is free."""
+        with self._lock:
+            if self._inside >= self._places or self._waiting() >= self._places:
+                raise QueueFullError("Too many pictures wait already; send this again in a moment")
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+
+
+class LimitedParser(MultiPartParser):
+    """Starlette's parser with a limit for each file and a folder of our own for spooled files."""
+
+    def __init__(
+        self, headers: Headers, stream: AsyncIterator[bytes], limits: UploadLimits
+    ) -> None:
+        super().__init__(
+            headers,
+            cast("Any", stream),
+            max_files=limits.files,
+            max_fields=MAX_FIELDS,
+            max_part_size=limits.field_bytes,
+        )
+        self._limits = limits
+        self._file_bytes = 0
+
+    def on_part_begin(self) -> None:
+        """A new part starts: its bytes are counted from zero."""
+        super().on_part_begin()
+        self._file_bytes = 0
+
+    def on_headers_finished(self) -> None:
+        """The part's headers are read: files beyond 1 MB go to our folder."""
+        if self._current_files >= self._limits.files and self._next_is_file():
+            raise TooManyFilesError(
+                f"More than {self._limits.files} files in one request; send them in several"
+            )
+        super().on_headers_finished()
+        if (upload := self._current_part.file) is not None:
+            spool = SpooledTemporaryFile(  # noqa: SIM115 - closed with the form
+                max_size=self.spool_max_size, dir=str(self._limits.folder)
+            )
+            upload.file.close()
+            upload.file = cast("Any", spool)
+            self._files_to_close_on_error[-1] = spool
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Bytes of a part arrive. Raises `ImageTooLargeError`, `MetadataTooLargeError`."""
+        size = end - start
+        if self._current_part.file is None:
+            if len(self._current_part.data) + size > self._limits.field_bytes:
+                name = self._current_part.field_name
+                kind = MetadataTooLargeError if name == "metadata" else RequestTooLargeError
+                raise kind(f"The field {name!r} has more than {self._limits.field_bytes:,} bytes")
+        else:
+            self._file_bytes += size
+            if self._file_bytes > self._limits.file_bytes:
+                raise ImageTooLargeError(
+                    f"{self._current_part.file.filename!r} has more than "
+                    f"{self._limits.file_bytes:,} bytes; send a smaller file, or raise "
+                    "LOOKALIKE_MAX_FILE_BYTES"
+                )
+        super().on_part_data(data, start, end)
+
+    def _next_is_file(self) -> bool:
+        return b"filename" in (self._current_part.content_disposition or b"")
+
+
+async def read_form(request: Request, limits: UploadLimits) -> FormData:
+    """Reads a multipart body within limits, its files spooled to disk.
+
+    Raises:
+        MalformedRequestError: It is no multipart body, or a broken one.
+        InvalidImageError, InvalidRequestError: It goes beyond a limit.
+    """
+    content_type = request.headers.get("Content-Type", "")
+    if not content_type.lower().startswith("multipart/form-data"):
+        raise MalformedRequestError(
+            "The body must be multipart/form-data with the picture as a file; "
+            "e.g. curl -F file=@photo.jpg"
+        )
+    try:
+        return await LimitedParser(request.headers, _stream(request, limits), limits).parse()
+    except MultiPartException as exc:
+        raise MalformedRequestError(f"The multipart body is broken: {exc.message}") from exc
+
+
+async def _stream(request: Request, limits: UploadLimits) -> AsyncIterator[bytes]:
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limits.body_bytes:
+            raise _too_large(limits)
+        yield chunk
+
+
+def _too_large(limits: UploadLimits) -> LookalikeError:
+    if limits.files == 1:
+        return ImageTooLargeError(
+            f"The picture has more than {limits.file_bytes:,} bytes; send a smaller file, or raise "
+            "LOOKALIKE_MAX_FILE_BYTES"
+        )
+    return RequestTooLargeError(
+        f"The request has more than {limits.body_bytes:,} bytes; send fewer or smaller files"
+    )
+
+
+class UploadRoute(APIRoute):
+    """A route that takes pictures: key, then room, then the body within limits."""
+
+    access = Access.READ
+    one_file = True
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wraps FastAPI's handler, which would read the body first of all."""
+        handle = super().get_route_handler()
+
+        async def limited(request: Request) -> Response:
+            state = request.app.state
+            state.keys.check(request, self.access)
+            limits: UploadLimits = state.search_limits if self.one_file else state.index_limits
+            if _announced_bytes(request) > limits.body_bytes:
+                raise _too_large(limits)
+            with state.admission.place():
+                request._form = await read_form(request, limits)  # FastAPI finds it read
+                return await handle(request)
+
+        return limited
+
+
+class IndexRoute(UploadRoute):
+    """A route that takes many pictures and changes the collection."""
+
+    access = Access.ADMIN
+    one_file = False
+
+
+def upload_size(upload: UploadFile) -> int:
+    """Bytes of an upload."""
+    return upload.size or 0
+
+
+def _announced_bytes(request: Request) -> int:
+    try:
+        return int(request.headers.get("Content-Length", 0))
+    except ValueError as exc:
+        raise MalformedRequestError("The header Content-Length is no number") from exc

@@ -1,0 +1,154 @@
+"""The one place that names concrete classes and puts the parts together."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.config import Settings
+from app.cores import available_cores, limit_openmp
+from app.embedding.base import Extractor
+from app.embedding.extractors import Extractors
+from app.embedding.preprocessing import ImageDecoder, ImageLimits
+from app.errors import ConfigurationError
+from app.services.indexing import IndexingService, Originals
+from app.services.maintenance import Maintenance
+from app.services.pictures import PictureService
+from app.services.readiness import Canary
+from app.services.search import SearchService
+from app.store.base import Store
+from app.store.files import LocalFiles
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything that the shells call; `close` lets go of it all."""
+
+    settings: Settings
+    extractors: Extractors
+    store: Store
+    files: LocalFiles
+    search: SearchService
+    indexing: IndexingService
+    pictures: PictureService
+    canary: Canary
+    maintenance: Maintenance
+
+    def close(self) -> None:
+        """Finishes what waits, saves, and lets go of the data folder."""
+        self.maintenance.close()
+        self.indexing.close()
+        self.extractors.close()
+        self.store.close()
+
+
+def build_services(
+    settings: Settings,
+    *,
+    extractors: Extractors | None = None,
+    store: Store | None = None,
+    on_batch: Callable[[int, float], None] | None = None,
+) -> Services:
+    """Puts the parts together.
+
+    Args:
+        settings: What was asked for.
+        extractors: Used instead of what the settings name; the caller's to describe, ours to close.
+        store: Used instead of the local store.
+        on_batch: Told the size and the seconds of every batch that was embedded.
+
+    Raises:
+        DataFolderInUseError: Another process owns the data folder.
+        WeightsError: The weights cannot be used.
+        ConfigurationError: A setting cannot work.
+    """
+    limit_openmp()
+    cores = settings.threads or available_cores()
+    with contextlib.ExitStack() as undo:
+        if store is None:
+            store = open_store(settings)
+            undo.callback(store.close)
+        if extractors is None:
+            extractors = Extractors(
+                build_extractor(settings, cores=cores),
+                max_batch=settings.max_batch,
+                queue_size=settings.queue_size,
+                on_batch=on_batch,
+            )
+            undo.callback(extractors.close)
+        services = _assemble(settings, extractors, store, cores=cores)
+        undo.pop_all()
+    return services
+
+
+def open_store(settings: Settings) -> Store:
+    """Opens the local store in the data folder and becomes its owner."""
+    from app.store.local.local_store import LocalStore  # noqa: PLC0415 - imports faiss
+
+    return LocalStore(settings.data_dir, index=settings.index)
+
+
+def build_extractor(settings: Settings, *, cores: int) -> Extractor:
+    """Loads the network that the settings name."""
+    if settings.model == "color":
+        from app.embedding.color_extractor import ColorExtractor  # noqa: PLC0415 - as below
+
+        return ColorExtractor()
+    from app.embedding.torchvision_extractor import (  # noqa: PLC0415 - imports torch
+        TorchvisionExtractor,
+    )
+
+    return TorchvisionExtractor(
+        settings.model,
+        weights=settings.weights,
+        pooling=settings.pooling,
+        resize=settings.resize,
+        input_size=settings.input_size,
+        device=settings.device,
+        precision=settings.precision,
+        threads=cores,
+    )
+
+
+def _assemble(settings: Settings, extractors: Extractors, store: Store, *, cores: int) -> Services:
+    files = LocalFiles(settings.data_dir)
+    limits = ImageLimits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
+    decoder = ImageDecoder(limits, slots=cores)
+    return Services(
+        settings=settings,
+        extractors=extractors,
+        store=store,
+        files=files,
+        search=SearchService(extractors, store, decoder),
+        indexing=IndexingService(
+            extractors,
+            store,
+            files,
+            decoder,
+            originals=Originals(settings.originals),
+            max_metadata_bytes=settings.max_metadata_bytes,
+            cores=cores,
+            group=settings.max_batch,
+        ),
+        pictures=PictureService(
+            store, files, decoder, max_metadata_bytes=settings.max_metadata_bytes
+        ),
+        canary=Canary(extractors, store, timeout_s=settings.ready_timeout),
+        maintenance=Maintenance(store, files),
+    )
+
+
+def make_data_folder(path: Path) -> None:
+    """Makes the data folder where it is missing; raises `ConfigurationError` where it cannot."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"The data folder {path} cannot be made: {exc.strerror}. Choose another with "
+            "LOOKALIKE_DATA_DIR, or make it writable"
+        ) from exc

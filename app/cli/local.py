@@ -1,0 +1,118 @@
+"""The commands on a data folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from app import __version__
+from app.api.deps import parse_filter
+from app.api.schemas import CollectionOut, ImageOut, SearchOut
+from app.bootstrap import Services, build_services, make_data_folder, open_store
+from app.cli.backends import Ask, Job, Line
+from app.config import Settings
+from app.cores import limit_openmp
+from app.errors import LookalikeError
+from app.records import OnConflict
+from app.services.search import SearchOptions
+from app.services.sources import PictureSource
+from app.store.base import Store
+
+
+class LocalBackend:
+    """Owns a data folder while a command runs; loads the network only where it is needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        limit_openmp()
+        make_data_folder(settings.data_dir)
+        self._store: Store = open_store(settings)
+
+    def __enter__(self) -> Self:
+        """Ready to work."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Saves and lets go of the data folder."""
+        if "_services" in self.__dict__:
+            self._services.close()
+        self._store.close()
+
+    @cached_property
+    def _services(self) -> Services:
+        return build_services(self._settings, store=self._store)
+
+    def index(
+        self, jobs: Sequence[Job], *, collection: str, on_conflict: OnConflict
+    ) -> Iterator[Line]:
+        """Indexes files and yields what became of each."""
+        lost: list[Line] = []
+
+        def sources() -> Iterator[PictureSource]:
+            for job in jobs:
+                try:
+                    yield PictureSource.from_path(job.path, metadata=job.metadata)
+                except LookalikeError as exc:
+                    lost.append(Line(path=job.path, status="failed", reason=str(exc)))
+
+        items = self._services.indexing.index(
+            sources(), collection=collection, on_conflict=on_conflict
+        )
+        for item in items:
+            assert item.source.path is not None
+            yield Line(
+                path=item.source.path,
+                status=item.status.value if item.status else "failed",
+                id=item.id,
+                reason=str(item.error) if item.error else None,
+            )
+        yield from lost
+
+    def search(self, image: Path, ask: Ask) -> SearchOut:
+        """Searches with a picture file."""
+        options = SearchOptions(
+            collection=ask.collection,
+            k=ask.k,
+            min_score=ask.min_score,
+            where=parse_filter(ask.filter),
+            group_by=ask.group_by,
+        )
+        with PictureSource.from_path(image).open() as file:
+            return SearchOut.of(self._services.search.search(file, options))
+
+    def info(self) -> dict[str, Any]:
+        """What is stored; no network is loaded for it."""
+        return {
+            "version": __version__,
+            "collections": [
+                CollectionOut.of(info, searchable=True).model_dump(exclude={"searchable"})
+                for info in self._store.collections()
+            ],
+            "store": self._store.describe(),
+        }
+
+    def images(self, collection: str, *, where: str | None) -> Iterator[ImageOut]:
+        """All pictures of a collection, oldest first."""
+        passing = parse_filter(where)
+        cursor: str | None = None
+        while True:
+            page = self._store.page(collection, cursor=cursor, limit=1000, where=passing)
+            yield from map(ImageOut.of, page.records)
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def delete(self, collection: str, image_id: str) -> None:
+        """Deletes one picture."""
+        self._store.delete(collection, image_id)
+
+    def drop(self, collection: str) -> None:
+        """Deletes a collection."""
+        self._store.drop(collection)

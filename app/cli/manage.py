@@ -1,0 +1,112 @@
+"""`lookalike info`, `list` and `delete`."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.options import (
+    DEFAULT,
+    ApiKey,
+    Collection,
+    FilterOption,
+    Json,
+    Server,
+    settings_flags,
+)
+from app.errors import ConfigurationError
+
+
+@settings_flags("data_dir")
+def info(
+    given: dict[str, Any], *, as_json: Json = False, server: Server = None, api_key: ApiKey = None
+) -> None:
+    """Show collections, what made their vectors, and versions."""
+    from app.cli.backends import open_backend  # noqa: PLC0415 - see app.cli.main
+
+    with open_backend(server, api_key, given) as backend:
+        facts = backend.info()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    from rich.console import Console  # noqa: PLC0415 - see app.cli.main
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table("collection", "pictures", "model", "weights", "dim", "index", "precision")
+    for collection in facts["collections"]:
+        passport = collection["passport"]
+        table.add_row(
+            collection["name"],
+            str(collection["count"]),
+            passport["model"],
+            passport["weights"],
+            str(passport["dim"]),
+            collection["index"],
+            collection["provenance"].get("precision", ""),
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"lookalike {facts['version']}")
+
+
+@settings_flags("data_dir")
+def list_images(
+    given: dict[str, Any],
+    *,
+    collection: Collection = DEFAULT,
+    filter_: FilterOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most pictures to list")] = 100,
+    as_json: Json = False,
+    server: Server = None,
+    api_key: ApiKey = None,
+) -> None:
+    """List the pictures of a collection, oldest first."""
+    from app.cli.backends import open_backend  # noqa: PLC0415 - see app.cli.main
+
+    with open_backend(server, api_key, given) as backend:
+        listed = list(islice(backend.images(collection, where=filter_), limit + 1))
+    images, more = listed[:limit], len(listed) > limit
+    if as_json:
+        typer.echo(json.dumps([image.model_dump() for image in images], indent=2))
+        return
+    from rich.console import Console  # noqa: PLC0415 - see app.cli.main
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table("id", "filename", "pixels", "metadata", "updated")
+    for image in images:
+        metadata = json.dumps(image.metadata, ensure_ascii=False) if image.metadata else ""
+        pixels = f"{image.width}x{image.height}"
+        table.add_row(image.id, image.filename, pixels, metadata, image.updated_at)
+    console = Console()
+    console.print(table)
+    if more:
+        console.print(f"There are more; --limit shows more than {limit}.")
+
+
+@settings_flags("data_dir")
+def delete(
+    given: dict[str, Any],
+    ids: Annotated[list[str] | None, typer.Argument(help="Pictures to delete")] = None,
+    *,
+    collection: Collection = DEFAULT,
+    everything: Annotated[bool, typer.Option("--all", help="Delete the whole collection")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    server: Server = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Delete pictures by id, or a whole collection."""
+    from app.cli.backends import open_backend  # noqa: PLC0415 - see app.cli.main
+
+    if bool(ids) == everything:
+        raise ConfigurationError("Name the ids to delete, or --all for the whole collection")
+    if everything and not yes:
+        typer.confirm(f"Delete the collection {collection!r} with all its pictures?", abort=True)
+    with open_backend(server, api_key, given) as backend:
+        if everything:
+            backend.drop(collection)
+        for image_id in ids or []:
+            backend.delete(collection, image_id)
+    typer.echo(f"deleted {f'the collection {collection}' if everything else len(ids or [])}")

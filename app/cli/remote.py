@@ -1,0 +1,207 @@
+"""The commands on a running service."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+
+from app.api.schemas import ImageOut, SearchOut
+from app.cli.backends import Ask, Job, Line
+from app.errors import ServerError
+from app.records import OnConflict
+from app.store.metadata import canonical_json
+
+ATTEMPTS = 8
+BATCH_FILES = 16
+BATCH_BYTES = 16_000_000
+PARALLEL = 4
+TIMEOUT_S = 120.0
+
+
+class RemoteBackend:
+    """Talks to `server` with `key`, where one is known."""
+
+    def __init__(self, server: str, key: str | None) -> None:
+        headers = {"X-API-Key": key} if key else {}
+        try:
+            self._http = httpx2.Client(base_url=server, headers=headers, timeout=TIMEOUT_S)
+        except (httpx2.InvalidURL, ValueError) as exc:
+            raise ServerError(f"{server!r} is no address: {exc}") from exc
+        self._server = server
+
+    def __enter__(self) -> Self:
+        """Ready to work."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def index(
+        self, jobs: Sequence[Job], *, collection: str, on_conflict: OnConflict
+    ) -> Iterator[Line]:
+        """Sends files in small batches, several at a time; what is there already is not sent."""
+        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="send") as pool:
+            under_way: deque[Future[list[Line]]] = deque()
+            for batch in _batches(jobs):
+                under_way.append(pool.submit(self._send, batch, collection, on_conflict))
+                if len(under_way) > 2 * PARALLEL:
+                    yield from under_way.popleft().result()
+            while under_way:
+                yield from under_way.popleft().result()
+
+    def search(self, image: Path, ask: Ask) -> SearchOut:
+        """Searches with a picture file."""
+        form = {
+            "k": str(ask.k),
+            "collection": ask.collection,
+            "min_score": None if ask.min_score is None else str(ask.min_score),
+            "filter": ask.filter,
+            "group_by": ask.group_by,
+        }
+        data = {name: value for name, value in form.items() if value is not None}
+        content = _read(image)
+        answer = self._call("POST", "/search", data=data, files={"file": (image.name, content)})
+        return SearchOut.model_validate(answer)
+
+    def info(self) -> dict[str, Any]:
+        """What the service says of itself."""
+        answer: dict[str, Any] = self._call("GET", "/info")
+        return answer
+
+    def images(self, collection: str, *, where: str | None) -> Iterator[ImageOut]:
+        """All pictures of a collection, oldest first."""
+        query: dict[str, Any] = {"collection": collection, "limit": 1000}
+        if where is not None:
+            query["filter"] = where
+        while True:
+            answer = self._call("GET", "/images", params=query)
+            yield from (ImageOut.model_validate(image) for image in answer["images"])
+            if answer["next_cursor"] is None:
+                return
+            query["cursor"] = answer["next_cursor"]
+
+    def delete(self, collection: str, image_id: str) -> None:
+        """Deletes one picture."""
+        self._call("DELETE", f"/images/{image_id}", params={"collection": collection})
+
+    def drop(self, collection: str) -> None:
+        """Deletes a collection."""
+        self._call("DELETE", f"/collections/{collection}")
+
+    def _send(self, batch: list[Job], collection: str, on_conflict: OnConflict) -> list[Line]:
+        lines: list[Line] = []
+        fresh: list[tuple[Job, bytes]] = []
+        for job in batch:
+            try:
+                content = _read(job.path)
+            except ServerError as exc:
+                lines.append(Line(path=job.path, status="failed", reason=str(exc)))
+                continue
+            if (known := self._known(job, content, collection)) is not None:
+                lines.append(Line(path=job.path, status="unchanged", id=known))
+            else:
+                fresh.append((job, content))
+        return lines + (self._upload(fresh, collection, on_conflict) if fresh else [])
+
+    def _known(self, job: Job, content: bytes, collection: str) -> str | None:
+        """The id under which these bytes stand already with nothing to change, if they do."""
+        digest = hashlib.sha256(content).hexdigest()
+        path = f"/images/{digest[:16]}"
+        answer = self._request("GET", path, params={"collection": collection})
+        if answer.status_code != 200:
+            return None
+        stored = answer.json()
+        wanted = stored["metadata"] if job.metadata is None else job.metadata
+        same = stored["sha256"] == digest and canonical_json(wanted) == canonical_json(
+            stored["metadata"]
+        )
+        return str(stored["id"]) if same else None
+
+    def _upload(
+        self, fresh: list[tuple[Job, bytes]], collection: str, on_conflict: OnConflict
+    ) -> list[Line]:
+        data = {"collection": collection, "on_conflict": on_conflict.value}
+        if any(job.metadata is not None for job, _ in fresh):
+            data["metadata"] = json.dumps([job.metadata for job, _ in fresh])
+        files = [("files", (job.path.name, content)) for job, content in fresh]
+        answer = self._request("POST", "/index", data=data, files=files)
+        body = answer.json()
+        if "items" not in body:
+            if len(fresh) > 1 or answer.status_code in {401, 409, 503, 507}:
+                raise ServerError(_why(answer))
+            body["items"] = [{"status": "failed", "error": {"detail": body["detail"]}}]
+        return [
+            Line(
+                path=job.path,
+                status=item["status"],
+                id=item.get("id"),
+                reason=item.get("error", {}).get("detail"),
+            )
+            for (job, _), item in zip(fresh, body["items"], strict=True)
+        ]
+
+    def _call(self, method: str, path: str, **options: Any) -> Any:
+        answer = self._request(method, path, **options)
+        if answer.is_error:
+            raise ServerError(_why(answer))
+        return answer.json() if answer.content else None
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        """One call, repeated while the service says that it is busy."""
+        for attempt in range(ATTEMPTS):
+            try:
+                answer = self._http.request(method, path, **options)
+            except httpx2.HTTPError as exc:
+                raise ServerError(
+                    f"{self._server} does not answer ({exc}); is it running there?"
+                ) from exc
+            if answer.status_code != 503 or attempt == ATTEMPTS - 1:
+                return answer
+            time.sleep(float(answer.headers.get("Retry-After", 1)) * (1 + attempt / 2))
+        raise AssertionError  # pragma: no cover - the loop always returns
+
+
+def _batches(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Files in batches that are small in number and in bytes."""
+    batch: list[Job] = []
+    size = 0
+    for job in jobs:
+        with suppress(OSError):  # `_read` says why
+            size += job.path.stat().st_size
+        if batch and (len(batch) >= BATCH_FILES or size > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(job)
+    if batch:
+        yield batch
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise ServerError(f"{path} cannot be read: {exc.strerror}") from exc
+
+
+def _why(answer: httpx2.Response) -> str:
+    try:
+        problem = answer.json()
+        return f"{problem['detail']} ({problem['code']})"
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.request.url} answered {answer.status_code}; is it a Lookalike service?"

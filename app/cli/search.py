@@ -1,0 +1,73 @@
+"""`lookalike search`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.options import (
+    DEFAULT,
+    MODEL_SETTINGS,
+    ApiKey,
+    Collection,
+    FilterOption,
+    Json,
+    Server,
+    settings_flags,
+)
+
+if TYPE_CHECKING:
+    from app.api.schemas import SearchOut
+
+
+@settings_flags(*MODEL_SETTINGS)
+def search(
+    image: Annotated[Path, typer.Argument(help="The picture to search with")],
+    given: dict[str, Any],
+    *,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many matches")] = 10,
+    min_score: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="Leave out matches below this cosine")
+    ] = None,
+    filter_: FilterOption = None,
+    group_by: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="Only the best of each value of this field")
+    ] = None,
+    collection: Collection = DEFAULT,
+    as_json: Json = False,
+    server: Server = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Find the pictures most like IMAGE."""
+    from app.cli.backends import Ask, open_backend  # noqa: PLC0415 - see app.cli.main
+
+    ask = Ask(k=k, min_score=min_score, filter=filter_, group_by=group_by, collection=collection)
+    with open_backend(server, api_key, given) as backend:
+        result = backend.search(image, ask)
+    if as_json:
+        typer.echo(result.model_dump_json(indent=2))
+    else:
+        _print(result)
+
+
+def _print(result: SearchOut) -> None:
+    from rich.console import Console  # noqa: PLC0415 - see app.cli.main
+    from rich.table import Table  # noqa: PLC0415
+
+    model = result.model
+    table = Table(title=f"{model.name}, {model.weights}, {model.dim} numbers", title_justify="left")
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("id")
+    table.add_column("filename")
+    table.add_column("metadata")
+    for match in result.matches:
+        metadata = json.dumps(match.metadata, ensure_ascii=False) if match.metadata else ""
+        table.add_row(str(match.rank), f"{match.score:.4f}", match.id, match.filename, metadata)
+    console = Console()
+    console.print(table)
+    if not result.matches:
+        console.print(f"No matches: the collection {result.collection!r} has none that pass.")

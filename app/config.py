@@ -1,0 +1,125 @@
+"""Settings: one name in three spellings (`LOOKALIKE_DATA_DIR`, `--data-dir`, `data_dir`)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.errors import ConfigurationError
+
+PREFIX = "LOOKALIKE_"
+
+
+class Settings(BaseSettings):
+    """What can be set, from flags, the environment or `.env`, in this order of precedence."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    data_dir: Path = Field(Path("data"), description="Folder that holds everything stored")
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
+
+    model: str = Field("resnet50", description="resnet18, 34, 50, 101 or 152")
+    weights: str = Field(
+        "IMAGENET1K_V1",
+        description="A torchvision weights name, a path to a state dict, or random",
+    )
+    pooling: Literal["avg", "flatten"] = Field(
+        "avg", description="avg: one number a channel; flatten: the whole last feature map"
+    )
+    resize: Literal["squash", "crop"] = Field(
+        "squash", description="squash: the whole picture; crop: its center, proportions kept"
+    )
+    input_size: int | None = Field(
+        None,
+        ge=32,
+        le=1024,
+        description="Side of the network's input in pixels; model's own if unset",
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format inside the network"
+    )
+    threads: int | None = Field(
+        None, ge=1, le=256, description="CPU cores to use; all that the process may use if unset"
+    )
+    max_batch: int = Field(32, ge=1, le=1024, description="Most pictures embedded at once")
+    queue_size: int = Field(
+        128, ge=1, le=4096, description="Most pictures or requests that wait; more get 503"
+    )
+
+    index: str = Field("Flat", description="Index type: Flat (exact)")
+    originals: Literal["keep", "reference", "none"] = Field(
+        "keep", description="keep: copy files; reference: point at files indexed in place; none"
+    )
+
+    admin_key: SecretStr | None = Field(
+        None, min_length=8, description="Key for changes; made and kept in the data folder if unset"
+    )
+    read_key: SecretStr | None = Field(
+        None, min_length=8, description="Key for every call but health; open if unset"
+    )
+
+    max_file_bytes: int = Field(20_000_000, ge=1_000, description="Most bytes of one picture")
+    max_pixels: int = Field(64_000_000, ge=1_000, description="Most pixels of one picture")
+    max_files: int = Field(64, ge=1, le=1000, description="Most pictures in one POST /index")
+    max_metadata_bytes: int = Field(
+        16_384, ge=2, le=1_000_000, description="Most bytes of one picture's metadata as JSON"
+    )
+    ready_timeout: float = Field(
+        10.0, gt=0, le=300, description="Seconds that the readiness canary may take"
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log lines to print"
+    )
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="auto: text on a terminal, JSON otherwise"
+    )
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _explain_kubernetes(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.startswith("tcp://"):
+            raise ValueError(
+                f"{value!r} was injected by Kubernetes for a Service named 'lookalike'. Rename the "
+                "Service, or set enableServiceLinks: false in the pod, or pass --port"
+            )
+        return value
+
+
+def load_settings(**given: Any) -> Settings:
+    """Reads the settings; values given here win over the environment and `.env`.
+
+    Args:
+        **given: Settings by name; None means not given.
+
+    Raises:
+        ConfigurationError: A value cannot be used; the text names each setting and why.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as exc:
+        lines = [
+            f"{PREFIX}{'_'.join(str(part) for part in error['loc']).upper()}: "
+            f"{error['msg'].removeprefix('Value error, ')}"
+            for error in exc.errors()
+        ]
+        raise ConfigurationError("; ".join(lines)) from exc
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """LOOKALIKE_ variables that no setting reads, each with the nearest known name, if any."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = (name for name in environment if name.startswith(PREFIX) and name not in known)
+    return {
+        name: next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)), None)
+        for name in unknown
+    }

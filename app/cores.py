@@ -1,0 +1,38 @@
+"""How many cores this process may use, and pools of threads that do not fight over them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
+
+
+def available_cores(quota_file: Path = _QUOTA_FILE) -> int:
+    """Counts the cores that the scheduler and the container's quota leave to this process.
+
+    Args:
+        quota_file: The control group's `cpu.max`; a file that is missing sets no quota.
+
+    Returns:
+        At least 1.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:  # pragma: no cover  # macOS
+        cores = os.cpu_count() or 1
+    try:
+        quota, period = quota_file.read_text().split()
+        return max(1, min(cores, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # no such file, or `max`: no quota
+        return max(1, cores)
+
+
+def limit_openmp() -> None:
+    """Keeps FAISS and torch from running two OpenMP pools against each other.
+
+    Must run before either is imported; torch is given its threads afterwards, by itself. What the
+    environment says already is left alone.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,0 +1,1 @@
+"""The use cases; they know no HTTP, torch, faiss or sqlite3."""

@@ -1,0 +1,292 @@
+"""Adding pictures: one, several, or a whole folder as a stream."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.embedding.extractors import Extractors, LiveExtractor
+from app.embedding.preprocessing import DecodedImage, ImageDecoder, make_thumbnail
+from app.errors import ImageExistsError, ImageTooLargeError, LookalikeError
+from app.records import (
+    DEFAULT_COLLECTION,
+    NewImage,
+    OnConflict,
+    PutOutcome,
+    PutStatus,
+)
+from app.services.sources import PictureSource
+from app.store.base import Store, decide
+from app.store.files import LocalFiles
+from app.store.metadata import check_metadata
+from app.store.names import check_collection_name, check_id
+
+ID_LENGTH = 16
+"""Hex digits of the sha256 that make an id where the caller gives none."""
+
+
+class Originals(StrEnum):
+    """What becomes of the files themselves."""
+
+    KEEP = "keep"
+    REFERENCE = "reference"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexItem:
+    """What became of one picture: its status and id, or the error that stopped it."""
+
+    source: PictureSource
+    status: PutStatus | None = None
+    id: str | None = None
+    error: LookalikeError | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the picture is not in the collection as it was sent."""
+        return self.error is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A picture whose vector is being made."""
+
+    source: PictureSource
+    image: NewImage
+    thumbnail: bytes
+    vector: Future[NDArray[np.float32]]
+
+
+class IndexingService:
+    """Decodes, embeds, keeps and stores pictures.
+
+    Decoding runs on `cores` threads while the network works on what came before, and rows are
+    committed in groups. A picture that fails answers with its own error and harms no other.
+
+    Args:
+        extractors: The live extractors.
+        store: Where rows and vectors go.
+        files: Where originals and thumbnails go.
+        decoder: Decodes within the limits.
+        originals: What becomes of the files themselves.
+        max_metadata_bytes: Most bytes of one picture's metadata, as JSON.
+        cores: Threads that decode.
+        group: Most pictures embedded and committed together.
+    """
+
+    def __init__(
+        self,
+        extractors: Extractors,
+        store: Store,
+        files: LocalFiles,
+        decoder: ImageDecoder,
+        *,
+        originals: Originals = Originals.KEEP,
+        max_metadata_bytes: int = 16_384,
+        cores: int = 2,
+        group: int = 32,
+    ) -> None:
+        self._extractors = extractors
+        self._store = store
+        self._files = files
+        self._decoder = decoder
+        self._originals = originals
+        self._max_metadata_bytes = max_metadata_bytes
+        self._group = group
+        self._window = 2 * group + cores
+        self._pool = ThreadPoolExecutor(cores, thread_name_prefix="decode")
+
+    def index(
+        self,
+        sources: Iterable[PictureSource],
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        on_conflict: OnConflict = OnConflict.REPLACE,
+    ) -> Iterator[IndexItem]:
+        """Indexes pictures as a stream and yields what became of each, in order.
+
+        What has been yielded as created, replaced or updated is on the disk.
+
+        Raises:
+            InvalidCollectionNameError: Before anything is read.
+            PassportMismatchError: The collection was made by a model that is not live.
+        """
+        check_collection_name(collection)
+        passport = self._store.passport(collection)
+        live = self._extractors.for_passport(passport) if passport else self._extractors.default
+        task = _Task(collection, on_conflict, live)
+        return self._stream(iter(sources), task)
+
+    def close(self) -> None:
+        """Stops the decoding threads after what they are doing."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _stream(self, sources: Iterator[PictureSource], task: _Task) -> Iterator[IndexItem]:
+        window: deque[Future[IndexItem | _Waiting]] = deque()
+        try:
+            while True:
+                for source in islice(sources, self._window - len(window)):
+                    window.append(self._pool.submit(self._start, source, task))
+                if not window:
+                    return
+                group = [window.popleft() for _ in range(min(self._group, len(window)))]
+                yield from self._finish([started.result() for started in group], task)
+        finally:
+            for started in window:
+                started.cancel()
+
+    def _start(self, source: PictureSource, task: _Task) -> IndexItem | _Waiting:
+        """Everything before the network: returns an item where that settles the matter."""
+        try:
+            return self._prepare(source, task)
+        except LookalikeError as exc:
+            return IndexItem(source=source, id=source.id, error=exc)
+
+    def _prepare(self, source: PictureSource, task: _Task) -> IndexItem | _Waiting:
+        if source.id is not None:
+            check_id(source.id)
+        metadata = source.metadata
+        if metadata is not None:
+            metadata = check_metadata(metadata, max_bytes=self._max_metadata_bytes)
+        if source.size > (limit := self._decoder.limits.max_bytes):
+            raise ImageTooLargeError(
+                f"{source.filename} has {source.size:,} bytes; the limit is {limit:,}. "
+                "Send a smaller file, or raise LOOKALIKE_MAX_FILE_BYTES"
+            )
+        sha256 = source.sha256()
+        image_id = source.id or sha256[:ID_LENGTH]
+        existing = self._store.find(task.collection, [image_id]).get(image_id)
+        if existing is not None:
+            known = NewImage(
+                id=image_id,
+                sha256=sha256,
+                filename=existing.filename,
+                media_type=existing.media_type,
+                width=existing.width,
+                height=existing.height,
+                bytes=existing.bytes,
+                metadata=metadata,
+            )
+            status = decide(existing, known, task.on_conflict)
+            if status is not PutStatus.REPLACED:
+                return self._settle_known(source, known, status, task)
+        return self._embed(source, sha256, image_id, metadata, task.live)
+
+    def _settle_known(
+        self, source: PictureSource, image: NewImage, status: PutStatus, task: _Task
+    ) -> IndexItem:
+        """A picture that needs no vector: unchanged, updated, skipped or refused."""
+        if status is PutStatus.CONFLICT:
+            raise _conflict(image.id)
+        if status is PutStatus.UPDATED and image.metadata is not None:
+            self._store.set_metadata(task.collection, image.id, image.metadata)
+        if status is not PutStatus.SKIPPED:
+            self._keep(source, image)
+        return IndexItem(source=source, status=status, id=image.id)
+
+    def _embed(
+        self,
+        source: PictureSource,
+        sha256: str,
+        image_id: str,
+        metadata: Mapping[str, object] | None,
+        live: LiveExtractor,
+    ) -> _Waiting:
+        with source.open() as file:
+            decoded: DecodedImage = self._decoder.decode(
+                file, decode_size=live.extractor.decode_size
+            )
+        vector = live.batcher.submit(live.extractor.prepare(decoded.image), wait=True)
+        referred = self._originals is Originals.REFERENCE and source.path is not None
+        image = NewImage(
+            id=image_id,
+            sha256=sha256,
+            filename=source.filename,
+            media_type=decoded.media_type,
+            width=decoded.width,
+            height=decoded.height,
+            bytes=source.size,
+            metadata=metadata,
+            source=str(source.path.resolve()) if source.path and referred else None,
+        )
+        return _Waiting(source, image, make_thumbnail(decoded.image), vector)
+
+    def _finish(self, started: list[IndexItem | _Waiting], task: _Task) -> Iterator[IndexItem]:
+        """Keeps the files of a group, commits its rows, and yields its items in order."""
+        settled: dict[int, IndexItem] = {}
+        ready: list[tuple[int, _Waiting, NDArray[np.float32]]] = []
+        for place, item in enumerate(started):
+            if isinstance(item, IndexItem):
+                settled[place] = item
+                continue
+            try:
+                vector = item.vector.result()
+                self._keep(item.source, item.image)
+                self._files.put_thumbnail(item.image.sha256, item.thumbnail)
+                ready.append((place, item, vector))
+            except LookalikeError as exc:
+                settled[place] = IndexItem(source=item.source, id=item.image.id, error=exc)
+        settled.update(self._commit(ready, task))
+        yield from (settled[place] for place in range(len(started)))
+
+    def _commit(
+        self, ready: list[tuple[int, _Waiting, NDArray[np.float32]]], task: _Task
+    ) -> dict[int, IndexItem]:
+        if not ready:
+            return {}
+        try:
+            outcomes = self._store.put(
+                task.collection,
+                [waiting.image for _, waiting, _ in ready],
+                np.stack([vector for _, _, vector in ready]),  # (N, dim)
+                passport=task.live.passport,
+                provenance=task.live.extractor.provenance,
+                on_conflict=task.on_conflict,
+            )
+        except LookalikeError as exc:
+            return {
+                place: IndexItem(source=waiting.source, id=waiting.image.id, error=exc)
+                for place, waiting, _ in ready
+            }
+        return {
+            place: _item(waiting.source, outcome)
+            for (place, waiting, _), outcome in zip(ready, outcomes, strict=True)
+        }
+
+    def _keep(self, source: PictureSource, image: NewImage) -> None:
+        """Puts the original where it belongs; what is there already is left alone."""
+        referred = self._originals is Originals.REFERENCE and source.path is not None
+        if self._originals is Originals.NONE or referred:
+            return
+        with source.open() as file:
+            self._files.put(file, image.sha256, image.media_type)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What one call of `index` fixes for all of its pictures."""
+
+    collection: str
+    on_conflict: OnConflict
+    live: LiveExtractor
+
+
+def _item(source: PictureSource, outcome: PutOutcome) -> IndexItem:
+    if outcome.status is PutStatus.CONFLICT:
+        return IndexItem(source=source, id=outcome.record.id, error=_conflict(outcome.record.id))
+    return IndexItem(source=source, status=outcome.status, id=outcome.record.id)
+
+
+def _conflict(image_id: str) -> ImageExistsError:
+    return ImageExistsError(
+        f"The id {image_id!r} is taken by another picture or other metadata; send "
+        "on_conflict=replace to replace it, or choose another id"
+    )

@@ -1,0 +1,197 @@
+"""Finding the pictures that look most like a query."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.embedding.extractors import Extractors, LiveExtractor
+from app.embedding.preprocessing import ImageDecoder
+from app.errors import CollectionNotFoundError, InvalidParameterError
+from app.records import DEFAULT_COLLECTION, Match, Passport
+from app.services.sources import sha256_of
+from app.services.timing import Stopwatch
+from app.store.base import Store
+from app.store.filters import Filter
+from app.store.names import check_collection_name, check_id
+
+MAX_K = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """What to look for, beside the query itself.
+
+    Attributes:
+        collection: Where to search.
+        k: How many matches, 1 to 1000.
+        min_score: Matches below this cosine are left out, in [-1, 1].
+        where: Only pictures that pass.
+        group_by: A metadata field: only the best match of each of its values.
+    """
+
+    collection: str = DEFAULT_COLLECTION
+    k: int = 10
+    min_score: float | None = None
+    where: Filter | None = None
+    group_by: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the ranges; raises `InvalidParameterError`."""
+        check_collection_name(self.collection)
+        if not 1 <= self.k <= MAX_K:
+            raise InvalidParameterError(f"k is {self.k}; choose a number from 1 to {MAX_K}")
+        if self.min_score is not None and not -1.0 <= self.min_score <= 1.0:
+            raise InvalidParameterError(
+                f"min_score is {self.min_score}; scores are cosines, choose from -1 to 1"
+            )
+        if self.group_by == "":
+            raise InvalidParameterError("group_by is empty; name a metadata field or leave it out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """The picture that was asked about; width and height in pixels, EXIF orientation applied."""
+
+    width: int
+    height: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """Matches, best first, with what produced them and milliseconds by stage."""
+
+    collection: str
+    passport: Passport
+    query: Query
+    matches: list[Match]
+    took_ms: dict[str, float]
+
+
+class SearchService:
+    """Searches by a new picture or by a stored one."""
+
+    def __init__(self, extractors: Extractors, store: Store, decoder: ImageDecoder) -> None:
+        self._extractors = extractors
+        self._store = store
+        self._decoder = decoder
+
+    def search(self, picture: BinaryIO, options: SearchOptions) -> SearchResult:
+        """Finds the pictures most like a new one.
+
+        Raises:
+            InvalidImageError: The picture cannot be read.
+            CollectionNotFoundError: There is no such collection.
+            PassportMismatchError: The collection was made by a model that is not live.
+            QueueFullError: Too many pictures wait already.
+        """
+        watch = Stopwatch()
+        live = self._live_extractor(options.collection)
+        with watch.stage("decode"):
+            picture.seek(0)
+            sha256 = sha256_of(picture)
+            picture.seek(0)
+            decoded = self._decoder.decode(picture, decode_size=live.extractor.decode_size)
+            prepared = live.extractor.prepare(decoded.image)
+        with watch.stage("embed"):
+            vector = live.batcher.embed(prepared)
+        with watch.stage("search"):
+            matches = self._matches(vector, live.passport, options, exclude=())
+        query = Query(width=decoded.width, height=decoded.height, sha256=sha256)
+        return SearchResult(
+            collection=options.collection,
+            passport=live.passport,
+            query=query,
+            matches=matches,
+            took_ms=watch.took_ms(),
+        )
+
+    def similar(self, image_id: str, options: SearchOptions) -> SearchResult:
+        """Finds the pictures most like a stored one, itself left out; embeds nothing.
+
+        Raises:
+            ImageNotFoundError: No picture has this id.
+        """
+        watch = Stopwatch()
+        record = self._store.get(options.collection, check_id(image_id))
+        passport = self._store.passport(options.collection)
+        if passport is None:
+            raise CollectionNotFoundError(f"There is no collection {options.collection!r}")
+        with watch.stage("search"):
+            vector = self._store.vector(options.collection, image_id)
+            matches = self._matches(vector, passport, options, exclude=(image_id,))
+        query = Query(width=record.width, height=record.height, sha256=record.sha256)
+        return SearchResult(
+            collection=options.collection,
+            passport=passport,
+            query=query,
+            matches=matches,
+            took_ms=watch.took_ms(),
+        )
+
+    def _live_extractor(self, collection: str) -> LiveExtractor:
+        """The extractor whose vectors the collection holds; the default one where it is empty."""
+        passport = self._store.passport(collection)
+        if passport is not None:
+            return self._extractors.for_passport(passport)
+        if collection != DEFAULT_COLLECTION:
+            raise CollectionNotFoundError(
+                f"There is no collection {collection!r}; GET /collections lists them, and "
+                "indexing a picture into a new name makes one"
+            )
+        return self._extractors.default
+
+    def _matches(
+        self,
+        vector: NDArray[np.float32],
+        passport: Passport,
+        options: SearchOptions,
+        exclude: Sequence[str],
+    ) -> list[Match]:
+        def ranked(k: int) -> list[Match]:
+            return self._store.search(
+                options.collection,
+                vector[np.newaxis, :],  # (1, dim)
+                k=k,
+                passport=passport,
+                where=options.where,
+                exclude=exclude,
+            )[0]
+
+        if options.group_by is None:
+            matches = ranked(options.k)
+        else:
+            matches = self._best_of_groups(ranked, options.group_by, options)
+        if options.min_score is not None:
+            matches = [match for match in matches if match.score >= options.min_score]
+        return matches
+
+    def _best_of_groups(
+        self, ranked: Callable[[int], list[Match]], field: str, options: SearchOptions
+    ) -> list[Match]:
+        """Asks for more and more matches until k groups are seen or the collection ends."""
+        wanted = options.k * 4
+        while True:
+            matches = ranked(wanted)
+            best: dict[str, Match] = {}
+            for match in matches:
+                if field in match.record.metadata:
+                    best.setdefault(group_key(match.record.metadata[field]), match)
+            if len(best) >= options.k or len(matches) < wanted:
+                break
+            wanted *= 4
+        top = list(best.values())[: options.k]
+        return [replace(match, rank=rank) for rank, match in enumerate(top, start=1)]
+
+
+def group_key(value: Any) -> str:
+    """A text that is equal for equal JSON values: 1 and 1.0 are equal, 1 and true are not."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value, sort_keys=True)

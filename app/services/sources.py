@@ -1,0 +1,74 @@
+"""A picture on its way in, wherever it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from app.errors import UnreadableImageError
+from app.records import Metadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureSource:
+    """A file that waits to be indexed: an open upload or a path that is opened when needed.
+
+    Attributes:
+        filename: For display, and stored with the picture.
+        size: Bytes.
+        file: The open upload; None where `path` is given.
+        path: A file on this machine; None for uploads.
+        id: The caller's id, or None for one made from the content.
+        metadata: The caller's metadata, or None to keep what is stored.
+    """
+
+    filename: str
+    size: int
+    file: BinaryIO | None = None
+    path: Path | None = None
+    id: str | None = None
+    metadata: Metadata | None = field(default=None)
+
+    @classmethod
+    def from_path(
+        cls, path: Path, *, id: str | None = None, metadata: Metadata | None = None
+    ) -> PictureSource:
+        """A file on this machine, kept closed until its turn comes."""
+        try:
+            size = path.stat().st_size
+        except OSError as exc:
+            raise UnreadableImageError(f"{path} cannot be read: {exc.strerror}") from exc
+        return cls(filename=path.name, size=size, path=path, id=id, metadata=metadata)
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """The bytes, from the start. Raises `UnreadableImageError` where the file is gone."""
+        if self.file is not None:
+            self.file.seek(0)
+            yield self.file
+            return
+        if self.path is None:
+            raise UnreadableImageError(f"{self.filename} has neither a file nor a path")
+        try:
+            file = self.path.open("rb")
+        except OSError as exc:
+            raise UnreadableImageError(f"{self.path} cannot be read: {exc.strerror}") from exc
+        with file:
+            yield file
+
+    def sha256(self) -> str:
+        """Hex digest of the bytes, read as a stream."""
+        with self.open() as file:
+            return sha256_of(file)
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Hex digest of everything from where the file stands."""
+    digest = hashlib.sha256()
+    while block := file.read(2**18):
+        digest.update(block)
+    return digest.hexdigest()

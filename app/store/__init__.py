@@ -1,0 +1,1 @@
+"""The durable, searchable set of pictures."""

@@ -1,0 +1,254 @@
+"""What every store offers, and the decisions that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import PassportMismatchError
+from app.records import (
+    CollectionInfo,
+    ImageRecord,
+    Match,
+    Metadata,
+    NewImage,
+    OnConflict,
+    Page,
+    Passport,
+    PutOutcome,
+    PutStatus,
+)
+from app.store.filters import Filter
+from app.store.metadata import MAX_METADATA_BYTES, canonical_json
+from app.store.vectors import Vectors
+
+__all__ = ["Store", "Vectors", "decide", "put_outcome", "require_same_passport", "utc_now"]
+
+
+class Store(Protocol):
+    """Rows, vectors, passports, and how to find them again.
+
+    Safe to call from many threads. `put` has reached the disk when it returns. A collection comes
+    into being with its first `put`, under that call's passport.
+    """
+
+    def collections(self) -> list[CollectionInfo]:
+        """All collections, by name."""
+        ...
+
+    def passport(self, collection: str) -> Passport | None:
+        """The passport of the collection's active embedding set; None where there is none yet."""
+        ...
+
+    def count(self, collection: str) -> int:
+        """Pictures in the collection; 0 where there is no such collection."""
+        ...
+
+    def put(
+        self,
+        collection: str,
+        images: Sequence[NewImage],
+        vectors: Vectors,
+        *,
+        passport: Passport,
+        provenance: Mapping[str, str],
+        on_conflict: OnConflict = OnConflict.REPLACE,
+    ) -> list[PutOutcome]:
+        """Adds or replaces pictures, all of them or none; one outcome for each, in order.
+
+        An id that is given twice is handled in order, as two calls would.
+
+        Args:
+            collection: Made where it does not exist.
+            images: The rows.
+            vectors: (N, dim) float32, one unit vector for each row.
+            passport: What made the vectors; must agree with the collection's.
+            provenance: Recorded beside the passport when the collection is made.
+            on_conflict: What to do with ids that exist, see `decide`.
+
+        Raises:
+            PassportMismatchError: The collection's vectors were made by something else.
+            StorageFullError: Nothing was stored.
+            ValueError: The vectors have another shape, or are not finite or not of length 1.
+        """
+        ...
+
+    def get(self, collection: str, image_id: str) -> ImageRecord:
+        """One picture's row. Raises `ImageNotFoundError`."""
+        ...
+
+    def find(self, collection: str, image_ids: Sequence[str]) -> dict[str, ImageRecord]:
+        """Those of the ids that exist, with their rows."""
+        ...
+
+    def vector(self, collection: str, image_id: str) -> NDArray[np.float32]:
+        """One picture's active vector, (dim,) float32. Raises `ImageNotFoundError`."""
+        ...
+
+    def page(
+        self,
+        collection: str,
+        *,
+        cursor: str | None = None,
+        limit: int = 100,
+        where: Filter | None = None,
+    ) -> Page:
+        """A stretch of pictures, oldest first; a replaced picture counts as new.
+
+        Raises:
+            InvalidParameterError: The cursor is not one that `page` gave.
+        """
+        ...
+
+    def patch_metadata(
+        self,
+        collection: str,
+        image_id: str,
+        patch: Metadata,
+        *,
+        max_bytes: int = MAX_METADATA_BYTES,
+    ) -> ImageRecord:
+        """Merges into a picture's metadata, see `merge_patch`.
+
+        Raises:
+            ImageNotFoundError: No picture has this id.
+            MetadataTooLargeError: What comes out has more than `max_bytes`.
+        """
+        ...
+
+    def set_metadata(self, collection: str, image_id: str, metadata: Metadata) -> ImageRecord:
+        """Replaces a picture's metadata. Raises `ImageNotFoundError`."""
+        ...
+
+    def delete(self, collection: str, image_id: str) -> None:
+        """Removes one picture. Raises `ImageNotFoundError`."""
+        ...
+
+    def drop(self, collection: str) -> int:
+        """Removes a collection and returns how many pictures it had.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+        """
+        ...
+
+    def search(
+        self,
+        collection: str,
+        queries: Vectors,
+        *,
+        k: int,
+        passport: Passport,
+        where: Filter | None = None,
+        exclude: Sequence[str] = (),
+    ) -> list[list[Match]]:
+        """The k best matches of each query by cosine, best first; equal scores oldest first.
+
+        Gives k matches whenever k pictures pass; none where there is no such collection.
+
+        Args:
+            collection: Where to search.
+            queries: (Q, dim) float32, rows of length 1.
+            k: How many matches, at least 1.
+            passport: What made the queries.
+            where: Only pictures that pass; applied before ranking, never after.
+            exclude: Ids that are left out.
+
+        Raises:
+            PassportMismatchError: The collection's vectors were made by something else.
+        """
+        ...
+
+    def references(self, sha256s: Iterable[str]) -> set[str]:
+        """Those of the digests that some row of any collection names."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for `GET /info`: kind, index types, versions, sizes in bytes."""
+        ...
+
+    def close(self) -> None:
+        """Saves what can be saved and lets go of the data folder. May be called twice."""
+        ...
+
+
+def decide(existing: ImageRecord | None, image: NewImage, on_conflict: OnConflict) -> PutStatus:
+    """What a `put` of `image` has to do, given the row that stands under its id.
+
+    The same bytes with no or equal metadata are `unchanged`, with other metadata `updated`; other
+    bytes are `replaced`. `skip` leaves whatever exists alone. `error` refuses every change, but
+    sending the very same again is no change.
+    """
+    if existing is None:
+        return PutStatus.CREATED
+    if on_conflict is OnConflict.SKIP:
+        return PutStatus.SKIPPED
+    same_bytes = existing.sha256 == image.sha256
+    if same_bytes and (image.metadata is None or _equal(image.metadata, existing.metadata)):
+        return PutStatus.UNCHANGED
+    if on_conflict is OnConflict.ERROR:
+        return PutStatus.CONFLICT
+    return PutStatus.UPDATED if same_bytes else PutStatus.REPLACED
+
+
+def put_outcome(
+    collection: str,
+    existing: ImageRecord | None,
+    image: NewImage,
+    *,
+    on_conflict: OnConflict,
+    now: str,
+) -> PutOutcome:
+    """What a `put` of `image` comes to, and the row that stands under its id afterwards.
+
+    A replaced picture keeps the day it was created, and its metadata where none was sent.
+    """
+    status = decide(existing, image, on_conflict)
+    if existing is None or status is PutStatus.REPLACED:
+        kept = existing.metadata if existing else {}
+        record = ImageRecord(
+            collection=collection,
+            id=image.id,
+            sha256=image.sha256,
+            filename=image.filename,
+            media_type=image.media_type,
+            width=image.width,
+            height=image.height,
+            bytes=image.bytes,
+            metadata=dict(kept if image.metadata is None else image.metadata),
+            created_at=existing.created_at if existing else now,
+            updated_at=now,
+            source=image.source,
+        )
+    elif status is PutStatus.UPDATED:
+        record = replace(existing, metadata=dict(image.metadata or {}), updated_at=now)
+    else:
+        record = existing
+    return PutOutcome(status, record)
+
+
+def require_same_passport(collection: str, own: Passport, other: Passport) -> None:
+    """Raises `PassportMismatchError`, naming what differs, where vectors cannot be compared."""
+    apart = own.differences(other)
+    if apart:
+        listed = "; ".join(
+            f"{name}: {mine!r} there, {theirs!r} here" for name, (mine, theirs) in apart.items()
+        )
+        raise PassportMismatchError(
+            f"The collection {collection!r} was made by another model ({listed}). "
+            "Use the settings it was made with, or another collection"
+        )
+
+
+def utc_now() -> str:
+    """This moment as rows record it: ISO 8601 in UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _equal(left: Metadata, right: Metadata) -> bool:
+    return canonical_json(left) == canonical_json(right)

@@ -1,0 +1,282 @@
+"""The catalog: collections, rows and vectors in SQLite. The truth of the local store."""
+
+# ruff: noqa: S608 - only constants go into the SQL texts, every value is bound
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import CollectionNotFoundError, ImageNotFoundError, StorageError
+from app.records import ImageRecord, Metadata, NewImage, OnConflict, Passport
+from app.store.base import utc_now
+from app.store.filters import Filter
+from app.store.local.catalog_connections import Connections
+from app.store.local.catalog_filters import filter_sql
+from app.store.local.catalog_put import Written, put_images
+from app.store.local.catalog_rows import (
+    COLLECTIONS,
+    IN_LIST,
+    RECORD_COLUMNS,
+    CollectionRow,
+    collection_row,
+    count_images,
+    read_collection,
+    read_images,
+    record,
+    seq_array,
+    vector_rows,
+)
+from app.store.metadata import canonical_json
+from app.store.vectors import Seqs, Vectors
+
+_PURGED_TOGETHER = 500
+_SCANNED_BYTES = 8 * 2**20
+
+log = logging.getLogger(__name__)
+
+
+class Catalog:
+    """Rows and vectors in one SQLite file; safe to call from many threads.
+
+    Every method that writes has reached the disk when it returns, and has changed nothing where
+    it raises `StorageError`.
+
+    Raises:
+        DataFolderError: The file is damaged, or was written by a newer version.
+        StorageError: The disk refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._connections = Connections(path)
+        with self._connections.read() as connection:
+            dropped = connection.execute("SELECT id FROM collections WHERE name IS NULL").fetchall()
+        for (number,) in dropped:
+            self.purge(number)
+
+    def close(self) -> None:
+        """Closes the file; may be called twice."""
+        self._connections.close()
+
+    # Collections
+
+    def collections(self) -> list[tuple[CollectionRow, int]]:
+        """All collections by name, each with its number of pictures."""
+        with self._connections.read() as connection:
+            rows = [collection_row(r) for r in connection.execute(f"{COLLECTIONS} ORDER BY name")]
+            return [(row, count_images(connection, row)) for row in rows]
+
+    def collection(self, name: str) -> CollectionRow | None:
+        """One collection; None where there is none of this name."""
+        with self._connections.read() as connection:
+            return read_collection(connection, name)
+
+    def count(self, name: str) -> int:
+        """Pictures in a collection; 0 where there is none of this name."""
+        with self._connections.read() as connection:
+            row = read_collection(connection, name)
+            return count_images(connection, row) if row else 0
+
+    def drop(self, name: str) -> tuple[CollectionRow, int]:
+        """Removes a collection and gives what it was, and how many pictures it had.
+
+        Its name goes at once; its rows stay, out of sight, until `purge`.
+
+        Raises:
+            CollectionNotFoundError: There is none of this name.
+        """
+        with self._connections.write() as connection:
+            row = read_collection(connection, name)
+            if row is None:
+                raise CollectionNotFoundError(f"There is no collection {name!r}")
+            count = count_images(connection, row)
+            connection.execute("UPDATE collections SET name = NULL WHERE id = ?", (row.id,))
+            return row, count
+
+    def purge(self, number: int) -> None:
+        """Removes the rows of a dropped collection, by its number.
+
+        Many small transactions keep the WAL small. What cannot go now goes at the next start.
+        """
+        some = (
+            "DELETE FROM images WHERE seq IN"
+            " (SELECT seq FROM images WHERE collection = ? ORDER BY seq LIMIT ?)"
+        )
+        try:
+            gone = _PURGED_TOGETHER
+            while gone == _PURGED_TOGETHER:
+                with self._connections.write() as connection:
+                    gone = connection.execute(some, (number, _PURGED_TOGETHER)).rowcount
+                self._connections.give_room_back()
+            with self._connections.write() as connection:
+                connection.execute(
+                    "UPDATE collections SET embedding = NULL WHERE id = ?", (number,)
+                )
+                connection.execute("DELETE FROM embeddings WHERE collection = ?", (number,))
+                connection.execute("DELETE FROM collections WHERE id = ?", (number,))
+        except StorageError as exc:
+            log.warning("Rows of a dropped collection stay until the next start: %s", exc)
+
+    # Rows
+
+    def find(self, name: str, ids: Iterable[str]) -> dict[str, ImageRecord]:
+        """Those of the ids that exist, with their rows."""
+        with self._connections.read() as connection:
+            row = read_collection(connection, name)
+            found = read_images(connection, row, ids) if row else {}
+            return {image_id: image for image_id, (_, image) in found.items()}
+
+    def at(self, row: CollectionRow, seqs: Iterable[int]) -> dict[int, ImageRecord]:
+        """Those of the seqs that exist, with their rows."""
+        sql = f"SELECT seq, {RECORD_COLUMNS} FROM images WHERE collection = ? AND seq {IN_LIST}"
+        with self._connections.read() as connection:
+            rows = connection.execute(sql, (row.id, json.dumps(list(seqs))))
+            return {seq: record(row.name, rest) for seq, *rest in rows}
+
+    def page(
+        self, name: str, *, after: int, limit: int, where: Filter | None
+    ) -> list[tuple[int, ImageRecord]]:
+        """Up to `limit` rows behind the seq `after` that pass, by seq."""
+        passes, values = filter_sql(where)
+        sql = (
+            f"SELECT seq, {RECORD_COLUMNS} FROM images"
+            f" WHERE collection = ? AND seq > ? AND {passes} ORDER BY seq LIMIT ?"
+        )
+        with self._connections.read() as connection:
+            row = read_collection(connection, name)
+            rows = connection.execute(sql, (row.id, after, *values, limit)) if row else []
+            return [(seq, record(name, rest)) for seq, *rest in rows]
+
+    def passing(self, row: CollectionRow, where: Filter) -> Seqs:
+        """The seqs of all rows that pass, ascending."""
+        passes, values = filter_sql(where)
+        sql = f"SELECT seq FROM images WHERE collection = ? AND {passes} ORDER BY seq"
+        with self._connections.read() as connection:
+            return seq_array(connection.execute(sql, (row.id, *values)))
+
+    def seqs_of(self, row: CollectionRow, ids: Iterable[str]) -> Seqs:
+        """The seqs of those ids that exist, ascending."""
+        # Sorted here: asked to, SQLite would walk the whole collection in order of seq.
+        sql = f"SELECT seq FROM images WHERE collection = ? AND id {IN_LIST}"
+        with self._connections.read() as connection:
+            return np.sort(seq_array(connection.execute(sql, (row.id, json.dumps(list(ids))))))
+
+    def references(self, sha256s: Iterable[str]) -> set[str]:
+        """Those of the digests that some row names."""
+        sql = f"SELECT DISTINCT sha256 FROM images WHERE sha256 {IN_LIST}"
+        with self._connections.read() as connection:
+            return {digest for (digest,) in connection.execute(sql, (json.dumps(list(sha256s)),))}
+
+    # Changes
+
+    def put(
+        self,
+        name: str,
+        images: Sequence[NewImage],
+        vectors: Vectors,
+        *,
+        passport: Passport,
+        provenance: Mapping[str, str],
+        on_conflict: OnConflict,
+    ) -> Written:
+        """Writes pictures in one transaction, see `put_images`."""
+        with self._connections.write() as connection:
+            return put_images(
+                connection,
+                name,
+                images,
+                vectors,
+                passport=passport,
+                provenance=provenance,
+                on_conflict=on_conflict,
+            )
+
+    def change_metadata(
+        self, name: str, image_id: str, change: Callable[[Metadata], Metadata]
+    ) -> ImageRecord:
+        """Writes `change(metadata)` of a picture. Raises `ImageNotFoundError`."""
+        with self._connections.write() as connection:
+            row = read_collection(connection, name)
+            found = read_images(connection, row, [image_id]) if row else {}
+            if row is None or image_id not in found:
+                raise _not_found(name, image_id)
+            seq, old = found[image_id]
+            connection.execute(
+                "UPDATE images SET metadata = ?, updated_at = ? WHERE seq = ?",
+                (canonical_json(change(old.metadata)), utc_now(), seq),
+            )
+            return read_images(connection, row, [image_id])[image_id][1]
+
+    def delete(self, name: str, image_id: str) -> tuple[CollectionRow, int]:
+        """Removes a picture; gives its collection and seq. Raises `ImageNotFoundError`."""
+        with self._connections.write() as connection:
+            row = read_collection(connection, name)
+            found = read_images(connection, row, [image_id]) if row else {}
+            if row is None or image_id not in found:
+                raise _not_found(name, image_id)
+            seq = found[image_id][0]
+            connection.execute("DELETE FROM images WHERE seq = ?", (seq,))
+            return row, seq
+
+    # Vectors
+
+    def vector(self, name: str, image_id: str) -> NDArray[np.float32]:
+        """A picture's active vector, (dim,) float32. Raises `ImageNotFoundError`."""
+        sql = (
+            "SELECT vector FROM vectors JOIN images USING (seq)"
+            " WHERE embedding = ? AND collection = ? AND id = ?"
+        )
+        with self._connections.read() as connection:
+            row = read_collection(connection, name)
+            key = (row.embedding, row.id, image_id) if row else (0, 0, image_id)
+            found = connection.execute(sql, key).fetchone()
+            if row is None or found is None:
+                raise _not_found(name, image_id)
+            vector: NDArray[np.float32] = vector_rows([found[0]], row.passport.dim)[0]
+            return vector
+
+    def last_seq(self) -> int:
+        """The highest seq ever given."""
+        with self._connections.read() as connection:
+            sql = "SELECT seq FROM sqlite_sequence WHERE name = 'images'"
+            found = connection.execute(sql).fetchone()
+            return int(found[0]) if found else 0
+
+    def embedded(self, row: CollectionRow) -> Seqs:
+        """The seqs of all active vectors of a collection, ascending."""
+        sql = "SELECT seq FROM vectors WHERE embedding = ? ORDER BY seq"
+        with self._connections.read() as connection:
+            return seq_array(connection.execute(sql, (row.embedding,)))
+
+    def vectors_at(self, row: CollectionRow, seqs: Iterable[int]) -> tuple[Seqs, Vectors]:
+        """Those of the seqs that have an active vector, ascending, and (N, dim) float32."""
+        sql = f"SELECT seq, vector FROM vectors WHERE embedding = ? AND seq {IN_LIST} ORDER BY seq"
+        return self._vectors(sql, (row.embedding, json.dumps(list(seqs))), row)
+
+    def vectors_after(self, row: CollectionRow, seq: int) -> Iterator[tuple[Seqs, Vectors]]:
+        """All active vectors behind a seq: ascending seqs and (N, dim) float32, in short reads."""
+        sql = "SELECT seq, vector FROM vectors WHERE embedding = ? AND seq > ? ORDER BY seq LIMIT ?"
+        limit = max(1, _SCANNED_BYTES // (4 * row.passport.dim))
+        while True:
+            seqs, vectors = self._vectors(sql, (row.embedding, seq, limit), row)
+            if not len(seqs):
+                return
+            yield seqs, vectors
+            seq = int(seqs[-1])
+
+    def _vectors(
+        self, sql: str, values: tuple[int | str, ...], row: CollectionRow
+    ) -> tuple[Seqs, Vectors]:
+        with self._connections.read() as connection:
+            found = connection.execute(sql, values).fetchall()
+        seqs = seq_array((seq,) for seq, _ in found)
+        return seqs, vector_rows([blob for _, blob in found], row.passport.dim)
+
+
+def _not_found(name: str, image_id: str) -> ImageNotFoundError:
+    return ImageNotFoundError(f"No picture {image_id!r} in the collection {name!r}")

@@ -1,0 +1,166 @@
+"""The catalog's connections: one that writes, a few that read, and SQLite's errors in our words."""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.errors import DataFolderError, LookalikeError, StorageError, StorageFullError
+from app.store.base import utc_now
+from app.store.disk import has_room
+from app.store.local.catalog_filters import FUNCTION, holds
+from app.store.local.migrations import FRESH, MIGRATIONS
+
+VERSION = sqlite3.sqlite_version
+_READERS = 4
+_WRITER_SETTINGS = (
+    *FRESH,
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA journal_size_limit = 67108864",
+)
+
+
+class Connections:
+    """SQLite connections to one catalog file; safe to use from many threads.
+
+    One connection makes every write and checkpoint: SQLite before 3.51.3 can damage a WAL
+    database that several connections write.
+
+    Raises:
+        DataFolderError: The file is damaged, or was written by a newer version.
+        StorageError: The disk refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._write_lock = threading.Lock()
+        self._closed = False
+        self._idle: queue.LifoQueue[sqlite3.Connection | None] = queue.LifoQueue()
+        for _ in range(_READERS):
+            self._idle.put(None)
+        with self._errors():
+            self._writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            try:
+                for setting in _WRITER_SETTINGS:
+                    self._writer.execute(setting)
+                self._migrate()
+            except BaseException:
+                self._writer.close()
+                raise
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: on the disk when the block ends, undone where it raises."""
+        with self._write_lock, self._errors():
+            self._require_open()
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:  # a full disk may have rolled it back already
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """A read-only connection that sees one moment of the catalog until the block ends."""
+        connection = self._idle.get()
+        try:
+            self._require_open()
+            with self._errors():
+                connection = connection or self._open_reader()
+                connection.execute("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+        finally:
+            self._idle.put(connection)
+
+    def give_room_back(self) -> None:
+        """Hands free pages back to the disk."""
+        with self._write_lock, self._errors():
+            self._require_open()
+            # Not `execute`, which stops at the first page.
+            self._writer.executescript("PRAGMA incremental_vacuum")
+
+    def close(self) -> None:
+        """Closes every connection, the writer last; may be called twice."""
+        self._closed = True
+        for _ in range(_READERS):
+            reader = self._idle.get()
+            if reader is not None:
+                reader.close()
+        with self._write_lock:
+            self._writer.close()
+        for _ in range(_READERS):
+            self._idle.put(None)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StorageError("The store is closed")
+
+    def _open_reader(self) -> sqlite3.Connection:
+        address = f"{self._path.resolve().as_uri()}?mode=ro"
+        reader = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+        reader.create_function(FUNCTION, 2, holds, deterministic=True)
+        return reader
+
+    def _migrate(self) -> None:
+        self._writer.execute(
+            "CREATE TABLE IF NOT EXISTS migrations"
+            " (name TEXT PRIMARY KEY, applied_at TEXT NOT NULL)"
+        )
+        applied = {name for (name,) in self._writer.execute("SELECT name FROM migrations")}
+        unknown = applied - {name for name, _ in MIGRATIONS}
+        if unknown:
+            raise DataFolderError(
+                f"{self._path} was written by a newer version of Lookalike "
+                f"({', '.join(sorted(unknown))}); use that version or a later one"
+            )
+        for name, statements in MIGRATIONS:
+            if name not in applied:
+                with self.write() as connection:
+                    for statement in statements:
+                        connection.execute(statement)
+                    connection.execute("INSERT INTO migrations VALUES (?, ?)", (name, utc_now()))
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as exc:
+            ours = self._translate(exc)
+            if ours is None:
+                raise
+            raise ours from exc
+
+    def _translate(self, exc: sqlite3.Error) -> LookalikeError | None:
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            return DataFolderError(
+                f"{self._path} is damaged ({exc}); restore it from a backup, or move it away "
+                "and index the pictures again"
+            )
+        out_of_room = code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN} and not has_room(
+            self._path.parent
+        )
+        if code == sqlite3.SQLITE_FULL or out_of_room:
+            return StorageFullError("The disk of the data folder is full; make room")
+        refused = {
+            sqlite3.SQLITE_IOERR,
+            sqlite3.SQLITE_CANTOPEN,
+            sqlite3.SQLITE_READONLY,
+            sqlite3.SQLITE_PERM,
+            sqlite3.SQLITE_BUSY,
+            sqlite3.SQLITE_TOOBIG,
+        }
+        return StorageError(f"{self._path} cannot be used: {exc}") if code in refused else None

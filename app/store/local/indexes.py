@@ -1,0 +1,106 @@
+"""The indexes of all collections: loaded when first needed, following the catalog."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from app.store.disk import disk_errors, make_folders
+from app.store.local.catalog import Catalog
+from app.store.local.catalog_put import Written
+from app.store.local.catalog_rows import CollectionRow
+from app.store.local.faiss_index import FlatIndex
+from app.store.local.generations import Generations
+from app.store.local.live_index import LiveIndex
+from app.store.vectors import Seqs, Vectors
+
+log = logging.getLogger(__name__)
+
+
+class Indexes:
+    """One `LiveIndex` for each embedding set that was asked for.
+
+    Args:
+        catalog: What the indexes are derived from.
+        folder: Where they are saved, made where it does not exist.
+        change: The store's change lock; whoever calls anything but `get` and `loaded` holds it.
+
+    Raises:
+        StorageError: The disk refuses.
+    """
+
+    def __init__(self, catalog: Catalog, folder: Path, *, change: threading.RLock) -> None:
+        self._catalog = catalog
+        self._folder = folder
+        self._change = change
+        self._live: dict[int, LiveIndex] = {}
+        self._remove_strangers()
+
+    def get(self, row: CollectionRow) -> LiveIndex | None:
+        """A collection's index, loaded where it was not; None where it was dropped meanwhile."""
+        live = self._live.get(row.embedding)
+        if live is None:
+            with self._change:
+                live = self._live.get(row.embedding)
+                current = self._catalog.collection(row.name)
+                if live is None and current and current.embedding == row.embedding:
+                    live = LiveIndex.load(self._catalog, row, self._generations(row))
+                    self._live[row.embedding] = live
+        return live
+
+    def loaded(self, row: CollectionRow) -> LiveIndex | None:
+        """A collection's index where it is loaded."""
+        return self._live.get(row.embedding)
+
+    def follow_put(self, written: Written, vectors: Vectors) -> None:
+        """Adds and removes what a put did; `vectors` are all that came with the call."""
+        row = written.row
+        if written.new:
+            empty = FlatIndex(row.passport.dim)
+            self._live[row.embedding] = LiveIndex(row, self._generations(row), empty)
+        added = np.array(list(written.added), dtype=np.int64)
+        removed = np.array(written.removed, dtype=np.int64)
+        self._follow(row, added, vectors[list(written.added.values())], removed)
+
+    def follow_delete(self, row: CollectionRow, seq: int) -> None:
+        """Removes what a delete removed."""
+        none, nothing = np.empty(0, np.int64), np.empty((0, row.passport.dim), np.float32)
+        self._follow(row, none, nothing, np.array([seq], dtype=np.int64))
+
+    def drop(self, row: CollectionRow) -> None:
+        """Forgets a collection's index, and removes what was saved of it."""
+        self._live.pop(row.embedding, None)
+        self._generations(row).discard()
+
+    def close(self) -> None:
+        """Saves what would be tedious to add again."""
+        for live in self._live.values():
+            live.close()
+        self._live.clear()
+
+    def _follow(self, row: CollectionRow, seqs: Seqs, vectors: Vectors, removed: Seqs) -> None:
+        live = self._live.get(row.embedding)
+        if live is None:
+            return
+        try:
+            live.apply(seqs, vectors, removed=removed)
+            live.tidy()
+        except Exception:  # the change is committed: it must not look as if it had failed
+            log.exception("The index of %r did not follow a change; it is loaded anew", row.name)
+            self._live.pop(row.embedding, None)
+
+    def _generations(self, row: CollectionRow) -> Generations:
+        return Generations(self._folder / str(row.embedding))
+
+    def _remove_strangers(self) -> None:
+        """Removes saved indexes of embedding sets that are gone."""
+        known = {str(row.embedding) for row, _ in self._catalog.collections()}
+        with disk_errors("use the folder of indexes"):
+            make_folders(self._folder.resolve())
+            for folder in self._folder.iterdir():
+                if folder.name not in known:
+                    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,274 @@
+"""The store in a data folder: every change is committed to SQLite, then followed by FAISS."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import ConfigurationError, ImageNotFoundError, InvalidParameterError, StorageError
+from app.records import (
+    CollectionInfo,
+    ImageRecord,
+    Match,
+    Metadata,
+    NewImage,
+    OnConflict,
+    Page,
+    Passport,
+    PutOutcome,
+)
+from app.store.base import require_same_passport
+from app.store.filters import Filter
+from app.store.local import catalog_connections, faiss_index
+from app.store.local.catalog import Catalog
+from app.store.local.folder_lock import FolderLock
+from app.store.local.indexes import Indexes
+from app.store.local.search import search_once
+from app.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
+from app.store.names import decode_cursor, encode_cursor
+from app.store.vectors import Vectors, check_vectors
+
+INDEX_TYPES = ("Flat",)
+_ATTEMPTS = 3  # searches beside changes before one that changes wait for
+
+
+class LocalStore:
+    """A `Store` in a folder that this process owns until `close`.
+
+    A change is committed, then the index follows, under one change lock; so the index sees seqs in
+    order, and whatever it misses through a crash it gets from the catalog at the next start. An
+    index is loaded when its collection is first searched or written to.
+    """
+
+    def __init__(self, folder: Path, *, index: str = "Flat") -> None:
+        """Opens a data folder, made where it does not exist.
+
+        Args:
+            folder: The data folder.
+            index: The index type; `Flat` is exact.
+
+        Raises:
+            ConfigurationError: There is no such index type.
+            DataFolderInUseError: Another process owns the folder.
+            DataFolderError: The catalog is damaged, or was written by a newer version.
+            StorageError: The disk refuses.
+        """
+        if index not in INDEX_TYPES:
+            raise ConfigurationError(
+                f"There is no index type {index!r}: use {', '.join(INDEX_TYPES)}"
+            )
+        self._folder = folder
+        self._index_type = index
+        self._change = threading.RLock()
+        self._owned = FolderLock(folder)
+        try:
+            self._catalog = Catalog(folder / "catalog.db")
+            self._indexes = Indexes(self._catalog, folder / "index", change=self._change)
+        except BaseException:
+            self._owned.release()
+            raise
+
+    def close(self) -> None:
+        """Saves the indexes and lets go of the folder; may be called twice."""
+        with self._change:
+            self._indexes.close()
+            self._catalog.close()
+            self._owned.release()
+
+    def load(self) -> None:
+        """Loads the index of every collection now, so that the first search need not wait."""
+        for row, _ in self._catalog.collections():
+            self._indexes.get(row)
+
+    # Collections
+
+    def collections(self) -> list[CollectionInfo]:
+        """All collections, by name."""
+        return [
+            CollectionInfo(
+                name=row.name,
+                count=count,
+                passport=row.passport,
+                provenance=row.provenance,
+                index=self._index_type,
+                created_at=row.created_at,
+            )
+            for row, count in self._catalog.collections()
+        ]
+
+    def passport(self, collection: str) -> Passport | None:
+        """The passport of the active embedding set; None where there is no collection."""
+        row = self._catalog.collection(collection)
+        return row.passport if row else None
+
+    def count(self, collection: str) -> int:
+        """Pictures in the collection; 0 where there is no such collection."""
+        return self._catalog.count(collection)
+
+    def drop(self, collection: str) -> int:
+        """Removes a collection. Raises `CollectionNotFoundError`."""
+        with self._change:
+            row, count = self._catalog.drop(collection)
+            self._indexes.drop(row)
+        self._catalog.purge(row.id)
+        return count
+
+    # Rows
+
+    def get(self, collection: str, image_id: str) -> ImageRecord:
+        """One picture's row. Raises `ImageNotFoundError`."""
+        found = self._catalog.find(collection, [image_id])
+        if image_id not in found:
+            raise ImageNotFoundError(f"No picture {image_id!r} in the collection {collection!r}")
+        return found[image_id]
+
+    def find(self, collection: str, image_ids: Sequence[str]) -> dict[str, ImageRecord]:
+        """Those of the ids that exist, with their rows."""
+        return self._catalog.find(collection, image_ids)
+
+    def vector(self, collection: str, image_id: str) -> NDArray[np.float32]:
+        """One picture's active vector, (dim,) float32. Raises `ImageNotFoundError`."""
+        return self._catalog.vector(collection, image_id)
+
+    def page(
+        self,
+        collection: str,
+        *,
+        cursor: str | None = None,
+        limit: int = 100,
+        where: Filter | None = None,
+    ) -> Page:
+        """A stretch of pictures, oldest first, see `Store.page`."""
+        after = decode_cursor(cursor)
+        if limit < 1:
+            raise InvalidParameterError("limit must be at least 1")
+        rows = self._catalog.page(collection, after=after, limit=limit + 1, where=where)
+        more = len(rows) > limit
+        records = [record for _, record in rows[:limit]]
+        return Page(records, encode_cursor(rows[limit - 1][0]) if more else None)
+
+    def references(self, sha256s: Iterable[str]) -> set[str]:
+        """Those of the digests that some row of any collection names."""
+        return self._catalog.references(sha256s)
+
+    # Changes
+
+    def put(
+        self,
+        collection: str,
+        images: Sequence[NewImage],
+        vectors: Vectors,
+        *,
+        passport: Passport,
+        provenance: Mapping[str, str],
+        on_conflict: OnConflict = OnConflict.REPLACE,
+    ) -> list[PutOutcome]:
+        """Adds or replaces pictures, see `Store.put`."""
+        rows = check_vectors(vectors, count=len(images), dim=passport.dim)
+        if not images:
+            return []
+        with self._change:
+            row = self._catalog.collection(collection)
+            if row:
+                require_same_passport(collection, row.passport, passport)
+                self._indexes.get(row)  # loaded before the commit, which it would find there
+            written = self._catalog.put(
+                collection,
+                images,
+                rows,
+                passport=passport,
+                provenance=provenance,
+                on_conflict=on_conflict,
+            )
+            self._indexes.follow_put(written, rows)
+            return written.outcomes
+
+    def patch_metadata(
+        self,
+        collection: str,
+        image_id: str,
+        patch: Metadata,
+        *,
+        max_bytes: int = MAX_METADATA_BYTES,
+    ) -> ImageRecord:
+        """Merges into a picture's metadata, see `Store.patch_metadata`."""
+
+        def merge(old: Metadata) -> Metadata:
+            return check_metadata(merge_patch(old, patch), max_bytes)
+
+        with self._change:
+            return self._catalog.change_metadata(collection, image_id, merge)
+
+    def set_metadata(self, collection: str, image_id: str, metadata: Metadata) -> ImageRecord:
+        """Replaces a picture's metadata. Raises `ImageNotFoundError`."""
+        with self._change:
+            return self._catalog.change_metadata(collection, image_id, lambda _: metadata)
+
+    def delete(self, collection: str, image_id: str) -> None:
+        """Removes one picture. Raises `ImageNotFoundError`."""
+        with self._change:
+            row, seq = self._catalog.delete(collection, image_id)
+            self._indexes.follow_delete(row, seq)
+
+    # Search
+
+    def search(
+        self,
+        collection: str,
+        queries: Vectors,
+        *,
+        k: int,
+        passport: Passport,
+        where: Filter | None = None,
+        exclude: Sequence[str] = (),
+    ) -> list[list[Match]]:
+        """The k best matches of each query, see `Store.search`."""
+        asked = check_vectors(queries, count=None, dim=passport.dim)
+        if k < 1:
+            raise InvalidParameterError("k must be at least 1")
+
+        def once() -> list[list[Match]] | None:
+            row = self._catalog.collection(collection)
+            if row is None:
+                return [[] for _ in asked]
+            require_same_passport(collection, row.passport, passport)
+            live = self._indexes.get(row)
+            if live is None:
+                return None
+            return search_once(self._catalog, live, asked, k=k, where=where, exclude=exclude)
+
+        for _ in range(_ATTEMPTS):
+            found = once()
+            if found is not None:
+                return found
+        with self._change:
+            found = once()
+            if found is None:
+                raise StorageError(
+                    f"The catalog and the index of {collection!r} disagree; restart to rebuild it"
+                )
+            return found
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for `GET /info`: versions, and what each index holds; bytes of memory."""
+        collections = {}
+        for row, count in self._catalog.collections():
+            live = self._indexes.loaded(row)
+            collections[row.name] = {
+                "index": self._index_type,
+                "count": count,
+                "bytes": live.bytes if live else 0,
+                "tombstones": live.tombstones if live else 0,
+            }
+        return {
+            "kind": "local",
+            "path": str(self._folder),
+            "sqlite": catalog_connections.VERSION,
+            "faiss": faiss_index.VERSION,
+            "collections": collections,
+        }

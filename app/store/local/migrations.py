@@ -1,0 +1,61 @@
+"""The catalog's schema: named steps, only ever appended to."""
+
+from __future__ import annotations
+
+FRESH = ("PRAGMA page_size = 4096", "PRAGMA auto_vacuum = INCREMENTAL")
+"""Said before the first table is made; without effect afterwards."""
+
+MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "0001_collections_images_vectors",
+        (
+            # A collection without a name was dropped; its rows are on their way out.
+            """
+            CREATE TABLE collections (
+                id INTEGER PRIMARY KEY AUTOINCREMENT,
+                name TEXT UNIQUE,
+                created_at TEXT NOT NULL,
+                embedding INTEGER REFERENCES embeddings (id)
+            )
+            """,
+            """
+            CREATE TABLE embeddings (
+                id INTEGER PRIMARY KEY AUTOINCREMENT,
+                collection INTEGER NOT NULL REFERENCES collections (id),
+                passport TEXT NOT NULL,
+                provenance TEXT NOT NULL
+            )
+            """,
+            "CREATE INDEX embeddings_by_collection ON embeddings (collection)",
+            """
+            CREATE TABLE images (
+                seq INTEGER PRIMARY KEY AUTOINCREMENT,
+                collection INTEGER NOT NULL REFERENCES collections (id),
+                id TEXT NOT NULL,
+                sha256 TEXT NOT NULL,
+                filename TEXT NOT NULL,
+                media_type TEXT NOT NULL,
+                width INTEGER NOT NULL,
+                height INTEGER NOT NULL,
+                bytes INTEGER NOT NULL,
+                created_at TEXT NOT NULL,
+                updated_at TEXT NOT NULL,
+                source TEXT,
+                metadata TEXT NOT NULL,
+                UNIQUE (collection, id)
+            )
+            """,
+            "CREATE INDEX images_by_collection ON images (collection)",
+            "CREATE INDEX images_by_sha256 ON images (sha256)",
+            """
+            CREATE TABLE vectors (
+                embedding INTEGER NOT NULL REFERENCES embeddings (id),
+                seq INTEGER NOT NULL REFERENCES images (seq) ON DELETE CASCADE,
+                vector BLOB NOT NULL,
+                PRIMARY KEY (embedding, seq)
+            )
+            """,
+            "CREATE INDEX vectors_by_seq ON vectors (seq)",
+        ),
+    ),
+)

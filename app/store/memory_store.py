@@ -1,0 +1,268 @@
+"""A store in memory: the plain definition that every other store is compared with."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import CollectionNotFoundError, ImageNotFoundError, InvalidParameterError
+from app.records import (
+    CollectionInfo,
+    ImageRecord,
+    Match,
+    Metadata,
+    NewImage,
+    OnConflict,
+    Page,
+    Passport,
+    PutOutcome,
+    PutStatus,
+)
+from app.store.base import put_outcome, require_same_passport, utc_now
+from app.store.filters import Filter
+from app.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
+from app.store.names import decode_cursor, encode_cursor
+from app.store.vectors import Vectors, best_first, check_vectors, exact_scores
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    seq: int
+    record: ImageRecord
+    vector: NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class _Collection:
+    passport: Passport
+    provenance: dict[str, str]
+    created_at: str
+    rows: dict[str, _Row] = field(default_factory=dict)
+
+    def passing(self, where: Filter | None) -> list[_Row]:
+        """The rows that pass, oldest first."""
+        rows = [
+            row for row in self.rows.values() if not where or where.matches(row.record.metadata)
+        ]
+        return sorted(rows, key=lambda row: row.seq)
+
+
+class MemoryStore:
+    """A `Store` that forgets: NumPy brute force over plain dictionaries, behind one lock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._collections: dict[str, _Collection] = {}
+        self._last_seq = 0
+
+    def collections(self) -> list[CollectionInfo]:
+        """All collections, by name."""
+        with self._lock:
+            return [
+                CollectionInfo(
+                    name=name,
+                    count=len(held.rows),
+                    passport=held.passport,
+                    provenance=dict(held.provenance),
+                    index="Flat",
+                    created_at=held.created_at,
+                )
+                for name, held in sorted(self._collections.items())
+            ]
+
+    def passport(self, collection: str) -> Passport | None:
+        """The passport of the collection's vectors; None where there is no collection."""
+        with self._lock:
+            held = self._collections.get(collection)
+            return held.passport if held else None
+
+    def count(self, collection: str) -> int:
+        """Pictures in the collection; 0 where there is no such collection."""
+        with self._lock:
+            held = self._collections.get(collection)
+            return len(held.rows) if held else 0
+
+    def put(
+        self,
+        collection: str,
+        images: Sequence[NewImage],
+        vectors: Vectors,
+        *,
+        passport: Passport,
+        provenance: Mapping[str, str],
+        on_conflict: OnConflict = OnConflict.REPLACE,
+    ) -> list[PutOutcome]:
+        """Adds or replaces pictures, see `Store.put`."""
+        rows = check_vectors(vectors, count=len(images), dim=passport.dim)
+        if not images:
+            return []
+        now = utc_now()
+        with self._lock:
+            held = self._collections.get(collection)
+            if held:
+                require_same_passport(collection, held.passport, passport)
+            else:
+                held = _Collection(passport, dict(provenance), now)
+                self._collections[collection] = held
+            outcomes = []
+            for image, vector in zip(images, rows, strict=True):
+                old = held.rows.get(image.id)
+                outcome = put_outcome(
+                    collection, old.record if old else None, image, on_conflict=on_conflict, now=now
+                )
+                self._keep(held, outcome, old, vector)
+                outcomes.append(PutOutcome(outcome.status, _own(outcome.record)))
+            return outcomes
+
+    def _keep(
+        self, held: _Collection, outcome: PutOutcome, old: _Row | None, vector: NDArray[np.float32]
+    ) -> None:
+        record = _own(outcome.record)
+        if outcome.status in {PutStatus.CREATED, PutStatus.REPLACED}:
+            self._last_seq += 1
+            held.rows[record.id] = _Row(self._last_seq, record, vector.copy())
+        elif outcome.status is PutStatus.UPDATED and old:
+            held.rows[record.id] = replace(old, record=record)
+
+    def get(self, collection: str, image_id: str) -> ImageRecord:
+        """One picture's row. Raises `ImageNotFoundError`."""
+        with self._lock:
+            return _own(self._row(collection, image_id).record)
+
+    def find(self, collection: str, image_ids: Sequence[str]) -> dict[str, ImageRecord]:
+        """Those of the ids that exist, with their rows."""
+        with self._lock:
+            held = self._collections.get(collection)
+            rows = held.rows if held else {}
+            return {key: _own(rows[key].record) for key in image_ids if key in rows}
+
+    def vector(self, collection: str, image_id: str) -> NDArray[np.float32]:
+        """One picture's vector, (dim,) float32. Raises `ImageNotFoundError`."""
+        with self._lock:
+            return self._row(collection, image_id).vector.copy()
+
+    def page(
+        self,
+        collection: str,
+        *,
+        cursor: str | None = None,
+        limit: int = 100,
+        where: Filter | None = None,
+    ) -> Page:
+        """A stretch of pictures, oldest first, see `Store.page`."""
+        after = decode_cursor(cursor)
+        if limit < 1:
+            raise InvalidParameterError("limit must be at least 1")
+        with self._lock:
+            held = self._collections.get(collection)
+            rows = [row for row in held.passing(where) if row.seq > after] if held else []
+            more = len(rows) > limit
+            records = [_own(row.record) for row in rows[:limit]]
+            return Page(records, encode_cursor(rows[limit - 1].seq) if more else None)
+
+    def patch_metadata(
+        self,
+        collection: str,
+        image_id: str,
+        patch: Metadata,
+        *,
+        max_bytes: int = MAX_METADATA_BYTES,
+    ) -> ImageRecord:
+        """Merges into a picture's metadata, see `Store.patch_metadata`."""
+        with self._lock:
+            old = self._row(collection, image_id).record.metadata
+            merged = check_metadata(merge_patch(old, patch), max_bytes)
+            return self.set_metadata(collection, image_id, merged)
+
+    def set_metadata(self, collection: str, image_id: str, metadata: Metadata) -> ImageRecord:
+        """Replaces a picture's metadata. Raises `ImageNotFoundError`."""
+        with self._lock:
+            row = self._row(collection, image_id)
+            record = _own(replace(row.record, metadata=metadata, updated_at=utc_now()))
+            self._collections[collection].rows[image_id] = replace(row, record=record)
+            return _own(record)
+
+    def delete(self, collection: str, image_id: str) -> None:
+        """Removes one picture. Raises `ImageNotFoundError`."""
+        with self._lock:
+            self._row(collection, image_id)
+            del self._collections[collection].rows[image_id]
+
+    def drop(self, collection: str) -> int:
+        """Removes a collection. Raises `CollectionNotFoundError`."""
+        with self._lock:
+            if collection not in self._collections:
+                raise CollectionNotFoundError(f"There is no collection {collection!r}")
+            return len(self._collections.pop(collection).rows)
+
+    def search(
+        self,
+        collection: str,
+        queries: Vectors,
+        *,
+        k: int,
+        passport: Passport,
+        where: Filter | None = None,
+        exclude: Sequence[str] = (),
+    ) -> list[list[Match]]:
+        """The k best matches of each query, see `Store.search`."""
+        asked = check_vectors(queries, count=None, dim=passport.dim)
+        if k < 1:
+            raise InvalidParameterError("k must be at least 1")
+        with self._lock:
+            held = self._collections.get(collection)
+            if held:
+                require_same_passport(collection, held.passport, passport)
+            rows = [r for r in held.passing(where) if r.record.id not in exclude] if held else []
+            return [_rank(rows, query, k) for query in asked]
+
+    def references(self, sha256s: Iterable[str]) -> set[str]:
+        """Those of the digests that some row of any collection names."""
+        with self._lock:
+            held = self._collections.values()
+            return set(sha256s) & {row.record.sha256 for c in held for row in c.rows.values()}
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for `GET /info`."""
+        with self._lock:
+            sizes = {
+                name: {
+                    "index": "Flat",
+                    "count": len(c.rows),
+                    "bytes": 4 * c.passport.dim * len(c.rows),
+                }
+                for name, c in sorted(self._collections.items())
+            }
+            return {"kind": "memory", "collections": sizes}
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _row(self, collection: str, image_id: str) -> _Row:
+        held = self._collections.get(collection)
+        row = held.rows.get(image_id) if held else None
+        if row is None:
+            raise ImageNotFoundError(f"No picture {image_id!r} in the collection {collection!r}")
+        return row
+
+
+def _rank(rows: list[_Row], query: NDArray[np.float32], k: int) -> list[Match]:
+    if not rows:
+        return []
+    scores = exact_scores(np.stack([row.vector for row in rows]), query)
+    seqs = np.array([row.seq for row in rows], dtype=np.int64)
+    order = best_first(scores, seqs, k)
+    return [
+        Match(rank, float(scores[i]), _own(rows[i].record)) for rank, i in enumerate(order, start=1)
+    ]
+
+
+def _own(record: ImageRecord) -> ImageRecord:
+    """A copy whose metadata nobody else can change."""
+    return replace(record, metadata=copy.deepcopy(dict(record.metadata)))

@@ -1,0 +1,96 @@
+"""What the benchmarks share: pictures, paired rounds, and a line about the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.cores import available_cores, limit_openmp
+from app.embedding.base import Extractor
+from app.embedding.preprocessing import ImageLimits, decode_image
+from app.samples import jpeg_bytes, samples
+
+WEB = (500, 375)
+CAMERA = (4000, 3000)
+
+
+def pictures(count: int, size: tuple[int, int]) -> list[bytes]:
+    """Different drawn pictures as JPEG files."""
+    chosen = [
+        sample for sample, _ in zip(samples(instances=40, views=2), range(count), strict=False)
+    ]
+    with ThreadPoolExecutor(available_cores()) as pool:
+        return list(pool.map(lambda sample: jpeg_bytes(sample, size=size), chosen))
+
+
+def prepared(extractor: Extractor, files: list[Path]) -> NDArray[np.uint8]:
+    """The files decoded and resized, as one batch: (N, H, W, 3) uint8."""
+    size = extractor.decode_size
+    decoded = [
+        decode_image(file.read_bytes(), limits=ImageLimits(), decode_size=size) for file in files
+    ]
+    return np.stack([extractor.prepare(one.image) for one in decoded])
+
+
+def announce(title: str) -> None:
+    """Prints what is measured, on what, with which versions."""
+    limit_openmp()
+    import faiss  # noqa: PLC0415 - before torch, see app.cores
+    import torch  # noqa: PLC0415
+
+    print(f"\n# {title}")
+    print(
+        f"{platform.machine()}, {available_cores()} cores, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, faiss {faiss.__version__}"
+    )
+
+
+def paired(
+    ours: Callable[[], float], theirs: Callable[[], float], *, rounds: int = 3
+) -> tuple[float, float, float]:
+    """Runs both in turn and returns the medians of ours, of theirs, and of the ratios."""
+    firsts, seconds = [], []
+    for _ in range(rounds):
+        firsts.append(ours())
+        seconds.append(theirs())
+    ratios = [first / second for first, second in zip(firsts, seconds, strict=True)]
+    return statistics.median(firsts), statistics.median(seconds), statistics.median(ratios)
+
+
+def report(name: str, ours: str, theirs: str, ratio: float, bound: str) -> None:
+    """Prints one ratio beside what it should be."""
+    print(f"{name}: {ours} against {theirs}: ratio {ratio:.2f} ({bound})", flush=True)
+
+
+def rate(count: int, work: Callable[[], object]) -> float:
+    """Pictures per second."""
+    started = time.perf_counter()
+    work()
+    return count / (time.perf_counter() - started)
+
+
+@contextmanager
+def environment(**settings: str) -> Iterator[Path]:
+    """A folder for data, with the settings given by name in the environment meanwhile."""
+    names = {f"LOOKALIKE_{name.upper()}": value for name, value in settings.items()}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
+            yield Path(folder)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,266 @@
+"""Health, metrics, info, keys, request ids, the shape of errors."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from app import errors
+from app.api.errors import status_of
+from app.api.main import create_app
+from app.embedding.color_extractor import ColorExtractor
+from app.embedding.extractors import Extractors
+from app.errors import LookalikeError
+from app.store.local.local_store import LocalStore
+from tests.api.conftest import ADMIN, ADMIN_KEY, picture
+
+
+class Gate(ColorExtractor):
+    """Waits before it extracts, until opened; fails where told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = threading.Event()
+        self.broken = False
+
+    def extract(self, batch):
+        self.open.wait(20)
+        if self.broken:
+            raise RuntimeError("planted")
+        return super().extract(batch)
+
+
+class Other(ColorExtractor):
+    """Another model as far as its passport says."""
+
+    @property
+    def passport(self):
+        from dataclasses import replace
+
+        return replace(super().passport, model="other", preprocessing=2)
+
+
+ROUTES = [
+    ("POST", "/search", "read"),
+    ("POST", "/index", "admin"),
+    ("GET", "/images", "read"),
+    ("GET", "/images/x", "read"),
+    ("PATCH", "/images/x", "admin"),
+    ("DELETE", "/images/x", "admin"),
+    ("GET", "/images/x/file", "read"),
+    ("GET", "/images/x/thumbnail", "read"),
+    ("GET", "/images/x/similar", "read"),
+    ("GET", "/collections", "read"),
+    ("DELETE", "/collections/x", "admin"),
+    ("GET", "/info", "read"),
+    ("GET", "/metrics", "read"),
+    ("GET", "/health/live", "open"),
+    ("GET", "/health/ready", "open"),
+]
+
+
+def test_the_table_of_routes_is_complete(client):
+    documented = {
+        (method.upper(), path.replace("{image_id}", "x").replace("{name}", "x"))
+        for path, methods in client.get("/openapi.json").json()["paths"].items()
+        for method in methods
+    }
+    assert documented == {(method, path) for method, path, _ in ROUTES}
+
+
+@pytest.mark.parametrize(("method", "path", "access"), ROUTES)
+def test_keys_guard_what_they_should(clients, settings, method, path, access):
+    client = clients(
+        settings.model_copy(update={"read_key": type(settings.admin_key)("reader-key")})
+    )
+
+    def status(**headers: str) -> int:
+        return client.request(method, path, headers=headers).status_code
+
+    allowed = {
+        "open": {"none", "read", "admin"},
+        "read": {"read", "admin"},
+        "admin": {"admin"},
+    }[access]
+    assert (status() != 401) == ("none" in allowed)
+    assert (status(**{"X-API-Key": "wrong-key"}) != 401) == ("none" in allowed)
+    assert (status(**{"X-API-Key": "reader-key"}) != 401) == ("read" in allowed)
+    assert (status(Authorization="Bearer reader-key") != 401) == ("read" in allowed)
+    assert (status(**{"X-API-Key": ADMIN_KEY}) != 401) == ("admin" in allowed)
+    assert (status(authorization=f"bearer {ADMIN_KEY}") != 401) == ("admin" in allowed)
+
+
+def test_without_a_read_key_reading_is_open_and_changing_is_not(client):
+    assert client.get("/images").status_code == 200
+    answer = client.post("/index", files={"files": picture()})
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_a_key_that_is_not_ascii_is_wrong_and_no_fault(client):
+    answer = client.post("/index", headers={"X-API-Key": "schlüssel".encode("latin-1")})
+    assert answer.status_code == 401
+
+
+def test_an_admin_key_is_made_once_and_kept_private(clients, settings):
+    unset = settings.model_copy(update={"admin_key": None})
+    first = clients(unset)
+    path = settings.data_dir / "admin.key"
+    key = path.read_text().strip()
+    assert len(key) >= 32
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert first.post("/index", headers={"X-API-Key": key}, files={"files": picture()}).is_success
+    clients.stop(first)
+    clients(unset)
+    assert path.read_text().strip() == key
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("DELETE", "/search", 405),
+        ("GET", "/images/none", 404),
+        ("GET", "/images?limit=x", 422),
+        ("POST", "/index", 401),
+        ("POST", "/search", 400),
+    ],
+)
+def test_every_error_has_the_one_shape(client, method, path, status):
+    answer = client.request(method, path, headers={"X-Request-ID": "my-id-1"})
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-request-id"] == "my-id-1"
+    body = answer.json()
+    assert set(body) == {"type", "title", "status", "detail", "code", "request_id"}
+    assert (body["status"], body["request_id"]) == (status, "my-id-1")
+
+
+def test_every_error_class_has_a_code_of_its_own_and_a_status():
+    def below(kind: type[LookalikeError]) -> list[type[LookalikeError]]:
+        return [kind, *(deeper for child in kind.__subclasses__() for deeper in below(child))]
+
+    kinds = below(errors.LookalikeError)
+    assert len({kind.code for kind in kinds}) == len(kinds)
+    for kind in kinds:
+        assert 400 <= status_of(kind) < 600
+
+
+def test_a_request_id_that_could_forge_a_log_line_is_replaced(client):
+    answer = client.get("/health/live", headers={"X-Request-ID": 'a" injected'})
+    assert answer.headers["x-request-id"] != 'a" injected'
+
+
+def test_a_collection_of_another_model_is_409_and_says_what_differs(clients, settings):
+    first = clients(settings)
+    first.post("/index", headers=ADMIN, files={"files": picture()}, data={"ids": "a"})
+    clients.stop(first)
+    second = clients(settings, extractors=Extractors(Other()))
+    for answer in (
+        second.post("/search", files={"file": picture()}),
+        second.post("/index", headers=ADMIN, files={"files": picture("fish")}),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (409, "passport_mismatch")
+        assert "other" in answer.json()["detail"]
+        assert "color" in answer.json()["detail"]
+    assert second.get("/images/a").status_code == 200
+    assert second.get("/collections").json()["collections"][0]["searchable"] is False
+    assert second.get("/health/ready").status_code == 200
+    clients.stop(second)
+    third = clients(settings)
+    assert len(third.post("/search", files={"file": picture()}).json()["matches"]) == 1
+
+
+def test_two_services_on_one_data_folder_are_refused(client, settings):
+    with pytest.raises(errors.DataFolderInUseError, match="--server"):
+        LocalStore(settings.data_dir)
+    second = create_app(settings)
+    from fastapi.testclient import TestClient
+
+    with pytest.raises(errors.DataFolderInUseError), TestClient(second):
+        pass
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_ready_runs_the_canary_and_says_what_failed(clients, settings):
+    gate = Gate()
+    gate.open.set()
+    quick = settings.model_copy(update={"ready_timeout": 0.5})
+    client = clients(quick, extractors=Extractors(gate))
+    assert client.get("/health/ready").json() == {"status": "ok"}
+    time.sleep(1.1)  # an answer is kept for a second
+    gate.broken = True
+    answer = client.get("/health/ready")
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+    assert client.get("/health/live").status_code == 200
+    gate.broken = False
+    assert client.get("/health/ready").status_code == 200
+    time.sleep(1.1)
+    gate.open.clear()
+    answer = client.get("/health/ready")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    gate.open.set()
+
+
+def test_ready_notices_vectors_that_change(clients, settings):
+    class Drifting(ColorExtractor):
+        drift = False
+
+        def extract(self, batch):
+            vectors = super().extract(batch)
+            return np.roll(vectors, 7, axis=1) if self.drift else vectors
+
+    extractor = Drifting()
+    client = clients(settings, extractors=Extractors(extractor))
+    assert client.get("/health/ready").status_code == 200
+    extractor.drift = True
+    time.sleep(1.1)
+    assert client.get("/health/ready").status_code == 503
+
+
+def test_a_failing_batch_answers_503_and_the_next_one_works(clients, settings):
+    gate = Gate()
+    gate.open.set()
+    gate.broken = True
+    client = clients(settings, extractors=Extractors(gate))
+    answer = client.post("/search", files={"file": picture()})
+    assert (answer.status_code, answer.json()["code"]) == (503, "embedding_failed")
+    failed = client.post("/index", headers=ADMIN, files={"files": picture()})
+    assert failed.status_code == 503
+    gate.broken = False
+    assert client.post("/search", files={"file": picture()}).status_code == 200
+
+
+def test_metrics_count_requests_stages_batches_queue_and_pictures(client, index):
+    index(("a.png", picture()))
+    client.post("/search", files={"file": picture()})
+    text = client.get("/metrics").text
+    for line in (
+        'lookalike_requests_total{method="POST",route="/search",status="200"} 1.0',
+        'lookalike_stage_seconds_count{call="search",stage="embed"} 1.0',
+        "lookalike_batch_size_count 2.0",
+        'lookalike_queue_length{model="color"} 0.0',
+        'lookalike_images{collection="default"} 1.0',
+    ):
+        assert line in text
+
+
+def test_info_says_what_runs_here(client, index):
+    index(("a.png", picture()))
+    body = client.get("/info").json()
+    assert body["models"][0]["passport"]["model"] == "color"
+    assert body["collections"][0]["count"] == 1
+    assert body["limits"]["max_file_bytes"] == 20_000_000
+    assert body["store"]["kind"] == "local"
+
+
+def test_docs_work_without_the_internet(client):
+    page = client.get("/docs").text
+    assert "http://" not in page
+    assert "https://" not in page
+    for part in page.split('"'):
+        if part.startswith("/static"):
+            assert client.get(part).status_code == 200

@@ -1,0 +1,168 @@
+"""Limits that hold before and while a body is read."""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.embedding.extractors import Extractors
+from tests.api.conftest import ADMIN, picture
+from tests.api.test_service import Gate
+
+BOUNDARY = "frontier"
+FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+
+
+def part(name: str, filename: str, content: bytes) -> bytes:
+    disposition = f'form-data; name="{name}"; filename="{filename}"'
+    head = f"--{BOUNDARY}\r\nContent-Disposition: {disposition}\r\n\r\n"
+    return head.encode() + content + b"\r\n"
+
+
+END = f"--{BOUNDARY}--\r\n".encode()
+
+
+def claimed_png(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size, with next to no data behind it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
+
+
+REFUSED = {
+    "empty": (b"", 415, "not_an_image"),
+    "text": (b"just some text in a file named .jpg", 415, "not_an_image"),
+    "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><rect/></svg>', 415, "not_an_image"),
+    "truncated jpeg": (picture(form="JPEG")[:-700], 422, "unreadable_image"),
+    "truncated png": (picture()[:-200], 422, "unreadable_image"),
+    "bomb": (claimed_png(60_000, 60_000), 413, "too_many_pixels"),
+    "21 MB": (picture() + b"\0" * 21_000_000, 413, "image_too_large"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_pictures_that_are_refused_leave_the_store_unharmed(client, index, name):
+    content, status, code = REFUSED[name]
+    index(("good.png", picture()), ids="good")
+    for path, field in (("/search", "file"), ("/index", "files")):
+        answer = client.post(path, headers=ADMIN, files={field: ("photo.jpg", content)})
+        assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+        assert len(answer.json()["detail"]) > 20
+    found = client.post("/search", files={"file": picture()}).json()["matches"]
+    assert [match["id"] for match in found] == ["good"]
+
+
+@pytest.mark.parametrize(("path", "field"), [("/search", "file"), ("/index", "files")])
+def test_too_many_bytes_without_a_content_length(client, path, field):
+    def body():
+        yield part(field, "big.jpg", b"")[:-2]
+        for _ in range(21):
+            yield b"\xff" * 1_000_000
+        yield b"\r\n" + END
+
+    answer = client.post(path, content=body(), headers={**FORM, **ADMIN})
+    assert (answer.status_code, answer.json()["code"]) == (413, "image_too_large")
+
+
+def test_a_body_beyond_all_limits_is_refused_by_its_announced_length(client):
+    answer = client.post(
+        "/index", content=b"", headers={**FORM, **ADMIN, "Content-Length": "99000000000"}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (413, "request_too_large")
+
+
+def test_a_content_length_that_is_no_number(client):
+    answer = client.post("/search", content=b"", headers={**FORM, "Content-Length": "many"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+
+
+def test_big_uploads_wait_in_the_data_folder_and_are_gone_afterwards(clients, settings):
+    seen: list[int] = []
+    gate = Gate()
+    client = clients(settings, extractors=Extractors(gate))
+    tmp = settings.data_dir / "tmp"
+    noise = io.BytesIO()
+    from PIL import Image
+
+    Image.effect_noise((1500, 1500), 90).save(noise, "PNG")
+    assert len(noise.getvalue()) > 1_000_000
+
+    def watch() -> None:
+        time.sleep(1.0)
+        seen.append(len([fd for fd in _open_files() if str(tmp) in fd]))
+        gate.open.set()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    answer = client.post("/search", files={"file": ("n.png", noise.getvalue())})
+    watcher.join()
+    assert answer.status_code == 200
+    assert seen == [1]
+    assert not [fd for fd in _open_files() if str(tmp) in fd]
+
+
+def _open_files() -> list[str]:
+    from pathlib import Path
+
+    names = []
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            names.append(str(link.readlink()))
+        except OSError:
+            continue
+    return names
+
+
+def test_a_full_queue_answers_503_at_once_and_cheap_calls_still_work(clients, settings):
+    gate = Gate()
+    few = settings.model_copy(update={"queue_size": 4, "max_batch": 1})
+    client = clients(few, extractors=Extractors(gate, max_batch=1, queue_size=4))
+    with ThreadPoolExecutor(12) as pool:
+        waiting = [
+            pool.submit(client.post, "/search", files={"file": picture("mug", n)}) for n in range(4)
+        ]
+        deadline = time.monotonic() + 10
+        while client.app.state.services.extractors.default.batcher.queue_length < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        refused = client.post("/search", files={"file": picture()})
+        assert (refused.status_code, refused.json()["code"]) == (503, "queue_full")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert client.get("/health/live").status_code == 200
+        assert client.get("/images").status_code == 200
+        gate.open.set()
+        assert [answer.result().status_code for answer in waiting] == [200] * 4
+    assert client.post("/search", files={"file": picture()}).status_code == 200
+
+
+def test_requests_that_arrive_together_share_batches(clients, settings):
+    sizes: list[int] = []
+    gate = Gate()
+    extractors = Extractors(gate, on_batch=lambda size, _: sizes.append(size))
+    client = clients(settings, extractors=extractors)
+    with ThreadPoolExecutor(16) as pool:
+        answers = [
+            pool.submit(client.post, "/search", files={"file": picture("fish", n)})
+            for n in range(16)
+        ]
+        time.sleep(1.0)
+        gate.open.set()
+        assert all(answer.result().status_code == 200 for answer in answers)
+    assert sum(sizes) == 16
+    assert len(sizes) <= 3

@@ -1,0 +1,203 @@
+"""Every command on a data folder, and the same on a running service."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from app.errors import ConfigurationError, DataFolderInUseError, ServerError
+from app.store.local.local_store import LocalStore
+from tests.servers import ADMIN_KEY, LOOKALIKE, Server, clean_environment
+
+
+@pytest.fixture(params=["folder", "server"])
+def place(request, tmp_path):
+    """Where the commands work, as words to add, with a collection that is not used yet."""
+    if request.param == "folder":
+        return ["--data-dir", str(tmp_path / "data"), "--collection", "things"]
+    server: Server = request.getfixturevalue("server")
+    server.http.delete("/collections/things")
+    return ["--server", server.url, "--api-key", ADMIN_KEY, "--collection", "things"]
+
+
+@pytest.fixture
+def elsewhere(place):
+    """The same place for `info`, which takes no collection."""
+    return place[: place.index("--collection")]
+
+
+def test_index_search_list_delete(lookalike, place, pictures):
+    done = lookalike("index", str(pictures), "--folder-field", "label", *place)
+    assert done.exit_code == 0, done.output
+    assert "18 created" in done.output
+    query = pictures / "fish" / "fish-01-1.jpg"
+    found = json.loads(lookalike("search", str(query), "-k", "3", "--json", *place).stdout)
+    assert found["matches"][0]["filename"] == "fish-01-1.jpg"
+    assert found["matches"][0]["metadata"] == {"label": "fish"}
+    assert len(found["matches"]) == 3
+    only = lookalike("search", str(query), "--filter", '{"label": "car"}', "--json", *place)
+    assert {match["metadata"]["label"] for match in json.loads(only.stdout)["matches"]} == {"car"}
+    listed = json.loads(lookalike("list", "--json", *place).stdout)
+    assert len(listed) == 18
+    first = listed[0]["id"]
+    assert lookalike("delete", first, *place).exit_code == 0
+    assert len(json.loads(lookalike("list", "--json", *place).stdout)) == 17
+
+
+def test_the_table_shows_rank_score_and_metadata(lookalike, place, pictures):
+    lookalike("index", str(pictures / "mug"), "--metadata", '{"label": "mug"}', *place)
+    shown = lookalike("search", str(pictures / "mug" / "mug-00-0.jpg"), *place).stdout
+    assert "1.0000" in shown
+    assert '{"label": "mug"}' in shown
+    listed = lookalike("list", "--limit", "2", *place).stdout
+    assert "--limit" in listed
+
+
+def test_running_it_again_skips_what_is_there(lookalike, place, pictures):
+    lookalike("index", str(pictures), *place)
+    again = lookalike("index", str(pictures), *place)
+    assert (again.exit_code, again.output.strip()) == (0, "18 unchanged")
+
+
+def test_bad_files_are_listed_in_the_end_with_their_reasons(lookalike, place, pictures):
+    (pictures / "notes.jpg").write_text("just text")
+    (pictures / "empty.png").write_bytes(b"")
+    (pictures / "notes.txt").write_text("not a picture by its name: passed over")
+    (pictures / ".hidden.jpg").write_text("passed over")
+    done = lookalike("index", str(pictures), *place)
+    assert done.exit_code == 1
+    assert "18 created" in done.output
+    assert "2 failed" in done.output
+    assert f"{pictures / 'notes.jpg'}: " in done.output
+    assert f"{pictures / 'empty.png'}: " in done.output
+    assert "notes.txt" not in done.output
+
+
+def test_results_as_json(lookalike, place, pictures):
+    (pictures / "notes.jpg").write_text("just text")
+    body = json.loads(lookalike("index", str(pictures), "--json", *place).stdout)
+    assert (body["created"], body["failed"]) == (18, 1)
+    (bad,) = [item for item in body["items"] if item["status"] == "failed"]
+    assert bad["path"].endswith("notes.jpg")
+    assert bad["reason"]
+
+
+def test_a_whole_collection_is_deleted_only_when_confirmed(lookalike, place, pictures):
+    lookalike("index", str(pictures / "mug"), *place)
+    asked = lookalike("delete", "--all", *place, input="n\n")
+    assert asked.exit_code == 1
+    assert len(json.loads(lookalike("list", "--json", *place).stdout)) == 6
+    assert lookalike("delete", "--all", "--yes", *place).exit_code == 0
+    assert json.loads(lookalike("list", "--json", *place).stdout) == []
+
+
+def test_info_names_collections_and_models(lookalike, place, elsewhere, pictures):
+    lookalike("index", str(pictures / "mug"), *place)
+    facts = json.loads(lookalike("info", "--json", *elsewhere).stdout)
+    (things,) = [entry for entry in facts["collections"] if entry["name"] == "things"]
+    assert (things["count"], things["passport"]["model"]) == (6, "color")
+    assert "things" in lookalike("info", *elsewhere).stdout
+
+
+def test_a_missing_path_and_an_empty_folder(lookalike, place, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path in ("nowhere", "empty"):
+        done = lookalike("index", path, *place)
+        assert isinstance(done.exception, ConfigurationError)
+
+
+@pytest.mark.parametrize(
+    "words", [["delete"], ["delete", "x", "--all"], ["index", ".", "--metadata", "{"]]
+)
+def test_asked_for_wrongly(lookalike, words, pictures):
+    assert isinstance(lookalike(*words).exception, ConfigurationError)
+
+
+def test_reading_a_folder_without_a_collection_makes_nothing(lookalike, tmp_path):
+    done = lookalike("list", "--data-dir", "nothing-here")
+    assert isinstance(done.exception, ConfigurationError)
+    assert not (tmp_path / "nothing-here").exists()
+
+
+def test_a_folder_that_a_service_owns_is_refused_and_says_what_to_do(lookalike, tmp_path, pictures):
+    store = LocalStore(tmp_path / "data")
+    try:
+        done = lookalike("index", str(pictures))
+        assert isinstance(done.exception, DataFolderInUseError)
+        assert "--server" in str(done.exception)
+    finally:
+        store.close()
+
+
+def test_a_server_that_is_not_there_or_refuses(lookalike, server, pictures):
+    nobody = lookalike("list", "--server", "http://127.0.0.1:9")
+    assert isinstance(nobody.exception, ServerError)
+    wrong = ["--server", server.url, "--api-key", "wrong-key"]
+    refused = lookalike("index", str(pictures), *wrong)
+    assert isinstance(refused.exception, ServerError)
+    assert "unauthorized" in str(refused.exception)
+    model = lookalike("search", "x.jpg", "--server", server.url, "--model", "resnet18")
+    assert isinstance(model.exception, ConfigurationError)
+
+
+def test_indexing_in_place_refers_to_the_files(lookalike, tmp_path, pictures):
+    lookalike("index", str(pictures), "--originals", "reference")
+    assert not list((tmp_path / "data" / "images").rglob("*.jpg"))
+    store = LocalStore(tmp_path / "data")
+    try:
+        sources = {record.source for record in store.page("default").records}
+        assert sources == {str(path) for path in pictures.rglob("*.jpg")}
+    finally:
+        store.close()
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [LOOKALIKE, *words],
+        check=False,
+        env=clean_environment() | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_help_imports_none_of_the_heavy_libraries():
+    code = (
+        "import sys; from app.cli.main import app; from typer.testing import CliRunner;"
+        "assert CliRunner().invoke(app, ['serve', '--help']).exit_code == 0;"
+        "heavy = ('torch', 'torchvision', 'faiss', 'numpy', 'fastapi', 'PIL');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_every_setting_is_a_flag_of_serve():
+    from app.config import Settings
+
+    shown = run("serve", "--help", COLUMNS="300", TERMINAL_WIDTH="300").stdout
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')}" in shown
+
+
+def test_errors_are_one_line_without_a_trace(tmp_path):
+    bad = run("serve", "--port", "99999")
+    assert bad.returncode == 2
+    assert "LOOKALIKE_PORT" in bad.stderr
+    assert "Traceback" not in bad.stderr
+
+
+def test_kubernetes_port_is_explained():
+    bad = run("serve", LOOKALIKE_PORT="tcp://10.0.0.1:8000")
+    assert bad.returncode == 2
+    assert "Kubernetes" in bad.stderr
+
+
+def test_version():
+    assert run("--version").stdout.startswith("lookalike ")

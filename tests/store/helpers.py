@@ -1,0 +1,82 @@
+"""Small collections to test stores with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.records import Match, Metadata, NewImage, OnConflict, Passport, PutOutcome
+from app.store.base import Store
+
+DIM = 8
+PASSPORT = Passport(model="tiny", weights="random", weights_sha256="0" * 64, dim=DIM)
+OTHER_PASSPORT = Passport(model="other", weights="random", weights_sha256="1" * 64, dim=DIM)
+
+
+def unit_vectors(count: int, *, dim: int = DIM, seed: int = 0) -> NDArray[np.float32]:
+    """(count, dim) float32, rows of length 1."""
+    rows = np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def new_image(
+    image_id: str, *, content: str | None = None, metadata: Metadata | None = None
+) -> NewImage:
+    return NewImage(
+        id=image_id,
+        sha256=digest(content or image_id),
+        filename=f"{image_id}.png",
+        media_type="image/png",
+        width=4,
+        height=3,
+        bytes=100,
+        metadata=metadata,
+    )
+
+
+def put(
+    store: Store,
+    images: Sequence[NewImage],
+    vectors: NDArray[np.float32],
+    *,
+    collection: str = "default",
+    on_conflict: OnConflict = OnConflict.REPLACE,
+) -> list[PutOutcome]:
+    return store.put(
+        collection,
+        images,
+        vectors,
+        passport=PASSPORT,
+        provenance={"precision": "float32"},
+        on_conflict=on_conflict,
+    )
+
+
+def fill(store: Store, count: int, *, seed: int = 0, **options: Any) -> NDArray[np.float32]:
+    """Puts pictures i0, i1, ... with metadata {"n": 0, 1, ...}; gives their vectors."""
+    vectors = unit_vectors(count, seed=seed)
+    images = [new_image(f"i{n}", metadata={"n": n}) for n in range(count)]
+    put(store, images, vectors, **options)
+    return vectors
+
+
+def search(store: Store, queries: NDArray[np.float32], **options: Any) -> list[list[Match]]:
+    options = {"k": 10, "passport": PASSPORT, **options}
+    return store.search(options.pop("collection", "default"), queries, **options)
+
+
+def ids(matches: Sequence[Match]) -> list[str]:
+    return [match.record.id for match in matches]
+
+
+def answers(found: list[list[Match]]) -> list[list[tuple[int, float, str, Any]]]:
+    """What must be the same for every store."""
+    return [[(m.rank, m.score, m.record.id, m.record.metadata) for m in one] for one in found]

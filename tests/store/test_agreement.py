@@ -1,0 +1,170 @@
+"""The local store against the memory store, under random work."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from app.errors import NotFoundError
+from app.records import ImageRecord, OnConflict
+from app.store.filters import Filter
+from app.store.local import faiss_index, live_index
+from app.store.local.local_store import LocalStore
+from app.store.memory_store import MemoryStore
+from tests.store.helpers import answers, new_image, put, search, unit_vectors
+
+POOL = unit_vectors(12)
+IDS = st.sampled_from([f"i{n}" for n in range(12)])
+COLLECTIONS = st.sampled_from(["one", "two"])
+METADATA = st.none() | st.dictionaries(
+    st.sampled_from("ab"),
+    st.sampled_from([None, True, 0, 1, 2, 0.5, "x", "y", ["x", 1]]),
+    max_size=2,
+)
+FILTERS = st.sampled_from(
+    [
+        None,
+        {"a": 1},
+        {"a": {"gte": 1}},
+        {"b": {"in": ["x", 2, True]}},
+        {"a": {"ne": "x"}, "b": {"lt": 1.5}},
+        {"b": {"contains": "x"}},
+    ]
+)
+
+
+def row(record: ImageRecord) -> dict[str, Any]:
+    """A record without its times, which differ between stores."""
+    return {
+        name: getattr(record, name)
+        for name in ("collection", "id", "sha256", "filename", "metadata", "source")
+    }
+
+
+class Agreement(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.memory = MemoryStore()
+        self.local = LocalStore(self.folder)
+
+    def both(self, method: str, *args: Any, **options: Any) -> tuple[Any, Any]:
+        results: list[Any] = []
+        for store in (self.memory, self.local):
+            try:
+                results.append(getattr(store, method)(*args, **options))
+            except NotFoundError as exc:
+                results.append(type(exc))
+        return results[0], results[1]
+
+    @rule(
+        collection=COLLECTIONS,
+        items=st.lists(st.tuples(IDS, st.integers(0, 11), METADATA), min_size=1, max_size=6),
+        on_conflict=st.sampled_from(OnConflict),
+    )
+    def put(self, collection: str, items: list[Any], on_conflict: OnConflict) -> None:
+        images = [new_image(i, content=f"{n}", metadata=m) for i, n, m in items]
+        vectors = POOL[[n for _, n, _ in items]]
+        outcomes = [
+            put(store, images, vectors, collection=collection, on_conflict=on_conflict)
+            for store in (self.memory, self.local)
+        ]
+        left, right = ([(o.status, row(o.record)) for o in each] for each in outcomes)
+        assert left == right
+
+    @rule(collection=COLLECTIONS, image_id=IDS)
+    def delete(self, collection: str, image_id: str) -> None:
+        left, right = self.both("delete", collection, image_id)
+        assert left == right
+
+    @rule(collection=COLLECTIONS, image_id=IDS, patch=METADATA)
+    def patch(self, collection: str, image_id: str, patch: Any) -> None:
+        left, right = self.both("patch_metadata", collection, image_id, patch or {})
+        assert left is right or row(left) == row(right)
+
+    @rule(collection=COLLECTIONS)
+    def drop(self, collection: str) -> None:
+        left, right = self.both("drop", collection)
+        assert left == right
+
+    @rule()
+    def reopen(self) -> None:
+        self.local.close()
+        self.local = LocalStore(self.folder)
+
+    @rule(
+        collection=COLLECTIONS,
+        k=st.integers(1, 15),
+        where=FILTERS,
+        exclude=st.lists(IDS, max_size=3),
+    )
+    def search(self, collection: str, k: int, where: Any, exclude: list[str]) -> None:
+        parsed = None if where is None else Filter.parse(where)
+        found = [
+            search(store, POOL[:3], collection=collection, k=k, where=parsed, exclude=exclude)
+            for store in (self.memory, self.local)
+        ]
+        assert answers(found[0]) == answers(found[1])
+
+    @rule(collection=COLLECTIONS, where=FILTERS, limit=st.integers(1, 15))
+    def page(self, collection: str, where: Any, limit: int) -> None:
+        parsed = None if where is None else Filter.parse(where)
+        left, right = self.both("page", collection, limit=limit, where=parsed)
+        assert [row(r) for r in left.records] == [row(r) for r in right.records]
+        assert (left.next_cursor is None) == (right.next_cursor is None)
+
+    @invariant()
+    def same_collections(self) -> None:
+        left, right = self.both("collections")
+        assert [(c.name, c.count) for c in left] == [(c.name, c.count) for c in right]
+
+    @invariant()
+    def same_vectors(self) -> None:
+        for name in ("one", "two"):
+            held = {r.id for r in self.memory.page(name).records}
+            for image_id in held:
+                left, right = self.both("vector", name, image_id)
+                assert np.array_equal(left, right)
+
+    def teardown(self) -> None:
+        self.local.close()
+        shutil.rmtree(self.folder)
+
+
+class SmallLimits(Agreement):
+    """The same with saves and compactions all the time, and FAISS asked even for few rows."""
+
+    def __init__(self) -> None:
+        self.patch_limits = pytest.MonkeyPatch()
+        self.patch_limits.setattr(live_index, "_SAVE_AFTER", 2)
+        self.patch_limits.setattr(live_index, "_COMPACT_AFTER", 1)
+        self.patch_limits.setattr(faiss_index, "_GATHERED", 0)
+        self.patch_limits.setattr(faiss_index, "_SPARE", 1)
+        self.patch_limits.setattr(faiss_index, "_SKIPPED", 2)
+        super().__init__()
+
+    def teardown(self) -> None:
+        self.patch_limits.undo()
+        super().teardown()
+
+
+RUNS = settings(
+    max_examples=25,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+    database=None,
+)
+TestAgreement = Agreement.TestCase
+TestAgreement.settings = RUNS
+TestSmallLimits = SmallLimits.TestCase
+TestSmallLimits.settings = RUNS

@@ -1,0 +1,197 @@
+"""Searches beside changes: never a wrong answer, none lost."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from app.errors import NotFoundError
+from app.store.base import Store
+from app.store.filters import Filter
+from app.store.local import faiss_index, live_index
+from app.store.local.rwlock import ReadWriteLock
+from tests.store.helpers import digest, fill, ids, new_image, put, search, unit_vectors
+
+SECONDS = 2.0
+
+
+@pytest.fixture(autouse=True)
+def busy_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves and compactions in between, and FAISS asked even for few rows."""
+    monkeypatch.setattr(live_index, "_SAVE_AFTER", 100)
+    monkeypatch.setattr(live_index, "_COMPACT_AFTER", 50)
+    monkeypatch.setattr(faiss_index, "_GATHERED", 0)
+
+
+def run_together(*jobs: Callable[[], None]) -> None:
+    """Repeats every job on a thread of its own until the time is over; raises what one raises."""
+    end = time.monotonic() + SECONDS
+
+    def repeat(job: Callable[[], None]) -> int:
+        turns = 0
+        while time.monotonic() < end:
+            job()
+            turns += 1
+        return turns
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        turns = [future.result() for future in [pool.submit(repeat, job) for job in jobs]]
+    assert min(turns) > 3
+
+
+def test_searches_beside_changes_are_right(store: Store) -> None:
+    """Pictures s* stay; c* come, go and change. Content, vector and metadata tell the version."""
+    stable = unit_vectors(60, seed=1)
+    put(store, [new_image(f"s{n}", metadata={"kind": "stable"}) for n in range(60)], stable)
+    versions = unit_vectors(40, seed=2)
+    by_digest = {digest(f"v{n}"): versions[n] for n in range(40)}
+    by_digest |= {digest(f"s{n}"): stable[n] for n in range(60)}
+
+    def replace() -> None:
+        n = random.randrange(40)
+        metadata = {"kind": "moving", "even": n % 2 == 0}
+        image = new_image(f"c{random.randrange(30)}", content=f"v{n}", metadata=metadata)
+        put(store, [image], versions[n : n + 1])
+
+    def delete() -> None:
+        with suppress(NotFoundError):
+            store.delete("default", f"c{random.randrange(30)}")
+
+    def flip_metadata() -> None:
+        with suppress(NotFoundError):
+            store.patch_metadata("default", f"c{random.randrange(30)}", {"even": None})
+
+    def check(query: np.ndarray, where: Filter | None, k: int, *, at_least: int) -> None:
+        matches = search(store, query[None], k=k, where=where, exclude=["s3"])[0]
+        assert len(matches) >= at_least
+        assert "s3" not in ids(matches)
+        assert len(set(ids(matches))) == len(matches), "one picture twice"
+        keys = [match.score for match in matches]
+        assert keys == sorted(keys, reverse=True)
+        for match in matches:
+            vector = by_digest[match.record.sha256]
+            assert match.score == pytest.approx(float(vector @ query), abs=1e-5)
+            assert where is None or where.matches(match.record.metadata)
+
+    def search_all() -> None:
+        n = random.choice([n for n in range(60) if n != 3])
+        check(stable[n], None, 20, at_least=20)
+        top = search(store, stable[n : n + 1], k=1)[0][0]
+        assert top.record.id == f"s{n}"
+
+    def search_stable() -> None:
+        where = Filter.parse({"kind": "stable"})
+        check(unit_vectors(1, seed=random.randrange(99))[0], where, 100, at_least=59)
+
+    def search_moving() -> None:
+        where = Filter.parse({"even": True})
+        check(versions[random.randrange(40)], where, 30, at_least=0)
+
+    run_together(replace, replace, delete, flip_metadata, search_all, search_stable, search_moving)
+
+
+def test_a_replaced_picture_is_never_missing(store: Store) -> None:
+    vectors = unit_vectors(30)
+    fill(store, 30)
+
+    def replace() -> None:
+        n = random.randrange(30)
+        image = new_image(f"i{n}", content=str(random.random()), metadata={"n": n})
+        put(store, [image], vectors[n : n + 1])
+
+    def search_filtered() -> None:
+        n = random.randrange(30)
+        where = Filter.parse({"n": n})
+        assert ids(search(store, vectors[n : n + 1], where=where)[0]) == [f"i{n}"]
+
+    def search_all() -> None:
+        assert sorted(ids(search(store, vectors[:1], k=30)[0])) == sorted(
+            f"i{n}" for n in range(30)
+        )
+
+    run_together(replace, replace, search_filtered, search_all)
+
+
+def test_collections_come_and_go_beside_searches(store: Store) -> None:
+    vectors = unit_vectors(20)
+
+    def come_and_go() -> None:
+        fill(store, 20, collection="brief")
+        assert store.drop("brief") == 20
+
+    def search_it() -> None:
+        found = search(store, vectors[:1], k=20, collection="brief")[0]
+        assert len(found) in {0, 20}
+        assert all(page.id for page in store.page("brief").records)
+        assert store.count("brief") in {0, 20}
+
+    run_together(come_and_go, search_it, search_it)
+
+
+def test_what_many_put_is_all_there(store: Store) -> None:
+    vectors = unit_vectors(400)
+
+    def put_one(n: int) -> None:
+        put(store, [new_image(f"i{n}", metadata={"n": n})], vectors[n : n + 1])
+        assert ids(search(store, vectors[n : n + 1], k=1)[0]) == [f"i{n}"], "found once answered"
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(put_one, range(400)))
+    assert store.count("default") == 400
+    assert len(search(store, vectors[:1], k=400)[0]) == 400
+
+
+def test_the_lock_lets_readers_share_and_writers_be_alone() -> None:
+    lock, counting = ReadWriteLock(), threading.Lock()
+    inside, wrong = [0, 0], []
+    both = threading.Barrier(2, timeout=10)
+
+    def read() -> None:
+        with lock.read():
+            both.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: read(), range(2)))
+
+    def work(kind: int) -> None:
+        for _ in range(300):
+            with lock.write() if kind else lock.read():
+                with counting:
+                    inside[kind] += 1
+                    if inside[1] > 1 or (inside[1] and inside[0]):
+                        wrong.append(tuple(inside))
+                time.sleep(0)
+                with counting:
+                    inside[kind] -= 1
+
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(work, [0, 1, 0, 1, 0]))
+    assert wrong == []
+
+
+def test_readers_do_not_starve_a_writer() -> None:
+    lock, stop, written = ReadWriteLock(), threading.Event(), threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            with lock.read():
+                time.sleep(0.005)
+
+    def write() -> None:
+        with lock.write():
+            written.set()
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            pool.submit(read)
+        time.sleep(0.05)
+        pool.submit(write)
+        assert written.wait(5)
+        stop.set()

@@ -1,0 +1,268 @@
+"""What every store promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from app.errors import (
+    CollectionNotFoundError,
+    ImageNotFoundError,
+    InvalidParameterError,
+    MetadataTooLargeError,
+    PassportMismatchError,
+)
+from app.records import OnConflict, PutStatus
+from app.store.base import Store
+from app.store.filters import Filter
+from tests.store.helpers import (
+    DIM,
+    OTHER_PASSPORT,
+    PASSPORT,
+    digest,
+    fill,
+    ids,
+    new_image,
+    put,
+    search,
+    unit_vectors,
+)
+
+
+def test_an_empty_store_answers(store: Store) -> None:
+    assert store.collections() == []
+    assert store.passport("default") is None
+    assert store.count("default") == 0
+    assert store.find("default", ["a"]) == {}
+    assert store.page("default").records == []
+    assert search(store, unit_vectors(2)) == [[], []]
+    assert store.references([digest("a")]) == set()
+    assert put(store, [], unit_vectors(0)) == []
+    assert store.collections() == []
+    for ask in (store.get, store.vector, store.delete):
+        with pytest.raises(ImageNotFoundError):
+            ask("default", "a")
+    with pytest.raises(ImageNotFoundError):
+        store.patch_metadata("default", "a", {})
+    with pytest.raises(ImageNotFoundError):
+        store.set_metadata("default", "a", {})
+    with pytest.raises(CollectionNotFoundError):
+        store.drop("default")
+
+
+def test_put_keeps_rows_and_vectors(store: Store) -> None:
+    vectors = fill(store, 3)
+    record = store.get("default", "i1")
+    assert (record.collection, record.id, record.sha256) == ("default", "i1", digest("i1"))
+    assert (record.filename, record.width, record.height, record.bytes) == ("i1.png", 4, 3, 100)
+    assert record.metadata == {"n": 1}
+    assert record.created_at == record.updated_at
+    assert np.array_equal(store.vector("default", "i1"), vectors[1])
+    assert set(store.find("default", ["i0", "i2", "no"])) == {"i0", "i2"}
+    info = store.collections()[0]
+    assert (info.name, info.count, info.passport) == ("default", 3, PASSPORT)
+    assert (info.provenance, info.index) == ({"precision": "float32"}, "Flat")
+    assert store.describe()["collections"]["default"]["count"] == 3
+
+
+def test_search_finds_the_nearest_first(store: Store) -> None:
+    vectors = fill(store, 200)
+    for query, matches in zip(vectors[:20], search(store, vectors[:20], k=7), strict=True):
+        scores = (vectors.astype(np.float64) @ query.astype(np.float64)).clip(-1, 1)
+        assert ids(matches) == [f"i{n}" for n in np.argsort(-scores, kind="stable")[:7]]
+        assert [m.rank for m in matches] == list(range(1, 8))
+        assert np.allclose([m.score for m in matches], np.sort(scores)[::-1][:7], atol=1e-6)
+
+
+def test_search_gives_what_there_is(store: Store) -> None:
+    vectors = fill(store, 5)
+    assert len(search(store, vectors[:1], k=1000)[0]) == 5
+    assert len(search(store, vectors[:1], k=5)[0]) == 5
+    assert search(store, vectors[:0], k=5) == []
+
+
+def test_equal_scores_come_oldest_first(store: Store) -> None:
+    same = np.repeat(unit_vectors(1), 50, axis=0)
+    put(store, [new_image(f"i{n}") for n in range(50)], same)
+    assert ids(search(store, same[:1], k=5)[0]) == ["i0", "i1", "i2", "i3", "i4"]
+    put(store, [new_image("i0", content="new")], same[:1])
+    assert ids(search(store, same[:1], k=50)[0])[-1] == "i0"
+
+
+def test_filters_and_exclusions_come_before_ranking(store: Store) -> None:
+    vectors = fill(store, 100)
+    where = Filter.parse({"n": {"gte": 90}})
+    found = search(store, vectors[:1], k=10, where=where)[0]
+    assert sorted(ids(found)) == sorted(f"i{n}" for n in range(90, 100))
+    found = search(store, vectors[:1], k=99, exclude=["i0", "unknown"])[0]
+    assert len(found) == 99
+    assert "i0" not in ids(found)
+    found = search(store, vectors[:1], k=10, where=where, exclude=["i95"])[0]
+    assert len(found) == 9
+    assert search(store, vectors[:1], where=Filter.parse({"no": 1})) == [[]]
+    assert len(search(store, vectors[:1], where=Filter.parse({}))[0]) == 10
+
+
+def test_the_same_bytes_again_are_unchanged(store: Store) -> None:
+    fill(store, 1)
+    before = store.get("default", "i0")
+    for on_conflict in (OnConflict.REPLACE, OnConflict.ERROR):
+        again = put(store, [new_image("i0")], unit_vectors(1, seed=5), on_conflict=on_conflict)
+        assert again[0].status is PutStatus.UNCHANGED
+        assert again[0].record == before
+    assert np.array_equal(store.vector("default", "i0"), unit_vectors(1)[0])
+
+
+def test_other_metadata_is_an_update(store: Store) -> None:
+    fill(store, 1)
+    outcome = put(store, [new_image("i0", metadata={"n": 7})], unit_vectors(1))[0]
+    assert outcome.status is PutStatus.UPDATED
+    assert store.get("default", "i0").metadata == {"n": 7}
+    assert (
+        put(store, [new_image("i0", metadata={"n": True})], unit_vectors(1))[0].status == "updated"
+    )
+    assert put(store, [new_image("i0", metadata={"n": 1})], unit_vectors(1))[0].status == "updated"
+
+
+def test_other_bytes_replace(store: Store) -> None:
+    fill(store, 2)
+    before = store.get("default", "i0")
+    vector = unit_vectors(1, seed=9)
+    outcome = put(store, [new_image("i0", content="other")], vector)[0]
+    assert outcome.status is PutStatus.REPLACED
+    after = store.get("default", "i0")
+    assert after == outcome.record
+    assert (after.sha256, after.created_at) == (digest("other"), before.created_at)
+    assert after.metadata == before.metadata
+    assert ids(search(store, vector, k=1)[0]) == ["i0"]
+    assert [record.id for record in store.page("default").records] == ["i1", "i0"]
+    assert store.references([digest("i0"), digest("other")]) == {digest("other")}
+
+
+def test_conflicts_are_told_apart(store: Store) -> None:
+    fill(store, 2)
+    images = [new_image("i0", content="other"), new_image("new"), new_image("i1")]
+    outcomes = put(store, images, unit_vectors(3, seed=3), on_conflict=OnConflict.SKIP)
+    assert [outcome.status for outcome in outcomes] == ["skipped", "created", "skipped"]
+    images[1] = new_image("newer")
+    outcomes = put(store, images, unit_vectors(3, seed=3), on_conflict=OnConflict.ERROR)
+    assert [outcome.status for outcome in outcomes] == ["conflict", "created", "unchanged"]
+    assert store.get("default", "i0").sha256 == digest("i0")
+
+
+def test_an_id_given_twice_is_handled_in_order(store: Store) -> None:
+    vectors = unit_vectors(3)
+    images = [new_image("a"), new_image("a", content="b", metadata={"x": 1}), new_image("a")]
+    outcomes = put(store, images, vectors)
+    assert [outcome.status for outcome in outcomes] == ["created", "replaced", "replaced"]
+    assert outcomes[2].record.metadata == {"x": 1}
+    assert store.count("default") == 1
+    assert np.array_equal(store.vector("default", "a"), vectors[2])
+    assert [m.score for m in search(store, vectors[2:], k=3)[0]] == pytest.approx([1.0])
+
+
+def test_collections_keep_apart(store: Store) -> None:
+    fill(store, 3, collection="one")
+    fill(store, 2, collection="two", seed=1)
+    assert [(c.name, c.count) for c in store.collections()] == [("one", 3), ("two", 2)]
+    store.delete("two", "i0")
+    assert store.count("one") == 3
+    assert store.drop("one") == 3
+    assert store.count("one") == 0
+    assert store.references([digest("i0"), digest("i1")]) == {digest("i1")}
+    assert search(store, unit_vectors(1), collection="one") == [[]]
+    assert len(search(store, unit_vectors(1), collection="two")[0]) == 1
+    fill(store, 1, collection="one")
+    assert len(search(store, unit_vectors(1), collection="one")[0]) == 1
+
+
+def test_other_passports_are_refused(store: Store) -> None:
+    vectors = fill(store, 1)
+    with pytest.raises(PassportMismatchError, match="model: 'tiny' there, 'other' here"):
+        store.put("default", [new_image("b")], vectors, passport=OTHER_PASSPORT, provenance={})
+    with pytest.raises(PassportMismatchError):
+        search(store, vectors, passport=OTHER_PASSPORT)
+    assert store.count("default") == 1
+
+
+def test_metadata_is_merged_and_replaced(store: Store) -> None:
+    put(store, [new_image("a", metadata={"x": 1, "deep": {"u": 1, "v": 2}})], unit_vectors(1))
+    patched = store.patch_metadata("default", "a", {"x": None, "deep": {"u": None}, "y": [1]})
+    assert patched.metadata == {"deep": {"v": 2}, "y": [1]}
+    assert store.get("default", "a") == patched
+    with pytest.raises(MetadataTooLargeError):
+        store.patch_metadata("default", "a", {"long": "x" * 100}, max_bytes=50)
+    assert store.get("default", "a") == patched
+    assert store.set_metadata("default", "a", {"z": 1}).metadata == {"z": 1}
+    assert store.get("default", "a").metadata == {"z": 1}
+
+
+def test_what_is_handed_out_changes_nothing(store: Store) -> None:
+    put(store, [new_image("a", metadata={"tags": ["x"]})], unit_vectors(1))
+    store.get("default", "a").metadata["tags"].append("y")
+    search(store, unit_vectors(1))[0][0].record.metadata["tags"].append("y")
+    store.vector("default", "a")[:] = 0
+    assert store.get("default", "a").metadata == {"tags": ["x"]}
+    assert np.array_equal(store.vector("default", "a"), unit_vectors(1)[0])
+
+
+def test_deleted_pictures_are_gone(store: Store) -> None:
+    vectors = fill(store, 30)
+    store.delete("default", "i7")
+    with pytest.raises(ImageNotFoundError):
+        store.delete("default", "i7")
+    assert store.count("default") == 29
+    assert "i7" not in ids(search(store, vectors[7:8], k=30)[0])
+    assert store.references([digest("i7")]) == set()
+
+
+def test_pages_follow_each_other(store: Store) -> None:
+    fill(store, 25)
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = store.page("default", cursor=cursor, limit=10)
+        seen += [record.id for record in page.records]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == [f"i{n}" for n in range(25)]
+    page = store.page("default", limit=25)
+    assert (len(page.records), page.next_cursor) == (25, None)
+    where = Filter.parse({"n": {"gte": 20}})
+    first = store.page("default", limit=3, where=where)
+    rest = store.page("default", limit=3, where=where, cursor=first.next_cursor)
+    assert [r.id for r in first.records + rest.records] == [f"i{n}" for n in range(20, 25)]
+
+
+@pytest.mark.parametrize("cursor", ["", "7", "c", "cg", "c" + "f" * 16, "c" + "0" * 17, "c1 "])
+def test_other_cursors_are_refused(store: Store, cursor: str) -> None:
+    with pytest.raises(InvalidParameterError, match="no cursor"):
+        store.page("default", cursor=cursor)
+
+
+def test_numbers_out_of_range_are_refused(store: Store) -> None:
+    with pytest.raises(InvalidParameterError):
+        store.page("default", limit=0)
+    with pytest.raises(InvalidParameterError):
+        search(store, unit_vectors(1), k=0)
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        unit_vectors(2),
+        unit_vectors(1, dim=DIM + 1),
+        np.full((1, DIM), np.nan, np.float32),
+        np.zeros((1, DIM), np.float32),
+    ],
+)
+def test_vectors_that_would_spoil_the_order_are_refused(store: Store, vectors: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="vectors"):
+        put(store, [new_image("a")], vectors)
+    assert store.count("default") == 0
+
+
+def test_closing_twice_does_no_harm(store: Store) -> None:
+    store.close()
+    store.close()

@@ -1,0 +1,227 @@
+"""Who owns a data folder, and what is refused in one."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from app.errors import (
+    ConfigurationError,
+    DataFolderError,
+    DataFolderInUseError,
+    StorageError,
+    StorageFullError,
+)
+from app.store.filters import Filter
+from app.store.local import catalog, catalog_connections
+from app.store.local.local_store import LocalStore
+from tests.store.helpers import fill, search, unit_vectors
+
+OPENER = """
+import sys
+from contextlib import closing
+from pathlib import Path
+from app.errors import DataFolderInUseError
+from app.store.local.local_store import LocalStore
+try:
+    LocalStore(Path(sys.argv[1])).close()
+except DataFolderInUseError as exc:
+    print(exc)
+    sys.exit(3)
+"""
+
+
+def open_elsewhere(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", OPENER, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    refused = open_elsewhere(tmp_path)
+    assert refused.returncode == 3, refused.stderr
+    assert f"process {os.getpid()} on " in refused.stdout
+    assert "--server URL" in refused.stdout
+    store.close()
+    assert (tmp_path / "lock").exists(), "removing it would let two processes in"
+    assert open_elsewhere(tmp_path).returncode == 0
+
+
+def test_a_second_store_in_this_process_is_refused(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with pytest.raises(DataFolderInUseError):
+        LocalStore(tmp_path)
+    (tmp_path / "lock.owner").write_text("scrambled")
+    with pytest.raises(DataFolderInUseError, match="another process"):
+        LocalStore(tmp_path)
+    store.close()
+    LocalStore(tmp_path).close()
+
+
+def test_a_newer_catalog_is_refused(tmp_path: Path) -> None:
+    LocalStore(tmp_path).close()
+    with sqlite3.connect(tmp_path / "catalog.db") as connection:
+        connection.execute("INSERT INTO migrations VALUES ('0999_from_the_future', '')")
+    connection.close()
+    for _ in range(2):
+        with pytest.raises(DataFolderError, match=r"newer version.*0999_from_the_future"):
+            LocalStore(tmp_path)
+
+
+def test_a_file_that_is_no_catalog_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "catalog.db").write_bytes(b"no database at all" * 1000)
+    with pytest.raises(DataFolderError, match="damaged"):
+        LocalStore(tmp_path)
+
+
+def test_a_damaged_catalog_says_so(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    fill(store, 2000)
+    store.close()
+    path = tmp_path / "catalog.db"
+    data = bytearray(path.read_bytes())
+    data[4096 * 3 :] = b"\xff" * len(data[4096 * 3 :])
+    path.write_bytes(data)
+    with pytest.raises(DataFolderError, match="damaged"), closing(LocalStore(tmp_path)) as broken:
+        broken.page("default", limit=5000)
+
+
+def test_a_damaged_vector_says_so(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    fill(store, 3)
+    store.close()
+    with sqlite3.connect(tmp_path / "catalog.db") as connection:
+        connection.execute("UPDATE vectors SET vector = x'00' WHERE seq = 2")
+    connection.close()
+    store = LocalStore(tmp_path)
+    with pytest.raises(DataFolderError, match="wrong length"):
+        store.vector("default", "i1")
+    store.close()
+
+
+def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(StorageError, match="Cannot use the data folder"):
+        LocalStore(tmp_path / "data")
+
+
+def test_other_index_types_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="use Flat"):
+        LocalStore(tmp_path, index="HNSW")
+    LocalStore(tmp_path).close()
+
+
+def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    fill(store, 1)
+    store.close()
+    for call in (
+        lambda: store.count("default"),
+        lambda: search(store, unit_vectors(1)),
+        lambda: store.delete("default", "i0"),
+    ):
+        with pytest.raises(StorageError, match="closed"):
+            call()
+
+
+def test_the_catalog_is_set_up_as_designed(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    fill(store, 1)
+    with store._catalog._connections.write() as connection:
+        settings = {
+            name: connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("journal_mode", "synchronous", "auto_vacuum", "page_size", "foreign_keys")
+        }
+    assert settings == {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "auto_vacuum": 2,
+        "page_size": 4096,
+        "foreign_keys": 1,
+    }
+    with (
+        pytest.raises(StorageError, match="readonly"),
+        store._catalog._connections.read() as connection,
+    ):
+        connection.execute("DELETE FROM images")
+    store.close()
+
+
+def test_a_dropped_collection_gives_its_room_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "_PURGED_TOGETHER", 100)
+    store = LocalStore(tmp_path)
+    fill(store, 1050)
+    fill(store, 1, collection="other")
+    assert store.drop("default") == 1050
+    store.close()
+    size = (tmp_path / "catalog.db").stat().st_size
+    assert size < 100_000
+    assert [folder.name for folder in (tmp_path / "index").iterdir()] == ["2"]
+
+
+def test_a_drop_that_was_cut_short_ends_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path)
+    fill(store, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(catalog.Catalog, "purge", lambda *_: None)
+        store.drop("default")
+    assert store.collections() == []
+    store.close()
+    LocalStore(tmp_path).close()
+    connection = sqlite3.connect(tmp_path / "catalog.db")
+    for table in ("collections", "embeddings", "images", "vectors"):
+        assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+    connection.close()
+
+
+def test_rows_and_seqs_are_never_used_again(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    fill(store, 3)
+    store.drop("default")
+    store.close()
+    store = LocalStore(tmp_path)
+    fill(store, 3)
+    assert store._catalog.last_seq() == 6
+    assert len(search(store, unit_vectors(1), where=Filter.parse({"n": {"gte": 1}}))[0]) == 2
+    store.close()
+
+
+@pytest.mark.parametrize(("room", "expected"), [(True, StorageError), (False, StorageFullError)])
+def test_an_input_output_error_tells_whether_room_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: bool, expected: type[StorageError]
+) -> None:
+    """SQLite names a used-up quota so, and a full disk where it maps memory."""
+    monkeypatch.setattr(catalog_connections, "has_room", lambda _: room)
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    with closing(LocalStore(tmp_path)) as store:
+        connections = store._catalog._connections
+        with pytest.raises(StorageError) as caught, connections.write():
+            raise error
+        assert type(caught.value) is expected
+        assert fill(store, 1).shape == (1, 8)
+
+
+def test_a_drop_on_a_failing_disk_is_still_a_drop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> None:
+        raise StorageError("the disk is failing")
+
+    with closing(LocalStore(tmp_path)) as store:
+        fill(store, 10)
+        with monkeypatch.context() as patch:
+            patch.setattr(catalog_connections.Connections, "give_room_back", fail)
+            assert store.drop("default") == 10
+        assert store.collections() == []
+    assert "until the next start" in caplog.text

@@ -1,0 +1,120 @@
+"""A disk without room: an error that says so, nothing half-done, and work again afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.errors import StorageFullError
+from app.store.disk import has_room
+from app.store.files import LocalFiles
+from app.store.local.local_store import LocalStore
+from tests.store.helpers import new_image, put, search, unit_vectors
+
+MIB = 2**20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 6 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    command = [mount or "mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
+    if not mount or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tmpfs is not permitted here")
+    yield folder
+    subprocess.run([shutil.which("umount") or "umount", str(folder)], check=True)
+
+
+def fill_disk(folder: Path) -> Path:
+    """Takes what room there is."""
+    ballast = folder / "ballast"
+    with ballast.open("ab", buffering=0) as file:
+        for size in (MIB, 4096, 1):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                continue
+    return ballast
+
+
+def large(n: int) -> object:
+    return new_image(f"i{n}", metadata={"text": "x" * 30_000})
+
+
+def put_until_full(store: LocalStore) -> int:
+    """Puts pictures until there is no room; gives how many were acknowledged."""
+    for n in range(10_000):
+        try:
+            put(store, [large(n)], unit_vectors(1, seed=n))
+        except StorageFullError:
+            return n
+    raise AssertionError("the disk did not fill")
+
+
+def test_a_full_disk_refuses_and_recovers(small_disk: Path) -> None:
+    store = LocalStore(small_disk)
+    put(store, [new_image("first")], unit_vectors(1, seed=99))
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * 2 * MIB)
+    kept = put_until_full(store)
+    assert kept > 5
+    for _ in range(3):
+        with pytest.raises(StorageFullError, match="make room"):
+            put(store, [large(kept)], unit_vectors(1, seed=kept))
+    assert store.count("default") == kept + 1
+    assert len(search(store, unit_vectors(1), k=10_000)[0]) == kept + 1
+    ballast.unlink()
+    put(store, [large(kept)], unit_vectors(1, seed=kept))
+    found = search(store, unit_vectors(1, seed=kept), k=10_000)[0]
+    assert (found[0].record.id, len(found)) == (f"i{kept}", kept + 2)
+    store.close()
+    store = LocalStore(small_disk)
+    assert len(search(store, unit_vectors(1), k=10_000)[0]) == kept + 2
+    assert np.array_equal(store.vector("default", f"i{kept}"), unit_vectors(1, seed=kept)[0])
+    store.close()
+
+
+def test_a_full_disk_can_be_read_closed_and_opened(small_disk: Path) -> None:
+    store = LocalStore(small_disk)
+    kept = put_until_full(store)
+    fill_disk(small_disk)
+    assert len(search(store, unit_vectors(1), k=10_000)[0]) == kept
+    assert len(store.page("default", limit=1000).records) == min(kept, 1000)
+    store.close()
+    (small_disk / "ballast").unlink()
+    store = LocalStore(small_disk)
+    assert len(search(store, unit_vectors(1), k=10_000)[0]) == kept
+    store.close()
+
+
+def test_a_folder_on_a_full_disk_says_so(small_disk: Path) -> None:
+    assert has_room(small_disk)
+    ballast = fill_disk(small_disk)
+    assert not has_room(small_disk)
+    assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+    with pytest.raises(StorageFullError):
+        LocalStore(small_disk / "data")
+    ballast.unlink()
+    LocalStore(small_disk / "data").close()
+
+
+def test_an_original_without_room_leaves_nothing(small_disk: Path) -> None:
+    files = LocalFiles(small_disk)
+    data = b"x" * 8 * MIB
+    sha256 = hashlib.sha256(data).hexdigest()
+    with pytest.raises(StorageFullError, match="disk is full"):
+        files.put(io.BytesIO(data), sha256, "image/png")
+    with pytest.raises(StorageFullError):
+        files.put_thumbnail(sha256, data)
+    assert not any(path.is_file() for path in small_disk.rglob("*"))
+    files.put(io.BytesIO(b"small"), hashlib.sha256(b"small").hexdigest(), "image/png")

@@ -1,0 +1,116 @@
+"""kill -9 and SIGTERM on a real service, at random moments."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.servers import Server
+
+ROUNDS = int(os.environ.get("LOOKALIKE_TEST_KILLS", "5"))
+"""How often the service is killed; 50 for a thorough run."""
+
+
+def picture(number: int) -> bytes:
+    """A picture unlike any other: 48 colored squares that follow from the number."""
+    colors = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(colors).resize((64, 64), Image.Resampling.NEAREST).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture
+def server(tmp_path):
+    made = Server(tmp_path / "data")
+    yield made
+    made.close()
+
+
+def index_until_dead(server: Server, numbers: list[int], stop: threading.Event) -> list[int]:
+    """Indexes pictures one by one and returns those that were answered 201."""
+    answered = []
+    with httpx2.Client(base_url=server.url, headers=server.http.headers, trust_env=False) as http:
+        for number in numbers:
+            if stop.is_set():
+                break
+            try:
+                answer = http.post(
+                    "/index",
+                    files={"files": (f"{number}.png", picture(number))},
+                    data={"ids": f"p{number}", "metadata": f'{{"number": {number}}}'},
+                )
+            except httpx2.HTTPError:
+                break
+            assert answer.status_code == 201, answer.text
+            answered.append(number)
+    return answered
+
+
+def check(server: Server, answered: list[int]) -> None:
+    """Everything answered is there and findable, and nothing is half-written."""
+    stored: dict[str, dict] = {}
+    cursor = None
+    while True:
+        query = {"limit": 1000} | ({"cursor": cursor} if cursor else {})
+        page = server.http.get("/images", params=query).json()
+        stored |= {image["id"]: image for image in page["images"]}
+        if (cursor := page["next_cursor"]) is None:
+            break
+    assert {f"p{number}" for number in answered} <= set(stored)
+    for image_id, image in stored.items():
+        number = int(image_id.removeprefix("p"))
+        assert image["metadata"] == {"number": number}
+        assert server.http.get(image["image_url"]).content == picture(number)
+        found = server.http.post("/search", files={"file": picture(number)}, data={"k": 1}).json()
+        assert found["matches"][0]["id"] == image_id
+        assert found["matches"][0]["score"] > 0.9999
+
+
+@pytest.mark.timeout(1200)
+def test_everything_answered_201_survives_kill_minus_9(server):
+    chance = random.Random(7)
+    answered: list[int] = []
+    number = 0
+    for _ in range(ROUNDS):
+        stop = threading.Event()
+        with ThreadPoolExecutor(4) as pool:
+            work = [
+                pool.submit(index_until_dead, server, list(range(start, number + 4000, 4)), stop)
+                for start in range(number, number + 4)
+            ]
+            time.sleep(chance.uniform(0.02, 0.6))
+            server.kill()
+            stop.set()
+            fresh = [done for task in work for done in task.result()]
+        answered += fresh
+        number += 4000
+        server.restart()
+        check(server, fresh if ROUNDS > 10 else answered)
+    assert answered
+    check(server, answered)
+
+
+def test_sigterm_answers_what_waits_and_loses_nothing(server):
+    stop = threading.Event()
+    with ThreadPoolExecutor(4) as pool:
+        work = [
+            pool.submit(index_until_dead, server, list(range(start, 4000, 4)), stop)
+            for start in range(4)
+        ]
+        time.sleep(1.0)
+        code = server.terminate()
+        stop.set()
+        answered = [done for task in work for done in task.result()]
+    assert code == 0
+    server.restart()
+    assert len(answered) > 4
+    check(server, answered)

@@ -1,0 +1,64 @@
+"""Documentation that lags fails the build."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from app.api.main import create_app
+from app.api.metrics import Metrics
+from app.cli.main import app as command_line
+from app.config import Settings
+from app.errors import LookalikeError
+
+ROOT = Path(__file__).parent.parent
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+
+
+def below(kind: type[LookalikeError]) -> list[type[LookalikeError]]:
+    return [kind, *(deeper for child in kind.__subclasses__() for deeper in below(child))]
+
+
+def test_every_setting_is_documented_with_its_default():
+    for name, field in Settings.model_fields.items():
+        (row,) = re.findall(
+            rf"\| `LOOKALIKE_{name.upper()}` \| (.*?) \|", PAGES["configuration.md"]
+        )
+        assert row == ("unset" if field.default is None else f"`{field.default}`")
+
+
+def test_every_command_is_documented():
+    for name in get_command(command_line).commands:
+        assert f"## `lookalike {name}" in PAGES["cli.md"]
+
+
+def test_every_call_is_documented():
+    for path, methods in create_app(Settings(_env_file=None)).openapi()["paths"].items():
+        for method in methods:
+            assert f"`{method.upper()} {path}`" in PAGES["api.md"]
+
+
+@pytest.mark.parametrize("kind", below(LookalikeError))
+def test_every_error_code_is_documented(kind):
+    assert f"`{kind.code}`" in PAGES["api.md"]
+
+
+def test_the_tree_at_the_top_of_errors_names_every_class():
+    tree = (ROOT / "app" / "errors.py").read_text().split('"""')[1]
+    for kind in below(LookalikeError):
+        assert re.search(rf"\b{kind.__name__}\b", tree)
+
+
+def test_every_metric_is_documented():
+    for family in Metrics().registry.collect():
+        assert f"`{family.name}" in PAGES["deployment.md"]
+
+
+def test_every_link_between_pages_leads_somewhere():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} -> {target}"
