@@ -28,7 +28,9 @@ FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/torch /opt/torch
 COPY --from=build /opt/venv /opt/venv
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin lookalike \
-    && install --directory --owner lookalike --group lookalike /data
+    && install --directory --owner lookalike --group lookalike /data \
+    # Without weights in the image, torch's home is the volume, so that what is downloaded stays.
+    && { [ -e /opt/torch/hub ] || { rmdir /opt/torch && ln -s /data /opt/torch; }; }
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/data \
     PYTHONUNBUFFERED=1 \

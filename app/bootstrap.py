@@ -73,6 +73,7 @@ def build_services(
         if store is None:
             store = open_store(settings)
             undo.callback(store.close)
+        store.load()
         if extractors is None:
             extractors = Extractors(
                 build_extractor(settings, cores=cores),

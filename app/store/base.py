@@ -168,6 +168,10 @@ class Store(Protocol):
         """Those of the digests that some row of any collection names."""
         ...
 
+    def load(self) -> None:
+        """Brings everything that a search needs into memory; otherwise the first one does it."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """Facts for `GET /info`: kind, index types, versions, sizes in bytes."""
         ...

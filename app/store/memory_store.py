@@ -241,6 +241,9 @@ class MemoryStore:
             }
             return {"kind": "memory", "collections": sizes}
 
+    def load(self) -> None:
+        """Everything is in memory already."""
+
     def close(self) -> None:
         """Nothing to let go of."""
 

@@ -68,10 +68,8 @@ def put_images(
             if seq:
                 _remove(connection, written, seq)
             seq = insert_image(connection, written.row.id, outcome.record)
-            connection.execute(
-                "INSERT INTO vectors VALUES (?, ?, ?)",
-                (written.row.embedding, seq, vector_blob(vectors[position])),
-            )
+            values = (written.row.embedding, seq, vector_blob(vectors[position]))
+            connection.execute("INSERT INTO vectors VALUES (?, ?, ?)", values)
             written.added[seq] = position
         elif outcome.status is PutStatus.UPDATED:
             connection.execute(
