@@ -116,10 +116,17 @@ def build_extractor(settings: Settings, *, cores: int) -> Extractor:
     )
 
 
-def _assemble(settings: Settings, extractors: Extractors, store: Store, *, cores: int) -> Services:
-    files = LocalFiles(settings.data_dir)
+def build_pictures(settings: Settings, store: Store) -> PictureService:
+    """What reads and deletes; needs no network."""
     limits = ImageLimits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
-    decoder = ImageDecoder(limits, slots=cores)
+    files = LocalFiles(settings.data_dir)
+    decoder = ImageDecoder(limits, slots=settings.threads or available_cores())
+    return PictureService(store, files, decoder, max_metadata_bytes=settings.max_metadata_bytes)
+
+
+def _assemble(settings: Settings, extractors: Extractors, store: Store, *, cores: int) -> Services:
+    pictures = build_pictures(settings, store)
+    files, decoder = pictures.files, pictures.decoder
     return Services(
         settings=settings,
         extractors=extractors,
@@ -136,9 +143,7 @@ def _assemble(settings: Settings, extractors: Extractors, store: Store, *, cores
             cores=cores,
             group=settings.max_batch,
         ),
-        pictures=PictureService(
-            store, files, decoder, max_metadata_bytes=settings.max_metadata_bytes
-        ),
+        pictures=pictures,
         canary=Canary(extractors, store, timeout_s=settings.ready_timeout),
         maintenance=Maintenance(store, files),
     )

@@ -1,4 +1,7 @@
-"""What routes ask for, as annotated aliases."""
+"""What routes ask for, as annotated aliases.
+
+Dependencies are `async`, because FastAPI runs each of the others on a thread of its own.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +26,25 @@ FILTER_HELP = (
 )
 
 
-def services(request: Request) -> Services:
+async def services(request: Request) -> Services:
     """The parts, made when the service started."""
     found: Services = request.app.state.services
     return found
 
 
-def _search(request: Request) -> SearchService:
-    return services(request).search
+ServicesDep = Annotated[Services, Depends(services)]
 
 
-def _indexing(request: Request) -> IndexingService:
-    return services(request).indexing
+async def _search(services: ServicesDep) -> SearchService:
+    return services.search
 
 
-def _pictures(request: Request) -> PictureService:
-    return services(request).pictures
+async def _indexing(services: ServicesDep) -> IndexingService:
+    return services.indexing
+
+
+async def _pictures(services: ServicesDep) -> PictureService:
+    return services.pictures
 
 
 def parse_filter(text: str | None) -> Filter | None:
@@ -74,7 +80,7 @@ def parse_metadata(text: str, count: int) -> list[dict[str, Any] | None]:
     return [value] * count
 
 
-def no_query_parameters(request: Request) -> None:
+async def no_query_parameters(request: Request) -> None:
     """Refuses parameters in the address of a form call, which would be ignored in silence."""
     if request.query_params:
         raise InvalidParameterError(
@@ -96,7 +102,6 @@ def known_fields(*names: str) -> Any:
     return Depends(check)
 
 
-ServicesDep = Annotated[Services, Depends(services)]
 SearchDep = Annotated[SearchService, Depends(_search)]
 IndexingDep = Annotated[IndexingService, Depends(_indexing)]
 PicturesDep = Annotated[PictureService, Depends(_pictures)]

@@ -104,14 +104,14 @@ def _read_key(path: Path) -> str:
     return key
 
 
-def require_read(
+async def require_read(
     request: Request, _key: str | None = Security(_header), _token: object = Security(_bearer)
 ) -> None:
     """Dependency of every call that reads; the parameters put the keys into OpenAPI."""
     request.app.state.keys.check(request, Access.READ)
 
 
-def require_admin(
+async def require_admin(
     request: Request, _key: str | None = Security(_header), _token: object = Security(_bearer)
 ) -> None:
     """Dependency of every call that changes something."""

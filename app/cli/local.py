@@ -11,12 +11,19 @@ from typing import Any, Self
 from app import __version__
 from app.api.deps import parse_filter
 from app.api.schemas import CollectionOut, ImageOut, SearchOut
-from app.bootstrap import Services, build_services, make_data_folder, open_store
+from app.bootstrap import (
+    Services,
+    build_pictures,
+    build_services,
+    make_data_folder,
+    open_store,
+)
 from app.cli.backends import Ask, Job, Line
 from app.config import Settings
 from app.cores import limit_openmp
 from app.errors import LookalikeError
 from app.records import OnConflict
+from app.services.pictures import PictureService
 from app.services.search import SearchOptions
 from app.services.sources import PictureSource
 from app.store.base import Store
@@ -49,6 +56,11 @@ class LocalBackend:
     @cached_property
     def _services(self) -> Services:
         return build_services(self._settings, store=self._store)
+
+    @cached_property
+    def _pictures(self) -> PictureService:
+        """Needs no network."""
+        return build_pictures(self._settings, self._store)
 
     def index(
         self, jobs: Sequence[Job], *, collection: str, on_conflict: OnConflict
@@ -101,18 +113,19 @@ class LocalBackend:
 
     def images(self, collection: str, *, where: str | None) -> Iterator[ImageOut]:
         """All pictures of a collection, oldest first."""
+        pictures = self._pictures
         passing = parse_filter(where)
         cursor: str | None = None
         while True:
-            page = self._store.page(collection, cursor=cursor, limit=1000, where=passing)
+            page = pictures.page(collection, cursor=cursor, limit=1000, where=passing)
             yield from map(ImageOut.of, page.records)
             if (cursor := page.next_cursor) is None:
                 return
 
     def delete(self, collection: str, image_id: str) -> None:
         """Deletes one picture."""
-        self._store.delete(collection, image_id)
+        self._pictures.delete(collection, image_id)
 
     def drop(self, collection: str) -> None:
         """Deletes a collection."""
-        self._store.drop(collection)
+        self._pictures.drop(collection)

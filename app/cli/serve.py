@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import sys
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.cli.options import settings_flags, warn_unknown_variables
+from app.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from app.config import Settings
 
 
 @settings_flags()
@@ -20,28 +25,37 @@ def serve(given: dict[str, Any]) -> None:
     settings = load_settings(**given)
     limit_openmp()
 
-    import uvicorn  # noqa: PLC0415
-
     from app.api.logs import configure_logging  # noqa: PLC0415
-    from app.api.main import create_app  # noqa: PLC0415
 
-    signal.signal(signal.SIGTERM, _end)
     configure_logging(settings.log_level, settings.log_format)
     warn_unknown_variables(logging.getLogger("lookalike").warning)
+    signal.signal(signal.SIGTERM, _end)
+    asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
+    """Starts the parts first, so that what stops them is one clear error, then listens."""
+    import uvicorn  # noqa: PLC0415 - see app.cli.main
+
+    from app.api.main import create_app  # noqa: PLC0415
+
+    app = create_app(settings)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings),
+            app,
             host=settings.host,
             port=settings.port,
+            lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=30,
         )
     )
-    server.run()
+    async with app.router.lifespan_context(app):
+        await server.serve()
     if not server.started:
-        raise SystemExit(3)
+        raise ConfigurationError(f"{settings.host}:{settings.port} cannot be listened on")
 
 
 def _end(_signal: int, _frame: FrameType | None) -> None:

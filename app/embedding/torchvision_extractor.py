@@ -15,7 +15,12 @@ from PIL import Image
 
 from app.cores import available_cores
 from app.embedding.base import Prepared, Vectors
-from app.embedding.preprocessing import PREPROCESSING_VERSION, Resize, resize_image
+from app.embedding.preprocessing import (
+    PREPROCESSING_VERSION,
+    Resize,
+    least_decode_size,
+    resize_image,
+)
 from app.embedding.registry import get_spec
 from app.embedding.torchvision_network import Network
 from app.embedding.torchvision_weights import load_backbone
@@ -113,7 +118,7 @@ class TorchvisionExtractor:
     @property
     def decode_size(self) -> int:
         """Shorter side, in pixels, below which a decoder must not shrink a picture."""
-        return 2 * self._passport.input_size
+        return least_decode_size(self._passport.input_size)
 
     def prepare(self, image: Image.Image) -> Prepared:
         """Resizes an upright RGB picture: (input_size, input_size, 3) uint8."""

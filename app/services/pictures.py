@@ -6,7 +6,8 @@ from pathlib import Path
 
 from app.embedding.preprocessing import ImageDecoder, make_thumbnail
 from app.errors import OriginalNotKeptError
-from app.records import CollectionInfo, ImageRecord, Metadata, Page
+from app.records import DEFAULT_COLLECTION, CollectionInfo, ImageRecord, Metadata, Page
+from app.services.search import unknown_collection
 from app.store.base import Store
 from app.store.files import LocalFiles
 from app.store.filters import Filter
@@ -23,9 +24,9 @@ class PictureService:
     def __init__(
         self, store: Store, files: LocalFiles, decoder: ImageDecoder, *, max_metadata_bytes: int
     ) -> None:
+        self.files = files
+        self.decoder = decoder
         self._store = store
-        self._files = files
-        self._decoder = decoder
         self._max_metadata_bytes = max_metadata_bytes
 
     def get(self, collection: str, image_id: str) -> ImageRecord:
@@ -40,8 +41,14 @@ class PictureService:
         limit: int = 100,
         where: Filter | None = None,
     ) -> Page:
-        """A stretch of a collection's pictures, oldest first."""
+        """A stretch of a collection's pictures, oldest first.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+        """
         check_collection_name(collection)
+        if collection != DEFAULT_COLLECTION and self._store.passport(collection) is None:
+            raise unknown_collection(collection)
         return self._store.page(collection, cursor=cursor, limit=limit, where=where)
 
     def patch_metadata(self, collection: str, image_id: str, patch: Metadata) -> ImageRecord:
@@ -74,7 +81,7 @@ class PictureService:
         record = self.get(collection, image_id)
         path = Path(record.source) if record.source else None
         if path is None or not path.is_file():
-            path = self._files.path(record.sha256, record.media_type)
+            path = self.files.path(record.sha256, record.media_type)
         if path is None:
             raise OriginalNotKeptError(
                 f"The original of {image_id!r} is not here: the service runs without originals, "
@@ -90,10 +97,10 @@ class PictureService:
             OriginalNotKeptError: Neither thumbnail nor original is here.
         """
         record = self.get(collection, image_id)
-        if (found := self._files.thumbnail(record.sha256)) is not None:
+        if (found := self.files.thumbnail(record.sha256)) is not None:
             return found
         _, path = self.original(collection, image_id)
         with path.open("rb") as file:
-            decoded = self._decoder.decode(file, decode_size=THUMBNAIL_SIZE)
-        self._files.put_thumbnail(record.sha256, make_thumbnail(decoded.image))
-        return self._files.thumbnail(record.sha256) or path
+            decoded = self.decoder.decode(file, decode_size=THUMBNAIL_SIZE)
+        self.files.put_thumbnail(record.sha256, make_thumbnail(decoded.image))
+        return self.files.thumbnail(record.sha256) or path

@@ -122,7 +122,7 @@ class SearchService:
         record = self._store.get(options.collection, check_id(image_id))
         passport = self._store.passport(options.collection)
         if passport is None:
-            raise CollectionNotFoundError(f"There is no collection {options.collection!r}")
+            raise unknown_collection(options.collection)
         with watch.stage("search"):
             vector = self._store.vector(options.collection, image_id)
             matches = self._matches(vector, passport, options, exclude=(image_id,))
@@ -141,10 +141,7 @@ class SearchService:
         if passport is not None:
             return self._extractors.for_passport(passport)
         if collection != DEFAULT_COLLECTION:
-            raise CollectionNotFoundError(
-                f"There is no collection {collection!r}; GET /collections lists them, and "
-                "indexing a picture into a new name makes one"
-            )
+            raise unknown_collection(collection)
         return self._extractors.default
 
     def _matches(
@@ -188,6 +185,14 @@ class SearchService:
             wanted *= 4
         top = list(best.values())[: options.k]
         return [replace(match, rank=rank) for rank, match in enumerate(top, start=1)]
+
+
+def unknown_collection(name: str) -> CollectionNotFoundError:
+    """The error for a collection that does not exist."""
+    return CollectionNotFoundError(
+        f"There is no collection {name!r}; GET /collections lists them, and indexing a picture "
+        "into a new name makes one"
+    )
 
 
 def group_key(value: Any) -> str:

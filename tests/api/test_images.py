@@ -74,6 +74,12 @@ def test_listing_with_a_filter(client, index):
     assert [image["id"] for image in page["images"]] == ["b"]
 
 
+def test_listing_an_unknown_collection_is_404_and_the_default_one_is_empty(client):
+    answer = client.get("/images", params={"collection": "shoes"})
+    assert (answer.status_code, answer.json()["code"]) == (404, "collection_not_found")
+    assert client.get("/images").json()["images"] == []
+
+
 @pytest.mark.parametrize("query", [{"limit": 0}, {"limit": 1001}, {"cursor": "x"}, {"limit": "x"}])
 def test_listing_wrongly(client, query):
     assert client.get("/images", params=query).status_code == 422

@@ -116,7 +116,7 @@ def test_passport_and_provenance():
     assert passport.dim == extractor.dim == 512 * 2 * 2
     assert len(passport.weights_sha256) == 64
     assert passport.differences(build(resize="crop", pooling="flatten").passport) == {}
-    assert extractor.decode_size == 128
+    assert extractor.decode_size == 73
     assert dict(extractor.provenance) == {
         "precision": "float32",
         "runtime": "torch",

@@ -36,7 +36,7 @@ _SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "defaul
     "",
     summary="List pictures",
     operation_id="list_images",
-    responses=responses(401, 422),
+    responses=responses(401, 404, 422),
     dependencies=READ,
 )
 def list_images(

@@ -1,0 +1,93 @@
+"""Settings from flags, the environment and .env; what is wrong is said by name."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from app.api.logs import configure_logging
+from app.config import Settings, load_settings, unknown_variables
+from app.cores import available_cores, limit_openmp
+from app.errors import ConfigurationError
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("LOOKALIKE_PORT=1\nLOOKALIKE_MODEL=resnet18\nOTHER=x\n")
+    assert (load_settings().port, load_settings().model) == (1, "resnet18")
+    monkeypatch.setenv("LOOKALIKE_PORT", "2")
+    assert load_settings().port == 2
+    assert load_settings(port=3, model=None).port == 3
+
+
+def test_an_empty_variable_is_not_set(monkeypatch):
+    monkeypatch.setenv("LOOKALIKE_ADMIN_KEY", "")
+    assert load_settings().admin_key is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "tcp://10.0.0.1:8000"),
+        ("port", "70000"),
+        ("pooling", "max"),
+        ("admin_key", "short"),
+        ("input_size", "8"),
+        ("max_batch", "many"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named(name, value):
+    with pytest.raises(ConfigurationError, match=f"LOOKALIKE_{name.upper()}"):
+        load_settings(**{name: value})
+
+
+def test_keys_do_not_show(monkeypatch):
+    settings = load_settings(admin_key="a-secret-key")
+    assert "a-secret-key" not in repr(settings)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(admin_key="tooshrt")
+    assert "tooshrt" not in str(caught.value)
+
+
+def test_unknown_variables_are_named_with_the_nearest_setting():
+    found = unknown_variables(
+        {"LOOKALIKE_WIEGHTS": "x", "LOOKALIKE_QQQQQQQQQQQQ": "y", "PATH": "/"}
+    )
+    assert found == {"LOOKALIKE_WIEGHTS": "LOOKALIKE_WEIGHTS", "LOOKALIKE_QQQQQQQQQQQQ": None}
+
+
+def test_every_setting_has_a_description():
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_cores_and_openmp(monkeypatch, tmp_path):
+    assert available_cores() >= 1
+    quota = tmp_path / "cpu.max"
+    quota.write_text("50000 100000\n")
+    assert available_cores(quota) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    limit_openmp()
+    import os
+
+    assert (os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]) == ("7", "PASSIVE")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_log_lines(capsys, style):
+    root = logging.getLogger()
+    before = (root.handlers, root.level)
+    try:
+        configure_logging("info", style)
+        logging.getLogger("somewhere").info("hello %s", "world", extra={"status": 200})
+        logging.getLogger("somewhere").debug("not shown")
+        line = capsys.readouterr().err.strip()
+    finally:
+        root.handlers, root.level = before
+        logging.getLogger("uvicorn.access").disabled = False
+    assert "hello world" in line
+    assert "200" in line
+    assert line.startswith("{") is (style == "json")
+    assert "not shown" not in line
