@@ -7,7 +7,13 @@ import sys
 from typing import Literal
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
+
+
+def _drop_color_message(_logger: object, _name: str, event: EventDict) -> EventDict:
+    """Uvicorn says everything twice, once in color."""
+    event.pop("color_message", None)
+    return event
 
 
 def configure_logging(level: str = "info", style: Literal["auto", "text", "json"] = "auto") -> None:
@@ -22,6 +28,7 @@ def configure_logging(level: str = "info", style: Literal["auto", "text", "json"
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
+        _drop_color_message,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     text = style == "text" or (style == "auto" and sys.stderr.isatty())
@@ -44,5 +51,5 @@ def configure_logging(level: str = "info", style: Literal["auto", "text", "json"
         logger.handlers = []
         logger.propagate = True
     logging.getLogger("uvicorn.access").disabled = True  # our own line says more
-    for name in ("PIL", "httpx2", "httpcore2"):
+    for name in ("PIL", "faiss", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -31,6 +32,8 @@ Try it: **POST /search** with any picture. To add pictures with **POST /index**,
 and paste the admin key: it is what `LOOKALIKE_ADMIN_KEY` says, or else lies in the data folder
 as `admin.key`.
 """
+
+log = logging.getLogger(__name__)
 
 SPARE_THREADS = 32
 """Threads beyond the queue's places, so that cheap calls are answered while it is full."""
@@ -85,9 +88,25 @@ async def _lifespan(
         app.state.services = services
         app.state.canary_threads = CapacityLimiter(2)
         _limit_uploads(app, settings, services)
+        _say_what_runs(services)
         yield
     finally:
         await to_thread.run_sync(services.close)
+
+
+def _say_what_runs(services: Services) -> None:
+    live = services.extractors.default
+    passport, provenance = live.passport, live.extractor.provenance
+    log.info(
+        "%s with %s weights: %d numbers a picture, %s, %s",
+        passport.model,
+        passport.weights,
+        passport.dim,
+        provenance.get("device"),
+        provenance.get("precision"),
+    )
+    for info in services.store.collections():
+        log.info("collection %s: %d pictures", info.name, info.count)
 
 
 def _limit_uploads(app: FastAPI, settings: Settings, services: Services) -> None:

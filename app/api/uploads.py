@@ -26,7 +26,9 @@ from app.errors import (
     TooManyFilesError,
 )
 
-MAX_FIELDS = 32
+OTHER_FIELDS = 16
+"""Most fields beside files and their ids."""
+
 FORM_OVERHEAD_BYTES = 64_000
 """Room for boundaries and part headers, for each part."""
 
@@ -92,7 +94,7 @@ class LimitedParser(MultiPartParser):
             headers,
             cast("Any", stream),
             max_files=limits.files,
-            max_fields=MAX_FIELDS,
+            max_fields=limits.files + OTHER_FIELDS,
             max_part_size=limits.field_bytes,
         )
         self._limits = limits

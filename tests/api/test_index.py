@@ -134,7 +134,9 @@ def test_the_same_id_twice_in_one_request_is_handled_in_order(client, index):
 
 def test_a_request_may_hold_as_many_files_as_the_limit(client, settings):
     files = [("files", (f"{n}.png", solid((n, 2 * n, 255 - n)))) for n in range(settings.max_files)]
-    assert client.post("/index", headers=ADMIN, files=files).json()["created"] == settings.max_files
+    ids = [f"id-{n}" for n in range(settings.max_files)]
+    full = client.post("/index", headers=ADMIN, files=files, data={"ids": ids})
+    assert full.json()["created"] == settings.max_files
     answer = client.post("/index", headers=ADMIN, files=[*files, files[0]])
     assert (answer.status_code, answer.json()["code"]) == (413, "too_many_files")
 
