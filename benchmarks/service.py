@@ -137,7 +137,9 @@ def service(data: Path, files: list[Path], port: int) -> Iterator[None]:
 def server(words: list[str | Path], port: int, *, python: bool = True) -> Iterator[None]:
     """A server in a process of its own, warm."""
     command = [sys.executable, *words] if python else words
-    process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL)
+    # Without what this process set for itself: each server chooses its own threads.
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("OMP_")}
+    process = subprocess.Popen(command, env=inherited, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 180
         while not answers(port):

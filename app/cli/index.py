@@ -47,7 +47,7 @@ def index(
     api_key: ApiKey = None,
 ) -> None:
     """Add pictures to a collection; what is there already is skipped without work."""
-    from app.cli.backends import open_backend  # noqa: PLC0415 - see app.cli.main
+    from app.cli.connect import open_backend  # noqa: PLC0415 - see app.cli.main
 
     jobs = _jobs(walk(paths), metadata, folder_field)
     if not jobs:

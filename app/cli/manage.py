@@ -25,7 +25,7 @@ def info(
     given: dict[str, Any], *, as_json: Json = False, server: Server = None, api_key: ApiKey = None
 ) -> None:
     """Show collections, what made their vectors, and versions."""
-    from app.cli.backends import open_backend  # noqa: PLC0415 - see app.cli.main
+    from app.cli.connect import open_backend  # noqa: PLC0415 - see app.cli.main
 
     with open_backend(server, api_key, given) as backend:
         facts = backend.info()
@@ -64,7 +64,7 @@ def list_images(
     api_key: ApiKey = None,
 ) -> None:
     """List the pictures of a collection, oldest first."""
-    from app.cli.backends import open_backend  # noqa: PLC0415 - see app.cli.main
+    from app.cli.connect import open_backend  # noqa: PLC0415 - see app.cli.main
 
     with open_backend(server, api_key, given) as backend:
         listed = list(islice(backend.images(collection, where=filter_), limit + 1))
@@ -98,7 +98,7 @@ def delete(
     api_key: ApiKey = None,
 ) -> None:
     """Delete pictures by id, or a whole collection."""
-    from app.cli.backends import open_backend  # noqa: PLC0415 - see app.cli.main
+    from app.cli.connect import open_backend  # noqa: PLC0415 - see app.cli.main
 
     if bool(ids) == everything:
         raise ConfigurationError("Name the ids to delete, or --all for the whole collection")

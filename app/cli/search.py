@@ -42,7 +42,8 @@ def search(
     api_key: ApiKey = None,
 ) -> None:
     """Find the pictures most like IMAGE."""
-    from app.cli.backends import Ask, open_backend  # noqa: PLC0415 - see app.cli.main
+    from app.cli.backends import Ask  # noqa: PLC0415 - see app.cli.main
+    from app.cli.connect import open_backend  # noqa: PLC0415
 
     ask = Ask(k=k, min_score=min_score, filter=filter_, group_by=group_by, collection=collection)
     with open_backend(server, api_key, given) as backend:

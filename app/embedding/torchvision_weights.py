@@ -146,8 +146,8 @@ def _download(url: str, path: Path, *, expected: str) -> None:
     except (OSError, http.client.HTTPException, WeightsError) as exc:
         raise WeightsNotFoundError(
             f"The weights are not on this machine and {url} cannot be downloaded ({exc}). "
-            f"Put {path.name} into {path.parent}, give a path to a weights file, or choose the "
-            f"weights {RANDOM!r} to try the service without"
+            f"Put {path.name} into {path.parent}, or give a path to a weights file, or set "
+            f"LOOKALIKE_WEIGHTS={RANDOM} to try the service without"
         ) from exc
     finally:
         partial.unlink(missing_ok=True)

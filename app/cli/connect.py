@@ -1,0 +1,50 @@
+"""Opens the place where a command works."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from app.cli.backends import Backend
+from app.cli.local import LocalBackend
+from app.cli.options import MODEL_SETTINGS, require_data_folder
+from app.cli.remote import RemoteBackend
+from app.config import load_settings
+from app.errors import ConfigurationError
+
+
+def open_backend(
+    server: str | None,
+    api_key: str | None,
+    given: dict[str, Any],
+    *,
+    must_exist: bool = True,
+) -> AbstractContextManager[Backend]:
+    """Opens the place where a command works.
+
+    Args:
+        server: Address of a running service, or None for the data folder.
+        api_key: Key for the service.
+        given: Settings from flags.
+        must_exist: Whether a data folder without a collection is refused.
+    """
+    settings = load_settings(**given)
+    if server is not None:
+        named = [name for name in MODEL_SETTINGS if name != "data_dir" and given.get(name)]
+        if named:
+            raise ConfigurationError(
+                f"--{named[0].replace('_', '-')} is the running service's to say; leave it out "
+                "with --server"
+            )
+        return RemoteBackend(server, api_key or _kept_key(settings.data_dir))
+    if must_exist:
+        require_data_folder(settings.data_dir)
+    return LocalBackend(settings)
+
+
+def _kept_key(data_dir: Path) -> str | None:
+    try:
+        return (data_dir / "admin.key").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
