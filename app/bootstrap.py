@@ -14,7 +14,8 @@ from app.embedding.base import Extractor
 from app.embedding.extractors import Extractors
 from app.embedding.preprocessing import ImageDecoder, ImageLimits
 from app.errors import ConfigurationError
-from app.services.indexing import IndexingService, Originals
+from app.services.index_items import Originals
+from app.services.indexing import IndexingService
 from app.services.maintenance import Maintenance
 from app.services.pictures import PictureService
 from app.services.readiness import Canary
@@ -41,10 +42,11 @@ class Services:
 
     def close(self) -> None:
         """Finishes what waits, saves, and lets go of the data folder."""
-        self.maintenance.close()
-        self.indexing.close()
-        self.extractors.close()
-        self.store.close()
+        with contextlib.ExitStack() as parts:  # from the last to the first, whatever one raises
+            parts.callback(self.store.close)
+            parts.callback(self.extractors.close)
+            parts.callback(self.indexing.close)
+            parts.callback(self.maintenance.close)
 
 
 def build_services(

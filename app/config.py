@@ -115,7 +115,7 @@ def load_settings(**given: Any) -> Settings:
         raise ConfigurationError("; ".join(lines)) from exc
 
 
-def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
+def unknown_variables(environment: Mapping[str, str | None]) -> dict[str, str | None]:
     """LOOKALIKE_ variables that no setting reads, each with the nearest known name, if any."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     unknown = (name for name in environment if name.startswith(PREFIX) and name not in known)

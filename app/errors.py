@@ -16,7 +16,8 @@ LookalikeError
 │   ├── InvalidFilterError
 │   ├── MetadataTooLargeError
 │   ├── TooManyFilesError
-│   └── RequestTooLargeError      the whole body has too many bytes
+│   ├── RequestTooLargeError      the whole body has too many bytes
+│   └── UploadStalledError        the body stopped coming
 ├── NotFoundError
 │   ├── ImageNotFoundError
 │   ├── CollectionNotFoundError
@@ -142,6 +143,12 @@ class RequestTooLargeError(InvalidRequestError):
     """The whole body has more bytes than the limits allow."""
 
     code = "request_too_large"
+
+
+class UploadStalledError(InvalidRequestError):
+    """The body stopped coming before it was complete."""
+
+    code = "upload_stalled"
 
 
 class NotFoundError(LookalikeError):

@@ -11,11 +11,10 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Query, Request
 
 from app.bootstrap import Services
-from app.errors import InvalidFilterError, InvalidMetadataError, InvalidParameterError
+from app.errors import InvalidMetadataError, InvalidParameterError
 from app.services.indexing import IndexingService
 from app.services.pictures import PictureService
 from app.services.search import MAX_K, SearchService
-from app.store.filters import Filter
 
 COLLECTION_PATTERN = "^[a-z][a-z0-9_]{0,62}$"
 ID_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$"
@@ -45,19 +44,6 @@ async def _indexing(services: ServicesDep) -> IndexingService:
 
 async def _pictures(services: ServicesDep) -> PictureService:
     return services.pictures
-
-
-def parse_filter(text: str | None) -> Filter | None:
-    """Reads the `filter` parameter; an empty text is no filter."""
-    if text is None or not text.strip():
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise InvalidFilterError(
-            f'filter is not valid JSON ({exc}); send an object such as {{"label": "cat"}}'
-        ) from exc
-    return Filter.parse(value)
 
 
 def parse_metadata(text: str, count: int) -> list[dict[str, Any] | None]:

@@ -35,6 +35,8 @@ STATUS: dict[type[LookalikeError], int] = {
     errors.NotFoundError: 404,
     errors.ConflictError: 409,
     errors.UnauthorizedError: 401,
+    errors.UploadStalledError: 408,
+    errors.StorageError: 503,
     errors.UnavailableError: 503,
     errors.StorageFullError: 507,
 }
@@ -76,7 +78,7 @@ def problem(
         {**body.model_dump(), **extra},
         status_code=status,
         media_type=MEDIA_TYPE,
-        headers=dict(headers or {}),
+        headers={**(headers or {}), "X-Request-ID": body.request_id},
     )
 
 

@@ -87,6 +87,7 @@ async def _lifespan(
         app.state.metrics = metrics
         app.state.services = services
         app.state.canary_threads = CapacityLimiter(2)
+        app.state.metrics_threads = CapacityLimiter(2)
         _limit_uploads(app, settings, services)
         _say_what_runs(services)
         yield

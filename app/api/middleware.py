@@ -16,6 +16,7 @@ from app.api.metrics import Metrics
 log = logging.getLogger("lookalike.request")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _QUIET = {"/health/live", "/health/ready", "/metrics"}
 
 
@@ -60,7 +61,8 @@ class Observe:
 
     def _report(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        self._metrics.request(scope["method"], route, status, seconds)
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        self._metrics.request(method, route, status, seconds)
         level = logging.DEBUG if scope["path"] in _QUIET and status < 500 else logging.INFO
         log.log(
             level,

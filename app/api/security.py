@@ -52,7 +52,8 @@ class Keys:
                 + _where(access)
             )
         allowed = [self.admin] if access is Access.ADMIN else [self.admin, self.read or ""]
-        matches = [hmac.compare_digest(given.encode(), key.encode()) for key in allowed]
+        sent = given.encode("latin-1")  # the bytes as they came
+        matches = [hmac.compare_digest(sent, key.encode()) for key in allowed]
         if not any(matches):
             raise UnauthorizedError("The key that was sent is not the right one. " + _where(access))
 

@@ -10,10 +10,13 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, cast
 
+from anyio import current_time, fail_after
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from app.api.security import Access
 from app.errors import (
@@ -24,7 +27,14 @@ from app.errors import (
     QueueFullError,
     RequestTooLargeError,
     TooManyFilesError,
+    UploadStalledError,
 )
+
+IDLE_S = 10.0
+"""Seconds without a byte after which a body has stalled."""
+
+BODY_S = 120.0
+"""Seconds after which a body must be complete."""
 
 OTHER_FIELDS = 16
 """Most fields beside files and their ids."""
@@ -139,7 +149,8 @@ class LimitedParser(MultiPartParser):
         super().on_part_data(data, start, end)
 
     def _next_is_file(self) -> bool:
-        return b"filename" in (self._current_part.content_disposition or b"")
+        _, options = parse_options_header(self._current_part.content_disposition)
+        return b"filename" in options
 
 
 async def read_form(request: Request, limits: UploadLimits) -> FormData:
@@ -163,10 +174,32 @@ async def read_form(request: Request, limits: UploadLimits) -> FormData:
 
 async def _stream(request: Request, limits: UploadLimits) -> AsyncIterator[bytes]:
     received = 0
-    async for chunk in request.stream():
+    async for chunk in unstalled(request):
         received += len(chunk)
         if received > limits.body_bytes:
             raise _too_large(limits)
+        yield chunk
+
+
+async def unstalled(request: Request) -> AsyncIterator[bytes]:
+    """The body as it comes, within limits of time.
+
+    Raises:
+        UploadStalledError: Nothing came for `IDLE_S`, or it was not complete after `BODY_S`.
+        MalformedRequestError: The connection ended before the body did.
+    """
+    deadline = current_time() + BODY_S
+    chunks = aiter(request.stream())
+    while True:
+        try:
+            with fail_after(min(IDLE_S, deadline - current_time())):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as exc:
+            raise UploadStalledError("The body stopped coming; send the request again") from exc
+        except ClientDisconnect as exc:
+            raise MalformedRequestError("The connection ended before the body did") from exc
         yield chunk
 
 
@@ -200,6 +233,31 @@ class UploadRoute(APIRoute):
             with state.admission.place():
                 request._form = await read_form(request, limits)  # FastAPI finds it read
                 return await handle(request)
+
+        return limited
+
+
+class JsonRoute(APIRoute):
+    """A route whose changes come as JSON: the key first, then a body within limits."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wraps FastAPI's handler, which would read the body first of all."""
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+
+        async def limited(request: Request) -> Response:
+            state = request.app.state
+            state.keys.check(request, Access.ADMIN)
+            body = bytearray()
+            async for chunk in unstalled(request):
+                body += chunk
+                if len(body) > state.search_limits.field_bytes:
+                    raise MetadataTooLargeError(
+                        f"The body has more than {state.search_limits.field_bytes:,} bytes"
+                    )
+            request._body = bytes(body)  # FastAPI finds it read
+            return await handle(request)
 
         return limited
 

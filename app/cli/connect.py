@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from app.cli.backends import Backend
 from app.cli.local import LocalBackend
@@ -37,13 +38,16 @@ def open_backend(
                 f"--{named[0].replace('_', '-')} is the running service's to say; leave it out "
                 "with --server"
             )
-        return RemoteBackend(server, api_key or _kept_key(settings.data_dir))
+        return RemoteBackend(server, api_key or _kept_key(server, settings.data_dir))
     if must_exist:
         require_data_folder(settings.data_dir)
     return LocalBackend(settings)
 
 
-def _kept_key(data_dir: Path) -> str | None:
+def _kept_key(server: str, data_dir: Path) -> str | None:
+    """The key in the data folder, for a service on this machine and no other."""
+    if urlsplit(server).hostname not in {"localhost", "127.0.0.1", "::1"}:
+        return None
     try:
         return (data_dir / "admin.key").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

@@ -71,7 +71,7 @@ def _jobs(found: Any, metadata: str | None, folder_field: str | None) -> list[Jo
         raise ConfigurationError('--metadata must be a JSON object such as {"label": "cat"}')
 
     def described(one: Found) -> dict[str, Any] | None:
-        if folder_field is None or one.folder is None:
+        if folder_field is None:
             return common
         return {**(common or {}), folder_field: one.folder}
 

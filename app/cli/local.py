@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from app import __version__
-from app.api.deps import parse_filter
 from app.api.schemas import CollectionOut, ImageOut, SearchOut
 from app.bootstrap import (
     Services,
@@ -27,6 +26,7 @@ from app.services.pictures import PictureService
 from app.services.search import SearchOptions
 from app.services.sources import PictureSource
 from app.store.base import Store
+from app.store.filters import parse_filter
 
 
 class LocalBackend:

@@ -55,6 +55,3 @@ def run() -> None:
     except LookalikeError as exc:
         typer.secho(f"lookalike: {exc}", err=True, fg="red")
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.secho("lookalike: interrupted; what was reported as done is kept", err=True)
-        sys.exit(130)

@@ -75,11 +75,14 @@ def list_images(
     from rich.console import Console  # noqa: PLC0415 - see app.cli.main
     from rich.table import Table  # noqa: PLC0415
 
+    from app.cli.tables import cell, metadata_cell  # noqa: PLC0415
+
     table = Table("id", "filename", "pixels", "metadata", "updated")
     for image in images:
-        metadata = json.dumps(image.metadata, ensure_ascii=False) if image.metadata else ""
         pixels = f"{image.width}x{image.height}"
-        table.add_row(image.id, image.filename, pixels, metadata, image.updated_at)
+        updated = image.updated_at[:19].replace("T", " ")
+        metadata = metadata_cell(image.metadata)
+        table.add_row(image.id, cell(image.filename), pixels, metadata, updated)
     console = Console()
     console.print(table)
     if more:

@@ -37,7 +37,7 @@ ApiKey = Annotated[
         "--api-key",
         envvar="LOOKALIKE_ADMIN_KEY",
         show_envvar=True,
-        help="Key for --server; read from the data folder's admin.key if that is here",
+        help="Key for --server; for a service on this machine read from the data folder",
     ),
 ]
 Collection = Annotated[str, typer.Option("--collection", "-c", help="Collection")]
@@ -105,9 +105,11 @@ def _flags(names: tuple[str, ...]) -> list[inspect.Parameter]:
 
 def warn_unknown_variables(say: Callable[[str], None]) -> None:
     """Says which LOOKALIKE_ variables nothing reads, and what they may have meant."""
+    from dotenv import dotenv_values  # noqa: PLC0415 - used at the start of serve alone
+
     from app.config import unknown_variables  # noqa: PLC0415 - pydantic is slow to import
 
-    for name, nearest in unknown_variables(os.environ).items():
+    for name, nearest in unknown_variables({**dotenv_values(".env"), **os.environ}).items():
         hint = f"; did you mean {nearest}?" if nearest else ""
         say(f"{name} is no setting and is ignored{hint}")
 

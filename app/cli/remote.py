@@ -17,15 +17,19 @@ import httpx2
 
 from app.api.schemas import ImageOut, SearchOut
 from app.cli.backends import Ask, Job, Line
-from app.errors import ServerError
+from app.errors import ServerError, UnreadableImageError
 from app.records import OnConflict
+from app.services.sources import PictureSource
 from app.store.metadata import canonical_json
+from app.store.names import check_collection_name, check_id
 
 ATTEMPTS = 8
 BATCH_FILES = 16
 BATCH_BYTES = 16_000_000
 PARALLEL = 4
 TIMEOUT_S = 120.0
+FATAL = {401, 404, 405, 409}
+"""Answers to an upload that the next file would get, too."""
 
 
 class RemoteBackend:
@@ -33,6 +37,8 @@ class RemoteBackend:
 
     def __init__(self, server: str, key: str | None) -> None:
         headers = {"X-API-Key": key} if key else {}
+        if not server.startswith(("http://", "https://")):
+            raise ServerError(f"{server!r} is no address; write http://{server}")
         try:
             self._http = httpx2.Client(base_url=server, headers=headers, timeout=TIMEOUT_S)
         except (httpx2.InvalidURL, ValueError) as exc:
@@ -98,11 +104,11 @@ class RemoteBackend:
 
     def delete(self, collection: str, image_id: str) -> None:
         """Deletes one picture."""
-        self._call("DELETE", f"/images/{image_id}", params={"collection": collection})
+        self._call("DELETE", f"/images/{check_id(image_id)}", params={"collection": collection})
 
     def drop(self, collection: str) -> None:
         """Deletes a collection."""
-        self._call("DELETE", f"/collections/{collection}")
+        self._call("DELETE", f"/collections/{check_collection_name(collection)}")
 
     def _send(self, batch: list[Job], collection: str, on_conflict: OnConflict) -> list[Line]:
         lines: list[Line] = []
@@ -110,7 +116,7 @@ class RemoteBackend:
         for job in batch:
             try:
                 content = _read(job.path)
-            except ServerError as exc:
+            except UnreadableImageError as exc:
                 lines.append(Line(path=job.path, status="failed", reason=str(exc)))
                 continue
             if (known := self._known(job, content, collection)) is not None:
@@ -126,7 +132,7 @@ class RemoteBackend:
         answer = self._request("GET", path, params={"collection": collection})
         if answer.status_code != 200:
             return None
-        stored = answer.json()
+        stored = _json(answer)
         wanted = stored["metadata"] if job.metadata is None else job.metadata
         same = stored["sha256"] == digest and canonical_json(wanted) == canonical_json(
             stored["metadata"]
@@ -139,13 +145,20 @@ class RemoteBackend:
         data = {"collection": collection, "on_conflict": on_conflict.value}
         if any(job.metadata is not None for job, _ in fresh):
             data["metadata"] = json.dumps([job.metadata for job, _ in fresh])
-        files = [("files", (job.path.name, content)) for job, content in fresh]
+        files = [
+            ("files", (PictureSource.from_path(job.path).filename, content))
+            for job, content in fresh
+        ]
         answer = self._request("POST", "/index", data=data, files=files)
-        body = answer.json()
+        body = _json(answer)
         if "items" not in body:
-            if len(fresh) > 1 or answer.status_code in {401, 409, 503, 507}:
+            if answer.status_code in FATAL or answer.is_server_error or answer.is_success:
                 raise ServerError(_why(answer))
-            body["items"] = [{"status": "failed", "error": {"detail": body["detail"]}}]
+            if len(fresh) > 1:  # one of them was too much for all: each is sent for itself
+                return [
+                    line for one in fresh for line in self._upload([one], collection, on_conflict)
+                ]
+            body["items"] = [{"status": "failed", "error": {"detail": _why(answer)}}]
         return [
             Line(
                 path=job.path,
@@ -160,7 +173,7 @@ class RemoteBackend:
         answer = self._request(method, path, **options)
         if answer.is_error:
             raise ServerError(_why(answer))
-        return answer.json() if answer.content else None
+        return _json(answer) if answer.content else None
 
     def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """One call, repeated while the service says that it is busy."""
@@ -194,9 +207,17 @@ def _batches(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with PictureSource.from_path(path).open() as file:
+            return file.read()
     except OSError as exc:
-        raise ServerError(f"{path} cannot be read: {exc.strerror}") from exc
+        raise UnreadableImageError(f"{path} cannot be read: {exc.strerror}") from exc
+
+
+def _json(answer: httpx2.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError as exc:
+        raise ServerError(_why(answer)) from exc
 
 
 def _why(answer: httpx2.Response) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,6 +57,8 @@ def _print(result: SearchOut) -> None:
     from rich.console import Console  # noqa: PLC0415 - see app.cli.main
     from rich.table import Table  # noqa: PLC0415
 
+    from app.cli.tables import cell, metadata_cell  # noqa: PLC0415
+
     model = result.model
     table = Table(title=f"{model.name}, {model.weights}, {model.dim} numbers", title_justify="left")
     table.add_column("rank", justify="right")
@@ -66,8 +67,13 @@ def _print(result: SearchOut) -> None:
     table.add_column("filename")
     table.add_column("metadata")
     for match in result.matches:
-        metadata = json.dumps(match.metadata, ensure_ascii=False) if match.metadata else ""
-        table.add_row(str(match.rank), f"{match.score:.4f}", match.id, match.filename, metadata)
+        table.add_row(
+            str(match.rank),
+            f"{match.score:.4f}",
+            match.id,
+            cell(match.filename),
+            metadata_cell(match.metadata),
+        )
     console = Console()
     console.print(table)
     if not result.matches:

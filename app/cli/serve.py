@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -39,12 +40,11 @@ async def _run(settings: Settings) -> None:
 
     from app.api.main import create_app  # noqa: PLC0415
 
+    listening = _bind(settings.host, settings.port)
     app = create_app(settings)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            host=settings.host,
-            port=settings.port,
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -53,9 +53,25 @@ async def _run(settings: Settings) -> None:
         )
     )
     async with app.router.lifespan_context(app):
-        await server.serve()
-    if not server.started:
-        raise ConfigurationError(f"{settings.host}:{settings.port} cannot be listened on")
+        host, port = listening.getsockname()[:2]
+        logging.getLogger("lookalike").info("listening on http://%s:%d", host, port)
+        await server.serve(sockets=[listening])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Takes the address before anything is loaded; nobody is let in until uvicorn listens."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as exc:
+        listening.close()
+        raise ConfigurationError(
+            f"{host}:{port} cannot be listened on: {exc.strerror or exc}. Choose another port with "
+            "LOOKALIKE_PORT, or another address with LOOKALIKE_HOST"
+        ) from exc
+    return listening
 
 
 def _end(_signal: int, _frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ SUFFIXES = frozenset(
     f".{ending}"
     for endings in (
         ("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "gif", "webp", "avif", "heic", "heif"),
-        ("bmp", "dib", "tif", "tiff", "jp2", "j2k", "ico", "ppm", "pgm", "pbm", "pnm"),
+        ("bmp", "dib", "tif", "tiff", "jp2", "j2k", "ico", "ppm", "pgm", "pbm", "pnm", "qoi"),
     )
     for ending in endings
 )
@@ -21,10 +21,10 @@ SUFFIXES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file to index, and the name of the folder it lies in below what was asked for."""
+    """A file to index, and the name of the folder it lies in."""
 
     path: Path
-    folder: str | None
+    folder: str
 
 
 def walk(paths: Iterable[Path]) -> Iterator[Found]:
@@ -39,7 +39,7 @@ def walk(paths: Iterable[Path]) -> Iterator[Found]:
         if path.is_dir():
             yield from _walk_folder(path)
         elif path.exists():
-            yield Found(path, None)
+            yield Found(path, path.resolve().parent.name)
         else:
             raise ConfigurationError(f"{path} does not exist")
 
@@ -48,7 +48,7 @@ def _walk_folder(top: Path) -> Iterator[Found]:
     for folder, subfolders, names in os.walk(top):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         inside = Path(folder)
-        label = inside.name if inside != top else None
+        label = inside.resolve().name
         for name in sorted(names):
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
                 yield Found(inside / name, label)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from enum import StrEnum
 from itertools import islice
 
 import numpy as np
@@ -14,13 +12,26 @@ from numpy.typing import NDArray
 
 from app.embedding.extractors import Extractors, LiveExtractor
 from app.embedding.preprocessing import DecodedImage, ImageDecoder, make_thumbnail
-from app.errors import ImageExistsError, ImageTooLargeError, LookalikeError
+from app.errors import (
+    ImageTooLargeError,
+    LookalikeError,
+    UnreadableImageError,
+)
 from app.records import (
     DEFAULT_COLLECTION,
     NewImage,
     OnConflict,
     PutOutcome,
     PutStatus,
+)
+from app.services.index_items import (
+    IndexItem,
+    Known,
+    Originals,
+    Started,
+    Task,
+    Waiting,
+    item_of,
 )
 from app.services.sources import PictureSource
 from app.store.base import Store, decide
@@ -30,39 +41,6 @@ from app.store.names import check_collection_name, check_id
 
 ID_LENGTH = 16
 """Hex digits of the sha256 that make an id where the caller gives none."""
-
-
-class Originals(StrEnum):
-    """What becomes of the files themselves."""
-
-    KEEP = "keep"
-    REFERENCE = "reference"
-    NONE = "none"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexItem:
-    """What became of one picture: its status and id, or the error that stopped it."""
-
-    source: PictureSource
-    status: PutStatus | None = None
-    id: str | None = None
-    error: LookalikeError | None = None
-
-    @property
-    def failed(self) -> bool:
-        """Whether the picture is not in the collection as it was sent."""
-        return self.error is not None
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A picture whose vector is being made."""
-
-    source: PictureSource
-    image: NewImage
-    thumbnail: bytes
-    vector: Future[NDArray[np.float32]]
 
 
 class IndexingService:
@@ -122,15 +100,15 @@ class IndexingService:
         check_collection_name(collection)
         passport = self._store.passport(collection)
         live = self._extractors.for_passport(passport) if passport else self._extractors.default
-        task = _Task(collection, on_conflict, live)
+        task = Task(collection, on_conflict, live)
         return self._stream(iter(sources), task)
 
     def close(self) -> None:
         """Stops the decoding threads after what they are doing."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _stream(self, sources: Iterator[PictureSource], task: _Task) -> Iterator[IndexItem]:
-        window: deque[Future[IndexItem | _Waiting]] = deque()
+    def _stream(self, sources: Iterator[PictureSource], task: Task) -> Iterator[IndexItem]:
+        window: deque[Future[Started]] = deque()
         try:
             while True:
                 for source in islice(sources, self._window - len(window)):
@@ -143,14 +121,17 @@ class IndexingService:
             for started in window:
                 started.cancel()
 
-    def _start(self, source: PictureSource, task: _Task) -> IndexItem | _Waiting:
+    def _start(self, source: PictureSource, task: Task) -> Started:
         """Everything before the network: returns an item where that settles the matter."""
         try:
             return self._prepare(source, task)
         except LookalikeError as exc:
             return IndexItem(source=source, id=source.id, error=exc)
+        except OSError as exc:
+            unreadable = UnreadableImageError(f"{source.filename} cannot be read: {exc.strerror}")
+            return IndexItem(source=source, id=source.id, error=unreadable)
 
-    def _prepare(self, source: PictureSource, task: _Task) -> IndexItem | _Waiting:
+    def _prepare(self, source: PictureSource, task: Task) -> Started:
         if source.id is not None:
             check_id(source.id)
         metadata = source.metadata
@@ -175,22 +156,9 @@ class IndexingService:
                 bytes=existing.bytes,
                 metadata=metadata,
             )
-            status = decide(existing, known, task.on_conflict)
-            if status is not PutStatus.REPLACED:
-                return self._settle_known(source, known, status, task)
+            if decide(existing, known, task.on_conflict) is not PutStatus.REPLACED:
+                return Known(source, known)
         return self._embed(source, sha256, image_id, metadata, task.live)
-
-    def _settle_known(
-        self, source: PictureSource, image: NewImage, status: PutStatus, task: _Task
-    ) -> IndexItem:
-        """A picture that needs no vector: unchanged, updated, skipped or refused."""
-        if status is PutStatus.CONFLICT:
-            raise _conflict(image.id)
-        if status is PutStatus.UPDATED and image.metadata is not None:
-            self._store.set_metadata(task.collection, image.id, image.metadata)
-        if status is not PutStatus.SKIPPED:
-            self._keep(source, image)
-        return IndexItem(source=source, status=status, id=image.id)
 
     def _embed(
         self,
@@ -199,7 +167,7 @@ class IndexingService:
         image_id: str,
         metadata: Mapping[str, object] | None,
         live: LiveExtractor,
-    ) -> _Waiting:
+    ) -> Waiting:
         with source.open() as file:
             decoded: DecodedImage = self._decoder.decode(
                 file, decode_size=live.extractor.decode_size
@@ -217,28 +185,53 @@ class IndexingService:
             metadata=metadata,
             source=str(source.path.resolve()) if source.path and referred else None,
         )
-        return _Waiting(source, image, make_thumbnail(decoded.image), vector)
+        return Waiting(source, image, make_thumbnail(decoded.image), vector)
 
-    def _finish(self, started: list[IndexItem | _Waiting], task: _Task) -> Iterator[IndexItem]:
+    def _finish(self, started: list[Started], task: Task) -> Iterator[IndexItem]:
         """Keeps the files of a group, commits its rows, and yields its items in order."""
         settled: dict[int, IndexItem] = {}
-        ready: list[tuple[int, _Waiting, NDArray[np.float32]]] = []
+        ready: list[tuple[int, Waiting, NDArray[np.float32]]] = []
         for place, item in enumerate(started):
             if isinstance(item, IndexItem):
                 settled[place] = item
                 continue
             try:
-                vector = item.vector.result()
-                self._keep(item.source, item.image)
-                self._files.put_thumbnail(item.image.sha256, item.thumbnail)
-                ready.append((place, item, vector))
+                if isinstance(item, Known):
+                    if any(waiting.image.id == item.image.id for _, waiting, _ in ready):
+                        settled.update(self._commit(ready, task))
+                        ready.clear()
+                    outcome = self._settle(item, task)
+                    if outcome is not None:
+                        settled[place] = item_of(item.source, outcome)
+                        continue
+                waiting = self._embed_now(item, task) if isinstance(item, Known) else item
+                ready.append((place, waiting, self._complete(waiting)))
             except LookalikeError as exc:
                 settled[place] = IndexItem(source=item.source, id=item.image.id, error=exc)
         settled.update(self._commit(ready, task))
         yield from (settled[place] for place in range(len(started)))
 
+    def _complete(self, waiting: Waiting) -> NDArray[np.float32]:
+        """Waits for a picture's vector and keeps its files."""
+        vector = waiting.vector.result()
+        self._keep(waiting.source, waiting.image)
+        self._files.put_thumbnail(waiting.image.sha256, waiting.thumbnail)
+        return vector
+
+    def _settle(self, item: Known, task: Task) -> PutOutcome | None:
+        """A picture that needs no vector after all that came before it; None where it does."""
+        outcome = self._store.put_known(task.collection, item.image, on_conflict=task.on_conflict)
+        if outcome is not None and outcome.record.sha256 == item.image.sha256:
+            self._keep(item.source, item.image)
+        return outcome
+
+    def _embed_now(self, item: Known, task: Task) -> Waiting:
+        """A picture that was known when it was looked up, and no longer is."""
+        image = item.image
+        return self._embed(item.source, image.sha256, image.id, image.metadata, task.live)
+
     def _commit(
-        self, ready: list[tuple[int, _Waiting, NDArray[np.float32]]], task: _Task
+        self, ready: list[tuple[int, Waiting, NDArray[np.float32]]], task: Task
     ) -> dict[int, IndexItem]:
         if not ready:
             return {}
@@ -257,7 +250,7 @@ class IndexingService:
                 for place, waiting, _ in ready
             }
         return {
-            place: _item(waiting.source, outcome)
+            place: item_of(waiting.source, outcome)
             for (place, waiting, _), outcome in zip(ready, outcomes, strict=True)
         }
 
@@ -268,25 +261,3 @@ class IndexingService:
             return
         with source.open() as file:
             self._files.put(file, image.sha256, image.media_type)
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """What one call of `index` fixes for all of its pictures."""
-
-    collection: str
-    on_conflict: OnConflict
-    live: LiveExtractor
-
-
-def _item(source: PictureSource, outcome: PutOutcome) -> IndexItem:
-    if outcome.status is PutStatus.CONFLICT:
-        return IndexItem(source=source, id=outcome.record.id, error=_conflict(outcome.record.id))
-    return IndexItem(source=source, status=outcome.status, id=outcome.record.id)
-
-
-def _conflict(image_id: str) -> ImageExistsError:
-    return ImageExistsError(
-        f"The id {image_id!r} is taken by another picture or other metadata; send "
-        "on_conflict=replace to replace it, or choose another id"
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 
-from app.errors import LookalikeError
 from app.store.base import Store
 from app.store.files import LocalFiles
 
@@ -34,6 +33,6 @@ class Maintenance:
                 swept = self._files.sweep(self._store.references)
                 if swept:
                     log.info("swept %d files that no picture names", swept)
-            except LookalikeError as exc:
-                log.warning("the sweep failed and will be tried again: %s", exc)
+            except Exception:  # the next sweep may do better
+                log.exception("the sweep failed and will be tried again")
             self._stop.wait(self._every_s)

@@ -8,6 +8,7 @@ from app.embedding.preprocessing import ImageDecoder, make_thumbnail
 from app.errors import OriginalNotKeptError
 from app.records import DEFAULT_COLLECTION, CollectionInfo, ImageRecord, Metadata, Page
 from app.services.search import unknown_collection
+from app.services.sources import sha256_of
 from app.store.base import Store
 from app.store.files import LocalFiles
 from app.store.filters import Filter
@@ -79,9 +80,7 @@ class PictureService:
             OriginalNotKeptError: The row is there, the file is not.
         """
         record = self.get(collection, image_id)
-        path = Path(record.source) if record.source else None
-        if path is None or not path.is_file():
-            path = self.files.path(record.sha256, record.media_type)
+        path = _unchanged(record) or self.files.path(record.sha256, record.media_type)
         if path is None:
             raise OriginalNotKeptError(
                 f"The original of {image_id!r} is not here: the service runs without originals, "
@@ -104,3 +103,12 @@ class PictureService:
             decoded = self.decoder.decode(file, decode_size=THUMBNAIL_SIZE)
         self.files.put_thumbnail(record.sha256, make_thumbnail(decoded.image))
         return self.files.thumbnail(record.sha256) or path
+
+
+def _unchanged(record: ImageRecord) -> Path | None:
+    """The file that a record refers to in place, if it still holds the very same bytes."""
+    path = Path(record.source) if record.source else None
+    if path is None or not path.is_file() or path.stat().st_size != record.bytes:
+        return None
+    with path.open("rb") as file:
+        return path if sha256_of(file) == record.sha256 else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,10 +41,13 @@ class PictureSource:
     ) -> PictureSource:
         """A file on this machine, kept closed until its turn comes."""
         try:
-            size = path.stat().st_size
+            facts = path.stat()
         except OSError as exc:
             raise UnreadableImageError(f"{path} cannot be read: {exc.strerror}") from exc
-        return cls(filename=path.name, size=size, path=path, id=id, metadata=metadata)
+        if not stat.S_ISREG(facts.st_mode):
+            raise UnreadableImageError(f"{path} cannot be read: it is no regular file")
+        name = os.fsencode(path.name).decode("utf-8", "replace")
+        return cls(filename=name, size=facts.st_size, path=path, id=id, metadata=metadata)
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:

@@ -78,6 +78,16 @@ class Store(Protocol):
         """
         ...
 
+    def put_known(
+        self, collection: str, image: NewImage, *, on_conflict: OnConflict
+    ) -> PutOutcome | None:
+        """Does what `put` would do, where that needs no vector; None where it needs one.
+
+        So bytes that are stored already are settled without an embedding, and still as one step:
+        nothing that happens beside it comes in between.
+        """
+        ...
+
     def get(self, collection: str, image_id: str) -> ImageRecord:
         """One picture's row. Raises `ImageNotFoundError`."""
         ...

@@ -7,6 +7,7 @@ compare with numbers and text with text.
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -156,3 +157,16 @@ def _scalar(field: str, value: Any) -> Scalar:
         f"{field!r} is compared with text, a number, true, false or null; "
         'for one of several use {"in": [...]}, for an item of a list {"contains": ...}'
     )
+
+
+def parse_filter(text: str | None) -> Filter | None:
+    """Reads a filter from JSON; an empty text is none. Raises `InvalidFilterError`."""
+    if text is None or not text.strip():
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidFilterError(
+            f'filter is not valid JSON ({exc}); send an object such as {{"label": "cat"}}'
+        ) from exc
+    return Filter.parse(value)

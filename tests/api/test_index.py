@@ -132,6 +132,38 @@ def test_the_same_id_twice_in_one_request_is_handled_in_order(client, index):
     assert client.get("/images/x").json()["filename"] == "blue.png"
 
 
+def test_an_id_that_exists_twice_in_one_request_ends_as_two_calls_would(client, index):
+    index(("red.png", solid((255, 0, 0))), ids="x", metadata='{"n": 1}')
+    body = index(
+        ("blue.png", solid((0, 0, 255))),
+        ("red.png", solid((255, 0, 0))),
+        ids=["x", "x"],
+    )
+    assert [item["status"] for item in body["items"]] == ["replaced", "replaced"]
+    assert client.get("/images/x").json()["filename"] == "red.png"
+    assert client.get("/images/x/file").content == solid((255, 0, 0))
+
+
+def test_null_in_the_list_of_ids_is_an_id_from_the_content(client, index):
+    red, blue = solid((255, 0, 0)), solid((0, 0, 255))
+    body = index(("red.png", red), ("blue.png", blue), ids='[null, "b"]')
+    assert [item["id"] for item in body["items"]] == [hashlib.sha256(red).hexdigest()[:16], "b"]
+    for ids in ("[true]", "[1]", '[{"a": 1}]', "[[]]"):
+        answer = client.post(
+            "/index", headers=ADMIN, data={"ids": ids}, files={"files": ("r.png", red)}
+        )
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_id")
+
+
+def test_one_file_beyond_the_limit_ends_the_request_and_nothing_is_stored(clients, settings):
+    client = clients(settings.model_copy(update={"max_file_bytes": 50_000}))
+    files = [("files", ("a.png", picture())), ("files", ("big.png", picture() + b"x" * 50_000))]
+    answer = client.post("/index", headers=ADMIN, files=files)
+    assert (answer.status_code, answer.json()["code"]) == (413, "image_too_large")
+    assert "big.png" in answer.json()["detail"]
+    assert client.get("/images").json()["images"] == []
+
+
 def test_a_request_may_hold_as_many_files_as_the_limit(client, settings):
     files = [("files", (f"{n}.png", solid((n, 2 * n, 255 - n)))) for n in range(settings.max_files)]
     ids = [f"id-{n}" for n in range(settings.max_files)]

@@ -100,9 +100,12 @@ def test_without_a_read_key_reading_is_open_and_changing_is_not(client):
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_a_key_that_is_not_ascii_is_wrong_and_no_fault(client):
-    answer = client.post("/index", headers={"X-API-Key": "schlüssel".encode("latin-1")})
-    assert answer.status_code == 401
+def test_a_key_beyond_ascii_works_and_a_wrong_one_is_no_fault(clients, settings):
+    key = "schlüssel-鍵"
+    client = clients(settings.model_copy(update={"admin_key": type(settings.admin_key)(key)}))
+    for sent, status in ((key.encode(), 200), ("schlüssel".encode("latin-1"), 401)):
+        answer = client.delete("/images/none", headers={"X-API-Key": sent})
+        assert answer.status_code == (404 if status == 200 else 401)
 
 
 def test_an_admin_key_is_made_once_and_kept_private(clients, settings):
@@ -127,6 +130,7 @@ def test_an_admin_key_is_made_once_and_kept_private(clients, settings):
         ("GET", "/images?limit=x", 422),
         ("POST", "/index", 401),
         ("POST", "/search", 400),
+        ("PATCH", "/images/x", 401),
     ],
 )
 def test_every_error_has_the_one_shape(client, method, path, status):
@@ -232,6 +236,39 @@ def test_a_failing_batch_answers_503_and_the_next_one_works(clients, settings):
     assert failed.status_code == 503
     gate.broken = False
     assert client.post("/search", files={"file": picture()}).status_code == 200
+
+
+def test_methods_that_are_invented_share_one_label(client):
+    for number in range(5):
+        client.request(f"INVENT{number}", "/search")
+    text = client.get("/metrics").text
+    assert 'method="OTHER"' in text
+    assert "INVENT" not in text
+
+
+def test_figures_are_read_beside_the_event_loop(client, monkeypatch):
+    busy = threading.Event()
+    store = client.app.state.services.store
+    real = store.collections
+    monkeypatch.setattr(store, "collections", lambda: busy.wait(10) and real())
+    answers: list[int] = []
+    asking = threading.Thread(target=lambda: answers.append(client.get("/metrics").status_code))
+    asking.start()
+    time.sleep(0.3)
+    started = time.monotonic()
+    assert client.get("/health/live").status_code == 200
+    assert time.monotonic() - started < 5
+    busy.set()
+    asking.join()
+    assert answers == [200]
+
+
+def test_the_canary_searches_too(client, monkeypatch):
+    def broken(*_args, **_options):
+        raise errors.StorageError("planted")
+
+    monkeypatch.setattr(client.app.state.services.store, "search", broken)
+    assert client.get("/health/ready").status_code == 503
 
 
 def test_metrics_count_requests_stages_batches_queue_and_pictures(client, index):

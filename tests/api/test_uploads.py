@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app.embedding.extractors import Extractors
+from app.errors import MalformedRequestError, UploadStalledError
 from tests.api.conftest import ADMIN, picture
 from tests.api.test_service import Gate
 
@@ -127,6 +128,56 @@ def _open_files() -> list[str]:
         except OSError:
             continue
     return names
+
+
+def test_the_key_is_checked_before_a_body_of_any_kind_is_read(client):
+    read: list[int] = []
+
+    def body():
+        for number in range(50):
+            read.append(number)
+            yield b" " * 1_000_000
+
+    for method, path in (("PATCH", "/images/x"), ("POST", "/index")):
+        headers = {
+            "Content-Type": "application/json" if method == "PATCH" else FORM["Content-Type"]
+        }
+        assert client.request(method, path, content=body(), headers=headers).status_code == 401
+    with_key = {**ADMIN, "Content-Type": "application/json"}
+    answer = client.request("PATCH", "/images/x", content=body(), headers=with_key)
+    assert (answer.status_code, answer.json()["code"]) == (413, "metadata_too_large")
+
+
+def test_a_body_that_stops_coming_is_given_up(tmp_path, monkeypatch):
+    import asyncio
+
+    from starlette.requests import Request
+
+    from app.api import uploads
+
+    monkeypatch.setattr(uploads, "IDLE_S", 0.1)
+
+    async def receive():
+        await asyncio.sleep(60)
+
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    async def read(receive) -> None:
+        request = Request({"type": "http", "headers": []}, receive)
+        async for _ in uploads.unstalled(request):
+            pass
+
+    with pytest.raises(UploadStalledError):
+        asyncio.run(read(receive))
+    with pytest.raises(MalformedRequestError):
+        asyncio.run(read(gone))
+
+
+def test_a_field_that_only_mentions_a_filename_is_no_file(client):
+    files = {"file": ("a.png", picture()), "my_filename": (None, "x")}
+    answer = client.post("/search", files=files)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
 
 
 def test_a_full_queue_answers_503_at_once_and_cheap_calls_still_work(clients, settings):

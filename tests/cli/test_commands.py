@@ -135,6 +135,8 @@ def test_a_folder_that_a_service_owns_is_refused_and_says_what_to_do(lookalike, 
 
 
 def test_a_server_that_is_not_there_or_refuses(lookalike, server, pictures):
+    no_address = lookalike("list", "--server", "127.0.0.1:9")
+    assert "write http://127.0.0.1:9" in str(no_address.exception)
     nobody = lookalike("list", "--server", "http://127.0.0.1:9")
     assert isinstance(nobody.exception, ServerError)
     wrong = ["--server", server.url, "--api-key", "wrong-key"]
@@ -143,6 +145,70 @@ def test_a_server_that_is_not_there_or_refuses(lookalike, server, pictures):
     assert "unauthorized" in str(refused.exception)
     model = lookalike("search", "x.jpg", "--server", server.url, "--model", "resnet18")
     assert isinstance(model.exception, ConfigurationError)
+
+
+def test_an_id_cannot_reach_another_address(lookalike, place, pictures):
+    lookalike("index", str(pictures / "mug"), *place)
+    done = lookalike("delete", "../collections/things", *place)
+    assert done.exit_code == 1
+    assert len(json.loads(lookalike("list", "--json", *place).stdout)) == 6
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(lookalike, place, pictures):
+    odd = pictures / "mug" / "[red]x[nothing].jpg"
+    (pictures / "mug" / "mug-00-0.jpg").rename(odd)
+    lookalike("index", str(odd), "--metadata", '{"a": "[/x]\\u001b[31m"}', *place)
+    for words in (["list"], ["search", str(odd)]):
+        shown = lookalike(*words, *place)
+        assert shown.exit_code == 0, shown.exception
+        assert "[red]x[nothing].jpg" in shown.stdout
+        assert "\x1b[31m" not in shown.stdout
+
+
+def test_the_folder_field_is_the_pictures_own_folder(lookalike, place, pictures):
+    for words in ([str(pictures / "mug")], [str(pictures / "fish" / "fish-00-0.jpg")]):
+        lookalike("index", *words, "--folder-field", "label", *place)
+    listed = json.loads(lookalike("list", "--json", *place).stdout)
+    assert {image["metadata"]["label"] for image in listed} == {"mug", "fish"}
+
+
+def test_one_file_beyond_a_services_limit_fails_alone(lookalike, tmp_path, pictures):
+    small = Server(tmp_path / "small", max_file_bytes=20_000)
+    try:
+        (pictures / "big.jpg").write_bytes(b"\0" * 30_000)
+        done = lookalike("index", str(pictures), "--server", small.url, "--api-key", ADMIN_KEY)
+        assert done.exit_code == 1
+        assert "18 created" in done.output
+        assert "1 failed" in done.output
+    finally:
+        small.close()
+
+
+def test_the_kept_key_goes_to_this_machine_only(tmp_path):
+    from app.cli.connect import _kept_key
+
+    (tmp_path / "admin.key").write_text("kept\n")
+    assert _kept_key("http://localhost:8000", tmp_path) == "kept"
+    assert _kept_key("http://127.0.0.1:8000", tmp_path) == "kept"
+    for other in ("http://example.com", "http://localhost.example.com", "http://x@127.0.0.2"):
+        assert _kept_key(other, tmp_path) is None
+
+
+def test_a_port_in_use_is_one_clear_error(server):
+    bad = run("serve", "--port", str(server.port), LOOKALIKE_MODEL="color")
+    assert bad.returncode == 2
+    assert str(server.port) in bad.stderr
+    assert "Traceback" not in bad.stderr
+
+
+def test_a_typo_in_the_env_file_is_named(tmp_path, monkeypatch):
+    from app.cli.options import warn_unknown_variables
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("LOOKALIKE_PROT=9\n")
+    said: list[str] = []
+    warn_unknown_variables(said.append)
+    assert said == ["LOOKALIKE_PROT is no setting and is ignored; did you mean LOOKALIKE_PORT?"]
 
 
 def test_indexing_in_place_refers_to_the_files(lookalike, tmp_path, pictures):

@@ -12,7 +12,7 @@ from app.bootstrap import build_services
 from app.config import Settings
 from app.embedding.color_extractor import ColorExtractor
 from app.embedding.extractors import Extractors
-from app.errors import EmbeddingFailedError, UnreadableImageError
+from app.errors import EmbeddingFailedError, OriginalNotKeptError, UnreadableImageError
 from app.records import PutStatus
 from app.samples import write_samples
 from app.services.search import SearchOptions, group_key
@@ -99,11 +99,112 @@ def test_bad_files_among_good_ones(services, paths, tmp_path):
 
 
 def test_a_stream_that_is_left_stops_its_work(services, paths):
-    items = services.indexing.index(sources(paths * 10))
+    taken: list[Path] = []
+
+    def endless():
+        for path in paths * 1000:
+            taken.append(path)
+            yield PictureSource.from_path(path, id=path.stem)
+
+    items = services.indexing.index(endless())
     next(items)
     items.close()
-    assert services.store.count("default") <= len(paths)
+    assert len(taken) < len(paths)
     assert len(list(services.indexing.index(sources(paths)))) == len(paths)
+
+
+def between(monkeypatch, store, happens) -> None:
+    """Lets something happen right after the next look at what is stored."""
+    find = store.find
+
+    def find_then(*args):
+        found = find(*args)
+        monkeypatch.setattr(store, "find", find)
+        happens()
+        return found
+
+    monkeypatch.setattr(store, "find", find_then)
+
+
+def described(path: Path, metadata: dict) -> PictureSource:
+    return PictureSource.from_path(path, id="x", metadata=metadata)
+
+
+def test_a_picture_replaced_meanwhile_keeps_its_own_metadata(services, paths, monkeypatch):
+    index = services.indexing.index
+    list(index([described(paths[0], {"of": 0})]))
+    between(monkeypatch, services.store, lambda: list(index([described(paths[1], {"of": 1})])))
+    (item,) = index([described(paths[0], {"of": 0, "new": True})])
+    record = services.store.get("default", "x")
+    assert item.status is PutStatus.REPLACED
+    assert record.metadata == {"of": 0, "new": True}
+    assert services.pictures.original("default", "x")[1].read_bytes() == paths[0].read_bytes()
+
+
+def test_a_picture_deleted_meanwhile_is_stored_again(services, paths, monkeypatch):
+    index = services.indexing.index
+    for metadata in ({"of": 0}, {"of": 1}):
+        list(index([described(paths[0], {"of": 0})]))
+        between(monkeypatch, services.store, lambda: services.store.delete("default", "x"))
+        (item,) = index([described(paths[0], metadata)])
+        assert item.status is PutStatus.CREATED
+        assert services.store.get("default", "x").metadata == metadata
+
+
+def test_what_is_no_file_or_cannot_be_read_fails_alone(services, paths, tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(UnreadableImageError):
+        PictureSource.from_path(tmp_path / "pipe.jpg")
+    unreadable = PictureSource(filename="mem", size=9, path=Path("/proc/self/mem"))
+    items = list(services.indexing.index([unreadable, *sources(paths[:2])]))
+    assert isinstance(items[0].error, UnreadableImageError)
+    assert [item.status for item in items[1:]] == [PutStatus.CREATED] * 2
+
+
+def test_a_name_that_is_no_text_is_made_one(services, paths, tmp_path):
+    import os
+
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/x\xff.jpg"))
+    odd.write_bytes(paths[0].read_bytes())
+    (item,) = services.indexing.index([PictureSource.from_path(odd)])
+    assert services.store.get("default", item.id).filename == "x\ufffd.jpg"
+
+
+def test_a_file_changed_in_place_is_no_longer_served(tmp_path, extractor, paths):
+    settings = Settings(data_dir=tmp_path / "data", originals="reference", _env_file=None)
+    built = build_services(settings, extractors=Extractors(extractor))
+    try:
+        (item,) = built.indexing.index(sources(paths[:1]))
+        assert built.pictures.original("default", item.id)[1] == paths[0].resolve()
+        paths[0].write_bytes(b"\0" * paths[0].stat().st_size)
+        with pytest.raises(OriginalNotKeptError):
+            built.pictures.original("default", item.id)
+    finally:
+        built.close()
+
+
+def test_groups_are_found_however_far_down_they_are(services, paths):
+    many = [
+        PictureSource.from_path(path, id=path.stem, metadata={"group": "one"}) for path in paths
+    ]
+    list(services.indexing.index(many))
+    services.store.set_metadata("default", paths[-1].stem, {"group": "two"})
+    with paths[0].open("rb") as file:
+        found = services.search.search(file, SearchOptions(k=2, group_by="group"))
+    assert [match.record.metadata["group"] for match in found.matches] == ["one", "two"]
+
+
+def test_indexes_are_loaded_when_the_service_starts(tmp_path, paths):
+    settings = Settings(data_dir=tmp_path / "data", _env_file=None)
+    for start in range(2):
+        built = build_services(settings, extractors=Extractors(Counting()))
+        if start == 0:
+            list(built.indexing.index(sources(paths)))
+        else:
+            assert built.store.describe()["collections"]["default"]["bytes"] > 0
+        built.close()
 
 
 def test_several_streams_at_once(services, paths):

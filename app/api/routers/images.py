@@ -17,15 +17,16 @@ from app.api.deps import (
     MinScore,
     PicturesDep,
     SearchDep,
-    parse_filter,
 )
 from app.api.errors import responses
 from app.api.schemas import ImageOut, ImagesOut, MetadataPatch, SearchOut
 from app.api.security import require_admin, require_read
+from app.api.uploads import JsonRoute
 from app.records import DEFAULT_COLLECTION
 from app.services.search import SearchOptions
+from app.store.filters import parse_filter
 
-router = APIRouter(prefix="/images", tags=["images"])
+router = APIRouter(prefix="/images", tags=["images"], route_class=JsonRoute)
 
 READ = [Depends(require_read)]
 ADMIN = [Depends(require_admin)]
@@ -69,7 +70,7 @@ def get_image(
     "/{image_id}",
     summary="Change a picture's metadata",
     operation_id="patch_image",
-    responses=responses(400, 401, 404, 413, 422, 507),
+    responses=responses(400, 401, 404, 408, 413, 422, 507),
     dependencies=ADMIN,
 )
 def patch_image(

@@ -22,7 +22,7 @@ from app.api.security import require_admin
 from app.api.uploads import IndexRoute, upload_size
 from app.errors import InvalidIdError, LookalikeError
 from app.records import DEFAULT_COLLECTION, OnConflict
-from app.services.indexing import IndexItem
+from app.services.index_items import IndexItem
 from app.services.sources import PictureSource
 from app.services.timing import Stopwatch
 
@@ -38,7 +38,7 @@ router = APIRouter(route_class=IndexRoute, tags=["index"])
     responses={
         200: {"model": IndexOut, "description": "Nothing was new"},
         207: {"model": IndexOut, "description": "Some of several files failed"},
-        **errors.responses(400, 401, 409, 413, 415, 422, 503, 507),
+        **errors.responses(400, 401, 408, 409, 413, 415, 422, 503, 507),
     },
     dependencies=[
         Depends(require_admin),
@@ -90,19 +90,27 @@ def index(
 
 def _ids(given: list[str], count: int) -> list[str | None]:
     """One id for each file; a single JSON list and Swagger UI's comma list are taken too."""
-    ids = [text for text in given if text != ""]
-    if len(ids) == 1 and ids[0].startswith("["):
-        try:
-            parsed = json.loads(ids[0])
-        except (ValueError, RecursionError) as exc:
-            raise InvalidIdError(f"ids is not a valid JSON list: {exc}") from exc
-        ids = [str(item) for item in parsed] if isinstance(parsed, list) else ids
-    elif len(ids) == 1 and count > 1 and "," in ids[0]:
-        ids = ids[0].split(",")
+    ids: list[str | None] = [text for text in given if text != ""]
+    if len(ids) == 1 and (first := ids[0]) is not None:
+        if first.startswith("["):
+            ids = _id_list(first)
+        elif count > 1 and "," in first:
+            ids = [*first.split(",")]
     if not ids:
         return [None] * count
     if len(ids) != count:
         raise InvalidIdError(f"{len(ids)} ids for {count} files; send one for each, or none at all")
+    return ids
+
+
+def _id_list(text: str) -> list[str | None]:
+    """Reads a JSON list of ids; null stands for an id from the content."""
+    try:
+        ids = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidIdError(f"ids is not a valid JSON list: {exc}") from exc
+    if not all(one is None or isinstance(one, str) for one in ids):
+        raise InvalidIdError("ids must be texts, or null for an id from the content")
     return list(ids)
 
 

@@ -12,7 +12,6 @@ from app.api.deps import (
     SearchDep,
     known_fields,
     no_query_parameters,
-    parse_filter,
 )
 from app.api.errors import responses
 from app.api.schemas import SearchOut
@@ -20,6 +19,7 @@ from app.api.security import require_read
 from app.api.uploads import UploadRoute
 from app.records import DEFAULT_COLLECTION
 from app.services.search import MAX_K, SearchOptions
+from app.store.filters import parse_filter
 
 router = APIRouter(route_class=UploadRoute, tags=["search"])
 
@@ -29,7 +29,7 @@ router = APIRouter(route_class=UploadRoute, tags=["search"])
     response_model=SearchOut,
     summary="Find the pictures most like yours",
     operation_id="search",
-    responses=responses(400, 401, 404, 409, 413, 415, 422, 503, 507),
+    responses=responses(400, 401, 404, 408, 409, 413, 415, 422, 503, 507),
     dependencies=[
         Depends(require_read),
         Depends(no_query_parameters),

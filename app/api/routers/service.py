@@ -76,4 +76,6 @@ async def ready(request: Request) -> HealthOut:
 )
 async def metrics(request: Request) -> Response:
     """Requests, latencies by stage, batch sizes, queue, index size."""
-    return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE)
+    limiter: CapacityLimiter = request.app.state.metrics_threads
+    figures = await to_thread.run_sync(request.app.state.metrics.render, limiter=limiter)
+    return Response(figures, media_type=CONTENT_TYPE)

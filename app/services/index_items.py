@@ -1,0 +1,84 @@
+"""A picture on its way through indexing: what is known of it at each station."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.embedding.extractors import LiveExtractor
+from app.errors import ImageExistsError, LookalikeError
+from app.records import NewImage, OnConflict, PutOutcome, PutStatus
+from app.services.sources import PictureSource
+
+
+class Originals(StrEnum):
+    """What becomes of the files themselves."""
+
+    KEEP = "keep"
+    REFERENCE = "reference"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexItem:
+    """What became of one picture: its status and id, or the error that stopped it."""
+
+    source: PictureSource
+    status: PutStatus | None = None
+    id: str | None = None
+    error: LookalikeError | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the picture is not in the collection as it was sent."""
+        return self.error is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A picture whose vector is being made."""
+
+    source: PictureSource
+    image: NewImage
+    thumbnail: bytes
+    vector: Future[NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A picture whose bytes seem to be stored already; settled when its turn comes."""
+
+    source: PictureSource
+    image: NewImage
+
+
+Started = IndexItem | Known | Waiting
+"""What is known of a picture before its turn to be stored comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one call of `index` fixes for all of its pictures."""
+
+    collection: str
+    on_conflict: OnConflict
+    live: LiveExtractor
+
+
+def item_of(source: PictureSource, outcome: PutOutcome) -> IndexItem:
+    """What became of a picture, from what the store did."""
+    if outcome.status is PutStatus.CONFLICT:
+        return IndexItem(source=source, id=outcome.record.id, error=conflict(outcome.record.id))
+    return IndexItem(source=source, status=outcome.status, id=outcome.record.id)
+
+
+def conflict(image_id: str) -> ImageExistsError:
+    """The error for an id that is taken."""
+    return ImageExistsError(
+        f"The id {image_id!r} is taken by another picture or other metadata; send "
+        "on_conflict=replace to replace it, or choose another id"
+    )
