@@ -131,7 +131,7 @@ def test_no_internet_names_the_file_the_folder_and_random(cache, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", fail)
     with pytest.raises(WeightsNotFoundError) as caught:
         load_backbone("resnet50", weights="IMAGENET1K_V1")
-    for part in ("resnet50-0676ba61.pth", str(cache), "'random'", "no network"):
+    for part in ("resnet50-0676ba61.pth", str(cache), "LOOKALIKE_WEIGHTS=random", "no network"):
         assert part in str(caught.value)
 
 
