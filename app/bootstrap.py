@@ -120,15 +120,19 @@ def build_extractor(settings: Settings, *, cores: int) -> Extractor:
 
 def build_pictures(settings: Settings, store: Store) -> PictureService:
     """What reads and deletes; needs no network."""
-    limits = ImageLimits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
     files = LocalFiles(settings.data_dir)
-    decoder = ImageDecoder(limits, slots=settings.threads or available_cores())
-    return PictureService(store, files, decoder, max_metadata_bytes=settings.max_metadata_bytes)
+    return PictureService(
+        store, files, _decoder(settings), max_metadata_bytes=settings.max_metadata_bytes
+    )
+
+
+def _decoder(settings: Settings) -> ImageDecoder:
+    limits = ImageLimits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
+    return ImageDecoder(limits, slots=settings.threads or available_cores())
 
 
 def _assemble(settings: Settings, extractors: Extractors, store: Store, *, cores: int) -> Services:
-    pictures = build_pictures(settings, store)
-    files, decoder = pictures.files, pictures.decoder
+    files, decoder = LocalFiles(settings.data_dir), _decoder(settings)
     return Services(
         settings=settings,
         extractors=extractors,
@@ -145,7 +149,9 @@ def _assemble(settings: Settings, extractors: Extractors, store: Store, *, cores
             cores=cores,
             group=settings.max_batch,
         ),
-        pictures=pictures,
+        pictures=PictureService(
+            store, files, decoder, max_metadata_bytes=settings.max_metadata_bytes
+        ),
         canary=Canary(extractors, store, timeout_s=settings.ready_timeout),
         maintenance=Maintenance(store, files),
     )

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +31,15 @@ PARALLEL = 4
 TIMEOUT_S = 120.0
 FATAL = {401, 404, 405, 409}
 """Answers to an upload that the next file would get, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A file that was read, ready to be sent."""
+
+    job: Job
+    filename: str
+    content: bytes
 
 
 class RemoteBackend:
@@ -81,7 +91,7 @@ class RemoteBackend:
             "group_by": ask.group_by,
         }
         data = {name: value for name, value in form.items() if value is not None}
-        content = _read(image)
+        content = _load(Job(path=image, metadata=None)).content
         answer = self._call("POST", "/search", data=data, files={"file": (image.name, content)})
         return SearchOut.model_validate(answer)
 
@@ -112,43 +122,39 @@ class RemoteBackend:
 
     def _send(self, batch: list[Job], collection: str, on_conflict: OnConflict) -> list[Line]:
         lines: list[Line] = []
-        fresh: list[tuple[Job, bytes]] = []
+        fresh: list[_Loaded] = []
         for job in batch:
             try:
-                content = _read(job.path)
+                loaded = _load(job)
             except UnreadableImageError as exc:
                 lines.append(Line(path=job.path, status="failed", reason=str(exc)))
                 continue
-            if (known := self._known(job, content, collection)) is not None:
+            if (known := self._known(loaded, collection)) is not None:
                 lines.append(Line(path=job.path, status="unchanged", id=known))
             else:
-                fresh.append((job, content))
+                fresh.append(loaded)
         return lines + (self._upload(fresh, collection, on_conflict) if fresh else [])
 
-    def _known(self, job: Job, content: bytes, collection: str) -> str | None:
+    def _known(self, loaded: _Loaded, collection: str) -> str | None:
         """The id under which these bytes stand already with nothing to change, if they do."""
-        digest = hashlib.sha256(content).hexdigest()
+        digest = hashlib.sha256(loaded.content).hexdigest()
         path = f"/images/{digest[:16]}"
         answer = self._request("GET", path, params={"collection": collection})
         if answer.status_code != 200:
             return None
         stored = _json(answer)
-        wanted = stored["metadata"] if job.metadata is None else job.metadata
+        given = loaded.job.metadata
+        wanted = stored["metadata"] if given is None else given
         same = stored["sha256"] == digest and canonical_json(wanted) == canonical_json(
             stored["metadata"]
         )
         return str(stored["id"]) if same else None
 
-    def _upload(
-        self, fresh: list[tuple[Job, bytes]], collection: str, on_conflict: OnConflict
-    ) -> list[Line]:
+    def _upload(self, fresh: list[_Loaded], collection: str, on_conflict: OnConflict) -> list[Line]:
         data = {"collection": collection, "on_conflict": on_conflict.value}
-        if any(job.metadata is not None for job, _ in fresh):
-            data["metadata"] = json.dumps([job.metadata for job, _ in fresh])
-        files = [
-            ("files", (PictureSource.from_path(job.path).filename, content))
-            for job, content in fresh
-        ]
+        if any(one.job.metadata is not None for one in fresh):
+            data["metadata"] = json.dumps([one.job.metadata for one in fresh])
+        files = [("files", (one.filename, one.content)) for one in fresh]
         answer = self._request("POST", "/index", data=data, files=files)
         body = _json(answer)
         if "items" not in body:
@@ -161,12 +167,12 @@ class RemoteBackend:
             body["items"] = [{"status": "failed", "error": {"detail": _why(answer)}}]
         return [
             Line(
-                path=job.path,
+                path=one.job.path,
                 status=item["status"],
                 id=item.get("id"),
                 reason=item.get("error", {}).get("detail"),
             )
-            for (job, _), item in zip(fresh, body["items"], strict=True)
+            for one, item in zip(fresh, body["items"], strict=True)
         ]
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
@@ -195,7 +201,7 @@ def _batches(jobs: Sequence[Job]) -> Iterator[list[Job]]:
     batch: list[Job] = []
     size = 0
     for job in jobs:
-        with suppress(OSError):  # `_read` says why
+        with suppress(OSError):  # `_load` says why
             size += job.path.stat().st_size
         if batch and (len(batch) >= BATCH_FILES or size > BATCH_BYTES):
             yield batch
@@ -205,12 +211,14 @@ def _batches(jobs: Sequence[Job]) -> Iterator[list[Job]]:
         yield batch
 
 
-def _read(path: Path) -> bytes:
+def _load(job: Job) -> _Loaded:
+    """Reads a file. Raises `UnreadableImageError`."""
+    source = PictureSource.from_path(job.path)
     try:
-        with PictureSource.from_path(path).open() as file:
-            return file.read()
+        with source.open() as file:
+            return _Loaded(job, source.filename, file.read())
     except OSError as exc:
-        raise UnreadableImageError(f"{path} cannot be read: {exc.strerror}") from exc
+        raise UnreadableImageError(f"{job.path} cannot be read: {exc.strerror}") from exc
 
 
 def _json(answer: httpx2.Response) -> Any:

@@ -25,9 +25,9 @@ class PictureService:
     def __init__(
         self, store: Store, files: LocalFiles, decoder: ImageDecoder, *, max_metadata_bytes: int
     ) -> None:
-        self.files = files
-        self.decoder = decoder
         self._store = store
+        self._files = files
+        self._decoder = decoder
         self._max_metadata_bytes = max_metadata_bytes
 
     def get(self, collection: str, image_id: str) -> ImageRecord:
@@ -80,7 +80,7 @@ class PictureService:
             OriginalNotKeptError: The row is there, the file is not.
         """
         record = self.get(collection, image_id)
-        path = _unchanged(record) or self.files.path(record.sha256, record.media_type)
+        path = _unchanged(record) or self._files.path(record.sha256, record.media_type)
         if path is None:
             raise OriginalNotKeptError(
                 f"The original of {image_id!r} is not here: the service runs without originals, "
@@ -96,13 +96,13 @@ class PictureService:
             OriginalNotKeptError: Neither thumbnail nor original is here.
         """
         record = self.get(collection, image_id)
-        if (found := self.files.thumbnail(record.sha256)) is not None:
+        if (found := self._files.thumbnail(record.sha256)) is not None:
             return found
         _, path = self.original(collection, image_id)
         with path.open("rb") as file:
-            decoded = self.decoder.decode(file, decode_size=THUMBNAIL_SIZE)
-        self.files.put_thumbnail(record.sha256, make_thumbnail(decoded.image))
-        return self.files.thumbnail(record.sha256) or path
+            decoded = self._decoder.decode(file, decode_size=THUMBNAIL_SIZE)
+        self._files.put_thumbnail(record.sha256, make_thumbnail(decoded.image))
+        return self._files.thumbnail(record.sha256) or path
 
 
 def _unchanged(record: ImageRecord) -> Path | None:

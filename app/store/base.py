@@ -191,6 +191,19 @@ class Store(Protocol):
         ...
 
 
+def settle_known(
+    store: Store, collection: str, image: NewImage, on_conflict: OnConflict
+) -> PutOutcome | None:
+    """`Store.put_known` for any store; the caller keeps changes out meanwhile."""
+    existing = store.find(collection, [image.id]).get(image.id)
+    status = decide(existing, image, on_conflict)
+    if existing is None or status is PutStatus.REPLACED:
+        return None
+    if status is PutStatus.UPDATED and image.metadata is not None:
+        existing = store.set_metadata(collection, image.id, image.metadata)
+    return PutOutcome(status, existing)
+
+
 def decide(existing: ImageRecord | None, image: NewImage, on_conflict: OnConflict) -> PutStatus:
     """What a `put` of `image` has to do, given the row that stands under its id.
 

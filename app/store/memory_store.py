@@ -24,7 +24,7 @@ from app.records import (
     PutOutcome,
     PutStatus,
 )
-from app.store.base import decide, put_outcome, require_same_passport, utc_now
+from app.store.base import put_outcome, require_same_passport, settle_known, utc_now
 from app.store.filters import Filter
 from app.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
 from app.store.names import decode_cursor, encode_cursor
@@ -171,13 +171,7 @@ class MemoryStore:
     ) -> PutOutcome | None:
         """Does what `put` would do, where that needs no vector, see `Store.put_known`."""
         with self._lock:
-            existing = self.find(collection, [image.id]).get(image.id)
-            status = decide(existing, image, on_conflict)
-            if existing is None or status is PutStatus.REPLACED:
-                return None
-            if status is PutStatus.UPDATED and image.metadata is not None:
-                existing = self.set_metadata(collection, image.id, image.metadata)
-            return PutOutcome(status, existing)
+            return settle_known(self, collection, image, on_conflict)
 
     def patch_metadata(
         self,

@@ -21,9 +21,8 @@ from app.records import (
     Page,
     Passport,
     PutOutcome,
-    PutStatus,
 )
-from app.store.base import decide, require_same_passport
+from app.store.base import require_same_passport, settle_known
 from app.store.filters import Filter
 from app.store.local import catalog_connections, faiss_index
 from app.store.local.catalog import Catalog
@@ -194,13 +193,7 @@ class LocalStore:
     ) -> PutOutcome | None:
         """Does what `put` would do, where that needs no vector, see `Store.put_known`."""
         with self._change:
-            existing = self._catalog.find(collection, [image.id]).get(image.id)
-            status = decide(existing, image, on_conflict)
-            if existing is None or status is PutStatus.REPLACED:
-                return None
-            if status is PutStatus.UPDATED and image.metadata is not None:
-                existing = self.set_metadata(collection, image.id, image.metadata)
-            return PutOutcome(status, existing)
+            return settle_known(self, collection, image, on_conflict)
 
     def patch_metadata(
         self,
