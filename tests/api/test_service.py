@@ -263,6 +263,21 @@ def test_figures_are_read_beside_the_event_loop(client, monkeypatch):
     assert answers == [200]
 
 
+def test_frequent_probes_share_one_canary(clients, settings):
+    class Counting(ColorExtractor):
+        calls = 0
+
+        def extract(self, batch):
+            Counting.calls += 1
+            return super().extract(batch)
+
+    client = clients(settings, extractors=Extractors(Counting()))
+    started = time.monotonic()
+    for _ in range(5):
+        assert client.get("/health/ready").status_code == 200
+    assert Counting.calls <= 1 + int(time.monotonic() - started)
+
+
 def test_the_canary_searches_too(client, monkeypatch):
     def broken(*_args, **_options):
         raise errors.StorageError("planted")

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from app.api.uploads import Admission
 from app.embedding.extractors import Extractors
-from app.errors import MalformedRequestError, UploadStalledError
+from app.errors import MalformedRequestError, QueueFullError, UploadStalledError
 from tests.api.conftest import ADMIN, picture
 from tests.api.test_service import Gate
 
@@ -169,6 +170,33 @@ def test_a_field_that_only_mentions_a_filename_is_no_file(client):
     files = {"file": ("a.png", picture()), "my_filename": (None, "x")}
     answer = client.post("/search", files=files)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
+
+
+def test_a_place_is_refused_while_the_queue_has_none_whoever_filled_it():
+    waiting = 0
+    admission = Admission(2, lambda: waiting)
+    with admission.place():
+        pass
+    waiting = 2
+    with pytest.raises(QueueFullError), admission.place():
+        pass
+    waiting = 1
+    with (
+        admission.place(),
+        admission.place(),
+        pytest.raises(QueueFullError),
+        admission.place(),
+    ):
+        pass
+
+
+def test_there_are_more_threads_than_places(client, settings):
+    from anyio import to_thread
+
+    async def total() -> float:
+        return to_thread.current_default_thread_limiter().total_tokens
+
+    assert client.portal.call(total) > settings.queue_size
 
 
 def test_a_full_queue_answers_503_at_once_and_cheap_calls_still_work(clients, settings):

@@ -50,6 +50,42 @@ def test_an_empty_store_answers(store: Store) -> None:
         store.drop("default")
 
 
+def test_known_pictures_are_settled_without_a_vector_as_put_would(store: Store) -> None:
+    vectors = fill(store, 2)
+    for image, status, metadata in (
+        (new_image("i1"), PutStatus.UNCHANGED, {"n": 1}),
+        (new_image("i1", metadata={"n": True}), PutStatus.UPDATED, {"n": True}),
+        (new_image("i1", metadata={"n": True}), PutStatus.UNCHANGED, {"n": True}),
+    ):
+        outcome = store.put_known("default", image, on_conflict=OnConflict.REPLACE)
+        assert outcome is not None
+        assert (outcome.status, outcome.record) == (status, store.get("default", "i1"))
+        assert outcome.record.metadata == metadata
+    other = new_image("i1", content="other")
+    for on_conflict, status in (
+        (OnConflict.SKIP, PutStatus.SKIPPED),
+        (OnConflict.ERROR, PutStatus.CONFLICT),
+    ):
+        outcome = store.put_known("default", other, on_conflict=on_conflict)
+        assert outcome is not None
+        assert outcome.status is status
+    assert store.get("default", "i1").sha256 == digest("i1")
+    assert np.array_equal(store.vector("default", "i1"), vectors[1])
+
+
+def test_pictures_that_need_a_vector_are_left_to_put(store: Store) -> None:
+    fill(store, 1)
+    replaced = new_image("i0", content="other")
+    for collection, image in (
+        ("default", replaced),
+        ("default", new_image("new")),
+        ("no", replaced),
+    ):
+        assert store.put_known(collection, image, on_conflict=OnConflict.REPLACE) is None
+    assert store.get("default", "i0").sha256 == digest("i0")
+    assert store.passport("no") is None
+
+
 def test_put_keeps_rows_and_vectors(store: Store) -> None:
     vectors = fill(store, 3)
     record = store.get("default", "i1")
