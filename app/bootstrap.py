@@ -38,7 +38,7 @@ class Services:
     indexing: IndexingService
     pictures: PictureService
     canary: Canary
-    maintenance: Maintenance
+    maintenance: Maintenance | None
 
     def close(self) -> None:
         """Finishes what waits, saves, and lets go of the data folder."""
@@ -46,7 +46,8 @@ class Services:
             parts.callback(self.store.close)
             parts.callback(self.extractors.close)
             parts.callback(self.indexing.close)
-            parts.callback(self.maintenance.close)
+            if self.maintenance is not None:
+                parts.callback(self.maintenance.close)
 
 
 def build_services(
@@ -54,6 +55,7 @@ def build_services(
     *,
     extractors: Extractors | None = None,
     store: Store | None = None,
+    read_only: bool = False,
     on_batch: Callable[[int, float], None] | None = None,
 ) -> Services:
     """Puts the parts together.
@@ -62,6 +64,7 @@ def build_services(
         settings: What was asked for.
         extractors: Used instead of what the settings name; the caller's to describe, ours to close.
         store: Used instead of the local store.
+        read_only: Change nothing in the data folder, which another process may own.
         on_batch: Told the size and the seconds of every batch that was embedded.
 
     Raises:
@@ -73,7 +76,7 @@ def build_services(
     cores = settings.threads or available_cores()
     with contextlib.ExitStack() as undo:
         if store is None:
-            store = open_store(settings)
+            store = open_store(settings, read_only=read_only)
             undo.callback(store.close)
         store.load()
         if extractors is None:
@@ -84,16 +87,16 @@ def build_services(
                 on_batch=on_batch,
             )
             undo.callback(extractors.close)
-        services = _assemble(settings, extractors, store, cores=cores)
+        services = _assemble(settings, extractors, store, cores=cores, tidy=not read_only)
         undo.pop_all()
     return services
 
 
-def open_store(settings: Settings) -> Store:
-    """Opens the local store in the data folder and becomes its owner."""
+def open_store(settings: Settings, *, read_only: bool = False) -> Store:
+    """Opens the local store in the data folder; its owner, unless it is to be read only."""
     from app.store.local.local_store import LocalStore  # noqa: PLC0415 - imports faiss
 
-    return LocalStore(settings.data_dir, index=settings.index)
+    return LocalStore(settings.data_dir, index=settings.index, read_only=read_only)
 
 
 def build_extractor(settings: Settings, *, cores: int) -> Extractor:
@@ -131,7 +134,9 @@ def _decoder(settings: Settings) -> ImageDecoder:
     return ImageDecoder(limits, slots=settings.threads or available_cores())
 
 
-def _assemble(settings: Settings, extractors: Extractors, store: Store, *, cores: int) -> Services:
+def _assemble(
+    settings: Settings, extractors: Extractors, store: Store, *, cores: int, tidy: bool
+) -> Services:
     files, decoder = LocalFiles(settings.data_dir), _decoder(settings)
     return Services(
         settings=settings,
@@ -153,7 +158,7 @@ def _assemble(settings: Settings, extractors: Extractors, store: Store, *, cores
             store, files, decoder, max_metadata_bytes=settings.max_metadata_bytes
         ),
         canary=Canary(extractors, store, timeout_s=settings.ready_timeout),
-        maintenance=Maintenance(store, files),
+        maintenance=Maintenance(store, files) if tidy else None,
     )
 
 

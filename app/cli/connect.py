@@ -20,6 +20,7 @@ def open_backend(
     api_key: str | None,
     given: dict[str, Any],
     *,
+    changes: bool = False,
     must_exist: bool = True,
 ) -> AbstractContextManager[Backend]:
     """Opens the place where a command works.
@@ -28,6 +29,8 @@ def open_backend(
         server: Address of a running service, or None for the data folder.
         api_key: Key for the service.
         given: Settings from flags.
+        changes: Whether the command changes anything; one that only reads works beside a service
+            that owns the folder.
         must_exist: Whether a data folder without a collection is refused.
     """
     settings = load_settings(**given)
@@ -41,7 +44,7 @@ def open_backend(
         return RemoteBackend(server, api_key or _kept_key(server, settings.data_dir))
     if must_exist:
         require_data_folder(settings.data_dir)
-    return LocalBackend(settings)
+    return LocalBackend(settings, read_only=not changes)
 
 
 def _kept_key(server: str, data_dir: Path) -> str | None:

@@ -18,9 +18,9 @@ from app.cli.options import (
     Server,
     settings_flags,
 )
-from app.cli.walk import Found, walk
 from app.errors import ConfigurationError
 from app.records import OnConflict
+from app.services.walk import Found, walk
 
 if TYPE_CHECKING:
     from app.cli.backends import Backend, Job, Line
@@ -52,7 +52,7 @@ def index(
     jobs = _jobs(walk(paths), metadata, folder_field)
     if not jobs:
         raise ConfigurationError("No pictures found there; name files or folders that hold some")
-    with open_backend(server, api_key, given, must_exist=False) as backend:
+    with open_backend(server, api_key, given, changes=True, must_exist=False) as backend:
         lines = _run(backend, jobs, collection, on_conflict)
     failed = [line for line in lines if line.reason is not None]
     _report(lines, failed, as_json=as_json)

@@ -30,13 +30,19 @@ from app.store.filters import parse_filter
 
 
 class LocalBackend:
-    """Owns a data folder while a command runs; loads the network only where it is needed."""
+    """A data folder while a command runs; loads the network only where it is needed.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: What was asked for.
+        read_only: Change nothing; then a service may own the folder meanwhile.
+    """
+
+    def __init__(self, settings: Settings, *, read_only: bool = False) -> None:
         self._settings = settings
+        self._read_only = read_only
         limit_openmp()
         make_data_folder(settings.data_dir)
-        self._store: Store = open_store(settings)
+        self._store: Store = open_store(settings, read_only=read_only)
 
     def __enter__(self) -> Self:
         """Ready to work."""
@@ -55,7 +61,7 @@ class LocalBackend:
 
     @cached_property
     def _services(self) -> Services:
-        return build_services(self._settings, store=self._store)
+        return build_services(self._settings, store=self._store, read_only=self._read_only)
 
     @cached_property
     def _pictures(self) -> PictureService:

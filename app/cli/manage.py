@@ -107,7 +107,7 @@ def delete(
         raise ConfigurationError("Name the ids to delete, or --all for the whole collection")
     if everything and not yes:
         typer.confirm(f"Delete the collection {collection!r} with all its pictures?", abort=True)
-    with open_backend(server, api_key, given) as backend:
+    with open_backend(server, api_key, given, changes=True) as backend:
         if everything:
             backend.drop(collection)
         for image_id in ids or []:

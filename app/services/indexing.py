@@ -34,10 +34,11 @@ from app.services.index_items import (
     item_of,
 )
 from app.services.sources import PictureSource
-from app.store.base import Store, decide
+from app.store.base import Store
 from app.store.files import LocalFiles
 from app.store.metadata import check_metadata
 from app.store.names import check_collection_name, check_id
+from app.store.outcomes import decide
 
 ID_LENGTH = 16
 """Hex digits of the sha256 that make an id where the caller gives none."""

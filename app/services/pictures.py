@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+
+from PIL import Image
 
 from app.embedding.preprocessing import ImageDecoder, make_thumbnail
 from app.errors import OriginalNotKeptError
@@ -87,6 +90,23 @@ class PictureService:
                 "or the file was moved. Index the picture again to keep it"
             )
         return record, path
+
+    def open(self, collection: str, image_id: str, *, size: int) -> Image.Image:
+        """A picture to look at: upright RGB, no side reduced below `size` pixels but by a strip.
+
+        The thumbnail is taken where it is large enough, or where there is nothing else.
+
+        Raises:
+            ImageNotFoundError: No picture has this id.
+            OriginalNotKeptError: Neither thumbnail nor original is here.
+            InvalidImageError: The file cannot be read any more.
+        """
+        path = self.thumbnail(collection, image_id)
+        if size > THUMBNAIL_SIZE // 2:
+            with contextlib.suppress(OriginalNotKeptError):
+                _, path = self.original(collection, image_id)
+        with path.open("rb") as file:
+            return self._decoder.decode(file, decode_size=size).image
 
     def thumbnail(self, collection: str, image_id: str) -> Path:
         """A picture's thumbnail, made again from the original where it is missing.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -21,13 +21,27 @@ from app.records import (
     Page,
     Passport,
     PutOutcome,
-    PutStatus,
 )
 from app.store.filters import Filter
-from app.store.metadata import MAX_METADATA_BYTES, canonical_json
+from app.store.metadata import MAX_METADATA_BYTES
 from app.store.vectors import Vectors
 
-__all__ = ["Store", "Vectors", "decide", "put_outcome", "require_same_passport", "utc_now"]
+__all__ = ["ScanBlock", "Store", "Vectors", "require_same_passport", "utc_now"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScanBlock:
+    """Some pictures of a collection with their vectors.
+
+    Attributes:
+        records: N rows, oldest first.
+        vectors: (N, dim) float32, rows of length 1.
+        cursor: Continues behind this block.
+    """
+
+    records: list[ImageRecord]
+    vectors: Vectors
+    cursor: str
 
 
 class Store(Protocol):
@@ -115,6 +129,24 @@ class Store(Protocol):
         """
         ...
 
+    def scan(
+        self, collection: str, *, cursor: str | None = None, where: Filter | None = None
+    ) -> Iterator[ScanBlock]:
+        """Rows with their active vectors, oldest first, in blocks of a few megabytes.
+
+        Pictures that come or are replaced while it goes on are met in the end; those that are
+        deleted may be. Nothing comes where there is no such collection.
+
+        Args:
+            collection: Which one.
+            cursor: Where to start: behind a block or a page that was read before.
+            where: Only pictures that pass.
+
+        Raises:
+            InvalidParameterError: The cursor is not one that `page` or `scan` gave.
+        """
+        ...
+
     def patch_metadata(
         self,
         collection: str,
@@ -191,74 +223,6 @@ class Store(Protocol):
         ...
 
 
-def settle_known(
-    store: Store, collection: str, image: NewImage, on_conflict: OnConflict
-) -> PutOutcome | None:
-    """`Store.put_known` for any store; the caller keeps changes out meanwhile."""
-    existing = store.find(collection, [image.id]).get(image.id)
-    status = decide(existing, image, on_conflict)
-    if existing is None or status is PutStatus.REPLACED:
-        return None
-    if status is PutStatus.UPDATED and image.metadata is not None:
-        existing = store.set_metadata(collection, image.id, image.metadata)
-    return PutOutcome(status, existing)
-
-
-def decide(existing: ImageRecord | None, image: NewImage, on_conflict: OnConflict) -> PutStatus:
-    """What a `put` of `image` has to do, given the row that stands under its id.
-
-    The same bytes with no or equal metadata are `unchanged`, with other metadata `updated`; other
-    bytes are `replaced`. `skip` leaves whatever exists alone. `error` refuses every change, but
-    sending the very same again is no change.
-    """
-    if existing is None:
-        return PutStatus.CREATED
-    if on_conflict is OnConflict.SKIP:
-        return PutStatus.SKIPPED
-    same_bytes = existing.sha256 == image.sha256
-    if same_bytes and (image.metadata is None or _equal(image.metadata, existing.metadata)):
-        return PutStatus.UNCHANGED
-    if on_conflict is OnConflict.ERROR:
-        return PutStatus.CONFLICT
-    return PutStatus.UPDATED if same_bytes else PutStatus.REPLACED
-
-
-def put_outcome(
-    collection: str,
-    existing: ImageRecord | None,
-    image: NewImage,
-    *,
-    on_conflict: OnConflict,
-    now: str,
-) -> PutOutcome:
-    """What a `put` of `image` comes to, and the row that stands under its id afterwards.
-
-    A replaced picture keeps the day it was created, and its metadata where none was sent.
-    """
-    status = decide(existing, image, on_conflict)
-    if existing is None or status is PutStatus.REPLACED:
-        kept = existing.metadata if existing else {}
-        record = ImageRecord(
-            collection=collection,
-            id=image.id,
-            sha256=image.sha256,
-            filename=image.filename,
-            media_type=image.media_type,
-            width=image.width,
-            height=image.height,
-            bytes=image.bytes,
-            metadata=dict(kept if image.metadata is None else image.metadata),
-            created_at=existing.created_at if existing else now,
-            updated_at=now,
-            source=image.source,
-        )
-    elif status is PutStatus.UPDATED:
-        record = replace(existing, metadata=dict(image.metadata or {}), updated_at=now)
-    else:
-        record = existing
-    return PutOutcome(status, record)
-
-
 def require_same_passport(collection: str, own: Passport, other: Passport) -> None:
     """Raises `PassportMismatchError`, naming what differs, where vectors cannot be compared."""
     apart = own.differences(other)
@@ -275,7 +239,3 @@ def require_same_passport(collection: str, own: Passport, other: Passport) -> No
 def utc_now() -> str:
     """This moment as rows record it: ISO 8601 in UTC, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _equal(left: Metadata, right: Metadata) -> bool:
-    return canonical_json(left) == canonical_json(right)

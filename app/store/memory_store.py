@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,10 +24,11 @@ from app.records import (
     PutOutcome,
     PutStatus,
 )
-from app.store.base import put_outcome, require_same_passport, settle_known, utc_now
+from app.store.base import ScanBlock, require_same_passport, utc_now
 from app.store.filters import Filter
 from app.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
 from app.store.names import decode_cursor, encode_cursor
+from app.store.outcomes import put_outcome, settle_known
 from app.store.vectors import Vectors, best_first, check_vectors, exact_scores
 
 
@@ -165,6 +166,20 @@ class MemoryStore:
             more = len(rows) > limit
             records = [_own(row.record) for row in rows[:limit]]
             return Page(records, encode_cursor(rows[limit - 1].seq) if more else None)
+
+    def scan(
+        self, collection: str, *, cursor: str | None = None, where: Filter | None = None
+    ) -> Iterator[ScanBlock]:
+        """Rows with their vectors, oldest first, see `Store.scan`; all in one block."""
+        after = decode_cursor(cursor)
+        with self._lock:
+            held = self._collections.get(collection)
+            rows = [row for row in held.passing(where) if row.seq > after] if held else []
+        if not rows:
+            return iter(())
+        vectors = np.stack([row.vector for row in rows])
+        records = [_own(row.record) for row in rows]
+        return iter([ScanBlock(records, vectors, encode_cursor(rows[-1].seq))])
 
     def put_known(
         self, collection: str, image: NewImage, *, on_conflict: OnConflict

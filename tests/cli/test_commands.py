@@ -130,6 +130,19 @@ def test_a_folder_that_a_service_owns_is_refused_and_says_what_to_do(lookalike, 
         done = lookalike("index", str(pictures))
         assert isinstance(done.exception, DataFolderInUseError)
         assert "--server" in str(done.exception)
+        assert isinstance(lookalike("delete", "--all", "-y").exception, DataFolderInUseError)
+    finally:
+        store.close()
+
+
+def test_a_folder_that_a_service_owns_can_be_read(lookalike, tmp_path, pictures):
+    assert lookalike("index", str(pictures)).exit_code == 0
+    store = LocalStore(tmp_path / "data")
+    try:
+        query = next(pictures.rglob("*.jpg"))
+        found = json.loads(lookalike("search", str(query), "--json").stdout)
+        assert found["matches"][0]["score"] == pytest.approx(1.0)
+        assert lookalike("list").exit_code == lookalike("info").exit_code == 0
     finally:
         store.close()
 

@@ -302,3 +302,35 @@ def test_vectors_that_would_spoil_the_order_are_refused(store: Store, vectors: n
 def test_closing_twice_does_no_harm(store: Store) -> None:
     store.close()
     store.close()
+
+
+def test_a_scan_gives_every_row_with_its_vector(store: Store) -> None:
+    fill(store, 7)
+    put(store, [new_image("i3", content="other")], unit_vectors(1, seed=5))
+    store.delete("default", "i5")
+    blocks = list(store.scan("default"))
+    records = [record for block in blocks for record in block.records]
+    assert records == store.page("default", limit=100).records
+    for block in blocks:
+        for record, vector in zip(block.records, block.vectors, strict=True):
+            assert np.array_equal(vector, store.vector("default", record.id))
+    assert list(store.scan("default", cursor=blocks[-1].cursor)) == []
+    assert list(store.scan("nothing")) == []
+
+
+def test_a_scan_continues_behind_its_cursor(store: Store) -> None:
+    fill(store, 4)
+    (*_, last) = store.scan("default")
+    put(store, [new_image("new"), new_image("i1", content="other")], unit_vectors(2, seed=5))
+    later = [
+        record.id for block in store.scan("default", cursor=last.cursor) for record in block.records
+    ]
+    assert later == ["new", "i1"]
+
+
+def test_a_scan_is_filtered(store: Store) -> None:
+    images = [new_image(f"p{i}", metadata={"even": i % 2 == 0}) for i in range(6)]
+    put(store, images, unit_vectors(6))
+    passing = Filter.parse({"even": True})
+    found = [r.id for block in store.scan("default", where=passing) for r in block.records]
+    assert found == ["p0", "p2", "p4"]

@@ -48,12 +48,14 @@ class Catalog:
     it raises `StorageError`.
 
     Raises:
-        DataFolderError: The file is damaged, or was written by a newer version.
+        DataFolderError: The file is damaged, or was written by another version.
         StorageError: The disk refuses.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._connections = Connections(path)
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._connections = Connections(path, read_only=read_only)
+        if read_only:
+            return
         with self._connections.read() as connection:
             dropped = connection.execute("SELECT id FROM collections WHERE name IS NULL").fetchall()
         for (number,) in dropped:

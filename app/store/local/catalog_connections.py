@@ -32,40 +32,49 @@ class Connections:
     One connection makes every write and checkpoint: SQLite before 3.51.3 can damage a WAL
     database that several connections write.
 
+    Opened for reading only, another process may be the one that writes.
+
     Raises:
-        DataFolderError: The file is damaged, or was written by a newer version.
+        DataFolderError: The file is damaged, or was written by another version.
         StorageError: The disk refuses.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
         self._write_lock = threading.Lock()
         self._closed = False
         self._idle: queue.LifoQueue[sqlite3.Connection | None] = queue.LifoQueue()
         for _ in range(_READERS):
             self._idle.put(None)
-        with self._errors():
-            self._writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            try:
-                for setting in _WRITER_SETTINGS:
-                    self._writer.execute(setting)
-                self._migrate()
-            except BaseException:
-                self._writer.close()
-                raise
+        self._writer: sqlite3.Connection | None = None
+        if read_only:
+            self._require_migrated()
+        else:
+            with self._errors():
+                self._open_writer()
+
+    def _open_writer(self) -> None:
+        self._writer = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            for setting in _WRITER_SETTINGS:
+                self._writer.execute(setting)
+            self._migrate(self._writer)
+        except BaseException:
+            self._writer.close()
+            raise
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction: on the disk when the block ends, undone where it raises."""
         with self._write_lock, self._errors():
-            self._require_open()
-            self._writer.execute("BEGIN IMMEDIATE")
+            writer = self._require_writer()
+            writer.execute("BEGIN IMMEDIATE")
             try:
-                yield self._writer
-                self._writer.execute("COMMIT")
+                yield writer
+                writer.execute("COMMIT")
             except BaseException:
-                if self._writer.in_transaction:  # a full disk may have rolled it back already
-                    self._writer.execute("ROLLBACK")
+                if writer.in_transaction:  # a full disk may have rolled it back already
+                    writer.execute("ROLLBACK")
                 raise
 
     @contextmanager
@@ -88,9 +97,8 @@ class Connections:
     def give_room_back(self) -> None:
         """Hands free pages back to the disk."""
         with self._write_lock, self._errors():
-            self._require_open()
             # Not `execute`, which stops at the first page.
-            self._writer.executescript("PRAGMA incremental_vacuum")
+            self._require_writer().executescript("PRAGMA incremental_vacuum")
 
     def close(self) -> None:
         """Closes every connection, the writer last; may be called twice."""
@@ -100,7 +108,8 @@ class Connections:
             if reader is not None:
                 reader.close()
         with self._write_lock:
-            self._writer.close()
+            if self._writer is not None:
+                self._writer.close()
         for _ in range(_READERS):
             self._idle.put(None)
 
@@ -108,30 +117,49 @@ class Connections:
         if self._closed:
             raise StorageError("The store is closed")
 
+    def _require_writer(self) -> sqlite3.Connection:
+        self._require_open()
+        if self._writer is None:
+            raise StorageError("The data folder was opened for reading only")
+        return self._writer
+
+    def _require_migrated(self) -> None:
+        with self.read() as connection:
+            if self._missing(connection):
+                raise DataFolderError(
+                    f"{self._path} was written by an older version of Lookalike; start the service "
+                    "on it once, which brings it up to date"
+                )
+
     def _open_reader(self) -> sqlite3.Connection:
         address = f"{self._path.resolve().as_uri()}?mode=ro"
         reader = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
         reader.create_function(FUNCTION, 2, holds, deterministic=True)
         return reader
 
-    def _migrate(self) -> None:
-        self._writer.execute(
+    def _migrate(self, writer: sqlite3.Connection) -> None:
+        writer.execute(
             "CREATE TABLE IF NOT EXISTS migrations"
             " (name TEXT PRIMARY KEY, applied_at TEXT NOT NULL)"
         )
-        applied = {name for (name,) in self._writer.execute("SELECT name FROM migrations")}
+        missing = self._missing(writer)
+        for name, statements in MIGRATIONS:
+            if name in missing:
+                with self.write() as connection:
+                    for statement in statements:
+                        connection.execute(statement)
+                    connection.execute("INSERT INTO migrations VALUES (?, ?)", (name, utc_now()))
+
+    def _missing(self, connection: sqlite3.Connection) -> set[str]:
+        """The migrations still to be made; raises where there are some that are not known."""
+        applied = {name for (name,) in connection.execute("SELECT name FROM migrations")}
         unknown = applied - {name for name, _ in MIGRATIONS}
         if unknown:
             raise DataFolderError(
                 f"{self._path} was written by a newer version of Lookalike "
                 f"({', '.join(sorted(unknown))}); use that version or a later one"
             )
-        for name, statements in MIGRATIONS:
-            if name not in applied:
-                with self.write() as connection:
-                    for statement in statements:
-                        connection.execute(statement)
-                    connection.execute("INSERT INTO migrations VALUES (?, ?)", (name, utc_now()))
+        return {name for name, _ in MIGRATIONS} - applied
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

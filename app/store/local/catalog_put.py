@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from app.records import NewImage, OnConflict, Passport, PutOutcome, PutStatus
-from app.store.base import put_outcome, require_same_passport, utc_now
+from app.store.base import require_same_passport, utc_now
 from app.store.local.catalog_rows import (
     CollectionRow,
     insert_image,
@@ -17,6 +17,7 @@ from app.store.local.catalog_rows import (
     vector_blob,
 )
 from app.store.metadata import canonical_json
+from app.store.outcomes import put_outcome
 from app.store.vectors import Vectors
 
 

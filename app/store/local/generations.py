@@ -31,7 +31,7 @@ class BrokenGenerationError(Exception):
 
 
 class Generations:
-    """The saved generations of one embedding set's index.
+    """The saved generations of one embedding set's index; nothing is changed where `read_only`.
 
     ```
     <folder>/00000007.seqs       (N,) little-endian int64
@@ -40,8 +40,9 @@ class Generations:
     ```
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         self._folder = folder
+        self._read_only = read_only
 
     def save(self, index: FlatIndex, row: CollectionRow) -> None:
         """Writes a new generation, then removes the older ones.
@@ -51,6 +52,8 @@ class Generations:
         Raises:
             StorageError: The disk refuses; the older generation stays.
         """
+        if self._read_only:
+            return
         newest = max(self._numbers(), default=0)
         stem = f"{newest + 1:08d}"
         with disk_errors("save the index"):
@@ -78,7 +81,8 @@ class Generations:
 
     def discard(self) -> None:
         """Removes every generation."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if not self._read_only:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _numbers(self) -> list[int]:
         if not self._folder.is_dir():

@@ -27,18 +27,23 @@ class Indexes:
     Args:
         catalog: What the indexes are derived from.
         folder: Where they are saved, made where it does not exist.
+        read_only: Whether another process may own the folder, so that nothing is saved.
         change: The store's change lock; whoever calls anything but `get` and `loaded` holds it.
 
     Raises:
         StorageError: The disk refuses.
     """
 
-    def __init__(self, catalog: Catalog, folder: Path, *, change: threading.RLock) -> None:
+    def __init__(
+        self, catalog: Catalog, folder: Path, *, change: threading.RLock, read_only: bool = False
+    ) -> None:
         self._catalog = catalog
         self._folder = folder
         self._change = change
+        self._read_only = read_only
         self._live: dict[int, LiveIndex] = {}
-        self._remove_strangers()
+        if not read_only:
+            self._remove_strangers()
 
     def get(self, row: CollectionRow) -> LiveIndex | None:
         """A collection's index, loaded where it was not; None where it was dropped meanwhile."""
@@ -94,7 +99,7 @@ class Indexes:
             self._live.pop(row.embedding, None)
 
     def _generations(self, row: CollectionRow) -> Generations:
-        return Generations(self._folder / str(row.embedding))
+        return Generations(self._folder / str(row.embedding), read_only=self._read_only)
 
     def _remove_strangers(self) -> None:
         """Removes saved indexes of embedding sets that are gone."""

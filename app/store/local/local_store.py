@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,17 @@ from app.records import (
     Passport,
     PutOutcome,
 )
-from app.store.base import require_same_passport, settle_known
+from app.store.base import ScanBlock, require_same_passport
 from app.store.filters import Filter
 from app.store.local import catalog_connections, faiss_index
 from app.store.local.catalog import Catalog
 from app.store.local.folder_lock import FolderLock
 from app.store.local.indexes import Indexes
+from app.store.local.scan import scan_catalog
 from app.store.local.search import search_once
 from app.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
 from app.store.names import decode_cursor, encode_cursor
+from app.store.outcomes import settle_known
 from app.store.vectors import Vectors, check_vectors
 
 INDEX_TYPES = ("Flat",)
@@ -45,12 +48,14 @@ class LocalStore:
     index is loaded when its collection is first searched or written to.
     """
 
-    def __init__(self, folder: Path, *, index: str = "Flat") -> None:
+    def __init__(self, folder: Path, *, index: str = "Flat", read_only: bool = False) -> None:
         """Opens a data folder, made where it does not exist.
 
         Args:
             folder: The data folder.
             index: The index type; `Flat` is exact.
+            read_only: Change nothing; then another process may own the folder, and what it
+                changes later is not seen by searches.
 
         Raises:
             ConfigurationError: There is no such index type.
@@ -65,20 +70,21 @@ class LocalStore:
         self._folder = folder
         self._index_type = index
         self._change = threading.RLock()
-        self._owned = FolderLock(folder)
-        try:
-            self._catalog = Catalog(folder / "catalog.db")
-            self._indexes = Indexes(self._catalog, folder / "index", change=self._change)
-        except BaseException:
-            self._owned.release()
-            raise
+        with contextlib.ExitStack() as undo:
+            if not read_only:
+                undo.callback(FolderLock(folder).release)
+            self._catalog = Catalog(folder / "catalog.db", read_only=read_only)
+            self._indexes = Indexes(
+                self._catalog, folder / "index", change=self._change, read_only=read_only
+            )
+            self._owned = undo.pop_all()
 
     def close(self) -> None:
         """Saves the indexes and lets go of the folder; may be called twice."""
         with self._change:
             self._indexes.close()
             self._catalog.close()
-            self._owned.release()
+            self._owned.close()
 
     def load(self) -> None:
         """Loads the index of every collection now, so that the first search need not wait."""
@@ -151,6 +157,12 @@ class LocalStore:
         more = len(rows) > limit
         records = [record for _, record in rows[:limit]]
         return Page(records, encode_cursor(rows[limit - 1][0]) if more else None)
+
+    def scan(
+        self, collection: str, *, cursor: str | None = None, where: Filter | None = None
+    ) -> Iterator[ScanBlock]:
+        """Rows with their vectors, oldest first, see `Store.scan`."""
+        return scan_catalog(self._catalog, collection, after=decode_cursor(cursor), where=where)
 
     def references(self, sha256s: Iterable[str]) -> set[str]:
         """Those of the digests that some row of any collection names."""
