@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from app.errors import LookalikeError
 from app.records import Passport
 
 
 class PictureReader(Protocol):
-    """Opens a picture of a set by its position."""
+    """Opens a picture of a set by its position; many threads may call it at once."""
 
     def __call__(self, position: int, *, size: int) -> Image.Image:
         """An upright RGB picture, perhaps at a reduced size.
@@ -76,3 +77,10 @@ class VectorSet:
     def __len__(self) -> int:
         """Pictures."""
         return len(self.vectors)
+
+    def picture_or_none(self, position: int, *, size: int) -> Image.Image | None:
+        """As `picture`; None for one that cannot be read any more."""
+        try:
+            return self.picture(position, size=size)
+        except LookalikeError:
+            return None
