@@ -1,0 +1,44 @@
+"""A set of drawn pictures with the vectors of the extractor without weights."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from PIL import Image
+
+from app.embedding.color_extractor import ColorExtractor
+from app.errors import OriginalNotKeptError
+from app.samples import Sample, draw, samples
+from app.services.vector_set import VectorSet
+
+
+@functools.cache
+def picture_of(sample: Sample) -> Image.Image:
+    return draw(sample, size=(96, 72))
+
+
+def drawn_set(
+    *, classes=("mug", "car", "leaf"), instances=5, views=3, labels=True, lost=()
+) -> VectorSet:
+    """Pictures in classes; those at the positions `lost` cannot be read any more."""
+    made = list(samples(classes=classes, instances=instances, views=views))
+    extractor = ColorExtractor()
+    prepared = np.stack([extractor.prepare(picture_of(sample)) for sample in made])
+
+    def picture(position: int, *, size: int) -> Image.Image:
+        if position in lost:
+            raise OriginalNotKeptError("gone")
+        return picture_of(made[position])
+
+    return VectorSet(
+        name="samples",
+        passport=extractor.passport,
+        provenance=extractor.provenance,
+        vectors=extractor.extract(prepared),
+        ids=[f"{sample.label}/{sample.filename}" for sample in made],
+        names=[sample.filename for sample in made],
+        labels=[sample.label for sample in made] if labels else None,
+        sha256s=["0" * 64] * len(made),
+        picture=picture,
+    )
