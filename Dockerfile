@@ -37,7 +37,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     TORCH_HOME=/opt/torch \
     LOOKALIKE_HOST=0.0.0.0 \
-    LOOKALIKE_DATA_DIR=/data
+    LOOKALIKE_DATA_DIR=/data \
+    LOOKALIKE_CACHE_DIR=/data/cache
 USER lookalike
 WORKDIR /data
 VOLUME /data

@@ -14,12 +14,16 @@ from app.embedding.base import Extractor
 from app.embedding.extractors import Extractors
 from app.embedding.preprocessing import ImageDecoder, ImageLimits
 from app.errors import ConfigurationError
+from app.services.duplicates.service import DuplicateService
+from app.services.fetch_guard import FetchGuard
+from app.services.fetching import Fetcher
 from app.services.index_items import Originals
 from app.services.indexing import IndexingService
 from app.services.maintenance import Maintenance
 from app.services.pictures import PictureService
 from app.services.readiness import Canary
 from app.services.search import SearchService
+from app.services.url_search import UrlSearchService
 from app.store.base import Store
 from app.store.files import LocalFiles
 
@@ -35,8 +39,10 @@ class Services:
     store: Store
     files: LocalFiles
     search: SearchService
+    url_search: UrlSearchService
     indexing: IndexingService
     pictures: PictureService
+    duplicates: DuplicateService
     canary: Canary
     maintenance: Maintenance | None
 
@@ -48,6 +54,7 @@ class Services:
             parts.callback(self.indexing.close)
             if self.maintenance is not None:
                 parts.callback(self.maintenance.close)
+            parts.callback(self.duplicates.close)
 
 
 def build_services(
@@ -80,12 +87,7 @@ def build_services(
             undo.callback(store.close)
         store.load()
         if extractors is None:
-            extractors = Extractors(
-                build_extractor(settings, cores=cores),
-                max_batch=settings.max_batch,
-                queue_size=settings.queue_size,
-                on_batch=on_batch,
-            )
+            extractors = build_extractors(settings, on_batch=on_batch)
             undo.callback(extractors.close)
         services = _assemble(settings, extractors, store, cores=cores, tidy=not read_only)
         undo.pop_all()
@@ -97,6 +99,18 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     from app.store.local.local_store import LocalStore  # noqa: PLC0415 - imports faiss
 
     return LocalStore(settings.data_dir, index=settings.index, read_only=read_only)
+
+
+def build_extractors(
+    settings: Settings, *, on_batch: Callable[[int, float], None] | None = None
+) -> Extractors:
+    """Loads the network that the settings name, behind its queue."""
+    return Extractors(
+        build_extractor(settings, cores=settings.threads or available_cores()),
+        max_batch=settings.max_batch,
+        queue_size=settings.queue_size,
+        on_batch=on_batch,
+    )
 
 
 def build_extractor(settings: Settings, *, cores: int) -> Extractor:
@@ -125,25 +139,41 @@ def build_pictures(settings: Settings, store: Store) -> PictureService:
     """What reads and deletes; needs no network."""
     files = LocalFiles(settings.data_dir)
     return PictureService(
-        store, files, _decoder(settings), max_metadata_bytes=settings.max_metadata_bytes
+        store, files, build_decoder(settings), max_metadata_bytes=settings.max_metadata_bytes
     )
 
 
-def _decoder(settings: Settings) -> ImageDecoder:
+def build_decoder(settings: Settings) -> ImageDecoder:
+    """Decodes within the limits that the settings name."""
     limits = ImageLimits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
     return ImageDecoder(limits, slots=settings.threads or available_cores())
+
+
+def _fetcher(settings: Settings, folder: Path) -> Fetcher | None:
+    if not settings.fetch_urls:
+        return None
+    return Fetcher(
+        FetchGuard.parse(ports=settings.fetch_ports, allow=settings.fetch_allow or ""),
+        folder=folder,
+        max_bytes=settings.max_file_bytes,
+        timeout_s=settings.fetch_timeout,
+        places=settings.max_fetches,
+    )
 
 
 def _assemble(
     settings: Settings, extractors: Extractors, store: Store, *, cores: int, tidy: bool
 ) -> Services:
-    files, decoder = LocalFiles(settings.data_dir), _decoder(settings)
+    files, decoder = LocalFiles(settings.data_dir), build_decoder(settings)
+    search = SearchService(extractors, store, decoder)
+    pictures = PictureService(store, files, decoder, max_metadata_bytes=settings.max_metadata_bytes)
     return Services(
         settings=settings,
         extractors=extractors,
         store=store,
         files=files,
-        search=SearchService(extractors, store, decoder),
+        search=search,
+        url_search=UrlSearchService(search, _fetcher(settings, files.tmp)),
         indexing=IndexingService(
             extractors,
             store,
@@ -154,9 +184,8 @@ def _assemble(
             cores=cores,
             group=settings.max_batch,
         ),
-        pictures=PictureService(
-            store, files, decoder, max_metadata_bytes=settings.max_metadata_bytes
-        ),
+        pictures=pictures,
+        duplicates=DuplicateService(store, pictures),
         canary=Canary(extractors, store, timeout_s=settings.ready_timeout),
         maintenance=Maintenance(store, files) if tidy else None,
     )

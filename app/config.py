@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from app.errors import ConfigurationError
 
 PREFIX = "LOOKALIKE_"
 
+_CACHE = Path("~/.cache/lookalike")
+
 
 class Settings(BaseSettings):
     """What can be set, from flags, the environment or `.env`, in this order of precedence."""
@@ -23,6 +26,12 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Field(Path("data"), description="Folder that holds everything stored")
+    cache_dir: Path = Field(
+        _CACHE,
+        validate_default=True,
+        description="Folder for vectors and datasets that can be made again; "
+        "$XDG_CACHE_HOME/lookalike if that is set",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
 
@@ -77,12 +86,45 @@ class Settings(BaseSettings):
         10.0, gt=0, le=300, description="Seconds that the readiness canary may take"
     )
 
+    fetch_urls: bool = Field(
+        False,
+        description="Whether pictures are fetched from addresses (POST /search/url)",
+    )
+    fetch_timeout: float = Field(
+        10.0, gt=0, le=60, description="Seconds in which a picture must be fetched, redirects too"
+    )
+    fetch_ports: str = Field(
+        "80,443", description="Ports that may be fetched from, separated by commas"
+    )
+    fetch_allow: str | None = Field(
+        None,
+        description="Networks and hosts, separated by commas, to fetch from though not public",
+    )
+    max_fetches: int = Field(
+        8, ge=1, le=16, description="Most addresses fetched at once; more get 503"
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log lines to print"
     )
     log_format: Literal["auto", "text", "json"] = Field(
         "auto", description="auto: text on a terminal, JSON otherwise"
     )
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _find_cache(cls, value: Path) -> Path:
+        base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        if (
+            value == _CACHE and base.is_absolute()
+        ):  # relative ones count as unset, says its standard
+            return base / "lookalike"
+        try:
+            return value.expanduser()
+        except RuntimeError as exc:
+            raise ValueError(
+                f"{value} cannot be found: there is no home folder; name an absolute path"
+            ) from exc
 
     @field_validator("port", mode="before")
     @classmethod

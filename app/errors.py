@@ -21,6 +21,8 @@ LookalikeError
 ├── NotFoundError
 │   ├── ImageNotFoundError
 │   ├── CollectionNotFoundError
+│   ├── EmbeddingSetNotFoundError no vectors of this collection under this passport
+│   ├── JobNotFoundError
 │   └── OriginalNotKeptError      the picture is known, its original file is not here
 ├── ConflictError
 │   ├── ImageExistsError          the id is taken, and on_conflict is `error`
@@ -38,6 +40,10 @@ LookalikeError
 │   └── WeightsError
 │       ├── WeightsNotFoundError  the file is not here and cannot be downloaded
 │       └── WeightsMismatchError  the file does not fit the model
+├── FetchError                    the picture at an address cannot be had
+│   ├── FetchTimeoutError         not within the time
+│   └── UrlNotAllowedError        an address that is never fetched
+├── FetchingDisabledError         fetching from addresses is not turned on
 └── ServerError                   a remote service (--server) cannot be reached or refuses
 ```
 
@@ -169,6 +175,18 @@ class CollectionNotFoundError(NotFoundError):
     code = "collection_not_found"
 
 
+class EmbeddingSetNotFoundError(NotFoundError):
+    """The collection has no embedding set under this passport."""
+
+    code = "embedding_set_not_found"
+
+
+class JobNotFoundError(NotFoundError):
+    """No job has this id; those that ended long ago are forgotten."""
+
+    code = "job_not_found"
+
+
 class OriginalNotKeptError(NotFoundError):
     """The picture is known, but its original file is not in the data folder."""
 
@@ -271,6 +289,36 @@ class WeightsMismatchError(WeightsError):
     """The weights file lacks layers of the model, or has layers the model lacks."""
 
     code = "weights_mismatch"
+
+
+class FetchError(LookalikeError):
+    """The picture at an address cannot be reached, or something else is there."""
+
+    code = "fetch_failed"
+
+
+class FetchTimeoutError(FetchError):
+    """The picture at an address did not come within the time."""
+
+    code = "fetch_timeout"
+
+
+class UrlNotAllowedError(FetchError):
+    """An address, or one that it leads to, that is never fetched."""
+
+    code = "url_not_allowed"
+
+
+class FetchingDisabledError(LookalikeError):
+    """A search by address where fetching from addresses is not turned on."""
+
+    code = "fetching_disabled"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Pictures are not fetched from addresses here: set LOOKALIKE_FETCH_URLS=true "
+            "(--fetch-urls) to turn it on, or send the picture itself"
+        )
 
 
 class ServerError(LookalikeError):

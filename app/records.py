@@ -148,6 +148,18 @@ class PutStatus(StrEnum):
     CONFLICT = "conflict"
 
 
+class DuplicateKind(StrEnum):
+    """In what way pictures are duplicates, the strictest first.
+
+    `exact`: the same bytes. `reencoded`: the same picture re-encoded or resized, which the pixels
+    confirm. `near`: alike by their vectors, which says nothing about being the same picture.
+    """
+
+    EXACT = "exact"
+    REENCODED = "reencoded"
+    NEAR = "near"
+
+
 @dataclass(frozen=True, slots=True)
 class PutOutcome:
     """What became of one picture, and the row that now stands under its id."""

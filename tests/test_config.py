@@ -42,6 +42,21 @@ def test_a_value_that_cannot_be_used_is_named(name, value):
         load_settings(**{name: value})
 
 
+def test_the_cache_is_where_caches_are(monkeypatch, tmp_path):
+    monkeypatch.delenv("LOOKALIKE_CACHE_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for unset in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", unset)
+        assert load_settings().cache_dir == tmp_path / ".cache" / "lookalike"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert load_settings().cache_dir == tmp_path / "xdg" / "lookalike"
+    monkeypatch.setenv("LOOKALIKE_CACHE_DIR", "~/elsewhere")
+    assert load_settings().cache_dir == tmp_path / "elsewhere"
+    monkeypatch.setenv("LOOKALIKE_CACHE_DIR", "~no-such-user/x")
+    with pytest.raises(ConfigurationError, match=r"LOOKALIKE_CACHE_DIR: .* no home folder"):
+        load_settings()
+
+
 def test_keys_do_not_show(monkeypatch):
     settings = load_settings(admin_key="a-secret-key")
     assert "a-secret-key" not in repr(settings)

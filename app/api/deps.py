@@ -12,9 +12,11 @@ from fastapi import Depends, Path, Query, Request
 
 from app.bootstrap import Services
 from app.errors import InvalidMetadataError, InvalidParameterError
+from app.services.duplicates.service import DuplicateService
 from app.services.indexing import IndexingService
 from app.services.pictures import PictureService
 from app.services.search import MAX_K, SearchService
+from app.services.url_search import UrlSearchService
 
 COLLECTION_PATTERN = "^[a-z][a-z0-9_]{0,62}$"
 ID_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$"
@@ -34,8 +36,16 @@ async def services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services)]
 
 
+async def _duplicates(services: ServicesDep) -> DuplicateService:
+    return services.duplicates
+
+
 async def _search(services: ServicesDep) -> SearchService:
     return services.search
+
+
+async def _url_search(services: ServicesDep) -> UrlSearchService:
+    return services.url_search
 
 
 async def _indexing(services: ServicesDep) -> IndexingService:
@@ -88,7 +98,9 @@ def known_fields(*names: str) -> Any:
     return Depends(check)
 
 
+DuplicatesDep = Annotated[DuplicateService, Depends(_duplicates)]
 SearchDep = Annotated[SearchService, Depends(_search)]
+UrlSearchDep = Annotated[UrlSearchService, Depends(_url_search)]
 IndexingDep = Annotated[IndexingService, Depends(_indexing)]
 PicturesDep = Annotated[PictureService, Depends(_pictures)]
 

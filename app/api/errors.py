@@ -39,6 +39,10 @@ STATUS: dict[type[LookalikeError], int] = {
     errors.StorageError: 503,
     errors.UnavailableError: 503,
     errors.StorageFullError: 507,
+    errors.FetchingDisabledError: 403,
+    errors.UrlNotAllowedError: 422,
+    errors.FetchError: 502,
+    errors.FetchTimeoutError: 504,
 }
 """The status of each class; a class that is not named has that of the class it derives from."""
 

@@ -9,8 +9,8 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.records import CollectionInfo, ImageRecord, Match, Page, Passport
-from app.services.search import SearchResult
+from app.records import DEFAULT_COLLECTION, CollectionInfo, ImageRecord, Match, Page, Passport
+from app.services.search import MAX_K, SearchResult
 
 
 class Schema(BaseModel):
@@ -33,6 +33,33 @@ class Problem(BaseModel):
     detail: str = Field(description="What is wrong, and what to do next")
     code: str = Field(description="Stable name of the error", examples=["not_an_image"])
     request_id: str = Field(description="Also in the header X-Request-ID and in the logs")
+
+
+class UrlSearchIn(Schema):
+    """A search by the picture at an address."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    url: str = Field(
+        min_length=1,
+        max_length=2048,
+        description="Where the picture is; http or https",
+        examples=["https://example.com/photo.jpg"],
+    )
+    k: int = Field(10, ge=1, le=MAX_K, description="How many matches")
+    min_score: float = Field(-1.0, ge=-1, le=1, description="Leave out matches below this cosine")
+    filter: dict[str, Any] | None = Field(
+        None, description="Conditions on metadata", examples=[{"label": "cat"}]
+    )
+    group_by: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="Only the best of each value of this metadata field",
+    )
+    collection: str = Field(
+        DEFAULT_COLLECTION, pattern="^[a-z][a-z0-9_]{0,62}$", description="Where to search"
+    )
 
 
 class ModelOut(Schema):

@@ -240,6 +240,12 @@ class UploadRoute(APIRoute):
 class JsonRoute(APIRoute):
     """A route whose changes come as JSON: the key first, then a body within limits."""
 
+    too_large: type[LookalikeError] = MetadataTooLargeError
+
+    def admit(self, request: Request) -> None:
+        """Decides before a body is read. Raises what the answer shall say."""
+        request.app.state.keys.check(request, Access.ADMIN)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wraps FastAPI's handler, which would read the body first of all."""
         handle = super().get_route_handler()
@@ -247,15 +253,13 @@ class JsonRoute(APIRoute):
             return handle
 
         async def limited(request: Request) -> Response:
-            state = request.app.state
-            state.keys.check(request, Access.ADMIN)
+            self.admit(request)
+            limit = request.app.state.search_limits.field_bytes
             body = bytearray()
             async for chunk in unstalled(request):
                 body += chunk
-                if len(body) > state.search_limits.field_bytes:
-                    raise MetadataTooLargeError(
-                        f"The body has more than {state.search_limits.field_bytes:,} bytes"
-                    )
+                if len(body) > limit:
+                    raise self.too_large(f"The body has more than {limit:,} bytes")
             request._body = bytes(body)  # FastAPI finds it read
             return await handle(request)
 

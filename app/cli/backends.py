@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from app.api.duplicate_schemas import DuplicatesOut, DuplicatesRunning
 from app.api.schemas import ImageOut, SearchOut
-from app.records import OnConflict
+from app.records import DuplicateKind, OnConflict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,16 @@ class Ask:
     collection: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuplicatesAsk:
+    """A question for duplicates as the command line takes it; None for the default."""
+
+    collection: str
+    kind: DuplicateKind
+    threshold: float | None
+    cursor: str | None = None
+
+
 class Backend(Protocol):
     """What the commands need, wherever it is done."""
 
@@ -53,12 +64,24 @@ class Backend(Protocol):
         """Searches with a picture file."""
         ...
 
+    def search_url(self, url: str, ask: Ask) -> SearchOut:
+        """Searches with the picture at an address."""
+        ...
+
     def info(self) -> dict[str, Any]:
         """What `GET /info` answers; without the models where none is loaded."""
         ...
 
     def images(self, collection: str, *, where: str | None) -> Iterator[ImageOut]:
         """All pictures of a collection, oldest first."""
+        ...
+
+    def duplicates(self, ask: DuplicatesAsk) -> DuplicatesOut | DuplicatesRunning:
+        """A page of groups, or how far the search for them is; waits a moment for it."""
+        ...
+
+    def thumbnail(self, collection: str, image_id: str) -> bytes:
+        """A small JPEG of a picture."""
         ...
 
     def delete(self, collection: str, image_id: str) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from app.cli.backends import Backend
 from app.cli.local import LocalBackend
-from app.cli.options import MODEL_SETTINGS, require_data_folder
+from app.cli.options import FETCH_SETTINGS, MODEL_SETTINGS, require_data_folder
 from app.cli.remote import RemoteBackend
 from app.config import load_settings
 from app.errors import ConfigurationError
@@ -35,7 +35,8 @@ def open_backend(
     """
     settings = load_settings(**given)
     if server is not None:
-        named = [name for name in MODEL_SETTINGS if name != "data_dir" and given.get(name)]
+        settled = {*MODEL_SETTINGS, *FETCH_SETTINGS} - {"data_dir"}
+        named = [name for name, value in given.items() if name in settled and value]
         if named:
             raise ConfigurationError(
                 f"--{named[0].replace('_', '-')} is the running service's to say; leave it out "

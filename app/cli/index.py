@@ -79,31 +79,13 @@ def _jobs(found: Any, metadata: str | None, folder_field: str | None) -> list[Jo
 
 
 def _run(backend: Backend, jobs: list[Job], collection: str, on_conflict: OnConflict) -> list[Line]:
-    from rich.console import Console  # noqa: PLC0415 - see app.cli.main
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from app.cli.progress import progress  # noqa: PLC0415 - see app.cli.main
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
     lines: list[Line] = []
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("indexing", total=len(jobs), rate="")
+    with progress() as report:
         for line in backend.index(jobs, collection=collection, on_conflict=on_conflict):
             lines.append(line)
-            speed = progress.tasks[task].speed
-            progress.update(task, advance=1, rate=f"{speed:.1f}/s" if speed else "")
+            report("indexing", len(lines), len(jobs))
     return lines
 
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from app import __version__
+from app.api.duplicate_schemas import DuplicatesOut, DuplicatesRunning
 from app.api.schemas import CollectionOut, ImageOut, SearchOut
 from app.bootstrap import (
     Services,
@@ -17,11 +18,18 @@ from app.bootstrap import (
     make_data_folder,
     open_store,
 )
-from app.cli.backends import Ask, Job, Line
+from app.cli.backends import Ask, DuplicatesAsk, Job, Line
 from app.config import Settings
 from app.cores import limit_openmp
-from app.errors import LookalikeError
+from app.errors import FetchingDisabledError, LookalikeError
 from app.records import OnConflict
+from app.services.duplicates.service import (
+    MAX_LIMIT,
+    THRESHOLD,
+    DuplicateOptions,
+    DuplicateService,
+    Progress,
+)
 from app.services.pictures import PictureService
 from app.services.search import SearchOptions
 from app.services.sources import PictureSource
@@ -55,6 +63,8 @@ class LocalBackend:
         trace: TracebackType | None,
     ) -> None:
         """Saves and lets go of the data folder."""
+        if "_duplicates" in self.__dict__:
+            self._duplicates.close()
         if "_services" in self.__dict__:
             self._services.close()
         self._store.close()
@@ -67,6 +77,10 @@ class LocalBackend:
     def _pictures(self) -> PictureService:
         """Needs no network."""
         return build_pictures(self._settings, self._store)
+
+    @cached_property
+    def _duplicates(self) -> DuplicateService:
+        return DuplicateService(self._store, self._pictures, wait_s=0.2)
 
     def index(
         self, jobs: Sequence[Job], *, collection: str, on_conflict: OnConflict
@@ -96,15 +110,16 @@ class LocalBackend:
 
     def search(self, image: Path, ask: Ask) -> SearchOut:
         """Searches with a picture file."""
-        options = SearchOptions(
-            collection=ask.collection,
-            k=ask.k,
-            min_score=ask.min_score,
-            where=parse_filter(ask.filter),
-            group_by=ask.group_by,
-        )
+        options = _options(ask)
         with PictureSource.from_path(image).open() as file:
             return SearchOut.of(self._services.search.search(file, options))
+
+    def search_url(self, url: str, ask: Ask) -> SearchOut:
+        """Searches with the picture at an address, fetched from here."""
+        options = _options(ask)
+        if not self._settings.fetch_urls:  # before the network is loaded
+            raise FetchingDisabledError
+        return SearchOut.of(self._services.url_search.search(url, options))
 
     def info(self) -> dict[str, Any]:
         """What is stored; no network is loaded for it."""
@@ -128,6 +143,24 @@ class LocalBackend:
             if (cursor := page.next_cursor) is None:
                 return
 
+    def duplicates(self, ask: DuplicatesAsk) -> DuplicatesOut | DuplicatesRunning:
+        """A page of groups, or how far the search for them is."""
+        options = DuplicateOptions(
+            collection=ask.collection,
+            kind=ask.kind,
+            threshold=THRESHOLD if ask.threshold is None else ask.threshold,
+            limit=MAX_LIMIT,
+            cursor=ask.cursor,
+        )
+        found = self._duplicates.find(options)
+        if isinstance(found, Progress):
+            return DuplicatesRunning.of(found)
+        return DuplicatesOut.of(found)
+
+    def thumbnail(self, collection: str, image_id: str) -> bytes:
+        """A small JPEG of a picture."""
+        return self._pictures.thumbnail(collection, image_id).read_bytes()
+
     def delete(self, collection: str, image_id: str) -> None:
         """Deletes one picture."""
         self._pictures.delete(collection, image_id)
@@ -135,3 +168,13 @@ class LocalBackend:
     def drop(self, collection: str) -> None:
         """Deletes a collection."""
         self._pictures.drop(collection)
+
+
+def _options(ask: Ask) -> SearchOptions:
+    return SearchOptions(
+        collection=ask.collection,
+        k=ask.k,
+        min_score=ask.min_score,
+        where=parse_filter(ask.filter),
+        group_by=ask.group_by,
+    )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import index, manage, search, serve
+from app.cli import cluster, duplicates, evaluate, index, manage, maps, search, serve
 from app.errors import ConfigurationError, LookalikeError
 
 app = typer.Typer(
@@ -21,6 +21,10 @@ app = typer.Typer(
 app.command()(serve.serve)
 app.command()(index.index)
 app.command()(search.search)
+app.command()(evaluate.evaluate)
+app.command(name="map")(maps.map_pictures)
+app.command()(duplicates.duplicates)
+app.command()(cluster.cluster)
 app.command()(manage.info)
 app.command(name="list")(manage.list_images)
 app.command()(manage.delete)

@@ -17,6 +17,7 @@ MODEL_SETTINGS = (
     "data_dir",
     "model",
     "weights",
+    "head",
     "pooling",
     "resize",
     "input_size",
@@ -26,6 +27,9 @@ MODEL_SETTINGS = (
     "max_batch",
 )
 """Settings that matter to a command that embeds pictures itself."""
+
+FETCH_SETTINGS = ("fetch_urls", "fetch_timeout", "fetch_ports", "fetch_allow")
+"""Settings that matter to a command that fetches a picture itself."""
 
 Server = Annotated[
     str | None,
@@ -47,6 +51,10 @@ FilterOption = Annotated[
     typer.Option("--filter", metavar="JSON", help='Only pictures that pass, e.g. {"label": "cat"}'),
 ]
 DEFAULT = DEFAULT_COLLECTION
+
+
+_KINDS: dict[Any, type] = {Path: Path, bool: bool}
+"""How flags are read; every other kind as a text, which `load_settings` reads."""
 
 
 def settings_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -84,7 +92,7 @@ def _flags(names: tuple[str, ...]) -> list[inspect.Parameter]:
     for name, field in Settings.model_fields.items():
         if names and name not in names:
             continue
-        kind = Path if name == "data_dir" else str
+        kind = _KINDS.get(field.annotation, str)
         default = "" if field.default is None or "key" in name else f" \\[{field.default}]"
         option = typer.Option(
             "--" + name.replace("_", "-"),

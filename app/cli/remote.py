@@ -9,18 +9,20 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx2
 
+from app.api.duplicate_schemas import DuplicatesOut, DuplicatesRunning
 from app.api.schemas import ImageOut, SearchOut
-from app.cli.backends import Ask, Job, Line
+from app.cli.backends import Ask, DuplicatesAsk, Job, Line
 from app.errors import ServerError, UnreadableImageError
 from app.records import OnConflict
 from app.services.sources import PictureSource
+from app.store.filters import parse_filter
 from app.store.metadata import canonical_json
 from app.store.names import check_collection_name, check_id
 
@@ -95,6 +97,23 @@ class RemoteBackend:
         answer = self._call("POST", "/search", data=data, files={"file": (image.name, content)})
         return SearchOut.model_validate(answer)
 
+    def search_url(self, url: str, ask: Ask) -> SearchOut:
+        """Searches with the picture at an address, which the service fetches."""
+        where = parse_filter(ask.filter)
+        body = {
+            "url": url,
+            "k": ask.k,
+            "collection": ask.collection,
+            "min_score": ask.min_score,
+            "filter": None if where is None else json.loads(ask.filter or ""),
+            "group_by": ask.group_by,
+        }
+        given = {name: value for name, value in body.items() if value is not None}
+        content = json.dumps(given)  # in ASCII, whatever bytes the address was typed in
+        headers = {"Content-Type": "application/json"}
+        answer = self._call("POST", "/search/url", content=content, headers=headers)
+        return SearchOut.model_validate(answer)
+
     def info(self) -> dict[str, Any]:
         """What the service says of itself."""
         answer: dict[str, Any] = self._call("GET", "/info")
@@ -111,6 +130,23 @@ class RemoteBackend:
             if answer["next_cursor"] is None:
                 return
             query["cursor"] = answer["next_cursor"]
+
+    def duplicates(self, ask: DuplicatesAsk) -> DuplicatesOut | DuplicatesRunning:
+        """A page of groups, or how far the search for them is."""
+        query = {**asdict(ask), "limit": 1000}
+        given = {name: value for name, value in query.items() if value is not None}
+        answer = self._call("GET", "/duplicates", params=given)
+        if answer["state"] == "running":
+            return DuplicatesRunning.model_validate(answer)
+        return DuplicatesOut.model_validate(answer)
+
+    def thumbnail(self, collection: str, image_id: str) -> bytes:
+        """A small JPEG of a picture."""
+        path = f"/images/{check_id(image_id)}/thumbnail"
+        answer = self._request("GET", path, params={"collection": collection})
+        if answer.is_error:
+            raise ServerError(_why(answer))
+        return answer.content
 
     def delete(self, collection: str, image_id: str) -> None:
         """Deletes one picture."""

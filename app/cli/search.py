@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from app.cli.options import (
     DEFAULT,
+    FETCH_SETTINGS,
     MODEL_SETTINGS,
     ApiKey,
     Collection,
@@ -22,9 +24,15 @@ if TYPE_CHECKING:
     from app.api.schemas import SearchOut
 
 
-@settings_flags(*MODEL_SETTINGS)
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+@settings_flags(*MODEL_SETTINGS, *FETCH_SETTINGS)
 def search(
-    image: Annotated[Path, typer.Argument(help="The picture to search with")],
+    image: Annotated[
+        str,
+        typer.Argument(help="The picture to search with: a file, or an address (see --fetch-urls)"),
+    ],
     given: dict[str, Any],
     *,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many matches")] = 10,
@@ -36,6 +44,9 @@ def search(
         str | None, typer.Option(metavar="FIELD", help="Only the best of each value of this field")
     ] = None,
     collection: Collection = DEFAULT,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save a contact sheet: png, jpg or webp")
+    ] = None,
     as_json: Json = False,
     server: Server = None,
     api_key: ApiKey = None,
@@ -43,10 +54,19 @@ def search(
     """Find the pictures most like IMAGE."""
     from app.cli.backends import Ask  # noqa: PLC0415 - see app.cli.main
     from app.cli.connect import open_backend  # noqa: PLC0415
+    from app.cli.sheets import search_sheet  # noqa: PLC0415
+    from app.visualization.contact_sheet import check_suffix, save_picture  # noqa: PLC0415
 
     ask = Ask(k=k, min_score=min_score, filter=filter_, group_by=group_by, collection=collection)
+    if save is not None:
+        check_suffix(save)
     with open_backend(server, api_key, given) as backend:
-        result = backend.search(image, ask)
+        if _ADDRESS.match(image):
+            result = backend.search_url(image, ask)
+        else:
+            result = backend.search(Path(image), ask)
+        if save is not None:
+            save_picture(search_sheet(backend, image, result), save)
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
     else:

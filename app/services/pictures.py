@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -106,7 +107,11 @@ class PictureService:
             with contextlib.suppress(OriginalNotKeptError):
                 _, path = self.original(collection, image_id)
         with path.open("rb") as file:
-            return self._decoder.decode(file, decode_size=size).image
+            return self.decode(file, size=size)
+
+    def decode(self, file: BinaryIO, *, size: int) -> Image.Image:
+        """A picture that is not stored, as `open` gives one. Raises `InvalidImageError`."""
+        return self._decoder.decode(file, decode_size=size).image
 
     def thumbnail(self, collection: str, image_id: str) -> Path:
         """A picture's thumbnail, made again from the original where it is missing.

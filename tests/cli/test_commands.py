@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from app.errors import ConfigurationError, DataFolderInUseError, ServerError
 from app.store.local.local_store import LocalStore
@@ -282,3 +284,21 @@ def test_kubernetes_port_is_explained():
 
 def test_version():
     assert run("--version").stdout.startswith("lookalike ")
+
+
+def test_a_contact_sheet_is_saved(lookalike, pictures, tmp_path, server):
+    assert lookalike("index", str(pictures)).exit_code == 0
+    query = str(pictures / "mug" / "mug-00-0.jpg")
+    done = lookalike("search", query, "-k", "3", "--save", "sheets/mug.png")
+    assert done.exit_code == 0, done.exception
+    with Image.open(tmp_path / "sheets" / "mug.png") as sheet:
+        assert sheet.width > 4 * 160
+        assert np.asarray(sheet).std() > 20
+    asked = lookalike("index", str(pictures), "--server", server.url, "--api-key", ADMIN_KEY)
+    assert asked.exit_code == 0, asked.exception
+    remote = lookalike("search", query, "-k", "3", "--save", "far.jpg", "--server", server.url)
+    assert remote.exit_code == 0, remote.exception
+    assert (tmp_path / "far.jpg").stat().st_size > 1000
+    wrong = lookalike("search", query, "--save", "sheet.txt")
+    assert isinstance(wrong.exception, ConfigurationError)
+    assert ".png" in str(wrong.exception)

@@ -1,4 +1,4 @@
-"""POST /search."""
+"""POST /search and POST /search/url."""
 
 from __future__ import annotations
 
@@ -10,18 +10,47 @@ from app.api.deps import (
     COLLECTION_PATTERN,
     FILTER_HELP,
     SearchDep,
+    UrlSearchDep,
     known_fields,
     no_query_parameters,
 )
 from app.api.errors import responses
-from app.api.schemas import SearchOut
-from app.api.security import require_read
-from app.api.uploads import UploadRoute
+from app.api.schemas import SearchOut, UrlSearchIn
+from app.api.security import Access, require_read
+from app.api.uploads import JsonRoute, UploadRoute
+from app.errors import InvalidParameterError, RequestTooLargeError
 from app.records import DEFAULT_COLLECTION
 from app.services.search import MAX_K, SearchOptions
-from app.store.filters import parse_filter
+from app.store.filters import Filter, parse_filter
+
+
+class UrlRoute(JsonRoute):
+    """A route that fetches a picture: key and setting, room in the queue, then a body of JSON.
+
+    No place is held while the body comes or the picture is fetched: either may be slow.
+    """
+
+    too_large = RequestTooLargeError
+
+    def admit(self, request: Request) -> None:
+        """Nothing is fetched for a queue that has no room."""
+        state = request.app.state
+        state.keys.check(request, Access.READ)
+        state.services.url_search.require_fetcher()
+        with state.admission.place():
+            pass
+
+
+async def _no_query_parameters(request: Request) -> None:
+    if request.query_params:
+        raise InvalidParameterError(
+            f"{sorted(request.query_params)} came in this call's own address; send them in the "
+            'JSON body: {"url": "https://...", "k": 5}'
+        )
+
 
 router = APIRouter(route_class=UploadRoute, tags=["search"])
+_by_url = APIRouter(route_class=UrlRoute)
 
 
 @router.post(
@@ -63,3 +92,27 @@ def search(
     result = service.search(file.file, options)
     request.app.state.metrics.stages("search", result.took_ms)
     return SearchOut.of(result)
+
+
+@_by_url.post(
+    "/search/url",
+    summary="Find the pictures most like the one at an address",
+    operation_id="search_url",
+    responses=responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 502, 503, 504, 507),
+    dependencies=[Depends(require_read), Depends(_no_query_parameters)],
+)
+def search_url(request: Request, query: UrlSearchIn, service: UrlSearchDep) -> SearchOut:
+    """The same answer as POST /search gives; LOOKALIKE_FETCH_URLS turns it on."""
+    options = SearchOptions(
+        collection=query.collection,
+        k=query.k,
+        min_score=query.min_score,
+        where=None if query.filter is None else Filter.parse(query.filter),
+        group_by=query.group_by,
+    )
+    result = service.search(query.url, options, place=request.app.state.admission.place)
+    request.app.state.metrics.stages("search_url", result.took_ms)
+    return SearchOut.of(result)
+
+
+router.include_router(_by_url)

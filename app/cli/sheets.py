@@ -1,0 +1,57 @@
+"""The contact sheet of a search."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from app.api.schemas import SearchOut
+from app.cli.backends import Backend
+from app.embedding.preprocessing import ImageLimits, decode_image
+from app.errors import LookalikeError
+from app.visualization.contact_sheet import Tile, contact_sheet
+
+_TILE = 160  # pixels
+_LIMITS = ImageLimits()
+
+
+def search_sheet(backend: Backend, image: str, result: SearchOut) -> Image.Image:
+    """Draws what was asked beside its matches.
+
+    Args:
+        backend: Where the matches' thumbnails come from.
+        image: The query's path; a gray tile stands for one that is no file here.
+        result: What the search answered.
+    """
+    model = result.model
+    tiles = [
+        Tile(
+            image=_thumbnail(backend, result.collection, match.id),
+            name=match.filename,
+            rank=match.rank,
+            score=match.score,
+        )
+        for match in result.matches
+    ]
+    query = Tile(image=_query(Path(image)), name=Path(image).name)
+    return contact_sheet(
+        query, tiles, title=f"{model.name}, {model.weights} weights", tile_size=_TILE
+    )
+
+
+def _query(path: Path) -> Image.Image | None:
+    try:
+        with path.open("rb") as file:
+            return decode_image(file, limits=_LIMITS, decode_size=_TILE).image
+    except (LookalikeError, OSError):
+        return None
+
+
+def _thumbnail(backend: Backend, collection: str, image_id: str) -> Image.Image | None:
+    try:
+        jpeg = backend.thumbnail(collection, image_id)
+        return decode_image(io.BytesIO(jpeg), limits=_LIMITS, decode_size=_TILE).image
+    except LookalikeError:
+        return None

@@ -1,0 +1,149 @@
+"""`lookalike evaluate` and `lookalike map`, on datasets and collections."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.embedding.color_extractor import ColorExtractor
+from app.embedding.preprocessing import ImageLimits, decode_image
+from app.errors import ConfigurationError, InvalidParameterError, LookalikeError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LOOKALIKE_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def precision(pictures: Path, k: int) -> float:
+    """Written out plainly: the mean share of the k nearest others that have the same folder."""
+    paths = sorted(pictures.rglob("*.jpg"))
+    extractor = ColorExtractor()
+    images = [
+        decode_image(path.read_bytes(), limits=ImageLimits(), decode_size=extractor.decode_size)
+        for path in paths
+    ]
+    vectors = extractor.extract(np.stack([extractor.prepare(one.image) for one in images]))
+    scores = vectors.astype(np.float64) @ vectors.astype(np.float64).T
+    np.fill_diagonal(scores, -2)
+    nearest = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    labels = np.array([path.parent.name for path in paths])
+    return float((labels[nearest] == labels[:, None]).mean())
+
+
+def test_a_folder_is_evaluated(lookalike, pictures, tmp_path):
+    done = lookalike("evaluate", "pictures", "-k", "3")
+    assert done.exit_code == 0, done.exception
+    report = json.loads((tmp_path / "output" / "report.json").read_text())
+    measured = {(m["name"], m["k"]): m["value"] for m in report["metrics"]}
+    assert measured["precision", 3] == pytest.approx(precision(pictures, 3), abs=1e-12)
+    assert f"{measured['precision', 3]:.4f}" in done.stdout
+    assert "18 pictures, 3 classes" in done.stdout
+    page = (tmp_path / "output" / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "data:image/jpeg;base64," in page
+    again = lookalike("evaluate", "pictures", "-k", "3", "--json", "--out", "elsewhere")
+    metrics = json.loads(again.stdout)["metrics"]
+    assert metrics == report["metrics"]
+
+
+def test_one_query_is_shown(lookalike, pictures, tmp_path):
+    done = lookalike("evaluate", "pictures", "--query-index", "4", "-k", "5")
+    assert done.exit_code == 0, done.exception
+    first, second, third = done.stdout.splitlines()
+    assert first.startswith("Query 4: ")
+    assert second in {f"Precision@5: {n / 5:.2f}" for n in range(6)}
+    assert third == "Saved output/query-4.png"
+    with Image.open(tmp_path / "output" / "query-4.png") as sheet:
+        assert sheet.width > 5 * 160
+    beyond = lookalike("evaluate", "pictures", "--query-index", "18")
+    assert isinstance(beyond.exception, InvalidParameterError)
+
+
+def test_a_collection_is_evaluated_and_drawn(lookalike, pictures, tmp_path):
+    assert lookalike("index", "pictures", "--folder-field", "kind").exit_code == 0
+    done = lookalike("evaluate", "-c", "default", "--label-field", "kind", "-k", "3", "--json")
+    assert done.exit_code == 0, done.exception
+    measured = {(m["name"], m["k"]): m["value"] for m in json.loads(done.stdout)["metrics"]}
+    assert measured["precision", 3] == pytest.approx(precision(pictures, 3), abs=1e-12)
+    some = lookalike("map", "-c", "default", "--label-field", "kind", "--filter", '{"kind": "mug"}')
+    assert some.exit_code == 0, some.exception
+    assert "6 pictures" in some.stdout
+    unlabeled = lookalike("evaluate", "-c", "default")
+    assert isinstance(unlabeled.exception, ConfigurationError)
+    assert "--label-field" in str(unlabeled.exception)
+
+
+def test_a_map_is_drawn(lookalike, pictures, tmp_path):
+    done = lookalike("map", "pictures", "--out", "drawn")
+    assert done.exit_code == 0, done.exception
+    assert "18 pictures; PCA kept 100.0% of the variance" in done.stdout
+    files = {path.name for path in (tmp_path / "drawn").iterdir()}
+    assert files == {"map.html", "scatter.png", "grid.png", "places.csv"}
+    with (tmp_path / "drawn" / "places.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 18
+    for name in files:
+        assert f"drawn/{name}" in done.stdout
+
+
+def test_what_cannot_be_read_is_counted(lookalike, pictures):
+    (pictures / "mug" / "middle.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    done = lookalike("evaluate", "pictures")
+    assert done.exit_code == 0, done.exception
+    assert "18 pictures" in done.stdout
+    assert "1 skipped" in done.stdout
+
+
+def test_a_class_of_one_is_left_out_and_counted(lookalike, pictures):
+    (pictures / "lonely").mkdir()
+    (pictures / "fish" / "fish-00-0.jpg").rename(pictures / "lonely" / "one.jpg")
+    done = lookalike("evaluate", "pictures", "-k", "3")
+    assert done.exit_code == 0, done.exception
+    assert "17 queries" in done.stdout
+    assert "1 left out" in done.stdout
+
+
+def test_k_beyond_the_dataset(lookalike, pictures):
+    done = lookalike("evaluate", "pictures", "-k", "18")
+    assert isinstance(done.exception, InvalidParameterError)
+    assert "17" in str(done.exception)
+
+
+def test_a_dataset_without_labels_or_pictures(lookalike, pictures, tmp_path):
+    done = lookalike("evaluate", "pictures/mug")
+    assert isinstance(done.exception, LookalikeError)
+    assert "label" in str(done.exception)
+    assert lookalike("map", "pictures/mug").exit_code == 0
+    (tmp_path / "empty").mkdir()
+    assert isinstance(lookalike("evaluate", "empty").exception, ConfigurationError)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["pictures", "-c", "default"],
+        ["pictures", "--label-field", "kind"],
+        ["pictures", "--filter", "{}"],
+        ["-c", "default", "--limit", "5"],
+        ["-c", "default", "--split", "train"],
+        ["-c", "default", "--model", "resnet18"],
+        ["nowhere"],
+        ["-c", "default"],
+    ],
+)
+def test_asked_for_wrongly(lookalike, pictures, words):
+    assert isinstance(lookalike("evaluate", *words).exception, ConfigurationError)
+    assert isinstance(lookalike("map", *words).exception, ConfigurationError)
+
+
+def test_a_limit_is_a_random_part(lookalike, pictures):
+    done = lookalike("evaluate", "pictures", "--limit", "12", "-k", "2", "--seed", "3")
+    assert done.exit_code == 0, done.exception
+    assert "12 pictures" in done.stdout

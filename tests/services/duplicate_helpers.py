@@ -1,0 +1,112 @@
+"""A small collection whose duplicates are known, and the plain definition of its groups."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from app.embedding.preprocessing import ImageDecoder, make_thumbnail
+from app.records import DuplicateKind, ImageRecord
+from app.samples import Sample, draw
+from app.services.duplicates.service import DuplicateOptions, Duplicates, DuplicateService
+from app.services.duplicates.stars import keep_order
+from app.services.pictures import PictureService
+from app.store.base import Store
+from app.store.files import LocalFiles
+from app.store.vectors import exact_scores
+from tests.store.helpers import DIM, digest, new_image, put
+
+CONTENTS = 10
+"""Pictures there can be; 2 n and 2 n + 1 show the same."""
+
+KINDS = list(DuplicateKind)
+Group = tuple[str, list[tuple[str, str, float]]]
+
+
+def pool() -> np.ndarray:
+    """(CONTENTS, dim) float32 vectors along a bow, with cosines from 0.8 to 1."""
+    angles = np.array([0, 4, 9, 11, 16, 18, 25, 26, 33, 40]) * np.pi / 180
+    rows = np.zeros((CONTENTS, DIM))
+    rows[:, 0], rows[:, 1] = np.cos(angles), np.sin(angles)
+    return rows.astype(np.float32)
+
+
+POOL = pool()
+VECTORS = {digest(f"content {n}"): POOL[n] for n in range(CONTENTS)}
+SHOWS = {digest(f"content {n}"): n // 2 for n in range(CONTENTS)}
+
+
+@cache
+def _thumbnail(shown: int) -> bytes:
+    return make_thumbnail(draw(Sample("mug", shown, 0), size=(96, 72)))
+
+
+def write_thumbnails(files: LocalFiles) -> None:
+    """The thumbnail of each content: pairs show the same."""
+    for sha256, shown in SHOWS.items():
+        files.put_thumbnail(sha256, _thumbnail(shown))
+
+
+def add(store: Store, image_id: str, content: int, **options: object) -> None:
+    """Puts one picture; contents differ in pixels and bytes."""
+    size = content % 3 + 1
+    image = replace(
+        new_image(image_id, content=f"content {content}"),
+        width=8 * size,
+        height=6 * size,
+        bytes=100 + content // 4,
+    )
+    put(store, [image], POOL[content : content + 1], **options)
+
+
+def picture_service(store: Store, folder: Path) -> PictureService:
+    files = LocalFiles(folder)
+    write_thumbnails(files)
+    return PictureService(store, files, ImageDecoder(), max_metadata_bytes=1000)
+
+
+def groups_of(found: Duplicates) -> list[Group]:
+    return [
+        (group.keep.id, [(m.record.id, m.kind.value, m.score) for m in group.members])
+        for group in found.groups
+    ]
+
+
+def ready(service: DuplicateService, **options: object) -> Duplicates:
+    found = service.find(DuplicateOptions(**options))
+    assert isinstance(found, Duplicates)
+    return found
+
+
+def kind_of(one: ImageRecord, other: ImageRecord) -> tuple[DuplicateKind, float]:
+    if one.sha256 == other.sha256:
+        return DuplicateKind.EXACT, 1.0
+    score = float(exact_scores(VECTORS[other.sha256][None], VECTORS[one.sha256])[0])
+    same = SHOWS[one.sha256] == SHOWS[other.sha256]
+    return (DuplicateKind.REENCODED if same else DuplicateKind.NEAR), score
+
+
+def plain_groups(
+    records: list[ImageRecord], *, kind: DuplicateKind, threshold: float
+) -> list[Group]:
+    """The definition, picture by picture: the first one left takes all that are like it."""
+    left = sorted(records, key=keep_order)
+    groups = []
+    while left:
+        keep, *others = left
+        members = []
+        for other in others:
+            own, score = kind_of(keep, other)
+            if KINDS.index(own) <= KINDS.index(kind) and (
+                own is DuplicateKind.EXACT or score >= threshold
+            ):
+                members.append((other.id, own.value, score))
+        taken = {keep.id} | {image_id for image_id, _, _ in members}
+        left = [record for record in left if record.id not in taken]
+        members.sort(key=lambda m: (KINDS.index(DuplicateKind(m[1])), -m[2], m[0]))
+        if members:
+            groups.append((keep.id, members))
+    return sorted(groups, key=lambda group: (-len(group[1]), group[0]))

@@ -1,0 +1,200 @@
+"""Groups as stars, and the comparison of pixels."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from app.errors import UnreadableImageError
+from app.records import DuplicateKind, ImageRecord
+from app.samples import Sample, draw
+from app.services.duplicates.pixels import PixelComparer, reduced, same_pixels, same_shape
+from app.services.duplicates.stars import DuplicateGroup, Edges, Member, keep_order, stars
+
+
+def record(name: str, *, sha256: str = "", source: str | None = None, **facts) -> ImageRecord:
+    return ImageRecord(
+        collection="default",
+        id=name,
+        sha256=sha256 or name,
+        filename=name,
+        media_type="image/png",
+        created_at=facts.pop("created_at", "2026"),
+        updated_at="2026",
+        source=source,
+        **{"width": 10, "height": 10, "bytes": 100, **facts},
+    )
+
+
+def edges(*pairs: tuple[int, int, float, bool]) -> Edges:
+    left, right, scores, same = zip(*pairs, strict=True) if pairs else ((), (), (), ())
+    return Edges(
+        left=np.array(left, dtype=np.int64),
+        right=np.array(right, dtype=np.int64),
+        scores=np.array(scores, dtype=np.float64),
+        same=np.array(same, dtype=np.bool_),
+    )
+
+
+def plain_stars(contents, pairs):
+    """The definition, with nothing but loops."""
+    order = sorted(contents, key=lambda node: min(map(keep_order, contents[node])))
+    taken: set[int] = set()
+    groups = []
+    for node in order:
+        if node in taken:
+            continue
+        taken.add(node)
+        own = sorted(contents[node], key=keep_order)
+        members = [(one.id, "exact", 1.0) for one in own[1:]]
+        for other in order:
+            both = [p for p in pairs if {p[0], p[1]} == {node, other} and node != other]
+            if other in taken or not both:
+                continue
+            taken.add(other)
+            kind = "reencoded" if any(same for *_, same in both) else "near"
+            members += [(o.id, kind, max(p[2] for p in both)) for o in contents[other]]
+        if members:
+            kinds = ["exact", "reencoded", "near"]
+            groups.append(
+                (own[0].id, sorted(members, key=lambda m: (kinds.index(m[1]), -m[2], m[0])))
+            )
+    return groups
+
+
+@given(st.data())
+def test_stars_are_what_the_definition_says(data):
+    here = data.draw(st.sets(st.integers(0, 9), max_size=8))
+    small = st.integers(1, 3)
+    contents = {
+        node: [
+            record(
+                f"{node}-{copy}",
+                sha256=f"{node}",
+                width=data.draw(small),
+                height=data.draw(small),
+                bytes=data.draw(small),
+                created_at=f"{data.draw(small)}",
+            )
+            for copy in range(data.draw(small))
+        ]
+        for node in here
+    }
+    scores = st.sampled_from([0.95, 0.96, 0.99, 1.0])
+    pairs = data.draw(
+        st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), scores, st.booleans()))
+    )
+    groups = stars(contents, edges(*pairs))
+    found = [(g.keep.id, [(m.record.id, m.kind.value, m.score) for m in g.members]) for g in groups]
+    assert found == plain_stars(contents, pairs)
+    shown = [image_id for keep, members in found for image_id in (keep, *(m[0] for m in members))]
+    assert len(shown) == len(set(shown))
+
+
+def test_a_chain_is_not_one_group():
+    chain = {n: [record(f"{n}", width=100 - n)] for n in range(5)}
+    found = stars(chain, edges(*[(n, n + 1, 0.97, False) for n in range(4)]))
+    assert [(g.keep.id, [m.record.id for m in g.members]) for g in found] == [
+        ("0", ["1"]),
+        ("2", ["3"]),
+    ]
+
+
+def test_the_best_picture_is_kept():
+    best = record("z", width=20)
+    order = [
+        best,
+        record("y", bytes=101),
+        record("x", created_at="2025"),
+        record("a"),
+        record("b"),
+    ]
+    shuffled = [order[place] for place in (3, 1, 4, 0, 2)]
+    assert sorted(shuffled, key=keep_order) == order
+
+
+def test_a_group_is_as_weak_as_its_weakest_member():
+    kinds = [DuplicateKind.EXACT, DuplicateKind.NEAR, DuplicateKind.REENCODED]
+    members = [Member(record(kind.value), kind, 1.0) for kind in kinds]
+    assert DuplicateGroup(record("keep"), members).kind is DuplicateKind.NEAR
+    assert DuplicateGroup(record("keep"), members[:1]).kind is DuplicateKind.EXACT
+
+
+def test_bytes_are_saved_once_for_each_file():
+    members = [
+        Member(record("copy", sha256="k"), DuplicateKind.EXACT, 1.0),  # shares the file that stays
+        Member(record("one", sha256="s", bytes=30), DuplicateKind.NEAR, 1.0),
+        Member(record("two", sha256="s", bytes=30), DuplicateKind.NEAR, 1.0),
+        Member(record("own", sha256="k", source="/own.jpg", bytes=5), DuplicateKind.EXACT, 1.0),
+    ]
+    assert DuplicateGroup(record("keep", sha256="k"), members).bytes_saved == 35
+
+
+def encoded(image: Image.Image, **options) -> Image.Image:
+    out = io.BytesIO()
+    image.save(out, options.pop("form", "JPEG"), **options)
+    return Image.open(io.BytesIO(out.getvalue())).convert("RGB")
+
+
+PICTURES = [draw(Sample(*which), size=(300, 225)) for which in [("mug", 0, 0), ("fish", 1, 0)]]
+FLAT = Image.new("RGB", (300, 225), (200, 30, 90))
+
+
+def same(one: Image.Image, other: Image.Image) -> bool:
+    forth = bool(same_pixels(reduced(one), reduced(other)[None])[0])
+    assert forth == bool(same_pixels(reduced(other), reduced(one)[None])[0])
+    return forth
+
+
+@pytest.mark.parametrize("image", [*PICTURES, FLAT])
+def test_re_encoded_and_resized_pictures_are_the_same(image):
+    assert same(image, encoded(image, quality=50))
+    assert same(image, encoded(image.resize((150, 112)), quality=90))
+    assert same(image, encoded(image, form="PNG"))
+
+
+@pytest.mark.parametrize("image", PICTURES)
+def test_edited_pictures_are_not_the_same(image):
+    patched = image.copy()
+    ImageDraw.Draw(patched).rectangle((90, 90, 120, 120), fill="red")
+    assert not same(image, patched)
+    assert not same(image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert not same(image, image.crop((15, 11, 285, 214)))
+
+
+def test_different_pictures_are_not_the_same():
+    assert not same(*PICTURES)
+    assert not same(PICTURES[0], FLAT)
+    assert not same(FLAT, Image.new("RGB", (300, 225), (190, 30, 90)))
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.floats(0.01, 1), st.booleans())
+def test_a_scaled_size_has_the_same_shape(width, height, scale, up):
+    around = np.ceil if up else np.floor
+    small = (max(1, int(around(width * scale))), max(1, int(around(height * scale))))
+    large = record("a", width=width, height=height)
+    assert same_shape(large, record("b", width=small[0], height=small[1]))
+
+
+@pytest.mark.parametrize("size", [(300, 215), (225, 300), (400, 225)])
+def test_other_shapes_differ(size):
+    other = record("b", width=size[0], height=size[1])
+    assert not same_shape(record("a", width=300, height=225), other)
+
+
+def test_a_picture_that_cannot_be_opened_is_the_same_as_none(caplog):
+    def open_picture(image_id: str, sha256: str) -> Image.Image:
+        if image_id == "lost":
+            raise UnreadableImageError("planted")
+        return FLAT
+
+    comparer = PixelComparer(open_picture)
+    here, lost, wide = record("here"), record("lost"), record("wide", width=90)
+    assert comparer.same(here, [lost, record("b"), wide]).tolist() == [False, True, False]
+    assert comparer.same(lost, [here]).tolist() == [False]
+    assert caplog.text.count("lost cannot be compared") == 1

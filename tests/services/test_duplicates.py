@@ -1,0 +1,375 @@
+"""Duplicates of a collection that changes, and the work in the background."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from app.errors import (
+    CollectionNotFoundError,
+    InvalidParameterError,
+    NotFoundError,
+    NotReadyError,
+)
+from app.records import DuplicateKind
+from app.services.duplicates import links as links_module
+from app.services.duplicates.service import (
+    DuplicateOptions,
+    DuplicateService,
+    Progress,
+)
+from app.store.local.local_store import LocalStore
+from app.store.memory_store import MemoryStore
+from tests.services.duplicate_helpers import (
+    CONTENTS,
+    add,
+    groups_of,
+    picture_service,
+    plain_groups,
+    ready,
+)
+from tests.store.helpers import fill, new_image, put, unit_vectors
+
+WAIT_S = 30.0
+IDS = st.sampled_from([f"i{n}" for n in range(14)])
+
+
+class Changing(RuleBasedStateMachine):
+    """Random additions, replacements and deletions; the groups are as defined at every moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.store = self.make_store()
+        self.service = DuplicateService(
+            self.store, picture_service(self.store, self.folder), wait_s=WAIT_S
+        )
+        self.limits = pytest.MonkeyPatch()
+        self.limits.setattr(links_module, "FIRST_K", 2)
+
+    def make_store(self):
+        return MemoryStore()
+
+    @rule(items=st.lists(st.tuples(IDS, st.integers(0, CONTENTS - 1)), min_size=1, max_size=6))
+    def add(self, items) -> None:
+        for image_id, content in items:
+            add(self.store, image_id, content)
+
+    @rule(image_ids=st.lists(IDS, min_size=1, max_size=4))
+    def delete(self, image_ids) -> None:
+        for image_id in image_ids:
+            try:
+                self.store.delete("default", image_id)
+            except NotFoundError:
+                continue
+
+    @rule()
+    def drop(self) -> None:
+        if self.store.passport("default") is not None:
+            self.store.drop("default")
+
+    @rule(kind=st.sampled_from(DuplicateKind), threshold=st.sampled_from([0.82, 0.95, 0.97, 1.0]))
+    def find(self, kind, threshold) -> None:
+        found = ready(self.service, kind=kind, threshold=threshold)
+        records = self.store.page("default", limit=100).records
+        expected = plain_groups(records, kind=kind, threshold=threshold)
+        assert groups_of(found) == expected
+        assert found.total_groups == len(expected)
+        assert found.truncated == 0
+
+    def teardown(self) -> None:
+        self.limits.undo()
+        self.service.close()
+        self.store.close()
+        shutil.rmtree(self.folder)
+
+
+class ChangingOnDisk(Changing):
+    def make_store(self):
+        return LocalStore(self.folder)
+
+
+RUNS = settings(
+    max_examples=15,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+    database=None,
+)
+TestChanging = Changing.TestCase
+TestChanging.settings = RUNS
+TestChangingOnDisk = ChangingOnDisk.TestCase
+TestChangingOnDisk.settings = settings(RUNS, max_examples=5)
+
+
+class Watched(MemoryStore):
+    """Counts the queries; each search may be held up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = 0
+        self.takes_s = 0.0
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def search(self, collection, queries, **options):
+        self.queries += len(queries)
+        self.gate.wait(WAIT_S)
+        time.sleep(self.takes_s)
+        return super().search(collection, queries, **options)
+
+
+@pytest.fixture
+def store():
+    return Watched()
+
+
+@pytest.fixture
+def make(store, tmp_path):
+    made = []
+
+    def service(wait_s: float = WAIT_S) -> DuplicateService:
+        made.append(DuplicateService(store, picture_service(store, tmp_path), wait_s=wait_s))
+        return made[-1]
+
+    yield service
+    store.gate.set()
+    for one in made:
+        one.close()
+
+
+def test_only_what_came_since_is_searched_for(store, make):
+    service = make()
+    fill(store, 20)
+    ready(service)
+    assert store.queries == 20
+    ready(service, kind="near", threshold=0.99)
+    ready(service, kind="exact")
+    assert store.queries == 20
+    put(store, [new_image("new")], unit_vectors(1, seed=9))
+    ready(service)
+    assert store.queries == 21
+
+
+def test_a_lower_threshold_searches_again_and_a_little_lower_one_does_not(store, make):
+    service = make()
+    fill(store, 20)
+    ready(service, threshold=0.93)
+    ready(service, threshold=0.91)  # both are searched for at 0.9
+    assert store.queries == 20
+    ready(service, threshold=0.8)
+    assert store.queries == 40
+
+
+def test_exact_copies_need_no_search_and_are_one_query(store, make):
+    service = make()
+    images = [new_image(f"i{n}", content="same") for n in range(300)]
+    put(store, images, unit_vectors(1).repeat(300, axis=0))
+    (group,) = ready(service, kind=DuplicateKind.EXACT).groups
+    assert (len(group.members), store.queries) == (299, 0)
+    found = ready(service)
+    assert store.queries <= 4  # one for each block, asked again for more
+    assert len(found.groups[0].members) == 299
+
+
+def test_more_neighbors_than_are_looked_at_are_said(store, make, monkeypatch):
+    service = make()
+    images = [new_image(f"i{n}") for n in range(40)]
+    put(store, images, unit_vectors(1).repeat(40, axis=0))
+    found = ready(service)
+    assert (found.truncated, found.total_groups, found.total_duplicates) == (0, 1, 39)
+    monkeypatch.setattr(links_module, "MAX_K", 16)
+    assert ready(make()).truncated == 40
+
+
+def test_pages_hold_every_group_once_the_largest_first(store, make):
+    service = make()
+    for n, copies in enumerate([3, 2, 2, 4, 2, 3, 5]):
+        images = [new_image(f"g{n}-{copy}", content=f"c{n}") for copy in range(copies)]
+        put(store, images, unit_vectors(1, seed=n).repeat(copies, axis=0))
+    whole = ready(service, kind=DuplicateKind.EXACT)
+    assert [len(group.members) for group in whole.groups] == [4, 3, 2, 2, 1, 1, 1]
+    seen, cursor = [], None
+    while True:
+        page = ready(service, kind=DuplicateKind.EXACT, limit=2, cursor=cursor)
+        assert (page.total_groups, page.total_duplicates) == (7, 14)
+        seen += groups_of(page)
+        if (cursor := page.next_cursor) is None:
+            break
+    assert seen == groups_of(whole)
+
+
+def test_deleting_what_was_shown_does_not_disturb_the_next_page(store, make):
+    service = make()
+    for n in range(4):
+        images = [new_image(f"g{n}-{copy}", content=f"c{n}") for copy in range(2)]
+        put(store, images, unit_vectors(1, seed=n).repeat(2, axis=0))
+    first = ready(service, kind=DuplicateKind.EXACT, limit=2)
+    for group in first.groups:
+        store.delete("default", group.members[0].record.id)
+    second = ready(service, kind=DuplicateKind.EXACT, limit=2, cursor=first.next_cursor)
+    assert [group.keep.id for group in (*first.groups, *second.groups)] == [
+        f"g{n}-0" for n in range(4)
+    ]
+    assert second.next_cursor is None
+
+
+def test_a_picture_that_is_replaced_while_the_answer_is_made_is_left_out(store, make, monkeypatch):
+    service = make()
+    images = [new_image(image_id, content="same") for image_id in ("a", "b")]
+    put(store, images, unit_vectors(1).repeat(2, axis=0))
+    find = store.find
+
+    def replace_and_find(collection, image_ids):
+        put(store, [new_image("b", content="other")], unit_vectors(1, seed=5))
+        return find(collection, image_ids)
+
+    monkeypatch.setattr(store, "find", replace_and_find)
+    assert ready(service, kind=DuplicateKind.EXACT).groups == []
+
+
+def test_a_content_that_comes_back_meets_what_came_meanwhile(store, make):
+    service = make()
+    add(store, "a", 0)
+    ready(service)
+    store.delete("default", "a")
+    add(store, "x", 1)
+    assert ready(service).groups == []
+    add(store, "a", 0)
+    assert ready(service).total_groups == 1
+
+
+def test_long_work_is_told_and_shared(store, make):
+    service = make(wait_s=0.05)
+    fill(store, 10)
+    store.gate.clear()
+    options = DuplicateOptions()
+    for _ in range(3):
+        running = service.find(options)
+        assert isinstance(running, Progress)
+        assert (running.done, running.total) == (0, 10)
+    store.gate.set()
+    deadline = time.monotonic() + WAIT_S
+    while isinstance(service.find(options), Progress):
+        assert time.monotonic() < deadline
+    assert store.queries == 10
+
+
+def test_closing_stops_the_work_promptly(store, make, monkeypatch):
+    monkeypatch.setattr(links_module, "_TOGETHER", 1)
+    store.takes_s = 0.05
+    service = make(wait_s=0.1)
+    fill(store, 1000)
+    assert isinstance(service.find(DuplicateOptions()), Progress)
+    started = time.monotonic()
+    service.close()
+    assert time.monotonic() - started < 2
+    with pytest.raises(NotReadyError):
+        service.find(DuplicateOptions())
+
+
+def test_a_caller_whose_work_had_not_begun_is_told_when_the_service_closes(store, make):
+    service = make(wait_s=0.05)
+    for name in ("one", "two", "three"):
+        fill(store, 3, collection=name)
+    store.gate.clear()
+    for name in ("one", "two"):  # as many as work at a time
+        assert isinstance(service.find(DuplicateOptions(collection=name)), Progress)
+    service._wait_s = WAIT_S
+    with ThreadPoolExecutor(2) as threads:
+        asked = threads.submit(service.find, DuplicateOptions(collection="three"))
+        time.sleep(0.05)
+        closed = threads.submit(service.close)
+        while not service._stop.is_set():
+            time.sleep(0.01)
+        store.gate.set()
+        with pytest.raises(NotReadyError):
+            asked.result(WAIT_S)
+        closed.result(WAIT_S)
+    assert store.queries == 6  # those of the third were never asked
+
+
+def test_an_error_of_the_work_reaches_the_caller_and_the_next_call_tries_again(
+    store, make, monkeypatch
+):
+    service = make()
+    fill(store, 5)
+    with monkeypatch.context() as broken:
+        broken.setattr(Watched, "search", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            service.find(DuplicateOptions())
+    assert ready(service).total_groups == 0
+
+
+def test_an_error_after_the_caller_left_reaches_the_next_one(store, make, monkeypatch):
+    service = make(wait_s=0.05)
+    fill(store, 5)
+    store.gate.clear()
+    assert isinstance(service.find(DuplicateOptions()), Progress)
+    service._wait_s = WAIT_S
+    with monkeypatch.context() as broken:
+        broken.setattr(MemoryStore, "search", lambda *_, **__: 1 / 0)
+        store.gate.set()
+        with pytest.raises(ZeroDivisionError):
+            service.find(DuplicateOptions())
+    assert ready(service).total_groups == 0
+
+
+def test_collections_that_are_gone_are_forgotten(store, make):
+    service = make()
+    for name in ("one", "two"):
+        fill(store, 3, collection=name)
+        ready(service, collection=name)
+    store.drop("one")
+    fill(store, 3, collection="three")
+    ready(service, collection="three")
+    assert {name for name, _ in service._works} == {"two", "three"}
+
+
+def test_many_deletions_are_forgotten_in_the_end(store, make, monkeypatch):
+    from app.services.duplicates import service as service_module
+
+    monkeypatch.setattr(service_module, "_STALE_SPARE", 5)
+    service = make()
+    fill(store, 30)
+    ready(service)
+    for n in range(28):
+        store.delete("default", f"i{n}")
+    ready(service)
+    (work,) = service._works.values()
+    assert len(work.links) == 2
+
+
+def test_an_empty_service_has_no_duplicates_and_an_unknown_collection_is_an_error(make):
+    service = make()
+    assert ready(service).groups == []
+    with pytest.raises(CollectionNotFoundError):
+        service.find(DuplicateOptions(collection="shoes"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"threshold": 0.4},
+        {"threshold": 1.1},
+        {"threshold": float("nan")},
+        {"limit": 0},
+        {"limit": 1001},
+        {"cursor": "c1"},
+        {"cursor": "0.a"},
+        {"cursor": ""},
+    ],
+)
+def test_options_out_of_range(wrong):
+    with pytest.raises(InvalidParameterError):
+        DuplicateOptions(**wrong)

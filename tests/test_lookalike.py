@@ -1,0 +1,111 @@
+"""The Python interface, as the README shows it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.errors import ConfigurationError, DataFolderInUseError, StorageError
+from app.lookalike import Lookalike
+from app.samples import write_samples
+
+README = Path(__file__).parent.parent / "README.md"
+GREEN, RED = (22, 128, 60), (198, 40, 40)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    write_samples(tmp_path / "photos", classes=["mug", "fish"], instances=3, views=2, size=(96, 72))
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def lookalike(tmp_path: Path, photos: Path) -> Iterator[Lookalike]:
+    with Lookalike(tmp_path / "data", model="color") as made:
+        items = made.index(photos, folder_field="label")
+        assert [item.status for item in items] == ["created"] * 12
+        yield made
+
+
+def test_every_kind_of_query_finds_itself(lookalike: Lookalike, photos: Path) -> None:
+    path = photos / "fish" / "fish-01-0.jpg"
+    for query in (path, str(path), path.read_bytes(), Image.open(path)):
+        (best,) = lookalike.search(query, k=1).matches
+        assert best.record.filename == path.name
+        assert best.score == pytest.approx(1.0, abs=1e-6)
+    filtered = lookalike.search(path, where={"label": "mug"}).matches
+    assert {match.record.metadata["label"] for match in filtered} == {"mug"}
+    assert len(filtered) == 6
+    assert len(lookalike.search(path, group_by="label").matches) == 2
+    assert not lookalike.search(path, k=3, min_score=1.0, where={"label": "mug"}).matches
+
+
+def test_metadata_is_made_by_a_function(lookalike: Lookalike, photos: Path) -> None:
+    lookalike.index(photos / "mug", collection="own", metadata=lambda path: {"stem": path.stem})
+    found = lookalike.search(photos / "mug" / "mug-00-0.jpg", k=1, collection="own").matches
+    assert found[0].record.metadata == {"stem": "mug-00-0"}
+
+
+def test_a_file_that_fails_harms_no_other(lookalike: Lookalike, photos: Path) -> None:
+    (photos / "mug" / "notes.jpg").write_text("no picture")
+    items = lookalike.index(photos)
+    assert [item.id for item in items if item.failed] == [None]
+    assert sum(item.status == "unchanged" for item in items) == 12
+
+
+def colors(image: Image.Image) -> set[tuple[int, ...]]:
+    return {tuple(color) for color in np.unique(np.asarray(image).reshape(-1, 3), axis=0)}
+
+
+def test_the_figure_frames_right_and_wrong_ones(lookalike: Lookalike, photos: Path) -> None:
+    path = photos / "fish" / "fish-01-0.jpg"
+    plain = colors(lookalike.show(path, k=12))
+    assert not {GREEN, RED} & plain
+    judged = colors(lookalike.show(path, k=12, label_field="label", label="fish"))
+    assert {GREEN, RED} <= judged
+    right = colors(lookalike.show(path, k=1, label_field="label", label="fish"))
+    assert GREEN in right
+    assert RED not in right
+
+
+def test_vectors_are_those_that_are_stored(lookalike: Lookalike) -> None:
+    found = lookalike.vectors(label_field="label")
+    assert sorted(found.labels or []) == ["fish"] * 6 + ["mug"] * 6
+    assert found.picture(0, size=64).mode == "RGB"
+
+
+def test_a_query_that_is_not_there(lookalike: Lookalike) -> None:
+    with pytest.raises(ConfigurationError, match=r"nowhere\.jpg cannot be read"):
+        lookalike.search("nowhere.jpg")
+
+
+def test_a_second_one_reads(lookalike: Lookalike, tmp_path: Path, photos: Path) -> None:
+    with pytest.raises(DataFolderInUseError):
+        Lookalike(tmp_path / "data", model="color")
+    with Lookalike(tmp_path / "data", model="color", read_only=True) as reader:
+        assert len(reader.search(photos / "mug" / "mug-00-0.jpg").matches) == 10
+        (photos / "new.jpg").write_bytes((photos / "mug" / "mug-00-0.jpg").read_bytes() + b" ")
+        (item,) = reader.index(photos / "new.jpg")
+        assert isinstance(item.error, StorageError)
+
+
+def test_the_readme_example_runs(
+    tmp_path: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(example.strip().splitlines()) <= 10
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOOKALIKE_MODEL", "color")
+    (tmp_path / "query.jpg").write_bytes((photos / "mug" / "mug-00-0.jpg").read_bytes())
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[0].split()[:2] == ["1", "1.0000"]
+    with Image.open(tmp_path / "matches.png") as figure:
+        assert figure.width > 500

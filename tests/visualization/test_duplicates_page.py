@@ -1,0 +1,78 @@
+"""The page of duplicates: escaped, self-contained, cut where it would be too long."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from PIL import Image
+
+from app.errors import OriginalNotKeptError
+from app.visualization.duplicates_page import (
+    MAX_GROUPS,
+    MAX_MEMBERS,
+    ShownGroup,
+    ShownPicture,
+    bytes_text,
+    duplicates_page,
+)
+
+
+def shown(name: str, kind: str = "") -> ShownPicture:
+    return ShownPicture(id=name, name=name, width=30, height=20, bytes=1500, kind=kind, score=0.97)
+
+
+def page(groups: list[ShownGroup], **facts) -> str:
+    given = {
+        "collection": "shoes",
+        "kind": "near",
+        "threshold": 0.95,
+        "duplicates": 1,
+        "bytes_saved": 1500,
+        "truncated": 0,
+        "thumbnail": lambda image_id: Image.new("RGB", (30, 20)),
+    }
+    return duplicates_page(groups, **{**given, **facts})
+
+
+def test_it_shows_what_to_keep_first_and_what_the_others_are():
+    text = page([ShownGroup(keep=shown("a<b>.jpg"), members=[shown("c.jpg", "near")])])
+    keep, member = re.findall(r'<figure class="(\w+)">', text)
+    assert (keep, member) == ("keep", "near")
+    assert "a&lt;b&gt;.jpg" in text
+    assert "<b>.jpg" not in text
+    assert "near 0.9700" in text
+    assert "30 &times; 20, 1.5 kB" in text
+    assert not re.search(r'(src|href)="(?!data:)', text)
+
+
+def test_it_says_where_it_is_cut():
+    many = [shown(f"m{n}", "exact") for n in range(MAX_MEMBERS + 3)]
+    groups = [ShownGroup(keep=shown("k"), members=many)]
+    groups += [ShownGroup(keep=shown("k"), members=[shown("m", "exact")])] * MAX_GROUPS
+    text = page(groups)
+    assert f"The first {MAX_GROUPS} of {MAX_GROUPS + 1} groups" in text
+    assert "and 3 more" in text
+    assert text.count("<section>") == MAX_GROUPS
+
+
+def test_a_picture_that_is_lost_has_a_gray_tile():
+    def lost(image_id: str) -> Image.Image:
+        raise OriginalNotKeptError("planted")
+
+    text = page([ShownGroup(keep=shown("a"), members=[shown("b", "near")])], thumbnail=lost)
+    assert text.count("data:image/jpeg") == 2
+
+
+def test_nothing_found_and_truncation_are_said():
+    assert "No duplicates were found" in page([])
+    assert "2 pictures have more neighbors" in page([], truncated=2)
+    assert "1 picture has more neighbors" in page([], truncated=1)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (5_250_000_000_000, "5250.0 GB")],
+)
+def test_bytes_for_people(count, text):
+    assert bytes_text(count) == text
