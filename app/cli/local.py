@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from app import __version__
@@ -56,12 +55,7 @@ class LocalBackend:
         """Ready to work."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Saves and lets go of the data folder."""
         if "_duplicates" in self.__dict__:
             self._duplicates.close()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 import os
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from app.embedding.preprocessing import make_thumbnail
 
 
 def render(template: str, **values: Any) -> str:
@@ -48,9 +49,5 @@ def picture_uri(image: Image.Image, *, size: int) -> str:
         image: RGB, upright; left as it is.
         size: Longest side in pixels; a smaller picture is not enlarged.
     """
-    small = image.copy()
-    small.info = {}
-    small.thumbnail((size, size), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    jpeg = make_thumbnail(image, size=size)
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

@@ -45,6 +45,7 @@ class Other(ColorExtractor):
 
 ROUTES = [
     ("POST", "/search", "read"),
+    ("POST", "/search/url", "read"),
     ("POST", "/index", "admin"),
     ("GET", "/images", "read"),
     ("GET", "/images/x", "read"),
@@ -53,6 +54,7 @@ ROUTES = [
     ("GET", "/images/x/file", "read"),
     ("GET", "/images/x/thumbnail", "read"),
     ("GET", "/images/x/similar", "read"),
+    ("GET", "/duplicates", "read"),
     ("GET", "/collections", "read"),
     ("DELETE", "/collections/x", "admin"),
     ("GET", "/info", "read"),
