@@ -89,5 +89,5 @@ def test_what_was_acknowledged_survives(tmp_path: Path, saved: bool) -> None:
             store.close()
         else:
             store._catalog.close()
-            store._owned.release()
+            store._owned.close()
         check_whole(tmp_path)
