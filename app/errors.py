@@ -21,8 +21,6 @@ LookalikeError
 ├── NotFoundError
 │   ├── ImageNotFoundError
 │   ├── CollectionNotFoundError
-│   ├── EmbeddingSetNotFoundError no vectors of this collection under this passport
-│   ├── JobNotFoundError
 │   └── OriginalNotKeptError      the picture is known, its original file is not here
 ├── ConflictError
 │   ├── ImageExistsError          the id is taken, and on_conflict is `error`
@@ -173,18 +171,6 @@ class CollectionNotFoundError(NotFoundError):
     """No collection has this name."""
 
     code = "collection_not_found"
-
-
-class EmbeddingSetNotFoundError(NotFoundError):
-    """The collection has no embedding set under this passport."""
-
-    code = "embedding_set_not_found"
-
-
-class JobNotFoundError(NotFoundError):
-    """No job has this id; those that ended long ago are forgotten."""
-
-    code = "job_not_found"
 
 
 class OriginalNotKeptError(NotFoundError):

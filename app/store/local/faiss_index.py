@@ -186,11 +186,11 @@ class FlatIndex:
         with _tuned(len(queries), len(self), self.dim):
             if chosen is None:
                 wide = min(len(self), width * len(self) // (len(self) - self._dead) + _SPARE)
-                return self._index.search(queries, wide)  # type: ignore[no-any-return]
+                return _search(self._index)(queries, wide)  # type: ignore[no-any-return]
             bits = np.packbits(chosen, bitorder="little")
             # A fresh object for each call: FAISS writes into it while it searches.
             parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
-            return self._index.search(queries, width, params=parameters)  # type: ignore[no-any-return]
+            return _search(self._index)(queries, width, params=parameters)  # type: ignore[no-any-return]
 
     def _settle(
         self,
@@ -253,6 +253,15 @@ class FlatIndex:
 
     def _block_rows(self) -> int:
         return max(1, _BLOCK_BYTES // (4 * self.dim))
+
+
+def _search(index: Any) -> Any:
+    """FAISS's own search.
+
+    `faiss.contrib.torch_utils`, which pytorch-metric-learning imports, puts one without `params` in
+    its place, for the whole process.
+    """
+    return getattr(index, "search_numpy", index.search)
 
 
 @contextmanager
