@@ -95,7 +95,13 @@ def build_services(
 
 
 def open_store(settings: Settings, *, read_only: bool = False) -> Store:
-    """Opens the local store in the data folder; its owner, unless it is to be read only."""
+    """Opens the local store in the data folder; its owner, unless it is to be read only.
+
+    Raises:
+        ConfigurationError: It is to be read only, and nothing is there.
+    """
+    if read_only:
+        require_data_folder(settings.data_dir)
     from app.store.local.local_store import LocalStore  # noqa: PLC0415 - imports faiss
 
     return LocalStore(settings.data_dir, index=settings.index, read_only=read_only)
@@ -189,6 +195,16 @@ def _assemble(
         canary=Canary(extractors, store, timeout_s=settings.ready_timeout),
         maintenance=Maintenance(store, files) if tidy else None,
     )
+
+
+def require_data_folder(path: Path) -> None:
+    """Refuses a folder that holds no collection, rather than make one in silence."""
+    if not (path / "catalog.db").is_file():
+        raise ConfigurationError(
+            f"There is no collection in {path.resolve()}; index pictures first "
+            "(lookalike index PATH), name another folder with --data-dir, or a running service "
+            "with --server URL"
+        )
 
 
 def make_data_folder(path: Path) -> None:

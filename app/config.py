@@ -144,8 +144,14 @@ def load_settings(**given: Any) -> Settings:
         **given: Settings by name; None means not given.
 
     Raises:
-        ConfigurationError: A value cannot be used; the text names each setting and why.
+        ConfigurationError: There is no such setting, or a value cannot be used; the text names
+            each one and why.
     """
+    for name in given:
+        if name not in Settings.model_fields:
+            nearest = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise ConfigurationError(f"There is no setting {name!r}{hint}")
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as exc:

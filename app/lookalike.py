@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from app.bootstrap import Services, build_services, make_data_folder
 from app.config import load_settings
@@ -38,6 +38,7 @@ Picture = str | os.PathLike[str] | bytes | Image.Image
 """A picture to search with: a file's path, a file's bytes, or one that is open already."""
 
 _TILE = 160  # pixels
+_PNG_MODES = {"1", "L", "LA", "I;16", "P", "RGB", "RGBA"}
 
 
 class Lookalike:
@@ -59,7 +60,8 @@ class Lookalike:
         self, data_dir: str | os.PathLike[str] = "data", *, read_only: bool = False, **settings: Any
     ) -> None:
         chosen = load_settings(data_dir=Path(data_dir), **settings)
-        make_data_folder(chosen.data_dir)
+        if not read_only:
+            make_data_folder(chosen.data_dir)
         self._services: Services = build_services(chosen, read_only=read_only)
 
     def __enter__(self) -> Self:
@@ -106,7 +108,7 @@ class Lookalike:
             return {**own, **(metadata(found.path) if metadata else {})}
 
         sources = (
-            PictureSource.from_path(found.path, metadata=described(found))
+            PictureSource.try_path(found.path, metadata=described(found))
             for found in walk(Path(path) for path in paths)
         )
         return list(
@@ -223,7 +225,10 @@ def _opened(picture: Picture) -> BinaryIO:
         return io.BytesIO(picture)
     if isinstance(picture, Image.Image):
         file = io.BytesIO()
-        picture.save(file, "PNG")
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode not in _PNG_MODES:
+            upright = upright.convert("RGB")
+        upright.save(file, "PNG")
         file.seek(0)
         return file
     try:

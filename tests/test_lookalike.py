@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,41 @@ def test_a_file_that_fails_harms_no_other(lookalike: Lookalike, photos: Path) ->
     items = lookalike.index(photos)
     assert [item.id for item in items if item.failed] == [None]
     assert sum(item.status == "unchanged" for item in items) == 12
+
+
+def test_what_is_no_file_harms_no_other(lookalike: Lookalike, photos: Path) -> None:
+    os.mkfifo(photos / "mug" / "pipe.jpg")
+    (photos / "gone.jpg").symlink_to(photos / "nowhere.jpg")
+    items = lookalike.index(photos, collection="other")
+    reasons = sorted(str(item.error) for item in items if item.failed)
+    assert len(reasons) == 2
+    assert reasons[1].endswith("it is no regular file")
+    assert sum(item.status == "created" for item in items) == 12
+
+
+def test_an_open_picture_is_the_query_that_its_file_is(
+    lookalike: Lookalike, photos: Path, tmp_path: Path
+) -> None:
+    upright = Image.open(photos / "fish" / "fish-00-0.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned
+    upright.save(tmp_path / "turned.jpg", exif=exif)
+    upright.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    upright.convert("I;16").save(tmp_path / "deep.png")
+    for name in ("turned.jpg", "cmyk.jpg", "deep.png"):
+        by_file = lookalike.search(tmp_path / name, k=3).matches
+        with Image.open(tmp_path / name) as opened:
+            by_picture = lookalike.search(opened, k=3).matches
+        assert [match.record.id for match in by_file] == [m.record.id for m in by_picture]
+        assert by_picture[0].score == pytest.approx(by_file[0].score, abs=2e-3)
+
+
+def test_settings_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no setting 'modle'; did you mean model\?"):
+        Lookalike(tmp_path / "data", modle="color")
+    with pytest.raises(ConfigurationError, match="index pictures first"):
+        Lookalike(tmp_path / "nothing", read_only=True, model="color")
+    assert list(tmp_path.iterdir()) == []
 
 
 def colors(image: Image.Image) -> set[tuple[int, ...]]:

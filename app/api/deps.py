@@ -6,6 +6,7 @@ Dependencies are `async`, because FastAPI runs each of the others on a thread of
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
@@ -89,13 +90,25 @@ def known_fields(*names: str) -> Any:
     """Dependency that refuses form fields nobody reads."""
 
     async def check(request: Request) -> None:
-        sent = set((await request.form()).keys())
-        if unknown := sorted(sent - set(names)):
-            raise InvalidParameterError(
-                f"{', '.join(unknown)}: no such field; this call takes {', '.join(names)}"
-            )
+        _refuse_others((await request.form()).keys(), names)
 
     return Depends(check)
+
+
+def known_query(*names: str) -> Any:
+    """Dependency that refuses parameters in the address that nobody reads."""
+
+    async def check(request: Request) -> None:
+        _refuse_others(request.query_params.keys(), names)
+
+    return Depends(check)
+
+
+def _refuse_others(sent: Iterable[str], names: tuple[str, ...]) -> None:
+    if unknown := sorted(set(sent) - set(names)):
+        raise InvalidParameterError(
+            f"{', '.join(unknown)}: no such field; this call takes {', '.join(names)}"
+        )
 
 
 DuplicatesDep = Annotated[DuplicateService, Depends(_duplicates)]

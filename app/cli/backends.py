@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from app.api.duplicate_schemas import DuplicatesOut, DuplicatesRunning
 from app.api.schemas import ImageOut, SearchOut
@@ -64,8 +64,8 @@ class Backend(Protocol):
         """Searches with a picture file."""
         ...
 
-    def search_url(self, url: str, ask: Ask) -> SearchOut:
-        """Searches with the picture at an address."""
+    def search_url(self, url: str, ask: Ask, *, keep: Callable[[BinaryIO], object]) -> SearchOut:
+        """Searches with the picture at an address; `keep` is given it where it comes here."""
         ...
 
     def info(self) -> dict[str, Any]:

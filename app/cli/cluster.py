@@ -33,7 +33,10 @@ def cluster(
 ) -> None:
     """Group pictures that look alike."""
     from app.cli.progress import progress  # noqa: PLC0415 - see app.cli.main
+    from app.visualization.pages import check_writable  # noqa: PLC0415
 
+    if out is not None:
+        check_writable(out / "index.html")
     paths: list[Path] = []
     with progress() as report, open_vectors(wanted, given, report) as vectors:
         from app.services.clusters import cluster_pictures  # noqa: PLC0415

@@ -47,7 +47,10 @@ def duplicates(
     """Find pictures that are stored more than once; nothing is deleted."""
     from app.cli.backends import DuplicatesAsk  # noqa: PLC0415 - see app.cli.main
     from app.cli.connect import open_backend  # noqa: PLC0415
+    from app.visualization.pages import check_writable  # noqa: PLC0415
 
+    if html is not None:
+        check_writable(html)
     ask = DuplicatesAsk(collection=collection, kind=kind, threshold=threshold)
     with open_backend(server, api_key, given) as backend:
         found = _all(backend, ask)

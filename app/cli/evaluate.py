@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +12,8 @@ import typer
 from app.cli.options import Json, settings_flags
 from app.cli.vector_sets import SET_SETTINGS, Wanted, open_vectors, set_flags
 from app.errors import ConfigurationError
+
+_SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
 if TYPE_CHECKING:
     from app.evaluation.results import Evaluation
@@ -28,7 +32,11 @@ def evaluate(
     ] = None,
     query_index: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="One query alone, by its position from 0"),
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="One query alone, by its position from 0 among the pictures that can be read",
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder for report.json, report.html and contact sheets")
@@ -36,16 +44,21 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure how well the pictures of a labelled set find those of their class."""
-    from app.cli.progress import progress  # noqa: PLC0415 - see app.cli.main
-
     if wanted.collection is not None and wanted.label_field is None and query_index is None:
         raise ConfigurationError(
             "Name the metadata field that says what a picture shows, with --label-field"
         )
-    index = given.pop("index") or "Flat"
+    from app.cli.progress import progress  # noqa: PLC0415 - see app.cli.main
+    from app.config import load_settings  # noqa: PLC0415
+    from app.evaluation.ranking import check_index  # noqa: PLC0415
+    from app.visualization.pages import check_writable  # noqa: PLC0415
+
+    index = check_index(load_settings(**given).index)
+    check_writable(out / "report.json")
     with progress() as report, open_vectors(wanted, given, report) as vectors:
+        _warn_of_splits(vectors)
         if query_index is not None:
-            _one_query(vectors, query_index, k=k, index=index, out=out)
+            _one_query(vectors, query_index, k=k, index=index, out=out, as_json=as_json)
             return
         from app.evaluation.report import write_html, write_json  # noqa: PLC0415
         from app.evaluation.runner import evaluate as run  # noqa: PLC0415
@@ -66,7 +79,21 @@ def evaluate(
         _print(found, out)
 
 
-def _one_query(vectors: VectorSet, position: int, *, k: int, index: str, out: Path) -> None:
+def _warn_of_splits(vectors: VectorSet) -> None:
+    """Says so where the classes look like the parts of a dataset."""
+    classes = set(vectors.labels or ())
+    if classes and classes <= _SPLITS:
+        typer.secho(
+            f"The classes are {', '.join(sorted(classes))}: name one of these folders, if the "
+            "classes are inside",
+            err=True,
+            fg="yellow",
+        )
+
+
+def _one_query(
+    vectors: VectorSet, position: int, *, k: int, index: str, out: Path, as_json: bool
+) -> None:
     from app.evaluation.runner import evaluate_query  # noqa: PLC0415 - see app.cli.main
     from app.visualization.contact_sheet import save_picture  # noqa: PLC0415
     from app.visualization.query_sheet import query_sheet  # noqa: PLC0415
@@ -75,10 +102,15 @@ def _one_query(vectors: VectorSet, position: int, *, k: int, index: str, out: Pa
     path = out / f"query-{position}.png"
     matches = [(match.position, match.score, match.relevant) for match in found.matches]
     save_picture(query_sheet(vectors, position, matches), path)
+    if as_json:
+        typer.echo(json.dumps({**asdict(found), "sheet": str(path)}, indent=2))
+        return
     label = "" if found.label is None else f", {found.label}"
     typer.echo(f"Query {position}: {found.name}{label}")
     if found.precision is not None:
         typer.echo(f"Precision@{k}: {found.precision:.2f}")
+    elif found.label is None:
+        typer.echo(f"Precision@{k}: not known, there are no labels")
     else:
         typer.echo(f"Precision@{k}: not known, no other picture has its label")
     typer.echo(f"Saved {path}")
@@ -107,7 +139,8 @@ def _print(found: Evaluation, out: Path) -> None:
     if found.left_out:
         console.print(f"{found.left_out} left out: no other picture has their label")
     if found.skipped:
-        console.print(f"{len(found.skipped)} skipped: they cannot be read, see report.json")
+        console.print(f"{len(found.skipped)} skipped; report.json names them and says why")
     for note in found.notes:
         console.print(cell(note))
-    console.print(cell(f"{out / 'report.html'}, {out / 'report.json'}"))
+    for name in ("report.html", "report.json"):
+        typer.echo(str(out / name))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from app import __version__
 from app.api.duplicate_schemas import DuplicatesOut, DuplicatesRunning
@@ -20,7 +20,7 @@ from app.bootstrap import (
 from app.cli.backends import Ask, DuplicatesAsk, Job, Line
 from app.config import Settings
 from app.cores import limit_openmp
-from app.errors import FetchingDisabledError, LookalikeError
+from app.errors import FetchingDisabledError
 from app.records import OnConflict
 from app.services.duplicates.service import (
     MAX_LIMIT,
@@ -80,17 +80,9 @@ class LocalBackend:
         self, jobs: Sequence[Job], *, collection: str, on_conflict: OnConflict
     ) -> Iterator[Line]:
         """Indexes files and yields what became of each."""
-        lost: list[Line] = []
-
-        def sources() -> Iterator[PictureSource]:
-            for job in jobs:
-                try:
-                    yield PictureSource.from_path(job.path, metadata=job.metadata)
-                except LookalikeError as exc:
-                    lost.append(Line(path=job.path, status="failed", reason=str(exc)))
-
+        sources = (PictureSource.try_path(job.path, metadata=job.metadata) for job in jobs)
         items = self._services.indexing.index(
-            sources(), collection=collection, on_conflict=on_conflict
+            sources, collection=collection, on_conflict=on_conflict
         )
         for item in items:
             assert item.source.path is not None
@@ -100,7 +92,6 @@ class LocalBackend:
                 id=item.id,
                 reason=str(item.error) if item.error else None,
             )
-        yield from lost
 
     def search(self, image: Path, ask: Ask) -> SearchOut:
         """Searches with a picture file."""
@@ -108,12 +99,12 @@ class LocalBackend:
         with PictureSource.from_path(image).open() as file:
             return SearchOut.of(self._services.search.search(file, options))
 
-    def search_url(self, url: str, ask: Ask) -> SearchOut:
+    def search_url(self, url: str, ask: Ask, *, keep: Callable[[BinaryIO], object]) -> SearchOut:
         """Searches with the picture at an address, fetched from here."""
         options = _options(ask)
         if not self._settings.fetch_urls:  # before the network is loaded
             raise FetchingDisabledError
-        return SearchOut.of(self._services.url_search.search(url, options))
+        return SearchOut.of(self._services.url_search.search(url, options, keep=keep))
 
     def info(self) -> dict[str, Any]:
         """What is stored; no network is loaded for it."""

@@ -29,7 +29,9 @@ def map_pictures(
 ) -> None:
     """Draw a map on which similar pictures lie together."""
     from app.cli.progress import progress  # noqa: PLC0415 - see app.cli.main
+    from app.visualization.pages import check_writable  # noqa: PLC0415
 
+    check_writable(out / "map.html")
     with progress() as report, open_vectors(wanted, given, report) as vectors:
         from app.visualization.map import make_map, write_map  # noqa: PLC0415
 

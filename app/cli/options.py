@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from app.errors import ConfigurationError
 from app.records import DEFAULT_COLLECTION
 
 MODEL_SETTINGS = (
@@ -120,13 +119,3 @@ def warn_unknown_variables(say: Callable[[str], None]) -> None:
     for name, nearest in unknown_variables({**dotenv_values(".env"), **os.environ}).items():
         hint = f"; did you mean {nearest}?" if nearest else ""
         say(f"{name} is no setting and is ignored{hint}")
-
-
-def require_data_folder(path: Path) -> None:
-    """Refuses a folder that holds no collection, rather than make one in silence."""
-    if not (path / "catalog.db").is_file():
-        raise ConfigurationError(
-            f"There is no collection in {path.resolve()}; index pictures first "
-            "(lookalike index PATH), name another folder with --data-dir, or a running service "
-            "with --server URL"
-        )

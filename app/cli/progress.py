@@ -32,7 +32,10 @@ def progress() -> Iterator[Report]:
         TimeRemainingColumn(),
     )
     stages: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in stages:

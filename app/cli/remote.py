@@ -6,12 +6,12 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import httpx2
 
@@ -91,7 +91,13 @@ class RemoteBackend:
         answer = self._call("POST", "/search", data=data, files={"file": (image.name, content)})
         return SearchOut.model_validate(answer)
 
-    def search_url(self, url: str, ask: Ask) -> SearchOut:
+    def search_url(
+        self,
+        url: str,
+        ask: Ask,
+        *,
+        keep: Callable[[BinaryIO], object],  # noqa: ARG002 - as in the protocol
+    ) -> SearchOut:
         """Searches with the picture at an address, which the service fetches."""
         where = parse_filter(ask.filter)
         body = {

@@ -56,17 +56,21 @@ def search(
     from app.cli.connect import open_backend  # noqa: PLC0415
     from app.cli.sheets import search_sheet  # noqa: PLC0415
     from app.visualization.contact_sheet import check_suffix, save_picture  # noqa: PLC0415
+    from app.visualization.pages import check_writable  # noqa: PLC0415
 
     ask = Ask(k=k, min_score=min_score, filter=filter_, group_by=group_by, collection=collection)
     if save is not None:
         check_suffix(save)
+        check_writable(save)
+    fetched: list[bytes] = []
     with open_backend(server, api_key, given) as backend:
         if _ADDRESS.match(image):
-            result = backend.search_url(image, ask)
+            result = backend.search_url(image, ask, keep=lambda file: fetched.append(file.read()))
         else:
             result = backend.search(Path(image), ask)
         if save is not None:
-            save_picture(search_sheet(backend, image, result), save)
+            query = fetched[0] if fetched else image
+            save_picture(search_sheet(backend, query, result, name=Path(image).name), save)
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
     else:

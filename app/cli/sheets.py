@@ -17,13 +17,16 @@ _TILE = 160  # pixels
 _LIMITS = ImageLimits()
 
 
-def search_sheet(backend: Backend, image: str, result: SearchOut) -> Image.Image:
+def search_sheet(
+    backend: Backend, query: str | bytes, result: SearchOut, *, name: str
+) -> Image.Image:
     """Draws what was asked beside its matches.
 
     Args:
         backend: Where the matches' thumbnails come from.
-        image: The query's path; a gray tile stands for one that is no file here.
+        query: Its path, or its bytes; a gray tile stands for an address that the service fetched.
         result: What the search answered.
+        name: Of the query.
     """
     model = result.model
     tiles = [
@@ -35,16 +38,16 @@ def search_sheet(backend: Backend, image: str, result: SearchOut) -> Image.Image
         )
         for match in result.matches
     ]
-    query = Tile(image=_query(Path(image)), name=Path(image).name)
+    asked = Tile(image=_query(query), name=name)
     return contact_sheet(
-        query, tiles, title=f"{model.name}, {model.weights} weights", tile_size=_TILE
+        asked, tiles, title=f"{model.name}, {model.weights} weights", tile_size=_TILE
     )
 
 
-def _query(path: Path) -> Image.Image | None:
+def _query(query: str | bytes) -> Image.Image | None:
     try:
-        with path.open("rb") as file:
-            return decode_image(file, limits=_LIMITS, decode_size=_TILE).image
+        content = query if isinstance(query, bytes) else Path(query).read_bytes()
+        return decode_image(content, limits=_LIMITS, decode_size=_TILE).image
     except (LookalikeError, OSError):
         return None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from app.cli.options import MODEL_SETTINGS, require_data_folder
+from app.cli.options import MODEL_SETTINGS
 from app.cli.progress import Report
 from app.errors import ConfigurationError
 
@@ -121,6 +121,7 @@ def open_vectors(wanted: Wanted, given: dict[str, Any], report: Report) -> Itera
 def _refuse_dataset_flags(wanted: Wanted, given: dict[str, Any]) -> None:
     flags = [name for name in SET_SETTINGS if name != "data_dir" and given.get(name) is not None]
     flags += [name for name in ("split", "sop_label", "limit") if getattr(wanted, name) is not None]
+    flags += ["kind"] if wanted.kind != "auto" else []
     if flags:
         raise ConfigurationError(
             f"--{flags[0].replace('_', '-')} belongs to a dataset; a collection has its vectors "
@@ -136,7 +137,6 @@ def _collection_vectors(wanted: Wanted, settings: Settings) -> Iterator[VectorSe
     from app.store.filters import parse_filter  # noqa: PLC0415
 
     assert wanted.collection is not None
-    require_data_folder(settings.data_dir)
     limit_openmp()
     with closing(open_store(settings, read_only=True)) as store:
         yield stored_vectors(

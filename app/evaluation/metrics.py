@@ -78,7 +78,8 @@ def encode_labels(labels: Sequence[str] | None) -> Classes:
     if labels is None:
         raise InvalidParameterError(
             "The pictures have no labels, so right matches cannot be told from wrong ones: use a "
-            "dataset with one folder for each class, or store a label with each picture"
+            "dataset with one folder for each class (of a single class, with --kind folder), or "
+            "store a label with each picture"
         )
     names = tuple(sorted(set(labels)))
     place = {name: code for code, name in enumerate(names)}

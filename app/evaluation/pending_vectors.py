@@ -2,7 +2,7 @@
 
 ```
 pending.vectors    rows of dim little-endian float32
-pending.jsonl      a line for each picture: {"id", "sha256", "size", "mtime_ns", "row", "crc32"}
+pending.jsonl      a line for each: {"id", "sha256", "size", "mtime_ns", "ctime_ns", "row", "crc32"}
 ```
 
 A line is written after its row, and its `crc32` covers the sha256 and the row: so a kill loses at
@@ -104,7 +104,7 @@ class PendingVectors:
             if _crc32(sha256, self._row(row)) != line["crc32"]:
                 return
             self.rows[sha256] = row
-        self.contents[line["id"]] = sha256, Stamp(line["size"], line["mtime_ns"])
+        self.contents[line["id"]] = sha256, Stamp(line["size"], line["mtime_ns"], line["ctime_ns"])
 
     def _row(self, row: int) -> bytes:
         return os.pread(self._vectors.fileno(), 4 * self._dim, row * 4 * self._dim)

@@ -23,6 +23,9 @@ Positions = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 """Told how many queries are done, and of how many."""
 
+INDEX_TYPES = ("Flat",)
+"""Index types that `rank` knows: those of the store."""
+
 _QUERIES = 256  # at a time
 _BLOCK_BYTES = 16 * 2**20  # of vectors that are copied at a time
 
@@ -110,10 +113,17 @@ def rank_blocks(
         raise InvalidParameterError("There are no queries; name the position of one or more")
     if queries.min() < 0 or queries.max() >= len(rows):
         raise InvalidParameterError(
-            f"The queries are {queries.min()} to {queries.max()}, but positions in this set go "
-            f"from 0 to {len(rows) - 1}"
+            f"There is no picture {queries.min() if queries.min() < 0 else queries.max()}: "
+            f"positions in this set go from 0 to {len(rows) - 1}"
         )
     return _search(_filled(rows, index), rows, queries, k=k, on_progress=on_progress)
+
+
+def check_index(name: str) -> str:
+    """Gives the name of an index type back. Raises `ConfigurationError` where there is none."""
+    if name not in INDEX_TYPES:
+        raise ConfigurationError(f"There is no index type {name!r}: use {', '.join(INDEX_TYPES)}")
+    return name
 
 
 def _filled(rows: NDArray[np.float32], name: str) -> FlatIndex:
@@ -121,11 +131,9 @@ def _filled(rows: NDArray[np.float32], name: str) -> FlatIndex:
     limit_openmp()
     from app.store.local.faiss_index import FlatIndex  # noqa: PLC0415 - imports faiss
 
-    types = {"Flat": FlatIndex}
-    if name not in types:
-        raise ConfigurationError(f"There is no index type {name!r}: use {', '.join(types)}")
+    check_index(name)
     dim = rows.shape[1]
-    index = types[name](dim)
+    index = FlatIndex(dim)
     step = max(1, _BLOCK_BYTES // (4 * dim))
     for start in range(0, len(rows), step):
         block = check_vectors(rows[start : start + step], count=None, dim=dim)

@@ -5,16 +5,16 @@ vectors.npy      (N, dim) little-endian float32, rows of length 1
 manifest.json    {"version": 1,
                   "dataset": name, "passport": {...}, "provenance": {...},
                   "vectors": {"rows": N, "dim", "size", "mtime_ns", "sha256"},
-                  "pictures": [{"id", "label", "sha256", "size", "mtime_ns"}, ...],
+                  "pictures": [{"id", "label", "sha256", "size", "mtime_ns", "ctime_ns"}, ...],
                   "skipped": [{"id", "reason"}, ...],
                   "checksum"}
 ```
 
 `np.load("vectors.npy", mmap_mode="r")` gives the vectors, and entry i of `pictures` says what row i
-is: `sha256` is of the picture's bytes, `size` and `mtime_ns` are of the file that holds it, `label`
-is null where there are none. `vectors.sha256` is of the rows' bytes, `vectors.size` and `mtime_ns`
-are of `vectors.npy` itself; `checksum` is the sha256 of the manifest's own bytes up to the comma
-before it.
+is: `sha256` is of the picture's bytes, `size`, `mtime_ns` and `ctime_ns` are of the file that holds
+it, `label` is null where there are none. `vectors.sha256` is of the rows' bytes, `vectors.size` and
+`mtime_ns` are of `vectors.npy` itself; `checksum` is the sha256 of the manifest's own bytes up to
+the comma before it.
 """
 
 from __future__ import annotations
@@ -249,7 +249,8 @@ def _manifest(document: dict[str, Any]) -> Manifest:
         passport=Passport.from_json(json.dumps(document["passport"])),
         provenance=document["provenance"],
         rows=tuple(
-            Row(p["id"], p["label"], p["sha256"], Stamp(p["size"], p["mtime_ns"])) for p in pictures
+            Row(p["id"], p["label"], p["sha256"], Stamp(p["size"], p["mtime_ns"], p["ctime_ns"]))
+            for p in pictures
         ),
         skipped=tuple(Skipped(picture["id"], picture["reason"]) for picture in skipped),
     )

@@ -26,6 +26,7 @@ class PictureSource:
         path: A file on this machine; None for uploads.
         id: The caller's id, or None for one made from the content.
         metadata: The caller's metadata, or None to keep what is stored.
+        error: Why it cannot be opened, where that is known already.
     """
 
     filename: str
@@ -34,6 +35,7 @@ class PictureSource:
     path: Path | None = None
     id: str | None = None
     metadata: Metadata | None = field(default=None)
+    error: UnreadableImageError | None = None
 
     @classmethod
     def from_path(
@@ -49,9 +51,20 @@ class PictureSource:
         name = os.fsencode(path.name).decode("utf-8", "replace")
         return cls(filename=name, size=facts.st_size, path=path, id=id, metadata=metadata)
 
+    @classmethod
+    def try_path(cls, path: Path, *, metadata: Metadata | None = None) -> PictureSource:
+        """As `from_path`; one that cannot be read says so when it is opened, not now."""
+        try:
+            return cls.from_path(path, metadata=metadata)
+        except UnreadableImageError as exc:
+            name = os.fsencode(path.name).decode("utf-8", "replace")
+            return cls(filename=name, size=0, path=path, metadata=metadata, error=exc)
+
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """The bytes, from the start. Raises `UnreadableImageError` where the file is gone."""
+        if self.error is not None:
+            raise self.error
         if self.file is not None:
             self.file.seek(0)
             yield self.file

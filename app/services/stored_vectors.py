@@ -55,6 +55,10 @@ def stored_vectors(
                 vectors[len(records)] = vector
                 records.append(record)
     if not records:
+        if where is not None and not skipped:
+            raise InvalidParameterError(
+                f"No picture of the collection {collection!r} passes the filter; widen it"
+            )
         raise InvalidParameterError(_nothing(collection, label_field, fields))
     return VectorSet(
         name=collection,

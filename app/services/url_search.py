@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import BinaryIO
 
 from app.errors import FetchingDisabledError
 from app.services.fetching import Fetcher
@@ -36,6 +37,7 @@ class UrlSearchService:
         options: SearchOptions,
         *,
         place: Callable[[], AbstractContextManager[None]] = nullcontext,
+        keep: Callable[[BinaryIO], object] | None = None,
     ) -> SearchResult:
         """Fetches a picture and finds the pictures most like it.
 
@@ -44,6 +46,7 @@ class UrlSearchService:
             options: What to look for.
             place: Holds a place for the search; entered when the picture is here, so that a slow
                 address takes none.
+            keep: Given the picture once it was searched with, before it is gone.
 
         Raises:
             FetchingDisabledError: Fetching is not turned on.
@@ -56,5 +59,8 @@ class UrlSearchService:
             fetched = watch.took_ms()["total"]
             with place():
                 result = self._search.search(picture, options)
+            if keep is not None:
+                picture.seek(0)
+                keep(picture)
         took_ms = {"fetch": fetched, **result.took_ms, "total": watch.took_ms()["total"]}
         return replace(result, took_ms=took_ms)

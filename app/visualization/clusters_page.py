@@ -9,7 +9,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from app.errors import ConfigurationError
 from app.services.clusters import Cluster, Clusters
 from app.services.vector_set import VectorSet
 from app.visualization.contact_sheet import Tile, picture_sheet, save_picture
@@ -41,13 +40,11 @@ def write_clusters(clusters: Clusters, vectors: VectorSet, folder: Path) -> list
         save_picture(_sheet(number, group, vectors), path)
         sheets.append(path)
     page, table = folder / "index.html", folder / "groups.csv"
-    try:
-        write_whole(table, _table(clusters, vectors))
-        write_whole(page, _page(clusters, vectors, sheets))
-    except OSError as exc:
-        raise ConfigurationError(
-            f"{folder} cannot be written to: {exc.strerror}. Choose another folder with --out"
-        ) from exc
+    write_whole(table, _table(clusters, vectors))
+    write_whole(page, _page(clusters, vectors, sheets))
+    for path in folder.glob("group-[0-9][0-9][0-9].png"):
+        if path not in sheets:  # of an earlier run that made more groups
+            path.unlink()
     return [page, table, *sheets]
 
 

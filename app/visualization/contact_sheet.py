@@ -108,12 +108,7 @@ def save_picture(image: Image.Image, path: Path) -> None:
             f"A picture of {image.width} x {image.height} pixels cannot be saved as {kind}: "
             "choose a file that ends in .png, or fewer pictures"
         ) from exc
-    try:
-        write_whole(path, file.getvalue())
-    except OSError as exc:
-        raise ConfigurationError(
-            f"{path} cannot be written: {exc.strerror}. Choose another place"
-        ) from exc
+    write_whole(path, file.getvalue())
 
 
 def check_suffix(path: Path) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
 from app.errors import LookalikeError
+from app.visualization.fonts import printable
 from app.visualization.pages import picture_uri, render
 from app.visualization.thumbnails import missing_picture
 
@@ -95,7 +96,10 @@ def duplicates_page(
         {
             "number": number,
             "count": len(group.members) + 1,
-            "pictures": [(one, uri(one.id)) for one in (group.keep, *group.members[:MAX_MEMBERS])],
+            "pictures": [
+                (replace(one, name=printable(one.name)), uri(one.id))
+                for one in (group.keep, *group.members[:MAX_MEMBERS])
+            ],
             "hidden": max(0, len(group.members) - MAX_MEMBERS),
         }
         for number, group in enumerate(groups[:MAX_GROUPS], start=1)

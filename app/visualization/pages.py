@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from app.embedding.preprocessing import make_thumbnail
+from app.errors import ConfigurationError
 
 
 def render(template: str, **values: Any) -> str:
@@ -35,11 +40,45 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file under a temporary name first, so that a reader sees all of it or the old one.
 
     Folders above it are made.
+
+    Raises:
+        ConfigurationError: It cannot be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    partial.replace(path)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def check_writable(path: Path) -> None:
+    """Tries to write beside a file that long work will end in, so that it fails at once.
+
+    Folders above it are made.
+
+    Raises:
+        ConfigurationError: It cannot be written there.
+    """
+    with _writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise ConfigurationError(
+            f"{path} cannot be written: {exc.strerror}. Choose another place"
+        ) from exc
 
 
 def picture_uri(image: Image.Image, *, size: int) -> str:

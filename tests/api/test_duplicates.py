@@ -148,3 +148,9 @@ def test_a_read_key_guards_it(clients, settings):
     client = clients(settings.model_copy(update={"read_key": settings.admin_key}))
     assert client.get("/duplicates").status_code == 401
     assert client.get("/duplicates", headers=ADMIN).status_code == 200
+
+
+def test_a_misspelt_parameter_is_refused(client):
+    answer = client.get("/duplicates", params={"kinds": "exact"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
+    assert "this call takes collection, kind" in answer.json()["detail"]

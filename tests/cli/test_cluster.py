@@ -34,6 +34,16 @@ def test_files_are_written_for_every_group(lookalike, place, tmp_path):
     assert "purity" in page
 
 
+def test_sheets_of_an_earlier_run_do_not_stay(lookalike, place, tmp_path):
+    out = tmp_path / "out"
+    (out / "mine").mkdir(parents=True)
+    (out / "mine" / "group-003.png").write_bytes(b"not ours")
+    for count in ("4", "2"):
+        assert lookalike("cluster", "--clusters", count, "--out", str(out), *place).exit_code == 0
+    assert sorted(path.name for path in out.glob("*.png")) == ["group-001.png", "group-002.png"]
+    assert (out / "mine" / "group-003.png").exists()
+
+
 def test_json_has_every_id(lookalike, place):
     found = json.loads(lookalike("cluster", "--json", *place).stdout)
     assert found["count"] == 18

@@ -293,7 +293,14 @@ def test_a_contact_sheet_is_saved(lookalike, pictures, tmp_path, server):
     assert done.exit_code == 0, done.exception
     with Image.open(tmp_path / "sheets" / "mug.png") as sheet:
         assert sheet.width > 4 * 160
-        assert np.asarray(sheet).std() > 20
+        pixels = np.asarray(sheet.convert("RGB"))
+    with Image.open(query) as drawn:
+        wanted = np.asarray(drawn.convert("RGB").resize((160, 120))).reshape(-1, 3).mean(axis=0)
+    for left in (24 + 3, 24 + 160 + 48 + 3):  # the query, and the best match: itself
+        tile = pixels[-400:, left : left + 160].reshape(-1, 3)
+        drawn_part = tile[(tile < 235).any(axis=1)]
+        assert len(drawn_part) > 160 * 100, "a picture is there"
+        assert np.abs(drawn_part.mean(axis=0) - wanted).max() < 40
     asked = lookalike("index", str(pictures), "--server", server.url, "--api-key", ADMIN_KEY)
     assert asked.exit_code == 0, asked.exception
     remote = lookalike("search", query, "-k", "3", "--save", "far.jpg", "--server", server.url)

@@ -53,6 +53,15 @@ def test_a_folder_is_evaluated(lookalike, pictures, tmp_path):
     assert metrics == report["metrics"]
 
 
+GREEN, RED = (22, 128, 60), (198, 40, 40)
+
+
+def colors(path: Path) -> set[tuple[int, ...]]:
+    with Image.open(path) as sheet:
+        pixels = np.asarray(sheet.convert("RGB")).reshape(-1, 3)
+    return {tuple(color) for color in np.unique(pixels, axis=0)}
+
+
 def test_one_query_is_shown(lookalike, pictures, tmp_path):
     done = lookalike("evaluate", "pictures", "--query-index", "4", "-k", "5")
     assert done.exit_code == 0, done.exception
@@ -62,6 +71,10 @@ def test_one_query_is_shown(lookalike, pictures, tmp_path):
     assert third == "Saved output/query-4.png"
     with Image.open(tmp_path / "output" / "query-4.png") as sheet:
         assert sheet.width > 5 * 160
+    assert {GREEN, RED} & colors(tmp_path / "output" / "query-4.png")
+    plain = lookalike("evaluate", "pictures", "--query-index", "4", "-k", "5", "--json")
+    assert f"Precision@5: {json.loads(plain.stdout)['precision']:.2f}" == second
+    assert json.loads(plain.stdout)["sheet"] == "output/query-4.png"
     beyond = lookalike("evaluate", "pictures", "--query-index", "18")
     assert isinstance(beyond.exception, InvalidParameterError)
 
@@ -133,6 +146,7 @@ def test_a_dataset_without_labels_or_pictures(lookalike, pictures, tmp_path):
         ["pictures", "--filter", "{}"],
         ["-c", "default", "--limit", "5"],
         ["-c", "default", "--split", "train"],
+        ["-c", "default", "--kind", "csv"],
         ["-c", "default", "--model", "resnet18"],
         ["nowhere"],
         ["-c", "default"],
@@ -143,7 +157,98 @@ def test_asked_for_wrongly(lookalike, pictures, words):
     assert isinstance(lookalike("map", *words).exception, ConfigurationError)
 
 
+def test_vectors_are_made_once(lookalike, pictures, cache):
+    assert lookalike("evaluate", "pictures").exit_code == 0
+    (saved,) = cache.rglob("vectors.npy")
+    before = saved.stat()
+    assert lookalike("evaluate", "pictures").exit_code == 0
+    assert saved.stat().st_mtime_ns == before.st_mtime_ns
+    assert saved.stat().st_ino == before.st_ino
+
+
+def test_the_choice_of_queries_is_said_by_count_and_seed(lookalike, pictures):
+    def report(*words: str) -> dict[str, object]:
+        done = lookalike("evaluate", "pictures", "-k", "2", "--json", *words)
+        assert done.exit_code == 0, done.exception
+        return json.loads(done.stdout)
+
+    first = report("--queries", "5", "--seed", "1")
+    assert first["queries"]["asked"] == 5
+    assert first["metrics"] == report("--queries", "5", "--seed", "1")["metrics"]
+    others = [report("--queries", "5", "--seed", str(seed))["metrics"] for seed in range(2, 6)]
+    assert any(first["metrics"] != other for other in others)
+
+
+def test_a_map_takes_its_numbers(lookalike, pictures, tmp_path):
+    few = lookalike("map", "pictures", "--components", "2")
+    assert "PCA kept 100.0%" not in few.stdout
+    places = (tmp_path / "output" / "places.csv").read_text()
+    lookalike("map", "pictures", "--perplexity", "2")
+    assert (tmp_path / "output" / "places.csv").read_text() != places
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "pictures", "--out", "taken"],
+        ["map", "pictures", "--out", "taken"],
+        ["cluster", "pictures", "--out", "taken"],
+        ["search", "pictures/mug/mug-00-0.jpg", "--save", "taken/sheet.png"],
+        ["duplicates", "--html", "taken/page.html"],
+        ["duplicates", "--html", "pictures"],
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_first(lookalike, pictures, tmp_path, cache, words):
+    assert lookalike("index", "pictures").exit_code == 0
+    (tmp_path / "taken").write_text("a file")
+    done = lookalike(*words)
+    assert isinstance(done.exception, ConfigurationError)
+    assert "cannot be written" in str(done.exception)
+    assert not cache.exists(), "before any work"
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_pictures_without_the_label_are_skipped_and_not_called_broken(lookalike, pictures):
+    assert (
+        lookalike("index", "pictures/mug", "pictures/fish", "--folder-field", "kind").exit_code == 0
+    )
+    assert lookalike("index", "pictures/car").exit_code == 0
+    done = lookalike("evaluate", "-c", "default", "--label-field", "kind", "-k", "3")
+    assert done.exit_code == 0, done.exception
+    assert "6 skipped; report.json names them and says why" in done.stdout
+
+
+def test_no_labels_is_said_as_it_is(lookalike, pictures):
+    done = lookalike("evaluate", "pictures/mug", "--query-index", "0", "-k", "3")
+    assert "Precision@3: not known, there are no labels" in done.stdout
+
+
+def test_splits_are_not_taken_for_classes_in_silence(lookalike, pictures, tmp_path):
+    (tmp_path / "nest").mkdir()
+    (pictures).rename(tmp_path / "nest" / "train")
+    (tmp_path / "nest" / "test").mkdir()
+    first = next((tmp_path / "nest" / "train").rglob("*.jpg"))
+    first.rename(tmp_path / "nest" / "test" / "one.jpg")
+    done = lookalike("evaluate", "nest", "-k", "3")
+    assert "The classes are test, train: name one of these folders" in done.stderr
+
+
+def test_another_index_type_is_refused_before_any_work(lookalike, pictures, cache, monkeypatch):
+    monkeypatch.setenv("LOOKALIKE_INDEX", "Bogus")
+    done = lookalike("evaluate", "pictures")
+    assert isinstance(done.exception, ConfigurationError)
+    assert not cache.exists()
+
+
 def test_a_limit_is_a_random_part(lookalike, pictures):
     done = lookalike("evaluate", "pictures", "--limit", "12", "-k", "2", "--seed", "3")
     assert done.exit_code == 0, done.exception
     assert "12 pictures" in done.stdout
+
+    def names(seed: int) -> str:
+        lookalike("map", "pictures", "--limit", "5", "--seed", str(seed))
+        with Path("output/places.csv").open(newline="") as file:
+            return ",".join(row["id"] for row in csv.DictReader(file))
+
+    assert names(3) == names(3)
+    assert len({names(seed) for seed in range(4)}) > 1

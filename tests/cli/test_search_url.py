@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from app.errors import (
     ConfigurationError,
@@ -88,3 +90,15 @@ def test_how_a_service_fetches_is_its_own_to_say(lookalike, server, address, fla
     done = lookalike("search", address, "--server", server.url, *flag)
     assert isinstance(done.exception, ConfigurationError)
     assert flag[0] in str(done.exception)
+
+
+def test_the_picture_that_was_fetched_is_drawn(lookalike, tmp_path, web, pictures, address):
+    assert lookalike("index", str(pictures)).exit_code == 0
+    allowed = ["--fetch-urls", "--fetch-allow", "127.0.0.1", "--fetch-ports", str(web.port)]
+    file = str(pictures / "mug" / "mug-01-0.jpg")
+    assert lookalike("search", address, "--save", "url.png", *allowed).exit_code == 0
+    assert lookalike("search", file, "--save", "file.png").exit_code == 0
+    with Image.open(tmp_path / "url.png") as url, Image.open(tmp_path / "file.png") as own:
+        box = (27, 60, 187, 220)
+        assert np.array_equal(np.asarray(url.crop(box)), np.asarray(own.crop(box)))
+        assert np.asarray(url.crop(box)).std() > 20

@@ -50,7 +50,8 @@ def test_a_folder_for_each_class(drawn, tmp_path):
     assert dataset.ids == [path.relative_to(drawn).as_posix() for path in files]
     assert dataset.labels == ["car"] * 4 + ["mug"] * 4
     assert dataset.source(5).path == files[5]
-    assert dataset.stamp(5) == (files[5].stat().st_size, files[5].stat().st_mtime_ns)
+    facts = files[5].stat()
+    assert dataset.stamp(5) == (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
 
 def test_deeper_folders_belong_to_the_class_and_hidden_files_to_none(tmp_path):
@@ -249,7 +250,7 @@ def test_cifar10(cifar, inside):
     for position, pixels in enumerate(cifar.pictures("test_batch")):
         assert (np.asarray(read(dataset, position)) == pixels).all()
     batch = (cifar.top / FOLDER / "test_batch").stat()
-    assert dataset.stamp(1) == (batch.st_size, batch.st_mtime_ns)
+    assert dataset.stamp(1) == (batch.st_size, batch.st_mtime_ns, batch.st_ctime_ns)
 
 
 def test_cifar10s_training_split(cifar):

@@ -185,6 +185,7 @@ def test_what_others_read(drawn, cache):
         "sha256": found.sha256s[5],
         "size": stat.st_size,
         "mtime_ns": stat.st_mtime_ns,
+        "ctime_ns": stat.st_ctime_ns,
     }
     assert (manifest["version"], manifest["dataset"], manifest["skipped"]) == (1, "set", [])
     assert manifest["passport"]["model"] == "color"
@@ -255,6 +256,24 @@ def test_a_file_that_was_only_touched_is_read_again_and_not_embedded(pictures, c
     check(found, dataset)
     manifest = json.loads((folder_of(cache) / "manifest.json").read_text())
     assert manifest["pictures"][0]["mtime_ns"] == 1
+
+
+def test_files_that_change_places_keep_no_old_vectors(tmp_path, cache):
+    """Same size, same time of change, as `cp -p`, tar or rsync leave them."""
+    for name, color in (("a", "red"), ("b", "blue")):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), color).save(tmp_path / "set" / name / "0.bmp")
+        os.utime(tmp_path / "set" / name / "0.bmp", (1e9, 1e9))
+    dataset = opened(tmp_path / "set")
+    extract(dataset, cache)
+    one, other = dataset.paths
+    shutil.copy2(one, tmp_path / "spare.bmp")
+    shutil.copy2(other, one)
+    shutil.copy2(tmp_path / "spare.bmp", other)
+    assert one.stat().st_mtime == other.stat().st_mtime == 1e9
+    found, embedded = made(opened(tmp_path / "set"), cache)
+    check(found, dataset)
+    assert embedded == 0, "both contents are known"
 
 
 def test_identical_pictures_are_embedded_once(pictures, any_cache):

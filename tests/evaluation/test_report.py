@@ -179,7 +179,7 @@ def test_what_was_left_out_is_told(tmp_path: Path) -> None:
     page, _ = page_of(vector_set(vectors, labels, skipped=skipped), tmp_path, k=5)
     assert "The cut-off 10 is left out" in page.text
     assert "Pictures alone in their class have nothing to find" in page.text
-    assert "unreadable 60" in page.text
+    assert "skipped 60" in page.text
     assert "bad49.jpg : truncated" in page.text
     assert "bad50.jpg" not in page.text
     assert "and 10 more" in page.text

@@ -71,5 +71,5 @@ def test_what_cannot_be_read_says_what_there_is(services: Services) -> None:
     with pytest.raises(InvalidParameterError, match="'kind'; the fields there are: label, n"):
         stored_vectors(services.store, services.pictures, "default", label_field="kind")
     none = Filter.parse({"label": "car"})
-    with pytest.raises(InvalidParameterError, match="index some first"):
+    with pytest.raises(InvalidParameterError, match="passes the filter"):
         stored_vectors(services.store, services.pictures, "default", where=none)

@@ -46,6 +46,12 @@ def test_it_shows_what_to_keep_first_and_what_the_others_are():
     assert not re.search(r'(src|href)="(?!data:)', text)
 
 
+def test_a_name_cannot_look_like_another():
+    text = page([ShownGroup(keep=shown("a"), members=[shown("x\u202egpj.exe", "near")])])
+    assert "x\ufffdgpj.exe" in text
+    assert "\u202e" not in text.replace("<code>x\u202egpj.exe</code>", "")
+
+
 def test_it_says_where_it_is_cut():
     many = [shown(f"m{n}", "exact") for n in range(MAX_MEMBERS + 3)]
     groups = [ShownGroup(keep=shown("k"), members=many)]

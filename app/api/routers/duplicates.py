@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from app.api.deps import CollectionQuery, DuplicatesDep
+from app.api.deps import CollectionQuery, DuplicatesDep, known_query
 from app.api.duplicate_schemas import DuplicatesOut, DuplicatesRunning
 from app.api.errors import responses
 from app.api.security import require_read
@@ -37,7 +37,10 @@ router = APIRouter(tags=["duplicates"])
         },
         **responses(401, 404, 409, 422, 503),
     },
-    dependencies=[Depends(require_read)],
+    dependencies=[
+        Depends(require_read),
+        known_query("collection", "kind", "threshold", "limit", "cursor"),
+    ],
 )
 def list_duplicates(
     service: DuplicatesDep,

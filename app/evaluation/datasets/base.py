@@ -19,11 +19,14 @@ class Stamp(NamedTuple):
 
     Attributes:
         size: In bytes.
-        mtime_ns: Last change, in nanoseconds since 1970.
+        mtime_ns: Last change of the content as the file system was told, in nanoseconds since 1970.
+        ctime_ns: Last change of the file, which nobody can set: copies that keep `mtime_ns` and
+            happen to have the same size differ here.
     """
 
     size: int
     mtime_ns: int
+    ctime_ns: int
 
 
 class Dataset(Protocol):
@@ -162,7 +165,7 @@ def stamp_of(path: Path) -> Stamp:
         facts = path.stat()
     except OSError as exc:
         raise UnreadableImageError(f"{path} cannot be read: {exc.strerror}") from exc
-    return Stamp(facts.st_size, facts.st_mtime_ns)
+    return Stamp(facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
 
 def id_of(relative: Path) -> str:

@@ -102,5 +102,9 @@ def open_cifar10(top: Path, *, split: Split, download: bool = False) -> Cifar10D
         origin=f"cifar10 {top.resolve()} {split}",
         split=split,
         read=read,
-        batches=Stamp(sum(s.size for s in stamps), max(s.mtime_ns for s in stamps)),
+        batches=Stamp(
+            sum(s.size for s in stamps),
+            max(s.mtime_ns for s in stamps),
+            max(s.ctime_ns for s in stamps),
+        ),
     )

@@ -46,7 +46,7 @@ def open_folder(top: Path, *, pictures: Sequence[Path]) -> FileDataset:
         raise ConfigurationError(
             f"{top} holds {len(outside):,} of {len(pictures):,} pictures outside of any class "
             f"folder, {id_of(outside[0])} among them: move them into the folder of their class, "
-            "or take the kind flat, which has no labels"
+            "or take --kind flat, which has no labels"
         )
     return FileDataset(
         name=id_of(Path(top.resolve().name)),

@@ -9,11 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from app.errors import ConfigurationError
-from app.evaluation.datasets.base import FileDataset
+from app.evaluation.datasets.base import FileDataset, id_of
+from app.services.walk import SUFFIXES
 
 Split = Literal["test", "train"]
 SopLabel = Literal["class", "super_class"]
 
+_PATH_NAMES = {"path", "file", "filename", "image"}
 _SOP_HEADER = ["image_id", "class_id", "super_class_id", "path"]
 
 
@@ -51,14 +53,17 @@ def open_sop(top: Path, *, split: Split, label: SopLabel) -> FileDataset:
             _, class_id, _, file = row
             kind = PurePosixPath(file).parts[0].removesuffix("_final")
             listed.add(line, file, class_id if label == "class" else kind)
-    return listed.dataset(f"{top.resolve().name} {split}", origin=f"sop {path.resolve()}")
+    return listed.dataset(
+        f"{id_of(Path(top.resolve().name))} {split}", origin=f"sop {path.resolve()}"
+    )
 
 
 def open_csv(path: Path) -> FileDataset:
     """A CSV file of `path,label`, in UTF-8 with or without a byte order mark.
 
-    The header and the labels may be left out; with a header, the columns may come in either
-    order. Paths are relative to the CSV file's folder. Empty lines are passed over.
+    The header and the labels may be left out; with a header (`path`, `file`, `filename` or
+    `image`, and `label`), the columns may come in either order. Paths are relative to the CSV
+    file's folder. Empty lines are passed over.
 
     Raises:
         ConfigurationError: It cannot be read or is not in the format; the text names the line.
@@ -70,6 +75,7 @@ def open_csv(path: Path) -> FileDataset:
         except csv.Error as exc:
             raise ConfigurationError(f"{path}, line {reader.line_num}: {exc}") from exc
     header = [field.strip().lower() for field in rows[0][1]] if rows else []
+    header = ["path" if field in _PATH_NAMES else field for field in header]
     if header in (["path"], ["path", "label"], ["label", "path"]):
         rows = rows[1:]
     else:
@@ -79,7 +85,7 @@ def open_csv(path: Path) -> FileDataset:
         listed.expect(line, row, fields=len(header))
         fields = dict(zip(header, row, strict=True))
         listed.add(line, fields["path"], fields.get("label"))
-    return listed.dataset(path.stem, origin=f"csv {path.resolve()}")
+    return listed.dataset(id_of(Path(path.stem)), origin=f"csv {path.resolve()}")
 
 
 class _Listed:
@@ -94,7 +100,8 @@ class _Listed:
         """Checks how many fields a line has."""
         if len(row) != fields:
             raise ConfigurationError(
-                f"{self._path}, line {line}: {len(row)} fields instead of {fields}"
+                f"{self._path}, line {line}: {len(row)} fields instead of {fields}; the columns "
+                "are path,label, or path alone"
             )
 
     def add(self, line: int, file: str, label: str | None) -> None:
@@ -134,6 +141,10 @@ def _reading(path: Path) -> Iterator[None]:
     except OSError as exc:
         raise ConfigurationError(f"{path} cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
+        if path.suffix.lower() in SUFFIXES:
+            raise ConfigurationError(
+                f"{path} is a picture; name the folder of the dataset, or a CSV of path,label"
+            ) from exc
         raise ConfigurationError(
             f"{path} is not UTF-8 (byte {exc.start:,}): save it in that encoding"
         ) from exc

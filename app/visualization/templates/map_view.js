@@ -29,7 +29,7 @@ const toMap = (sx, sy) => [
 ];
 
 function fit() {
-  const margin = Math.min(40, pixels.width / 10);
+  const margin = Math.min(52, pixels.width / 8);
   const across = (pixels.width - 2 * margin) / Math.max(width, 1e-6);
   const down = (pixels.height - 2 * margin) / Math.max(height, 1e-6);
   view.fitted = Math.max(1, Math.min(across, down));
