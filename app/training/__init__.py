@@ -1,0 +1,1 @@
+"""Fits the heads of `app.embedding.heads` to labelled vectors."""
