@@ -14,15 +14,19 @@ from app.embedding.base import Extractor
 from app.embedding.extractors import Extractors
 from app.embedding.preprocessing import ImageDecoder, ImageLimits
 from app.errors import ConfigurationError
+from app.model_recipes import recipe_of, settings_of
 from app.services.duplicates.service import DuplicateService
 from app.services.fetch_guard import FetchGuard
 from app.services.fetching import Fetcher
 from app.services.index_items import Originals
 from app.services.indexing import IndexingService
+from app.services.jobs import JobService
 from app.services.maintenance import Maintenance
 from app.services.pictures import PictureService
 from app.services.readiness import Canary
+from app.services.reembedding import ReembeddingService
 from app.services.search import SearchService
+from app.services.switching import PutGate
 from app.services.url_search import UrlSearchService
 from app.store.base import Store
 from app.store.files import LocalFiles
@@ -43,6 +47,8 @@ class Services:
     indexing: IndexingService
     pictures: PictureService
     duplicates: DuplicateService
+    reembedding: ReembeddingService
+    jobs: JobService
     canary: Canary
     maintenance: Maintenance | None
 
@@ -55,6 +61,7 @@ class Services:
             if self.maintenance is not None:
                 parts.callback(self.maintenance.close)
             parts.callback(self.duplicates.close)
+            parts.callback(self.jobs.close)
 
 
 def build_services(
@@ -90,6 +97,7 @@ def build_services(
             extractors = build_extractors(settings, on_batch=on_batch)
             undo.callback(extractors.close)
         services = _assemble(settings, extractors, store, cores=cores, tidy=not read_only)
+        services.reembedding.restore()
         undo.pop_all()
     return services
 
@@ -120,7 +128,24 @@ def build_extractors(
 
 
 def build_extractor(settings: Settings, *, cores: int) -> Extractor:
-    """Loads the network that the settings name."""
+    """Loads the network that the settings name, and its head."""
+    backbone = _build_backbone(settings, cores=cores)
+    return backbone if settings.head is None else put_head(backbone, settings.head)
+
+
+def put_head(backbone: Extractor, path: Path) -> Extractor:
+    """Puts a head that is kept in a file on an extractor.
+
+    Raises:
+        WeightsError: The file cannot be used, or belongs to another network.
+    """
+    from app.embedding.headed_extractor import HeadedExtractor  # noqa: PLC0415 - as needed
+    from app.embedding.heads import load_head  # noqa: PLC0415
+
+    return HeadedExtractor(backbone, load_head(path))
+
+
+def _build_backbone(settings: Settings, *, cores: int) -> Extractor:
     if settings.model == "color":
         from app.embedding.color_extractor import ColorExtractor  # noqa: PLC0415 - as below
 
@@ -173,6 +198,10 @@ def _assemble(
     files, decoder = LocalFiles(settings.data_dir), build_decoder(settings)
     search = SearchService(extractors, store, decoder)
     pictures = PictureService(store, files, decoder, max_metadata_bytes=settings.max_metadata_bytes)
+    gate = PutGate()
+    reembedding = _reembedding(
+        settings, extractors, store, pictures=pictures, decoder=decoder, gate=gate, cores=cores
+    )
     return Services(
         settings=settings,
         extractors=extractors,
@@ -189,9 +218,12 @@ def _assemble(
             max_metadata_bytes=settings.max_metadata_bytes,
             cores=cores,
             group=settings.max_batch,
+            gate=gate,
         ),
         pictures=pictures,
         duplicates=DuplicateService(store, pictures),
+        reembedding=reembedding,
+        jobs=JobService(store.jobs, {"reembed": reembedding.as_job}),
         canary=Canary(extractors, store, timeout_s=settings.ready_timeout),
         maintenance=Maintenance(store, files) if tidy else None,
     )
@@ -205,6 +237,29 @@ def require_data_folder(path: Path) -> None:
             "(lookalike index PATH), name another folder with --data-dir, or a running service "
             "with --server URL"
         )
+
+
+def _reembedding(
+    settings: Settings,
+    extractors: Extractors,
+    store: Store,
+    *,
+    pictures: PictureService,
+    decoder: ImageDecoder,
+    gate: PutGate,
+    cores: int,
+) -> ReembeddingService:
+    return ReembeddingService(
+        extractors,
+        store,
+        pictures,
+        decoder,
+        gate=gate,
+        make=lambda recipe: build_extractor(settings_of(settings, recipe), cores=cores),
+        default_recipe=recipe_of(settings),
+        cores=cores,
+        batch=settings.max_batch,
+    )
 
 
 def make_data_folder(path: Path) -> None:

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     resize: Literal["squash", "crop"] = Field(
         "squash", description="squash: the whole picture; crop: its center, proportions kept"
     )
+    head: Path | None = Field(
+        None, description="A trained head: its .safetensors file, or the folder that holds it"
+    )
     input_size: int | None = Field(
         None,
         ge=32,

@@ -21,10 +21,13 @@ LookalikeError
 ├── NotFoundError
 │   ├── ImageNotFoundError
 │   ├── CollectionNotFoundError
+│   ├── EmbeddingSetNotFoundError no vectors of this collection under this passport
+│   ├── JobNotFoundError
 │   └── OriginalNotKeptError      the picture is known, its original file is not here
 ├── ConflictError
 │   ├── ImageExistsError          the id is taken, and on_conflict is `error`
-│   └── PassportMismatchError     vectors made by another model
+│   ├── PassportMismatchError     vectors made by another model
+│   └── ReembeddingIncompleteError  pictures without a vector by the new model
 ├── UnauthorizedError             no key, or a wrong one
 ├── UnavailableError
 │   ├── QueueFullError
@@ -173,6 +176,18 @@ class CollectionNotFoundError(NotFoundError):
     code = "collection_not_found"
 
 
+class EmbeddingSetNotFoundError(NotFoundError):
+    """The collection has no embedding set under this passport."""
+
+    code = "embedding_set_not_found"
+
+
+class JobNotFoundError(NotFoundError):
+    """No job has this id; those that ended long ago are forgotten."""
+
+    code = "job_not_found"
+
+
 class OriginalNotKeptError(NotFoundError):
     """The picture is known, but its original file is not in the data folder."""
 
@@ -195,6 +210,12 @@ class PassportMismatchError(ConflictError):
     """A collection's vectors were made by another model than the one asked for."""
 
     code = "passport_mismatch"
+
+
+class ReembeddingIncompleteError(ConflictError):
+    """Some pictures have no vector by the new model, so the collection stays on the old one."""
+
+    code = "reembedding_incomplete"
 
 
 class UnauthorizedError(LookalikeError):

@@ -16,7 +16,7 @@ from app import __version__
 from app.api import errors
 from app.api.metrics import Metrics
 from app.api.middleware import Observe
-from app.api.routers import collections, duplicates, images, indexing, search, service
+from app.api.routers import collections, duplicates, images, indexing, jobs, search, service
 from app.api.schemas import Problem
 from app.api.security import Keys, load_admin_key
 from app.api.uploads import Admission, UploadLimits
@@ -64,7 +64,7 @@ def create_app(
     )
     errors.install(app)
     app.add_middleware(Observe, metrics=metrics)
-    for router in (search, indexing, images, duplicates, collections, service):
+    for router in (search, indexing, images, duplicates, collections, jobs, service):
         app.include_router(router.router)
     _complete_openapi(app)
     return app
@@ -90,6 +90,7 @@ async def _lifespan(
         app.state.metrics_threads = CapacityLimiter(2)
         _limit_uploads(app, settings, services)
         _say_what_runs(services)
+        services.jobs.resume()
         yield
     finally:
         await to_thread.run_sync(services.close)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -21,6 +21,7 @@ from app.cli.backends import Ask, DuplicatesAsk, Job, Line
 from app.config import Settings
 from app.cores import limit_openmp
 from app.errors import FetchingDisabledError
+from app.model_recipes import recipe_of
 from app.records import OnConflict
 from app.services.duplicates.service import (
     MAX_LIMIT,
@@ -29,6 +30,7 @@ from app.services.duplicates.service import (
     DuplicateService,
     Progress,
 )
+from app.services.job_run import Watch
 from app.services.pictures import PictureService
 from app.services.search import SearchOptions
 from app.services.sources import PictureSource
@@ -141,6 +143,13 @@ class LocalBackend:
         if isinstance(found, Progress):
             return DuplicatesRunning.of(found)
         return DuplicatesOut.of(found)
+
+    def reembed(self, collection: str, model: Mapping[str, Any], watch: Watch) -> str:
+        """Moves a collection to another model, here and now; says how it ended."""
+        pictures = self._pictures  # refuses an unknown collection before the network is loaded
+        pictures.page(collection, limit=1)
+        recipe = recipe_of(self._settings, model)
+        return self._services.reembedding.run(collection, recipe, watch)
 
     def thumbnail(self, collection: str, image_id: str) -> bytes:
         """A small JPEG of a picture."""

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import cluster, duplicates, evaluate, index, manage, maps, search, serve
+from app.cli import (
+    cluster,
+    duplicates,
+    evaluate,
+    index,
+    manage,
+    maps,
+    reembed,
+    search,
+    serve,
+    train,
+)
 from app.errors import ConfigurationError, LookalikeError
 
 app = typer.Typer(
@@ -25,6 +36,8 @@ app.command()(evaluate.evaluate)
 app.command(name="map")(maps.map_pictures)
 app.command()(duplicates.duplicates)
 app.command()(cluster.cluster)
+app.command()(train.train)
+app.command()(reembed.reembed)
 app.command()(manage.info)
 app.command(name="list")(manage.list_images)
 app.command()(manage.delete)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Self
 import httpx2
 
 from app.api.duplicate_schemas import DuplicatesOut, DuplicatesRunning
+from app.api.job_schemas import JobOut
 from app.api.schemas import ImageOut, SearchOut
 from app.cli.backends import Ask, DuplicatesAsk, Job, Line
 from app.errors import ServerError, UnreadableImageError
@@ -139,6 +140,15 @@ class RemoteBackend:
         if answer["state"] == "running":
             return DuplicatesRunning.model_validate(answer)
         return DuplicatesOut.model_validate(answer)
+
+    def reembed(self, collection: str, model: Mapping[str, Any]) -> JobOut:
+        """Has the service move a collection to another model; gives the job."""
+        path = f"/collections/{check_collection_name(collection)}/reembed"
+        return JobOut.model_validate(self._call("POST", path, json=dict(model)))
+
+    def job(self, job_id: str) -> JobOut:
+        """How far a job is."""
+        return JobOut.model_validate(self._call("GET", f"/jobs/{job_id}"))
 
     def thumbnail(self, collection: str, image_id: str) -> bytes:
         """A small JPEG of a picture."""

@@ -127,6 +127,6 @@ def _mismatch(passport: Passport, default: Passport) -> str:
     )
     return (
         f"the collection was made with other settings than the service runs with: {differences}. "
-        "Start the service with the collection's settings, or delete the collection and index "
-        "its pictures again"
+        "Move the collection to these settings (lookalike reembed --collection NAME, or "
+        "POST /collections/NAME/reembed), or start the service with the collection's"
     )

@@ -46,6 +46,16 @@ class Waiting:
     image: NewImage
     thumbnail: bytes
     vector: Future[NDArray[np.float32]]
+    live: LiveExtractor
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A picture with its vector, (dim,) float32, at its place in the group."""
+
+    place: int
+    waiting: Waiting
+    vector: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +70,12 @@ Started = IndexItem | Known | Waiting
 """What is known of a picture before its turn to be stored comes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Task:
-    """What one call of `index` fixes for all of its pictures."""
+    """What one call of `index` fixes for all of its pictures.
+
+    But `live` changes when the collection moves to another embedding set meanwhile.
+    """
 
     collection: str
     on_conflict: OnConflict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.embedding.extractors import Extractors, LiveExtractor
-from app.embedding.preprocessing import DecodedImage, ImageDecoder, make_thumbnail
+from app.embedding.preprocessing import ImageDecoder
 from app.errors import (
     ImageTooLargeError,
     LookalikeError,
+    PassportMismatchError,
     UnreadableImageError,
 )
 from app.records import (
@@ -24,16 +25,19 @@ from app.records import (
     PutOutcome,
     PutStatus,
 )
+from app.services.index_embedding import IndexEmbedder, failed_items
 from app.services.index_items import (
     IndexItem,
     Known,
     Originals,
+    Ready,
     Started,
     Task,
     Waiting,
     item_of,
 )
 from app.services.sources import PictureSource
+from app.services.switching import ATTEMPTS, PutGate
 from app.store.base import Store
 from app.store.files import LocalFiles
 from app.store.metadata import check_metadata
@@ -59,6 +63,7 @@ class IndexingService:
         max_metadata_bytes: Most bytes of one picture's metadata, as JSON.
         cores: Threads that decode.
         group: Most pictures embedded and committed together.
+        gate: Held shut for a moment while a collection moves to another embedding set.
     """
 
     def __init__(
@@ -72,14 +77,16 @@ class IndexingService:
         max_metadata_bytes: int = 16_384,
         cores: int = 2,
         group: int = 32,
+        gate: PutGate | None = None,
     ) -> None:
-        self._extractors = extractors
+        self._embedder = IndexEmbedder(extractors, store, decoder, originals)
         self._store = store
         self._files = files
         self._decoder = decoder
         self._originals = originals
         self._max_metadata_bytes = max_metadata_bytes
         self._group = group
+        self._gate = gate or PutGate()
         self._window = 2 * group + cores
         self._pool = ThreadPoolExecutor(cores, thread_name_prefix="decode")
 
@@ -99,9 +106,7 @@ class IndexingService:
             PassportMismatchError: The collection was made by a model that is not live.
         """
         check_collection_name(collection)
-        passport = self._store.passport(collection)
-        live = self._extractors.for_passport(passport) if passport else self._extractors.default
-        task = Task(collection, on_conflict, live)
+        task = Task(collection, on_conflict, self._embedder.live(collection))
         return self._stream(iter(sources), task)
 
     def close(self) -> None:
@@ -159,46 +164,19 @@ class IndexingService:
             )
             if decide(existing, known, task.on_conflict) is not PutStatus.REPLACED:
                 return Known(source, known)
-        return self._embed(source, sha256, image_id, metadata, task.live)
-
-    def _embed(
-        self,
-        source: PictureSource,
-        sha256: str,
-        image_id: str,
-        metadata: Mapping[str, object] | None,
-        live: LiveExtractor,
-    ) -> Waiting:
-        with source.open() as file:
-            decoded: DecodedImage = self._decoder.decode(
-                file, decode_size=live.extractor.decode_size
-            )
-        vector = live.batcher.submit(live.extractor.prepare(decoded.image), wait=True)
-        referred = self._originals is Originals.REFERENCE and source.path is not None
-        image = NewImage(
-            id=image_id,
-            sha256=sha256,
-            filename=source.filename,
-            media_type=decoded.media_type,
-            width=decoded.width,
-            height=decoded.height,
-            bytes=source.size,
-            metadata=metadata,
-            source=str(source.path.resolve()) if source.path and referred else None,
-        )
-        return Waiting(source, image, make_thumbnail(decoded.image), vector)
+        return self._embedder.embed(source, sha256, image_id, metadata, task)
 
     def _finish(self, started: list[Started], task: Task) -> Iterator[IndexItem]:
         """Keeps the files of a group, commits its rows, and yields its items in order."""
         settled: dict[int, IndexItem] = {}
-        ready: list[tuple[int, Waiting, NDArray[np.float32]]] = []
+        ready: list[Ready] = []
         for place, item in enumerate(started):
             if isinstance(item, IndexItem):
                 settled[place] = item
                 continue
             try:
                 if isinstance(item, Known):
-                    if any(waiting.image.id == item.image.id for _, waiting, _ in ready):
+                    if any(one.waiting.image.id == item.image.id for one in ready):
                         settled.update(self._commit(ready, task))
                         ready.clear()
                     outcome = self._settle(item, task)
@@ -206,7 +184,7 @@ class IndexingService:
                         settled[place] = item_of(item.source, outcome)
                         continue
                 waiting = self._embed_now(item, task) if isinstance(item, Known) else item
-                ready.append((place, waiting, self._complete(waiting)))
+                ready.append(Ready(place, waiting, self._complete(waiting)))
             except LookalikeError as exc:
                 settled[place] = IndexItem(source=item.source, id=item.image.id, error=exc)
         settled.update(self._commit(ready, task))
@@ -229,30 +207,51 @@ class IndexingService:
     def _embed_now(self, item: Known, task: Task) -> Waiting:
         """A picture that was known when it was looked up, and no longer is."""
         image = item.image
-        return self._embed(item.source, image.sha256, image.id, image.metadata, task.live)
+        return self._embedder.embed(item.source, image.sha256, image.id, image.metadata, task)
 
-    def _commit(
-        self, ready: list[tuple[int, Waiting, NDArray[np.float32]]], task: Task
-    ) -> dict[int, IndexItem]:
-        if not ready:
-            return {}
+    def _commit(self, ready: list[Ready], task: Task) -> dict[int, IndexItem]:
+        """Stores a group; where the collection moved to another set, with new vectors."""
+        settled: dict[int, IndexItem] = {}
+        error = PassportMismatchError(
+            f"The collection {task.collection!r} moves from model to model; try again in a moment"
+        )
+        for _ in range(ATTEMPTS):
+            ready, failed = self._embedder.embed_again(ready, task)
+            settled |= failed
+            live = task.live
+            if any(one.waiting.live is not live for one in ready):
+                continue  # it changed again meanwhile
+            try:
+                return settled | (self._put(ready, task, live) if ready else {})
+            except PassportMismatchError as exc:
+                error = exc
+            except LookalikeError as exc:
+                return settled | failed_items(ready, exc)
+            if not self._follow(task):
+                break
+        return settled | failed_items(ready, error)
+
+    def _follow(self, task: Task) -> bool:
+        """Goes over to the extractor whose turn it is now; False where it is not live."""
         try:
+            task.live = self._embedder.live(task.collection)
+        except PassportMismatchError:
+            return False
+        return True
+
+    def _put(self, ready: list[Ready], task: Task, live: LiveExtractor) -> dict[int, IndexItem]:
+        with self._gate.passing(task.collection):
             outcomes = self._store.put(
                 task.collection,
-                [waiting.image for _, waiting, _ in ready],
-                np.stack([vector for _, _, vector in ready]),  # (N, dim)
-                passport=task.live.passport,
-                provenance=task.live.extractor.provenance,
+                [one.waiting.image for one in ready],
+                np.stack([one.vector for one in ready]),  # (N, dim)
+                passport=live.passport,
+                provenance=live.extractor.provenance,
                 on_conflict=task.on_conflict,
             )
-        except LookalikeError as exc:
-            return {
-                place: IndexItem(source=waiting.source, id=waiting.image.id, error=exc)
-                for place, waiting, _ in ready
-            }
         return {
-            place: item_of(waiting.source, outcome)
-            for (place, waiting, _), outcome in zip(ready, outcomes, strict=True)
+            one.place: item_of(one.waiting.source, outcome)
+            for one, outcome in zip(ready, outcomes, strict=True)
         }
 
     def _keep(self, source: PictureSource, image: NewImage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import Future
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.embedding.extractors import Extractors, LiveExtractor
-from app.errors import LookalikeError, NotReadyError
+from app.errors import LookalikeError, NotReadyError, PassportMismatchError
 from app.records import DEFAULT_COLLECTION
 from app.store.base import Store
 
@@ -59,9 +60,10 @@ class Canary:
             vector = waiting.result(timeout=self._timeout_s)
             passport = self._store.passport(DEFAULT_COLLECTION)
             if passport is None or not passport.differences(live.passport):
-                self._store.search(
-                    DEFAULT_COLLECTION, vector[np.newaxis, :], k=1, passport=live.passport
-                )
+                with contextlib.suppress(PassportMismatchError):  # it has just moved to another
+                    self._store.search(
+                        DEFAULT_COLLECTION, vector[np.newaxis, :], k=1, passport=live.passport
+                    )
         except FutureTimeoutError as exc:
             raise NotReadyError(
                 f"Embedding one picture took more than {self._timeout_s:g} s"

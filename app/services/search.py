@@ -12,9 +12,17 @@ from numpy.typing import NDArray
 
 from app.embedding.extractors import Extractors, LiveExtractor
 from app.embedding.preprocessing import ImageDecoder
-from app.errors import CollectionNotFoundError, InvalidParameterError
+from app.errors import (
+    CollectionNotFoundError,
+    EmbeddingSetNotFoundError,
+    ImageNotFoundError,
+    InvalidParameterError,
+    NotReadyError,
+    PassportMismatchError,
+)
 from app.records import DEFAULT_COLLECTION, Match, Passport
 from app.services.sources import sha256_of
+from app.services.switching import ATTEMPTS, live_extractor
 from app.services.timing import Stopwatch
 from app.store.base import Store
 from app.store.filters import Filter
@@ -92,7 +100,21 @@ class SearchService:
             QueueFullError: Too many pictures wait already.
         """
         watch = Stopwatch()
-        live = self._live_extractor(options.collection)
+        for attempt in range(1, ATTEMPTS + 1):
+            live = self._live_extractor(options.collection)
+            try:
+                return self._search_with(live, picture, options, watch)
+            except PassportMismatchError:  # the collection moved to another set meanwhile
+                if attempt == ATTEMPTS:
+                    raise
+            except NotReadyError:  # as above, and the extractor was retired
+                if attempt == ATTEMPTS or self._live_extractor(options.collection) is live:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _search_with(
+        self, live: LiveExtractor, picture: BinaryIO, options: SearchOptions, watch: Stopwatch
+    ) -> SearchResult:
         with watch.stage("decode"):
             picture.seek(0)
             sha256 = sha256_of(picture)
@@ -118,14 +140,29 @@ class SearchService:
         Raises:
             ImageNotFoundError: No picture has this id.
         """
+        check_id(image_id)
         watch = Stopwatch()
-        record = self._store.get(options.collection, check_id(image_id))
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._similar_now(image_id, options, watch)
+            except (PassportMismatchError, ImageNotFoundError, EmbeddingSetNotFoundError):
+                # A switch in between; or the picture is not there, which the next look confirms.
+                if attempt == ATTEMPTS:
+                    raise
+                self._store.get(options.collection, image_id)
+        raise AssertionError("unreachable")
+
+    def _similar_now(self, image_id: str, options: SearchOptions, watch: Stopwatch) -> SearchResult:
+        """Takes the stored vector from the very set that is searched."""
+        record = self._store.get(options.collection, image_id)
         passport = self._store.passport(options.collection)
         if passport is None:
             raise unknown_collection(options.collection)
         with watch.stage("search"):
-            vector = self._store.vector(options.collection, image_id)
-            matches = self._matches(vector, passport, options, exclude=(image_id,))
+            held = self._store.sets.vectors(options.collection, passport, [record])
+            if image_id not in held:
+                raise ImageNotFoundError(f"{image_id!r} was replaced or deleted meanwhile")
+            matches = self._matches(held[image_id], passport, options, exclude=(image_id,))
         query = Query(width=record.width, height=record.height, sha256=record.sha256)
         return SearchResult(
             collection=options.collection,
@@ -137,12 +174,10 @@ class SearchService:
 
     def _live_extractor(self, collection: str) -> LiveExtractor:
         """The extractor whose vectors the collection holds; the default one where it is empty."""
-        passport = self._store.passport(collection)
-        if passport is not None:
-            return self._extractors.for_passport(passport)
-        if collection != DEFAULT_COLLECTION:
+        live = live_extractor(self._extractors, self._store, collection)
+        if live is None and collection != DEFAULT_COLLECTION:
             raise unknown_collection(collection)
-        return self._extractors.default
+        return live or self._extractors.default
 
     def _matches(
         self,

@@ -22,7 +22,9 @@ from app.records import (
     Passport,
     PutOutcome,
 )
+from app.store.embedding_sets import EmbeddingSets
 from app.store.filters import Filter
+from app.store.jobs import JobStore
 from app.store.metadata import MAX_METADATA_BYTES
 from app.store.vectors import Vectors
 
@@ -50,6 +52,16 @@ class Store(Protocol):
     Safe to call from many threads. `put` has reached the disk when it returns. A collection comes
     into being with its first `put`, under that call's passport.
     """
+
+    @property
+    def sets(self) -> EmbeddingSets:
+        """The embedding sets of all collections, and the switch between them."""
+        ...
+
+    @property
+    def jobs(self) -> JobStore:
+        """Long work, its progress and its end."""
+        ...
 
     def collections(self) -> list[CollectionInfo]:
         """All collections, by name."""
@@ -135,7 +147,8 @@ class Store(Protocol):
         """Rows with their active vectors, oldest first, in blocks of a few megabytes.
 
         Pictures that come or are replaced while it goes on are met in the end; those that are
-        deleted may be. Nothing comes where there is no such collection.
+        deleted may be. Nothing comes where there is no such collection. All vectors are of the set
+        that was active at the start: pictures that come after a switch are not met.
 
         Args:
             collection: Which one.
@@ -232,7 +245,7 @@ def require_same_passport(collection: str, own: Passport, other: Passport) -> No
         )
         raise PassportMismatchError(
             f"The collection {collection!r} was made by another model ({listed}). "
-            "Use the settings it was made with, or another collection"
+            "Use the settings it was made with or another collection, or re-embed this one"
         )
 
 

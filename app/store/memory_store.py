@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,42 +23,37 @@ from app.records import (
     PutStatus,
 )
 from app.store.base import ScanBlock, require_same_passport, utc_now
+from app.store.embedding_sets import EmbeddingSets
 from app.store.filters import Filter
+from app.store.jobs import JobStore
+from app.store.memory_jobs import MemoryJobs
+from app.store.memory_rows import Held, HeldCollection, HeldSet, Row, own
+from app.store.memory_sets import MemorySets
 from app.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
 from app.store.names import decode_cursor, encode_cursor
 from app.store.outcomes import put_outcome, settle_known
 from app.store.vectors import Vectors, best_first, check_vectors, exact_scores
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    seq: int
-    record: ImageRecord
-    vector: NDArray[np.float32]
-
-
-@dataclass(slots=True)
-class _Collection:
-    passport: Passport
-    provenance: dict[str, str]
-    created_at: str
-    rows: dict[str, _Row] = field(default_factory=dict)
-
-    def passing(self, where: Filter | None) -> list[_Row]:
-        """The rows that pass, oldest first."""
-        rows = [
-            row for row in self.rows.values() if not where or where.matches(row.record.metadata)
-        ]
-        return sorted(rows, key=lambda row: row.seq)
-
-
 class MemoryStore:
     """A `Store` that forgets: NumPy brute force over plain dictionaries, behind one lock."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._collections: dict[str, _Collection] = {}
-        self._last_seq = 0
+        self._held = Held()
+        self._lock = self._held.lock
+        self._collections = self._held.collections
+        self._sets = MemorySets(self._held)
+        self._jobs = MemoryJobs()
+
+    @property
+    def sets(self) -> EmbeddingSets:
+        """The embedding sets of all collections."""
+        return self._sets
+
+    @property
+    def jobs(self) -> JobStore:
+        """Long work, its progress and its end."""
+        return self._jobs
 
     def collections(self) -> list[CollectionInfo]:
         """All collections, by name."""
@@ -69,8 +62,8 @@ class MemoryStore:
                 CollectionInfo(
                     name=name,
                     count=len(held.rows),
-                    passport=held.passport,
-                    provenance=dict(held.provenance),
+                    passport=held.active.passport,
+                    provenance=dict(held.active.provenance),
                     index="Flat",
                     created_at=held.created_at,
                 )
@@ -81,7 +74,7 @@ class MemoryStore:
         """The passport of the collection's vectors; None where there is no collection."""
         with self._lock:
             held = self._collections.get(collection)
-            return held.passport if held else None
+            return held.active.passport if held else None
 
     def count(self, collection: str) -> int:
         """Pictures in the collection; 0 where there is no such collection."""
@@ -107,9 +100,10 @@ class MemoryStore:
         with self._lock:
             held = self._collections.get(collection)
             if held:
-                require_same_passport(collection, held.passport, passport)
+                require_same_passport(collection, held.active.passport, passport)
             else:
-                held = _Collection(passport, dict(provenance), now)
+                active = HeldSet(passport, dict(provenance))
+                held = HeldCollection(now, active, [active])
                 self._collections[collection] = held
             outcomes = []
             for image, vector in zip(images, rows, strict=True):
@@ -117,36 +111,38 @@ class MemoryStore:
                 outcome = put_outcome(
                     collection, old.record if old else None, image, on_conflict=on_conflict, now=now
                 )
-                self._keep(held, outcome, old, vector)
-                outcomes.append(PutOutcome(outcome.status, _own(outcome.record)))
+                self._keep(held, outcome, vector)
+                outcomes.append(PutOutcome(outcome.status, own(outcome.record)))
             return outcomes
 
-    def _keep(
-        self, held: _Collection, outcome: PutOutcome, old: _Row | None, vector: NDArray[np.float32]
-    ) -> None:
-        record = _own(outcome.record)
+    def _keep(self, held: HeldCollection, outcome: PutOutcome, vector: NDArray[np.float32]) -> None:
+        record = own(outcome.record)
+        if outcome.status is PutStatus.REPLACED:
+            held.remove(record.id)
         if outcome.status in {PutStatus.CREATED, PutStatus.REPLACED}:
-            self._last_seq += 1
-            held.rows[record.id] = _Row(self._last_seq, record, vector.copy())
-        elif outcome.status is PutStatus.UPDATED and old:
-            held.rows[record.id] = replace(old, record=record)
+            self._held.last_seq += 1
+            held.rows[record.id] = Row(self._held.last_seq, record)
+            held.active.vectors[self._held.last_seq] = vector.copy()
+        elif outcome.status is PutStatus.UPDATED:
+            held.rows[record.id] = replace(held.rows[record.id], record=record)
 
     def get(self, collection: str, image_id: str) -> ImageRecord:
         """One picture's row. Raises `ImageNotFoundError`."""
         with self._lock:
-            return _own(self._row(collection, image_id).record)
+            return own(self._row(collection, image_id).record)
 
     def find(self, collection: str, image_ids: Sequence[str]) -> dict[str, ImageRecord]:
         """Those of the ids that exist, with their rows."""
         with self._lock:
             held = self._collections.get(collection)
             rows = held.rows if held else {}
-            return {key: _own(rows[key].record) for key in image_ids if key in rows}
+            return {key: own(rows[key].record) for key in image_ids if key in rows}
 
     def vector(self, collection: str, image_id: str) -> NDArray[np.float32]:
         """One picture's vector, (dim,) float32. Raises `ImageNotFoundError`."""
         with self._lock:
-            return self._row(collection, image_id).vector.copy()
+            row = self._row(collection, image_id)
+            return self._collections[collection].active.vectors[row.seq].copy()
 
     def page(
         self,
@@ -164,7 +160,7 @@ class MemoryStore:
             held = self._collections.get(collection)
             rows = [row for row in held.passing(where) if row.seq > after] if held else []
             more = len(rows) > limit
-            records = [_own(row.record) for row in rows[:limit]]
+            records = [own(row.record) for row in rows[:limit]]
             return Page(records, encode_cursor(rows[limit - 1].seq) if more else None)
 
     def scan(
@@ -175,10 +171,10 @@ class MemoryStore:
         with self._lock:
             held = self._collections.get(collection)
             rows = [row for row in held.passing(where) if row.seq > after] if held else []
-        if not rows:
-            return iter(())
-        vectors = np.stack([row.vector for row in rows])
-        records = [_own(row.record) for row in rows]
+            if held is None or not rows:
+                return iter(())
+            vectors = np.stack([held.active.vectors[row.seq] for row in rows])
+        records = [own(row.record) for row in rows]
         return iter([ScanBlock(records, vectors, encode_cursor(rows[-1].seq))])
 
     def put_known(
@@ -206,15 +202,15 @@ class MemoryStore:
         """Replaces a picture's metadata. Raises `ImageNotFoundError`."""
         with self._lock:
             row = self._row(collection, image_id)
-            record = _own(replace(row.record, metadata=metadata, updated_at=utc_now()))
+            record = own(replace(row.record, metadata=metadata, updated_at=utc_now()))
             self._collections[collection].rows[image_id] = replace(row, record=record)
-            return _own(record)
+            return own(record)
 
     def delete(self, collection: str, image_id: str) -> None:
         """Removes one picture. Raises `ImageNotFoundError`."""
         with self._lock:
             self._row(collection, image_id)
-            del self._collections[collection].rows[image_id]
+            self._collections[collection].remove(image_id)
 
     def drop(self, collection: str) -> int:
         """Removes a collection. Raises `CollectionNotFoundError`."""
@@ -240,9 +236,10 @@ class MemoryStore:
         with self._lock:
             held = self._collections.get(collection)
             if held:
-                require_same_passport(collection, held.passport, passport)
+                require_same_passport(collection, held.active.passport, passport)
             rows = [r for r in held.passing(where) if r.record.id not in exclude] if held else []
-            return [_rank(rows, query, k) for query in asked]
+            vectors = [held.active.vectors[row.seq] for row in rows] if held else []
+            return [_rank(rows, vectors, query, k) for query in asked]
 
     def references(self, sha256s: Iterable[str]) -> set[str]:
         """Those of the digests that some row of any collection names."""
@@ -257,7 +254,7 @@ class MemoryStore:
                 name: {
                     "index": "Flat",
                     "count": len(c.rows),
-                    "bytes": 4 * c.passport.dim * len(c.rows),
+                    "bytes": 4 * c.active.passport.dim * len(c.rows),
                 }
                 for name, c in sorted(self._collections.items())
             }
@@ -269,7 +266,7 @@ class MemoryStore:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _row(self, collection: str, image_id: str) -> _Row:
+    def _row(self, collection: str, image_id: str) -> Row:
         held = self._collections.get(collection)
         row = held.rows.get(image_id) if held else None
         if row is None:
@@ -277,17 +274,14 @@ class MemoryStore:
         return row
 
 
-def _rank(rows: list[_Row], query: NDArray[np.float32], k: int) -> list[Match]:
+def _rank(
+    rows: list[Row], vectors: list[NDArray[np.float32]], query: NDArray[np.float32], k: int
+) -> list[Match]:
     if not rows:
         return []
-    scores = exact_scores(np.stack([row.vector for row in rows]), query)
+    scores = exact_scores(np.stack(vectors), query)
     seqs = np.array([row.seq for row in rows], dtype=np.int64)
     order = best_first(scores, seqs, k)
     return [
-        Match(rank, float(scores[i]), _own(rows[i].record)) for rank, i in enumerate(order, start=1)
+        Match(rank, float(scores[i]), own(rows[i].record)) for rank, i in enumerate(order, start=1)
     ]
-
-
-def _own(record: ImageRecord) -> ImageRecord:
-    """A copy whose metadata nobody else can change."""
-    return replace(record, metadata=copy.deepcopy(dict(record.metadata)))

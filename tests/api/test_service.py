@@ -43,6 +43,7 @@ class Other(ColorExtractor):
         return replace(super().passport, model="other", preprocessing=2)
 
 
+JOB = "0123456789abcdef"
 ROUTES = [
     ("POST", "/search", "read"),
     ("POST", "/search/url", "read"),
@@ -57,6 +58,10 @@ ROUTES = [
     ("GET", "/duplicates", "read"),
     ("GET", "/collections", "read"),
     ("DELETE", "/collections/x", "admin"),
+    ("POST", "/collections/x/reembed", "admin"),
+    ("GET", "/jobs", "admin"),
+    ("GET", f"/jobs/{JOB}", "admin"),
+    ("POST", f"/jobs/{JOB}/cancel", "admin"),
     ("GET", "/info", "read"),
     ("GET", "/metrics", "read"),
     ("GET", "/health/live", "open"),
@@ -66,7 +71,10 @@ ROUTES = [
 
 def test_the_table_of_routes_is_complete(client):
     documented = {
-        (method.upper(), path.replace("{image_id}", "x").replace("{name}", "x"))
+        (
+            method.upper(),
+            path.replace("{image_id}", "x").replace("{name}", "x").replace("{job_id}", JOB),
+        )
         for path, methods in client.get("/openapi.json").json()["paths"].items()
         for method in methods
     }

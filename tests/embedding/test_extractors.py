@@ -89,8 +89,8 @@ def test_a_mismatch_names_every_difference_and_what_to_do():
         "resize is crop there and squash here",
         "dim is 12 there and 48 here",
         "input_size is 16 there and 32 here",
-        "Start the service",
-        "index its pictures again",
+        "lookalike reembed",
+        "start the service with the collection's",
     ):
         assert part in text
     extractors.close()

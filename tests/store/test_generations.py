@@ -222,7 +222,7 @@ def test_the_loaded_vectors_are_the_stored_ones(tmp_path: Path) -> None:
     store.load()
     row = store._catalog.collection("default")
     assert row is not None
-    live = store._indexes.loaded(row)
+    live = store._indexes.get(row)
     assert live is not None
     assert np.array_equal(np.concatenate([v for _, v in live._index.blocks()]), vectors)
     store.close()

@@ -18,6 +18,7 @@ from app.store.base import utc_now
 from app.store.filters import Filter
 from app.store.local.catalog_connections import Connections
 from app.store.local.catalog_filters import filter_sql
+from app.store.local.catalog_jobs import CatalogJobs
 from app.store.local.catalog_put import Written, put_images
 from app.store.local.catalog_rows import (
     COLLECTIONS,
@@ -32,6 +33,7 @@ from app.store.local.catalog_rows import (
     seq_array,
     vector_rows,
 )
+from app.store.local.catalog_sets import CatalogSets
 from app.store.metadata import canonical_json
 from app.store.vectors import Seqs, Vectors
 
@@ -44,6 +46,10 @@ log = logging.getLogger(__name__)
 class Catalog:
     """Rows and vectors in one SQLite file; safe to call from many threads.
 
+    Attributes:
+        sets: The embedding sets, active or not.
+        jobs: Long work.
+
     Every method that writes has reached the disk when it returns, and has changed nothing where
     it raises `StorageError`.
 
@@ -54,6 +60,8 @@ class Catalog:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._connections = Connections(path, read_only=read_only)
+        self.sets = CatalogSets(self._connections)
+        self.jobs = CatalogJobs(self._connections)
         if read_only:
             return
         with self._connections.read() as connection:

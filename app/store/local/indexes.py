@@ -28,7 +28,8 @@ class Indexes:
         catalog: What the indexes are derived from.
         folder: Where they are saved, made where it does not exist.
         read_only: Whether another process may own the folder, so that nothing is saved.
-        change: The store's change lock; whoever calls anything but `get` and `loaded` holds it.
+        change: The store's change lock; whoever calls anything but `get`, `build` and `describe`
+            holds it.
 
     Raises:
         StorageError: The disk refuses.
@@ -57,9 +58,26 @@ class Indexes:
                     self._live[row.embedding] = live
         return live
 
-    def loaded(self, row: CollectionRow) -> LiveIndex | None:
-        """A collection's index where it is loaded."""
-        return self._live.get(row.embedding)
+    def describe(self, row: CollectionRow) -> dict[str, int]:
+        """Bytes of memory and tombstones of a collection's index; zeros where it is not loaded."""
+        live = self._live.get(row.embedding)
+        return {"bytes": live.bytes if live else 0, "tombstones": live.tombstones if live else 0}
+
+    def build(self, row: CollectionRow) -> LiveIndex:
+        """The index of a set that is not active, unknown to searches until `switch`.
+
+        The caller need not hold the change lock; changes meanwhile are for `caught_up`.
+        """
+        return LiveIndex.build(self._catalog, row, self._generations(row))
+
+    def caught_up(self, built: LiveIndex) -> LiveIndex:
+        """An index from `build` with all changes since, or a new one where that cannot be."""
+        return built if built.catch_up(self._catalog) else self.build(built.row)
+
+    def switch(self, before: CollectionRow, built: LiveIndex) -> None:
+        """Gives searches the index of the set that has become active."""
+        self._live[built.row.embedding] = built
+        self.drop(before)
 
     def follow_put(self, written: Written, vectors: Vectors) -> None:
         """Adds and removes what a put did; `vectors` are all that came with the call."""

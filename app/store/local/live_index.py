@@ -57,6 +57,23 @@ class LiveIndex:
         live._catch_up(catalog, held)
         return live
 
+    @classmethod
+    def build(cls, catalog: Catalog, row: CollectionRow, generations: Generations) -> LiveIndex:
+        """An index of what is in the catalog now, whatever was saved before."""
+        generations.discard()
+        live = cls(row, generations, FlatIndex(row.passport.dim))
+        live._catch_up(catalog, catalog.embedded(row))
+        return live
+
+    def catch_up(self, catalog: Catalog) -> bool:
+        """Follows all changes since it was loaded, before the first search.
+
+        False where vectors came that belong before those it has: it must be loaded anew.
+        """
+        held = catalog.embedded(self.row)
+        self._catch_up(catalog, held)
+        return len(self._index) - self._index.dead == len(held)
+
     def _catch_up(self, catalog: Catalog, held: Seqs) -> None:
         gone = np.setdiff1d(self._index.seqs, held, assume_unique=True)
         self._index.remove(gone)

@@ -24,11 +24,14 @@ from app.records import (
     PutOutcome,
 )
 from app.store.base import ScanBlock, require_same_passport
+from app.store.embedding_sets import EmbeddingSets
 from app.store.filters import Filter
+from app.store.jobs import JobStore
 from app.store.local import catalog_connections, faiss_index
 from app.store.local.catalog import Catalog
 from app.store.local.folder_lock import FolderLock
 from app.store.local.indexes import Indexes
+from app.store.local.local_sets import LocalSets
 from app.store.local.scan import scan_catalog
 from app.store.local.search import search_once
 from app.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
@@ -77,7 +80,18 @@ class LocalStore:
             self._indexes = Indexes(
                 self._catalog, folder / "index", change=self._change, read_only=read_only
             )
+            self._sets = LocalSets(self._catalog, self._indexes, change=self._change)
             self._owned = undo.pop_all()
+
+    @property
+    def sets(self) -> EmbeddingSets:
+        """The embedding sets of all collections."""
+        return self._sets
+
+    @property
+    def jobs(self) -> JobStore:
+        """Long work, its progress and its end."""
+        return self._catalog.jobs
 
     def close(self) -> None:
         """Saves the indexes and lets go of the folder; may be called twice."""
@@ -90,8 +104,6 @@ class LocalStore:
         """Loads the index of every collection now, so that the first search need not wait."""
         for row, _ in self._catalog.collections():
             self._indexes.get(row)
-
-    # Collections
 
     def collections(self) -> list[CollectionInfo]:
         """All collections, by name."""
@@ -275,15 +287,10 @@ class LocalStore:
 
     def describe(self) -> dict[str, Any]:
         """Facts for `GET /info`: versions, and what each index holds; bytes of memory."""
-        collections = {}
-        for row, count in self._catalog.collections():
-            live = self._indexes.loaded(row)
-            collections[row.name] = {
-                "index": self._index_type,
-                "count": count,
-                "bytes": live.bytes if live else 0,
-                "tombstones": live.tombstones if live else 0,
-            }
+        collections = {
+            row.name: {"index": self._index_type, "count": count, **self._indexes.describe(row)}
+            for row, count in self._catalog.collections()
+        }
         return {
             "kind": "local",
             "path": str(self._folder),

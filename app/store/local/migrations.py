@@ -58,4 +58,31 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "CREATE INDEX vectors_by_seq ON vectors (seq)",
         ),
     ),
+    (
+        "0002_recipes_and_jobs",
+        (
+            # How to make the extractor of an embedding set again; NULL where nobody said.
+            "ALTER TABLE embeddings ADD COLUMN recipe TEXT",
+            """
+            CREATE TABLE jobs (
+                number INTEGER PRIMARY KEY AUTOINCREMENT,
+                id TEXT NOT NULL UNIQUE,
+                kind TEXT NOT NULL,
+                parameters TEXT NOT NULL,
+                state TEXT NOT NULL,
+                cancel_requested INTEGER NOT NULL,
+                done INTEGER NOT NULL,
+                total INTEGER,
+                errors INTEGER NOT NULL,
+                error_texts TEXT NOT NULL,
+                message TEXT NOT NULL,
+                created_at TEXT NOT NULL,
+                started_at TEXT,
+                updated_at TEXT NOT NULL,
+                finished_at TEXT
+            )
+            """,
+            "CREATE INDEX jobs_by_state ON jobs (state)",
+        ),
+    ),
 )

@@ -1,0 +1,54 @@
+"""How to make an extractor again: the settings that decide its passport, as JSON."""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from app.config import Settings
+from app.embedding.registry import SPECS
+from app.errors import InvalidParameterError
+
+RECIPE_SETTINGS = ("model", "weights", "pooling", "resize", "input_size", "head")
+"""What a recipe holds; device and precision are the running service's own."""
+
+
+def recipe_of(settings: Settings, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What settings say of the model, and what differs from them.
+
+    Args:
+        settings: The service's own.
+        given: Some of `RECIPE_SETTINGS`; `head` None for no head.
+
+    Returns:
+        A JSON object of all of `RECIPE_SETTINGS`; paths are absolute.
+
+    Raises:
+        InvalidParameterError: There is no such model.
+    """
+    values = {name: getattr(settings, name) for name in RECIPE_SETTINGS} | dict(given or {})
+    known = {*SPECS, "color"}
+    if values["model"] not in known:
+        raise InvalidParameterError(
+            f"There is no model {values['model']!r}; choose from {', '.join(sorted(SPECS))}"
+        )
+    for name in ("weights", "head"):
+        if values[name] is not None:
+            values[name] = _absolute(str(values[name]))
+    return values
+
+
+def settings_of(settings: Settings, recipe: Mapping[str, Any]) -> Settings:
+    """The service's settings with a recipe's model."""
+    values = {name: recipe[name] for name in RECIPE_SETTINGS if name in recipe}
+    if values.get("head") is not None:
+        values["head"] = Path(values["head"])
+    return settings.model_copy(update=values)
+
+
+def _absolute(text: str) -> str:
+    """A path that leads to the same file from everywhere; a name of weights stays a name."""
+    path = os.path.expanduser(text)  # noqa: PTH111 - Path refuses texts that are no paths
+    return os.path.realpath(path) if os.path.exists(path) else text  # noqa: PTH110

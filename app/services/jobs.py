@@ -1,0 +1,223 @@
+"""Long work in the background: one thread, progress on the disk, going on after a restart."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from app.errors import InvalidParameterError, LookalikeError, NotReadyError, StorageError
+from app.services.job_run import CanceledError, JobRun, JobStatus, Watch
+from app.store.base import utc_now
+from app.store.jobs import Job, JobPage, JobState, JobStore, same_work
+
+KEPT = 1000
+"""Finished jobs that are remembered."""
+
+_RETRY_S = 5.0  # after the disk refused
+
+log = logging.getLogger(__name__)
+
+
+Handler = Callable[[Mapping[str, Any], Watch], str]
+"""Does the work of one kind of job and gives a sentence on how it ended.
+
+It is called again with the same parameters after a restart, and goes on where it was.
+"""
+
+
+class JobService:
+    """Runs jobs one after the other on a thread of its own, once `resume` was called.
+
+    Args:
+        store: Keeps them.
+        kinds: What to call for each kind.
+        every_s: Seconds between two writes of a job's progress.
+        kept: Finished jobs that are remembered.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        kinds: Mapping[str, Handler],
+        *,
+        every_s: float = 1.0,
+        kept: int = KEPT,
+    ) -> None:
+        self._store = store
+        self._kinds = dict(kinds)
+        self._every_s = every_s
+        self._kept = kept
+        self._changed = threading.Condition()
+        self._closed = False
+        self._run: JobRun | None = None
+        self._thread: threading.Thread | None = None
+
+    def resume(self) -> None:
+        """Starts to work: first on what an earlier service left queued or running."""
+        with self._changed:
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
+                self._thread.start()
+
+    def start(self, kind: str, parameters: Mapping[str, Any]) -> JobStatus:
+        """Queues a job; where the very same is queued or runs already, gives that one.
+
+        Raises:
+            NotReadyError: The service is shutting down.
+        """
+        if kind not in self._kinds:
+            raise InvalidParameterError(f"There is no kind of job {kind!r}")
+        with self._changed:
+            if self._closed:
+                raise NotReadyError("The service is shutting down: try again later")
+            for job in self._store.unfinished():
+                if same_work(job, kind, parameters) and not job.cancel_requested:
+                    return self._status(job)
+            now = utc_now()
+            job = Job(
+                id=uuid.uuid4().hex[:16],
+                kind=kind,
+                parameters=dict(parameters),
+                created_at=now,
+                updated_at=now,
+            )
+            self._store.add(job)
+            self._changed.notify_all()
+        return self._status(job)
+
+    def get(self, job_id: str) -> JobStatus:
+        """One job. Raises `JobNotFoundError`."""
+        return self._status(self._store.get(job_id))
+
+    def page(
+        self, *, cursor: str | None = None, limit: int = 100
+    ) -> tuple[list[JobStatus], str | None]:
+        """A stretch of jobs, newest first, and where the next one starts (None: at the end).
+
+        Raises:
+            InvalidParameterError: The cursor is not one that this call gave.
+        """
+        page: JobPage = self._store.page(cursor=cursor, limit=limit)
+        return [self._status(job) for job in page.jobs], page.next_cursor
+
+    def cancel(self, job_id: str) -> JobStatus:
+        """Ends a queued job at once and a running one at its next step; what ended stays.
+
+        Raises:
+            JobNotFoundError: There is no such job.
+        """
+        with self._changed:
+
+            def request(job: Job) -> Job:
+                if job.state is JobState.QUEUED:
+                    return _ended(job, JobState.CANCELED, "Canceled before it began")
+                if job.state is JobState.RUNNING:
+                    return replace(job, cancel_requested=True, updated_at=utc_now())
+                return job
+
+            job = self._store.change(job_id, request)
+            if self._run is not None and self._run.job_id == job_id:
+                self._run.cancel()
+        return self._status(job)
+
+    def close(self) -> None:
+        """Ends after the step that is under way; the job is taken up at the next `resume`."""
+        with self._changed:
+            self._closed = True
+            if self._run is not None:
+                self._run.stop()
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _status(self, job: Job) -> JobStatus:
+        run = self._run
+        if run is None or run.job_id != job.id or job.state is not JobState.RUNNING:
+            return JobStatus(job)
+        return run.status(job)
+
+    def _work(self) -> None:
+        """The thread: one job after the other until closed."""
+        while True:
+            with self._changed:
+                run = None
+                try:
+                    self._changed.wait_for(lambda: self._closed or bool(self._store.unfinished()))
+                    if self._closed:
+                        return
+                    run = self._begin(self._store.unfinished()[0])
+                except LookalikeError as exc:
+                    log.warning("jobs wait, because the catalog cannot be used: %s", exc)
+                    self._changed.wait(_RETRY_S)
+            if run is not None:
+                self._finish(run)
+
+    def _begin(self, job: Job) -> JobRun:
+        """Marks a job as running; the caller holds the lock."""
+        now = utc_now()
+        resumed = job.state is JobState.RUNNING
+        started = replace(
+            job,
+            state=JobState.RUNNING,
+            started_at=job.started_at or now,
+            updated_at=now,
+            errors=0,
+            error_texts=(),
+            message="Goes on after a restart" if resumed else "Runs",
+        )
+        self._store.change(job.id, lambda _: started)
+        self._run = JobRun(started, self._store, every_s=self._every_s)
+        if job.cancel_requested:
+            self._run.cancel()
+        log.info("job %s (%s) %s", job.id, job.kind, "goes on" if resumed else "begins")
+        return self._run
+
+    def _finish(self, run: JobRun) -> None:
+        """Does a job's work and writes how it ended."""
+        state, message = self._outcome(run)
+        try:
+            with self._changed:
+                if state is None:
+                    run.write()
+                    return
+                run.write(lambda job: _ended(job, state, message))
+                self._store.prune(keep=self._kept)
+            log.info("job %s: %s: %s", run.job_id, state, message)
+        except StorageError as exc:
+            # It is unfinished still, and its work, being done, is soon done again.
+            log.warning("the end of job %s could not be written: %s", run.job_id, exc)
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, timeout=_RETRY_S)
+        finally:
+            with self._changed:
+                self._run = None
+
+    def _outcome(self, run: JobRun) -> tuple[JobState | None, str]:
+        """How the work ended; None where it is only interrupted."""
+        handler = self._kinds.get(run.kind)
+        if handler is None:
+            return (
+                JobState.FAILED,
+                f"This version of Lookalike has no jobs of the kind {run.kind!r}",
+            )
+        try:
+            run.step()
+            return JobState.DONE, handler(run.parameters, run)
+        except CanceledError:
+            return JobState.CANCELED, "Canceled; what was done is kept"
+        except Exception as exc:
+            if run.stopped:  # whatever the shutdown broke is whole again at the next start
+                return None, ""
+            if isinstance(exc, LookalikeError):
+                return JobState.FAILED, str(exc)
+            log.exception("job %s failed", run.job_id)
+            return JobState.FAILED, f"Failed by an error of the program: {exc!r}; see the log"
+
+
+def _ended(job: Job, state: JobState, message: str) -> Job:
+    now = utc_now()
+    return replace(job, state=state, message=message, updated_at=now, finished_at=now)

@@ -1,0 +1,261 @@
+"""Moving a collection to another model: new vectors beside the old ones, then one switch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+from app.embedding.base import Extractor
+from app.embedding.extractors import Extractors, LiveExtractor
+from app.embedding.preprocessing import ImageDecoder
+from app.errors import LookalikeError, PassportMismatchError, ReembeddingIncompleteError
+from app.records import Passport
+from app.services.job_run import Watch
+from app.services.pictures import PictureService
+from app.services.reembedding_walk import Vectorizer, Walk
+from app.services.search import unknown_collection
+from app.services.switching import PutGate
+from app.store.base import Store
+from app.store.embedding_sets import EmbeddingSet, Recipe
+from app.store.names import check_collection_name
+
+MakeExtractor = Callable[[Recipe], Extractor]
+"""Makes an extractor as a recipe says; raises `ConfigurationError` where that cannot be."""
+
+_SLICE_S = 2.0  # that puts wait at a stretch, at least, where the last pictures do not end
+_OPENING_S = 0.25  # that puts have between two such stretches
+_NAMED = 3  # pictures without a vector that the error names
+
+log = logging.getLogger(__name__)
+
+
+class ReembeddingService:
+    """Gives collections the vectors of another model while searches go on with the old ones.
+
+    Nothing is remembered beside the vectors themselves: work that was interrupted goes on with
+    those that are missing. One call of `run` at a time.
+
+    Args:
+        extractors: The live ones; those that are made join them as long as they are needed.
+        store: Where the collections are.
+        pictures: Finds the originals.
+        decoder: Decodes within the limits.
+        gate: Holds puts back while the last few vectors are made.
+        make: Makes an extractor by its recipe.
+        default_recipe: How the default extractor was made.
+        cores: Threads that decode.
+        batch: Pictures embedded and committed together.
+    """
+
+    def __init__(
+        self,
+        extractors: Extractors,
+        store: Store,
+        pictures: PictureService,
+        decoder: ImageDecoder,
+        *,
+        gate: PutGate,
+        make: MakeExtractor,
+        default_recipe: Recipe,
+        cores: int = 2,
+        batch: int = 32,
+    ) -> None:
+        self._extractors = extractors
+        self._store = store
+        self._pictures = pictures
+        self._decoder = decoder
+        self._gate = gate
+        self._make = make
+        self._default_recipe = dict(default_recipe)
+        self._cores = cores
+        self._batch = batch
+        self._made: list[tuple[Recipe, Passport]] = []
+
+    def require(self, collection: str) -> None:
+        """Raises `CollectionNotFoundError` where there is nothing to re-embed."""
+        if self._store.passport(check_collection_name(collection)) is None:
+            raise unknown_collection(collection)
+
+    def restore(self) -> None:
+        """Makes the extractors live again that active sets need and whose recipe is known.
+
+        What cannot be made is said in the log; calls on such a collection raise
+        `PassportMismatchError`.
+        """
+        for info in self._store.collections():
+            active = self._active(info.name)
+            if self._is_live(active.passport) or active.recipe is None:
+                continue
+            if not self._try_live(active.passport, active.recipe):
+                log.warning("searches in the collection %s are refused", info.name)
+
+    def as_job(self, parameters: Mapping[str, Any], watch: Watch) -> str:
+        """`run` with `collection` and `recipe` from a job's parameters."""
+        return self.run(parameters["collection"], parameters["recipe"], watch)
+
+    def run(self, collection: str, recipe: Recipe, watch: Watch) -> str:
+        """Moves a collection to the model of a recipe; gives a sentence on how it ended.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            ConfigurationError: The recipe's model cannot be made.
+            ReembeddingIncompleteError: Some pictures have no vector, so the collection stays on
+                its old model; the vectors that were made are kept.
+            LookalikeError: The disk refuses, or the service shuts down; likewise.
+        """
+        self.require(collection)
+        try:
+            return self._run(collection, recipe, watch)
+        finally:
+            self._retire()
+
+    def _run(self, collection: str, recipe: Recipe, watch: Watch) -> str:
+        target = self._live(recipe)
+        active = self._active(collection)
+        self._store.sets.begin(
+            collection, target.passport, provenance=target.extractor.provenance, recipe=recipe
+        )
+        if active.passport.digest == target.passport.digest:
+            return f"The collection {collection!r} is on this model already"
+        self._keep_live(collection, active, recipe)
+        pool = ThreadPoolExecutor(self._cores, thread_name_prefix="reembed")
+        try:
+            vectorizer = Vectorizer(
+                self._store,
+                collection,
+                target,
+                pictures=self._pictures,
+                decoder=self._decoder,
+                pool=pool,
+            )
+            walk = Walk(self._store, vectorizer, watch, batch=self._batch)
+            self._catch_up(walk)
+            with self._store.sets.prepared(collection, target.passport):
+                self._switch(walk)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        walk.tell()
+        passport = target.passport
+        return (
+            f"The collection {collection!r} is on {passport.model} now: {passport.dim} numbers a "
+            f"picture, passport {passport.digest}. The old vectors are kept for the way back"
+        )
+
+    # The extractors
+
+    def _live(self, recipe: Recipe) -> LiveExtractor:
+        """The extractor of a recipe, made where it is not live."""
+        if recipe == self._default_recipe:
+            return self._extractors.default
+        for known, passport in self._made:
+            if known == recipe and self._is_live(passport):
+                return self._extractors.for_passport(passport)
+        extractor = self._make(recipe)
+        if not self._is_live(extractor.passport):
+            self._made.append((dict(recipe), extractor.passport))
+        return self._extractors.add(extractor)
+
+    def _try_live(self, passport: Passport, recipe: Recipe) -> bool:
+        """Makes an extractor live if its recipe still gives what the passport says."""
+        try:
+            extractor = self._make(recipe)
+        except LookalikeError as exc:
+            log.warning("the model of %s cannot be made again: %s", passport.digest, exc)
+            return False
+        apart = passport.differences(extractor.passport)
+        if apart:
+            log.warning("the recipe of %s makes another model now: %s", passport.digest, apart)
+            return False
+        self._extractors.add(extractor)
+        self._made.append((dict(recipe), passport))
+        return True
+
+    def _keep_live(self, collection: str, active: EmbeddingSet, target: Recipe) -> None:
+        """Has searches in the old set go on, now and after a restart, wherever that can be."""
+        recipe = active.recipe
+        if active.passport.digest == self._extractors.default.passport.digest:
+            recipe = self._default_recipe
+        elif not self._is_live(active.passport):
+            if recipe is None and target.get("head"):
+                recipe = {**target, "head": None}  # perhaps what the new head is put on
+            if recipe is None or not self._try_live(active.passport, recipe):
+                return
+        if recipe is not None and recipe != active.recipe:
+            self._store.sets.begin(collection, active.passport, provenance={}, recipe=recipe)
+
+    def _retire(self) -> None:
+        """Lets go of the extractors made here that no collection needs."""
+        needed = {info.passport.digest for info in self._store.collections()}
+        needed.add(self._extractors.default.passport.digest)
+        for recipe, passport in list(self._made):
+            if passport.digest not in needed:
+                self._made.remove((recipe, passport))
+                self._extractors.remove(passport)
+
+    def _is_live(self, passport: Passport) -> bool:
+        try:
+            self._extractors.for_passport(passport)
+        except PassportMismatchError:
+            return False
+        return True
+
+    def _active(self, collection: str) -> EmbeddingSet:
+        return next(one for one in self._store.sets.all(collection) if one.active)
+
+    # The walk and the switch
+
+    def _catch_up(self, walk: Walk) -> None:
+        """Walks while that shrinks what is left: indexing beside it may be as fast as this."""
+        left = walk.backlog()
+        walk.tell()
+        while True:
+            goal = walk.met + left
+            if walk.run(lambda goal=goal: walk.met >= goal):  # type: ignore[misc]
+                return
+            before, left = left, walk.backlog()
+            if left <= self._batch or left > before // 2:
+                return
+
+    def _switch(self, walk: Walk) -> None:
+        """Makes the last vectors while puts wait, and switches.
+
+        Where there are many, puts wait for a stretch at a time, each long enough for twice as many
+        pictures as came between the last two, so that it comes to an end.
+        """
+        came = 0
+        while True:
+            with self._gate.closed(walk.collection):
+                at_end = self._stretch(walk, at_least=2 * came)
+                if at_end and self._store.sets.activate(walk.collection, walk.live.passport):
+                    return
+                left = walk.backlog()
+            if at_end:
+                self._require_more(walk)
+            time.sleep(_OPENING_S)
+            came = max(0, walk.backlog() - left)
+
+    def _stretch(self, walk: Walk, *, at_least: int) -> bool:
+        end, enough = time.monotonic() + _SLICE_S, walk.met + at_least
+        return walk.run(lambda: time.monotonic() >= end and walk.met >= enough)
+
+    def _require_more(self, walk: Walk) -> None:
+        """Starts over where something is left to do; raises where all that is left has failed."""
+        if not walk.failed or walk.unexplained():
+            walk.start_over()
+            return
+        missing = self._store.sets.missing(walk.collection, walk.live.passport, limit=1)
+        if missing.records:
+            raise ReembeddingIncompleteError(_incomplete(walk))
+
+
+def _incomplete(walk: Walk) -> str:
+    named = "; ".join(f"{key}: {text}" for key, text in islice(walk.errors.items(), _NAMED))
+    return (
+        f"{len(walk.failed)} pictures of the collection {walk.collection!r} have no vector by the "
+        f"new model, so it stays on the old one ({named}). Index these pictures again or delete "
+        "them, then re-embed once more: what is done is kept"
+    )

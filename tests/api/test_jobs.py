@@ -1,0 +1,164 @@
+"""Re-embedding and jobs over HTTP."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.embedding.color_extractor import ColorExtractor
+from app.embedding.head import Head, HeadSpec
+from app.embedding.heads import save_head
+from tests.api.conftest import ADMIN, picture
+from tests.services.moving import make
+
+HEADED = make({"grid": 4, "head": 7})
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> str:
+    """A head over the model `color` as files."""
+    return str(save_head(HEADED.head, tmp_path / "head.safetensors"))  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def held(index: Any) -> None:
+    index(*((f"{n}.png", picture("mug", n)) for n in range(4)), ids=[f"m{n}" for n in range(4)])
+
+
+def finished(client: TestClient, address: str) -> dict[str, Any]:
+    """Follows a job's address to its end."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        body: dict[str, Any] = client.get(address, headers=ADMIN).json()
+        if body["state"] in {"done", "failed", "canceled"}:
+            return body
+        time.sleep(0.01)
+    raise AssertionError(body)
+
+
+def reembed(client: TestClient, *, name: str = "default", **model: Any) -> Any:
+    return client.post(f"/collections/{name}/reembed", headers=ADMIN, json=model)
+
+
+def dim(client: TestClient) -> int:
+    found: int = client.get("/collections").json()["collections"][0]["passport"]["dim"]
+    return found
+
+
+def test_there_and_back(client: TestClient, held: None, head: str) -> None:
+    answer = reembed(client, head=head)
+    body = answer.json()
+    assert answer.status_code == 202, body
+    assert answer.headers["location"] == f"/jobs/{body['id']}"
+    assert (body["kind"], body["parameters"]["collection"]) == ("reembed", "default")
+    assert body["parameters"]["recipe"] == {
+        "model": "color",
+        "weights": "IMAGENET1K_V1",
+        "pooling": "avg",
+        "resize": "squash",
+        "input_size": None,
+        "head": head,
+    }
+    done = finished(client, answer.headers["location"])
+    assert (done["state"], done["done"], done["total"]) == ("done", 4, 4), done
+    assert done["errors"] == 0
+    assert dim(client) == 6
+    found = client.post("/search", files={"file": picture("mug", 2)}).json()
+    assert (found["matches"][0]["id"], found["model"]["dim"]) == ("m2", 6)
+    back = reembed(client, head=None)
+    assert finished(client, back.headers["location"])["state"] == "done"
+    assert dim(client) == 48
+    listed = client.get("/jobs", headers=ADMIN).json()
+    assert [job["id"] for job in listed["jobs"]] == [back.json()["id"], body["id"]]
+
+
+def test_no_body_means_the_services_own_model(client: TestClient, held: None) -> None:
+    answer = client.post("/collections/default/reembed", headers=ADMIN)
+    assert "already" in finished(client, answer.headers["location"])["message"]
+
+
+def test_jobs_come_in_pages(client: TestClient, held: None, head: str) -> None:
+    for one in (head, None, head):
+        finished(client, reembed(client, head=one).headers["location"])
+    first = client.get("/jobs", headers=ADMIN, params={"limit": 2}).json()
+    rest = client.get(
+        "/jobs", headers=ADMIN, params={"limit": 2, "cursor": first["next_cursor"]}
+    ).json()
+    assert len({job["id"] for job in first["jobs"] + rest["jobs"]}) == 3
+    assert rest["next_cursor"] is None
+    assert client.get("/jobs", headers=ADMIN, params={"cursor": "x"}).status_code == 422
+
+
+def test_bad_requests(client: TestClient, held: None) -> None:
+    unknown = reembed(client, name="nothing")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "collection_not_found")
+    model = reembed(client, model="resnet51")
+    assert (model.status_code, model.json()["code"]) == (422, "invalid_parameter")
+    assert "resnet50" in model.json()["detail"]
+    for body in ({"size": 1}, {"input_size": 1}, {"pooling": "max"}, {"head": "a\nb"}, []):
+        answer = client.post("/collections/default/reembed", headers=ADMIN, json=body)
+        assert answer.status_code == 422, body
+    for path in ("/jobs/0123456789abcdef", "/jobs/0123456789abcdef/cancel"):
+        method = "POST" if path.endswith("cancel") else "GET"
+        answer = client.request(method, path, headers=ADMIN)
+        assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
+    assert client.get("/jobs", headers=ADMIN).json() == {"jobs": [], "next_cursor": None}
+
+
+def test_a_head_that_does_not_fit_is_said_by_the_job(
+    client: TestClient, held: None, tmp_path: Path
+) -> None:
+    missing = finished(client, reembed(client, head="/nowhere/head").headers["location"])
+    assert missing["state"] == "failed"
+    assert "/nowhere/head" in missing["message"]
+    other = ColorExtractor(grid=3)
+    spec = HeadSpec(dim_in=other.dim, dim_out=6)
+    tensors = {
+        name: HEADED.head.tensors["0.bias"].mean() + 0 * _ones(shape)  # type: ignore[attr-defined]
+        for name, shape in spec.shapes().items()
+    }
+    path = save_head(Head(spec, tensors, backbone=other.passport), tmp_path / "o.safetensors")
+    wrong = finished(client, reembed(client, head=str(path)).headers["location"])
+    assert "another network" in wrong["message"]
+    path.write_bytes(path.read_bytes()[:50])
+    assert (
+        finished(client, reembed(client, head=str(path)).headers["location"])["state"] == "failed"
+    )
+    assert dim(client) == 48
+
+
+def test_what_keeps_a_collection_from_moving_is_named(
+    client: TestClient, held: None, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app import bootstrap
+
+    monkeypatch.setattr(bootstrap, "build_extractor", lambda *_, **__: ColorExtractor(grid=2))
+    for path in (settings.data_dir / "images").rglob("*.png"):
+        path.unlink()
+    done = finished(client, reembed(client, weights="other").headers["location"])
+    assert (done["state"], done["errors"]) == ("failed", 4)
+    assert done["error_texts"][0].startswith("m0: ")
+    assert "Index these pictures again" in done["message"]
+    assert client.post("/search", files={"file": picture("mug", 2)}).status_code == 200
+
+
+def test_a_restart_keeps_the_model_and_the_jobs(clients: Any, settings: Any, head: str) -> None:
+    first = clients(settings)
+    first.post("/index", headers=ADMIN, files={"files": ("a.png", picture())}, data={"ids": "a"})
+    job = finished(first, reembed(first, head=head).headers["location"])
+    clients.stop(first)
+    second = clients(settings)
+    assert second.get(f"/jobs/{job['id']}", headers=ADMIN).json() == job
+    found = second.post("/search", files={"file": picture()}).json()
+    assert (found["matches"][0]["id"], found["model"]["dim"]) == ("a", 6)
+    assert second.get("/health/ready").status_code == 200
+
+
+def _ones(shape: tuple[int, ...]) -> Any:
+    import numpy as np
+
+    return np.ones(shape, dtype=np.float32)

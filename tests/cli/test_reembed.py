@@ -1,0 +1,140 @@
+"""`lookalike reembed` on a data folder and on a running service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.cli import reembed
+from app.embedding.heads import save_head
+from app.errors import (
+    CollectionNotFoundError,
+    ConfigurationError,
+    InvalidParameterError,
+    ReembeddingIncompleteError,
+    ServerError,
+)
+from tests.servers import ADMIN_KEY
+from tests.services.moving import make
+
+HEADED = make({"grid": 4, "head": 7})
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> str:
+    return str(save_head(HEADED.head, tmp_path / "head.safetensors"))  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def there(server: Any) -> list[str]:
+    server.http.delete("/collections/things")
+    return ["--server", server.url, "--api-key", ADMIN_KEY, "--collection", "things"]
+
+
+def dims(lookalike: Any, *place: str) -> dict[str, int]:
+    facts = json.loads(lookalike("info", "--json", *place).stdout)
+    return {one["name"]: one["passport"]["dim"] for one in facts["collections"]}
+
+
+def test_on_a_data_folder(lookalike: Any, pictures: Path, head: str) -> None:
+    assert lookalike("index", str(pictures)).exit_code == 0
+    done = lookalike("reembed", "--head", head)
+    assert done.exit_code == 0, done.output
+    assert "6 numbers a picture" in done.stdout
+    assert dims(lookalike) == {"default": 6}
+    query = str(pictures / "mug" / "mug-00-0.jpg")
+    found = json.loads(lookalike("search", query, "--json").stdout)
+    assert found["model"]["dim"] == 6, "the collection's own model answers, not the flags'"
+    assert found["matches"][0]["filename"] == "mug-00-0.jpg"
+    assert "already" in lookalike("reembed", "--head", head).stdout
+    back = lookalike("reembed", "--head", "none")
+    assert back.exit_code == 0, back.output
+    assert dims(lookalike) == {"default": 48}
+
+
+def test_no_head_where_the_settings_have_one(
+    lookalike: Any, pictures: Path, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKALIKE_HEAD", head)
+    assert lookalike("index", str(pictures)).exit_code == 0
+    assert dims(lookalike) == {"default": 6}
+    assert lookalike("reembed", "--head", "none").exit_code == 0
+    assert dims(lookalike) == {"default": 48}
+    assert lookalike("reembed").exit_code == 0
+    assert dims(lookalike) == {"default": 6}
+
+
+def test_what_cannot_be_done_on_a_data_folder(
+    lookalike: Any, pictures: Path, tmp_path: Path, head: str
+) -> None:
+    assert isinstance(lookalike("reembed").exception, ConfigurationError)
+    assert lookalike("index", str(pictures)).exit_code == 0
+    unknown = lookalike("reembed", "--collection", "nothing")
+    assert isinstance(unknown.exception, CollectionNotFoundError)
+    assert isinstance(
+        lookalike("reembed", "--model", "resnet51").exception,
+        ConfigurationError | InvalidParameterError,
+    )
+    assert lookalike("reembed", "--head", head).exit_code == 0
+    fresh = pictures / "mug" / "mug-00-0.jpg"
+    copy = tmp_path / "copy.jpg"
+    copy.write_bytes(fresh.read_bytes() + b" ")
+    assert lookalike("index", str(copy), "--head", head).exit_code == 0
+    for path in (tmp_path / "data" / "images").rglob("*.jpg"):
+        path.unlink()
+    refused = lookalike("reembed", "--head", "none")
+    assert isinstance(refused.exception, ReembeddingIncompleteError)
+    assert refused.stderr.count("is not here") == 1
+    assert dims(lookalike) == {"default": 6}
+
+
+def test_on_a_service(lookalike: Any, pictures: Path, head: str, there: list[str]) -> None:
+    assert lookalike("index", str(pictures), *there).exit_code == 0
+    done = lookalike("reembed", "--watch", "--head", head, *there)
+    assert done.exit_code == 0, done.output
+    assert "is done: The collection 'things' is on color now" in done.stdout
+    assert dims(lookalike, *there[:4])["things"] == 6
+    started = lookalike("reembed", "--head", "none", "--json", *there)
+    job = json.loads(started.stdout)
+    assert job["parameters"]["recipe"]["head"] is None
+    assert job["state"] in {"queued", "running", "done"}
+    watched = lookalike("reembed", "--head", "none", "--watch", *there)
+    assert watched.exit_code == 0, watched.output
+    assert dims(lookalike, *there[:4])["things"] == 48
+
+
+def test_a_job_that_fails(lookalike: Any, pictures: Path, there: list[str]) -> None:
+    assert lookalike("index", str(pictures), *there).exit_code == 0
+    failed = lookalike("reembed", "--watch", "--head", "/nowhere", *there)
+    assert failed.exit_code == 1
+    assert "is failed" in failed.stdout
+    assert "/nowhere" in failed.stdout
+
+
+def test_bad_flags_for_a_service(lookalike: Any, pictures: Path, there: list[str]) -> None:
+    assert isinstance(lookalike("reembed", *there).exception, ServerError)
+    assert lookalike("index", str(pictures), *there).exit_code == 0
+    for words in (["--input-size", "many"], ["--device", "cpu"]):
+        assert isinstance(lookalike("reembed", *words, *there).exception, ConfigurationError)
+    too_small = lookalike("reembed", "--input-size", "3", *there)
+    assert isinstance(too_small.exception, ServerError)
+
+
+def test_ctrl_c_ends_the_watching_alone(
+    lookalike: Any, pictures: Path, head: str, there: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lookalike("index", str(pictures), *there).exit_code == 0
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reembed.time, "sleep", interrupt)
+        stopped = lookalike("reembed", "--watch", "--head", head, *there)
+    assert stopped.exit_code == 130
+    assert "goes on" in stopped.stderr
+    assert lookalike("reembed", "--watch", "--head", head, *there).exit_code == 0
+    assert dims(lookalike, *there[:4])["things"] == 6

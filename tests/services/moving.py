@@ -1,0 +1,157 @@
+"""Services with several color models, to move collections between."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from app.embedding.base import Extractor
+from app.embedding.color_extractor import ColorExtractor
+from app.embedding.extractors import Extractors
+from app.embedding.head import Head, HeadSpec
+from app.embedding.headed_extractor import HeadedExtractor
+from app.embedding.preprocessing import ImageDecoder
+from app.services.index_items import IndexItem
+from app.services.indexing import IndexingService
+from app.services.pictures import PictureService
+from app.services.reembedding import ReembeddingService
+from app.services.search import SearchOptions, SearchService
+from app.services.sources import PictureSource
+from app.services.switching import PutGate
+from app.store.base import Store
+from app.store.embedding_sets import Recipe
+from app.store.files import LocalFiles
+
+OLD: Recipe = {"grid": 4}
+NEW: Recipe = {"grid": 3}
+HEADED: Recipe = {"grid": 4, "head": 7}
+
+
+def make(recipe: Recipe) -> Extractor:
+    """A color extractor of some grid, perhaps with a head that its number decides."""
+    color = ColorExtractor(grid=recipe["grid"])
+    if recipe.get("head") is None:
+        return color
+    numbers = np.random.default_rng(recipe["head"])
+    spec = HeadSpec(dim_in=color.dim, dim_out=6)
+    tensors = {
+        name: numbers.uniform(0.1, 1, size=shape).astype(np.float32)
+        for name, shape in spec.shapes().items()
+    }
+    return HeadedExtractor(color, Head(spec, tensors, backbone=color.passport))
+
+
+def picture(number: int) -> bytes:
+    """A picture unlike any other: 48 colors that follow from the number."""
+    colors = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(colors).resize((48, 48), Image.Resampling.NEAREST).save(out, "PNG")
+    return out.getvalue()
+
+
+def some(count: int, *, start: int = 0) -> dict[str, bytes]:
+    return {f"p{number}": picture(number) for number in range(start, start + count)}
+
+
+class Watched:
+    """A `Watch` that remembers, and may do something at each step."""
+
+    def __init__(self, at_step: Callable[[], None] = lambda: None) -> None:
+        self.at_step = at_step
+        self.told: list[tuple[int, int]] = []
+        self.errors: list[str] = []
+
+    def step(self) -> None:
+        self.at_step()
+
+    def progress(self, done: int, total: int) -> None:
+        self.told.append((done, total))
+
+    def error(self, text: str) -> None:
+        self.errors.append(text)
+
+
+@dataclass
+class World:
+    """The services around one store, with the model OLD as the default."""
+
+    store: Store
+    folder: Path
+    made: list[Recipe] = field(default_factory=list)
+    default: Recipe = field(default_factory=lambda: dict(OLD))
+
+    def __post_init__(self) -> None:
+        self.extractors = Extractors(make(self.default), queue_size=64)
+        self.files = LocalFiles(self.folder)
+        decoder, gate = ImageDecoder(), PutGate()
+        self.pictures = PictureService(self.store, self.files, decoder, max_metadata_bytes=16_384)
+        self.search = SearchService(self.extractors, self.store, decoder)
+        self.indexing = IndexingService(
+            self.extractors, self.store, self.files, decoder, group=4, gate=gate
+        )
+        self.reembedding = ReembeddingService(
+            self.extractors,
+            self.store,
+            self.pictures,
+            decoder,
+            gate=gate,
+            make=self.make,
+            default_recipe=self.default,
+            batch=4,
+        )
+
+    def make(self, recipe: Recipe) -> Extractor:
+        self.made.append(recipe)
+        return make(recipe)
+
+    def index(self, pictures: dict[str, bytes]) -> list[IndexItem]:
+        return list(self.indexing.index(sources(pictures)))
+
+    def move(self, recipe: Recipe, watched: Watched | None = None) -> str:
+        return self.reembedding.run("default", recipe, watched or Watched())
+
+    def check(self, pictures: dict[str, bytes], recipe: Recipe) -> None:
+        """The collection holds these pictures, with what the extractor of the recipe computes."""
+        extractor = make(recipe)
+        passport = self.store.passport("default")
+        assert passport is not None
+        assert passport.digest == extractor.passport.digest
+        assert {r.id for r in self.store.page("default", limit=1000).records} == set(pictures)
+        expected = vectors(extractor, list(pictures.values()))
+        for row, image_id in enumerate(pictures):
+            held = self.store.vector("default", image_id)
+            assert np.allclose(held, expected[row], atol=1e-6)
+        for row, data in list(enumerate(pictures.values()))[:7]:
+            options = SearchOptions(k=len(pictures))
+            matches = self.search.search(io.BytesIO(data), options).matches
+            scores = {match.record.id: match.score for match in matches}
+            direct = expected.astype(np.float64) @ expected[row].astype(np.float64)
+            for place, image_id in enumerate(pictures):
+                assert abs(scores[image_id] - direct[place]) < 1e-5
+
+    def close(self) -> None:
+        self.indexing.close()
+        self.extractors.close()
+        self.store.close()
+
+
+def sources(pictures: dict[str, bytes]) -> Iterator[PictureSource]:
+    for image_id, data in pictures.items():
+        yield PictureSource(
+            filename=f"{image_id}.png", size=len(data), file=io.BytesIO(data), id=image_id
+        )
+
+
+def vectors(extractor: Extractor, pictures: Sequence[bytes]) -> np.ndarray:
+    """What an extractor makes of pictures, one after the other: (N, dim) float32."""
+    decoder = ImageDecoder()
+    rows = []
+    for data in pictures:
+        image = decoder.decode(data, decode_size=extractor.decode_size).image
+        rows.append(extractor.extract(extractor.prepare(image)[None])[0])
+    return np.stack(rows)

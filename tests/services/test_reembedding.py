@@ -1,0 +1,377 @@
+"""Moving a collection to another model, beside searches and changes."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.embedding.color_extractor import ColorExtractor
+from app.embedding.preprocessing import ImageDecoder
+from app.errors import (
+    CollectionNotFoundError,
+    ConfigurationError,
+    PassportMismatchError,
+    ReembeddingIncompleteError,
+)
+from app.records import NewImage, Passport, PutStatus
+from app.services.reembedding_walk import Vectorizer
+from app.services.search import SearchOptions
+from app.store.base import Store
+from app.store.embedding_sets import Recipe
+from app.store.local.local_store import LocalStore
+from app.store.memory_store import MemoryStore
+from tests.services.moving import HEADED, NEW, OLD, Watched, World, make, picture, some
+
+
+class StopError(Exception):
+    """Ends the work from a watch."""
+
+
+def originals(world: World) -> list[Path]:
+    return [path for path in (world.folder / "images").rglob("*") if path.is_file()]
+
+
+@pytest.fixture(params=["memory", "local"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return MemoryStore() if request.param == "memory" else LocalStore(tmp_path / "data")
+
+
+@pytest.fixture
+def world(store: Store, tmp_path: Path) -> Iterator[World]:
+    made = World(store, tmp_path / "data")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("recipe", [NEW, HEADED])
+def test_there_and_back(world: World, recipe: Recipe) -> None:
+    pictures = some(23)
+    world.index(pictures)
+    watched = Watched()
+    text = world.move(recipe, watched)
+    assert f"{make(recipe).dim} numbers a picture" in text
+    world.check(pictures, recipe)
+    assert watched.told[0] == (0, 23)
+    assert watched.told[-1] == (23, 23)
+    assert watched.errors == []
+    late = some(3, start=50)
+    world.index(late)
+    world.store.delete("default", "p3")
+    del pictures["p3"]
+    watched = Watched()
+    world.move(OLD, watched)
+    assert watched.told[0] == (22, 25)
+    world.check(pictures | late, OLD)
+
+
+def test_a_head_needs_no_pictures(world: World) -> None:
+    pictures = some(9)
+    world.index(pictures)
+    for path in originals(world):
+        path.unlink()
+    world.move(HEADED)
+    world.check(pictures, HEADED)
+
+
+def test_a_head_is_put_on_the_set_below_it_even_when_that_is_not_active(world: World) -> None:
+    pictures = some(9)
+    world.index(pictures)
+    world.move(HEADED)
+    for path in originals(world):
+        path.unlink()
+    world.index(late := some(2, start=20))
+    world.move({**HEADED, "head": 8})
+    world.check(pictures | late, {**HEADED, "head": 8})
+    assert [one.count for one in world.store.sets.all("default")] == [9, 11, 11]
+
+
+def test_a_picture_without_its_original_keeps_the_collection_where_it_is(world: World) -> None:
+    pictures = some(11)
+    world.index(pictures)
+    lost = world.store.get("default", "p4")
+    path = world.files.path(lost.sha256, lost.media_type)
+    assert path is not None
+    path.unlink()
+    watched = Watched()
+    with pytest.raises(ReembeddingIncompleteError, match=r"1 pictures .*p4: .* is not here"):
+        world.move(NEW, watched)
+    assert [error.split(":")[0] for error in watched.errors] == ["p4"]
+    world.check(pictures, OLD)
+    assert world.store.sets.all("default")[1].count == 10
+    path.write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(ReembeddingIncompleteError, match="p4"):
+        world.move(NEW)
+    world.index({"p4": picture(4)})  # unchanged, but its original is kept again
+    path.write_bytes(picture(4))
+    world.move(NEW)
+    world.check(pictures, NEW)
+
+
+def test_what_failed_may_be_deleted_or_replaced_instead(world: World) -> None:
+    pictures = some(6)
+    world.index(pictures)
+    for path in originals(world):
+        path.unlink()
+
+    def mend() -> None:
+        for image_id in ("p0", "p1", "p2"):
+            if image_id in pictures:
+                world.store.delete("default", image_id)
+                del pictures[image_id]
+        fresh = {f"p{n}": picture(n + 100) for n in range(3, 6)}
+        if pictures.keys() == fresh.keys() and pictures != fresh:
+            pictures.update(fresh)
+            world.index(fresh)
+
+    with pytest.raises(ReembeddingIncompleteError, match="6 pictures"):
+        world.move(NEW)
+    mend()
+    world.move(NEW)
+    world.check(pictures, NEW)
+
+
+def test_an_interrupted_move_goes_on_with_what_is_missing(world: World) -> None:
+    pictures = some(30)
+    world.index(pictures)
+    steps = 0
+
+    def stop() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise StopError
+
+    with pytest.raises(StopError):
+        world.move(NEW, Watched(stop))
+    done = world.store.sets.all("default")[1].count
+    assert 0 < done < 30
+    world.check(pictures, OLD)
+    assert [live.extractor.dim for live in world.extractors.live] == [48], "the new one is gone"
+    watched = Watched()
+    world.move(NEW, watched)
+    assert watched.told[0] == (done, 30)
+    world.check(pictures, NEW)
+
+
+def test_steady_indexing_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step of the walk finds more pictures than it embeds, and still it ends."""
+    monkeypatch.setattr("app.services.reembedding._SLICE_S", 0.2)
+    pictures = some(12)
+    world.index(pictures)
+    numbers = iter(range(100, 100_000))
+    moved = threading.Event()
+
+    def index_more() -> dict[str, bytes]:
+        added: dict[str, bytes] = {}
+        while not moved.is_set():
+            number = next(numbers)
+            fresh = {f"p{number}": picture(number), f"p{number % 5}": picture(number + 10**6)}
+            for item in world.index(fresh):
+                assert item.status in {PutStatus.CREATED, PutStatus.REPLACED}, item.error
+            added |= fresh
+        return added
+
+    def behind() -> None:
+        before = world.store.count("default")
+        deadline = time.monotonic() + 0.1
+        while world.store.count("default") < before + 6 and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(1) as pool:
+        indexing = pool.submit(index_more)
+        try:
+            world.move(NEW, Watched(behind))
+        finally:
+            moved.set()
+        pictures |= indexing.result()
+    world.check(pictures, NEW)
+
+
+def test_the_same_model_again_is_nothing_to_do(world: World) -> None:
+    pictures = some(3)
+    world.index(pictures)
+    assert "already" in world.move(OLD)
+    assert len(world.store.sets.all("default")) == 1
+    assert world.store.sets.all("default")[0].recipe == OLD
+    world.check(pictures, OLD)
+
+
+def test_the_file_of_a_picture_that_was_replaced_is_not_taken_for_the_old_one(
+    world: World,
+) -> None:
+    """Not even when the old content comes back before its vector is stored."""
+    world.index(some(1))
+    (before,) = world.store.page("default").records
+    with ThreadPoolExecutor(1) as pool:
+        vectorizer = Vectorizer(
+            world.store,
+            "default",
+            world.extractors.default,
+            pictures=world.pictures,
+            decoder=ImageDecoder(),
+            pool=pool,
+        )
+        world.index({"p0": picture(9)})
+        made = vectorizer.finish(vectorizer.begin([before]))
+        assert (made.vectors, made.errors) == ({}, {})
+        world.index({"p0": picture(0)})
+        made = vectorizer.finish(vectorizer.begin([before]))
+        assert list(made.vectors) == ["p0"]
+
+
+def test_what_failed_is_not_tried_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.index(some(9))
+    lost = world.store.get("default", "p4")
+    path = world.files.path(lost.sha256, lost.media_type)
+    assert path is not None
+    path.unlink()
+    activate, late = world.store.sets.activate, [True]
+
+    def activate_then(collection: str, passport: Passport) -> bool:
+        if late.pop() if late else False:  # as if something had been missed
+            vectors = np.ones((1, 48), np.float32) / np.sqrt(48, dtype=np.float32)
+            image = NewImage(
+                id="x",
+                sha256=lost.sha256,
+                filename="x",
+                media_type="image/png",
+                width=1,
+                height=1,
+                bytes=1,
+            )
+            world.store.put("default", [image], vectors, passport=make(OLD).passport, provenance={})
+        return activate(collection, passport)
+
+    monkeypatch.setattr(world.store.sets, "activate", activate_then)
+    watched = Watched()
+    with pytest.raises(ReembeddingIncompleteError, match="2 pictures"):
+        world.move(NEW, watched)
+    assert sorted(error.split(":")[0] for error in watched.errors) == ["p4", "x"]
+
+
+def test_an_empty_collection_moves(world: World) -> None:
+    world.index(some(1))
+    world.store.delete("default", "p0")
+    world.move(NEW)
+    world.index(some(2))
+    world.check(some(2), NEW)
+
+
+def test_what_cannot_be_moved(world: World) -> None:
+    with pytest.raises(CollectionNotFoundError):
+        world.move(NEW)
+    world.index(some(1))
+
+    def refuse(recipe: Recipe) -> ColorExtractor:
+        raise ConfigurationError("no such model")
+
+    world.reembedding._make = refuse
+    with pytest.raises(ConfigurationError):
+        world.move(NEW)
+    assert len(world.store.sets.all("default")) == 1
+
+
+def test_extractors_live_as_long_as_they_are_needed(world: World) -> None:
+    def dims() -> list[int]:
+        return [live.extractor.dim for live in world.extractors.live]
+
+    world.index(some(4))
+    world.move(NEW)
+    assert dims() == [48, 27]
+    world.move(HEADED)
+    assert dims() == [48, 6]
+    list(world.indexing.index([], collection="other"))
+    world.move(OLD)
+    assert dims() == [48]
+
+
+def test_a_restart_makes_what_active_sets_need(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = World(LocalStore(tmp_path), tmp_path)
+    pictures = some(5)
+    first.index(pictures)
+    first.move(NEW)
+    first.close()
+    second = World(LocalStore(tmp_path), tmp_path)
+    with pytest.raises(PassportMismatchError):
+        second.search.search(io.BytesIO(picture(0)), SearchOptions())
+    second.reembedding.restore()
+    second.check(pictures, NEW)
+    assert second.made == [NEW]
+    second.reembedding.restore()
+    assert second.made == [NEW]
+    second.move(OLD)
+    second.check(pictures, OLD)
+    second.close()
+    assert caplog.records == []
+
+
+def test_a_restart_with_other_settings_amid_a_move(tmp_path: Path) -> None:
+    """The service comes back with the new model as its default: the old set still answers."""
+    first = World(LocalStore(tmp_path), tmp_path)
+    pictures = some(20)
+    first.index(pictures)
+    steps = iter(range(100))
+
+    def stop() -> None:
+        if next(steps) == 3:
+            raise StopError
+
+    with pytest.raises(StopError):
+        first.move(NEW, Watched(stop))
+    first.close()
+    second = World(LocalStore(tmp_path), tmp_path, default=dict(NEW))
+    second.reembedding.restore()
+    second.check(pictures, OLD)
+    second.move(NEW)
+    second.check(pictures, NEW)
+    assert [live.extractor.dim for live in second.extractors.live] == [27]
+    second.close()
+
+
+def test_a_recipe_that_makes_something_else_now_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = World(LocalStore(tmp_path), tmp_path)
+    first.index(some(3))
+    first.move(NEW)
+    first.close()
+    second = World(LocalStore(tmp_path), tmp_path)
+    second.reembedding._make = lambda recipe: ColorExtractor(grid=2)
+    second.reembedding.restore()
+    assert "makes another model now" in caplog.text
+    with pytest.raises(PassportMismatchError):
+        second.search.search(io.BytesIO(picture(0)), SearchOptions())
+    second.close()
+
+
+def test_a_served_head_takes_over_a_collection_made_without_it(tmp_path: Path) -> None:
+    first = World(LocalStore(tmp_path), tmp_path)
+    pictures = some(12)
+    first.index(pictures)
+    first.close()
+    second = World(LocalStore(tmp_path), tmp_path, default=dict(HEADED))
+    second.reembedding.restore()
+    with pytest.raises(PassportMismatchError, match="head"):
+        second.search.search(io.BytesIO(picture(0)), SearchOptions())
+    answers = []
+
+    def look() -> None:
+        found = second.search.search(io.BytesIO(picture(2)), SearchOptions(k=1))
+        answers.append((found.passport.head is None, found.matches[0].record.id))
+
+    second.move(HEADED, Watched(look))
+    assert answers
+    assert set(answers) == {(True, "p2")}, "the old set answers while the move goes on"
+    second.check(pictures, HEADED)
+    second.move(OLD)
+    second.check(pictures, OLD)
+    second.close()

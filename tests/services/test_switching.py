@@ -1,0 +1,279 @@
+"""Requests that meet the switch of their collection to another model."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.embedding.color_extractor import ColorExtractor
+from app.errors import ImageNotFoundError, NotReadyError, PassportMismatchError
+from app.records import PutStatus
+from app.services.readiness import Canary
+from app.services.search import SearchOptions
+from app.services.switching import PutGate
+from app.store.base import Store
+from app.store.local.local_store import LocalStore
+from app.store.memory_store import MemoryStore
+from tests.services.moving import HEADED, NEW, OLD, World, make, picture, some, vectors
+
+PICTURES = some(10)
+
+
+@pytest.fixture(params=["memory", "local"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    folder = tmp_path / "data"
+    store: Store = MemoryStore() if request.param == "memory" else LocalStore(folder)
+    made = World(store, folder)
+    made.index(PICTURES)
+    made.move(NEW)
+    made.extractors.add(make(NEW))
+    made.move(OLD)
+    made.extractors.add(make(NEW))
+    yield made
+    made.close()
+
+
+def before(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *happen: Any) -> None:
+    """Lets something happen right before each of the next calls of a method."""
+    method, waiting = getattr(owner, name), list(happen)
+
+    def happens_first(*args: Any, **options: Any) -> Any:
+        if waiting:
+            waiting.pop(0)()
+        return method(*args, **options)
+
+    monkeypatch.setattr(owner, name, happens_first)
+
+
+def to(world: World, recipe: Any) -> Callable[[], None]:
+    """Switches at once, as a move does when its last vector is there."""
+
+    def switch() -> None:
+        passport = make(recipe).passport
+        missing = world.store.sets.missing("default", passport, limit=100).records
+        if missing:
+            pictures = [picture(int(record.id.removeprefix("p"))) for record in missing]
+            rows = vectors(make(recipe), pictures)
+            world.store.sets.add("default", passport, missing, rows)
+        assert world.store.sets.activate("default", passport)
+
+    return switch
+
+
+def best(world: World, number: int) -> tuple[str, int]:
+    found = world.search.search(io.BytesIO(picture(number)), SearchOptions(k=3))
+    assert found.matches[0].score == pytest.approx(1.0, abs=1e-5)
+    return found.matches[0].record.id, found.passport.dim
+
+
+def test_a_search_that_meets_the_switch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    before(monkeypatch, world.store, "search", to(world, NEW))
+    assert best(world, 3) == ("p3", 27)
+
+
+def test_a_search_that_meets_two(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    before(monkeypatch, world.store, "search", to(world, NEW), to(world, OLD))
+    assert best(world, 3) == ("p3", 48)
+
+
+def test_a_search_whose_extractor_was_retired(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to(world, NEW)()
+    new = world.extractors.for_passport(make(NEW).passport)
+
+    def retire() -> None:
+        to(world, OLD)()
+        world.extractors.remove(new.passport)
+
+    before(monkeypatch, new.batcher, "embed", retire)
+    assert best(world, 3) == ("p3", 48)
+
+
+def test_a_search_between_the_passport_and_its_extractor(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to(world, NEW)()
+
+    def retire() -> None:
+        to(world, OLD)()
+        world.extractors.remove(make(NEW).passport)
+
+    before(monkeypatch, world.extractors, "for_passport", retire)
+    assert best(world, 3) == ("p3", 48)
+
+
+def test_a_shutdown_is_told(world: World) -> None:
+    world.extractors.close()
+    with pytest.raises(NotReadyError):
+        best(world, 3)
+    (item,) = world.index({"p77": picture(77)})
+    assert isinstance(item.error, NotReadyError)
+
+
+def test_a_model_that_is_not_live_is_told(world: World) -> None:
+    to(world, NEW)()
+    world.extractors.remove(make(NEW).passport)
+    with pytest.raises(PassportMismatchError):
+        best(world, 3)
+    with pytest.raises(PassportMismatchError):
+        world.index({"p77": picture(77)})
+
+
+def test_a_stored_picture_as_the_query_meets_the_switch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    direct = vectors(make(NEW), [picture(3), picture(5)])
+    before(monkeypatch, world.store, "search", to(world, NEW))
+    found = world.search.similar("p3", SearchOptions(k=9))
+    scores = {match.record.id: match.score for match in found.matches}
+    assert found.passport.dim == 27
+    assert scores["p5"] == pytest.approx(float(direct[0] @ direct[1]), abs=1e-5)
+    with pytest.raises(ImageNotFoundError, match="'gone'"):
+        world.search.similar("gone", SearchOptions())
+
+
+@pytest.mark.parametrize("switches", [[NEW], [NEW, OLD], [NEW, OLD, NEW]])
+def test_indexing_that_meets_the_switch(
+    world: World, monkeypatch: pytest.MonkeyPatch, switches: list[Any]
+) -> None:
+    before(monkeypatch, world.store, "put", *(to(world, recipe) for recipe in switches))
+    fresh = some(9, start=50)
+    assert {item.status for item in world.index(fresh)} == {PutStatus.CREATED}
+    to(world, switches[-1])()
+    world.check(PICTURES | fresh, switches[-1])
+
+
+def test_indexing_whose_extractor_was_retired(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to(world, NEW)()
+    new = world.extractors.for_passport(make(NEW).passport)
+
+    def retire() -> None:
+        to(world, OLD)()
+        world.extractors.remove(new.passport)
+
+    before(monkeypatch, new.batcher, "submit", retire)
+    fresh = some(9, start=50)
+    assert {item.status for item in world.index(fresh)} == {PutStatus.CREATED}
+    world.check(PICTURES | fresh, OLD)
+
+
+def test_a_group_of_two_models_is_never_stored_together(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two models of the same length: only their passports tell them apart."""
+    cropped = ColorExtractor(resize="crop")
+    world.extractors.add(cropped)
+    world.store.sets.begin("default", cropped.passport, provenance={})
+
+    def switch() -> None:
+        missing = world.store.sets.missing("default", cropped.passport, limit=100).records
+        rows = vectors(cropped, [picture(int(r.id.removeprefix("p"))) for r in missing])
+        world.store.sets.add("default", cropped.passport, missing, rows)
+        assert world.store.sets.activate("default", cropped.passport)
+
+    old = world.extractors.default
+    waiting = iter([lambda: None, lambda: None, switch])
+    submit = old.batcher.submit
+
+    def submit_then(*args: Any, **options: Any) -> Any:
+        next(waiting, lambda: None)()
+        return submit(*args, **options)
+
+    monkeypatch.setattr(old.batcher, "submit", submit_then)
+    fresh = some(9, start=50)
+    assert {item.status for item in world.index(fresh)} == {PutStatus.CREATED}
+    expected = vectors(cropped, list(fresh.values()))
+    for image_id, row in zip(fresh, expected, strict=True):
+        assert np.allclose(world.store.vector("default", image_id), row, atol=1e-6)
+
+
+def test_the_canary_outlives_the_switch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    before(monkeypatch, world.store, "search", to(world, NEW))
+    Canary(world.extractors, world.store).check()
+
+
+def test_many_clients_beside_many_switches(world: World) -> None:
+    """8 search, 2 index, and no request fails or answers wrongly."""
+    done = threading.Event()
+    numbers = count(100)
+    lock = threading.Lock()
+    added: dict[str, bytes] = {}
+    searches = [0] * 8
+
+    def search_it(client: int) -> None:
+        while not done.is_set():
+            number = client
+            if client % 4 == 3:
+                found = world.search.similar(f"p{number}", SearchOptions(k=5))
+                assert found.matches
+            else:
+                assert best(world, number)[0] == f"p{number}"
+            searches[client] += 1
+
+    def index_it() -> None:
+        while not done.is_set():
+            with lock:
+                fresh = {f"p{number}": picture(number) for number in (next(numbers), next(numbers))}
+            for item in world.index(fresh):
+                assert item.status is PutStatus.CREATED, item.error
+            with lock:
+                added.update(fresh)
+
+    with ThreadPoolExecutor(10) as pool:
+        work = [pool.submit(search_it, client) for client in range(8)]
+        work += [pool.submit(index_it) for _ in range(2)]
+        try:
+            for recipe in (NEW, HEADED, OLD) * 6:
+                world.move(recipe)
+        finally:
+            done.set()
+        for one in work:
+            one.result()
+    assert min(searches) > 3
+    assert added
+    world.check(PICTURES | added, OLD)
+
+
+def test_the_gate_waits_for_those_inside_and_holds_the_others() -> None:
+    gate, order = PutGate(), []
+    inside, leave = threading.Event(), threading.Event()
+
+    def pass_slowly() -> None:
+        with gate.passing("one"):
+            inside.set()
+            leave.wait(10)
+            order.append("left")
+
+    def close() -> None:
+        with gate.closed("one"):
+            order.append("closed")
+            with gate.passing("two"):
+                order.append("another collection")
+            late = pool.submit(pass_late)
+            assert not late.done()
+            order.append("open")
+        late.result(10)
+
+    def pass_late() -> None:
+        with gate.passing("one"):
+            order.append("late")
+
+    with ThreadPoolExecutor(3) as pool:
+        slow = pool.submit(pass_slowly)
+        inside.wait(10)
+        closing = pool.submit(close)
+        leave.set()
+        slow.result(10)
+        closing.result(10)
+    assert order == ["left", "closed", "another collection", "open", "late"]
