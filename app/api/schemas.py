@@ -67,12 +67,14 @@ class ModelOut(Schema):
 
     name: str = Field(examples=["resnet50"])
     weights: str = Field(examples=["IMAGENET1K_V1"])
+    head: str | None = Field(description="16 digits of the embedding head's digest, or null")
     dim: int = Field(examples=[2048])
 
     @classmethod
     def of(cls, passport: Passport) -> Self:
         """The short form of a passport."""
-        return cls(name=passport.model, weights=passport.weights, dim=passport.dim)
+        head = None if passport.head is None else passport.head[:16]
+        return cls(name=passport.model, weights=passport.weights, head=head, dim=passport.dim)
 
 
 class QueryOut(Schema):

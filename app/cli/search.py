@@ -84,7 +84,9 @@ def _print(result: SearchOut) -> None:
     from app.cli.tables import cell, metadata_cell  # noqa: PLC0415
 
     model = result.model
-    table = Table(title=f"{model.name}, {model.weights}, {model.dim} numbers", title_justify="left")
+    head = "" if model.head is None else f" with head {model.head}"
+    title = f"{model.name}, {model.weights}{head}, {model.dim} numbers"
+    table = Table(title=title, title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
     table.add_column("id")

@@ -39,7 +39,7 @@ def test_the_answer_has_exactly_the_documented_json(client, index):
     assert body["matches"][0].pop("distance") == pytest.approx(0.0, abs=1e-3)
     assert body == {
         "collection": "default",
-        "model": {"name": "color", "weights": "none", "dim": ColorExtractor().dim},
+        "model": {"name": "color", "weights": "none", "head": None, "dim": ColorExtractor().dim},
         "query": {"width": 96, "height": 72, "sha256": digest},
         "matches": [
             {
