@@ -35,7 +35,7 @@ def info(
     from rich.console import Console  # noqa: PLC0415 - see app.cli.main
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table("collection", "pictures", "model", "weights", "dim", "index", "precision")
+    table = Table("collection", "pictures", "model", "weights", "head", "dim", "index", "precision")
     for collection in facts["collections"]:
         passport = collection["passport"]
         table.add_row(
@@ -43,6 +43,7 @@ def info(
             str(collection["count"]),
             passport["model"],
             passport["weights"],
+            (passport["head"] or "")[:8],
             str(passport["dim"]),
             collection["index"],
             collection["provenance"].get("precision", ""),

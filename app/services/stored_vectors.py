@@ -92,9 +92,9 @@ def _label(value: Any) -> str:
 
 
 def _nothing(collection: str, label_field: str | None, fields: Counter[str]) -> str:
-    if label_field is None or not fields:
-        return f"No picture of the collection {collection!r} can be used; index some first"
-    known = ", ".join(name for name, _ in fields.most_common(10))
+    if label_field is None:
+        return f"The collection {collection!r} is empty; index some pictures first"
+    known = ", ".join(name for name, _ in fields.most_common(10)) or "none"
     return (
         f"No picture of the collection {collection!r} has the metadata field {label_field!r}; "
         f"the fields there are: {known}"
