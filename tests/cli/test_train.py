@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,14 +151,24 @@ def test_the_whole_network_is_trained_and_served(lookalike, pictures, tmp_path):
 def test_interrupted_by_hand_it_goes_on(lookalike, many, tmp_path):
     words = ["train", "many", *QUICK, "--epochs", "150", "--patience", "150"]
     command = [sys.executable, "-c", "from app.cli.main import run; run()", *words]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as child:
-        assert child.stderr is not None
-        line = child.stderr.readline()
-        while line and "epoch 3/" not in line:
+
+    def interrupted() -> tuple[int, str]:
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as child:
+            assert child.stderr is not None
             line = child.stderr.readline()
-        child.send_signal(signal.SIGINT)
-        rest = child.stderr.read()
-    assert child.returncode == 130
+            while line and "epoch 3/" not in line:
+                line = child.stderr.readline()
+            child.send_signal(signal.SIGINT)
+            rest = child.stderr.read()
+        return child.returncode, rest
+
+    for _ in range(5):
+        code, rest = interrupted()
+        if code == 130:
+            break
+        assert code == 0, "it was through before the signal came: on a busy machine"
+        shutil.rmtree(tmp_path / "head")
+    assert code == 130
     assert "head/checkpoint.pt is kept, the same command goes on" in rest
     done = lookalike(*words)
     assert done.exit_code == 0, done.exception
