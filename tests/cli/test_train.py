@@ -149,7 +149,7 @@ def test_the_whole_network_is_trained_and_served(lookalike, pictures, tmp_path):
 
 
 def test_interrupted_by_hand_it_goes_on(lookalike, many, tmp_path):
-    words = ["train", "many", *QUICK, "--epochs", "150", "--patience", "150"]
+    words = ["train", "many", *QUICK, "--epochs", "60", "--patience", "60"]
     command = [sys.executable, "-c", "from app.cli.main import run; run()", *words]
 
     def interrupted() -> tuple[int, str]:
