@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from app.config import Settings
@@ -14,7 +15,7 @@ from app.embedding.base import Extractor
 from app.embedding.extractors import Extractors
 from app.embedding.preprocessing import ImageDecoder, ImageLimits
 from app.errors import ConfigurationError
-from app.model_recipes import recipe_of, settings_of
+from app.model_recipes import keep_head, recipe_of, settings_of
 from app.services.duplicates.service import DuplicateService
 from app.services.fetch_guard import FetchGuard
 from app.services.fetching import Fetcher
@@ -257,6 +258,7 @@ def _reembedding(
         gate=gate,
         make=lambda recipe: build_extractor(settings_of(settings, recipe), cores=cores),
         default_recipe=recipe_of(settings),
+        keep_head=partial(keep_head, settings),
         cores=cores,
         batch=settings.max_batch,
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from app.config import Settings
+from app.embedding.head import Head
+from app.embedding.heads import save_head
 from app.embedding.registry import SPECS
 from app.errors import InvalidParameterError
 
@@ -44,8 +45,21 @@ def settings_of(settings: Settings, recipe: Mapping[str, Any]) -> Settings:
     """The service's settings with a recipe's model."""
     values = {name: recipe[name] for name in RECIPE_SETTINGS if name in recipe}
     if values.get("head") is not None:
-        values["head"] = Path(values["head"])
+        # Not absolute: one that `keep_head` keeps.
+        values["head"] = settings.data_dir / values["head"]
     return settings.model_copy(update=values)
+
+
+def keep_head(settings: Settings, head: Head) -> str:
+    """Keeps a head in the data folder, under its digest; gives its path below that folder.
+
+    Raises:
+        WeightsError: It cannot be written.
+    """
+    kept = f"heads/{head.digest}.safetensors"
+    if not (settings.data_dir / kept).with_suffix(".json").is_file():  # written last
+        save_head(head, settings.data_dir / kept)
+    return kept
 
 
 def _absolute(text: str) -> str:

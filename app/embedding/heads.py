@@ -106,7 +106,10 @@ class _Description:
 
 
 def _tensor_file(path: Path) -> Path:
-    file = path / _FILE if path.is_dir() else path
+    try:
+        file = path / _FILE if path.is_dir() else path
+    except (OSError, ValueError) as exc:
+        raise WeightsError(f"The head {path} cannot be read: {exc}. Name another file") from exc
     if file.suffix != ".safetensors":
         raise WeightsError(
             f"{path} is no head: name its .safetensors file, or the folder with its {_FILE}"
@@ -126,8 +129,8 @@ def _read(path: Path) -> bytes:
             f"There is no file {path.absolute()}: a head is two files, .safetensors and .json, as "
             "lookalike train writes them"
         ) from exc
-    except OSError as exc:
-        raise WeightsError(f"The head's file {path} cannot be read: {exc.strerror}") from exc
+    except (OSError, ValueError) as exc:
+        raise WeightsError(f"The head's file {path} cannot be read: {exc}") from exc
 
 
 def _read_tensors(file: Path) -> dict[str, NDArray[np.float32]]:

@@ -64,7 +64,7 @@ class JobService:
                 self._thread.start()
 
     def start(self, kind: str, parameters: Mapping[str, Any]) -> JobStatus:
-        """Queues a job; where the very same is queued or runs already, gives that one.
+        """Queues a job; where the very same is the last one for a collection, gives that one.
 
         Raises:
             NotReadyError: The service is shutting down.
@@ -74,9 +74,9 @@ class JobService:
         with self._changed:
             if self._closed:
                 raise NotReadyError("The service is shutting down: try again later")
-            for job in self._store.unfinished():
-                if same_work(job, kind, parameters) and not job.cancel_requested:
-                    return self._status(job)
+            last = self._last_unfinished(kind, parameters)
+            if last and same_work(last, kind, parameters) and not last.cancel_requested:
+                return self._status(last)
             now = utc_now()
             job = Job(
                 id=uuid.uuid4().hex[:16],
@@ -88,6 +88,13 @@ class JobService:
             self._store.add(job)
             self._changed.notify_all()
         return self._status(job)
+
+    def _last_unfinished(self, kind: str, parameters: Mapping[str, Any]) -> Job | None:
+        """The job after which nothing else of this kind happens to the same collection."""
+        collection = parameters.get("collection")
+        jobs = self._store.unfinished()
+        of_it = [j for j in jobs if j.kind == kind and j.parameters.get("collection") == collection]
+        return of_it[-1] if of_it else None
 
     def get(self, job_id: str) -> JobStatus:
         """One job. Raises `JobNotFoundError`."""
@@ -152,6 +159,9 @@ class JobService:
                     run = self._begin(self._store.unfinished()[0])
                 except LookalikeError as exc:
                     log.warning("jobs wait, because the catalog cannot be used: %s", exc)
+                    self._changed.wait(_RETRY_S)
+                except Exception:  # the thread must live: what is queued would wait for ever
+                    log.exception("no job can be begun")
                     self._changed.wait(_RETRY_S)
             if run is not None:
                 self._finish(run)

@@ -11,8 +11,14 @@ from typing import Any
 
 from app.embedding.base import Extractor
 from app.embedding.extractors import Extractors, LiveExtractor
+from app.embedding.head import Head
+from app.embedding.headed_extractor import HeadedExtractor
 from app.embedding.preprocessing import ImageDecoder
-from app.errors import LookalikeError, PassportMismatchError, ReembeddingIncompleteError
+from app.errors import (
+    CollectionNotFoundError,
+    PassportMismatchError,
+    ReembeddingIncompleteError,
+)
 from app.records import Passport
 from app.services.job_run import Watch
 from app.services.pictures import PictureService
@@ -47,6 +53,8 @@ class ReembeddingService:
         gate: Holds puts back while the last few vectors are made.
         make: Makes an extractor by its recipe.
         default_recipe: How the default extractor was made.
+        keep_head: Keeps a head and gives the path to name in a recipe, so that whatever happens to
+            the file that it came from, it can be made again.
         cores: Threads that decode.
         batch: Pictures embedded and committed together.
     """
@@ -61,6 +69,7 @@ class ReembeddingService:
         gate: PutGate,
         make: MakeExtractor,
         default_recipe: Recipe,
+        keep_head: Callable[[Head], str],
         cores: int = 2,
         batch: int = 32,
     ) -> None:
@@ -71,9 +80,10 @@ class ReembeddingService:
         self._gate = gate
         self._make = make
         self._default_recipe = dict(default_recipe)
+        self._keep_head = keep_head
         self._cores = cores
         self._batch = batch
-        self._made: list[tuple[Recipe, Passport]] = []
+        self._made: list[Passport] = []
 
     def require(self, collection: str) -> None:
         """Raises `CollectionNotFoundError` where there is nothing to re-embed."""
@@ -94,8 +104,25 @@ class ReembeddingService:
                 log.warning("searches in the collection %s are refused", info.name)
 
     def as_job(self, parameters: Mapping[str, Any], watch: Watch) -> str:
-        """`run` with `collection` and `recipe` from a job's parameters."""
-        return self.run(parameters["collection"], parameters["recipe"], watch)
+        """`run` with the parameters that `parameters` gave."""
+        collection = parameters["collection"]
+        self.require(collection)
+        if parameters.get("created_at", self._created_at(collection)) != self._created_at(
+            collection
+        ):
+            raise CollectionNotFoundError(
+                f"The collection {collection!r} was deleted and made anew since this was asked for"
+            )
+        return self.run(collection, parameters["recipe"], watch)
+
+    def parameters(self, collection: str, recipe: Recipe) -> dict[str, Any]:
+        """What a job needs to know. Raises `CollectionNotFoundError`."""
+        self.require(collection)
+        return {
+            "collection": collection,
+            "created_at": self._created_at(collection),
+            "recipe": dict(recipe),
+        }
 
     def run(self, collection: str, recipe: Recipe, watch: Watch) -> str:
         """Moves a collection to the model of a recipe; gives a sentence on how it ended.
@@ -116,6 +143,7 @@ class ReembeddingService:
     def _run(self, collection: str, recipe: Recipe, watch: Watch) -> str:
         target = self._live(recipe)
         active = self._active(collection)
+        recipe = self._lasting(recipe, target.extractor)
         self._store.sets.begin(
             collection, target.passport, provenance=target.extractor.provenance, recipe=recipe
         )
@@ -140,30 +168,35 @@ class ReembeddingService:
             pool.shutdown(wait=True, cancel_futures=True)
         walk.tell()
         passport = target.passport
+        head = f" with head {passport.head[:16]}" if passport.head else ""
         return (
-            f"The collection {collection!r} is on {passport.model} now: {passport.dim} numbers a "
-            f"picture, passport {passport.digest}. The old vectors are kept for the way back"
+            f"The collection {collection!r} is on {passport.model}{head} now: {passport.dim} "
+            f"numbers a picture, passport {passport.digest}. The old vectors are kept for the way "
+            "back"
         )
 
     # The extractors
 
     def _live(self, recipe: Recipe) -> LiveExtractor:
-        """The extractor of a recipe, made where it is not live."""
-        if recipe == self._default_recipe:
+        """The extractor of a recipe, made anew: the same path may hold another head by now."""
+        if recipe == self._default_recipe and not recipe.get("head"):
             return self._extractors.default
-        for known, passport in self._made:
-            if known == recipe and self._is_live(passport):
-                return self._extractors.for_passport(passport)
         extractor = self._make(recipe)
         if not self._is_live(extractor.passport):
-            self._made.append((dict(recipe), extractor.passport))
+            self._made.append(extractor.passport)
         return self._extractors.add(extractor)
+
+    def _lasting(self, recipe: Recipe, extractor: Extractor) -> Recipe:
+        """A recipe whose head is one that is kept."""
+        if not isinstance(extractor, HeadedExtractor):
+            return recipe
+        return {**recipe, "head": self._keep_head(extractor.head)}
 
     def _try_live(self, passport: Passport, recipe: Recipe) -> bool:
         """Makes an extractor live if its recipe still gives what the passport says."""
         try:
             extractor = self._make(recipe)
-        except LookalikeError as exc:
+        except Exception as exc:  # one collection's model must not keep a service from starting
             log.warning("the model of %s cannot be made again: %s", passport.digest, exc)
             return False
         apart = passport.differences(extractor.passport)
@@ -171,14 +204,14 @@ class ReembeddingService:
             log.warning("the recipe of %s makes another model now: %s", passport.digest, apart)
             return False
         self._extractors.add(extractor)
-        self._made.append((dict(recipe), passport))
+        self._made.append(passport)
         return True
 
     def _keep_live(self, collection: str, active: EmbeddingSet, target: Recipe) -> None:
         """Has searches in the old set go on, now and after a restart, wherever that can be."""
         recipe = active.recipe
         if active.passport.digest == self._extractors.default.passport.digest:
-            recipe = self._default_recipe
+            recipe = self._lasting(self._default_recipe, self._extractors.default.extractor)
         elif not self._is_live(active.passport):
             if recipe is None and target.get("head"):
                 recipe = {**target, "head": None}  # perhaps what the new head is put on
@@ -191,9 +224,9 @@ class ReembeddingService:
         """Lets go of the extractors made here that no collection needs."""
         needed = {info.passport.digest for info in self._store.collections()}
         needed.add(self._extractors.default.passport.digest)
-        for recipe, passport in list(self._made):
+        for passport in list(self._made):
             if passport.digest not in needed:
-                self._made.remove((recipe, passport))
+                self._made.remove(passport)
                 self._extractors.remove(passport)
 
     def _is_live(self, passport: Passport) -> bool:
@@ -202,6 +235,10 @@ class ReembeddingService:
         except PassportMismatchError:
             return False
         return True
+
+    def _created_at(self, collection: str) -> str:
+        infos = self._store.collections()
+        return next((info.created_at for info in infos if info.name == collection), "")
 
     def _active(self, collection: str) -> EmbeddingSet:
         return next(one for one in self._store.sets.all(collection) if one.active)

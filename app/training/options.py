@@ -11,6 +11,10 @@ from app.errors import ConfigurationError
 Loss = Literal["triplet", "multi_similarity"]
 
 
+MAX_WIDTH = 65_536
+"""Numbers in a layer, at most."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
     """How a head is trained.
@@ -58,7 +62,8 @@ class TrainingOptions:
         _check(0 < self.margin < 2, "margin", self.margin, "above 0 and below 2, e.g. 0.2")
         for name in ("dim", "epochs", "patience"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _check(min(self.hidden, default=1) >= 1, "hidden", self.hidden, "widths of at least 1")
+        widths = (self.dim, *self.hidden)
+        _check(min(widths) >= 1 and max(widths) <= MAX_WIDTH, "width", widths, "up to 65,536")
         rate, decay = self.learning_rate, self.weight_decay
         _check(0 < rate < math.inf, "learning rate", rate, "above 0, e.g. 0.0001")
         _check(0 <= decay < math.inf, "weight decay", decay, "0 or above")

@@ -180,7 +180,8 @@ def _check_vectors(vectors: VectorSet) -> None:
     if vectors.passport.head is not None:
         raise ConfigurationError(
             f"The vectors of {vectors.name} come from a head already, and a head is trained on "
-            "those of a network without one: leave LOOKALIKE_HEAD out, or name the dataset instead"
+            "those of a network without one. For a dataset, leave --head (LOOKALIKE_HEAD) out; a "
+            "collection goes back by lookalike reembed --head none, and can be trained on then"
         )
     for start in range(0, len(vectors), 4096):
         lengths = np.linalg.norm(vectors.vectors[start : start + 4096], axis=1)

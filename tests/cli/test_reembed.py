@@ -138,3 +138,36 @@ def test_ctrl_c_ends_the_watching_alone(
     assert "goes on" in stopped.stderr
     assert lookalike("reembed", "--watch", "--head", head, *there).exit_code == 0
     assert dims(lookalike, *there[:4])["things"] == 6
+
+
+def test_another_head_under_the_same_name_is_another_head(
+    lookalike: Any, pictures: Path, head: str, tmp_path: Path
+) -> None:
+    assert lookalike("index", str(pictures)).exit_code == 0
+    assert lookalike("index", str(pictures), "-c", "two").exit_code == 0
+    assert lookalike("reembed", "--head", head).exit_code == 0
+
+    def used(collection: str) -> str:
+        facts = json.loads(lookalike("info", "--json").stdout)["collections"]
+        return next(one["passport"]["head"] for one in facts if one["name"] == collection)
+
+    assert used("default") == HEADED.head.digest
+    other = make({"grid": 4, "head": 8})
+    save_head(other.head, head)
+    query = str(pictures / "mug" / "mug-00-0.jpg")
+    found = json.loads(lookalike("search", query, "--json").stdout)
+    assert found["model"]["head"] == HEADED.head.digest[:16], "the one that was kept"
+    assert lookalike("reembed", "--head", head, "-c", "two").exit_code == 0
+    assert used("two") == other.head.digest
+    assert lookalike("reembed", "--head", head).exit_code == 0
+    assert used("default") == other.head.digest
+    for kept in tmp_path.glob("head.*"):
+        kept.unlink()
+    for collection in ("default", "two"):
+        assert lookalike("search", query, "-c", collection).exit_code == 0
+
+
+def test_a_head_that_cannot_be_read(lookalike: Any, pictures: Path, tmp_path: Path) -> None:
+    assert lookalike("index", str(pictures)).exit_code == 0
+    for name in ("x" * 300, "nowhere.safetensors", "a\0b.safetensors"):
+        assert isinstance(lookalike("reembed", "--head", name).exception, ConfigurationError)

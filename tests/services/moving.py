@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -86,7 +87,9 @@ class World:
     default: Recipe = field(default_factory=lambda: dict(OLD))
 
     def __post_init__(self) -> None:
-        self.extractors = Extractors(make(self.default), queue_size=64)
+        self.heads: dict[str, Any] = {}
+        self.extractors = Extractors(self.make(self.default), queue_size=64)
+        self.made.clear()
         self.files = LocalFiles(self.folder)
         decoder, gate = ImageDecoder(), PutGate()
         self.pictures = PictureService(self.store, self.files, decoder, max_metadata_bytes=16_384)
@@ -102,12 +105,16 @@ class World:
             gate=gate,
             make=self.make,
             default_recipe=self.default,
+            keep_head=lambda head: self.heads[head.digest],
             batch=4,
         )
 
     def make(self, recipe: Recipe) -> Extractor:
         self.made.append(recipe)
-        return make(recipe)
+        extractor = make(recipe)
+        if isinstance(extractor, HeadedExtractor):
+            self.heads[extractor.head.digest] = recipe["head"]
+        return extractor
 
     def index(self, pictures: dict[str, bytes]) -> list[IndexItem]:
         return list(self.indexing.index(sources(pictures)))

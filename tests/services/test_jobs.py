@@ -134,6 +134,30 @@ def test_the_same_work_is_not_begun_twice(service: JobService, count: Counting) 
     assert service.start("count", {"to": 1}).job.id != first.id
 
 
+def test_what_is_asked_last_is_done_last(service: JobService, count: Counting) -> None:
+    one, other = {"to": 1, "collection": "shop"}, {"to": 2, "collection": "shop"}
+    first = service.start("count", one).job
+    elsewhere = service.start("count", {"to": 1, "collection": "archive"}).job
+    second = service.start("count", other).job
+    assert service.start("count", other).job.id == second.id
+    assert service.start("count", {"to": 1, "collection": "archive"}).job.id == elsewhere.id
+    third = service.start("count", one).job
+    assert third.id not in {first.id, second.id}, "otherwise the other would have the last word"
+
+
+def test_progress_reaches_the_disk_while_it_runs(store: JobStore, count: Counting) -> None:
+    service = JobService(store, {"count": count}, every_s=0.0)
+    service.resume()
+    job = service.start("count", {"to": 3}).job
+    count.let.release(2)
+    deadline = time.monotonic() + 20
+    while store.get(job.id).done < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (store.get(job.id).done, store.get(job.id).state) == (2, JobState.RUNNING)
+    count.let.release()
+    service.close()
+
+
 def test_what_fails_says_why(
     service: JobService, caplog: pytest.LogCaptureFixture, count: Counting
 ) -> None:

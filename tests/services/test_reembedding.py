@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.embedding.base import Extractor
 from app.embedding.color_extractor import ColorExtractor
 from app.embedding.preprocessing import ImageDecoder
 from app.errors import (
@@ -375,3 +376,32 @@ def test_a_served_head_takes_over_a_collection_made_without_it(tmp_path: Path) -
     second.move(OLD)
     second.check(pictures, OLD)
     second.close()
+
+
+def test_a_model_that_cannot_be_made_keeps_no_service_from_starting(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.index(some(3))
+    world.move(NEW)
+    second = World(world.store, world.folder)
+
+    def refuse(recipe: Recipe) -> Extractor:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(second.reembedding, "_make", refuse)
+    second.reembedding.restore()
+    assert "searches in the collection default are refused" in caplog.text
+    second.extractors.close()
+
+
+def test_a_collection_that_was_made_anew_is_not_moved(world: World) -> None:
+    world.index(some(3))
+    parameters = world.reembedding.parameters("default", NEW)
+    world.store.drop("default")
+    time.sleep(0.005)
+    world.index(some(4, start=10))
+    with pytest.raises(CollectionNotFoundError, match="made anew"):
+        world.reembedding.as_job(parameters, Watched())
+    world.check(some(4, start=10), OLD)
+    world.reembedding.as_job(world.reembedding.parameters("default", NEW), Watched())
+    world.check(some(4, start=10), NEW)

@@ -50,7 +50,7 @@ def reembed(
     """
     services.reembedding.require(name)
     recipe = recipe_of(services.settings, asked.given() if asked else None)
-    job = services.jobs.start("reembed", {"collection": name, "recipe": recipe})
+    job = services.jobs.start("reembed", services.reembedding.parameters(name, recipe))
     response.headers["Location"] = f"/jobs/{job.job.id}"
     return JobOut.of(job)
 
