@@ -60,10 +60,11 @@ class TrainingOptions:
         """Checks all ranges."""
         _check(self.loss in get_args(Loss), "loss", self.loss, "triplet or multi_similarity")
         _check(0 < self.margin < 2, "margin", self.margin, "above 0 and below 2, e.g. 0.2")
-        for name in ("dim", "epochs", "patience"):
+        for name in ("epochs", "patience"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        widths = (self.dim, *self.hidden)
-        _check(min(widths) >= 1 and max(widths) <= MAX_WIDTH, "width", widths, "up to 65,536")
+        for name, widths in (("dim", (self.dim,)), ("hidden", self.hidden)):
+            fits = all(1 <= width <= MAX_WIDTH for width in widths)
+            _check(fits, name, getattr(self, name), f"at least 1 and at most {MAX_WIDTH:,}")
         rate, decay = self.learning_rate, self.weight_decay
         _check(0 < rate < math.inf, "learning rate", rate, "above 0, e.g. 0.0001")
         _check(0 <= decay < math.inf, "weight decay", decay, "0 or above")

@@ -95,7 +95,7 @@ def test_on_a_service(lookalike: Any, pictures: Path, head: str, there: list[str
     assert lookalike("index", str(pictures), *there).exit_code == 0
     done = lookalike("reembed", "--watch", "--head", head, *there)
     assert done.exit_code == 0, done.output
-    assert "is done: The collection 'things' is on color now" in done.stdout
+    assert "is done: The collection 'things' is on color with head" in done.stdout
     assert dims(lookalike, *there[:4])["things"] == 6
     started = lookalike("reembed", "--head", "none", "--json", *there)
     job = json.loads(started.stdout)

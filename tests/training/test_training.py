@@ -293,6 +293,7 @@ def test_a_broken_dataset_is_refused(data):
         {"patience": 0},
         {"dim": 0},
         {"hidden": (0,)},
+        {"dim": 10**11},
         {"learning_rate": 0},
         {"learning_rate": float("inf")},
         {"weight_decay": -1},
