@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.options import Json, settings_flags
-from app.cli.vector_sets import SET_SETTINGS, Wanted, open_vectors, set_flags
-from app.errors import ConfigurationError
+from app.cli.vector_sets import SET_SETTINGS, Wanted, open_vectors, require_label_field, set_flags
 
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
@@ -44,16 +43,14 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure how well the pictures of a labelled set find those of their class."""
-    if wanted.collection is not None and wanted.label_field is None and query_index is None:
-        raise ConfigurationError(
-            "Name the metadata field that says what a picture shows, with --label-field"
-        )
+    if query_index is None:
+        require_label_field(wanted)
     from app.cli.progress import progress  # noqa: PLC0415 - see app.cli.main
     from app.config import load_settings  # noqa: PLC0415
-    from app.evaluation.ranking import check_index  # noqa: PLC0415
+    from app.store.names import check_index_type  # noqa: PLC0415
     from app.visualization.pages import check_writable  # noqa: PLC0415
 
-    index = check_index(load_settings(**given).index)
+    index = check_index_type(load_settings(**given).index)
     check_writable(out / "report.json")
     with progress() as report, open_vectors(wanted, given, report) as vectors:
         _warn_of_splits(vectors)

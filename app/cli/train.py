@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from app.cli.options import settings_flags
-from app.cli.vector_sets import SET_SETTINGS, Wanted, open_vectors, set_flags
+from app.cli.vector_sets import SET_SETTINGS, Wanted, open_vectors, require_label_field, set_flags
 from app.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -72,10 +72,7 @@ def train(
     limit_openmp()
     from app.training.options import TrainingOptions  # noqa: PLC0415
 
-    if wanted.collection is not None and wanted.label_field is None:
-        raise ConfigurationError(
-            "Name the metadata field that says what a picture shows, with --label-field"
-        )
+    require_label_field(wanted)
     if full and wanted.dataset is None:
         raise ConfigurationError("--full belongs to a DATASET: it changes what makes the vectors")
     options = TrainingOptions(

@@ -62,6 +62,14 @@ class Wanted:
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same choices")] = 0
 
 
+def require_label_field(wanted: Wanted) -> None:
+    """Raises `ConfigurationError` where a collection is named, and not what its labels are."""
+    if wanted.collection is not None and wanted.label_field is None:
+        raise ConfigurationError(
+            "Name the metadata field that says what a picture shows, with --label-field"
+        )
+
+
 def set_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the flags that name a set; it takes them as `wanted: Wanted`."""
     own = [

@@ -203,6 +203,19 @@ AT_R: Mapping[str, Callable[[Relevance], Values]] = {
 """The metrics whose cut-off is each query's own R."""
 
 
+def values_of(relevance: Relevance, name: str, k: int | None) -> Values:
+    """A metric of each query, (Q,), by the name that reports use.
+
+    Args:
+        relevance: Of the ranked matches.
+        name: One of `AT_K`, `AT_R`, or `mrr`.
+        k: The cut-off, or the ranks that were looked at; None for those of `AT_R`.
+    """
+    if k is None:
+        return AT_R[name](relevance)
+    return reciprocal_rank(relevance, k) if name == "mrr" else AT_K[name](relevance, k)
+
+
 def _first(relevance: Relevance, k: int) -> NDArray[np.bool_]:
     if not 1 <= k <= relevance.depth:
         raise InvalidParameterError(

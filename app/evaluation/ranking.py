@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.cores import limit_openmp
-from app.errors import ConfigurationError, InvalidParameterError
+from app.errors import InvalidParameterError
 from app.services.vector_set import VectorSet
+from app.store.names import check_index_type
 from app.store.vectors import check_vectors
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ Positions = NDArray[np.int64]
 
 Progress = Callable[[int, int], None]
 """Told how many queries are done, and of how many."""
-
-INDEX_TYPES = ("Flat",)
-"""Index types that `rank` knows: those of the store."""
 
 _QUERIES = 256  # at a time
 _BLOCK_BYTES = 16 * 2**20  # of vectors that are copied at a time
@@ -119,19 +117,12 @@ def rank_blocks(
     return _search(_filled(rows, index), rows, queries, k=k, on_progress=on_progress)
 
 
-def check_index(name: str) -> str:
-    """Gives the name of an index type back. Raises `ConfigurationError` where there is none."""
-    if name not in INDEX_TYPES:
-        raise ConfigurationError(f"There is no index type {name!r}: use {', '.join(INDEX_TYPES)}")
-    return name
-
-
 def _filled(rows: NDArray[np.float32], name: str) -> FlatIndex:
     """The index with all rows, under their positions plus one: seqs start at 1."""
     limit_openmp()
     from app.store.local.faiss_index import FlatIndex  # noqa: PLC0415 - imports faiss
 
-    check_index(name)
+    check_index_type(name)
     dim = rows.shape[1]
     index = FlatIndex(dim)
     step = max(1, _BLOCK_BYTES // (4 * dim))

@@ -29,7 +29,7 @@ def write_html(evaluation: Evaluation, vectors: VectorSet, path: Path) -> None:
         path: Of the `.html` file.
 
     Raises:
-        OSError: The file cannot be written.
+        ConfigurationError: The file cannot be written there.
     """
     write_whole(path, render("report.html", **page_values(evaluation, vectors)))
 
@@ -63,7 +63,7 @@ def write_json(evaluation: Evaluation, path: Path) -> None:
         path: Of the `.json` file; folders above it are made.
 
     Raises:
-        OSError: The file cannot be written.
+        ConfigurationError: The file cannot be written there.
     """
     text = json.dumps(_document(evaluation), indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(path, text + "\n")

@@ -19,11 +19,10 @@ from app.evaluation.metrics import (
     AT_K,
     AT_R,
     Classes,
-    Relevance,
     average_precision_at,
     encode_labels,
     judge,
-    reciprocal_rank,
+    values_of,
 )
 from app.evaluation.planning import Plan, make_plan
 from app.evaluation.ranking import Progress, Ranking, concatenate, rank, rank_blocks
@@ -140,7 +139,7 @@ def _measure(
             break
         with watch.stage("measure"):
             relevance = judge(classes, queries=block.queries, positions=block.positions)
-            values.append([_value(relevance, name, cutoff) for name, cutoff in columns])
+            values.append([values_of(relevance, name, cutoff) for name, cutoff in columns])
             precisions.append(average_precision_at(relevance, plan.depth))
             tops.append(block.first(plan.k))
     return _Measured(
@@ -195,12 +194,6 @@ def _summarize(
         versions=_versions(),
         created_at=utc_now(),
     )
-
-
-def _value(relevance: Relevance, name: str, cutoff: int | None) -> NDArray[np.float64]:
-    if cutoff is None:
-        return AT_R[name](relevance)
-    return reciprocal_rank(relevance, cutoff) if name == "mrr" else AT_K[name](relevance, cutoff)
 
 
 def _metrics(measured: _Measured, *, seed: int) -> tuple[Metric, ...]:

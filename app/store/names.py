@@ -1,10 +1,18 @@
-"""Ids, collection names, digests and cursors: what they may look like."""
+"""Ids, collection names, index types and cursors: what they may look like."""
 
 from __future__ import annotations
 
 import re
 
-from app.errors import InvalidCollectionNameError, InvalidIdError, InvalidParameterError
+from app.errors import (
+    ConfigurationError,
+    InvalidCollectionNameError,
+    InvalidIdError,
+    InvalidParameterError,
+)
+
+INDEX_TYPES = ("Flat",)
+"""Index types that can be chosen; `Flat` is exact."""
 
 MAX_SEQ = 2**63 - 1
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}")
@@ -30,6 +38,13 @@ def check_collection_name(value: str) -> str:
             "or _, starting with a letter"
         )
     return value
+
+
+def check_index_type(name: str) -> str:
+    """Gives an index type back; raises `ConfigurationError` where there is none of this name."""
+    if name not in INDEX_TYPES:
+        raise ConfigurationError(f"There is no index type {name!r}: use {', '.join(INDEX_TYPES)}")
+    return name
 
 
 def encode_cursor(seq: int) -> str:

@@ -12,14 +12,7 @@ from PIL import Image
 
 from app.embedding.heads import Head
 from app.evaluation.intervals import mean_intervals
-from app.evaluation.metrics import (
-    AT_K,
-    AT_R,
-    Relevance,
-    encode_labels,
-    judge,
-    reciprocal_rank,
-)
+from app.evaluation.metrics import Relevance, encode_labels, judge, values_of
 from app.evaluation.planning import make_plan
 from app.evaluation.ranking import rank
 from app.evaluation.results import Evaluation, Metric
@@ -152,15 +145,7 @@ def _changes(
 
 def _values(relevance: Relevance, metrics: Sequence[Metric]) -> NDArray[np.float64]:
     """Each metric of each query: (M, Q)."""
-
-    def of(metric: Metric) -> NDArray[np.float64]:
-        if metric.k is None:
-            return AT_R[metric.name](relevance)
-        if metric.name == "mrr":
-            return reciprocal_rank(relevance, metric.k)
-        return AT_K[metric.name](relevance, metric.k)
-
-    return np.stack([of(metric) for metric in metrics])
+    return np.stack([values_of(relevance, metric.name, metric.k) for metric in metrics])
 
 
 def part_of(vectors: VectorSet, positions: NDArray[np.int64], *, name: str) -> VectorSet:

@@ -16,7 +16,6 @@ from app.embedding.heads import Head, save_head
 from app.evaluation.intervals import CONFIDENCE
 from app.evaluation.results import Evaluation
 from app.services.vector_set import VectorSet
-from app.store.disk import disk_errors
 from app.training.comparison import Compared
 from app.training.curves import draw_curves
 from app.training.sheets import before_after_sheet
@@ -47,9 +46,8 @@ def write_training(
         The files, most important first.
 
     Raises:
-        StorageError: A file cannot be written; `StorageFullError` where the disk is full.
         WeightsError: The head's files cannot be written.
-        ConfigurationError: The contact sheet cannot be written.
+        ConfigurationError: Another file cannot be written.
     """
     document = _document(result, headed, compared)
     summary = {part.name: {"before": _brief(part.before), "after": _brief(part.after)}
@@ -71,8 +69,7 @@ def write_training(
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     files |= {"metrics.json": text.encode(), "curves.png": draw_curves(result)}
     for name, content in files.items():
-        with disk_errors(f"write {folder / name}"):
-            write_whole(folder / name, content)
+        write_whole(folder / name, content)
         paths.append(folder / name)
     if compared:
         paths.append(folder / "contact-sheet.png")

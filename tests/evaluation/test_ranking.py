@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from app.errors import ConfigurationError, InvalidParameterError
 from app.evaluation import ranking
 from app.evaluation.ranking import rank, rank_blocks
-from app.store.local.local_store import INDEX_TYPES
+from app.store.names import INDEX_TYPES
 from tests.evaluation.made import clouds, vector_set
 from tests.store.helpers import unit_vectors
 

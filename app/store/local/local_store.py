@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import ConfigurationError, ImageNotFoundError, InvalidParameterError, StorageError
+from app.errors import ImageNotFoundError, InvalidParameterError, StorageError
 from app.records import (
     CollectionInfo,
     ImageRecord,
@@ -35,11 +35,10 @@ from app.store.local.local_sets import LocalSets
 from app.store.local.scan import scan_catalog
 from app.store.local.search import search_once
 from app.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
-from app.store.names import decode_cursor, encode_cursor
+from app.store.names import check_index_type, decode_cursor, encode_cursor
 from app.store.outcomes import settle_known
 from app.store.vectors import Vectors, check_vectors
 
-INDEX_TYPES = ("Flat",)
 _ATTEMPTS = 3  # searches beside changes before one that changes wait for
 
 
@@ -66,12 +65,8 @@ class LocalStore:
             DataFolderError: The catalog is damaged, or was written by a newer version.
             StorageError: The disk refuses.
         """
-        if index not in INDEX_TYPES:
-            raise ConfigurationError(
-                f"There is no index type {index!r}: use {', '.join(INDEX_TYPES)}"
-            )
         self._folder = folder
-        self._index_type = index
+        self._index_type = check_index_type(index)
         self._change = threading.RLock()
         with contextlib.ExitStack() as undo:
             if not read_only:
