@@ -290,3 +290,26 @@ def test_a_disk_that_refuses_is_outlived(
     assert finished(service, job.id).state is JobState.DONE
     assert refused == [job.id, job.id]
     service.close()
+
+
+@pytest.mark.parametrize("planted", [StorageError("planted"), ValueError("a row of nonsense")])
+def test_what_keeps_a_job_from_beginning_does_not_end_the_thread(
+    store: JobStore, count: Counting, monkeypatch: pytest.MonkeyPatch, planted: Exception
+) -> None:
+    monkeypatch.setattr("app.services.jobs._RETRY_S", 0.01)
+    service = JobService(store, {"count": count})
+    unfinished, raised = store.unfinished, []
+
+    def refuse() -> list[Job]:
+        if threading.current_thread().name == "jobs" and len(raised) < 2:
+            raised.append(planted)
+            raise planted
+        return unfinished()
+
+    monkeypatch.setattr(store, "unfinished", refuse)
+    job = service.start("count", {"to": 1}).job
+    count.let.release()
+    service.resume()
+    assert finished(service, job.id).state is JobState.DONE
+    assert len(raised) == 2
+    service.close()
