@@ -26,6 +26,7 @@ from app.store.embedding_sets import EmbeddingSets
 from app.store.filters import Filter
 from app.store.jobs import JobStore
 from app.store.metadata import MAX_METADATA_BYTES
+from app.store.search_parameters import SearchParameters
 from app.store.vectors import Vectors
 
 __all__ = ["ScanBlock", "Store", "Vectors", "require_same_passport", "utc_now"]
@@ -201,10 +202,12 @@ class Store(Protocol):
         passport: Passport,
         where: Filter | None = None,
         exclude: Sequence[str] = (),
+        parameters: SearchParameters | None = None,
     ) -> list[list[Match]]:
         """The k best matches of each query by cosine, best first; equal scores oldest first.
 
-        Gives k matches whenever k pictures pass; none where there is no such collection.
+        Gives k matches whenever k pictures pass; none where there is no such collection. An index
+        that is not exact may miss one of the k best; every score is a cosine all the same.
 
         Args:
             collection: Where to search.
@@ -213,6 +216,7 @@ class Store(Protocol):
             passport: What made the queries.
             where: Only pictures that pass; applied before ranking, never after.
             exclude: Ids that are left out.
+            parameters: For indexes that are not exact; theirs unless given.
 
         Raises:
             PassportMismatchError: The collection's vectors were made by something else.

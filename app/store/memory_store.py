@@ -32,6 +32,7 @@ from app.store.memory_sets import MemorySets
 from app.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
 from app.store.names import decode_cursor, encode_cursor
 from app.store.outcomes import put_outcome, settle_known
+from app.store.search_parameters import SearchParameters
 from app.store.vectors import Vectors, best_first, check_vectors, exact_scores
 
 
@@ -228,6 +229,7 @@ class MemoryStore:
         passport: Passport,
         where: Filter | None = None,
         exclude: Sequence[str] = (),
+        parameters: SearchParameters | None = None,  # noqa: ARG002 - always exact
     ) -> list[list[Match]]:
         """The k best matches of each query, see `Store.search`."""
         asked = check_vectors(queries, count=None, dim=passport.dim)

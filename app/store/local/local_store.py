@@ -37,6 +37,7 @@ from app.store.local.search import search_once
 from app.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
 from app.store.names import check_index_type, decode_cursor, encode_cursor
 from app.store.outcomes import settle_known
+from app.store.search_parameters import SearchParameters
 from app.store.vectors import Vectors, check_vectors
 
 _ATTEMPTS = 3  # searches beside changes before one that changes wait for
@@ -252,6 +253,7 @@ class LocalStore:
         passport: Passport,
         where: Filter | None = None,
         exclude: Sequence[str] = (),
+        parameters: SearchParameters | None = None,  # noqa: ARG002 - always exact
     ) -> list[list[Match]]:
         """The k best matches of each query, see `Store.search`."""
         asked = check_vectors(queries, count=None, dim=passport.dim)
