@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
+from typing import Any
 
 from app.errors import InvalidParameterError
 
@@ -46,7 +47,7 @@ class SearchParameters:
         Raises:
             InvalidParameterError: It is written in another way, or a name is unknown.
         """
-        values: dict[str, int] = {}
+        values: dict[str, Any] = {}
         for pair in (text or "").split(",") if (text or "").strip() else []:
             found = _PAIR.fullmatch(pair)
             if not found or found[1] not in LIMITS or found[1] in values:
