@@ -214,11 +214,11 @@ def _fingerprint(vectors: VectorSet) -> str:
 
 
 def _versions() -> dict[str, str]:
-    from app.store.local import faiss_index  # noqa: PLC0415 - imports faiss
+    from app.store.local import flat_rows  # noqa: PLC0415 - imports faiss
 
     return {
         "lookalike": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "faiss": faiss_index.VERSION,
+        "faiss": flat_rows.VERSION,
     }

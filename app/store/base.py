@@ -223,6 +223,13 @@ class Store(Protocol):
         """
         ...
 
+    def is_exact(self, collection: str) -> bool:
+        """Whether searches score every picture, so that none of the k best can be missed.
+
+        Cheap. True where there is no such collection.
+        """
+        ...
+
     def references(self, sha256s: Iterable[str]) -> set[str]:
         """Those of the digests that some row of any collection names."""
         ...

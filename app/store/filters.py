@@ -24,6 +24,7 @@ MAX_CONDITIONS = 32
 MAX_ITEMS = 1000
 MAX_FIELD_LENGTH = 256
 MAX_TEXT_LENGTH = 4096
+MAX_NAMED_FIELDS = 64
 ORDERINGS: Mapping[str, Callable[[Any, Any], bool]] = {
     "gt": operator.gt,
     "gte": operator.ge,
@@ -110,11 +111,7 @@ def same(value: Any, operand: Scalar) -> bool:
 
 
 def _parse_field(field: Any, wanted: Any) -> list[Condition]:
-    if not isinstance(field, str) or not storable_text(field) or len(field) > MAX_FIELD_LENGTH:
-        raise InvalidFilterError(
-            f"A field is named by a text of at most {MAX_FIELD_LENGTH} characters without NUL "
-            "and without lone surrogates"
-        )
+    _check_field(field)
     if not isinstance(wanted, dict):
         return [Condition(field, "eq", _scalar(field, wanted))]
     if not wanted:
@@ -170,3 +167,27 @@ def parse_filter(text: str | None) -> Filter | None:
             f'filter is not valid JSON ({exc}); send an object such as {{"label": "cat"}}'
         ) from exc
     return Filter.parse(value)
+
+
+def parse_field_names(text: str | None) -> tuple[str, ...]:
+    """Reads names of metadata fields, separated by commas; None is no field.
+
+    Raises:
+        InvalidFilterError: A name cannot be a field's, or there are too many.
+    """
+    names = tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+    if len(names) > MAX_NAMED_FIELDS:
+        raise InvalidFilterError(
+            f"{len(names)} fields are named; at most {MAX_NAMED_FIELDS} can be"
+        )
+    for name in names:
+        _check_field(name)
+    return names
+
+
+def _check_field(field: Any) -> None:
+    if not isinstance(field, str) or not storable_text(field) or len(field) > MAX_FIELD_LENGTH:
+        raise InvalidFilterError(
+            f"A field is named by a text of at most {MAX_FIELD_LENGTH} characters without NUL "
+            "and without lone surrogates"
+        )

@@ -262,6 +262,10 @@ class MemoryStore:
             }
             return {"kind": "memory", "collections": sizes}
 
+    def is_exact(self, collection: str) -> bool:  # noqa: ARG002 - all of them are
+        """Always: every picture is scored."""
+        return True
+
     def load(self) -> None:
         """Everything is in memory already."""
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from app.errors import NotFoundError
 from app.records import ImageRecord, OnConflict
 from app.store.filters import Filter
-from app.store.local import faiss_index, live_index
+from app.store.local import flat_index, live_index
 from app.store.local.local_store import LocalStore
 from app.store.memory_store import MemoryStore
 from tests.store.helpers import answers, new_image, put, search, unit_vectors
@@ -146,9 +146,9 @@ class SmallLimits(Agreement):
         self.patch_limits = pytest.MonkeyPatch()
         self.patch_limits.setattr(live_index, "_SAVE_AFTER", 2)
         self.patch_limits.setattr(live_index, "_COMPACT_AFTER", 1)
-        self.patch_limits.setattr(faiss_index, "_GATHERED", 0)
-        self.patch_limits.setattr(faiss_index, "_SPARE", 1)
-        self.patch_limits.setattr(faiss_index, "_SKIPPED", 2)
+        self.patch_limits.setattr(flat_index, "_GATHERED", 0)
+        self.patch_limits.setattr(flat_index, "_SPARE", 1)
+        self.patch_limits.setattr(flat_index, "_SKIPPED", 2)
         super().__init__()
 
     def teardown(self) -> None:

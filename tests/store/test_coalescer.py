@@ -12,7 +12,7 @@ import pytest
 
 from app.store.local import coalescer
 from app.store.local.coalescer import Coalescer
-from app.store.local.faiss_index import FlatIndex, Found
+from app.store.local.flat_index import FlatIndex, Found
 from app.store.vectors import Vectors
 from tests.store.helpers import unit_vectors
 

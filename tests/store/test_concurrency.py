@@ -15,7 +15,7 @@ import pytest
 from app.errors import NotFoundError
 from app.store.base import Store
 from app.store.filters import Filter
-from app.store.local import faiss_index, live_index
+from app.store.local import flat_index, live_index
 from app.store.local.rwlock import ReadWriteLock
 from tests.store.helpers import digest, fill, ids, new_image, put, search, unit_vectors
 
@@ -27,7 +27,7 @@ def busy_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Saves and compactions in between, and FAISS asked even for few rows."""
     monkeypatch.setattr(live_index, "_SAVE_AFTER", 100)
     monkeypatch.setattr(live_index, "_COMPACT_AFTER", 50)
-    monkeypatch.setattr(faiss_index, "_GATHERED", 0)
+    monkeypatch.setattr(flat_index, "_GATHERED", 0)
 
 
 def run_together(*jobs: Callable[[], None]) -> None:

@@ -20,6 +20,7 @@ from app.errors import (
 )
 from app.store.filters import Filter
 from app.store.local import catalog, catalog_connections
+from app.store.local.index_policy import IndexPolicy
 from app.store.local.local_store import LocalStore
 from tests.store.helpers import fill, search, unit_vectors
 
@@ -112,8 +113,8 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_index_types_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="use Flat"):
-        LocalStore(tmp_path, index="HNSW")
+    with pytest.raises(ConfigurationError, match="Use Flat"):
+        LocalStore(tmp_path, policy=IndexPolicy(index_type="Nonsense"))
     LocalStore(tmp_path).close()
 
 

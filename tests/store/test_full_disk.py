@@ -85,6 +85,7 @@ def test_a_full_disk_refuses_and_recovers(small_disk: Path) -> None:
 
 
 def test_a_full_disk_can_be_read_closed_and_opened(small_disk: Path) -> None:
+    (small_disk / "ballast").write_bytes(b"x" * 65_536)  # as much as opening again needs
     store = LocalStore(small_disk)
     kept = put_until_full(store)
     fill_disk(small_disk)

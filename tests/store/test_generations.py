@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.store.local import generations as generations_module
-from app.store.local import live_index
-from app.store.local.faiss_index import FlatIndex
+from app.store.local import generation_files, live_index
+from app.store.local.flat_index import FlatIndex
 from app.store.local.local_store import LocalStore
 from tests.store.helpers import answers, fill, new_image, put, search, unit_vectors
 
@@ -70,7 +69,7 @@ BREAKS: dict[str, Callable[[Path], None]] = {
     "other embedding set": edit("embedding", 2),
     "other dim": edit("dim", 9),
     "other count": edit("count", 3),
-    "other format": edit("format", 2),
+    "other format": edit("format", 1),
     "other last seq": edit("last_seq", 999),
     "folder gone": lambda manifest: shutil.rmtree(manifest.parent),
 }
@@ -188,7 +187,7 @@ def test_a_save_that_fails_loses_nothing(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(generations_module, "sync_folder", fail)
+        patch.setattr(generation_files, "sync_folder", fail)
         store.close()
     assert "was not saved" in caplog.text
     assert sorted(p.suffix for p in before.parent.iterdir()) == [".json", ".seqs", ".vectors"]

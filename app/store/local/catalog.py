@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from app.records import ImageRecord, Metadata, NewImage, OnConflict, Passport
 from app.store.base import utc_now
 from app.store.filters import Filter
 from app.store.local.catalog_connections import Connections
-from app.store.local.catalog_filters import filter_sql
+from app.store.local.catalog_fields import abandon_fields
 from app.store.local.catalog_jobs import CatalogJobs
+from app.store.local.catalog_passing import passing_seqs, read_page
 from app.store.local.catalog_put import Written, put_images
 from app.store.local.catalog_rows import (
     COLLECTIONS,
@@ -27,6 +29,7 @@ from app.store.local.catalog_rows import (
     CollectionRow,
     collection_row,
     count_images,
+    last_seq,
     read_collection,
     read_images,
     record,
@@ -34,6 +37,7 @@ from app.store.local.catalog_rows import (
     vector_rows,
 )
 from app.store.local.catalog_sets import CatalogSets
+from app.store.local.field_builder import FieldBuilder
 from app.store.metadata import canonical_json
 from app.store.vectors import Seqs, Vectors
 
@@ -49,6 +53,7 @@ class Catalog:
     Attributes:
         sets: The embedding sets, active or not.
         jobs: Long work.
+        fields: The metadata fields that are indexed.
 
     Every method that writes has reached the disk when it returns, and has changed nothing where
     it raises `StorageError`.
@@ -58,10 +63,11 @@ class Catalog:
         StorageError: The disk refuses.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, fields: Sequence[str] = (), read_only: bool = False) -> None:
         self._connections = Connections(path, read_only=read_only)
         self.sets = CatalogSets(self._connections)
         self.jobs = CatalogJobs(self._connections)
+        self.fields = FieldBuilder(self._connections, fields, read_only=read_only)
         if read_only:
             return
         with self._connections.read() as connection:
@@ -71,6 +77,7 @@ class Catalog:
 
     def close(self) -> None:
         """Closes the file; may be called twice."""
+        self.fields.close()
         self._connections.close()
 
     # Collections
@@ -106,6 +113,7 @@ class Catalog:
                 raise CollectionNotFoundError(f"There is no collection {name!r}")
             count = count_images(connection, row)
             connection.execute("UPDATE collections SET name = NULL WHERE id = ?", (row.id,))
+            abandon_fields(connection, row.id)
             return row, count
 
     def purge(self, number: int) -> None:
@@ -124,11 +132,11 @@ class Catalog:
                     gone = connection.execute(some, (number, _PURGED_TOGETHER)).rowcount
                 self._connections.give_room_back()
             with self._connections.write() as connection:
-                connection.execute(
-                    "UPDATE collections SET embedding = NULL WHERE id = ?", (number,)
-                )
+                unset = "UPDATE collections SET embedding = NULL WHERE id = ?"
+                connection.execute(unset, (number,))
                 connection.execute("DELETE FROM embeddings WHERE collection = ?", (number,))
                 connection.execute("DELETE FROM collections WHERE id = ?", (number,))
+            self.fields.wake()
         except StorageError as exc:
             log.warning("Rows of a dropped collection stay until the next start: %s", exc)
 
@@ -152,22 +160,23 @@ class Catalog:
         self, name: str, *, after: int, limit: int, where: Filter | None
     ) -> list[tuple[int, ImageRecord]]:
         """Up to `limit` rows behind the seq `after` that pass, by seq."""
-        passes, values = filter_sql(where)
-        sql = (
-            f"SELECT seq, {RECORD_COLUMNS} FROM images"
-            f" WHERE collection = ? AND seq > ? AND {passes} ORDER BY seq LIMIT ?"
-        )
+        started = time.perf_counter()
         with self._connections.read() as connection:
             row = read_collection(connection, name)
-            rows = connection.execute(sql, (row.id, after, *values, limit)) if row else []
-            return [(seq, record(name, rest)) for seq, *rest in rows]
+            where = where or Filter()
+            rows = read_page(connection, row, where, after=after, limit=limit) if row else []
+        if row and rows:
+            self.fields.took(row, where, time.perf_counter() - started, read=len(rows))
+        return rows
 
     def passing(self, row: CollectionRow, where: Filter) -> Seqs:
         """The seqs of all rows that pass, ascending."""
-        passes, values = filter_sql(where)
-        sql = f"SELECT seq FROM images WHERE collection = ? AND {passes} ORDER BY seq"
+        started = time.perf_counter()
         with self._connections.read() as connection:
-            return seq_array(connection.execute(sql, (row.id, *values)))
+            seqs = passing_seqs(connection, row, where)
+        if len(seqs):
+            self.fields.took(row, where, time.perf_counter() - started)
+        return seqs
 
     def seqs_of(self, row: CollectionRow, ids: Iterable[str]) -> Seqs:
         """The seqs of those ids that exist, ascending."""
@@ -204,6 +213,7 @@ class Catalog:
                 passport=passport,
                 provenance=provenance,
                 on_conflict=on_conflict,
+                fields=self.fields.named,
             )
 
     def change_metadata(
@@ -253,9 +263,7 @@ class Catalog:
     def last_seq(self) -> int:
         """The highest seq ever given."""
         with self._connections.read() as connection:
-            sql = "SELECT seq FROM sqlite_sequence WHERE name = 'images'"
-            found = connection.execute(sql).fetchone()
-            return int(found[0]) if found else 0
+            return last_seq(connection)
 
     def embedded(self, row: CollectionRow) -> Seqs:
         """The seqs of all active vectors of a collection, ascending."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from app.errors import DataFolderError, LookalikeError, StorageError, StorageFullError
 from app.store.base import utc_now
 from app.store.disk import has_room
+from app.store.local.catalog_fields import NOTE, FieldChanges
 from app.store.local.catalog_filters import FUNCTION, holds
 from app.store.local.migrations import FRESH, MIGRATIONS
 
@@ -23,6 +24,7 @@ _WRITER_SETTINGS = (
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
     "PRAGMA journal_size_limit = 67108864",
+    "PRAGMA trusted_schema = ON",  # triggers call FieldChanges.note
 )
 
 
@@ -42,6 +44,7 @@ class Connections:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
         self._write_lock = threading.Lock()
+        self._changes = FieldChanges()
         self._closed = False
         self._idle: queue.LifoQueue[sqlite3.Connection | None] = queue.LifoQueue()
         for _ in range(_READERS):
@@ -56,6 +59,7 @@ class Connections:
     def _open_writer(self) -> None:
         self._writer = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
+            self._writer.create_function(NOTE, 4, self._changes.note)
             for setting in _WRITER_SETTINGS:
                 self._writer.execute(setting)
             self._migrate(self._writer)
@@ -71,8 +75,10 @@ class Connections:
             writer.execute("BEGIN IMMEDIATE")
             try:
                 yield writer
+                self._changes.settle(writer)
                 writer.execute("COMMIT")
             except BaseException:
+                self._changes.forget()
                 if writer.in_transaction:  # a full disk may have rolled it back already
                     writer.execute("ROLLBACK")
                 raise
@@ -135,6 +141,7 @@ class Connections:
         address = f"{self._path.resolve().as_uri()}?mode=ro"
         reader = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
         reader.create_function(FUNCTION, 2, holds, deterministic=True)
+        reader.create_function(NOTE, 4, self._changes.note)  # writes are refused, as such
         return reader
 
     def _migrate(self, writer: sqlite3.Connection) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from app.records import NewImage, OnConflict, Passport, PutOutcome, PutStatus
 from app.store.base import require_same_passport, utc_now
+from app.store.local.catalog_fields import register_fields
 from app.store.local.catalog_rows import (
     CollectionRow,
     insert_image,
@@ -49,8 +50,19 @@ def put_images(
     passport: Passport,
     provenance: Mapping[str, str],
     on_conflict: OnConflict,
+    fields: Sequence[str] = (),
 ) -> Written:
     """Writes pictures in order, an id that is given twice as two calls would.
+
+    Args:
+        connection: In a transaction that writes.
+        name: The collection, made where it does not exist.
+        images: N rows.
+        vectors: (N, dim) float32.
+        passport: What made the vectors.
+        provenance: Recorded where the collection is made.
+        on_conflict: What to do with ids that exist.
+        fields: Metadata fields that are indexed where the collection is made.
 
     Raises:
         PassportMismatchError: The collection's vectors were made by something else.
@@ -60,6 +72,8 @@ def put_images(
     if row:
         require_same_passport(name, row.passport, passport)
     written = Written(row or _make(connection, name, passport, provenance, now), new=row is None)
+    if written.new:
+        register_fields(connection, written.row.id, fields, empty=True)
     held = read_images(connection, written.row, [image.id for image in images])
     for position, image in enumerate(images):
         seq, existing = held.get(image.id, (0, None))

@@ -79,8 +79,14 @@ def read_images(
 
 def count_images(connection: sqlite3.Connection, row: CollectionRow) -> int:
     """Pictures in a collection."""
-    sql = "SELECT count(*) FROM images WHERE collection = ?"
+    sql = "SELECT images FROM collections WHERE id = ?"
     return int(connection.execute(sql, (row.id,)).fetchone()[0])
+
+
+def last_seq(connection: sqlite3.Connection) -> int:
+    """The highest seq ever given."""
+    found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'images'").fetchone()
+    return int(found[0]) if found else 0
 
 
 def record(collection: str, row: Sequence[Any]) -> ImageRecord:

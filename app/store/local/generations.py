@@ -2,79 +2,119 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import logging
-import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
-
-from app.store.disk import disk_errors, make_folders, sync_folder
+from app.store.disk import disk_errors, make_folders
+from app.store.local.ann import Ann
+from app.store.local.ann_index import AnnIndex
+from app.store.local.calibration import Calibration
 from app.store.local.catalog_rows import CollectionRow
-from app.store.local.faiss_index import VERSION, FlatIndex
-from app.store.vectors import Seqs
+from app.store.local.flat_index import FlatIndex
+from app.store.local.flat_rows import MappedRows
+from app.store.local.generation_files import (
+    BrokenGenerationError,
+    check_digest,
+    read_blocks,
+    read_manifest,
+    write_manifest,
+    write_rows,
+)
+from app.store.local.index_types import EXACT
+from app.store.local.layered_index import LayeredIndex
+from app.store.vectors import Seqs, Vectors
 
-_FORMAT = 1
-_READ_BYTES = 8 * 2**20
+Builder = Callable[[Path, int], dict[str, Any]]
+"""Builds the `.ann` file of a stem from its `.vectors` of so many numbers each.
+
+Gives what the manifest says of it: `index`, `ann` (SHA-256), `calibration`.
+"""
+
+MAPPED_BYTES = 2**30
+"""From this size on, the vectors of an exact index are mapped."""
+
 _MANIFEST = re.compile(r"(\d{8})\.json")
+_CHECKED_BYTES = 2**28  # up to which a mapped file is read as a whole before it is used
 
 log = logging.getLogger(__name__)
-
-
-class BrokenGenerationError(Exception):
-    """A saved index that must not be used; the text says why."""
 
 
 class Generations:
     """The saved generations of one embedding set's index; nothing is changed where `read_only`.
 
-    ```
-    <folder>/00000007.seqs       (N,) little-endian int64
-    <folder>/00000007.vectors    (N, dim) little-endian float32
-    <folder>/00000007.json       manifest, written last: what it was made of, and checksums
-    ```
+    See `generation_files` for the files.
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         self._folder = folder
         self._read_only = read_only
 
-    def save(self, index: FlatIndex, row: CollectionRow) -> None:
-        """Writes a new generation, then removes the older ones.
+    def save(
+        self,
+        blocks: Iterable[tuple[Seqs, Vectors]],
+        row: CollectionRow,
+        *,
+        build: Builder | None = None,
+    ) -> bool:
+        """Writes a new generation beside the older ones; False where nothing may be changed.
 
-        The index must not change meanwhile; it may be searched.
+        Args:
+            blocks: Seqs, ascending, and (N, dim) float32 vectors.
+            row: The collection and embedding set that they are of.
+            build: Makes the index approximate.
 
         Raises:
-            StorageError: The disk refuses; the older generation stays.
+            StorageError: The disk refuses; the older generations stay.
         """
         if self._read_only:
-            return
+            return False
         newest = max(self._numbers(), default=0)
-        stem = f"{newest + 1:08d}"
+        stem = self._folder / f"{newest + 1:08d}"
         with disk_errors("save the index"):
             make_folders(self._folder.resolve())
             try:
-                self._write_all(stem, index, row)
+                manifest = {"index": EXACT, **write_rows(stem, blocks, row)}
+                if build is not None:
+                    manifest.update(build(stem, row.passport.dim))
+                write_manifest(stem, manifest)
             except BaseException:
-                self._remove(keep=f"{newest:08d}")
+                self._remove(lambda path: path.stem == stem.name)
                 raise
-            self._remove(keep=stem)
+        return True
 
-    def load(self, row: CollectionRow) -> FlatIndex | None:
+    def keep_newest(self) -> None:
+        """Removes older generations; a mapped file stays readable for those who have it."""
+        name = f"{max(self._numbers(), default=0):08d}"
+        if not self._read_only:
+            self._remove(lambda path: path.stem != name)
+
+    def load(self, row: CollectionRow, *, exact: bool) -> FlatIndex | LayeredIndex | None:
         """The newest generation that is whole and fits; None where there is none.
 
         What is broken is removed, and the log says why.
+
+        Args:
+            row: What it must be of.
+            exact: Whether an approximate part is left aside.
         """
+        self._remove_unfinished()
         for number in sorted(self._numbers(), reverse=True):
-            stem = f"{number:08d}"
+            stem = self._folder / f"{number:08d}"
             try:
-                return self._read(stem, row)
-            except (BrokenGenerationError, OSError, ValueError, KeyError, TypeError) as exc:
+                return _read(stem, row, exact=exact)
+            except (
+                BrokenGenerationError,
+                OSError,
+                ValueError,
+                KeyError,
+                TypeError,
+                RuntimeError,
+            ) as exc:
                 log.warning("The saved index of %r cannot be used: %s", row.name, exc)
         self.discard()
         return None
@@ -90,73 +130,35 @@ class Generations:
         names = (path.name for path in self._folder.iterdir())
         return [int(found[1]) for name in names if (found := _MANIFEST.fullmatch(name))]
 
-    def _write_all(self, stem: str, index: FlatIndex, row: CollectionRow) -> None:
-        alive = index.seqs[index.alive]
-        manifest = _describe(alive, row)
-        manifest["seqs"] = self._write(f"{stem}.seqs", [alive.astype("<i8").tobytes()])
-        rows = (vectors.astype("<f4").tobytes() for _, vectors in index.blocks())
-        manifest["vectors"] = self._write(f"{stem}.vectors", rows)
-        self._write(f"{stem}.tmp", [json.dumps(manifest, indent=1).encode()])
-        (self._folder / f"{stem}.tmp").replace(self._folder / f"{stem}.json")
-        sync_folder(self._folder)
+    def _remove_unfinished(self) -> None:
+        """Removes what a crash has left of a generation that was being written."""
+        whole = {f"{number:08d}" for number in self._numbers()}
+        if not self._read_only:
+            self._remove(lambda path: path.stem not in whole)
 
-    def _write(self, name: str, blocks: Iterable[bytes]) -> str:
-        """Writes a file through to the disk and gives the digest of what was meant."""
-        digest = hashlib.sha256()
-        with (self._folder / name).open("wb") as file:
-            for block in blocks:
-                digest.update(block)
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        return digest.hexdigest()
-
-    def _read(self, stem: str, row: CollectionRow) -> FlatIndex:
-        manifest = json.loads((self._folder / f"{stem}.json").read_bytes())
-        seqs = self._read_seqs(stem, manifest)
-        for key, wanted in _describe(seqs, row).items():
-            if key != "faiss" and manifest[key] != wanted:
-                raise BrokenGenerationError(f"its {key} is {manifest[key]!r}, not {wanted!r}")
-        index = FlatIndex(row.passport.dim)
-        with (self._folder / f"{stem}.vectors").open("rb") as file:
-            if _fill(index, seqs, file) != manifest["vectors"]:
-                raise BrokenGenerationError("the checksum of its vectors is wrong")
-        return index
-
-    def _read_seqs(self, stem: str, manifest: dict[str, Any]) -> Seqs:
-        data = (self._folder / f"{stem}.seqs").read_bytes()
-        if hashlib.sha256(data).hexdigest() != manifest["seqs"]:
-            raise BrokenGenerationError("the checksum of its row numbers is wrong")
-        return np.frombuffer(data, dtype="<i8").astype(np.int64)
-
-    def _remove(self, *, keep: str) -> None:
-        for path in self._folder.iterdir():
-            if path.stem != keep:
-                path.unlink(missing_ok=True)
+    def _remove(self, which: Callable[[Path], bool]) -> None:
+        for path in self._folder.iterdir() if self._folder.is_dir() else ():
+            if which(path):
+                with contextlib.suppress(OSError):  # the next save tries again
+                    path.unlink()
 
 
-def _describe(seqs: Seqs, row: CollectionRow) -> dict[str, Any]:
-    return {
-        "format": _FORMAT,
-        "index": "Flat",
-        "faiss": VERSION,
-        "embedding": row.embedding,
-        "passport": row.passport.digest,
-        "dim": row.passport.dim,
-        "count": len(seqs),
-        "last_seq": int(seqs[-1]) if len(seqs) else 0,
-    }
-
-
-def _fill(index: FlatIndex, seqs: Seqs, file: BinaryIO) -> str:
-    """Reads vectors into an index block by block and gives the digest of what was read."""
-    digest = hashlib.sha256()
-    step = max(1, _READ_BYTES // (4 * index.dim))
-    for start in range(0, len(seqs), step):
-        block = seqs[start : start + step]
-        data = file.read(4 * index.dim * len(block))
-        digest.update(data)
-        rows = np.frombuffer(data, dtype="<f4").astype(np.float32)
-        index.add(block, rows.reshape(len(block), index.dim))
-    digest.update(file.read())
-    return digest.hexdigest()
+def _read(stem: Path, row: CollectionRow, *, exact: bool) -> FlatIndex | LayeredIndex:
+    manifest, seqs = read_manifest(stem, row)
+    dim, vectors = row.passport.dim, stem.with_suffix(".vectors")
+    if vectors.stat().st_size != 4 * dim * len(seqs):
+        raise BrokenGenerationError(f"{vectors.name} has the wrong size")
+    if vectors.stat().st_size <= _CHECKED_BYTES:
+        check_digest(vectors, manifest["vectors"])
+    if not exact and manifest["index"] != EXACT:
+        check_digest(stem.with_suffix(".ann"), manifest["ann"])
+        rows = FlatIndex(dim, MappedRows.open(vectors, dim=dim), seqs)
+        ann = Ann.read(stem.with_suffix(".ann"), factory=manifest["index"])
+        calibration = Calibration.from_json(manifest["calibration"])
+        return LayeredIndex(AnnIndex(rows, ann, calibration))
+    if vectors.stat().st_size >= MAPPED_BYTES:
+        return LayeredIndex(FlatIndex(dim, MappedRows.open(vectors, dim=dim), seqs))
+    index = FlatIndex(dim)
+    for block, rows_read in read_blocks(vectors, seqs, dim):
+        index.add(block, rows_read)
+    return index

@@ -6,6 +6,7 @@ import logging
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,10 @@ from app.store.disk import disk_errors, make_folders
 from app.store.local.catalog import Catalog
 from app.store.local.catalog_put import Written
 from app.store.local.catalog_rows import CollectionRow
-from app.store.local.faiss_index import FlatIndex
 from app.store.local.generations import Generations
+from app.store.local.index_policy import IndexPolicy
 from app.store.local.live_index import LiveIndex
+from app.store.local.rebuilder import Rebuilder
 from app.store.vectors import Seqs, Vectors
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ class Indexes:
     Args:
         catalog: What the indexes are derived from.
         folder: Where they are saved, made where it does not exist.
+        policy: What is built, and how it is searched.
         read_only: Whether another process may own the folder, so that nothing is saved.
         change: The store's change lock; whoever calls anything but `get`, `build` and `describe`
             holds it.
@@ -36,13 +39,21 @@ class Indexes:
     """
 
     def __init__(
-        self, catalog: Catalog, folder: Path, *, change: threading.RLock, read_only: bool = False
+        self,
+        catalog: Catalog,
+        folder: Path,
+        *,
+        policy: IndexPolicy,
+        change: threading.RLock,
+        read_only: bool = False,
     ) -> None:
         self._catalog = catalog
         self._folder = folder
+        self._policy = policy
         self._change = change
         self._read_only = read_only
         self._live: dict[int, LiveIndex] = {}
+        self._rebuilder = None if read_only else Rebuilder(catalog, change)
         if not read_only:
             self._remove_strangers()
 
@@ -54,21 +65,38 @@ class Indexes:
                 live = self._live.get(row.embedding)
                 current = self._catalog.collection(row.name)
                 if live is None and current and current.embedding == row.embedding:
-                    live = LiveIndex.load(self._catalog, row, self._generations(row))
+                    live = self._new(row)
+                    live.load(self._catalog)
                     self._live[row.embedding] = live
+                    self._keep_fit(live)
         return live
 
-    def describe(self, row: CollectionRow) -> dict[str, int]:
-        """Bytes of memory and tombstones of a collection's index; zeros where it is not loaded."""
+    def describe(self, row: CollectionRow) -> dict[str, Any]:
+        """Facts about a collection's index; that it is not loaded, where it is not."""
         live = self._live.get(row.embedding)
-        return {"bytes": live.bytes if live else 0, "tombstones": live.tombstones if live else 0}
+        return live.describe() if live else {"bytes": 0, "reason": "not loaded yet"}
+
+    def is_exact(self, row: CollectionRow) -> bool:
+        """Whether searches score every row; an index that is not loaded yet counts as exact."""
+        live = self._live.get(row.embedding)
+        return live is None or live.is_exact
+
+    def rebuild(self, row: CollectionRow) -> bool:
+        """Builds a collection's index anew where that is due, and waits for it.
+
+        The caller does not hold the change lock.
+        """
+        live = self.get(row)
+        return live is not None and live.rebuild(self._catalog, self._change)
 
     def build(self, row: CollectionRow) -> LiveIndex:
         """The index of a set that is not active, unknown to searches until `switch`.
 
         The caller need not hold the change lock; changes meanwhile are for `caught_up`.
         """
-        return LiveIndex.build(self._catalog, row, self._generations(row))
+        live = self._new(row)
+        live.make(self._catalog)
+        return live
 
     def caught_up(self, built: LiveIndex) -> LiveIndex:
         """An index from `build` with all changes since, or a new one where that cannot be."""
@@ -78,13 +106,13 @@ class Indexes:
         """Gives searches the index of the set that has become active."""
         self._live[built.row.embedding] = built
         self.drop(before)
+        self._keep_fit(built)
 
     def follow_put(self, written: Written, vectors: Vectors) -> None:
         """Adds and removes what a put did; `vectors` are all that came with the call."""
         row = written.row
         if written.new:
-            empty = FlatIndex(row.passport.dim)
-            self._live[row.embedding] = LiveIndex(row, self._generations(row), empty)
+            self._live[row.embedding] = self._new(row)
         added = np.array(list(written.added), dtype=np.int64)
         removed = np.array(written.removed, dtype=np.int64)
         self._follow(row, added, vectors[list(written.added.values())], removed)
@@ -96,11 +124,18 @@ class Indexes:
 
     def drop(self, row: CollectionRow) -> None:
         """Forgets a collection's index, and removes what was saved of it."""
-        self._live.pop(row.embedding, None)
+        live = self._live.pop(row.embedding, None)
+        if live is not None:
+            live.stop()
         self._generations(row).discard()
 
+    def stop(self) -> None:
+        """Ends building in the background; the caller does not hold the change lock."""
+        if self._rebuilder is not None:
+            self._rebuilder.close()
+
     def close(self) -> None:
-        """Saves what would be tedious to add again."""
+        """Saves what would be tedious to add again; after `stop`."""
         for live in self._live.values():
             live.close()
         self._live.clear()
@@ -112,9 +147,18 @@ class Indexes:
         try:
             live.apply(seqs, vectors, removed=removed)
             live.tidy()
+            self._keep_fit(live)
         except Exception:  # the change is committed: it must not look as if it had failed
             log.exception("The index of %r did not follow a change; it is loaded anew", row.name)
+            live.stop()
             self._live.pop(row.embedding, None)
+
+    def _keep_fit(self, live: LiveIndex) -> None:
+        if self._rebuilder is not None:
+            self._rebuilder.ask(live)
+
+    def _new(self, row: CollectionRow) -> LiveIndex:
+        return LiveIndex(row, self._generations(row), self._policy)
 
     def _generations(self, row: CollectionRow) -> Generations:
         return Generations(self._folder / str(row.embedding), read_only=self._read_only)

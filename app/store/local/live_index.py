@@ -1,21 +1,24 @@
-"""One collection's index while the store is open: loaded, followed, saved, made smaller."""
+"""One collection's index while the store is open: searched, followed, saved, exchanged."""
 
 from __future__ import annotations
 
 import logging
-
-import numpy as np
+import threading
+from typing import Any
 
 from app.errors import StorageError
 from app.store.local.catalog import Catalog
 from app.store.local.catalog_rows import CollectionRow
 from app.store.local.coalescer import Coalescer
-from app.store.local.faiss_index import FlatIndex, Found
+from app.store.local.flat_index import FlatIndex, Found
 from app.store.local.generations import Generations
+from app.store.local.index_building import IndexBuilding, follow
+from app.store.local.index_facts import index_facts
+from app.store.local.index_policy import Index, IndexPolicy
 from app.store.local.rwlock import ReadWriteLock
+from app.store.search_parameters import SearchParameters
 from app.store.vectors import Seqs, Vectors
 
-_SAMPLED = 16  # vectors that a saved index is compared with the catalog by
 _SAVE_AFTER = 20_000  # changes, and at least half of the rows
 _SAVE_AT_CLOSE = 0.01  # changes as a part of the rows; fewer are cheaper to add again
 _COMPACT_AFTER = 1_000  # tombstones, and at least a quarter of the rows
@@ -28,71 +31,62 @@ class LiveIndex:
     """An index that searches share and changes exclude.
 
     Whoever calls `apply`, `tidy` or `save` holds the store's change lock, so that seqs arrive in
-    order and a save sees no change; `search` needs no lock from its caller.
+    order and a save sees no change; `search` and `rebuild` need no lock from their caller.
+
+    Args:
+        row: The collection and embedding set that it belongs to.
+        generations: Where it is saved.
+        policy: What is built, and how it is searched.
 
     Attributes:
-        row: The collection it belongs to.
+        row: As given.
     """
 
-    def __init__(self, row: CollectionRow, generations: Generations, index: FlatIndex) -> None:
+    def __init__(self, row: CollectionRow, generations: Generations, policy: IndexPolicy) -> None:
         self.row = row
         self._generations = generations
-        self._index = index
+        self._policy = policy
+        self._building = IndexBuilding(row, generations, policy)
+        self._index: Index = FlatIndex(row.passport.dim)
         self._lock = ReadWriteLock()
         self._joined = Coalescer(self._search_all)
+        self._rebuilding = threading.Lock()
         self._changes = 0
 
-    @classmethod
-    def load(cls, catalog: Catalog, row: CollectionRow, generations: Generations) -> LiveIndex:
-        """The newest saved index that fits, brought up to date; else one built from the catalog."""
-        held = catalog.embedded(row)
-        index = generations.load(row)
-        if index and not _agree(index, catalog, row, held):
-            log.warning("The saved index of %r is not of this catalog", row.name)
-            generations.discard()
-            index = None
-        if index is None and len(held):
-            log.warning("Building the index of %r from %d stored vectors", row.name, len(held))
-        live = cls(row, generations, index or FlatIndex(row.passport.dim))
-        live._catch_up(catalog, held)
-        return live
+    def load(self, catalog: Catalog) -> None:
+        """Takes what was saved, brought up to date; else builds from the catalog."""
+        self._index, self._changes = self._building.load(catalog)
+        self.tidy()
 
-    @classmethod
-    def build(cls, catalog: Catalog, row: CollectionRow, generations: Generations) -> LiveIndex:
-        """An index of what is in the catalog now, whatever was saved before."""
-        generations.discard()
-        live = cls(row, generations, FlatIndex(row.passport.dim))
-        live._catch_up(catalog, catalog.embedded(row))
-        return live
+    def make(self, catalog: Catalog) -> None:
+        """Builds what the policy says, for a set that nobody searches yet."""
+        self._index, self._changes = self._building.make(catalog)
 
     def catch_up(self, catalog: Catalog) -> bool:
         """Follows all changes since it was loaded, before the first search.
 
         False where vectors came that belong before those it has: it must be loaded anew.
         """
-        held = catalog.embedded(self.row)
-        self._catch_up(catalog, held)
-        return len(self._index) - self._index.dead == len(held)
-
-    def _catch_up(self, catalog: Catalog, held: Seqs) -> None:
-        gone = np.setdiff1d(self._index.seqs, held, assume_unique=True)
-        self._index.remove(gone)
-        self._changes += len(gone)
-        for seqs, vectors in catalog.vectors_after(self.row, self._index.last_seq):
-            self._index.add(seqs, vectors)
-            self._changes += len(seqs)
-        self.tidy()
+        self._changes += follow(self._index, catalog, self.row)
+        return len(self._index) - self._index.dead == len(catalog.embedded(self.row))
 
     def search(
-        self, queries: Vectors, *, k: int, among: Seqs | None, without: Seqs | None
+        self,
+        queries: Vectors,
+        *,
+        k: int,
+        among: Seqs | None,
+        without: Seqs | None,
+        parameters: SearchParameters | None = None,
     ) -> list[Found] | None:
         """The k best rows of each query, see `FlatIndex.search`; with seqs for positions.
 
         None where `among` or `without` name rows that are not here: the catalog is ahead of the
         index, or behind it, for a moment.
         """
-        if among is None and without is None and k <= _JOINED_K:
+        if among is None and without is None and parameters is None and k <= _JOINED_K:
             return self._joined.search(queries, k)
+        how = (parameters or SearchParameters()).over(self._policy.parameters)
         with self._lock.read():
             index = self._index
             allowed = None if among is None else index.locate(among)
@@ -100,11 +94,21 @@ class LiveIndex:
             for asked, here in ((among, allowed), (without, left_out)):
                 if asked is not None and here is not None and len(asked) != len(here):
                     return None
-            return index.search(queries, k=k, among=allowed, without=left_out)
+            if isinstance(index, FlatIndex):
+                return index.search(queries, k=k, among=allowed, without=left_out)
+            finish = index.begin_search(
+                queries, k=k, among=allowed, without=left_out, parameters=how
+            )
+        return finish()
 
     def _search_all(self, queries: Vectors, k: int) -> list[Found]:
+        how = self._policy.parameters
         with self._lock.read():
-            return self._index.search(queries, k=k)
+            index = self._index
+            if isinstance(index, FlatIndex):
+                return index.search(queries, k=k)
+            finish = index.begin_search(queries, k=k, among=None, without=None, parameters=how)
+        return finish()
 
     def apply(self, seqs: Seqs, vectors: Vectors, *, removed: Seqs) -> None:
         """Adds and removes rows as one change."""
@@ -116,6 +120,8 @@ class LiveIndex:
     def tidy(self) -> None:
         """Drops tombstones where they pile up, and saves after many changes."""
         index = self._index
+        if not isinstance(index, FlatIndex):
+            return  # what came since it was built is in the catalog
         if index.dead > _COMPACT_AFTER and index.dead > len(index) // 4:
             smaller = index.compacted()
             with self._lock.write():
@@ -125,37 +131,71 @@ class LiveIndex:
 
     def save(self) -> None:
         """Saves a generation; where the disk refuses, the log says so and nothing is lost."""
+        if not self._rebuilding.acquire(blocking=False):
+            return  # a newer one is on its way
         try:
-            self._generations.save(self._index, self.row)
+            self._generations.save(self._index.blocks(), self.row)
+            self._generations.keep_newest()
         except StorageError as exc:
             log.warning("The index of %r was not saved: %s", self.row.name, exc)
+        finally:
+            self._rebuilding.release()
         self._changes = 0
 
     def close(self) -> None:
         """Saves what would be tedious to add again."""
-        if self._changes and self._changes >= _SAVE_AT_CLOSE * len(self._index):
+        worth_it = self._changes >= max(1, _SAVE_AT_CLOSE * len(self._index))
+        if isinstance(self._index, FlatIndex) and worth_it:
             self.save()
 
     @property
-    def tombstones(self) -> int:
-        """Rows that are gone but still held."""
-        return self._index.dead
+    def due(self) -> bool:
+        """Whether it should be built anew."""
+        return self._building.due(self._index) is not None
+
+    def stop(self) -> None:
+        """Ends a build that is under way: nobody needs the index any more."""
+        self._building.stop.set()
+
+    def rebuild(self, catalog: Catalog, change: threading.RLock) -> bool:
+        """Builds what is due while searches and changes go on, and takes it in one step.
+
+        Args:
+            catalog: What it is built of.
+            change: The store's change lock, held for the last changes and the exchange alone.
+
+        Raises:
+            BuildStoppedError: `stop` was called.
+        """
+        with self._rebuilding:
+            plan = self._building.due(self._index)
+            if plan is None:
+                return False
+            rows = len(self._index) - self._index.dead
+            built = self._building.build(catalog, plan, rows)
+            if built is None:
+                return False
+            follow(built, catalog, self.row)
+            with change:
+                follow(built, catalog, self.row)
+                with self._lock.write():
+                    self._index = built
+                self._changes = 0
+                self._generations.keep_newest()
+            log.info("The index of %r is %s now: %s", self.row.name, plan.factory, plan.reason)
+            return True
 
     @property
-    def bytes(self) -> int:
-        """Memory that the vectors take, tombstones included."""
-        return 4 * self._index.dim * len(self._index)
+    def is_exact(self) -> bool:
+        """Whether every row is scored, so that none of the best can be missed."""
+        return isinstance(self._index, FlatIndex) or self._index.factory is None
 
-
-def _agree(index: FlatIndex, catalog: Catalog, row: CollectionRow, held: Seqs) -> bool:
-    """Whether a saved index was made of this catalog, and not e.g. of a later one.
-
-    A catalog that was restored from a backup gives seqs again that the index knows; a few vectors
-    are compared to see it.
-    """
-    covered = held[held <= index.last_seq]
-    if index.last_seq > catalog.last_seq() or len(index.locate(covered)) != len(covered):
-        return False
-    picked = covered[:: max(1, len(covered) // _SAMPLED)]
-    seqs, vectors = catalog.vectors_at(row, picked.tolist())
-    return np.array_equal(index.vectors(index.locate(seqs)), vectors)
+    def describe(self) -> dict[str, Any]:
+        """Facts about it; bytes of memory and of mapped files."""
+        facts = index_facts(self._index, self._policy)
+        if self._building.failure:
+            facts["failure"] = self._building.failure
+        if self._building.stage:
+            stage, done, total = self._building.stage
+            facts["building"] = {"stage": stage, "done": done, "total": total}
+        return facts

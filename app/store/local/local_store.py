@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import ImageNotFoundError, InvalidParameterError, StorageError
+from app.errors import ImageNotFoundError, InvalidParameterError
 from app.records import (
     CollectionInfo,
     ImageRecord,
@@ -27,20 +27,19 @@ from app.store.base import ScanBlock, require_same_passport
 from app.store.embedding_sets import EmbeddingSets
 from app.store.filters import Filter
 from app.store.jobs import JobStore
-from app.store.local import catalog_connections, faiss_index
+from app.store.local import catalog_connections, flat_rows
 from app.store.local.catalog import Catalog
 from app.store.local.folder_lock import FolderLock
+from app.store.local.index_policy import IndexPolicy
 from app.store.local.indexes import Indexes
 from app.store.local.local_sets import LocalSets
 from app.store.local.scan import scan_catalog
-from app.store.local.search import search_once
+from app.store.local.search import Searcher
 from app.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
-from app.store.names import check_index_type, decode_cursor, encode_cursor
+from app.store.names import decode_cursor, encode_cursor
 from app.store.outcomes import settle_known
 from app.store.search_parameters import SearchParameters
 from app.store.vectors import Vectors, check_vectors
-
-_ATTEMPTS = 3  # searches beside changes before one that changes wait for
 
 
 class LocalStore:
@@ -51,31 +50,45 @@ class LocalStore:
     index is loaded when its collection is first searched or written to.
     """
 
-    def __init__(self, folder: Path, *, index: str = "Flat", read_only: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        policy: IndexPolicy | None = None,
+        filter_fields: Sequence[str] = (),
+        read_only: bool = False,
+    ) -> None:
         """Opens a data folder, made where it does not exist.
 
         Args:
             folder: The data folder.
-            index: The index type; `Flat` is exact.
+            policy: What indexes are built; exact ones unless given.
+            filter_fields: Metadata fields that the catalog indexes in every collection.
             read_only: Change nothing; then another process may own the folder, and what it
                 changes later is not seen by searches.
 
         Raises:
-            ConfigurationError: There is no such index type.
             DataFolderInUseError: Another process owns the folder.
             DataFolderError: The catalog is damaged, or was written by a newer version.
             StorageError: The disk refuses.
         """
         self._folder = folder
-        self._index_type = check_index_type(index)
+        self._policy = policy or IndexPolicy()
         self._change = threading.RLock()
         with contextlib.ExitStack() as undo:
             if not read_only:
                 undo.callback(FolderLock(folder).release)
-            self._catalog = Catalog(folder / "catalog.db", read_only=read_only)
-            self._indexes = Indexes(
-                self._catalog, folder / "index", change=self._change, read_only=read_only
+            self._catalog = Catalog(
+                folder / "catalog.db", fields=filter_fields, read_only=read_only
             )
+            self._indexes = Indexes(
+                self._catalog,
+                folder / "index",
+                policy=self._policy,
+                change=self._change,
+                read_only=read_only,
+            )
+            self._searcher = Searcher(self._catalog, self._indexes, change=self._change)
             self._sets = LocalSets(self._catalog, self._indexes, change=self._change)
             self._owned = undo.pop_all()
 
@@ -91,6 +104,7 @@ class LocalStore:
 
     def close(self) -> None:
         """Saves the indexes and lets go of the folder; may be called twice."""
+        self._indexes.stop()
         with self._change:
             self._indexes.close()
             self._catalog.close()
@@ -109,7 +123,7 @@ class LocalStore:
                 count=count,
                 passport=row.passport,
                 provenance=row.provenance,
-                index=self._index_type,
+                index=self._policy.index_type,
                 created_at=row.created_at,
             )
             for row, count in self._catalog.collections()
@@ -253,45 +267,47 @@ class LocalStore:
         passport: Passport,
         where: Filter | None = None,
         exclude: Sequence[str] = (),
-        parameters: SearchParameters | None = None,  # noqa: ARG002 - always exact
+        parameters: SearchParameters | None = None,
     ) -> list[list[Match]]:
         """The k best matches of each query, see `Store.search`."""
-        asked = check_vectors(queries, count=None, dim=passport.dim)
-        if k < 1:
-            raise InvalidParameterError("k must be at least 1")
+        return self._searcher.search(
+            collection,
+            queries,
+            k=k,
+            passport=passport,
+            where=where,
+            exclude=exclude,
+            parameters=parameters,
+        )
 
-        def once() -> list[list[Match]] | None:
-            row = self._catalog.collection(collection)
-            if row is None:
-                return [[] for _ in asked]
-            require_same_passport(collection, row.passport, passport)
-            live = self._indexes.get(row)
-            if live is None:
-                return None
-            return search_once(self._catalog, live, asked, k=k, where=where, exclude=exclude)
+    def is_exact(self, collection: str) -> bool:
+        """Whether searches score every picture, see `Store.is_exact`."""
+        row = self._catalog.collection(collection)
+        return row is None or self._indexes.is_exact(row)
 
-        for _ in range(_ATTEMPTS):
-            found = once()
-            if found is not None:
-                return found
-        with self._change:
-            found = once()
-            if found is None:
-                raise StorageError(
-                    f"The catalog and the index of {collection!r} disagree; restart to rebuild it"
-                )
-            return found
+    def rebuild(self, collection: str) -> bool:
+        """Builds the index anew where that is due, without waiting for the background to do it.
+
+        False where it was not, or could not be built.
+        """
+        row = self._catalog.collection(collection)
+        return row is not None and self._indexes.rebuild(row)
 
     def describe(self) -> dict[str, Any]:
         """Facts for `GET /info`: versions, and what each index holds; bytes of memory."""
         collections = {
-            row.name: {"index": self._index_type, "count": count, **self._indexes.describe(row)}
+            row.name: {
+                "index": self._policy.index_type,
+                "count": count,
+                **self._indexes.describe(row),
+                "filter_fields": self._catalog.fields.states(row),
+            }
             for row, count in self._catalog.collections()
         }
         return {
             "kind": "local",
             "path": str(self._folder),
             "sqlite": catalog_connections.VERSION,
-            "faiss": faiss_index.VERSION,
+            "faiss": flat_rows.VERSION,
             "collections": collections,
         }

@@ -85,4 +85,60 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "CREATE INDEX jobs_by_state ON jobs (state)",
         ),
     ),
+    (
+        "0003_field_index_and_counts",
+        (
+            # A field without a collection is on its way out, with its values.
+            """
+            CREATE TABLE fields (
+                number INTEGER PRIMARY KEY AUTOINCREMENT,
+                collection INTEGER REFERENCES collections (id),
+                name TEXT NOT NULL,
+                reached INTEGER NOT NULL,
+                complete INTEGER NOT NULL,
+                UNIQUE (collection, name)
+            )
+            """,
+            # What the columns hold: field_spans.py and field_postings.py.
+            """
+            CREATE TABLE field_values (
+                field INTEGER NOT NULL,
+                kind INTEGER NOT NULL,
+                value NOT NULL,
+                base INTEGER NOT NULL,
+                seqs BLOB NOT NULL,
+                PRIMARY KEY (field, kind, value, base)
+            ) WITHOUT ROWID
+            """,
+            # The index of the fields follows at the end of the transaction, see FieldChanges.
+            """
+            CREATE TRIGGER fields_follow_insert AFTER INSERT ON images
+            WHEN EXISTS (SELECT 1 FROM fields WHERE collection = NEW.collection)
+            BEGIN SELECT note_change(NEW.collection, NEW.seq, NULL, NEW.metadata); END
+            """,
+            """
+            CREATE TRIGGER fields_follow_update AFTER UPDATE OF metadata ON images
+            WHEN EXISTS (SELECT 1 FROM fields WHERE collection = NEW.collection)
+            BEGIN SELECT note_change(NEW.collection, NEW.seq, OLD.metadata, NEW.metadata); END
+            """,
+            """
+            CREATE TRIGGER fields_follow_delete AFTER DELETE ON images
+            WHEN EXISTS (SELECT 1 FROM fields WHERE collection = OLD.collection)
+            BEGIN SELECT note_change(OLD.collection, OLD.seq, OLD.metadata, NULL); END
+            """,
+            "ALTER TABLE collections ADD COLUMN images INTEGER NOT NULL DEFAULT 0",
+            """
+            UPDATE collections SET images =
+                (SELECT count(*) FROM images WHERE images.collection = collections.id)
+            """,
+            """
+            CREATE TRIGGER count_follows_insert AFTER INSERT ON images
+            BEGIN UPDATE collections SET images = images + 1 WHERE id = NEW.collection; END
+            """,
+            """
+            CREATE TRIGGER count_follows_delete AFTER DELETE ON images
+            BEGIN UPDATE collections SET images = images - 1 WHERE id = OLD.collection; END
+            """,
+        ),
+    ),
 )

@@ -1,23 +1,15 @@
-"""The nearest-neighbor structure: FAISS behind row numbers of our own."""
+"""Exact search: every row is scored, in double precision where it matters."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
-import faiss as _faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from app.store.local.flat_rows import FlatRows, MemoryRows, Near, Positions
+from app.store.search_parameters import SearchParameters
 from app.store.vectors import Scores, Seqs, Vectors, best_first, exact_scores
-
-faiss: Any = _faiss  # its stubs describe the C++ signatures, not the Python ones
-VERSION: str = faiss.__version__
-
-Positions = NDArray[np.int64]
-"""Places in the index, (N,) int64."""
 
 Found = tuple[Scores, Seqs]
 """What one query finds: scores and seqs, best first, of equal length."""
@@ -26,35 +18,44 @@ _SPARE = 16  # fetched beyond k, so that ties at the k-th place show
 _WIDEST = 4096  # beyond this many candidates, scoring all rows is no slower
 _GATHERED = 2048  # up to this many rows are scored without FAISS
 _SKIPPED = 256  # more rows than these ruled out by `among` are masked, not over-fetched
-_BATCH = 4  # from this many queries on, a matrix product and more threads pay
-_PARALLEL_WORK = 2**27  # multiplications
 _BLOCK_BYTES = 4 * 2**20
-# Newer versions compare queries * dim with it, older ones queries; see `_tuned`.
-_COUNTS_NUMBERS = faiss.cvar.distance_compute_blas_threshold > 10_000
 
 
 class FlatIndex:
-    """Exact search by inner product over unit vectors (`IndexFlatIP`).
+    """Exact search by inner product over unit vectors.
 
     Rows are appended under ascending seqs; a removed row stays as a tombstone, because FAISS's own
     `remove_ids` cannot be trusted on every index type. Searches may run side by side; `add` and
     `remove` must run alone. What FAISS finds is scored again in double precision, so that scores
     and the order of ties do not depend on how many queries came together.
 
+    Args:
+        dim: Numbers in a vector.
+        rows: Where the vectors are; in memory unless given.
+        seqs: The seqs of the rows that are there already: (N,) int64, strictly ascending.
+
     Attributes:
         dim: Numbers in a vector.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, rows: FlatRows | None = None, seqs: Seqs | None = None) -> None:
         self.dim = dim
-        self._index: Any = faiss.IndexFlatIP(dim)
-        self._seqs: Seqs = np.empty(0, dtype=np.int64)
-        self._alive: NDArray[np.bool_] = np.empty(0, dtype=np.bool_)
+        self._rows = MemoryRows(dim) if rows is None else rows
+        self._seqs = np.empty(0, dtype=np.int64) if seqs is None else seqs
+        self._alive = np.ones(len(self._seqs), dtype=np.bool_)
+        self._count = len(self._seqs)
         self._dead = 0
+        if self._rows.array.shape != (self._count, dim):
+            raise ValueError(f"{self._rows.array.shape} does not fit ({self._count}, {dim})")
 
     def __len__(self) -> int:
         """Rows, tombstones included."""
-        return int(self._index.ntotal)
+        return self._count
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the vectors take; those of a mapped file take none."""
+        return self._rows.bytes
 
     @property
     def dead(self) -> int:
@@ -75,6 +76,11 @@ class FlatIndex:
     def last_seq(self) -> int:
         """The highest seq that was added; 0 where none was."""
         return int(self._seqs[len(self) - 1]) if len(self) else 0
+
+    @property
+    def mapped_bytes(self) -> int:
+        """What of a file is mapped: read when needed, given back when memory is short."""
+        return 4 * self.dim * len(self) - self._rows.bytes
 
     def add(self, seqs: Seqs, vectors: Vectors) -> None:
         """Appends rows.
@@ -97,7 +103,8 @@ class FlatIndex:
             self._alive = np.concatenate([self._alive, np.zeros(room, dtype=np.bool_)])
         self._seqs[start:end] = seqs
         self._alive[start:end] = True
-        self._index.add(vectors)
+        self._rows.add(vectors)
+        self._count = end
 
     def remove(self, seqs: Seqs) -> None:
         """Makes tombstones of those rows that are alive."""
@@ -115,12 +122,12 @@ class FlatIndex:
 
     def vectors(self, positions: Positions) -> Vectors:
         """Copies of rows: (N, dim) float32."""
-        rows: Vectors = self._rows()[positions]
+        rows: Vectors = self._rows.array[positions]
         return rows
 
     def blocks(self) -> Iterator[tuple[Seqs, Vectors]]:
         """The rows that are alive, in order, in blocks of about 4 MiB: seqs and vectors."""
-        rows, step = self._rows(), self._block_rows()
+        rows, step = self._rows.array, self._block_rows()
         alive = np.flatnonzero(self.alive)
         for start in range(0, len(alive), step):
             block = alive[start : start + step]
@@ -140,6 +147,7 @@ class FlatIndex:
         k: int,
         among: Positions | None = None,
         without: Positions | None = None,
+        parameters: SearchParameters | None = None,  # noqa: ARG002 - always exact
     ) -> list[Found]:
         """The k best rows of each query, best first, equal scores by seq.
 
@@ -150,22 +158,37 @@ class FlatIndex:
             k: At least 1.
             among: Positions that may be found, from `locate`, each once; None for all alive.
             without: Positions that are left out.
+            parameters: Without effect.
         """
-        mask = self._mask(among, without)
-        allowed = np.flatnonzero(mask)
+        kept = self.mask(among, without)
+        return self.search_kept(queries, k=k, kept=kept, picked=among is not None)
+
+    def search_kept(
+        self, queries: Vectors, *, k: int, kept: NDArray[np.bool_], picked: bool
+    ) -> list[Found]:
+        """The k best of some rows, see `search`.
+
+        Args:
+            queries: (Q, dim) float32, C-contiguous.
+            k: At least 1.
+            kept: Which rows may be found, from `mask`.
+            picked: Whether `among` was given.
+        """
+        allowed = np.flatnonzero(kept)
         if len(allowed) <= max(_GATHERED, k + _SPARE):
-            return [self._score_all(query, allowed, k) for query in queries]
+            return [self.best_of(query, allowed, k) for query in queries]
         skipped = len(self) - len(allowed)
-        masked = skipped > len(self) // 2 or (among is not None and skipped > _SKIPPED)
-        chosen = mask if masked else None
+        masked = skipped > len(self) // 2 or (picked and skipped > _SKIPPED)
+        chosen = kept if masked else None
         scores, positions = self._candidates(queries, k + _SPARE, chosen)
         found = []
         for row, query in enumerate(queries):
             near = (scores[row], positions[row])
-            found.append(self._settle(query, near, k=k, allowed=allowed, mask=mask, chosen=chosen))
+            found.append(self._settle(query, near, k=k, allowed=allowed, mask=kept, chosen=chosen))
         return found
 
-    def _mask(self, among: Positions | None, without: Positions | None) -> NDArray[np.bool_]:
+    def mask(self, among: Positions | None, without: Positions | None) -> NDArray[np.bool_]:
+        """Which rows are alive, of those in `among` and not in `without`: a new (N,) bool."""
         alive = self.alive
         if among is not None:
             mask = np.zeros(len(self), dtype=np.bool_)
@@ -176,26 +199,20 @@ class FlatIndex:
             mask[without] = False
         return mask
 
-    def _candidates(
-        self, queries: Vectors, width: int, chosen: NDArray[np.bool_] | None
-    ) -> tuple[NDArray[np.float32], Positions]:
+    def _candidates(self, queries: Vectors, width: int, chosen: NDArray[np.bool_] | None) -> Near:
         """FAISS's best rows of those chosen: (Q, n) scores and positions, -1 for none.
 
         Where none are chosen, the width grows by the share of tombstones.
         """
-        with _tuned(len(queries), len(self), self.dim):
-            if chosen is None:
-                wide = min(len(self), width * len(self) // (len(self) - self._dead) + _SPARE)
-                return _search(self._index)(queries, wide)  # type: ignore[no-any-return]
-            bits = np.packbits(chosen, bitorder="little")
-            # A fresh object for each call: FAISS writes into it while it searches.
-            parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
-            return _search(self._index)(queries, width, params=parameters)  # type: ignore[no-any-return]
+        if chosen is None:
+            wide = min(len(self), width * len(self) // (len(self) - self._dead) + _SPARE)
+            return self._rows.nearest(queries, wide)
+        return self._rows.nearest(queries, width, chosen)
 
     def _settle(
         self,
         query: NDArray[np.float32],
-        near: tuple[NDArray[np.float32], Positions],
+        near: Near,
         *,
         k: int,
         allowed: Positions,
@@ -208,22 +225,28 @@ class FlatIndex:
             scores, positions = near
             found = positions[(positions >= 0) & mask[positions]]
             if len(found) >= k:
-                best = self._score_all(query, found, k)
+                best = self.best_of(query, found, k)
                 if len(found) == len(allowed) or scores[-1] + self._slack() < best[0][-1]:
                     return best
             width *= 4
             if width > min(_WIDEST, len(allowed)):
-                return self._score_all(query, allowed, k)
+                return self.best_of(query, allowed, k)
             wider, places = self._candidates(query[None, :], width, chosen)
             near = (wider[0], places[0])
 
-    def _score_all(self, query: NDArray[np.float32], positions: Positions, k: int) -> Found:
-        """The k best of the positions: float32 finds who is near, float64 decides."""
+    def best_of(self, query: NDArray[np.float32], positions: Positions, k: int) -> Found:
+        """The k best of some rows, scored in double precision.
+
+        Args:
+            query: (dim,) float32.
+            positions: Rows that are alive, each once; in any order.
+            k: At least 1.
+        """
         if len(positions) > k:
             rough = self._rough(query, positions)
             kth = np.partition(rough, len(rough) - k)[len(rough) - k]
             positions = positions[rough >= kth - 2 * self._slack()]
-        rows, step = self._rows(), self._block_rows()
+        rows, step = self._rows.array, self._block_rows()
         scores = np.empty(len(positions), dtype=np.float64)
         for start in range(0, len(positions), step):
             block = positions[start : start + step]
@@ -233,7 +256,7 @@ class FlatIndex:
         return scores[order], seqs[order]
 
     def _rough(self, query: NDArray[np.float32], positions: Positions) -> NDArray[np.float32]:
-        rows, step = self._rows(), self._block_rows()
+        rows, step = self._rows.array, self._block_rows()
         rough = np.empty(len(positions), dtype=np.float32)
         for start in range(0, len(positions), step):
             rough[start : start + step] = rows[positions[start : start + step]] @ query
@@ -243,39 +266,5 @@ class FlatIndex:
         """More than two ways of adding up a cosine in float32 differ by."""
         return 1e-6 + 2e-7 * float(np.sqrt(self.dim))
 
-    def _rows(self) -> Vectors:
-        """FAISS's own memory as (N, dim) float32; valid until the next `add`."""
-        if not len(self):
-            return np.empty((0, self.dim), dtype=np.float32)
-        numbers = faiss.rev_swig_ptr(self._index.get_xb(), len(self) * self.dim)
-        rows: Vectors = numbers.reshape(len(self), self.dim)
-        return rows
-
     def _block_rows(self) -> int:
         return max(1, _BLOCK_BYTES // (4 * self.dim))
-
-
-def _search(index: Any) -> Any:
-    """FAISS's own search.
-
-    `faiss.contrib.torch_utils`, which pytorch-metric-learning imports, puts one without `params` in
-    its place, for the whole process.
-    """
-    return getattr(index, "search_numpy", index.search)
-
-
-@contextmanager
-def _tuned(queries: int, rows: int, dim: int) -> Iterator[None]:
-    """Has FAISS multiply matrices, on every core, where a batch is worth it.
-
-    One query is faster without either. The threshold is one for the process: two threads that set
-    it at once cost each other time, never correctness.
-    """
-    faiss.cvar.distance_compute_blas_threshold = _BATCH * (dim if _COUNTS_NUMBERS else 1)
-    worth_it = queries >= _BATCH and queries * rows * dim >= _PARALLEL_WORK
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(os.cpu_count() or 1 if worth_it else 1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.store.local import faiss_index
-from app.store.local.faiss_index import FlatIndex
+from app.store.local import flat_rows
+from app.store.local.flat_index import FlatIndex
 from app.store.vectors import best_first, exact_scores
 from tests.store.helpers import unit_vectors
 
@@ -107,9 +107,9 @@ def test_compaction_keeps_what_is_alive() -> None:
 
 def test_threads_are_raised_for_a_batch_only(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(faiss_index.faiss, "omp_set_num_threads", seen.append)
-    monkeypatch.setattr(faiss_index.os, "cpu_count", lambda: 7)
-    monkeypatch.setattr(faiss_index, "_PARALLEL_WORK", 1)
+    monkeypatch.setattr(flat_rows.faiss, "omp_set_num_threads", seen.append)
+    monkeypatch.setattr(flat_rows.os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(flat_rows, "_PARALLEL_WORK", 1)
     index = made(unit_vectors(ROWS, dim=DIM))
     index.search(unit_vectors(1, dim=DIM), k=1)
     assert seen[0] == 1
@@ -137,7 +137,7 @@ import numpy as np
 from app.cores import limit_openmp
 limit_openmp()
 import faiss.contrib.torch_utils
-from tests.store.test_faiss_index import made, unit_vectors
+from tests.store.test_flat_index import made, unit_vectors
 index = made(unit_vectors(6000, dim=8))
 allowed = index.locate(index.seqs[::2].copy())
 (found,) = index.search(unit_vectors(1, dim=8, seed=5), k=5, among=allowed)

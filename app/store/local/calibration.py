@@ -1,0 +1,211 @@
+"""How hard an approximate index must look to find what an exact search finds."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.store.local.ann import Ann
+from app.store.local.flat_index import FlatIndex
+from app.store.local.flat_rows import Positions
+from app.store.search_parameters import LIMITS, SearchParameters
+
+LEVELS = (10, 32, 100, 320, 1000)
+"""Numbers of matches that parameters are found for."""
+
+_QUERIES = 200
+_TIMED = 30  # of them, one by one
+_GATHERED_ROWS = 4096  # whose scoring is timed
+_MOST_CANDIDATES = 8192
+_PATIENCE = 3  # harder looks in a row that may find next to nothing new
+_WORTH_IT = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What finds k matches.
+
+    Attributes:
+        k: Matches wanted.
+        parameters: The cheapest ones that reached the recall aimed at, or the best there are.
+        recall: Share of the true k best that were found, mean over queries.
+        ms: Milliseconds a query on one core, median.
+    """
+
+    k: int
+    parameters: SearchParameters
+    recall: float
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was measured when an index was built.
+
+    Attributes:
+        levels: By ascending k.
+        row_ms: Milliseconds that scoring one row exactly takes.
+    """
+
+    levels: tuple[Level, ...]
+    row_ms: float
+
+    def for_k(self, k: float) -> Level:
+        """The level that finds k matches; beyond the last, its parameters grow with k."""
+        for level in self.levels:
+            if k <= level.k:
+                return level
+        last = self.levels[-1]
+        grown = {
+            name: min(limit, int(value * k / last.k))
+            for name, limit in LIMITS.items()
+            if name != "k_factor" and (value := getattr(last.parameters, name)) is not None
+        }
+        parameters = SearchParameters(**grown).over(last.parameters)  # type: ignore[arg-type]
+        return Level(int(k), parameters, last.recall, last.ms * k / last.k)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a manifest keeps it."""
+        return {
+            "row_ms": self.row_ms,
+            "levels": [
+                {"k": x.k, "parameters": str(x.parameters), "recall": x.recall, "ms": x.ms}
+                for x in self.levels
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Calibration:
+        """Reads `to_json`. Raises `KeyError`, `TypeError` or `ValueError` where it is not that."""
+        levels = tuple(
+            Level(x["k"], SearchParameters.parse(x["parameters"]), x["recall"], x["ms"])
+            for x in value["levels"]
+        )
+        return cls(levels, float(value["row_ms"]))
+
+
+def recall_of(found: Sequence[NDArray[np.int64]], true: Sequence[NDArray[np.int64]]) -> float:
+    """The share of what should be found that was, mean over queries; 1 where nothing should be."""
+    shares = [
+        len(np.intersect1d(mine, best, assume_unique=True)) / len(best)
+        for mine, best in zip(found, true, strict=True)
+        if len(best)
+    ]
+    return statistics.fmean(shares) if shares else 1.0
+
+
+def calibrate(
+    exact: FlatIndex, ann: Ann, *, recall: float, seed: int = 0, queries: int = _QUERIES
+) -> Calibration:
+    """Finds parameters by asking for the neighbors of rows of the index, themselves left out.
+
+    It aims halfway between the recall wanted and 1, because a few hundred queries say no more.
+
+    Args:
+        exact: The rows, none of them a tombstone.
+        ann: Built of the same rows.
+        recall: Share of the true matches to find, in (0, 1].
+        seed: Chooses the queries.
+        queries: How many at most.
+    """
+    levels = tuple(k for k in LEVELS if k < len(exact)) or (max(1, len(exact) - 1),)
+    trial = Trial(exact, ann, k=levels[-1], seed=seed, queries=queries)
+    aim = recall + (1 - recall) / 2
+    return Calibration(tuple(_level(trial, k, aim) for k in levels), trial.row_ms())
+
+
+class Trial:
+    """Queries with known neighbors: random rows of an index, themselves left out.
+
+    Args:
+        exact: The rows, none of them a tombstone.
+        ann: Built of the same rows.
+        k: Most neighbors that are known.
+        seed: Chooses the queries.
+        queries: How many at most.
+    """
+
+    def __init__(self, exact: FlatIndex, ann: Ann, *, k: int, seed: int, queries: int) -> None:
+        self.exact = exact
+        self.ann = ann
+        rng = np.random.default_rng(seed)
+        self._asked = np.sort(rng.choice(len(exact), min(queries, len(exact)), replace=False))
+        self._vectors = exact.vectors(self._asked)
+        count = min(_GATHERED_ROWS, len(exact))
+        self._gathered = np.sort(rng.choice(len(exact), count, replace=False))
+        found = exact.search(self._vectors, k=k + 1)
+        self._best = self._without_self([np.searchsorted(exact.seqs, seqs) for _, seqs in found])
+
+    def recall(self, found: list[Positions], k: int) -> float:
+        """The share of the k nearest that is among what was found."""
+        return recall_of(found, [best[:k] for best in self._best])
+
+    def candidates(self, width: int, parameters: SearchParameters) -> list[Positions]:
+        """Up to `width` candidates of each query, likely ones first."""
+        found = self.ann.nearest(self._vectors, width + 1, parameters)
+        return [row[row >= 0][:width] for row in self._without_self(list(found))]
+
+    def query_ms(self, parameters: SearchParameters, k: int) -> float:
+        """Median milliseconds of one query on one core: candidates, then their scores."""
+        times = []
+        for query in self._vectors[:_TIMED]:
+            started = time.perf_counter()
+            found = self.ann.nearest(query[None, :], k * (parameters.k_factor or 1), parameters)
+            self.exact.best_of(query, found[0][found[0] >= 0], k)
+            times.append(time.perf_counter() - started)
+        return 1e3 * statistics.median(times)
+
+    def row_ms(self) -> float:
+        """Milliseconds that scoring one scattered row exactly takes."""
+        times = []
+        for query in self._vectors[:3]:
+            started = time.perf_counter()
+            self.exact.best_of(query, self._gathered, 10)
+            times.append(time.perf_counter() - started)
+        return 1e3 * statistics.median(times) / len(self._gathered)
+
+    def _without_self(self, found: list[Positions]) -> list[Positions]:
+        return [row[row != own] for row, own in zip(found, self._asked, strict=True)]
+
+
+def _level(trial: Trial, k: int, aim: float) -> Level:
+    """The fastest of the first parameters that reach the aim and of the next harder ones."""
+    tried: list[Level] = []
+    for value in _values(trial.ann):
+        parameters, share = _fewest_candidates(trial, trial.ann.setting(value), k, aim)
+        tried.append(Level(k, parameters, share, trial.query_ms(parameters, k)))
+        if len(tried) > 1 and tried[-2].recall >= aim:
+            break
+        if len(tried) > _PATIENCE and share < tried[-1 - _PATIENCE].recall + _WORTH_IT:
+            break
+    enough = [level for level in tried if level.recall >= aim]
+    return min(enough, key=lambda x: x.ms) if enough else max(tried, key=lambda x: x.recall)
+
+
+def _values(ann: Ann) -> Iterator[int]:
+    """Values of the knob, each twice the one before."""
+    value = ann.least
+    while value < ann.most:
+        yield value
+        value *= 2
+    yield ann.most
+
+
+def _fewest_candidates(
+    trial: Trial, parameters: SearchParameters, k: int, aim: float
+) -> tuple[SearchParameters, float]:
+    """The least `k_factor` that reaches the aim, and the recall with it."""
+    width = min(_MOST_CANDIDATES, len(trial.exact) - 1)
+    found = trial.candidates(width, parameters)
+    factor = 1
+    while True:
+        share = trial.recall([row[: k * factor] for row in found], k)
+        if share >= aim or k * factor >= width or 2 * factor > LIMITS["k_factor"]:
+            return replace(parameters, k_factor=factor), share
+        factor *= 2

@@ -1,0 +1,148 @@
+"""Builds the field index in the background, and notices which fields are worth one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+
+from app.errors import StorageError
+from app.store.filters import Filter
+from app.store.local.catalog_connections import Connections
+from app.store.local.catalog_fields import (
+    advance,
+    complete_fields,
+    field_states,
+    register_automatic,
+    register_fields,
+    unfinished,
+)
+from app.store.local.catalog_rows import CollectionRow
+
+SLOW_S = 0.02
+"""A filter that took longer than this counts against the fields that it named."""
+
+SLOW_TIMES = 5
+"""How often it must have, before a field is indexed by itself."""
+
+_COUNTED = 1000  # fields that are counted at the same time
+_READ_S = 50e-6  # what reading one row may take without a filter
+
+log = logging.getLogger(__name__)
+
+
+class FieldBuilder:
+    """The fields that are indexed: named ones, and those that were filtered on slowly.
+
+    Its thread starts when there is first something to build or to remove.
+    """
+
+    def __init__(
+        self, connections: Connections, named: Sequence[str] = (), *, read_only: bool = False
+    ) -> None:
+        """Has the named fields of every collection indexed.
+
+        Args:
+            connections: The catalog's.
+            named: Fields of every collection.
+            read_only: Change nothing.
+        """
+        self.named = tuple(named)
+        self._connections = connections
+        self._read_only = read_only
+        self._lock = threading.Lock()
+        self._slow: dict[tuple[int, str], int] = {}
+        self._wanted: list[tuple[int, str]] = []
+        self._stop = threading.Event()
+        self._due = threading.Event()
+        self._thread: threading.Thread | None = None
+        if not read_only:
+            self._register_named()
+            self.wake()
+
+    def close(self) -> None:
+        """Stops after the step that is under way; the next start goes on."""
+        self._stop.set()
+        self._due.set()
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def states(self, row: CollectionRow) -> dict[str, str]:
+        """`complete` or `building` for each field of a collection that is indexed, by name."""
+        with self._connections.read() as connection:
+            return field_states(connection, row.id)
+
+    def took(self, row: CollectionRow, where: Filter, seconds: float, *, read: int = 0) -> None:
+        """Notes how long a filter took that let something pass.
+
+        Args:
+            row: The collection.
+            where: The filter.
+            seconds: The whole time.
+            read: Rows that were read in this time because they pass.
+        """
+        if self._read_only or seconds - read * _READ_S < SLOW_S:
+            return
+        with self._connections.read() as connection:
+            known = complete_fields(connection, row.id)
+        with self._lock:
+            if len(self._slow) > _COUNTED:
+                self._slow.clear()
+            for name in {condition.field for condition in where.conditions} - known.keys():
+                times = self._slow[row.id, name] = self._slow.get((row.id, name), 0) + 1
+                if times % SLOW_TIMES == 0:
+                    self._wanted.append((row.id, name))
+            wanted = bool(self._wanted)
+        if wanted:
+            self._go()
+
+    def wake(self) -> None:
+        """Goes to work where there is some."""
+        with self._connections.read() as connection:
+            work = unfinished(connection)
+        if work and not self._read_only:
+            self._go()
+
+    def _go(self) -> None:
+        self._due.set()
+        with self._lock:
+            if self._thread is None and not self._stop.is_set():
+                self._thread = threading.Thread(target=self._run, name="fields", daemon=True)
+                self._thread.start()
+
+    def _register_named(self) -> None:
+        try:
+            with self._connections.write() as connection:
+                found = connection.execute("SELECT id FROM collections WHERE name IS NOT NULL")
+                for (number,) in found.fetchall():
+                    register_fields(connection, number, self.named)
+        except StorageError as exc:
+            log.warning("Fields are not indexed before the next start: %s", exc)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._due.wait()
+            self._due.clear()
+            try:
+                self._work()
+            except Exception as exc:  # filters work without an index
+                log.warning("Fields are indexed further at the next occasion: %s", exc)
+
+    def _work(self) -> None:
+        """Goes on until all is done, and leaves at least half of the time to others."""
+        work = True
+        while work and not self._stop.is_set():
+            started = time.perf_counter()
+            with self._lock:
+                wanted, self._wanted = self._wanted, []
+            with self._connections.write() as connection:
+                for number, name in wanted:
+                    register_automatic(connection, number, name, named=self.named)
+                advance(connection)
+                work = unfinished(connection)
+            self._stop.wait(time.perf_counter() - started)
+        if not self._stop.is_set():
+            self._connections.give_room_back()

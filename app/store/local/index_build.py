@@ -1,0 +1,178 @@
+"""Builds an approximate index of a file of vectors, in a process of its own where that takes long.
+
+So it slows the service down no more than one busy core does, can be ended at any moment, and gives
+its memory back. As a program it reads a request from its input, and ends when that is closed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from app.cores import limit_openmp
+from app.store.local.generation_files import digest_of, sync_file
+
+_INLINE_NUMBERS = 2_000_000  # so many are built within a second, without a process
+_WAIT_S = 0.1
+_NICE = 10  # other work goes first
+
+log = logging.getLogger(__name__)
+
+Stage = tuple[str, int, int]
+"""What is being done (`train`, `add`), rows done, rows in all."""
+
+
+class BuildError(Exception):
+    """An index was not built; the text says why."""
+
+
+class BuildStoppedError(Exception):
+    """Whoever asked for an index wants none any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What to build.
+
+    Attributes:
+        stem: The generation: `.vectors` is there, `.ann` is made.
+        dim: Numbers in a vector.
+        factory: A factory string of FAISS.
+        recall: What its search parameters are to reach.
+    """
+
+    stem: str
+    dim: int
+    factory: str
+    recall: float
+
+
+def build_files(
+    request: BuildRequest, *, stop: threading.Event, tell: Callable[[Stage], None]
+) -> dict[str, Any]:
+    """Builds and calibrates; gives what a manifest says of it.
+
+    Args:
+        request: What to build.
+        stop: Set when nobody wants it any more.
+        tell: Told how far it is.
+
+    Raises:
+        BuildError: FAISS cannot build this type of these vectors.
+        BuildStoppedError: `stop` was set.
+    """
+    ann = Path(request.stem).with_suffix(".ann")
+    vectors = Path(request.stem).with_suffix(".vectors")
+    if vectors.stat().st_size <= 4 * _INLINE_NUMBERS:
+        calibration = _build(request, tell)
+    else:
+        calibration = _build_apart(request, stop, tell)
+    sync_file(ann)
+    return {"index": request.factory, "ann": digest_of(ann), "calibration": calibration}
+
+
+def _build(request: BuildRequest, tell: Callable[[Stage], None]) -> dict[str, Any]:
+    from app.store.local.ann_index import AnnIndex  # noqa: PLC0415 - faiss, after `limit_openmp`
+    from app.store.local.flat_rows import MappedRows  # noqa: PLC0415
+
+    stem = Path(request.stem)
+    rows = MappedRows.open(stem.with_suffix(".vectors"), dim=request.dim).array
+    try:
+        index = AnnIndex.build(
+            request.factory,
+            rows,
+            recall=request.recall,
+            on_progress=lambda *stage: tell(stage),
+        )
+        index.ann.write(stem.with_suffix(".ann"))
+    except RuntimeError as exc:
+        raise BuildError(str(exc).rsplit("Error: ", 1)[-1].strip()) from exc
+    return index.calibration.to_json()
+
+
+def _build_apart(
+    request: BuildRequest, stop: threading.Event, tell: Callable[[Stage], None]
+) -> dict[str, Any]:
+    """Runs this module as a program."""
+    command = [sys.executable, "-m", "app.store.local.index_build"]
+    process = subprocess.Popen(  # noqa: S603
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    answers: list[Any] = []
+    reader = threading.Thread(target=_read_answers, args=(process, answers, tell), daemon=True)
+    reader.start()
+    try:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(asdict(request)) + "\n")
+        process.stdin.flush()
+        while process.poll() is None and not stop.wait(_WAIT_S):
+            pass
+    except BrokenPipeError:
+        pass
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+    if stop.is_set():
+        raise BuildStoppedError
+    answer: Any = (
+        answers[-1] if answers else {"error": f"it ended with status {process.returncode}"}
+    )
+    if "error" in answer:
+        raise BuildError(answer["error"])
+    calibration: dict[str, Any] = answer["calibration"]
+    return calibration
+
+
+def _read_answers(
+    process: subprocess.Popen[str], answers: list[Any], tell: Callable[[Stage], None]
+) -> None:
+    for line in process.stdout or ():
+        answer = json.loads(line)
+        if "stage" in answer:
+            tell(tuple(answer["stage"]))
+        else:
+            answers.append(answer)
+
+
+def main() -> None:
+    """The program: one request, lines of progress, one answer."""
+    os.nice(_NICE)
+    limit_openmp()
+    request = BuildRequest(**json.loads(sys.stdin.readline()))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def say(answer: dict[str, Any]) -> None:
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+    try:
+        say({"calibration": _build(request, lambda stage: say({"stage": stage}))})
+    except BuildError as exc:
+        say({"error": str(exc)})
+
+
+def _end_with_parent() -> None:
+    """Whoever asked has ended where the input is closed: then the work is for nobody."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

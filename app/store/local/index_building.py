@@ -1,0 +1,168 @@
+"""Indexes made of what is in the catalog: loaded, brought up to date, or built anew."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.errors import StorageError
+from app.store.local.catalog import Catalog
+from app.store.local.catalog_rows import CollectionRow
+from app.store.local.flat_index import FlatIndex
+from app.store.local.generations import MAPPED_BYTES, Generations
+from app.store.local.index_build import (
+    BuildError,
+    BuildRequest,
+    BuildStoppedError,
+    Stage,
+    build_files,
+)
+from app.store.local.index_policy import Index, IndexPolicy, try_again_at
+from app.store.local.index_types import EXACT, Plan
+from app.store.vectors import Seqs, Vectors
+
+_SAMPLED = 16  # vectors that a saved index is compared with the catalog by
+
+log = logging.getLogger(__name__)
+
+
+class IndexBuilding:
+    """Makes the indexes of one embedding set, and knows how far a build is.
+
+    Args:
+        row: The collection and its embedding set.
+        generations: Where its indexes are saved.
+        policy: What is to be built.
+
+    Attributes:
+        stop: Set when nobody needs the index any more: a build that is under way ends.
+        stage: What is being done; None where nothing is.
+        failure: Why the last build came to nothing; None where it did not.
+    """
+
+    def __init__(self, row: CollectionRow, generations: Generations, policy: IndexPolicy) -> None:
+        self._row = row
+        self._generations = generations
+        self._policy = policy
+        self._not_before = 0
+        self.stop = threading.Event()
+        self.stage: Stage | None = None
+        self.failure: str | None = None
+
+    def load(self, catalog: Catalog) -> tuple[Index, int]:
+        """The newest saved index that fits, else one of all rows; and changes since it was saved.
+
+        What the type needs beyond exact search is left to a later `build`.
+        """
+        held = catalog.embedded(self._row)
+        index = self._generations.load(self._row, exact=self._policy.index_type == EXACT)
+        if index and not _agree(index, catalog, self._row, held):
+            log.warning("The saved index of %r is not of this catalog", self._row.name)
+            self._generations.discard()
+            index = None
+        if index is None and len(held):
+            log.warning(
+                "Building the index of %r from %d stored vectors", self._row.name, len(held)
+            )
+        index = index or self._exact(catalog, len(held))
+        return index, follow(index, catalog, self._row)
+
+    def make(self, catalog: Catalog) -> tuple[Index, int]:
+        """The index of a set that nobody searches yet, whatever was saved before."""
+        self._generations.discard()
+        rows = len(catalog.embedded(self._row))
+        plan = self._policy.plan(rows, self._row.passport.dim)
+        index = self.build(catalog, plan, rows) if plan.factory else None
+        index = index or self._exact(catalog, rows)
+        return index, follow(index, catalog, self._row)
+
+    def due(self, index: Index) -> Plan | None:
+        """What should be built now; None where the index serves well as it is."""
+        rows = len(index) - index.dead
+        return None if rows < self._not_before else self._policy.due(index)
+
+    def build(self, catalog: Catalog, plan: Plan, rows: int) -> Index | None:
+        """Builds and saves an index of what is in the catalog; None where that fails.
+
+        Takes minutes for a million rows, while searches and changes go on.
+
+        Raises:
+            BuildStoppedError: `stop` was set.
+        """
+        self.stage = ("read", 0, rows)
+        try:
+            blocks = _until(self.stop, catalog.vectors_after(self._row, 0))
+            builder = self._builder(plan.factory) if plan.factory else None
+            saved = self._generations.save(blocks, self._row, build=builder)
+            built = self._generations.load(self._row, exact=False) if saved else None
+        except (BuildError, StorageError) as exc:
+            self.failure = f"{plan.factory or EXACT} was not built: {exc}"
+            self._not_before = try_again_at(rows)
+            log.warning("The index of %r stays as it is: %s", self._row.name, self.failure)
+            return None
+        finally:
+            self.stage = None
+        self.failure = None
+        return built
+
+    def _builder(self, factory: str) -> Any:
+        def tell(stage: Stage) -> None:
+            self.stage = stage
+
+        def build(stem: Path, dim: int) -> dict[str, Any]:
+            request = BuildRequest(str(stem), dim, factory, self._policy.recall)
+            return build_files(request, stop=self.stop, tell=tell)
+
+        return build
+
+    def _exact(self, catalog: Catalog, rows: int) -> Index:
+        """An exact index; where its rows are many it maps a file, which is written first."""
+        if 4 * rows * self._row.passport.dim >= MAPPED_BYTES:
+            try:
+                saved = self._generations.save(catalog.vectors_after(self._row, 0), self._row)
+            except StorageError as exc:
+                log.warning("The index of %r is kept in memory: %s", self._row.name, exc)
+                saved = None
+            index = self._generations.load(self._row, exact=True) if saved else None
+            if index:
+                return index
+        return FlatIndex(self._row.passport.dim)
+
+
+def follow(index: Index, catalog: Catalog, row: CollectionRow) -> int:
+    """Brings an index up to date with the catalog; gives the number of changes."""
+    gone = np.setdiff1d(index.seqs[index.alive], catalog.embedded(row), assume_unique=True)
+    index.remove(gone)
+    changes = len(gone)
+    for seqs, vectors in catalog.vectors_after(row, index.last_seq):
+        index.add(seqs, vectors)
+        changes += len(seqs)
+    return changes
+
+
+def _until(
+    stop: threading.Event, blocks: Iterator[tuple[Seqs, Vectors]]
+) -> Iterator[tuple[Seqs, Vectors]]:
+    for block in blocks:
+        if stop.is_set():
+            raise BuildStoppedError
+        yield block
+
+
+def _agree(index: Index, catalog: Catalog, row: CollectionRow, held: Seqs) -> bool:
+    """Whether a saved index was made of this catalog, and not e.g. of a later one.
+
+    A catalog that was restored from a backup gives seqs again that the index knows; a few vectors
+    are compared to see it.
+    """
+    covered = held[held <= index.last_seq]
+    if index.last_seq > catalog.last_seq() or len(index.locate(covered)) != len(covered):
+        return False
+    picked = covered[:: max(1, len(covered) // _SAMPLED)]
+    seqs, vectors = catalog.vectors_at(row, picked.tolist())
+    return np.array_equal(index.vectors(index.locate(seqs)), vectors)

@@ -1,0 +1,71 @@
+"""When an index is built, of what type, and how hard it is searched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from app.cores import memory_bytes
+from app.store.local.flat_index import FlatIndex
+from app.store.local.index_types import AUTO, EXACT, LEAST_ROWS, Plan, check_index_type, plan
+from app.store.local.layered_index import LayeredIndex
+from app.store.search_parameters import SearchParameters
+
+DEFAULT_RECALL = 0.99
+
+Index = FlatIndex | LayeredIndex
+
+_TAIL_SHARE = 10  # a tenth of what was built may come before it is built anew,
+_TAIL_NUMBERS = 40_000_000  # but never more than is scored exactly in about 10 ms
+_DEAD_SHARE = 4
+_TRIED_AGAIN = 1.5  # times as many rows, after a build that failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexPolicy:
+    """What was set about indexes.
+
+    Attributes:
+        index_type: `Flat` (exact), `auto`, or a factory string of FAISS.
+        memory: Bytes that the type `auto` may take; a quarter of the machine's unless given.
+        recall: Share of the true matches that an approximate index is to find.
+        parameters: Go before what was calibrated.
+        least: Pictures below which search stays exact.
+
+    Raises:
+        ConfigurationError: There is no such index type.
+    """
+
+    index_type: str = EXACT
+    memory: int | None = None
+    recall: float = DEFAULT_RECALL
+    parameters: SearchParameters = field(default_factory=SearchParameters)
+    least: int = LEAST_ROWS
+
+    def __post_init__(self) -> None:
+        """Reads the index type."""
+        object.__setattr__(self, "index_type", check_index_type(self.index_type))
+
+    def plan(self, rows: int, dim: int) -> Plan:
+        """What to build of so many rows."""
+        memory = memory_bytes() // 4 if self.memory is None else self.memory
+        return plan(self.index_type, rows=rows, dim=dim, memory=memory, least=self.least)
+
+    def due(self, index: Index) -> Plan | None:
+        """What to build now; None where the index serves well as it is."""
+        wanted = self.plan(len(index) - index.dead, index.dim)
+        if isinstance(index, FlatIndex):
+            return wanted if wanted.factory else None
+        if wanted.factory is None and index.factory is not None:
+            return None  # it has shrunk; what was built still serves
+        other = wanted.factory != index.factory and self.index_type != AUTO
+        return wanted if other or self._outgrown(index) else None
+
+    def _outgrown(self, index: LayeredIndex) -> bool:
+        built = len(index.built)
+        most = max(self.least // 2, min(built // _TAIL_SHARE, _TAIL_NUMBERS // index.dim))
+        return len(index.tail) > most or index.built.dead > max(built // _DEAD_SHARE, most)
+
+
+def try_again_at(rows: int) -> int:
+    """Rows from which a build that failed with `rows` is tried again."""
+    return int(rows * _TRIED_AGAIN) + 1

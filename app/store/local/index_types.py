@@ -1,0 +1,118 @@
+"""Index types: what may be asked for, and what is built of it for so many pictures."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from dataclasses import dataclass
+
+from app.errors import ConfigurationError
+from app.store.local.flat_rows import faiss
+
+EXACT = "Flat"
+AUTO = "auto"
+
+_TRIED_DIMS = (2048, 512, 192, 64)  # vectors of some length must fit; which ones come is not known
+_EXACT_NUMBERS = 40_000_000  # `auto` scores every picture up to so many numbers: about 10 ms
+LEAST_ROWS = 10_000
+"""Pictures below which search stays exact: it takes a few milliseconds."""
+_ROWS_PER_LIST = 39  # fewer train no good centers, says FAISS
+_MOST_REDUCED = 256  # numbers that `auto` keeps of a vector
+_MOST_PCA_DIM = 4096  # beyond it a covariance matrix is too large
+_REFINED = re.compile(r",(?:RFlat|Refine\([^()]*\))$")
+_LISTS = re.compile(r"(?:^|,)IVF(\d+)(k?)")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to build for a collection of some size.
+
+    Attributes:
+        factory: A factory string of FAISS; None for exact search.
+        reason: Why, in words.
+    """
+
+    factory: str | None
+    reason: str
+
+
+def check_index_type(text: str) -> str:
+    """Gives an index type back as FAISS reads it: `Flat`, `auto`, or a factory string.
+
+    A last `,RFlat` or `,Refine(...)` goes: every candidate is scored from its float32 vector
+    anyway.
+
+    Raises:
+        ConfigurationError: FAISS knows no such type, or it cannot serve here.
+    """
+    wanted = text.strip()
+    if wanted in {EXACT, AUTO}:
+        return wanted
+    factory = _REFINED.sub("", wanted)
+    problem = _problem(factory)
+    if problem:
+        raise ConfigurationError(
+            f"{ascii(text)[:80]} is no index type: {problem}. Use {EXACT} (exact), {AUTO}, or a "
+            "factory string of FAISS such as HNSW32,SQ8 or PCAR256,IVF1024,SQ8"
+        )
+    return factory
+
+
+@functools.lru_cache(maxsize=64)
+def _problem(factory: str) -> str | None:
+    """Why FAISS cannot build it for vectors of any usual length."""
+    if factory.startswith("IDMap") or ",IDMap" in factory:
+        return "IDMap is not needed, rows have numbers of their own"
+    if "Refine" in factory or "RFlat" in factory:
+        return "refining comes last"
+    said = "it is empty"
+    for dim in _TRIED_DIMS if factory else ():
+        try:
+            faiss.index_factory(dim, factory, faiss.METRIC_L2)
+        except RuntimeError as exc:
+            said = str(exc).rsplit("Error: ", 1)[-1].strip().splitlines()[0][:200]
+        else:
+            return None
+    return f"FAISS says {said!r}"
+
+
+def plan(index_type: str, *, rows: int, dim: int, memory: int, least: int = LEAST_ROWS) -> Plan:
+    """What to build.
+
+    Args:
+        index_type: From `check_index_type`.
+        rows: Pictures.
+        dim: Numbers in a vector.
+        memory: Bytes that `auto` may take.
+        least: Pictures below which search stays exact.
+    """
+    if index_type == EXACT:
+        return Plan(None, "exact, as set")
+    if index_type == AUTO:
+        return _automatic(rows, dim, memory)
+    needed = max(least, _ROWS_PER_LIST * lists_of(index_type))
+    if rows < needed:
+        return Plan(None, f"exact until there are {needed} pictures to build {index_type} of")
+    return Plan(index_type, "as set")
+
+
+def _automatic(rows: int, dim: int, memory: int) -> Plan:
+    if rows * dim <= _EXACT_NUMBERS or rows < LEAST_ROWS:
+        return Plan(None, f"exact: {rows} pictures of {dim} numbers take about 10 ms or less")
+    kept = min(_MOST_REDUCED, dim)
+    reduction = "" if kept == dim else f"PCAR{kept}," if dim <= _MOST_PCA_DIM else f"RR{kept},"
+    lists = 2 ** round(math.log2(4 * math.sqrt(rows)))
+    small = f"PQ{kept // 2}x4fs" if kept % 2 == 0 else "SQ4"
+    fits = rows * (kept + 8) <= memory
+    bytes_each = kept + 8 if fits else kept // 4 + 8
+    factory = f"{reduction}IVF{lists},{'SQ8' if fits else small}"
+    total = rows * bytes_each / 1e6
+    reason = f"{rows} pictures of {dim} numbers: about {total:.0f} MB of {memory / 1e6:.0f} MB"
+    return Plan(factory, reason)
+
+
+def lists_of(factory: str) -> int:
+    """Lists of an inverted file; 0 where it is none."""
+    found = _LISTS.search(factory)
+    return int(found[1]) * (1024 if found[2] else 1) if found else 0

@@ -1,0 +1,192 @@
+"""Any index type: what it finds, what it survives, compared with the memory store."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from app.store.filters import Filter
+from app.store.local import ann_index
+from app.store.local.index_policy import IndexPolicy
+from app.store.local.local_store import LocalStore
+from app.store.memory_store import MemoryStore
+from app.store.search_parameters import SearchParameters
+from tests.store.helpers import PASSPORT, answers, new_image, put, unit_vectors
+
+LEAST = 60
+TYPES = (
+    "IVF4,Flat",
+    "IVF4,SQ8,RFlat",
+    "HNSW8,SQ8",
+    "PCAR4,IVF2,SQ8",
+    "SQ8",
+    "PQ4x4fs",
+    "IVF2,PQ4x4fs,RFlat",
+)
+EVERYTHING = SearchParameters(nprobe=65_536, ef_search=65_536, k_factor=1_000)
+"""Hard enough to find all there is in a small collection."""
+
+
+def policy(index_type: str, **given: object) -> IndexPolicy:
+    return IndexPolicy(index_type=index_type, least=LEAST, **given)  # type: ignore[arg-type]
+
+
+class IndexMachine(RuleBasedStateMachine):
+    """Adds, replaces, deletes, filters, rebuilds, kills and restarts, beside a memory store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="lookalike-test-"))
+        self.memory = MemoryStore()
+        self.added = 0
+
+    @initialize(index_type=st.sampled_from(TYPES), count=st.integers(0, 250))
+    def begin(self, index_type: str, count: int) -> None:
+        self.index_type = index_type
+        self.store = self.open()
+        if count:
+            self.put([f"i{n}" for n in range(count)], seed=1)
+
+    def open(self) -> LocalStore:
+        return LocalStore(self.folder, policy=policy(self.index_type))
+
+    def put(self, ids: list[str], *, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        images = [
+            new_image(i, content=f"{i}-{seed}", metadata={"n": n % 3}) for n, i in enumerate(ids)
+        ]
+        vectors = unit_vectors(len(ids), seed=seed)
+        repeated = rng.random(len(ids)) < 0.2
+        vectors[repeated] = vectors[0]  # equal scores
+        for store in (self.store, self.memory):
+            put(store, images, vectors)
+        self.added += len(ids)
+
+    @rule(start=st.integers(0, 300), count=st.integers(1, 60), seed=st.integers(2, 9))
+    def add_or_replace(self, start: int, count: int, seed: int) -> None:
+        self.put([f"i{n}" for n in range(start, start + count)], seed=seed)
+
+    @precondition(lambda self: self.memory.count("default"))
+    @rule(share=st.floats(0, 1), count=st.integers(1, 60))
+    def delete(self, share: float, count: int) -> None:
+        records = self.memory.page("default", limit=1000).records
+        first = int(share * (len(records) - 1))
+        for record in records[first : first + count]:
+            self.store.delete("default", record.id)
+            self.memory.delete("default", record.id)
+
+    @rule()
+    def rebuild(self) -> None:
+        self.store.rebuild("default")
+
+    @rule()
+    def restart(self) -> None:
+        self.store.close()
+        self.store = self.open()
+
+    @rule()
+    def kill(self) -> None:
+        """What is on the disk right now is all that the next process gets."""
+        copy = Path(tempfile.mkdtemp(prefix="lookalike-test-"))
+        shutil.copytree(
+            self.folder, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.lock")
+        )
+        self.store.close()
+        shutil.rmtree(self.folder)
+        self.folder = copy
+        self.store = self.open()
+
+    @rule(index_type=st.sampled_from(("Flat", *TYPES)))
+    def change_type(self, index_type: str) -> None:
+        self.store.close()
+        self.index_type = index_type
+        self.store = self.open()
+
+    @rule(
+        seed=st.integers(0, 99),
+        k=st.integers(1, 40),
+        n=st.one_of(st.none(), st.integers(0, 3)),
+        leave_out=st.integers(0, 3),
+        exact=st.booleans(),
+    )
+    def search(self, seed: int, k: int, n: int | None, leave_out: int, exact: bool) -> None:
+        queries = unit_vectors(2, seed=seed)
+        where = None if n is None else Filter.parse({"n": n})
+        exclude = [f"i{number}" for number in range(leave_out)]
+        parameters = SearchParameters(exact=True) if exact else EVERYTHING
+        mine, true = (
+            store.search(
+                "default",
+                queries,
+                k=k,
+                passport=PASSPORT,
+                where=where,
+                exclude=exclude,
+                parameters=parameters,
+            )
+            for store in (self.store, self.memory)
+        )
+        assert answers(mine) == answers(true)
+
+    @rule(seed=st.integers(0, 99), k=st.integers(1, 40), n=st.integers(0, 2))
+    def search_lightly(self, seed: int, k: int, n: int) -> None:
+        """With the least effort it may miss some, but never says anything untrue."""
+        where = Filter.parse({"n": n})
+        queries = unit_vectors(1, seed=seed)
+        least = SearchParameters(nprobe=1, ef_search=1, k_factor=1)
+        (found,) = self.store.search(
+            "default", queries, k=k, passport=PASSPORT, where=where, parameters=least
+        )
+        (all_there,) = self.memory.search(
+            "default", queries, k=1000, passport=PASSPORT, where=where
+        )
+        scores = {match.record.id: match.score for match in all_there}
+        assert len(found) == min(k, len(all_there))
+        assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)
+        assert all(abs(scores[m.record.id] - m.score) < 1e-12 for m in found)
+
+    @invariant()
+    def count(self) -> None:
+        if hasattr(self, "store"):
+            assert self.store.count("default") == self.memory.count("default")
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.store.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class SmallLimits(IndexMachine):
+    """The same with FAISS asked for parts too, and tombstones hidden from it."""
+
+    def __init__(self) -> None:
+        self.patch_limits = pytest.MonkeyPatch()
+        self.patch_limits.setattr(ann_index, "_TRIED", 1e9)
+        self.patch_limits.setattr(ann_index, "_SPARE", 1)
+        self.patch_limits.setattr(ann_index, "_SKIPPED", 1)
+        super().__init__()
+
+    def teardown(self) -> None:
+        self.patch_limits.undo()
+        super().teardown()
+
+
+RUNS = settings(
+    max_examples=15,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+    database=None,
+)
+TestIndexMachine = IndexMachine.TestCase
+TestIndexMachine.settings = RUNS
+TestSmallLimits = SmallLimits.TestCase
+TestSmallLimits.settings = RUNS
