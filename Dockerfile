@@ -12,7 +12,7 @@ FROM ${PYTHON_IMAGE} AS build
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_NO_CACHE=1
 RUN python -m venv /opt/venv && /opt/venv/bin/python -m pip install --quiet --no-cache-dir 'uv>=0.8'
 WORKDIR /build
-COPY requirements.lock docker/install-dependencies ./
+COPY docker/requirements.lock docker/install-dependencies ./
 ARG TORCH_INDEX=
 RUN ./install-dependencies requirements.lock "$TORCH_INDEX"
 ARG BAKE_MODEL=resnet50

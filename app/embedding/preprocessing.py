@@ -218,9 +218,13 @@ def make_thumbnail(image: Image.Image, *, size: int = 256) -> bytes:
         image: RGB, upright.
         size: Longest side in pixels; a smaller picture is not enlarged.
     """
-    small = image.copy()
+    scale = size / max(image.size)
+    if scale < 1:
+        small_size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        small = image.resize(small_size, Image.Resampling.HAMMING, reducing_gap=2.0)
+    else:
+        small = image.copy()
     small.info = {}
-    small.thumbnail((size, size), Image.Resampling.LANCZOS)
     target = io.BytesIO()
     small.save(target, "JPEG", quality=85)
     return target.getvalue()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import PIL
@@ -15,21 +15,15 @@ from PIL import Image
 
 from app.cores import available_cores
 from app.embedding.base import Prepared, Vectors
-from app.embedding.preprocessing import (
-    PREPROCESSING_VERSION,
-    Resize,
-    least_decode_size,
-    resize_image,
-)
+from app.embedding.choices import Pooling, Precision, check_choices
+from app.embedding.preprocessing import Resize, least_decode_size, resize_image
 from app.embedding.registry import get_spec
+from app.embedding.torchvision_export import backbone_passport
 from app.embedding.torchvision_network import Network
 from app.embedding.torchvision_weights import load_backbone
 from app.embedding.vectors import check_batch, normalize
 from app.errors import ConfigurationError, EmbeddingFailedError
 from app.records import Passport
-
-Pooling = Literal["avg", "flatten"]
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,6 +42,8 @@ class TorchvisionExtractor:
         precision: `auto` takes bfloat16 on CPUs that compute it in hardware, float16 on CUDA,
             and float32 otherwise.
         threads: CPU threads of one call; all cores unless given.
+        compiled: Whether `torch.compile` writes code for the network, which needs a CUDA device
+            and takes up to minutes.
 
     Raises:
         ConfigurationError: A value that cannot work; `WeightsError` where the weights cannot.
@@ -64,17 +60,24 @@ class TorchvisionExtractor:
         device: str = "auto",
         precision: Precision = "auto",
         threads: int | None = None,
+        compiled: bool = False,
     ) -> None:
         spec = get_spec(model)
         size = spec.input_size if input_size is None else input_size
-        _check_choices(pooling=pooling, resize=resize, precision=precision, input_size=size)
+        check_choices(pooling=pooling, resize=resize, input_size=size)
+        _check_precision(precision)
         self._resize: Resize = resize
         self._threads = threads or available_cores()
         self._device = choose_device(device)
+        if compiled and self._device.type != "cuda":
+            raise ConfigurationError(
+                f"LOOKALIKE_COMPILE needs a CUDA device, and this runs on {self._device}: unset it"
+            )
         self._precision = choose_precision(precision, device=self._device)
         torch.set_num_threads(self._threads)
         backbone = load_backbone(model, weights=weights)
-        self._network = Network(
+        self._compiled = compiled
+        network = Network(
             backbone.network,
             spec=spec,
             pooling=pooling,
@@ -82,16 +85,13 @@ class TorchvisionExtractor:
             device=self._device,
             input_size=size,
         )
-        self._passport = Passport(
-            model=model,
-            weights=backbone.weights,
-            weights_sha256=backbone.sha256,
-            pooling=pooling,
-            resize=resize,
-            input_size=size,
-            dim=spec.dim(pooling=pooling, input_size=size),
-            preprocessing=PREPROCESSING_VERSION,
+        self._network: Any = torch.compile(network) if compiled else network
+        self._passport = backbone_passport(
+            backbone, spec, pooling=pooling, resize=resize, input_size=size
         )
+        if compiled:  # now, rather than in the first request: once for one, once for any number
+            for count in (1, 2, 3):
+                self._forward(torch.zeros((count, size, size, 3), dtype=torch.uint8))
 
     @property
     def passport(self) -> Passport:
@@ -103,7 +103,7 @@ class TorchvisionExtractor:
         """Recorded beside the passport: `precision`, `runtime`, `device`, library versions."""
         return {
             "precision": self._precision,
-            "runtime": "torch",
+            "runtime": "torch.compile" if self._compiled else "torch",
             "device": str(self._device),
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
@@ -200,14 +200,14 @@ def choose_precision(precision: Precision, *, device: torch.device) -> str:
     return "bfloat16" if device.type == "cpu" and fast else "float32"
 
 
-def _check_choices(*, pooling: str, resize: str, precision: str, input_size: int) -> None:
-    """Refuses values that no setting has."""
-    for name, value, known in (
-        ("pooling", pooling, ("avg", "flatten")),
-        ("resize", resize, ("squash", "crop")),
-        ("precision", precision, ("auto", *_DTYPES)),
-    ):
-        if value not in known:
-            raise ConfigurationError(f"Unknown {name} {value!r}: it must be {', '.join(known)}")
-    if not 32 <= input_size <= 4096:
-        raise ConfigurationError(f"Input_size must be from 32 to 4096 pixels, not {input_size}")
+def _check_precision(precision: str) -> None:
+    """Refuses what torch does not compute in here."""
+    if precision == "int8":
+        raise ConfigurationError(
+            "torch runs no int8 network here: set LOOKALIKE_RUNTIME=openvino (on CPUs), or another "
+            "LOOKALIKE_PRECISION"
+        )
+    if precision != "auto" and precision not in _DTYPES:
+        raise ConfigurationError(
+            f"Unknown precision {precision!r}: it must be auto, {', '.join(_DTYPES)}"
+        )

@@ -29,6 +29,8 @@ class Network(nn.Module):
         dtype: Of convolutions and weights; pooling is float32 always.
         device: Where to run.
         input_size: Side of the input, in pixels.
+        fused: Whether to use oneDNN's fused convolutions where there are some; without them the
+            network is of plain operators alone, which other programs can read.
     """
 
     _mean: Tensor
@@ -43,11 +45,16 @@ class Network(nn.Module):
         dtype: torch.dtype,
         device: torch.device,
         input_size: int,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         folded: Any = _fold_batch_norm(copy.deepcopy(backbone))
         folded = folded.to(device=device, dtype=dtype, memory_format=torch.channels_last)
-        self._trunk = _trunk(folded, device=device, dtype=dtype, input_size=input_size)
+        plain = _plain_trunk(folded)
+        if fused and device.type == "cpu" and dtype != torch.float16:
+            self._trunk = _fused_trunk(folded, plain, dtype=dtype, input_size=input_size)
+        else:
+            self._trunk = plain
         self._pooling = pooling
         self._dtype = dtype
         mean = torch.tensor(spec.mean, device=device).reshape(1, 3, 1, 1) * 255
@@ -87,14 +94,16 @@ def _convolutions(block: Any) -> int:
     return 3 if hasattr(block, "conv3") else 2
 
 
-def _trunk(
-    model: Any, *, device: torch.device, dtype: torch.dtype, input_size: int
-) -> nn.Sequential:
+def _plain_trunk(model: Any) -> nn.Sequential:
     """Everything between the normalized input and the last feature map."""
     layers = (model.layer1, model.layer2, model.layer3, model.layer4)
-    plain = nn.Sequential(model.conv1, model.relu, model.maxpool, *layers)
-    if device.type != "cpu" or dtype == torch.float16:
-        return plain
+    return nn.Sequential(model.conv1, model.relu, model.maxpool, *layers)
+
+
+def _fused_trunk(
+    model: Any, plain: nn.Sequential, *, dtype: torch.dtype, input_size: int
+) -> nn.Sequential:
+    """The same of fused convolutions; the plain one where there are none or they disagree."""
     sample = torch.linspace(-2, 2, 3 * input_size * input_size).reshape(
         1, 3, input_size, input_size
     )

@@ -1,0 +1,234 @@
+"""Chooses what runs the network, torch or OpenVINO with a converted one, and builds it."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from app.config import Settings
+from app.embedding import openvino_files, openvino_runtime
+from app.embedding.base import Extractor
+from app.embedding.choices import check_choices
+from app.embedding.openvino_files import Origin
+from app.embedding.registry import get_spec
+from app.errors import ConfigurationError
+from app.records import Passport
+
+log = logging.getLogger(__name__)
+
+
+def build_backbone(settings: Settings, *, cores: int, keep: bool = False) -> Extractor:
+    """Builds the network that the settings name, without a head.
+
+    Args:
+        settings: What was asked for.
+        cores: CPU threads of one call.
+        keep: Whether a network that is converted is kept in the data folder.
+
+    Raises:
+        WeightsError: The weights cannot be used.
+        ConfigurationError: A setting cannot work.
+    """
+    if settings.model == "color":
+        from app.embedding.color_extractor import ColorExtractor  # noqa: PLC0415 - as below
+
+        return ColorExtractor()
+    if choose_runtime(settings) == "openvino":
+        return _openvino_backbone(settings, cores=cores, keep=keep)
+    from app.embedding.torchvision_extractor import (  # noqa: PLC0415 - imports torch
+        TorchvisionExtractor,
+    )
+
+    return TorchvisionExtractor(
+        settings.model,
+        weights=settings.weights,
+        pooling=settings.pooling,
+        resize=settings.resize,
+        input_size=settings.input_size,
+        device=settings.device,
+        precision=settings.precision,
+        threads=cores,
+        compiled=settings.compile,
+    )
+
+
+def put_head(backbone: Extractor, path: Path) -> Extractor:
+    """Puts a head that is kept in a file on an extractor.
+
+    Raises:
+        WeightsError: The file cannot be used, or belongs to another network.
+    """
+    from app.embedding.headed_extractor import HeadedExtractor  # noqa: PLC0415 - as needed
+    from app.embedding.heads import load_head  # noqa: PLC0415
+
+    return HeadedExtractor(backbone, load_head(path))
+
+
+def choose_runtime(settings: Settings) -> Literal["torch", "openvino"]:
+    """Resolves `auto`, without importing torch.
+
+    OpenVINO runs the network where it is installed, computes the precision that is asked for, and
+    the network is to run on the CPU; int8 runs nowhere else.
+
+    Raises:
+        ConfigurationError: OpenVINO is asked for, or needed, and cannot be used.
+    """
+    if settings.runtime == "torch":
+        return "torch"
+    wanted = settings.runtime == "openvino" or settings.precision == "int8"
+    if not wanted and not _is_preferred(settings):
+        return "torch"
+    if settings.device not in {"auto", "cpu"}:
+        raise ConfigurationError(
+            f"OpenVINO runs on the CPU here, not on {settings.device}: set LOOKALIKE_DEVICE=cpu, "
+            "or LOOKALIKE_RUNTIME=torch and a precision other than int8"
+        )
+    if settings.compile:
+        raise ConfigurationError(
+            "LOOKALIKE_COMPILE needs torch and a CUDA device, and OpenVINO runs the network: unset "
+            "it, or set LOOKALIKE_RUNTIME=torch"
+        )
+    openvino_runtime.import_openvino()
+    return "openvino"
+
+
+def _is_preferred(settings: Settings) -> bool:
+    on_cpu = settings.device == "cpu" or (settings.device == "auto" and not has_gpu())
+    return (
+        on_cpu and openvino_runtime.is_installed() and openvino_runtime.computes(settings.precision)
+    )
+
+
+def has_gpu() -> bool:
+    """Whether torch would find a GPU, told without importing it."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    try:
+        build = version("torch").partition("+")[2]  # cpu, cu132, rocm7.1; nothing from PyPI
+    except PackageNotFoundError:
+        return False
+    if build == "cpu":
+        return False
+    return build.startswith("rocm") or _cuda_devices() > 0
+
+
+def _cuda_devices() -> int:
+    """As the driver counts them, which heeds CUDA_VISIBLE_DEVICES."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    except (OSError, AttributeError):  # no driver
+        return 0
+    return 0 if failed else count.value
+
+
+def models_folder(settings: Settings) -> Path:
+    """Where converted networks are kept."""
+    return settings.data_dir / "models"
+
+
+def settled_origin(settings: Settings) -> Origin:
+    """What the settings' network is converted from.
+
+    Raises:
+        ConfigurationError: A setting cannot work; `WeightsError` where the weights cannot.
+    """
+    size = settings.input_size or get_spec(settings.model).input_size
+    check_choices(pooling=settings.pooling, resize=settings.resize, input_size=size)
+    return openvino_files.origin_of(
+        settings.model,
+        weights=settings.weights,
+        pooling=settings.pooling,
+        resize=settings.resize,
+        input_size=size,
+    )
+
+
+def float_network(settings: Settings, *, keep: bool) -> tuple[Any, Passport]:
+    """The settings' network for OpenVINO: the kept one, or converted now.
+
+    Args:
+        settings: What was asked for.
+        keep: Whether one that is converted is kept in the data folder.
+
+    Returns:
+        The path of its .xml file or, where it is not kept, the network; and its passport.
+
+    Raises:
+        WeightsError: The weights cannot be used.
+    """
+    origin, folder = settled_origin(settings), models_folder(settings)
+    kept = openvino_files.find_network(
+        folder, origin, openvino=openvino_runtime.installed_version()
+    )
+    if kept is not None:
+        return kept.xml, kept.passport
+    from app.embedding.openvino_convert import convert  # noqa: PLC0415 - for torch
+    from app.embedding.torchvision_export import exportable  # noqa: PLC0415 - imports torch
+
+    log.info("converting %s for OpenVINO, once", settings.model)
+    started = time.monotonic()
+    source = exportable(
+        origin.model,
+        weights=settings.weights,
+        pooling=origin.pooling,
+        resize=origin.resize,
+        input_size=origin.input_size,
+    )
+    network = convert(source.network, input_size=origin.input_size)
+    log.info("converted %s in %.1f s", settings.model, time.monotonic() - started)
+    if keep and settled_origin(settings) == origin:  # else the file was changed meanwhile
+        keep_network(settings, origin, source.passport, network)
+    return network, source.passport
+
+
+def keep_network(
+    settings: Settings,
+    origin: Origin,
+    passport: Passport,
+    network: Any,
+    *,
+    notes: Mapping[str, Any] | None = None,
+) -> Path | None:
+    """Keeps OpenVINO's model in the data folder; None, and a line in the log, if that fails."""
+    openvino = openvino_runtime.import_openvino()
+    try:
+        kept = openvino_files.keep_network(
+            models_folder(settings),
+            origin,
+            passport,
+            openvino=openvino_runtime.installed_version(),
+            save=lambda path: openvino.save_model(network, path, compress_to_fp16=False),
+            notes=notes,
+        )
+    except (OSError, RuntimeError) as exc:
+        log.warning("the converted network cannot be kept and will be made again: %s", exc)
+        return None
+    return kept.xml
+
+
+def _openvino_backbone(settings: Settings, *, cores: int, keep: bool) -> Extractor:
+    from app.embedding.openvino_extractor import OpenVinoExtractor  # noqa: PLC0415 - as needed
+
+    if settings.precision == "int8":
+        origin = replace(settled_origin(settings), int8=True)
+        quantized = openvino_files.find_network(models_folder(settings), origin)
+        if quantized is None:
+            raise ConfigurationError(
+                f"There is no int8 network of {settings.model} with these settings in "
+                f"{models_folder(settings)}: make one with lookalike quantize PATH (a folder of "
+                "your own pictures), or set another LOOKALIKE_PRECISION"
+            )
+        return OpenVinoExtractor(quantized.xml, passport=quantized.passport, threads=cores)
+    precision = openvino_runtime.choose_float(settings.precision)
+    network, passport = float_network(settings, keep=keep)
+    return OpenVinoExtractor(network, passport=passport, precision=precision, threads=cores)

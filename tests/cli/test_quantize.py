@@ -1,0 +1,71 @@
+"""`lookalike quantize`, with a small network and drawn pictures."""
+
+import pytest
+
+from app.backbones import build_backbone
+from app.config import load_settings
+from app.errors import ConfigurationError
+from app.samples import write_samples
+
+MODEL = ("--model", "resnet18", "--weights", "random", "--input-size", "32")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quantize") / "pictures"
+    write_samples(folder, instances=3, views=2, size=(64, 48))
+    assert len(list(folder.rglob("*.jpg"))) >= 72
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def built(precision):
+    return build_backbone(
+        load_settings(model="resnet18", weights="random", input_size=32, precision=precision),
+        cores=2,
+    )
+
+
+def test_quantizing_reports_then_saves(lookalike, many, monkeypatch):
+    monkeypatch.setenv("LOOKALIKE_RUNTIME", "openvino")
+    with pytest.raises(ConfigurationError, match="lookalike quantize PATH"):
+        built("int8")
+    refused = lookalike("quantize", str(many), *MODEL, "--pictures", "36", "--min-overlap", "1")
+    assert refused.exit_code == 1
+    assert "overlap of the ten nearest: 0." in refused.stdout
+    assert "not saved: the overlap is below 1. Calibrate on more pictures" in refused.stderr
+    assert "broken.jpg" in refused.stderr
+    with pytest.raises(ConfigurationError, match="lookalike quantize PATH"):
+        built("int8")
+
+    saved = lookalike("quantize", str(many), *MODEL, "--pictures", "36", "--min-overlap", "0")
+    assert saved.exit_code == 0, saved.output
+    assert "calibrated on 36 pictures, compared with float32 on" in saved.stdout
+    assert saved.stdout.index("cosine: least 0.9") < saved.stdout.index("saved in data/models/")
+    quantized, plain = built("int8"), built("float32")
+    assert quantized.passport.int8
+    assert set(quantized.passport.differences(plain.passport)) == {"int8"}
+    assert quantized.provenance["precision"] == "int8"
+    pictures = _prepared(many, plain)
+    apart = 1 - (quantized.extract(pictures) * plain.extract(pictures)).sum(axis=1)
+    assert 0 < apart.max() < 0.01
+
+
+def _prepared(folder, extractor):
+    import numpy as np
+    from PIL import Image
+
+    files = sorted(folder.rglob("*.jpg"))
+    opened = (Image.open(file).convert("RGB") for file in files if file.name != "broken.jpg")
+    return np.stack([extractor.prepare(image) for image, _ in zip(opened, range(8), strict=False)])
+
+
+def test_too_few_pictures(lookalike, pictures):
+    few = lookalike("quantize", str(pictures), *MODEL)
+    assert isinstance(few.exception, ConfigurationError)
+    assert "Only 18 pictures can be read there, and 60 are needed" in str(few.exception)
+
+
+def test_color_has_no_network(lookalike, pictures):
+    color = lookalike("quantize", str(pictures))
+    assert "no network to quantize" in str(color.exception)

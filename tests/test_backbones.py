@@ -1,0 +1,253 @@
+"""What runs the network, and converted networks in a data folder."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+
+from app import backbones
+from app.backbones import build_backbone, choose_runtime
+from app.bootstrap import build_services
+from app.config import load_settings
+from app.embedding import openvino_runtime
+from app.embedding.openvino_extractor import OpenVinoExtractor
+from app.embedding.torchvision_extractor import TorchvisionExtractor
+from app.errors import ConfigurationError, WeightsNotFoundError
+from tests.servers import clean_environment
+
+MODEL = {"model": "resnet18", "weights": "random", "input_size": 32, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def settings(data_dir="data", **options):
+    return load_settings(data_dir=data_dir, **MODEL | options)
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """A data folder whose service has converted its network."""
+    folder = tmp_path_factory.mktemp("converted") / "data"
+    build_services(settings(folder, runtime="openvino", precision="float32")).close()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("given", "machine", "expected"),
+    [
+        ({}, "openvino bf16", "openvino"),
+        ({"device": "auto"}, "openvino bf16", "openvino"),
+        ({"device": "auto"}, "openvino bf16 gpu", "torch"),
+        ({"device": "cpu"}, "openvino bf16 gpu", "openvino"),
+        ({"device": "cuda"}, "openvino bf16 gpu", "torch"),
+        ({}, "bf16", "torch"),
+        ({"precision": "float16"}, "openvino bf16", "torch"),
+        ({"precision": "bfloat16"}, "openvino", "torch"),
+        ({"precision": "bfloat16"}, "openvino bf16", "openvino"),
+        ({"runtime": "torch", "precision": "int8"}, "openvino bf16", "torch"),
+        ({"runtime": "openvino", "device": "auto"}, "openvino gpu", "openvino"),
+        ({"precision": "int8", "device": "auto"}, "openvino gpu", "openvino"),
+    ],
+)
+def test_the_runtime_follows_the_machine(given, machine, expected, monkeypatch):
+    monkeypatch.setattr(backbones, "has_gpu", lambda: "gpu" in machine)
+    monkeypatch.setattr(openvino_runtime, "is_installed", lambda: "openvino" in machine)
+    monkeypatch.setattr(openvino_runtime, "computes_bfloat16", lambda: "bf16" in machine)
+    assert choose_runtime(settings(**given)) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"runtime": "openvino", "device": "cuda"}, "LOOKALIKE_DEVICE=cpu"),
+        ({"precision": "int8", "device": "mps"}, "LOOKALIKE_DEVICE=cpu"),
+        ({"runtime": "openvino", "compile": True}, "LOOKALIKE_COMPILE needs torch"),
+        ({"runtime": "torch", "compile": True}, "needs a CUDA device"),
+        ({"runtime": "torch", "precision": "int8"}, "torch runs no int8"),
+        ({"runtime": "openvino", "precision": "float16"}, "does not compute float16"),
+        ({"runtime": "openvino", "precision": "int8"}, "lookalike quantize PATH"),
+        ({"model": "resnet19"}, "resnet18"),
+    ],
+)
+def test_what_cannot_work_is_said(given, text):
+    with pytest.raises(ConfigurationError, match=text):
+        build_backbone(settings(**given), cores=1)
+
+
+def test_without_openvino(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    for given in ({"runtime": "openvino"}, {"precision": "int8"}):
+        with pytest.raises(ConfigurationError, match=r"pip install 'lookalike\[openvino\]'"):
+            choose_runtime(settings(**given))
+
+
+def test_gpus_are_those_that_torch_finds():
+    assert backbones.has_gpu() == (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+@pytest.mark.parametrize(
+    ("build", "devices", "expected"),
+    [
+        ("2.15.0", 1, True),
+        ("2.15.0", 0, False),
+        ("2.15.0+cpu", 1, False),
+        ("2.15.0+rocm7.1", 0, True),
+    ],
+)
+def test_the_build_of_torch_counts(build, devices, expected, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(backbones, "version", lambda name: build)
+    monkeypatch.setattr(backbones, "_cuda_devices", lambda: devices)
+    assert backbones.has_gpu() is expected
+
+
+def test_color_needs_neither():
+    assert build_backbone(settings(model="color"), cores=1).provenance["runtime"] == "numpy"
+
+
+SERVICE = """
+import sys
+import numpy as np
+from app.api.main import create_app
+from app.bootstrap import build_services
+from app.config import load_settings
+import app.cli.serve
+
+services = build_services(load_settings(), read_only=len(sys.argv) > 1)
+services.canary.check()
+live = services.extractors.default
+vector = live.batcher.embed(np.full((32, 32, 3), 7, np.uint8))
+np.save("vector.npy", vector)
+assert live.extractor.provenance["runtime"] == "openvino"
+print(vector.shape, live.passport.digest)
+services.close()
+assert "torch" not in sys.modules and "nncf" not in sys.modules, "imported"
+"""
+
+
+def start(folder, *words, **options):
+    named = {"data_dir": folder, **MODEL, "precision": "float32", **options}
+    environment = clean_environment() | {
+        f"LOOKALIKE_{name.upper()}": str(value) for name, value in named.items()
+    }
+    return subprocess.run(
+        [sys.executable, "-c", SERVICE, *words],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_service_with_a_converted_network_needs_no_torch(converted):
+    start(converted)
+    expected = TorchvisionExtractor(
+        "resnet18", "random", input_size=32, precision="float32"
+    ).extract(np.full((1, 32, 32, 3), 7, np.uint8))
+    assert float(np.load("vector.npy") @ expected[0]) >= 0.99999
+
+
+def test_with_a_head_it_needs_none_either(converted, tmp_path):
+    from app.embedding.head import Head, HeadSpec
+    from app.embedding.heads import save_head
+
+    passport = build_backbone(settings(converted), cores=1).passport
+    spec = HeadSpec(dim_in=512, dim_out=8)
+    tensors = {name: np.ones(shape, np.float32) for name, shape in spec.shapes().items()}
+    tensors["0.weight"] = np.random.default_rng(0).normal(size=(8, 512)).astype(np.float32)
+    path = save_head(Head(spec, tensors, backbone=passport), tmp_path / "head.safetensors")
+    assert start(converted, head=path).stdout.startswith("(8,)")
+
+
+def test_kept_networks_are_used_and_not_written_again(converted, monkeypatch):
+    before = sorted((converted / "models").rglob("*"))
+    assert len(before) == 4
+    monkeypatch.setattr("app.embedding.openvino_convert.convert", None)
+    for keep in (True, False):
+        built = build_backbone(settings(converted, runtime="openvino"), cores=1, keep=keep)
+        assert isinstance(built, OpenVinoExtractor)
+    assert sorted((converted / "models").rglob("*")) == before
+
+
+def test_what_only_reads_writes_nothing(tmp_path):
+    build_services(settings(model="color")).close()
+    services = build_services(settings(runtime="openvino"), read_only=True)
+    assert services.extractors.default.extractor.provenance["runtime"] == "openvino"
+    services.close()
+    assert not (tmp_path / "data" / "models").exists()
+
+
+def test_a_damaged_network_is_converted_anew(converted, caplog):
+    (binary,) = (converted / "models").rglob("*.bin")
+    content = binary.read_bytes()
+    binary.unlink()  # others may have mapped it
+    binary.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with caplog.at_level(logging.INFO):
+        built = build_backbone(settings(converted), cores=1, keep=True)
+    assert "cannot be used" in caplog.text
+    assert "converting resnet18" in caplog.text
+    (manifest,) = (converted / "models").rglob("manifest.json")
+    assert binary.name not in json.loads(manifest.read_text())["files"]
+    caplog.clear()
+    again = build_backbone(settings(converted), cores=1, keep=True)
+    assert "converting" not in caplog.text
+    batch = np.full((1, 32, 32, 3), 7, np.uint8)
+    assert np.array_equal(again.extract(batch), built.extract(batch))
+
+
+def test_a_folder_that_takes_no_files_does_not_keep_the_service_from_starting(tmp_path, caplog):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "models").write_text("a file")
+    built = build_backbone(settings(runtime="openvino"), cores=1, keep=True)
+    assert built.dim == 512
+    assert "cannot be kept" in caplog.text
+
+
+def test_changed_weights_never_meet_the_old_network(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    passports = []
+    for seed in (1, 2, 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            state = torchvision.models.resnet18(weights=None).state_dict()
+        safetensors.torch.save_file(state, path)
+        given = settings(weights=str(path), runtime="openvino", precision="float32")
+        built = build_backbone(given, cores=1, keep=True)
+        torchs = TorchvisionExtractor(
+            "resnet18", str(path), input_size=32, precision="float32", device="cpu"
+        )
+        assert built.passport == torchs.passport
+        batch = np.full((1, 32, 32, 3), 7, np.uint8)
+        assert float(built.extract(batch)[0] @ torchs.extract(batch)[0]) >= 0.99999
+        passports.append(built.passport.digest)
+    assert passports[0] == passports[2] != passports[1]
+    assert len(list((tmp_path / "data" / "models").iterdir())) == 2
+    path.unlink()
+    with pytest.raises(WeightsNotFoundError):
+        build_backbone(settings(weights=str(path), runtime="openvino"), cores=1)
+
+
+def test_a_file_that_changes_while_it_is_converted_is_not_kept(tmp_path, monkeypatch):
+    from app.embedding import openvino_convert
+
+    path = tmp_path / "mine.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    convert = openvino_convert.convert
+
+    def slow(*words, **options):
+        path.write_bytes(b"others now")
+        return convert(*words, **options)
+
+    monkeypatch.setattr(openvino_convert, "convert", slow)
+    given = settings(weights=str(path), runtime="openvino")
+    build_backbone(given, cores=1, keep=True)
+    assert not (tmp_path / "data" / "models").exists()
