@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,8 @@ from app.cores import available_cores, limit_openmp
 from app.embedding.base import Extractor
 from app.embedding.preprocessing import ImageLimits, decode_image
 from app.samples import jpeg_bytes, samples
+from benchmarks.machine import machine_line, versions_line
+from benchmarks.results import Chart, Row, Table, is_met, keep, own_command, short
 
 WEB = (500, 375)
 CAMERA = (4000, 3000)
@@ -45,14 +46,9 @@ def prepared(extractor: Extractor, files: list[Path]) -> NDArray[np.uint8]:
 def announce(title: str) -> None:
     """Prints what is measured, on what, with which versions."""
     limit_openmp()
-    import faiss  # noqa: PLC0415 - before torch, see app.cores
-    import torch  # noqa: PLC0415
+    import faiss  # noqa: F401, PLC0415 - before torch, see app.cores
 
-    print(f"\n# {title}")
-    print(
-        f"{platform.machine()}, {available_cores()} cores, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, faiss {faiss.__version__}"
-    )
+    print(f"\n# {title}\n{machine_line()}\n{versions_line()}", flush=True)
 
 
 def paired(
@@ -67,9 +63,53 @@ def paired(
     return statistics.median(firsts), statistics.median(seconds), statistics.median(ratios)
 
 
-def report(name: str, ours: str, theirs: str, ratio: float, bound: str) -> None:
-    """Prints one ratio beside what it should be."""
-    print(f"{name}: {ours} against {theirs}: ratio {ratio:.2f} ({bound})", flush=True)
+def report(
+    name: str,
+    ours: str,
+    theirs: str,
+    ratio: float | None,
+    bound: str,
+    *,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Prints one ratio beside what it should be, and keeps it for the suite's table.
+
+    Args:
+        name: What is compared.
+        ours: Our figure, with its unit.
+        theirs: The other one.
+        ratio: Of the two; None where only the figures are of interest.
+        bound: What the ratio should be; a goal where it begins like `at least 2` or `at most 1.2`.
+        arguments: Those of the command line that measure it again; this process's own if None.
+    """
+    row = Row(
+        what=name,
+        command=own_command(arguments),
+        ours=ours,
+        against=theirs,
+        ratio=ratio,
+        goal=bound,
+        met=is_met(ratio, bound),
+    )
+    verdict = {True: ": met", False: ": MISSED", None: ""}[row.met]
+    told = "" if ratio is None else f": ratio {short(ratio)}"
+    told += f" ({bound}{verdict})" if bound else ""
+    print(f"{name}: {ours}{f' against {theirs}' if theirs else ''}{told}", flush=True)
+    keep(row)
+
+
+def draw(chart: Chart) -> None:
+    """Keeps a chart for the suite, which draws it; printed as numbers otherwise."""
+    print(f"{chart.title} ({chart.x_label}: {chart.y_label})")
+    for name, points in chart.lines.items():
+        print(f"  {name}: " + ", ".join(f"{x:g}: {y:.4g}" for x, y in points))
+    keep(chart)
+
+
+def show(table: Table) -> None:
+    """Prints a table of other figures, and keeps it for the suite."""
+    print(f"\n{table.title}\n\n{table.markdown()}", flush=True)
+    keep(table)
 
 
 def rate(count: int, work: Callable[[], object]) -> float:

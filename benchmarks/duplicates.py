@@ -22,7 +22,8 @@ from app.embedding.base import Extractor
 from app.embedding.preprocessing import ImageLimits, decode_image, make_thumbnail
 from app.services.duplicates.pixels import reduced, same_pixels
 from app.services.duplicates.service import THRESHOLD
-from benchmarks.common import announce
+from benchmarks.common import announce, show
+from benchmarks.results import Table
 
 FALSE_RATES = (0.001, 0.01)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -130,11 +131,10 @@ def report(originals: Seen, images: list[Image.Image], extractor: Extractor) -> 
     at_cosine = [float(np.quantile(cosines, 1 - rate, method="higher")) for rate in FALSE_RATES]
     at_distance = [widest(distances, rate) for rate in FALSE_RATES]
     print(f"{len(cosines)} pairs of different pictures; cosine of the median pair "
-          f"{np.median(cosines):.4f}, of the nearest {cosines.max():.4f}\n")  # fmt: skip
+          f"{np.median(cosines):.4f}, of the nearest {cosines.max():.4f}")  # fmt: skip
     heads = [f"cosine > {limit:.4f}" for limit in at_cosine] + [f"cosine >= {THRESHOLD}"]
     heads += ["and same pixels"] + [f"pHash <= {limit}" for limit in at_distance]
-    print("| change | " + " | ".join(heads) + " |")
-    print("|---" * (1 + len(heads)) + "|")
+    rows = []
     for name, change in CHANGES.items():
         quality = 50 if name.startswith("JPEG") else 90
         changed = see([encode(change(image), quality) for image in images], extractor)
@@ -147,14 +147,15 @@ def report(originals: Seen, images: list[Image.Image], extractor: Extractor) -> 
         same &= np.isclose(changed.ratios, originals.ratios, rtol=0.02)
         found = [own > limit for limit in at_cosine] + [own >= THRESHOLD]
         found += [(own >= THRESHOLD) & same] + [apart <= limit for limit in at_distance]
-        print(row(name, found))
+        rows.append(row(name, found))
     same = np.concatenate(
         [same_pixels(originals.cells[i], originals.cells[i + 1 :]) for i in range(count - 1)]
     )
     false = [cosines > limit for limit in at_cosine] + [cosines >= THRESHOLD]
     false += [(cosines >= THRESHOLD) & same] + [distances <= limit for limit in at_distance]
-    print(row("different pictures (false)", false, digits=2))
-    print(f"\nsame pixels alone, whatever the cosine: {same.sum()} of {len(same)} pairs")
+    rows.append(row("different pictures (false)", false, digits=2))
+    show(Table("Changed copies that are found again, by threshold", ["change", *heads], rows))
+    print(f"same pixels alone, whatever the cosine: {same.sum()} of {len(same)} pairs")
 
 
 def widest(distances: NDArray[np.int64], rate: float) -> int:
@@ -165,9 +166,9 @@ def widest(distances: NDArray[np.int64], rate: float) -> int:
     return int(distances[distances <= limit].max(initial=-1))
 
 
-def row(name: str, found: list[NDArray[np.bool_]], *, digits: int = 1) -> str:
+def row(name: str, found: list[NDArray[np.bool_]], *, digits: int = 1) -> list[str]:
     """A line of the table: shares in percent."""
-    return f"| {name} | " + " | ".join(f"{one.mean():.{digits}%}" for one in found) + " |"
+    return [name, *(f"{one.mean():.{digits}%}" for one in found)]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,139 @@
+"""A job over an archive: against batched extraction alone, and with an extractor that is free.
+
+`python -m benchmarks.bulk [--quick]` from the repository's root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+import zipfile
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.bootstrap import build_extractor, build_services
+from app.config import load_settings
+from app.cores import available_cores
+from app.embedding.base import Extractor, Prepared, Vectors
+from app.embedding.color_extractor import ColorExtractor
+from app.embedding.extractors import Extractors
+from app.embedding.preprocessing import least_decode_size, resize_image
+from app.embedding.vectors import normalize
+from app.records import Passport
+from app.services.importing import ImportOptions
+from benchmarks.common import WEB, announce, environment, paired, pictures, prepared, rate, report
+
+COUNT = 320
+FREE_COUNT = 640
+BATCH = 32
+INPUT = 224
+DIM = 2048
+GOAL = 200.0  # pictures a second
+
+
+class FreeExtractor(ColorExtractor):
+    """Prepares pictures as ResNet-50 does; its vectors are 2,048 of their pixels."""
+
+    @property
+    def passport(self) -> Passport:
+        """What made the vectors."""
+        return replace(super().passport, model="free", input_size=INPUT, dim=DIM)
+
+    @property
+    def decode_size(self) -> int:
+        """As ResNet-50's."""
+        return least_decode_size(INPUT)
+
+    @property
+    def dim(self) -> int:
+        """As ResNet-50's."""
+        return DIM
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        """As ResNet-50's: (224, 224, 3) uint8."""
+        return resize_image(image, input_size=INPUT, resize="squash")
+
+    def extract(self, batch: NDArray[np.uint8]) -> Vectors:
+        """(N, 2048) float32, rows of length 1."""
+        pixels = batch.reshape(len(batch), -1)[:, :: INPUT * INPUT * 3 // DIM][:, :DIM]
+        return normalize(pixels.astype(np.float32) + np.float32(1))
+
+
+def main() -> None:
+    """Prints both figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few pictures")
+    quick = parser.parse_args().quick
+    announce("A job over an archive")
+    photos = pictures(BATCH * 2 if quick else FREE_COUNT, WEB)
+    with environment(weights="random", runtime="torch") as folder:
+        network(folder, photos[:COUNT], rounds=1 if quick else 3)
+    with environment() as folder:
+        free(folder, photos, rounds=1 if quick else 3)
+
+
+def network(folder: Path, photos: list[bytes], *, rounds: int) -> None:
+    """ResNet-50 with random weights, against its batched extraction alone."""
+    total = len(photos)
+    packed, files = archive(folder, photos)
+    extractor = build_extractor(load_settings(), cores=available_cores())
+    batch = prepared(extractor, files[:BATCH])
+    runs = count()
+    ours, alone, ratio = paired(
+        lambda: import_rate(folder / f"data-{next(runs)}", packed, extractor, total),
+        lambda: rate(total, lambda: [extractor.extract(batch) for _ in range(total // BATCH)]),
+        rounds=rounds,
+    )
+    report("index an archive of web-size photos (ResNet-50) against batched extraction alone",
+           f"{ours:.1f}/s", f"{alone:.1f}/s", ratio, "at least 0.9")  # fmt: skip
+
+
+def free(folder: Path, photos: list[bytes], *, rounds: int) -> None:
+    """Everything but the network: decode, thumbnail, hash, files, commit."""
+    packed, _ = archive(folder, photos)
+    speeds = [
+        import_rate(folder / f"data-{number}", packed, FreeExtractor(), len(photos))
+        for number in range(rounds)
+    ]
+    best, middle = max(speeds), float(np.median(speeds))
+    report(f"index an archive with a free extractor, {available_cores()} cores (best {best:.0f}/s)",
+           f"{middle:.0f}/s", f"{GOAL:.0f}/s", middle / GOAL, "at least 1")  # fmt: skip
+
+
+def archive(folder: Path, photos: list[bytes]) -> tuple[Path, list[Path]]:
+    """The photographs as a zip file, and one by one."""
+    files = [folder / f"{number:04}.jpg" for number in range(len(photos))]
+    packed = folder / "photos.zip"
+    with zipfile.ZipFile(packed, "w") as made:
+        for file, data in zip(files, photos, strict=True):
+            file.write_bytes(data)
+            made.write(file, file.name)
+    return packed, files
+
+
+def import_rate(data: Path, packed: Path, extractor: Extractor, total: int) -> float:
+    """Pictures per second from the job's first moment to its last."""
+    services = build_services(load_settings(data_dir=data), extractors=Extractors(extractor))
+    try:
+        services.jobs.resume()
+        spool = services.imports.spool(packed.stat().st_size)
+        shutil.copyfile(packed, spool)
+        started = time.perf_counter()
+        job = services.imports.begin_archive(spool, packed.name, ImportOptions(), services.jobs)
+        while not (now := services.jobs.get(job.job.id)).job.state.finished:
+            time.sleep(0.01)
+        seconds = time.perf_counter() - started
+        assert now.job.message == f"{packed.name}: {total} created", now.job
+    finally:
+        services.close()
+    return total / seconds
+
+
+if __name__ == "__main__":
+    main()
