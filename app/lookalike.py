@@ -32,6 +32,7 @@ from app.services.stored_vectors import stored_vectors
 from app.services.vector_set import VectorSet
 from app.services.walk import Found, walk
 from app.store.filters import Filter
+from app.store.search_parameters import SearchParameters
 from app.visualization.contact_sheet import Tile, contact_sheet
 
 Picture = str | os.PathLike[str] | bytes | Image.Image
@@ -124,6 +125,7 @@ class Lookalike:
         min_score: float | None = None,
         where: Mapping[str, Any] | None = None,
         group_by: str | None = None,
+        parameters: SearchParameters | None = None,
     ) -> SearchResult:
         """Finds the pictures most like one.
 
@@ -134,6 +136,8 @@ class Lookalike:
             min_score: Leave out matches below this cosine.
             where: Only pictures that pass, in the filter language: `{"label": "cat"}`.
             group_by: A metadata field: only the best match of each of its values.
+            parameters: How hard to look, where the index is not exact:
+                `SearchParameters(exact=True)`; the index's own unless given.
 
         Raises:
             InvalidImageError: The picture cannot be read.
@@ -146,6 +150,7 @@ class Lookalike:
             min_score=min_score,
             where=None if where is None else Filter.parse(dict(where)),
             group_by=group_by,
+            parameters=parameters,
         )
         with _opened(picture) as file:
             return self._services.search.search(file, options)

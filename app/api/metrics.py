@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.bootstrap import Services
+from app.services.recall_meter import WINDOW
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -88,7 +89,7 @@ class _Live(Collector):
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
         """Called by the registry."""
         queue = GaugeMetricFamily(
             "lookalike_queue_length", "Pictures that wait for the network", labels=["model"]
@@ -102,3 +103,24 @@ class _Live(Collector):
         for info in self._services.store.collections():
             images.add_metric([info.name], info.count)
         yield images
+        yield from self._recall()
+
+    def _recall(self) -> Iterable[Metric]:
+        mean = GaugeMetricFamily(
+            "lookalike_ann_recall_at_k",
+            f"Share of the true matches that the index finds: mean of the last {WINDOW} samples",
+            labels=["collection"],
+        )
+        samples = CounterMetricFamily(
+            "lookalike_ann_recall_samples",
+            "Searches that were chosen to be done again exactly, and what became of them",
+            labels=["collection", "outcome"],
+        )
+        for name, figures in self._services.recall_meter.figures().items():
+            if figures.mean is not None:
+                mean.add_metric([name], figures.mean)
+            samples.add_metric([name, "measured"], figures.samples)
+            samples.add_metric([name, "dropped"], figures.dropped)
+            samples.add_metric([name, "skipped"], figures.skipped)
+        yield mean
+        yield samples

@@ -19,6 +19,7 @@ from app.cli.options import (
     Server,
     settings_flags,
 )
+from app.store.search_parameters import LIMITS, SearchParameters
 
 if TYPE_CHECKING:
     from app.api.schemas import SearchOut
@@ -44,6 +45,22 @@ def search(
         str | None, typer.Option(metavar="FIELD", help="Only the best of each value of this field")
     ] = None,
     collection: Collection = DEFAULT,
+    nprobe: Annotated[
+        int | None, typer.Option(min=1, max=LIMITS["nprobe"], help="Of an IVF index: lists visited")
+    ] = None,
+    ef_search: Annotated[
+        int | None,
+        typer.Option(min=1, max=LIMITS["ef_search"], help="Of an HNSW index: candidates kept"),
+    ] = None,
+    k_factor: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=LIMITS["k_factor"], help="Candidates scored exactly for each match"
+        ),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Score every picture, whatever the index")
+    ] = False,
     save: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save a contact sheet: png, jpg or webp")
     ] = None,
@@ -58,7 +75,16 @@ def search(
     from app.visualization.contact_sheet import check_suffix, save_picture  # noqa: PLC0415
     from app.visualization.pages import check_writable  # noqa: PLC0415
 
-    ask = Ask(k=k, min_score=min_score, filter=filter_, group_by=group_by, collection=collection)
+    ask = Ask(
+        k=k,
+        min_score=min_score,
+        filter=filter_,
+        group_by=group_by,
+        collection=collection,
+        parameters=SearchParameters(
+            nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact
+        ),
+    )
     if save is not None:
         check_suffix(save)
         check_writable(save)
