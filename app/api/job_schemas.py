@@ -7,8 +7,15 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field
 
 from app.api.schemas import Schema
+from app.records import DEFAULT_COLLECTION, OnConflict
 from app.services.job_run import JobStatus
 from app.store.jobs import JobState
+
+ACCEPTED = {
+    "description": "The job waits or runs; GET its Location to see how far it is",
+    "headers": {"Location": {"schema": {"type": "string"}, "description": "/jobs/{id}"}},
+}
+"""What OpenAPI says of an answer 202 with a job."""
 
 _PATH = r"^[^\x00-\x1f\x7f]+$"
 
@@ -49,17 +56,45 @@ class ReembedIn(Schema):
         }
 
 
+class FolderIn(Schema):
+    """A folder of the server whose pictures are indexed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    path: str = Field(
+        pattern=_PATH, min_length=1, max_length=4096, description="Whole path on the server"
+    )
+    collection: str = Field(
+        DEFAULT_COLLECTION, max_length=63, description="Made where it does not exist"
+    )
+    on_conflict: OnConflict = Field(
+        OnConflict.REPLACE, strict=False, description="What to do with ids that exist"
+    )
+    metadata: dict[str, Any] | None = Field(None, description="For every picture")
+    folder_field: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="Metadata field for the name of the picture's folder",
+    )
+
+
 class JobOut(Schema):
     """A piece of long work."""
 
     id: str
-    kind: str = Field(description="What it does: reembed")
+    kind: str = Field(description="What it does: reembed, index_archive, index_folder")
     parameters: dict[str, Any]
     state: JobState
     cancel_requested: bool = Field(description="Whether it ends at its next step")
-    done: int = Field(description="Steps that are done; of reembed, pictures with a new vector")
+    done: int = Field(
+        description="Steps that are done; of reembed, pictures with a new vector; of an import, "
+        "pictures that were met"
+    )
     total: int | None = Field(description="Steps in all; null: not known yet")
-    errors: int = Field(description="Steps that failed since it last began")
+    errors: int = Field(
+        description="Steps that failed; of reembed, since it last began after a restart"
+    )
     error_texts: list[str] = Field(description="The first few errors")
     message: str
     rate: float | None = Field(description="Steps a second while it runs")

@@ -14,9 +14,19 @@ from fastapi_offline import FastAPIOffline
 
 from app import __version__
 from app.api import errors
+from app.api.archive_uploads import ArchiveUploadLimits
 from app.api.metrics import Metrics
 from app.api.middleware import Observe
-from app.api.routers import collections, duplicates, images, indexing, jobs, search, service
+from app.api.routers import (
+    collections,
+    duplicates,
+    images,
+    imports,
+    indexing,
+    jobs,
+    search,
+    service,
+)
 from app.api.schemas import Problem
 from app.api.security import Keys, load_admin_key
 from app.api.uploads import Admission, UploadLimits
@@ -64,7 +74,7 @@ def create_app(
     )
     errors.install(app)
     app.add_middleware(Observe, metrics=metrics)
-    for router in (search, indexing, images, duplicates, collections, jobs, service):
+    for router in (search, indexing, imports, images, duplicates, collections, jobs, service):
         app.include_router(router.router)
     _complete_openapi(app)
     return app
@@ -122,6 +132,12 @@ def _limit_uploads(app: FastAPI, settings: Settings, services: Services) -> None
             folder=services.files.tmp,
         )
         setattr(app.state, name, limits)
+    app.state.archive_limits = ArchiveUploadLimits(
+        file_bytes=settings.max_archive_bytes,
+        field_bytes=settings.max_metadata_bytes + 64_000,
+        files=1,
+        folder=services.files.tmp,
+    )
 
 
 def _complete_openapi(app: FastAPI) -> None:

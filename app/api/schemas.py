@@ -9,8 +9,9 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.records import DEFAULT_COLLECTION, CollectionInfo, ImageRecord, Match, Page, Passport
-from app.services.search import MAX_K, SearchResult
+from app.records import CollectionInfo, ImageRecord, Match, Page, Passport
+from app.services.recall_meter import WINDOW, RecallFigures
+from app.services.search import SearchResult
 
 
 class Schema(BaseModel):
@@ -33,33 +34,6 @@ class Problem(BaseModel):
     detail: str = Field(description="What is wrong, and what to do next")
     code: str = Field(description="Stable name of the error", examples=["not_an_image"])
     request_id: str = Field(description="Also in the header X-Request-ID and in the logs")
-
-
-class UrlSearchIn(Schema):
-    """A search by the picture at an address."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    url: str = Field(
-        min_length=1,
-        max_length=2048,
-        description="Where the picture is; http or https",
-        examples=["https://example.com/photo.jpg"],
-    )
-    k: int = Field(10, ge=1, le=MAX_K, description="How many matches")
-    min_score: float = Field(-1.0, ge=-1, le=1, description="Leave out matches below this cosine")
-    filter: dict[str, Any] | None = Field(
-        None, description="Conditions on metadata", examples=[{"label": "cat"}]
-    )
-    group_by: str | None = Field(
-        None,
-        min_length=1,
-        max_length=256,
-        description="Only the best of each value of this metadata field",
-    )
-    collection: str = Field(
-        DEFAULT_COLLECTION, pattern="^[a-z][a-z0-9_]{0,62}$", description="Where to search"
-    )
 
 
 class ModelOut(Schema):
@@ -277,12 +251,31 @@ class LiveModelOut(Schema):
     provenance: Mapping[str, str]
 
 
+class RecallOut(Schema):
+    """What an approximate index finds of the true answers, measured on real searches."""
+
+    samples: int = Field(description="Searches that were done again exactly, since the start")
+    mean: float | None = Field(
+        ge=0, le=1, description=f"Mean recall of the last {WINDOW} of them; null before the first"
+    )
+    dropped: int = Field(description="Chosen, but too many waited already")
+    skipped: int = Field(description="Tried, but pictures changed meanwhile or nothing was found")
+
+    @classmethod
+    def of(cls, figures: RecallFigures) -> Self:
+        """The figures as JSON."""
+        return cls(**asdict(figures))
+
+
 class InfoOut(Schema):
     """What runs here."""
 
     version: str
     models: list[LiveModelOut]
     collections: list[CollectionOut]
+    recall: dict[str, RecallOut] = Field(
+        description="By collection; where the index is approximate, once a search was measured"
+    )
     store: dict[str, Any]
     limits: dict[str, int]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from anyio import current_time, fail_after
 from fastapi import Request, Response
@@ -52,18 +52,45 @@ class UploadLimits:
         field_bytes: Most bytes of one field that is no file.
         files: Most files.
         folder: Where files beyond 1 MB are spooled.
+        body_s: Seconds after which a body must be complete.
     """
 
     file_bytes: int
     field_bytes: int
     files: int
     folder: Path
+    body_s: float = BODY_S
 
     @property
     def body_bytes(self) -> int:
         """Most bytes of the whole body."""
         parts = self.files * (self.file_bytes + FORM_OVERHEAD_BYTES)
         return parts + self.field_bytes + FORM_OVERHEAD_BYTES
+
+    def body_too_large(self) -> LookalikeError:
+        """The error for a body with too many bytes."""
+        if self.files == 1:
+            return ImageTooLargeError(
+                f"The picture has more than {self.file_bytes:,} bytes; send a smaller file, or "
+                "raise LOOKALIKE_MAX_FILE_BYTES"
+            )
+        return RequestTooLargeError(
+            f"The request has more than {self.body_bytes:,} bytes; send fewer or smaller files"
+        )
+
+    def file_too_large(self, filename: str | None) -> LookalikeError:
+        """The error for a file with too many bytes."""
+        return ImageTooLargeError(
+            f"{filename!r} has more than {self.file_bytes:,} bytes; send a smaller file, or raise "
+            "LOOKALIKE_MAX_FILE_BYTES"
+        )
+
+    def spool(self) -> BinaryIO:
+        """A new file for what is sent."""
+        spool = SpooledTemporaryFile(  # noqa: SIM115 - closed with the form
+            max_size=MultiPartParser.spool_max_size, dir=str(self.folder)
+        )
+        return cast("BinaryIO", spool)
 
 
 class Admission:
@@ -123,12 +150,9 @@ class LimitedParser(MultiPartParser):
             )
         super().on_headers_finished()
         if (upload := self._current_part.file) is not None:
-            spool = SpooledTemporaryFile(  # noqa: SIM115 - closed with the form
-                max_size=self.spool_max_size, dir=str(self._limits.folder)
-            )
             upload.file.close()
-            upload.file = cast("Any", spool)
-            self._files_to_close_on_error[-1] = spool
+            upload.file = self._limits.spool()
+            self._files_to_close_on_error[-1] = cast("Any", upload.file)
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         """Bytes of a part arrive. Raises `ImageTooLargeError`, `MetadataTooLargeError`."""
@@ -141,11 +165,7 @@ class LimitedParser(MultiPartParser):
         else:
             self._file_bytes += size
             if self._file_bytes > self._limits.file_bytes:
-                raise ImageTooLargeError(
-                    f"{self._current_part.file.filename!r} has more than "
-                    f"{self._limits.file_bytes:,} bytes; send a smaller file, or raise "
-                    "LOOKALIKE_MAX_FILE_BYTES"
-                )
+                raise self._limits.file_too_large(self._current_part.file.filename)
         super().on_part_data(data, start, end)
 
     def _next_is_file(self) -> bool:
@@ -174,21 +194,21 @@ async def read_form(request: Request, limits: UploadLimits) -> FormData:
 
 async def _stream(request: Request, limits: UploadLimits) -> AsyncIterator[bytes]:
     received = 0
-    async for chunk in unstalled(request):
+    async for chunk in unstalled(request, body_s=limits.body_s):
         received += len(chunk)
         if received > limits.body_bytes:
-            raise _too_large(limits)
+            raise limits.body_too_large()
         yield chunk
 
 
-async def unstalled(request: Request) -> AsyncIterator[bytes]:
+async def unstalled(request: Request, *, body_s: float = BODY_S) -> AsyncIterator[bytes]:
     """The body as it comes, within limits of time.
 
     Raises:
-        UploadStalledError: Nothing came for `IDLE_S`, or it was not complete after `BODY_S`.
+        UploadStalledError: Nothing came for `IDLE_S`, or it was not complete after `body_s`.
         MalformedRequestError: The connection ended before the body did.
     """
-    deadline = current_time() + BODY_S
+    deadline = current_time() + body_s
     chunks = aiter(request.stream())
     while True:
         try:
@@ -201,17 +221,6 @@ async def unstalled(request: Request) -> AsyncIterator[bytes]:
         except ClientDisconnect as exc:
             raise MalformedRequestError("The connection ended before the body did") from exc
         yield chunk
-
-
-def _too_large(limits: UploadLimits) -> LookalikeError:
-    if limits.files == 1:
-        return ImageTooLargeError(
-            f"The picture has more than {limits.file_bytes:,} bytes; send a smaller file, or raise "
-            "LOOKALIKE_MAX_FILE_BYTES"
-        )
-    return RequestTooLargeError(
-        f"The request has more than {limits.body_bytes:,} bytes; send fewer or smaller files"
-    )
 
 
 class UploadRoute(APIRoute):
@@ -228,8 +237,8 @@ class UploadRoute(APIRoute):
             state = request.app.state
             state.keys.check(request, self.access)
             limits: UploadLimits = state.search_limits if self.one_file else state.index_limits
-            if _announced_bytes(request) > limits.body_bytes:
-                raise _too_large(limits)
+            if announced_bytes(request) > limits.body_bytes:
+                raise limits.body_too_large()
             with state.admission.place():
                 request._form = await read_form(request, limits)  # FastAPI finds it read
                 return await handle(request)
@@ -278,7 +287,8 @@ def upload_size(upload: UploadFile) -> int:
     return upload.size or 0
 
 
-def _announced_bytes(request: Request) -> int:
+def announced_bytes(request: Request) -> int:
+    """Bytes of the body as its header says; 0 where it says nothing."""
     try:
         return int(request.headers.get("Content-Length", 0))
     except ValueError as exc:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Protocol
 from app.api.duplicate_schemas import DuplicatesOut, DuplicatesRunning
 from app.api.schemas import ImageOut, SearchOut
 from app.records import DuplicateKind, OnConflict
+from app.store.search_parameters import SearchParameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class Ask:
     filter: str | None
     group_by: str | None
     collection: str
+    parameters: SearchParameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

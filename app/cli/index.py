@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,19 +19,28 @@ from app.cli.options import (
     Server,
     settings_flags,
 )
+from app.cli.watching import print_errors, watched
 from app.errors import ConfigurationError
 from app.records import OnConflict
-from app.services.walk import Found, walk
+from app.services.import_feeds import ARCHIVE_ENDINGS
+from app.services.walk import walk
 
 if TYPE_CHECKING:
-    from app.cli.backends import Backend, Job, Line
+    from app.api.job_schemas import JobOut
+    from app.cli.backends import Backend, Line
+    from app.cli.remote import RemoteBackend
+    from app.services.importing import ImportOptions
+
+STAGE = "indexing"
 
 
 @settings_flags(*MODEL_SETTINGS, "originals")
 def index(
-    paths: Annotated[list[Path], typer.Argument(help="Pictures, or folders to walk")],
-    given: dict[str, Any],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Pictures, folders to walk, or archives")
+    ] = None,
     *,
+    given: dict[str, Any],
     collection: Collection = DEFAULT,
     metadata: Annotated[
         str | None, typer.Option(metavar="JSON", help="Metadata for every picture")
@@ -42,62 +52,131 @@ def index(
     on_conflict: Annotated[
         OnConflict, typer.Option(help="What to do with ids that exist")
     ] = OnConflict.REPLACE,
+    on_server: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FOLDER", help="With --server: a folder of the service's machine"),
+    ] = None,
     as_json: Json = False,
     server: Server = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Add pictures to a collection; what is there already is skipped without work."""
-    from app.cli.connect import open_backend  # noqa: PLC0415 - see app.cli.main
+    """Add pictures to a collection; what is there already is skipped without work.
 
-    jobs = _jobs(walk(paths), metadata, folder_field)
-    if not jobs:
+    An archive (zip, tar, tar.gz, tar.bz2, tar.xz) is sent to a service (--server) as it is, which
+    indexes its pictures in the background; so are folders of the service's machine (--on-server).
+    """
+    from app.cli.connect import open_backend  # noqa: PLC0415 - see app.cli.main
+    from app.services.importing import ImportOptions  # noqa: PLC0415
+
+    if on_server and server is None:
+        raise ConfigurationError("--on-server needs --server: which service is to read the folder?")
+    options = ImportOptions(
+        collection=collection,
+        on_conflict=on_conflict,
+        metadata=_common(metadata),
+        folder_field=folder_field,
+    )
+    archives = [path for path in paths or () if _is_archive(path)]
+    files = [path for path in paths or () if not _is_archive(path)]
+    found = list(walk(files))
+    if not (found or archives or on_server):
         raise ConfigurationError("No pictures found there; name files or folders that hold some")
     with open_backend(server, api_key, given, changes=True, must_exist=False) as backend:
-        lines = _run(backend, jobs, collection, on_conflict)
-    failed = [line for line in lines if line.reason is not None]
-    _report(lines, failed, as_json=as_json)
-    if failed:
-        raise typer.Exit(1)
+        lines = _index_files(backend, found, options)
+        if server is None:
+            lines += _index_archives(backend, archives, options)
+            jobs = []
+        else:
+            jobs = list(_have_indexed(backend, archives, on_server or [], options))
+    _report(lines, jobs, as_json=as_json)
 
 
-def _jobs(found: Any, metadata: str | None, folder_field: str | None) -> list[Job]:
-    from app.cli.backends import Job  # noqa: PLC0415 - see app.cli.main
-
+def _common(metadata: str | None) -> dict[str, Any] | None:
     try:
         common = json.loads(metadata) if metadata is not None else None
     except ValueError as exc:
         raise ConfigurationError(f"--metadata is not valid JSON: {exc}") from exc
     if common is not None and not isinstance(common, dict):
         raise ConfigurationError('--metadata must be a JSON object such as {"label": "cat"}')
-
-    def described(one: Found) -> dict[str, Any] | None:
-        if folder_field is None:
-            return common
-        return {**(common or {}), folder_field: one.folder}
-
-    return [Job(path=one.path, metadata=described(one)) for one in found]
+    return common
 
 
-def _run(backend: Backend, jobs: list[Job], collection: str, on_conflict: OnConflict) -> list[Line]:
-    from app.cli.progress import progress  # noqa: PLC0415 - see app.cli.main
+def _is_archive(path: Path) -> bool:
+    return path.name.lower().endswith(ARCHIVE_ENDINGS) and not path.is_dir()
 
+
+def _index_files(backend: Backend, found: Any, options: ImportOptions) -> list[Line]:
+    from app.cli.backends import Job  # noqa: PLC0415 - see app.cli.main
+    from app.cli.progress import progress  # noqa: PLC0415
+
+    jobs = [Job(path=one.path, metadata=options.describe(one.folder)) for one in found]
     lines: list[Line] = []
+    if not jobs:
+        return lines
     with progress() as report:
-        for line in backend.index(jobs, collection=collection, on_conflict=on_conflict):
+        for line in backend.index(
+            jobs, collection=options.collection, on_conflict=options.on_conflict
+        ):
             lines.append(line)
-            report("indexing", len(lines), len(jobs))
+            report(STAGE, len(lines), len(jobs))
     return lines
 
 
-def _report(lines: list[Line], failed: list[Line], *, as_json: bool) -> None:
+def _index_archives(backend: Backend, archives: list[Path], options: ImportOptions) -> list[Line]:
+    """Indexes archives into a data folder."""
+    from app.cli.local import LocalBackend  # noqa: PLC0415 - see app.cli.main
+    from app.cli.progress import progress  # noqa: PLC0415
+
+    assert isinstance(backend, LocalBackend)
+    lines: list[Line] = []
+    with progress() as report:
+        for path in archives:
+            feed = backend.open_archive(path, options)
+            before, total = len(lines), feed.count(lambda: None)
+            for line in backend.index_archive(path, feed, options):
+                lines.append(line)
+                report(f"{STAGE} {path.name}", len(lines) - before, total)
+    return lines
+
+
+def _have_indexed(
+    backend: Backend, archives: list[Path], folders: list[str], options: ImportOptions
+) -> Iterable[JobOut]:
+    """Has a service index archives and its own folders, and follows each to its end."""
+    from app.cli.progress import progress  # noqa: PLC0415 - see app.cli.main
+    from app.cli.remote import RemoteBackend  # noqa: PLC0415
+
+    assert isinstance(backend, RemoteBackend)
+    for path in archives:
+        with progress() as report:
+            job = backend.index_archive(path, options, report)
+        yield _followed(backend, job)
+    for folder in folders:
+        yield _followed(backend, backend.index_folder(folder, options))
+
+
+def _followed(backend: RemoteBackend, job: JobOut) -> JobOut:
+    return watched(backend, job, stage=STAGE)
+
+
+def _report(lines: list[Line], jobs: list[JobOut], *, as_json: bool) -> None:
+    """Prints what became of all; exits with 1 where something failed."""
     counts = Counter(line.status for line in lines)
+    failed = [line for line in lines if line.reason is not None]
     if as_json:
         items = [
             {"path": str(line.path), "status": line.status, "id": line.id, "reason": line.reason}
             for line in lines
         ]
-        typer.echo(json.dumps({**counts, "items": items}, indent=2))
-        return
-    typer.echo(", ".join(f"{count} {status}" for status, count in counts.items()))
-    for line in failed:
-        typer.echo(f"  {line.path}: {line.reason}", err=True)
+        ended = {"jobs": [job.model_dump(mode="json") for job in jobs]} if jobs else {}
+        typer.echo(json.dumps({**counts, "items": items, **ended}, indent=2))
+    else:
+        if lines:
+            typer.echo(", ".join(f"{count} {status}" for status, count in counts.items()))
+        for line in failed:
+            typer.echo(f"  {line.path}: {line.reason}", err=True)
+        for job in jobs:
+            typer.echo(f"job {job.id} is {job.state}: {job.message}")
+            print_errors(job.error_texts)
+    if failed or any(job.errors or job.state in {"failed", "canceled"} for job in jobs):
+        raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +21,10 @@ from app.bootstrap import (
 from app.cli.backends import Ask, DuplicatesAsk, Job, Line
 from app.config import Settings
 from app.cores import limit_openmp
-from app.errors import FetchingDisabledError
+from app.errors import ConfigurationError, FetchingDisabledError
 from app.model_recipes import recipe_of
 from app.records import OnConflict
+from app.services.archives import ArchiveLimits
 from app.services.duplicates.service import (
     MAX_LIMIT,
     THRESHOLD,
@@ -30,6 +32,9 @@ from app.services.duplicates.service import (
     DuplicateService,
     Progress,
 )
+from app.services.import_feeds import ArchiveFeed, Picture
+from app.services.importing import ImportOptions
+from app.services.index_items import IndexItem
 from app.services.job_run import Watch
 from app.services.pictures import PictureService
 from app.services.search import SearchOptions
@@ -88,12 +93,46 @@ class LocalBackend:
         )
         for item in items:
             assert item.source.path is not None
-            yield Line(
-                path=item.source.path,
-                status=item.status.value if item.status else "failed",
-                id=item.id,
-                reason=str(item.error) if item.error else None,
-            )
+            yield _line(item.source.path, item)
+
+    def open_archive(self, path: Path, options: ImportOptions) -> ArchiveFeed:
+        """The pictures of an archive. Raises `ConfigurationError` where there is no such file."""
+        if not path.is_file():
+            raise ConfigurationError(f"{path} does not exist, or is no file")
+        return ArchiveFeed(
+            path,
+            ArchiveLimits(file_bytes=self._settings.max_file_bytes),
+            folder=self._services.files.tmp,
+            name=path.name,
+            describe=options.describe,
+        )
+
+    def index_archive(
+        self, path: Path, feed: ArchiveFeed, options: ImportOptions
+    ) -> Iterator[Line]:
+        """Indexes the pictures of an archive and yields what became of each.
+
+        Raises:
+            ArchiveError: The archive is broken from here on.
+        """
+        under_way: deque[Picture] = deque()
+
+        def sources() -> Iterator[PictureSource]:
+            for picture in feed.pictures(None):
+                under_way.append(picture)
+                yield picture.source
+
+        items = self._services.indexing.index(
+            sources(), collection=options.collection, on_conflict=options.on_conflict
+        )
+        try:
+            for item in items:
+                picture = under_way.popleft()
+                picture.source.close()
+                yield _line(path / picture.name, item)
+        finally:
+            for picture in under_way:
+                picture.source.close()
 
     def search(self, image: Path, ask: Ask) -> SearchOut:
         """Searches with a picture file."""
@@ -164,6 +203,15 @@ class LocalBackend:
         self._pictures.drop(collection)
 
 
+def _line(path: Path, item: IndexItem) -> Line:
+    return Line(
+        path=path,
+        status=item.status.value if item.status else "failed",
+        id=item.id,
+        reason=str(item.error) if item.error else None,
+    )
+
+
 def _options(ask: Ask) -> SearchOptions:
     return SearchOptions(
         collection=ask.collection,
@@ -171,4 +219,5 @@ def _options(ask: Ask) -> SearchOptions:
         min_score=ask.min_score,
         where=parse_filter(ask.filter),
         group_by=ask.group_by,
+        parameters=ask.parameters,
     )

@@ -15,10 +15,12 @@ from app.cli import (
     index,
     manage,
     maps,
+    quantize,
     reembed,
     search,
     serve,
     train,
+    tune,
 )
 from app.errors import ConfigurationError, LookalikeError
 
@@ -38,6 +40,8 @@ app.command()(duplicates.duplicates)
 app.command()(cluster.cluster)
 app.command()(train.train)
 app.command()(reembed.reembed)
+app.command()(tune.tune)
+app.command()(quantize.quantize)
 app.command()(manage.info)
 app.command(name="list")(manage.list_images)
 app.command()(manage.delete)

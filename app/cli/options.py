@@ -21,6 +21,7 @@ MODEL_SETTINGS = (
     "resize",
     "input_size",
     "device",
+    "runtime",
     "precision",
     "threads",
     "max_batch",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,15 +15,13 @@ from app.cli.options import (
     Server,
     settings_flags,
 )
+from app.cli.watching import print_errors, watched
 from app.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from app.api.job_schemas import JobOut
     from app.cli.progress import Report
-    from app.cli.remote import RemoteBackend
 
 STAGE = "re-embedding"
-POLL_S = 0.5
 SHOWN_ERRORS = 20
 
 
@@ -72,7 +69,7 @@ def _here(given: dict[str, Any], model: dict[str, Any], collection: str) -> None
         try:
             message = backend.reembed(collection, model, watch)
         finally:
-            _print_errors(watch.errors)
+            print_errors(watch.errors)
     typer.echo(message)
 
 
@@ -97,7 +94,7 @@ def _there(
         assert isinstance(backend, RemoteBackend)
         job = backend.reembed(collection, model)
         if watch:
-            job = _watched(backend, job)
+            job = watched(backend, job, stage=STAGE)
     if as_json:
         typer.echo(job.model_dump_json(indent=2))
     elif not job.state.finished:
@@ -106,7 +103,7 @@ def _there(
             f"GET {server.rstrip('/')}/jobs/{job.id}"
         )
     else:
-        _print_errors(job.error_texts)
+        print_errors(job.error_texts)
         typer.echo(f"job {job.id} is {job.state}: {job.message}")
     if job.state in {"failed", "canceled"}:
         raise typer.Exit(1)
@@ -117,23 +114,6 @@ def _number(text: Any) -> int:
         return int(text)
     except ValueError as exc:
         raise ConfigurationError(f"--input-size is {text!r}; give a number of pixels") from exc
-
-
-def _watched(backend: RemoteBackend, job: JobOut) -> JobOut:
-    """Draws a job's progress until it ends; Ctrl-C ends the drawing, not the job."""
-    from app.cli.progress import progress  # noqa: PLC0415 - see app.cli.main
-
-    try:
-        with progress() as report:
-            while not job.state.finished:
-                if job.total is not None:
-                    report(STAGE, job.done, job.total)
-                time.sleep(POLL_S)
-                job = backend.job(job.id)
-    except KeyboardInterrupt:
-        typer.echo(f"no longer watching; job {job.id} goes on", err=True)
-        raise typer.Exit(130) from None
-    return job
 
 
 class _Bar:
@@ -154,8 +134,3 @@ class _Bar:
         """Keeps the first few errors."""
         if len(self.errors) < SHOWN_ERRORS:
             self.errors.append(text)
-
-
-def _print_errors(errors: list[str]) -> None:
-    for text in errors:
-        typer.echo(f"  {text}", err=True)

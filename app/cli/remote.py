@@ -8,8 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -19,29 +18,22 @@ from app.api.duplicate_schemas import DuplicatesOut, DuplicatesRunning
 from app.api.job_schemas import JobOut
 from app.api.schemas import ImageOut, SearchOut
 from app.cli.backends import Ask, DuplicatesAsk, Job, Line
+from app.cli.progress import Report
+from app.cli.sending import Archive, Loaded, batches, form, load
 from app.errors import ServerError, UnreadableImageError
 from app.records import OnConflict
-from app.services.sources import PictureSource
+from app.services.importing import ImportOptions
 from app.store.filters import parse_filter
 from app.store.metadata import canonical_json
 from app.store.names import check_collection_name, check_id
 
 ATTEMPTS = 8
-BATCH_FILES = 16
-BATCH_BYTES = 16_000_000
 PARALLEL = 4
 TIMEOUT_S = 120.0
+ARCHIVE_TIMEOUT_S = 900.0
+"""Until an archive that was sent is on the service's disk."""
 FATAL = {401, 404, 405, 409}
 """Answers to an upload that the next file would get, too."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """A file that was read, ready to be sent."""
-
-    job: Job
-    filename: str
-    content: bytes
 
 
 class RemoteBackend:
@@ -71,7 +63,7 @@ class RemoteBackend:
         """Sends files in small batches, several at a time; what is there already is not sent."""
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="send") as pool:
             under_way: deque[Future[list[Line]]] = deque()
-            for batch in _batches(jobs):
+            for batch in batches(jobs):
                 under_way.append(pool.submit(self._send, batch, collection, on_conflict))
                 if len(under_way) > 2 * PARALLEL:
                     yield from under_way.popleft().result()
@@ -86,9 +78,10 @@ class RemoteBackend:
             "min_score": None if ask.min_score is None else str(ask.min_score),
             "filter": ask.filter,
             "group_by": ask.group_by,
+            **_parameters(ask),
         }
         data = {name: value for name, value in form.items() if value is not None}
-        content = _load(Job(path=image, metadata=None)).content
+        content = load(Job(path=image, metadata=None)).content
         answer = self._call("POST", "/search", data=data, files={"file": (image.name, content)})
         return SearchOut.model_validate(answer)
 
@@ -108,6 +101,7 @@ class RemoteBackend:
             "min_score": ask.min_score,
             "filter": None if where is None else json.loads(ask.filter or ""),
             "group_by": ask.group_by,
+            **_parameters(ask),
         }
         given = {name: value for name, value in body.items() if value is not None}
         content = json.dumps(given)  # in ASCII, whatever bytes the address was typed in
@@ -150,6 +144,23 @@ class RemoteBackend:
         """How far a job is."""
         return JobOut.model_validate(self._call("GET", f"/jobs/{job_id}"))
 
+    def index_archive(self, path: Path, options: ImportOptions, report: Report) -> JobOut:
+        """Sends an archive; gives the job that indexes its pictures."""
+        with Archive(path, report) as file:
+            answer = self._call(
+                "POST",
+                "/index/archive",
+                data=form(options),
+                files={"file": (path.name, file)},
+                timeout=ARCHIVE_TIMEOUT_S,
+            )
+        return JobOut.model_validate(answer)
+
+    def index_folder(self, path: str, options: ImportOptions) -> JobOut:
+        """Has the service index a folder of its own machine; gives the job."""
+        body = {**options.parameters(), "path": path}
+        return JobOut.model_validate(self._call("POST", "/index/folder", json=body))
+
     def thumbnail(self, collection: str, image_id: str) -> bytes:
         """A small JPEG of a picture."""
         path = f"/images/{check_id(image_id)}/thumbnail"
@@ -168,10 +179,10 @@ class RemoteBackend:
 
     def _send(self, batch: list[Job], collection: str, on_conflict: OnConflict) -> list[Line]:
         lines: list[Line] = []
-        fresh: list[_Loaded] = []
+        fresh: list[Loaded] = []
         for job in batch:
             try:
-                loaded = _load(job)
+                loaded = load(job)
             except UnreadableImageError as exc:
                 lines.append(Line(path=job.path, status="failed", reason=str(exc)))
                 continue
@@ -181,7 +192,7 @@ class RemoteBackend:
                 fresh.append(loaded)
         return lines + (self._upload(fresh, collection, on_conflict) if fresh else [])
 
-    def _known(self, loaded: _Loaded, collection: str) -> str | None:
+    def _known(self, loaded: Loaded, collection: str) -> str | None:
         """The id under which these bytes stand already with nothing to change, if they do."""
         digest = hashlib.sha256(loaded.content).hexdigest()
         path = f"/images/{digest[:16]}"
@@ -196,7 +207,7 @@ class RemoteBackend:
         )
         return str(stored["id"]) if same else None
 
-    def _upload(self, fresh: list[_Loaded], collection: str, on_conflict: OnConflict) -> list[Line]:
+    def _upload(self, fresh: list[Loaded], collection: str, on_conflict: OnConflict) -> list[Line]:
         data = {"collection": collection, "on_conflict": on_conflict.value}
         if any(one.job.metadata is not None for one in fresh):
             data["metadata"] = json.dumps([one.job.metadata for one in fresh])
@@ -242,29 +253,9 @@ class RemoteBackend:
         raise AssertionError  # pragma: no cover - the loop always returns
 
 
-def _batches(jobs: Sequence[Job]) -> Iterator[list[Job]]:
-    """Files in batches that are small in number and in bytes."""
-    batch: list[Job] = []
-    size = 0
-    for job in jobs:
-        with suppress(OSError):  # `_load` says why
-            size += job.path.stat().st_size
-        if batch and (len(batch) >= BATCH_FILES or size > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(job)
-    if batch:
-        yield batch
-
-
-def _load(job: Job) -> _Loaded:
-    """Reads a file. Raises `UnreadableImageError`."""
-    source = PictureSource.from_path(job.path)
-    try:
-        with source.open() as file:
-            return _Loaded(job, source.filename, file.read())
-    except OSError as exc:
-        raise UnreadableImageError(f"{job.path} cannot be read: {exc.strerror}") from exc
+def _parameters(ask: Ask) -> dict[str, int]:
+    """What was given, so that a service that does not know them yet is asked for none."""
+    return {name: value for name, value in asdict(ask.parameters).items() if value}
 
 
 def _json(answer: httpx2.Response) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 
 import numpy as np
@@ -47,12 +48,16 @@ from app.store.outcomes import decide
 ID_LENGTH = 16
 """Hex digits of the sha256 that make an id where the caller gives none."""
 
+_KEEPERS = 8
+"""Threads that keep files: they wait for the disk, which makes several files durable at once."""
+
 
 class IndexingService:
     """Decodes, embeds, keeps and stores pictures.
 
-    Decoding runs on `cores` threads while the network works on what came before, and rows are
-    committed in groups. A picture that fails answers with its own error and harms no other.
+    Decoding runs on `cores` threads while the network works on what came before, files are kept
+    several at a time, and rows are committed in groups. A picture that fails answers with its own
+    error and harms no other.
 
     Args:
         extractors: The live extractors.
@@ -87,8 +92,9 @@ class IndexingService:
         self._max_metadata_bytes = max_metadata_bytes
         self._group = group
         self._gate = gate or PutGate()
-        self._window = 2 * group + cores
+        self._window = 3 * group + cores
         self._pool = ThreadPoolExecutor(cores, thread_name_prefix="decode")
+        self._keepers = ThreadPoolExecutor(_KEEPERS, thread_name_prefix="keep")
 
     def index(
         self,
@@ -105,15 +111,33 @@ class IndexingService:
             InvalidCollectionNameError: Before anything is read.
             PassportMismatchError: The collection was made by a model that is not live.
         """
-        check_collection_name(collection)
+        return _flat(self.index_groups(sources, collection=collection, on_conflict=on_conflict))
+
+    def index_groups(
+        self,
+        sources: Iterable[PictureSource],
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        on_conflict: OnConflict = OnConflict.REPLACE,
+    ) -> Generator[list[IndexItem], None, None]:
+        """As `index`, but yields what was committed together as one list. Raises as it does."""
+        self.require(collection)
         task = Task(collection, on_conflict, self._embedder.live(collection))
         return self._stream(iter(sources), task)
 
-    def close(self) -> None:
-        """Stops the decoding threads after what they are doing."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    def require(self, collection: str) -> None:
+        """Checks that pictures can be added to a collection; raises as `index` does."""
+        check_collection_name(collection)
+        self._embedder.live(collection)
 
-    def _stream(self, sources: Iterator[PictureSource], task: Task) -> Iterator[IndexItem]:
+    def close(self) -> None:
+        """Stops the threads after what they are doing."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._keepers.shutdown(wait=True)
+
+    def _stream(
+        self, sources: Iterator[PictureSource], task: Task
+    ) -> Generator[list[IndexItem], None, None]:
         window: deque[Future[Started]] = deque()
         try:
             while True:
@@ -122,7 +146,7 @@ class IndexingService:
                 if not window:
                     return
                 group = [window.popleft() for _ in range(min(self._group, len(window)))]
-                yield from self._finish([started.result() for started in group], task)
+                yield self._finish([started.result() for started in group], task)
         finally:
             for started in window:
                 started.cancel()
@@ -166,10 +190,14 @@ class IndexingService:
                 return Known(source, known)
         return self._embedder.embed(source, sha256, image_id, metadata, task)
 
-    def _finish(self, started: list[Started], task: Task) -> Iterator[IndexItem]:
-        """Keeps the files of a group, commits its rows, and yields its items in order."""
+    def _finish(self, started: list[Started], task: Task) -> list[IndexItem]:
+        """Keeps the files of a group, commits its rows, and gives its items in order."""
         settled: dict[int, IndexItem] = {}
         ready: list[Ready] = []
+        complete = [
+            self._keepers.submit(self._complete, item) if isinstance(item, Waiting) else None
+            for item in started
+        ]
         for place, item in enumerate(started):
             if isinstance(item, IndexItem):
                 settled[place] = item
@@ -184,11 +212,13 @@ class IndexingService:
                         settled[place] = item_of(item.source, outcome)
                         continue
                 waiting = self._embed_now(item, task) if isinstance(item, Known) else item
-                ready.append(Ready(place, waiting, self._complete(waiting)))
+                kept = complete[place]
+                vector = kept.result() if kept is not None else self._complete(waiting)
+                ready.append(Ready(place, waiting, vector))
             except LookalikeError as exc:
                 settled[place] = IndexItem(source=item.source, id=item.image.id, error=exc)
         settled.update(self._commit(ready, task))
-        yield from (settled[place] for place in range(len(started)))
+        return [settled[place] for place in range(len(started))]
 
     def _complete(self, waiting: Waiting) -> NDArray[np.float32]:
         """Waits for a picture's vector and keeps its files."""
@@ -261,3 +291,10 @@ class IndexingService:
             return
         with source.open() as file:
             self._files.put(file, image.sha256, image.media_type)
+
+
+def _flat(groups: Generator[list[IndexItem], None, None]) -> Iterator[IndexItem]:
+    """The items of the groups one by one; closed, it closes them."""
+    with closing(groups):
+        for group in groups:
+            yield from group

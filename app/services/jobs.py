@@ -37,6 +37,7 @@ class JobService:
         kinds: What to call for each kind.
         every_s: Seconds between two writes of a job's progress.
         kept: Finished jobs that are remembered.
+        ended: Told of every job that ended, in whatever way, once that is written.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class JobService:
         *,
         every_s: float = 1.0,
         kept: int = KEPT,
+        ended: Callable[[Job], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._kinds = dict(kinds)
         self._every_s = every_s
         self._kept = kept
+        self._ended = ended
         self._changed = threading.Condition()
         self._closed = False
         self._run: JobRun | None = None
@@ -118,6 +121,7 @@ class JobService:
             JobNotFoundError: There is no such job.
         """
         with self._changed:
+            before = self._store.get(job_id).state
 
             def request(job: Job) -> Job:
                 if job.state is JobState.QUEUED:
@@ -129,6 +133,8 @@ class JobService:
             job = self._store.change(job_id, request)
             if self._run is not None and self._run.job_id == job_id:
                 self._run.cancel()
+        if job.state.finished and not before.finished:
+            self._tell(job)
         return self._status(job)
 
     def close(self) -> None:
@@ -195,8 +201,10 @@ class JobService:
                     run.write()
                     return
                 run.write(lambda job: _ended(job, state, message))
+                job = self._store.get(run.job_id)
                 self._store.prune(keep=self._kept)
             log.info("job %s: %s: %s", run.job_id, state, message)
+            self._tell(job)
         except StorageError as exc:
             # It is unfinished still, and its work, being done, is soon done again.
             log.warning("the end of job %s could not be written: %s", run.job_id, exc)
@@ -205,6 +213,13 @@ class JobService:
         finally:
             with self._changed:
                 self._run = None
+
+    def _tell(self, job: Job) -> None:
+        """Says that a job ended; what goes wrong then is no longer the job's."""
+        try:
+            self._ended(job)
+        except (LookalikeError, OSError) as exc:
+            log.warning("what job %s left could not be removed: %s", job.id, exc)
 
     def _outcome(self, run: JobRun) -> tuple[JobState | None, str]:
         """How the work ended; None where it is only interrupted."""

@@ -21,12 +21,14 @@ from app.errors import (
     PassportMismatchError,
 )
 from app.records import DEFAULT_COLLECTION, Match, Passport
+from app.services.recall_meter import RecallMeter
 from app.services.sources import sha256_of
 from app.services.switching import ATTEMPTS, live_extractor
 from app.services.timing import Stopwatch
 from app.store.base import Store
 from app.store.filters import Filter
 from app.store.names import check_collection_name, check_id
+from app.store.search_parameters import SearchParameters
 
 MAX_K = 1000
 
@@ -41,6 +43,8 @@ class SearchOptions:
         min_score: Matches below this cosine are left out, in [-1, 1].
         where: Only pictures that pass.
         group_by: A metadata field: only the best match of each of its values.
+        parameters: How hard to look, where the index is not exact; what is not given is the
+            index's own. None where nothing is given: such searches can be done together.
     """
 
     collection: str = DEFAULT_COLLECTION
@@ -48,6 +52,7 @@ class SearchOptions:
     min_score: float | None = None
     where: Filter | None = None
     group_by: str | None = None
+    parameters: SearchParameters | None = None
 
     def __post_init__(self) -> None:
         """Checks the ranges; raises `InvalidParameterError`."""
@@ -60,6 +65,8 @@ class SearchOptions:
             )
         if self.group_by == "":
             raise InvalidParameterError("group_by is empty; name a metadata field or leave it out")
+        if self.parameters == SearchParameters():
+            object.__setattr__(self, "parameters", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +90,27 @@ class SearchResult:
 
 
 class SearchService:
-    """Searches by a new picture or by a stored one."""
+    """Searches by a new picture or by a stored one.
 
-    def __init__(self, extractors: Extractors, store: Store, decoder: ImageDecoder) -> None:
+    Args:
+        extractors: Turn pictures into vectors.
+        store: Where to search.
+        decoder: Reads pictures.
+        meter: Told of every search, to measure what the index finds; None for no such measuring.
+    """
+
+    def __init__(
+        self,
+        extractors: Extractors,
+        store: Store,
+        decoder: ImageDecoder,
+        *,
+        meter: RecallMeter | None = None,
+    ) -> None:
         self._extractors = extractors
         self._store = store
         self._decoder = decoder
+        self._meter = meter
 
     def search(self, picture: BinaryIO, options: SearchOptions) -> SearchResult:
         """Finds the pictures most like a new one.
@@ -194,12 +216,23 @@ class SearchService:
                 passport=passport,
                 where=options.where,
                 exclude=exclude,
+                parameters=options.parameters,
             )[0]
 
         if options.group_by is None:
             matches = ranked(options.k)
         else:
             matches = self._best_of_groups(ranked, options.group_by, options)
+        if self._meter is not None:
+            self._meter.offer(
+                options.collection,
+                vector,
+                k=options.k,
+                passport=passport,
+                where=options.where,
+                exclude=exclude,
+                parameters=options.parameters,
+            )
         if options.min_score is not None:
             matches = [match for match in matches if match.score >= options.min_score]
         return matches

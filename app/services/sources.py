@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from app.errors import UnreadableImageError
+from app.errors import LookalikeError, UnreadableImageError
 from app.records import Metadata
 
 
@@ -35,7 +35,7 @@ class PictureSource:
     path: Path | None = None
     id: str | None = None
     metadata: Metadata | None = field(default=None)
-    error: UnreadableImageError | None = None
+    error: LookalikeError | None = None
 
     @classmethod
     def from_path(
@@ -62,7 +62,7 @@ class PictureSource:
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """The bytes, from the start. Raises `UnreadableImageError` where the file is gone."""
+        """The bytes, from the start. Raises `error`, or `UnreadableImageError` if it is gone."""
         if self.error is not None:
             raise self.error
         if self.file is not None:
@@ -77,6 +77,11 @@ class PictureSource:
             raise UnreadableImageError(f"{self.path} cannot be read: {exc.strerror}") from exc
         with file:
             yield file
+
+    def close(self) -> None:
+        """Closes the open file, where there is one."""
+        if self.file is not None:
+            self.file.close()
 
     def sha256(self) -> str:
         """Hex digest of the bytes, read as a stream."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +46,20 @@ def walk(paths: Iterable[Path]) -> Iterator[Found]:
 
 def _walk_folder(top: Path) -> Iterator[Found]:
     for folder, subfolders, names in os.walk(top):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = sorted(name for name in subfolders if not _hidden(name))
         inside = Path(folder)
         label = inside.resolve().name
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+            if is_picture_name([name]):
                 yield Found(inside / name, label)
+
+
+def is_picture_name(parts: Sequence[str]) -> bool:
+    """Whether a file in a folder is taken, by the parts of its name below that folder."""
+    if not parts or any(_hidden(part) for part in parts):
+        return False
+    return Path(parts[-1]).suffix.lower() in SUFFIXES
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")

@@ -31,6 +31,7 @@ _EXTENSIONS = {
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
 _SWEPT_TOGETHER = 500
+_LOCKS = 64
 
 
 class LocalFiles:
@@ -52,7 +53,7 @@ class LocalFiles:
         self._images = folder / "images"
         self._thumbnails = folder / "thumbnails"
         self._tmp = folder / "tmp"
-        self._lock = threading.Lock()
+        self._locks = [threading.Lock() for _ in range(_LOCKS)]
         with disk_errors(f"use the folder {folder}"):
             for part in (self._images, self._thumbnails, self._tmp):
                 make_folders(part)
@@ -82,7 +83,7 @@ class LocalFiles:
                 if _copy(source, incoming) != sha256:
                     raise StorageError(f"The upload changed on its way: it is not {sha256}")
                 # One lock over rename and fsync: who finds the name finds it durable.
-                with self._lock:
+                with self._lock(target):
                     make_folders(target.parent)
                     incoming.replace(target)
                     sync_folder(target.parent)
@@ -136,9 +137,13 @@ class LocalFiles:
                     removed += sum(self._unlink_old(path, limit) for path in left)
         return removed
 
+    def _lock(self, path: Path) -> threading.Lock:
+        """One lock for all files whose names begin alike, so for all below `images/ab`."""
+        return self._locks[hash(path.name[:2]) % _LOCKS]
+
     def _touch(self, target: Path) -> bool:
         """Makes a file young, so that a sweep leaves it; False where there is none."""
-        with self._lock:
+        with self._lock(target):
             try:
                 os.utime(target)
             except FileNotFoundError:
@@ -147,7 +152,7 @@ class LocalFiles:
 
     def _unlink_old(self, path: Path, limit: float) -> bool:
         """Removes one file unless a put made it young meanwhile."""
-        with self._lock:
+        with self._lock(path):
             if not _older(path, limit):
                 return False
             path.unlink(missing_ok=True)

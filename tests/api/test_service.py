@@ -48,6 +48,8 @@ ROUTES = [
     ("POST", "/search", "read"),
     ("POST", "/search/url", "read"),
     ("POST", "/index", "admin"),
+    ("POST", "/index/archive", "admin"),
+    ("POST", "/index/folder", "admin"),
     ("GET", "/images", "read"),
     ("GET", "/images/x", "read"),
     ("PATCH", "/images/x", "admin"),

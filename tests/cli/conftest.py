@@ -29,6 +29,7 @@ def lookalike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command on a data folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOOKALIKE_MODEL", "color")
+    monkeypatch.setenv("LOOKALIKE_RUNTIME", "torch")  # where a test names another model
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*words: str, **options: object) -> Result:

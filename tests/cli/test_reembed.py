@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.cli import reembed
+from app.cli import watching
 from app.embedding.heads import save_head
 from app.errors import (
     CollectionNotFoundError,
@@ -132,7 +132,7 @@ def test_ctrl_c_ends_the_watching_alone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(reembed.time, "sleep", interrupt)
+        patch.setattr(watching.time, "sleep", interrupt)
         stopped = lookalike("reembed", "--watch", "--head", head, *there)
     assert stopped.exit_code == 130
     assert "goes on" in stopped.stderr

@@ -20,6 +20,7 @@ from app.api.deps import (
 )
 from app.api.errors import responses
 from app.api.schemas import ImageOut, ImagesOut, MetadataPatch, SearchOut
+from app.api.search_inputs import QueryParameters
 from app.api.security import require_admin, require_read
 from app.api.uploads import JsonRoute
 from app.records import DEFAULT_COLLECTION
@@ -147,6 +148,7 @@ def similar_images(
     request: Request,
     image_id: ImageId,
     search: SearchDep,
+    parameters: QueryParameters,
     k: K = 10,
     min_score: MinScore = None,
     filter: FilterQuery = None,  # noqa: A002 - the parameter's name in HTTP
@@ -160,6 +162,7 @@ def similar_images(
         min_score=min_score,
         where=parse_filter(filter),
         group_by=group_by,
+        parameters=parameters,
     )
     result = search.similar(image_id, options)
     request.app.state.metrics.stages("similar", result.took_ms)

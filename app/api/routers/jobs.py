@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 
 from app.api.deps import COLLECTION_PATTERN, ServicesDep
 from app.api.errors import responses
-from app.api.job_schemas import JobOut, JobsOut, ReembedIn
+from app.api.job_schemas import ACCEPTED, JobOut, JobsOut, ReembedIn
 from app.api.security import require_admin
 from app.api.uploads import JsonRoute
 from app.errors import RequestTooLargeError
@@ -25,18 +25,13 @@ router = APIRouter(route_class=JobRoute, tags=["jobs"], dependencies=[Depends(re
 
 JobId = Annotated[str, Path(description="The job's id", pattern="^[0-9a-f]{16}$")]
 
-_ACCEPTED = {
-    "description": "The job waits or runs; GET its Location to see how far it is",
-    "headers": {"Location": {"schema": {"type": "string"}, "description": "/jobs/{id}"}},
-}
-
 
 @router.post(
     "/collections/{name}/reembed",
     status_code=202,
     summary="Move a collection to another model",
     operation_id="reembed",
-    responses={202: _ACCEPTED, **responses(400, 401, 404, 408, 413, 422, 503, 507)},
+    responses={202: ACCEPTED, **responses(400, 401, 404, 408, 413, 422, 503, 507)},
 )
 def reembed(
     name: Annotated[str, Path(pattern=COLLECTION_PATTERN, max_length=63)],

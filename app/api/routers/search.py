@@ -15,7 +15,8 @@ from app.api.deps import (
     no_query_parameters,
 )
 from app.api.errors import responses
-from app.api.schemas import SearchOut, UrlSearchIn
+from app.api.schemas import SearchOut
+from app.api.search_inputs import PARAMETERS, FormParameters, UrlSearchIn
 from app.api.security import Access, require_read
 from app.api.uploads import JsonRoute, UploadRoute
 from app.errors import InvalidParameterError, RequestTooLargeError
@@ -62,13 +63,14 @@ _by_url = APIRouter(route_class=UrlRoute)
     dependencies=[
         Depends(require_read),
         Depends(no_query_parameters),
-        known_fields("file", "k", "min_score", "filter", "group_by", "collection"),
+        known_fields("file", "k", "min_score", "filter", "group_by", "collection", *PARAMETERS),
     ],
 )
 def search(
     request: Request,
     file: Annotated[UploadFile, "The picture"],
     service: SearchDep,
+    parameters: FormParameters,
     k: Annotated[int, Form(ge=1, le=MAX_K, description="How many matches")] = 10,
     min_score: Annotated[
         float, Form(ge=-1, le=1, description="Leave out matches below this cosine")
@@ -88,6 +90,7 @@ def search(
         min_score=min_score,
         where=parse_filter(filter),
         group_by=group_by or None,
+        parameters=parameters,
     )
     result = service.search(file.file, options)
     request.app.state.metrics.stages("search", result.took_ms)
@@ -109,6 +112,7 @@ def search_url(request: Request, query: UrlSearchIn, service: UrlSearchDep) -> S
         min_score=query.min_score,
         where=None if query.filter is None else Filter.parse(query.filter),
         group_by=query.group_by,
+        parameters=query.parameters,
     )
     result = service.search(query.url, options, place=request.app.state.admission.place)
     request.app.state.metrics.stages("search_url", result.took_ms)

@@ -10,7 +10,7 @@ from app.api.deps import ServicesDep
 from app.api.errors import responses
 from app.api.metrics import CONTENT_TYPE
 from app.api.routers.collections import described
-from app.api.schemas import HealthOut, InfoOut, LiveModelOut, PassportOut
+from app.api.schemas import HealthOut, InfoOut, LiveModelOut, PassportOut, RecallOut
 from app.api.security import require_read
 
 router = APIRouter(tags=["service"])
@@ -35,6 +35,9 @@ def info(services: ServicesDep) -> InfoOut:
             for live in services.extractors.live
         ],
         collections=described(services),
+        recall={
+            name: RecallOut.of(figures) for name, figures in services.recall_meter.figures().items()
+        },
         store=services.store.describe(),
         limits={
             "max_file_bytes": settings.max_file_bytes,

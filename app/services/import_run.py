@@ -1,0 +1,130 @@
+"""One import while it runs: pictures through the pipeline, and a note after every group."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+
+from app.errors import (
+    ArchiveError,
+    EmbeddingFailedError,
+    ImageExistsError,
+    InvalidImageError,
+    InvalidRequestError,
+    LookalikeError,
+    PathNotAllowedError,
+    StorageError,
+)
+from app.records import OnConflict
+from app.services.archive_formats import in_ascii
+from app.services.import_feeds import Feed, Picture
+from app.services.import_journal import Journal, Progress
+from app.services.index_items import IndexItem
+from app.services.indexing import IndexingService
+from app.services.job_run import Watch
+from app.services.sources import PictureSource
+
+_OF_ONE_PICTURE = (
+    InvalidImageError,
+    InvalidRequestError,
+    EmbeddingFailedError,
+    ImageExistsError,
+    PathNotAllowedError,
+)
+"""Errors that are one picture's own; any other ends the import."""
+
+
+class ImportRun:
+    """Indexes the pictures of a feed and goes on where an earlier run was interrupted.
+
+    A picture is noted as settled right after its group was committed. So a crash between the two
+    leaves one group in doubt, whose pictures are looked at again and found unchanged.
+
+    Args:
+        indexing: Indexes them.
+        feed: Where they come from.
+        journal: How far an earlier run was.
+        watch: Told how far this one is.
+    """
+
+    def __init__(
+        self, indexing: IndexingService, feed: Feed, journal: Journal, watch: Watch
+    ) -> None:
+        self._indexing = indexing
+        self._feed = feed
+        self._journal = journal
+        self._watch = watch
+        self._progress = Progress()
+        self._under_way: deque[Picture] = deque()
+        self._broken: LookalikeError | None = None
+
+    def run(self, collection: str, on_conflict: OnConflict) -> str:
+        """Does the work; gives what became of the pictures.
+
+        Raises:
+            ArchiveError: The archive is broken; the pictures before that are indexed.
+            LookalikeError: One that is no single picture's own, such as a full disk.
+        """
+        self._begin()
+        groups = self._indexing.index_groups(
+            self._sources(), collection=collection, on_conflict=on_conflict
+        )
+        try:
+            with closing(groups):
+                for group in groups:
+                    self._settle(group)
+                    self._watch.step()
+        finally:
+            for picture in self._under_way:
+                picture.source.close()
+        if self._broken is not None:
+            raise type(self._broken)(f"{self._broken} (before that: {self._summary()})")
+        return self._summary()
+
+    def _begin(self) -> None:
+        """Takes up what an earlier run noted, and counts what there is."""
+        self._progress = self._journal.read()
+        failed = self._progress.counts["failed"]
+        for text in self._progress.errors + [""] * (failed - len(self._progress.errors)):
+            self._watch.error(text)
+        if self._progress.total is None:
+            self._progress.total = self._feed.count(self._watch.step)
+            self._journal.write(self._progress)
+        self._tell()
+
+    def _sources(self) -> Iterator[PictureSource]:
+        """The pictures' bytes; where the archive breaks, what came before it is still indexed."""
+        try:
+            for picture in self._feed.pictures(self._progress.place):
+                self._under_way.append(picture)
+                yield picture.source
+        except (ArchiveError, StorageError) as exc:
+            self._broken = exc
+
+    def _settle(self, group: list[IndexItem]) -> None:
+        """Notes what became of a group that was committed."""
+        ends = [item.error for item in group if item.error is not None]
+        for error in ends:
+            if not isinstance(error, _OF_ONE_PICTURE):
+                raise error
+        for item in group:
+            picture = self._under_way.popleft()
+            picture.source.close()
+            self._progress.place = picture.place
+            if item.error is None:
+                self._progress.counts[str(item.status)] += 1
+            else:
+                text = f"{picture.name}: {in_ascii(str(item.error))}"
+                self._progress.failed(text)
+                self._watch.error(text)
+        self._journal.write(self._progress)
+        self._tell()
+
+    def _tell(self) -> None:
+        done = self._progress.done
+        self._watch.progress(done, max(done, self._progress.total or 0))
+
+    def _summary(self) -> str:
+        counts = self._progress.counts
+        return ", ".join(f"{count:,} {status}" for status, count in counts.items()) or "no pictures"

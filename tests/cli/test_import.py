@@ -1,0 +1,135 @@
+"""`lookalike index` of archives and of folders of the service's machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.cli import watching
+from app.errors import ConfigurationError, NotAnArchiveError, ServerError
+from app.samples import write_samples
+from tests.servers import ADMIN_KEY, Server
+from tests.services.archive_maker import write_archive
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the service may read."""
+    folder = tmp_path_factory.mktemp("mnt") / "photos"
+    write_samples(folder, classes=["mug", "fish"], instances=2, views=2, size=(96, 72))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("service") / "data", import_dirs=photos.parent)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def there(server: Any) -> list[str]:
+    server.http.delete("/collections/things")
+    return ["--server", server.url, "--api-key", ADMIN_KEY, "--collection", "things"]
+
+
+@pytest.fixture
+def archive(tmp_path: Path, pictures: Path) -> Path:
+    files = [
+        (path.relative_to(pictures).as_posix(), path.read_bytes())
+        for path in sorted(pictures.rglob("*.jpg"))
+    ]
+    return write_archive(tmp_path / "photos.zip", files)
+
+
+def listed(lookalike: Any, *place: str) -> dict[str, dict[str, Any]]:
+    answer = json.loads(lookalike("list", "--json", *place).stdout)
+    images = answer["images"] if isinstance(answer, dict) else answer
+    return {image["filename"]: image for image in images}
+
+
+def test_an_archive_into_a_data_folder(lookalike: Any, archive: Path, pictures: Path) -> None:
+    done = lookalike("index", str(archive), "--folder-field", "label")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == "18 created"
+    images = listed(lookalike)
+    assert images["mug-00-0.jpg"]["metadata"] == {"label": "mug"}
+    folder = json.loads(lookalike("index", str(pictures), "--json").stdout)
+    assert folder["unchanged"] == 18, "the ids are those that the files of a folder get"
+
+
+def test_archives_beside_folders_and_files_that_fail(
+    lookalike: Any, archive: Path, pictures: Path, tmp_path: Path
+) -> None:
+    bad = write_archive(tmp_path / "bad.tar.gz", [("x/bad.jpg", b"no picture")])
+    done = lookalike("index", str(pictures / "mug"), str(archive), str(bad), "--json")
+    assert done.exit_code == 1
+    answer = json.loads(done.stdout)
+    assert (answer["created"], answer["unchanged"], answer["failed"]) == (18, 6, 1)
+    assert answer["items"][-1]["path"] == str(bad / "x" / "bad.jpg")
+    assert "not a picture" in answer["items"][-1]["reason"]
+    assert "jobs" not in answer
+
+
+def test_what_cannot_be_indexed(lookalike: Any, tmp_path: Path) -> None:
+    text = tmp_path / "notes.zip"
+    text.write_text("no archive")
+    assert isinstance(lookalike("index", str(text)).exception, NotAnArchiveError)
+    for words in (["none.zip"], [], ["--on-server", "/mnt"]):
+        assert isinstance(lookalike("index", *words).exception, ConfigurationError), words
+
+
+def test_an_archive_to_a_service(lookalike: Any, archive: Path, there: list[str]) -> None:
+    words = ["--folder-field", "label", "--metadata", '{"year": 2026}']
+    done = lookalike("index", str(archive), *words, *there)
+    assert done.exit_code == 0, done.output
+    assert "is done: photos.zip: 18 created" in done.stdout
+    images = listed(lookalike, *there)
+    assert images["fish-00-0.jpg"]["metadata"] == {"label": "fish", "year": 2026}
+    again = json.loads(lookalike("index", str(archive), *there, "--json").stdout)
+    (job,) = again["jobs"]
+    assert (job["state"], job["message"]) == ("done", "photos.zip: 18 unchanged")
+    assert again["items"] == []
+
+
+def test_files_that_fail_on_a_service(lookalike: Any, tmp_path: Path, there: list[str]) -> None:
+    bad = write_archive(tmp_path / "bad.tar.gz", [("x/bad.jpg", b"no picture")])
+    done = lookalike("index", str(bad), *there)
+    assert done.exit_code == 1
+    assert "1 failed" in done.stdout
+    assert "x/bad.jpg: " in done.stderr
+    text = tmp_path / "notes.tar"
+    text.write_text("no archive")
+    refused = lookalike("index", str(text), *there)
+    assert isinstance(refused.exception, ServerError)
+    assert "not_an_archive" in str(refused.exception)
+
+
+def test_a_folder_of_the_services_machine(
+    lookalike: Any, photos: Path, pictures: Path, there: list[str]
+) -> None:
+    done = lookalike("index", "--on-server", str(photos), "--folder-field", "label", *there)
+    assert done.exit_code == 0, done.output
+    assert f"{photos}: 8 created" in done.stdout
+    assert listed(lookalike, *there)["fish-01-1.jpg"]["metadata"] == {"label": "fish"}
+    refused = lookalike("index", "--on-server", str(pictures), *there)
+    assert "path_not_allowed" in str(refused.exception)
+
+
+def test_ctrl_c_ends_the_watching_alone(
+    lookalike: Any, archive: Path, there: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watching.time, "sleep", interrupt)
+        stopped = lookalike("index", str(archive), *there)
+    assert stopped.exit_code == 130
+    assert "goes on" in stopped.stderr
+    assert lookalike("index", str(archive), *there).exit_code == 0
+    assert len(listed(lookalike, *there)) == 18
