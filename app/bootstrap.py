@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from app.backbones import build_backbone, put_head
 from app.config import Settings
 from app.cores import available_cores, limit_openmp
 from app.embedding.base import Extractor
@@ -19,18 +20,22 @@ from app.model_recipes import keep_head, recipe_of, settings_of
 from app.services.duplicates.service import DuplicateService
 from app.services.fetch_guard import FetchGuard
 from app.services.fetching import Fetcher
+from app.services.importing import ImportService, parse_dirs
 from app.services.index_items import Originals
 from app.services.indexing import IndexingService
 from app.services.jobs import JobService
 from app.services.maintenance import Maintenance
 from app.services.pictures import PictureService
 from app.services.readiness import Canary
+from app.services.recall_meter import RecallMeter
 from app.services.reembedding import ReembeddingService
 from app.services.search import SearchService
 from app.services.switching import PutGate
 from app.services.url_search import UrlSearchService
 from app.store.base import Store
 from app.store.files import LocalFiles
+from app.store.filters import parse_field_names
+from app.store.search_parameters import SearchParameters
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +51,13 @@ class Services:
     search: SearchService
     url_search: UrlSearchService
     indexing: IndexingService
+    imports: ImportService
     pictures: PictureService
     duplicates: DuplicateService
     reembedding: ReembeddingService
     jobs: JobService
     canary: Canary
+    recall_meter: RecallMeter
     maintenance: Maintenance | None
 
     def close(self) -> None:
@@ -59,6 +66,7 @@ class Services:
             parts.callback(self.store.close)
             parts.callback(self.extractors.close)
             parts.callback(self.indexing.close)
+            parts.callback(self.recall_meter.close)
             if self.maintenance is not None:
                 parts.callback(self.maintenance.close)
             parts.callback(self.duplicates.close)
@@ -95,7 +103,7 @@ def build_services(
             undo.callback(store.close)
         store.load()
         if extractors is None:
-            extractors = build_extractors(settings, on_batch=on_batch)
+            extractors = build_extractors(settings, keep=not read_only, on_batch=on_batch)
             undo.callback(extractors.close)
         services = _assemble(settings, extractors, store, cores=cores, tidy=not read_only)
         services.reembedding.restore()
@@ -111,60 +119,47 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     """
     if read_only:
         require_data_folder(settings.data_dir)
-    from app.store.local.local_store import LocalStore  # noqa: PLC0415 - imports faiss
+    from app.store.local.index_policy import IndexPolicy  # noqa: PLC0415 - imports faiss
+    from app.store.local.local_store import LocalStore  # noqa: PLC0415
 
-    return LocalStore(settings.data_dir, index=settings.index, read_only=read_only)
+    return LocalStore(
+        settings.data_dir,
+        policy=IndexPolicy(
+            index_type=settings.index,
+            memory=settings.index_memory,
+            recall=settings.index_recall,
+            parameters=SearchParameters.parse(settings.index_parameters),
+        ),
+        filter_fields=parse_field_names(settings.filter_fields),
+        read_only=read_only,
+    )
 
 
 def build_extractors(
-    settings: Settings, *, on_batch: Callable[[int, float], None] | None = None
+    settings: Settings,
+    *,
+    keep: bool = False,
+    on_batch: Callable[[int, float], None] | None = None,
 ) -> Extractors:
-    """Loads the network that the settings name, behind its queue."""
+    """Loads the network that the settings name, behind its queue; `keep` as `build_extractor`."""
     return Extractors(
-        build_extractor(settings, cores=settings.threads or available_cores()),
+        build_extractor(settings, cores=settings.threads or available_cores(), keep=keep),
         max_batch=settings.max_batch,
         queue_size=settings.queue_size,
         on_batch=on_batch,
     )
 
 
-def build_extractor(settings: Settings, *, cores: int) -> Extractor:
-    """Loads the network that the settings name, and its head."""
-    backbone = _build_backbone(settings, cores=cores)
-    return backbone if settings.head is None else put_head(backbone, settings.head)
+def build_extractor(settings: Settings, *, cores: int, keep: bool = False) -> Extractor:
+    """Loads the network that the settings name, and its head.
 
-
-def put_head(backbone: Extractor, path: Path) -> Extractor:
-    """Puts a head that is kept in a file on an extractor.
-
-    Raises:
-        WeightsError: The file cannot be used, or belongs to another network.
+    Args:
+        settings: What was asked for.
+        cores: CPU threads of one call.
+        keep: Whether a network that is converted is kept in the data folder, which is ours.
     """
-    from app.embedding.headed_extractor import HeadedExtractor  # noqa: PLC0415 - as needed
-    from app.embedding.heads import load_head  # noqa: PLC0415
-
-    return HeadedExtractor(backbone, load_head(path))
-
-
-def _build_backbone(settings: Settings, *, cores: int) -> Extractor:
-    if settings.model == "color":
-        from app.embedding.color_extractor import ColorExtractor  # noqa: PLC0415 - as below
-
-        return ColorExtractor()
-    from app.embedding.torchvision_extractor import (  # noqa: PLC0415 - imports torch
-        TorchvisionExtractor,
-    )
-
-    return TorchvisionExtractor(
-        settings.model,
-        weights=settings.weights,
-        pooling=settings.pooling,
-        resize=settings.resize,
-        input_size=settings.input_size,
-        device=settings.device,
-        precision=settings.precision,
-        threads=cores,
-    )
+    backbone = build_backbone(settings, cores=cores, keep=keep)
+    return backbone if settings.head is None else put_head(backbone, settings.head)
 
 
 def build_pictures(settings: Settings, store: Store) -> PictureService:
@@ -197,12 +192,35 @@ def _assemble(
     settings: Settings, extractors: Extractors, store: Store, *, cores: int, tidy: bool
 ) -> Services:
     files, decoder = LocalFiles(settings.data_dir), build_decoder(settings)
-    search = SearchService(extractors, store, decoder)
+    meter = RecallMeter(store, share=settings.recall_sample if tidy else 0.0)
+    search = SearchService(extractors, store, decoder, meter=meter)
     pictures = PictureService(store, files, decoder, max_metadata_bytes=settings.max_metadata_bytes)
     gate = PutGate()
     reembedding = _reembedding(
-        settings, extractors, store, pictures=pictures, decoder=decoder, gate=gate, cores=cores
+        settings,
+        extractors,
+        store,
+        pictures=pictures,
+        decoder=decoder,
+        gate=gate,
+        cores=cores,
+        keep=tidy,
     )
+    indexing = IndexingService(
+        extractors,
+        store,
+        files,
+        decoder,
+        originals=Originals(settings.originals),
+        max_metadata_bytes=settings.max_metadata_bytes,
+        cores=cores,
+        group=settings.max_batch,
+        gate=gate,
+    )
+    imports = _imports(settings, indexing, files)
+    if tidy:
+        imports.sweep(store.jobs.unfinished())
+    handlers = {"reembed": reembedding.as_job, **imports.handlers}
     return Services(
         settings=settings,
         extractors=extractors,
@@ -210,23 +228,27 @@ def _assemble(
         files=files,
         search=search,
         url_search=UrlSearchService(search, _fetcher(settings, files.tmp)),
-        indexing=IndexingService(
-            extractors,
-            store,
-            files,
-            decoder,
-            originals=Originals(settings.originals),
-            max_metadata_bytes=settings.max_metadata_bytes,
-            cores=cores,
-            group=settings.max_batch,
-            gate=gate,
-        ),
+        indexing=indexing,
+        imports=imports,
         pictures=pictures,
         duplicates=DuplicateService(store, pictures),
         reembedding=reembedding,
-        jobs=JobService(store.jobs, {"reembed": reembedding.as_job}),
+        jobs=JobService(store.jobs, handlers, ended=imports.ended),
         canary=Canary(extractors, store, timeout_s=settings.ready_timeout),
+        recall_meter=meter,
         maintenance=Maintenance(store, files) if tidy else None,
+    )
+
+
+def _imports(settings: Settings, indexing: IndexingService, files: LocalFiles) -> ImportService:
+    return ImportService(
+        indexing,
+        folder=settings.data_dir / "imports",
+        tmp=files.tmp,
+        max_archive_bytes=settings.max_archive_bytes,
+        max_file_bytes=settings.max_file_bytes,
+        max_metadata_bytes=settings.max_metadata_bytes,
+        dirs=parse_dirs(settings.import_dirs),
     )
 
 
@@ -249,6 +271,7 @@ def _reembedding(
     decoder: ImageDecoder,
     gate: PutGate,
     cores: int,
+    keep: bool,
 ) -> ReembeddingService:
     return ReembeddingService(
         extractors,
@@ -256,7 +279,7 @@ def _reembedding(
         pictures,
         decoder,
         gate=gate,
-        make=lambda recipe: build_extractor(settings_of(settings, recipe), cores=cores),
+        make=lambda recipe: build_extractor(settings_of(settings, recipe), cores=cores, keep=keep),
         default_recipe=recipe_of(settings),
         keep_head=partial(keep_head, settings),
         cores=cores,

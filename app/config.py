@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.errors import ConfigurationError
+from app.embedding.choices import Precision, Runtime
+from app.errors import ConfigurationError, InvalidFilterError, InvalidParameterError
+from app.store.filters import parse_field_names
+from app.store.search_parameters import SearchParameters
 
 PREFIX = "LOOKALIKE_"
 
@@ -56,9 +59,13 @@ class Settings(BaseSettings):
         description="Side of the network's input in pixels; model's own if unset",
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Number format inside the network"
+    runtime: Runtime = Field(
+        "auto", description="auto: openvino where it is installed and no GPU is used; or torch"
     )
+    precision: Precision = Field(
+        "auto", description="Number format inside the network; int8 after lookalike quantize"
+    )
+    compile: bool = Field(False, description="Whether torch.compile speeds up a CUDA device")
     threads: int | None = Field(
         None, ge=1, le=256, description="CPU cores to use; all that the process may use if unset"
     )
@@ -67,7 +74,35 @@ class Settings(BaseSettings):
         128, ge=1, le=4096, description="Most pictures or requests that wait; more get 503"
     )
 
-    index: str = Field("Flat", description="Index type: Flat (exact)")
+    index: str = Field(
+        "Flat",
+        description="Index type: Flat (exact), auto, or a factory string of FAISS, e.g. HNSW32,SQ8",
+    )
+    index_recall: float = Field(
+        0.99,
+        ge=0.5,
+        le=1,
+        description="Share of the true matches that an approximate index is set to find",
+    )
+    index_memory: ByteSize | None = Field(
+        None, description="Memory that auto may take, e.g. 2GB; a quarter of the machine's if unset"
+    )
+    index_parameters: str | None = Field(
+        None,
+        description="How hard searches look, e.g. nprobe=16,k_factor=4; as measured when the index "
+        "was built if unset",
+    )
+    recall_sample: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of searches that are done again exactly, to measure recall; 0: none",
+    )
+    filter_fields: str | None = Field(
+        None,
+        description="Metadata fields, separated by commas, that filters are always fast on; others "
+        "become fast once they were filtered on slowly",
+    )
     originals: Literal["keep", "reference", "none"] = Field(
         "keep", description="keep: copy files; reference: point at files indexed in place; none"
     )
@@ -84,6 +119,14 @@ class Settings(BaseSettings):
     max_files: int = Field(64, ge=1, le=1000, description="Most pictures in one POST /index")
     max_metadata_bytes: int = Field(
         16_384, ge=2, le=1_000_000, description="Most bytes of one picture's metadata as JSON"
+    )
+    max_archive_bytes: int = Field(
+        10_000_000_000, ge=1_000, description="Most bytes of one archive in POST /index/archive"
+    )
+    import_dirs: str | None = Field(
+        None,
+        description="Folders below which POST /index/folder may read, separated by commas or "
+        "colons; none if unset",
     )
     ready_timeout: float = Field(
         10.0, gt=0, le=300, description="Seconds that the readiness canary may take"
@@ -113,6 +156,24 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "text", "json"] = Field(
         "auto", description="auto: text on a terminal, JSON otherwise"
     )
+
+    @field_validator("index_parameters")
+    @classmethod
+    def _check_parameters(cls, value: str | None) -> str | None:
+        try:
+            SearchParameters.parse(value)
+        except InvalidParameterError as exc:
+            raise ValueError(str(exc)) from exc
+        return value
+
+    @field_validator("filter_fields")
+    @classmethod
+    def _check_fields(cls, value: str | None) -> str | None:
+        try:
+            parse_field_names(value)
+        except InvalidFilterError as exc:
+            raise ValueError(str(exc)) from exc
+        return value
 
     @field_validator("cache_dir")
     @classmethod

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 _QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
+_MEMORY_FILE = Path("/sys/fs/cgroup/memory.max")
 
 
 def available_cores(quota_file: Path = _QUOTA_FILE) -> int:
@@ -26,6 +27,15 @@ def available_cores(quota_file: Path = _QUOTA_FILE) -> int:
         return max(1, min(cores, -(-int(quota) // int(period))))
     except (OSError, ValueError):  # no such file, or `max`: no quota
         return max(1, cores)
+
+
+def memory_bytes() -> int:
+    """The machine's memory, or the container's limit where that is less."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(_MEMORY_FILE.read_text()))
+    except (OSError, ValueError):  # no such file, or `max`: no limit
+        return machine
 
 
 def limit_openmp() -> None:

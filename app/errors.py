@@ -7,6 +7,9 @@ LookalikeError
 │   ├── UnreadableImageError      a picture, but truncated or broken
 │   ├── ImageTooLargeError        too many bytes
 │   └── TooManyPixelsError        too many pixels, read from the header
+├── ArchiveError                  an archive that is broken, or beyond a bound
+│   ├── NotAnArchiveError         the bytes are no archive that can be read
+│   └── ArchiveTooLargeError      too many bytes
 ├── InvalidRequestError
 │   ├── MalformedRequestError     the body cannot be taken apart
 │   ├── InvalidParameterError     a value out of its range, an unknown field
@@ -44,6 +47,8 @@ LookalikeError
 ├── FetchError                    the picture at an address cannot be had
 │   ├── FetchTimeoutError         not within the time
 │   └── UrlNotAllowedError        an address that is never fetched
+├── ImportsDisabledError          no folder of the server may be read
+├── PathNotAllowedError           a path outside of the folders that may be read
 ├── FetchingDisabledError         fetching from addresses is not turned on
 └── ServerError                   a remote service (--server) cannot be reached or refuses
 ```
@@ -90,6 +95,24 @@ class TooManyPixelsError(InvalidImageError):
     """The header claims more pixels than the limit allows."""
 
     code = "too_many_pixels"
+
+
+class ArchiveError(LookalikeError):
+    """An archive that is broken, or made to unpack beyond every bound."""
+
+    code = "invalid_archive"
+
+
+class NotAnArchiveError(ArchiveError):
+    """The bytes are not an archive in a format that can be read."""
+
+    code = "not_an_archive"
+
+
+class ArchiveTooLargeError(ArchiveError):
+    """The archive has more bytes than the limit allows."""
+
+    code = "archive_too_large"
 
 
 class InvalidRequestError(LookalikeError):
@@ -314,6 +337,24 @@ class UrlNotAllowedError(FetchError):
     """An address, or one that it leads to, that is never fetched."""
 
     code = "url_not_allowed"
+
+
+class ImportsDisabledError(LookalikeError):
+    """A server-side folder where none may be read."""
+
+    code = "imports_disabled"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Folders of the server are not read here: name those that may be in "
+            "LOOKALIKE_IMPORT_DIRS (--import-dirs), or send the pictures themselves"
+        )
+
+
+class PathNotAllowedError(LookalikeError):
+    """A path that is not below a folder which may be read."""
+
+    code = "path_not_allowed"
 
 
 class FetchingDisabledError(LookalikeError):

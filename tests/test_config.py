@@ -35,6 +35,9 @@ def test_an_empty_variable_is_not_set(monkeypatch):
         ("admin_key", "short"),
         ("input_size", "8"),
         ("max_batch", "many"),
+        ("index_parameters", "nprobe=0"),
+        ("index_parameters", "depth=3"),
+        ("recall_sample", "1.5"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(name, value):

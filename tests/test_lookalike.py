@@ -11,9 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.errors import ConfigurationError, DataFolderInUseError, StorageError
+from app.errors import (
+    ConfigurationError,
+    DataFolderInUseError,
+    InvalidParameterError,
+    StorageError,
+)
 from app.lookalike import Lookalike
 from app.samples import write_samples
+from app.store.search_parameters import SearchParameters
 
 README = Path(__file__).parent.parent / "README.md"
 GREEN, RED = (22, 128, 60), (198, 40, 40)
@@ -44,6 +50,17 @@ def test_every_kind_of_query_finds_itself(lookalike: Lookalike, photos: Path) ->
     assert len(filtered) == 6
     assert len(lookalike.search(path, group_by="label").matches) == 2
     assert not lookalike.search(path, k=3, min_score=1.0, where={"label": "mug"}).matches
+
+
+def test_how_hard_to_look_may_be_said(lookalike: Lookalike, photos: Path) -> None:
+    path = photos / "fish" / "fish-01-0.jpg"
+    own, exact, hard = (
+        [match.record.id for match in lookalike.search(path, parameters=parameters).matches]
+        for parameters in (None, SearchParameters(exact=True), SearchParameters(nprobe=9))
+    )
+    assert own == exact == hard
+    with pytest.raises(InvalidParameterError, match="nprobe"):
+        lookalike.search(path, parameters=SearchParameters(nprobe=0))
 
 
 def test_metadata_is_made_by_a_function(lookalike: Lookalike, photos: Path) -> None:

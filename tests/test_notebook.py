@@ -29,6 +29,7 @@ def test_it_runs(
     notebook: nbformat.NotebookNode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("LOOKALIKE_MODEL", "resnet18")
+    monkeypatch.setenv("LOOKALIKE_RUNTIME", "torch")
     monkeypatch.setenv("LOOKALIKE_WEIGHTS", "random")
     monkeypatch.setenv("LOOKALIKE_INPUT_SIZE", "64")
     monkeypatch.setenv("TMPDIR", str(tmp_path))

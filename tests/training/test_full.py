@@ -53,6 +53,7 @@ def test_the_saved_network_and_head_are_served(data, trained, tmp_path):
         input_size=32,
         precision="float32",
         device="cpu",
+        runtime="torch",
     )
     served = build_extractor(settings, cores=2)
     assert served.passport.head == trained.training.head.digest
