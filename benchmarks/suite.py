@@ -60,6 +60,9 @@ SUITE = {
         full=(*SIZES, "--work", "{work}"), quick=("--quick", "--work", "{work}")
     ),
     "rebuild": Benchmark(full=("--work", "{work}"), quick=("--quick", "--work", "{work}")),
+    "large_store": Benchmark(
+        full=("--work", "{work}"), quick=("--count", "20000", "--work", "{work}")
+    ),
     "likeness": Benchmark(*[("{pictures}", *WEIGHTS)] * 2),
     "duplicates": Benchmark(full=("{pictures}",), quick=("{pictures}", "--count", "40")),
 }
