@@ -123,6 +123,9 @@ class AnnIndex:
             without: Positions that are left out.
             parameters: Go before what was calibrated.
         """
+        few = self.exact.few(among, without, k=k)
+        if few is not None:
+            return [self.exact.best_of(query, few, k) for query in queries]
         kept = self.exact.mask(among, without)
         alive = self.exact.alive.copy()
         picked = among is not None

@@ -160,8 +160,19 @@ class FlatIndex:
             without: Positions that are left out.
             parameters: Without effect.
         """
+        few = self.few(among, without, k=k)
+        if few is not None:
+            return [self.best_of(query, few, k) for query in queries]
         kept = self.mask(among, without)
         return self.search_kept(queries, k=k, kept=kept, picked=among is not None)
+
+    def few(
+        self, among: Positions | None, without: Positions | None, *, k: int
+    ) -> Positions | None:
+        """The rows that may be found, where they are picked and so few that all are scored."""
+        if among is None or len(among) > max(_GATHERED, k + _SPARE):
+            return None
+        return among if without is None else np.setdiff1d(among, without, assume_unique=True)
 
     def search_kept(
         self, queries: Vectors, *, k: int, kept: NDArray[np.bool_], picked: bool

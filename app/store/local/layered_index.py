@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,20 +130,38 @@ class LayeredIndex:
         search of it keeps no change waiting.
         """
         allowed, left_out = self._split(among), self._split(without)
-        kept, alive = self.built.mask(allowed[0], left_out[0]), self.built.alive.copy()
-        picked = among is not None
         since = self.tail.search(queries, k=k, among=allowed[1], without=left_out[1])
+        search = self._begin_built(
+            queries, k=k, among=allowed[0], without=left_out[0], parameters=parameters
+        )
+        return lambda: [_merged(*both, k) for both in zip(search(), since, strict=True)]
 
-        def finish() -> list[Found]:
-            if isinstance(self.base, FlatIndex):
-                built = self.base.search_kept(queries, k=k, kept=kept, picked=picked)
-            else:
-                built = self.base.search_kept(
-                    queries, k=k, kept=kept, alive=alive, picked=picked, parameters=parameters
-                )
-            return [_merged(*both, k) for both in zip(built, since, strict=True)]
-
-        return finish
+    def _begin_built(
+        self,
+        queries: Vectors,
+        *,
+        k: int,
+        among: Positions | None,
+        without: Positions | None,
+        parameters: SearchParameters | None,
+    ) -> Callable[[], list[Found]]:
+        """The same for the built part."""
+        few, picked = self.built.few(among, without, k=k), among is not None
+        if few is not None:
+            return lambda: [self.built.best_of(query, few, k) for query in queries]
+        kept = self.built.mask(among, without)
+        if isinstance(self.base, FlatIndex):
+            return partial(self.base.search_kept, queries, k=k, kept=kept, picked=picked)
+        alive = self.built.alive.copy()
+        return partial(
+            self.base.search_kept,
+            queries,
+            k=k,
+            kept=kept,
+            alive=alive,
+            picked=picked,
+            parameters=parameters,
+        )
 
     def _split(self, positions: Positions | None) -> tuple[Positions | None, Positions | None]:
         if positions is None:
