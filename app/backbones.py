@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import platform
 import sys
-import time
-from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from app.config import Settings
+from app.converting import float_network, models_folder, settled_origin
 from app.embedding import openvino_files, openvino_runtime
 from app.embedding.base import Extractor
-from app.embedding.choices import check_choices
-from app.embedding.openvino_files import Origin
-from app.embedding.registry import get_spec
 from app.errors import ConfigurationError
-from app.records import Passport
-
-log = logging.getLogger(__name__)
 
 
 def build_backbone(settings: Settings, *, cores: int, keep: bool = False) -> Extractor:
@@ -94,17 +86,17 @@ def choose_runtime(settings: Settings) -> Literal["torch", "openvino"]:
     if settings.compile:
         raise ConfigurationError(
             "LOOKALIKE_COMPILE needs torch and a CUDA device, and OpenVINO runs the network: unset "
-            "it, or set LOOKALIKE_RUNTIME=torch"
+            "it or, where there is such a device, set LOOKALIKE_RUNTIME=torch"
         )
     openvino_runtime.import_openvino()
     return "openvino"
 
 
 def _is_preferred(settings: Settings) -> bool:
+    if not openvino_runtime.is_installed():  # first: asking the driver takes time
+        return False
     on_cpu = settings.device == "cpu" or (settings.device == "auto" and not has_gpu())
-    return (
-        on_cpu and openvino_runtime.is_installed() and openvino_runtime.computes(settings.precision)
-    )
+    return on_cpu and openvino_runtime.computes(settings.precision)
 
 
 def has_gpu() -> bool:
@@ -129,91 +121,6 @@ def _cuda_devices() -> int:
     except (OSError, AttributeError):  # no driver
         return 0
     return 0 if failed else count.value
-
-
-def models_folder(settings: Settings) -> Path:
-    """Where converted networks are kept."""
-    return settings.data_dir / "models"
-
-
-def settled_origin(settings: Settings) -> Origin:
-    """What the settings' network is converted from.
-
-    Raises:
-        ConfigurationError: A setting cannot work; `WeightsError` where the weights cannot.
-    """
-    size = settings.input_size or get_spec(settings.model).input_size
-    check_choices(pooling=settings.pooling, resize=settings.resize, input_size=size)
-    return openvino_files.origin_of(
-        settings.model,
-        weights=settings.weights,
-        pooling=settings.pooling,
-        resize=settings.resize,
-        input_size=size,
-    )
-
-
-def float_network(settings: Settings, *, keep: bool) -> tuple[Any, Passport]:
-    """The settings' network for OpenVINO: the kept one, or converted now.
-
-    Args:
-        settings: What was asked for.
-        keep: Whether one that is converted is kept in the data folder.
-
-    Returns:
-        The path of its .xml file or, where it is not kept, the network; and its passport.
-
-    Raises:
-        WeightsError: The weights cannot be used.
-    """
-    origin, folder = settled_origin(settings), models_folder(settings)
-    kept = openvino_files.find_network(
-        folder, origin, openvino=openvino_runtime.installed_version()
-    )
-    if kept is not None:
-        return kept.xml, kept.passport
-    from app.embedding.openvino_convert import convert  # noqa: PLC0415 - for torch
-    from app.embedding.torchvision_export import exportable  # noqa: PLC0415 - imports torch
-
-    log.info("converting %s for OpenVINO, once", settings.model)
-    started = time.monotonic()
-    source = exportable(
-        origin.model,
-        weights=settings.weights,
-        pooling=origin.pooling,
-        resize=origin.resize,
-        input_size=origin.input_size,
-    )
-    network = convert(source.network, input_size=origin.input_size)
-    log.info("converted %s in %.1f s", settings.model, time.monotonic() - started)
-    if keep and settled_origin(settings) == origin:  # else the file was changed meanwhile
-        keep_network(settings, origin, source.passport, network)
-    return network, source.passport
-
-
-def keep_network(
-    settings: Settings,
-    origin: Origin,
-    passport: Passport,
-    network: Any,
-    *,
-    notes: Mapping[str, Any] | None = None,
-) -> Path | None:
-    """Keeps OpenVINO's model in the data folder; None, and a line in the log, if that fails."""
-    openvino = openvino_runtime.import_openvino()
-    try:
-        kept = openvino_files.keep_network(
-            models_folder(settings),
-            origin,
-            passport,
-            openvino=openvino_runtime.installed_version(),
-            save=lambda path: openvino.save_model(network, path, compress_to_fp16=False),
-            notes=notes,
-        )
-    except (OSError, RuntimeError) as exc:
-        log.warning("the converted network cannot be kept and will be made again: %s", exc)
-        return None
-    return kept.xml
 
 
 def _openvino_backbone(settings: Settings, *, cores: int, keep: bool) -> Extractor:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.backbones import float_network, keep_network, settled_origin
 from app.config import Settings
+from app.converting import float_network, keep_network, settled_origin
 from app.cores import available_cores
 from app.embedding.base import Extractor, Prepared, Vectors
 from app.embedding.openvino_extractor import OpenVinoExtractor
 from app.embedding.openvino_files import Origin
 from app.embedding.openvino_quantize import Agreement, agreement, quantize
-from app.embedding.openvino_runtime import read_network
+from app.embedding.openvino_runtime import installed_version, read_network
 from app.embedding.preprocessing import ImageDecoder, ImageLimits
 from app.errors import ConfigurationError, InvalidImageError, StorageError
 from app.records import Passport
@@ -42,7 +44,7 @@ class Quantized:
 
     Attributes:
         network: OpenVINO's model.
-        passport: Its own: that of the float network, with `int8`.
+        passport: Its own.
         origin: What it was made from.
         calibrated: Pictures that gave the ranges.
         agreement: With float32, on other pictures.
@@ -96,7 +98,7 @@ def quantize_model(
         batch[:count],
         on_progress=lambda done, total: on_progress("calibrating", done, total),
     )
-    quantized = replace(passport, int8=True)
+    quantized = _quantized_passport(passport, batch[:count])
     after = OpenVinoExtractor(network, passport=quantized, threads=threads)
     others = batch[count : count + CHECKED]
     return Quantized(
@@ -110,6 +112,14 @@ def quantize_model(
         ),
         skipped=skipped,
     )
+
+
+def _quantized_passport(passport: Passport, calibration: NDArray[np.uint8]) -> Passport:
+    """Of an int8 network: other pictures to calibrate on, or other versions, make another one."""
+    made_by = f"openvino {installed_version()} nncf {version('nncf')}"
+    made_of = hashlib.sha256(f"{passport.weights_sha256} {made_by} ".encode())
+    made_of.update(np.ascontiguousarray(calibration).tobytes())
+    return replace(passport, int8=True, weights_sha256=made_of.hexdigest())
 
 
 def keep_quantized(settings: Settings, made: Quantized) -> Path:

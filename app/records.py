@@ -24,7 +24,8 @@ class Passport:
         model: The network's name, e.g. `resnet50`.
         weights: The weights' name (`IMAGENET1K_V1`, `random`) or file name. A label only: the
             same tensors under another name are the same weights, `weights_sha256` decides.
-        weights_sha256: Hex digest over the state dict that is in use, without classifier.
+        weights_sha256: Hex digest over the state dict that is in use, without classifier; with
+            `int8`, over that digest and the pictures that it was calibrated on.
         head: The embedding head's digest, or None.
         pooling: `avg` or `flatten`.
         resize: `squash` or `crop`.

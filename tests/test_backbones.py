@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 import torchvision
 
-from app import backbones
+from app import backbones, converting
 from app.backbones import build_backbone, choose_runtime
 from app.bootstrap import build_services
 from app.config import load_settings
@@ -90,6 +90,12 @@ def test_without_openvino(monkeypatch):
             choose_runtime(settings(**given))
 
 
+def test_without_openvino_the_driver_is_not_asked(monkeypatch):
+    monkeypatch.setattr(openvino_runtime, "is_installed", lambda: False)
+    monkeypatch.setattr(backbones, "has_gpu", None)
+    assert choose_runtime(settings(device="auto")) == "torch"
+
+
 def test_gpus_are_those_that_torch_finds():
     assert backbones.has_gpu() == (torch.cuda.is_available() or torch.backends.mps.is_available())
 
@@ -154,6 +160,32 @@ def test_a_service_with_a_converted_network_needs_no_torch(converted):
         "resnet18", "random", input_size=32, precision="float32"
     ).extract(np.full((1, 32, 32, 3), 7, np.uint8))
     assert float(np.load("vector.npy") @ expected[0]) >= 0.99999
+
+
+def test_the_first_start_leaves_torch_to_another_process(tmp_path):
+    start(tmp_path / "new")
+    (manifest,) = (tmp_path / "new" / "models").rglob("manifest.json")
+    assert json.loads(manifest.read_text())["origin"]["weights"] == "random"
+
+
+def test_errors_of_the_other_process_arrive(tmp_path, caplog):
+    missing = settings(weights=str(tmp_path / "none.pth"), runtime="openvino")
+    with pytest.raises(WeightsNotFoundError, match=r"no weights file at .*none\.pth$"):
+        converting._convert_apart(missing)
+    with caplog.at_level(logging.INFO):
+        converting._convert_apart(settings(runtime="openvino"))
+    assert "converted resnet18" in caplog.text
+    assert len(list((tmp_path / "data" / "models").rglob("*.xml"))) == 1
+
+
+@pytest.mark.parametrize("python", ["false", "no such program"])
+def test_where_no_other_process_can_convert_this_one_does(python, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(sys, "executable", python)
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(converting, "_convert_here", lambda *_, **__: ("network", "passport"))
+    found = converting.float_network(settings(runtime="openvino"), keep=True)
+    assert found == ("network", "passport")
+    assert "in this process" in caplog.text
 
 
 def test_with_a_head_it_needs_none_either(converted, tmp_path):

@@ -19,6 +19,9 @@ from app.services.importing import ImportService
 ARCHIVE_BODY_S = 6 * 3600.0
 """Seconds after which an archive must be complete."""
 
+ARCHIVES_AT_ONCE = 8
+"""Most archives on their way; a place of their own each, so that none is a search's for hours."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveUploadLimits(UploadLimits):
@@ -66,7 +69,7 @@ class ArchiveRoute(APIRoute):
             if size > limits.body_bytes:
                 raise limits.body_too_large()
             imports: ImportService = state.services.imports
-            with state.admission.place():
+            with state.archive_admission.place():
                 spool = await to_thread.run_sync(imports.spool, size)
                 request.state.spool = spool
                 try:

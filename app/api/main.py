@@ -14,7 +14,7 @@ from fastapi_offline import FastAPIOffline
 
 from app import __version__
 from app.api import errors
-from app.api.archive_uploads import ArchiveUploadLimits
+from app.api.archive_uploads import ARCHIVES_AT_ONCE, ArchiveUploadLimits
 from app.api.metrics import Metrics
 from app.api.middleware import Observe
 from app.api.routers import (
@@ -124,6 +124,7 @@ def _say_what_runs(services: Services) -> None:
 def _limit_uploads(app: FastAPI, settings: Settings, services: Services) -> None:
     batcher = services.extractors.default.batcher
     app.state.admission = Admission(settings.queue_size, lambda: batcher.queue_length)
+    app.state.archive_admission = Admission(ARCHIVES_AT_ONCE, what="archives")
     for name, files in (("search_limits", 1), ("index_limits", settings.max_files)):
         limits = UploadLimits(
             file_bytes=settings.max_file_bytes,

@@ -99,11 +99,15 @@ class Admission:
     Args:
         places: Most requests inside at once.
         waiting: Tells how many pictures wait in the queue now.
+        what: What the places are for, in messages.
     """
 
-    def __init__(self, places: int, waiting: Callable[[], int]) -> None:
+    def __init__(
+        self, places: int, waiting: Callable[[], int] = lambda: 0, *, what: str = "pictures"
+    ) -> None:
         self._places = places
         self._waiting = waiting
+        self._what = what
         self._inside = 0
         self._lock = threading.Lock()
 
@@ -112,7 +116,7 @@ class Admission:
         """Holds a place inside the block. Raises `QueueFullError` at once where none is free."""
         with self._lock:
             if self._inside >= self._places or self._waiting() >= self._places:
-                raise QueueFullError("Too many pictures wait already; send this again in a moment")
+                raise QueueFullError(f"Too many {self._what} wait already; try again in a moment")
             self._inside += 1
         try:
             yield

@@ -116,7 +116,8 @@ def find_network(
     Returns:
         None where there is none; the log says so where there is one that is damaged.
     """
-    for manifest in sorted(folder.glob(f"*/{_MANIFEST}")):
+    newest_first = sorted(folder.glob(f"*/{_MANIFEST}"), key=_changed, reverse=True)
+    for manifest in newest_first:
         try:
             document = json.loads(manifest.read_text(encoding="utf-8"))
             if document["format"] != FORMAT or document["origin"] != asdict(origin):
@@ -223,6 +224,13 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # removed meanwhile
+        return 0.0
 
 
 def _tidy(home: Path, wanted: set[str]) -> None:

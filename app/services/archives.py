@@ -54,6 +54,7 @@ MAX_RATIO = 100
 
 _SPOOLED = 1_000_000
 _MAX_NAME = 255
+_ZIP_START = b"PK\3\4"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +164,7 @@ class Archive:
             return TarReader(self._opened.enter_context(tar), forward, most=self._limits.file_bytes)
         if zipfile.is_zipfile(file):
             return ZipReader(self._opened.enter_context(zipfile.ZipFile(file)))
-        raise NotAnArchiveError("The file is no zip or tar archive that can be read here")
+        raise _no_archive(forward.peek())
 
     def _pictures(self, step: Callable[[], None]) -> Iterator[tuple[int, Entry]]:
         entries = self._reader.entries()
@@ -244,6 +245,18 @@ def _text(part: str) -> str:
     """A part of a name as it can be stored and shown."""
     shown = part.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
     return shown[-_MAX_NAME:]
+
+
+def _no_archive(head: bytes) -> ArchiveError:
+    """The error for a file that starts like this and is neither a tar nor a whole zip file."""
+    if head.startswith(_ZIP_START):
+        return ArchiveError("The zip file is truncated: its end is missing; send it again")
+    if not head:
+        return NotAnArchiveError("The file is empty; send a zip or tar file")
+    return NotAnArchiveError(
+        "The file is no archive that can be read here; send a zip file, or a tar file, plain or "
+        "packed with gzip, bzip2 or xz"
+    )
 
 
 def _too_large(limit: int) -> ImageTooLargeError:

@@ -79,7 +79,7 @@ class ImportRun:
             for picture in self._under_way:
                 picture.source.close()
         if self._broken is not None:
-            raise type(self._broken)(f"{self._broken} (before that: {self._summary()})")
+            raise self._with_summary(self._broken) from self._broken
         return self._summary()
 
     def _begin(self) -> None:
@@ -107,7 +107,7 @@ class ImportRun:
         ends = [item.error for item in group if item.error is not None]
         for error in ends:
             if not isinstance(error, _OF_ONE_PICTURE):
-                raise error
+                raise self._with_summary(error) from error
         for item in group:
             picture = self._under_way.popleft()
             picture.source.close()
@@ -124,6 +124,9 @@ class ImportRun:
     def _tell(self) -> None:
         done = self._progress.done
         self._watch.progress(done, max(done, self._progress.total or 0))
+
+    def _with_summary(self, error: LookalikeError) -> LookalikeError:
+        return type(error)(f"{error} (before that: {self._summary()})")
 
     def _summary(self) -> str:
         counts = self._progress.counts

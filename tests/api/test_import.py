@@ -8,6 +8,8 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,15 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.api import archive_uploads
+from app.api.uploads import Admission
 from app.config import Settings
 from app.embedding.color_extractor import ColorExtractor
 from app.embedding.extractors import Extractors
+from app.errors import StorageFullError
 from app.samples import write_samples
 from app.services import archives
 from app.services.importing import parse_dirs
+from app.store.files import LocalFiles
 from app.store.local.local_store import LocalStore
 from tests.api.conftest import ADMIN, Clients, picture, solid
 from tests.api.test_jobs import finished
@@ -229,6 +234,45 @@ def test_a_full_disk(
         answer = send(client, path)
         assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
     wait(lambda: left(settings) == [])
+
+
+def test_a_disk_that_fills_up_ends_the_job_and_says_what_was_added(
+    clients: Clients, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = clients(settings.model_copy(update={"max_batch": 2}))
+    puts = count()
+    put = LocalFiles.put
+
+    def filling(self: LocalFiles, *words: Any) -> None:
+        if next(puts) >= 4:
+            raise StorageFullError("Cannot store the original: the disk is full; make room")
+        put(self, *words)
+
+    path = archive(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFiles, "put", filling)
+        job = done(client, send(client, path))
+    assert (job["state"], job["done"]) == ("failed", 4)
+    assert job["message"].endswith("the disk is full; make room (before that: 4 created)")
+    assert len(stored(client)) == 4
+    assert done(client, send(client, path))["message"].endswith("4 unchanged, 2 created")
+    wait(lambda: left(settings) == [])
+
+
+def test_archives_on_their_way_leave_the_places_of_searches(
+    client: TestClient, tmp_path: Path
+) -> None:
+    path = archive(tmp_path)
+    done(client, send(client, path))
+    admission: Admission = client.app.state.archive_admission  # type: ignore[attr-defined]
+    with ExitStack() as on_their_way:
+        for _ in range(archive_uploads.ARCHIVES_AT_ONCE):
+            on_their_way.enter_context(admission.place())
+        refused = send(client, path)
+        assert (refused.status_code, refused.json()["code"]) == (503, "queue_full")
+        assert "archives" in refused.json()["detail"]
+        assert client.post("/search", files={"file": picture("mug", 1)}).status_code == 200
+    done(client, send(client, path))
 
 
 def test_another_model_is_said_at_once(

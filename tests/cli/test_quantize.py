@@ -44,11 +44,16 @@ def test_quantizing_reports_then_saves(lookalike, many, monkeypatch):
     assert saved.stdout.index("cosine: least 0.9") < saved.stdout.index("saved in data/models/")
     quantized, plain = built("int8"), built("float32")
     assert quantized.passport.int8
-    assert set(quantized.passport.differences(plain.passport)) == {"int8"}
+    assert set(quantized.passport.differences(plain.passport)) == {"int8", "weights_sha256"}
     assert quantized.provenance["precision"] == "int8"
     pictures = _prepared(many, plain)
     apart = 1 - (quantized.extract(pictures) * plain.extract(pictures)).sum(axis=1)
     assert 0 < apart.max() < 0.01
+
+    again = lookalike("quantize", str(many), *MODEL, "--pictures", "35", "--min-overlap", "0")
+    assert again.exit_code == 0, again.output
+    newer = built("int8").passport
+    assert set(newer.differences(quantized.passport)) == {"weights_sha256"}
 
 
 def _prepared(folder, extractor):

@@ -171,6 +171,32 @@ def test_damage_is_an_error_and_nothing_else(
         assert all(bytes_ is None or bytes_ in good for _, bytes_ in found)
 
 
+@pytest.mark.parametrize(
+    ("data", "kind", "says"),
+    [
+        (b"", NotAnArchiveError, "is empty"),
+        (b"no archive", NotAnArchiveError, "send a zip"),
+        (b"Rar!\x1a\7\0" * 99, NotAnArchiveError, "send a zip"),
+    ],
+)
+def test_what_is_no_archive_says_what_is(
+    tmp_path: Path, data: bytes, kind: type[ArchiveError], says: str
+) -> None:
+    path = tmp_path / "some.zip"
+    path.write_bytes(data)
+    with pytest.raises(kind, match=says) as raised:
+        read(path)
+    assert type(raised.value) is kind
+
+
+def test_a_zip_file_without_its_end_is_truncated_and_not_unknown(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "cut.zip", [(f"{n}.jpg", b"x" * 50) for n in range(5)])
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ArchiveError, match=r"truncated.*send it again") as raised:
+        read(path)
+    assert not isinstance(raised.value, NotAnArchiveError)
+
+
 def test_a_header_that_is_damaged_is_no_end(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "header.tar", [(f"{n}.jpg", b"x") for n in range(5)])
     data = bytearray(path.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import tempfile
 import threading
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from app.errors import ImageNotFoundError, InvalidFilterError
+from app.errors import ImageNotFoundError, InvalidFilterError, StorageError
 from app.records import OnConflict
 from app.store.filters import OPERATORS, Filter, parse_field_names
 from app.store.local import (
@@ -333,6 +334,35 @@ def test_building_stops_with_the_store_and_goes_on(
     with closing(LocalStore(tmp_path)) as store:
         wait_until(lambda: states(store) == {"n": "complete"})
         assert found(store, {"n": {"lt": 3}}) == ["i0", "i1", "i2"]
+
+
+def test_a_store_that_cannot_be_opened_builds_nothing(tmp_path: Path) -> None:
+    with closing(LocalStore(tmp_path)) as store:
+        fill(store, 2000)
+    shutil.rmtree(tmp_path / "index")
+    (tmp_path / "index").write_text("in the folder's place")
+    with pytest.raises(StorageError):
+        LocalStore(tmp_path, filter_fields=["n"])
+    assert "fields" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_long_lists_make_a_step_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FieldBuilder, "_go", lambda _: None)  # the steps are taken here
+    with closing(LocalStore(tmp_path)) as store:
+        lists = [{"tags": [f"{n} {item}" for item in range(100)]} for n in range(20)]
+        images = [new_image(f"i{n}", metadata=one) for n, one in enumerate(lists)]
+        put(store, images, unit_vectors(20))
+        monkeypatch.setattr(catalog_fields, "STEP", 250)
+        steps = 0
+        with store._catalog._connections.write() as connection:
+            register_fields(connection, 1, ["tags"])
+            while unfinished(connection):
+                before = connection.total_changes
+                advance(connection)
+                assert connection.total_changes - before <= 250 + 101 + 1
+                steps += 1
+        assert steps == 7  # three rows of 101 values each, and two in the last
+        assert found(store, {"tags": {"contains": "19 99"}}) == ["i19"]
 
 
 def reached(store: LocalStore) -> int:

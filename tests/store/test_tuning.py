@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import ConfigurationError
+from app.store.local import tuning
+from app.store.local.index_types import AUTO, check_index_type, plan
 from app.store.local.tuning import default_candidates, tune
 from app.store.search_parameters import SearchParameters
 from app.store.tuning import Goal, Point, Trial, Tuning, pareto
@@ -136,9 +138,27 @@ def test_default_candidates_by_size_and_length():
     ]
     assert "IVF1024,SQ8" in default_candidates(100_000, 512)
     assert default_candidates(100_000, 100_352)[0] == "RR256,IVF1024,SQ8"
-    assert default_candidates(15_000, 128)[0] == "IVF256,SQ8"  # at least 30 rows in each list
+    assert default_candidates(15_000, 128)[0] == "IVF256,SQ8"
     assert not [name for name in default_candidates(10_000, 27) if "PQ" in name]
     assert default_candidates(10, 8)[0] == "IVF1,SQ8"
+
+
+@pytest.mark.parametrize("dim", [64, 512, 2048, 5000])
+@pytest.mark.parametrize("rows", [10_000, 15_000, 16_000, 19_968, 70_000, 1_000_000])
+def test_what_is_tried_and_chosen_by_default_can_be_built_of_so_many(rows: int, dim: int):
+    tried = [check_index_type(one) for one in default_candidates(rows, dim)]
+    automatic = plan(AUTO, rows=rows, dim=dim, memory=10**12).factory
+    for one in tried if automatic is None else [*tried, automatic]:
+        assert plan(one, rows=rows, dim=dim, memory=10**12).factory == one
+
+
+def test_a_build_without_memory_is_a_problem_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr(tuning, "build_ann", no_memory)
+    (_, failed) = tune(clustered(100), candidates=["SQ8"], queries=20).trials
+    assert failed.problem == "std::bad_alloc"
 
 
 @pytest.mark.parametrize("count", [1, 49])

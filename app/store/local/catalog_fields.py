@@ -17,7 +17,7 @@ MAX_AUTOMATIC = 8
 """Most fields of a collection that are indexed without being named."""
 
 STEP = 2000
-"""Values that one step of building reads, and rows that one step of removing deletes, at most."""
+"""Values that one step of building writes, but for the last row's, and of removing deletes."""
 
 Pairs = Iterator[tuple[Posting, int]]
 
@@ -104,7 +104,7 @@ def unfinished(connection: sqlite3.Connection) -> bool:
 
 
 def advance(connection: sqlite3.Connection) -> None:
-    """One step of removing or building, in a transaction of a few dozen milliseconds."""
+    """One step of removing or building: some dozen milliseconds, as long as lists are short."""
     gone = connection.execute("SELECT number FROM fields WHERE collection IS NULL").fetchone()
     if gone:
         if not remove_postings(connection, gone[0], STEP):
@@ -124,11 +124,16 @@ def _build_some(connection: sqlite3.Connection, collection: int, reached: int) -
     rows = connection.execute(
         "SELECT seq, metadata FROM images WHERE collection = ? AND seq > ? ORDER BY seq LIMIT ?",
         (collection, reached, limit),
-    ).fetchall()
-    write_postings(
-        connection, added=[pair for seq, text in rows for pair in _pairs(fields, seq, text)]
     )
-    state = (rows[-1][0] if rows else reached, len(rows) < limit)
+    added: list[tuple[Posting, int]] = []
+    count = 0
+    for seq, text in rows:
+        added += _pairs(fields, seq, text)
+        reached, count = seq, count + 1
+        if len(added) >= STEP:  # lists have many values
+            break
+    write_postings(connection, added=added)
+    state = (reached, count < limit and len(added) < STEP)
     sql = "UPDATE fields SET reached = ?, complete = ? WHERE number = ?"
     connection.executemany(sql, [(*state, number) for number in fields.values()])
 

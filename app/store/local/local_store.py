@@ -81,6 +81,7 @@ class LocalStore:
             self._catalog = Catalog(
                 folder / "catalog.db", fields=filter_fields, read_only=read_only
             )
+            undo.callback(self._catalog.close)
             self._indexes = Indexes(
                 self._catalog,
                 folder / "index",
@@ -107,7 +108,6 @@ class LocalStore:
         self._indexes.stop()
         with self._change:
             self._indexes.close()
-            self._catalog.close()
             self._owned.close()
 
     def load(self) -> None:
