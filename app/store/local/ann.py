@@ -44,7 +44,9 @@ class Ann:
     def read(cls, path: Path, *, factory: str) -> Ann:
         """Maps a saved index. Raises `RuntimeError` where FAISS cannot read it."""
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-        return cls(index, factory=factory, mapped=True)
+        read = cls(index, factory=factory, mapped=True)
+        read.total_bytes = path.stat().st_size  # instead of writing it to count
+        return read
 
     def write(self, path: Path) -> None:
         """Writes it to a file. Raises `RuntimeError` where the disk refuses."""
@@ -99,10 +101,11 @@ class Ann:
         """
         if not self._mapped:
             return 0
+        if isinstance(self._inner, (faiss.IndexIVFFastScan, faiss.IndexFastScan)):
+            return 0
         if self.knob != "nprobe":
             return self.total_bytes
-        fast = isinstance(self._inner, faiss.IndexIVFFastScan)
-        return 0 if fast else len(self) * int(self._inner.code_size)
+        return len(self) * int(self._inner.code_size)
 
     def setting(self, value: int) -> SearchParameters:
         """Search parameters with the knob at a value."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from app.store.local.ann import Ann
 from app.store.local.ann_build import Progress, build_ann
-from app.store.local.calibration import Calibration, calibrate
+from app.store.local.calibration import Calibration, Level, calibrate
 from app.store.local.flat_index import FlatIndex, Found
 from app.store.local.flat_rows import MappedRows, Positions
 from app.store.search_parameters import SearchParameters
@@ -155,7 +155,8 @@ class AnnIndex:
         """
         asked = parameters or SearchParameters()
         there, dead = int(np.count_nonzero(kept)), len(alive) - int(np.count_nonzero(alive))
-        hides = dead > _SKIPPED and self.ann.takes_selectors
+        # Where most rows are gone, what is left lies far from where it was calibrated.
+        hides = _SKIPPED < dead <= len(self) // 2 and self.ann.takes_selectors
         hidden = alive if hides else None
         ruled_out = len(self) - there - (dead if hides else 0)
         look = self._first_look(k, ruled_out, there, asked)
@@ -183,7 +184,7 @@ class AnnIndex:
         if ruled_out <= _SKIPPED:
             level = self.calibration.for_k(k)
             parameters = asked.over(level.parameters)
-            width = k * (parameters.k_factor or 1) + _SPARE + ruled_out
+            width = _width(k, asked, level) + _SPARE + ruled_out
             return _Look(width, width, parameters, level.ms)
         # The k best of a part are, with room to spare, among so many more of the whole.
         depth = math.ceil(_ROOM * k * (there + ruled_out) / there)
@@ -198,7 +199,7 @@ class AnnIndex:
         if ms > _TRIED * there * self.calibration.row_ms:
             return None
         parameters = asked.over(level.parameters)
-        return _Look(depth, depth * (parameters.k_factor or 1), parameters, ms)
+        return _Look(depth, _width(depth, asked, level), parameters, ms)
 
     def _settle(
         self,
@@ -227,3 +228,10 @@ class AnnIndex:
         if harder is None or look.depth >= len(self):
             return None
         return self._affordable(_DEEPER * look.depth, harder, spent=look.ms, there=there)
+
+
+def _width(k: int, asked: SearchParameters, level: Level) -> int:
+    """Candidates for k matches: as many as asked for, or those that the level was measured with."""
+    if asked.k_factor is not None:
+        return k * asked.k_factor
+    return level.k * (level.parameters.k_factor or 1)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.store.local.ann import Ann
 from app.store.local.flat_index import FlatIndex
 from app.store.local.flat_rows import Positions
+from app.store.recall import TIE
 from app.store.search_parameters import LIMITS, SearchParameters
+from app.store.vectors import Vectors
 
 LEVELS = (10, 32, 100, 320, 1000)
 """Numbers of matches that parameters are found for."""
 
 _QUERIES = 200
+_NEIGHBOR = 10  # whose distance queries are moved by
 _TIMED = 30  # of them, one by one
 _GATHERED_ROWS = 4096  # whose scoring is timed
 _MOST_CANDIDATES = 8192
@@ -90,20 +92,10 @@ class Calibration:
         return cls(levels, float(value["row_ms"]))
 
 
-def recall_of(found: Sequence[NDArray[np.int64]], true: Sequence[NDArray[np.int64]]) -> float:
-    """The share of what should be found that was, mean over queries; 1 where nothing should be."""
-    shares = [
-        len(np.intersect1d(mine, best, assume_unique=True)) / len(best)
-        for mine, best in zip(found, true, strict=True)
-        if len(best)
-    ]
-    return statistics.fmean(shares) if shares else 1.0
-
-
 def calibrate(
     exact: FlatIndex, ann: Ann, *, recall: float, seed: int = 0, queries: int = _QUERIES
 ) -> Calibration:
-    """Finds parameters by asking for the neighbors of rows of the index, themselves left out.
+    """Finds parameters by asking for the neighbors of rows of the index, moved a little.
 
     It aims halfway between the recall wanted and 1, because a few hundred queries say no more.
 
@@ -121,7 +113,7 @@ def calibrate(
 
 
 class Trial:
-    """Queries with known neighbors: random rows of an index, themselves left out.
+    """Queries with known neighbors: beside random rows of an index, these rows left out.
 
     Args:
         exact: The rows, none of them a tombstone.
@@ -136,20 +128,37 @@ class Trial:
         self.ann = ann
         rng = np.random.default_rng(seed)
         self._asked = np.sort(rng.choice(len(exact), min(queries, len(exact)), replace=False))
-        self._vectors = exact.vectors(self._asked)
+        self._vectors = _moved(exact, self._asked, rng)
         count = min(_GATHERED_ROWS, len(exact))
         self._gathered = np.sort(rng.choice(len(exact), count, replace=False))
-        found = exact.search(self._vectors, k=k + 1)
-        self._best = self._without_self([np.searchsorted(exact.seqs, seqs) for _, seqs in found])
+        self._best = []
+        for (scores, seqs), own in zip(
+            exact.search(self._vectors, k=k + 2), self._asked, strict=True
+        ):
+            positions = np.searchsorted(exact.seqs, seqs)
+            others = positions != own
+            self._best.append((scores[others], positions[others]))
 
-    def recall(self, found: list[Positions], k: int) -> float:
-        """The share of the k nearest that is among what was found."""
-        return recall_of(found, [best[:k] for best in self._best])
+    def places(self, parameters: SearchParameters, *, k: int, width: int) -> Positions:
+        """Where the true k best of all queries are among `width` candidates, likely ones first.
 
-    def candidates(self, width: int, parameters: SearchParameters) -> list[Positions]:
-        """Up to `width` candidates of each query, likely ones first."""
+        A query whose k-th neighbor is no nearer than the next one is left out: which of them is
+        found says nothing.
+
+        Returns:
+            (M,) int64, 0 for the likeliest candidate, `width` where it is none.
+        """
         found = self.ann.nearest(self._vectors, width + 1, parameters)
-        return [row[row >= 0][:width] for row in self._without_self(list(found))]
+        place = np.full(len(self.exact), width)
+        places = [np.empty(0, dtype=np.int64)]
+        for row, own, (scores, best) in zip(found, self._asked, self._best, strict=True):
+            if len(scores) > k and scores[k - 1] - scores[k] <= TIE:
+                continue
+            candidates = row[(row >= 0) & (row != own)][:width]
+            place[candidates] = np.arange(len(candidates))
+            places.append(place[best[:k]])
+            place[candidates] = width
+        return np.concatenate(places)
 
     def query_ms(self, parameters: SearchParameters, k: int) -> float:
         """Median milliseconds of one query on one core: candidates, then their scores."""
@@ -170,14 +179,27 @@ class Trial:
             times.append(time.perf_counter() - started)
         return 1e3 * statistics.median(times) / len(self._gathered)
 
-    def _without_self(self, found: list[Positions]) -> list[Positions]:
-        return [row[row != own] for row, own in zip(found, self._asked, strict=True)]
+
+def _moved(exact: FlatIndex, positions: Positions, rng: np.random.Generator) -> Vectors:
+    """Rows, each moved in a random direction by the distance of its 10th neighbor: (N, dim).
+
+    A graph has the neighbors of its own rows one step away: they are found far more easily than
+    those of a picture that is not there. Moved rows are as hard as pictures that were held out.
+    """
+    rows = exact.vectors(positions)
+    near = [scores[-1] for scores, _ in exact.search(rows, k=_NEIGHBOR + 1)]
+    distances = np.sqrt(np.maximum(0.0, 2.0 - 2.0 * np.array(near)))
+    directions = rng.normal(size=rows.shape)
+    directions *= (distances / np.linalg.norm(directions, axis=1))[:, np.newaxis]
+    moved = rows + directions
+    moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+    return np.ascontiguousarray(moved, dtype=np.float32)
 
 
 def _level(trial: Trial, k: int, aim: float) -> Level:
     """The fastest of the first parameters that reach the aim and of the next harder ones."""
     tried: list[Level] = []
-    for value in _values(trial.ann):
+    for value in _values(trial.ann, k):
         parameters, share = _fewest_candidates(trial, trial.ann.setting(value), k, aim)
         tried.append(Level(k, parameters, share, trial.query_ms(parameters, k)))
         if len(tried) > 1 and tried[-2].recall >= aim:
@@ -188,9 +210,12 @@ def _level(trial: Trial, k: int, aim: float) -> Level:
     return min(enough, key=lambda x: x.ms) if enough else max(tried, key=lambda x: x.recall)
 
 
-def _values(ann: Ann) -> Iterator[int]:
-    """Values of the knob, each twice the one before."""
-    value = ann.least
+def _values(ann: Ann, k: int) -> Iterator[int]:
+    """Values of the knob, each twice the one before.
+
+    FAISS searches a graph no less hard than k.
+    """
+    value = max(ann.least, min(k, ann.most)) if ann.knob == "ef_search" else ann.least
     while value < ann.most:
         yield value
         value *= 2
@@ -201,11 +226,16 @@ def _fewest_candidates(
     trial: Trial, parameters: SearchParameters, k: int, aim: float
 ) -> tuple[SearchParameters, float]:
     """The least `k_factor` that reaches the aim, and the recall with it."""
-    width = min(_MOST_CANDIDATES, len(trial.exact) - 1)
-    found = trial.candidates(width, parameters)
+    widest = min(_MOST_CANDIDATES, max(1, len(trial.exact) - 1))
+    at_once = trial.ann.knob != "ef_search"
+    if not at_once:  # more candidates than `ef_search` raise it: the next value tries that
+        widest = min(widest, max(k, parameters.ef_search or 1))
+    places = trial.places(parameters, k=k, width=widest) if at_once else None
     factor = 1
     while True:
-        share = trial.recall([row[: k * factor] for row in found], k)
-        if share >= aim or k * factor >= width or 2 * factor > LIMITS["k_factor"]:
+        width = min(k * factor, widest)
+        held = trial.places(parameters, k=k, width=width) if places is None else places
+        share = float(np.mean(held < width)) if len(held) else 1.0
+        if share >= aim or width == widest or 2 * factor > LIMITS["k_factor"]:
             return replace(parameters, k_factor=factor), share
         factor *= 2

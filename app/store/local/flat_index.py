@@ -216,7 +216,7 @@ class FlatIndex:
         Where none are chosen, the width grows by the share of tombstones.
         """
         if chosen is None:
-            wide = min(len(self), width * len(self) // (len(self) - self._dead) + _SPARE)
+            wide = min(len(self), width * len(self) // max(1, len(self) - self._dead) + _SPARE)
             return self._rows.nearest(queries, wide)
         return self._rows.nearest(queries, width, chosen)
 

@@ -23,6 +23,9 @@ Positions = NDArray[np.int64]
 Near = tuple[NDArray[np.float32], Positions]
 """What FAISS found: (Q, n) scores, best first, and (Q, n) positions, -1 for none."""
 
+MAPPED_BYTES = 2**30
+"""From this size on, the vectors of an exact index are mapped."""
+
 _BATCH = 4  # from this many queries on, a matrix product and more threads pay
 _PARALLEL_WORK = 2**27  # multiplications
 # Newer versions compare queries * dim with it, older ones queries; see `tuned`.

@@ -16,7 +16,7 @@ from app.store.local.ann_index import AnnIndex
 from app.store.local.calibration import Calibration
 from app.store.local.catalog_rows import CollectionRow
 from app.store.local.flat_index import FlatIndex
-from app.store.local.flat_rows import MappedRows
+from app.store.local.flat_rows import MAPPED_BYTES, MappedRows
 from app.store.local.generation_files import (
     BrokenGenerationError,
     check_digest,
@@ -34,9 +34,6 @@ Builder = Callable[[Path, int], dict[str, Any]]
 
 Gives what the manifest says of it: `index`, `ann` (SHA-256), `calibration`.
 """
-
-MAPPED_BYTES = 2**30
-"""From this size on, the vectors of an exact index are mapped."""
 
 _MANIFEST = re.compile(r"(\d{8})\.json")
 _CHECKED_BYTES = 2**28  # up to which a mapped file is read as a whole before it is used

@@ -14,7 +14,8 @@ from app.errors import StorageError
 from app.store.local.catalog import Catalog
 from app.store.local.catalog_rows import CollectionRow
 from app.store.local.flat_index import FlatIndex
-from app.store.local.generations import MAPPED_BYTES, Generations
+from app.store.local.flat_rows import MAPPED_BYTES
+from app.store.local.generations import Generations
 from app.store.local.index_build import (
     BuildError,
     BuildRequest,
@@ -24,6 +25,7 @@ from app.store.local.index_build import (
 )
 from app.store.local.index_policy import Index, IndexPolicy, try_again_at
 from app.store.local.index_types import EXACT, Plan
+from app.store.local.layered_index import LayeredIndex
 from app.store.vectors import Seqs, Vectors
 
 _SAMPLED = 16  # vectors that a saved index is compared with the catalog by
@@ -73,12 +75,12 @@ class IndexBuilding:
         return index, follow(index, catalog, self._row)
 
     def make(self, catalog: Catalog) -> tuple[Index, int]:
-        """The index of a set that nobody searches yet, whatever was saved before."""
+        """An exact index of a set that nobody searches yet, whatever was saved before.
+
+        What the policy wants is left to a later `build`, which can be stopped.
+        """
         self._generations.discard()
-        rows = len(catalog.embedded(self._row))
-        plan = self._policy.plan(rows, self._row.passport.dim)
-        index = self.build(catalog, plan, rows) if plan.factory else None
-        index = index or self._exact(catalog, rows)
+        index = self._exact(catalog, len(catalog.embedded(self._row)))
         return index, follow(index, catalog, self._row)
 
     def due(self, index: Index) -> Plan | None:
@@ -94,20 +96,35 @@ class IndexBuilding:
         Raises:
             BuildStoppedError: `stop` was set.
         """
+        if self.stop.is_set():
+            raise BuildStoppedError
         self.stage = ("read", 0, rows)
         try:
             blocks = _until(self.stop, catalog.vectors_after(self._row, 0))
             builder = self._builder(plan.factory) if plan.factory else None
             saved = self._generations.save(blocks, self._row, build=builder)
-            built = self._generations.load(self._row, exact=False) if saved else None
-        except (BuildError, StorageError) as exc:
-            self.failure = f"{plan.factory or EXACT} was not built: {exc}"
+            built = self._read_back(plan) if saved else None
+        except BuildStoppedError:
+            raise
+        except Exception as exc:  # whatever it is, at once again would fail again
+            if self.stop.is_set():  # the collection was dropped, and its folder with it
+                raise BuildStoppedError from exc
+            why = str(exc) or type(exc).__name__
+            self.failure = f"{plan.factory or EXACT} was not built: {why}"
             self._not_before = try_again_at(rows)
             log.warning("The index of %r stays as it is: %s", self._row.name, self.failure)
             return None
         finally:
             self.stage = None
         self.failure = None
+        return built
+
+    def _read_back(self, plan: Plan) -> Index:
+        """What was just saved; an older generation would be due again at once."""
+        built = self._generations.load(self._row, exact=False)
+        factory = built.factory if isinstance(built, LayeredIndex) else None
+        if built is None or factory != plan.factory:
+            raise BuildError("what was saved cannot be read")
         return built
 
     def _builder(self, factory: str) -> Any:
@@ -152,6 +169,8 @@ def _until(
         if stop.is_set():
             raise BuildStoppedError
         yield block
+    if stop.is_set():
+        raise BuildStoppedError
 
 
 def _agree(index: Index, catalog: Catalog, row: CollectionRow, held: Seqs) -> bool:

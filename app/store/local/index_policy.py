@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from app.cores import memory_bytes
 from app.store.local.flat_index import FlatIndex
+from app.store.local.flat_rows import MAPPED_BYTES
 from app.store.local.index_types import AUTO, EXACT, LEAST_ROWS, Plan, check_index_type, plan
 from app.store.local.layered_index import LayeredIndex
 from app.store.search_parameters import SearchParameters
@@ -54,14 +55,16 @@ class IndexPolicy:
         """What to build now; None where the index serves well as it is."""
         wanted = self.plan(len(index) - index.dead, index.dim)
         if isinstance(index, FlatIndex):
-            return wanted if wanted.factory else None
+            return wanted if wanted.factory or index.bytes >= MAPPED_BYTES else None
         if wanted.factory is None and index.factory is not None:
             return None  # it has shrunk; what was built still serves
-        other = wanted.factory != index.factory and self.index_type != AUTO
+        other = wanted.factory != index.factory and (self.index_type != AUTO or not index.factory)
         return wanted if other or self._outgrown(index) else None
 
     def _outgrown(self, index: LayeredIndex) -> bool:
         built = len(index.built)
+        if index.factory is None:  # what came since is searched just as fast; it takes memory
+            return len(index.tail) + index.built.dead > built // 2
         most = max(self.least // 2, min(built // _TAIL_SHARE, _TAIL_NUMBERS // index.dim))
         return len(index.tail) > most or index.built.dead > max(built // _DEAD_SHARE, most)
 

@@ -18,9 +18,13 @@ _EXACT_NUMBERS = 40_000_000  # `auto` scores every picture up to so many numbers
 LEAST_ROWS = 10_000
 """Pictures below which search stays exact: it takes a few milliseconds."""
 _ROWS_PER_LIST = 39  # fewer train no good centers, says FAISS
-_MOST_REDUCED = 256  # numbers that `auto` keeps of a vector
+MOST_REDUCED = 256
+"""Numbers of a vector that are kept at most, where it is cut before it is indexed."""
+
 _MOST_PCA_DIM = 4096  # beyond it a covariance matrix is too large
 _REFINED = re.compile(r",(?:RFlat|Refine\([^()]*\))$")
+_NOTHING = re.compile(r"(?:IVF|HNSW|NSG)0+(?!\d)")
+_MOST_LISTS = 2**24
 _LISTS = re.compile(r"(?:^|,)IVF(\d+)(k?)")
 
 
@@ -66,11 +70,15 @@ def _problem(factory: str) -> str | None:
         return "IDMap is not needed, rows have numbers of their own"
     if "Refine" in factory or "RFlat" in factory:
         return "refining comes last"
+    if _NOTHING.search(factory):  # FAISS makes it, and ends the process when rows are added
+        return "a number in it is 0"
+    if lists_of(factory) > _MOST_LISTS:  # FAISS would take the memory for them now
+        return f"it has more than {_MOST_LISTS} lists"
     said = "it is empty"
     for dim in _TRIED_DIMS if factory else ():
         try:
             faiss.index_factory(dim, factory, faiss.METRIC_L2)
-        except RuntimeError as exc:
+        except (RuntimeError, MemoryError) as exc:
             said = str(exc).rsplit("Error: ", 1)[-1].strip().splitlines()[0][:200]
         else:
             return None
@@ -100,16 +108,27 @@ def plan(index_type: str, *, rows: int, dim: int, memory: int, least: int = LEAS
 def _automatic(rows: int, dim: int, memory: int) -> Plan:
     if rows * dim <= _EXACT_NUMBERS or rows < LEAST_ROWS:
         return Plan(None, f"exact: {rows} pictures of {dim} numbers take about 10 ms or less")
-    kept = min(_MOST_REDUCED, dim)
-    reduction = "" if kept == dim else f"PCAR{kept}," if dim <= _MOST_PCA_DIM else f"RR{kept},"
-    lists = 2 ** round(math.log2(4 * math.sqrt(rows)))
+    kept = min(MOST_REDUCED, dim)
     small = f"PQ{kept // 2}x4fs" if kept % 2 == 0 else "SQ4"
     fits = rows * (kept + 8) <= memory
     bytes_each = kept + 8 if fits else kept // 4 + 8
-    factory = f"{reduction}IVF{lists},{'SQ8' if fits else small}"
+    factory = f"{reduction(dim, kept)}IVF{suitable_lists(rows)},{'SQ8' if fits else small}"
     total = rows * bytes_each / 1e6
     reason = f"{rows} pictures of {dim} numbers: about {total:.0f} MB of {memory / 1e6:.0f} MB"
     return Plan(factory, reason)
+
+
+def reduction(dim: int, kept: int) -> str:
+    """The beginning of a factory string that cuts vectors of `dim` numbers to `kept`."""
+    if dim <= kept:
+        return ""
+    return f"PCAR{kept}," if dim <= _MOST_PCA_DIM else f"RR{kept},"
+
+
+def suitable_lists(rows: int) -> int:
+    """A number of lists for so many rows: a power of two near 4 sqrt(rows) that they can fill."""
+    most = max(1, rows // _ROWS_PER_LIST)
+    return int(2 ** min(round(math.log2(4 * math.sqrt(rows))), math.floor(math.log2(most))))
 
 
 def lists_of(factory: str) -> int:

@@ -15,6 +15,7 @@ from app.store.local.catalog import Catalog
 from app.store.local.catalog_put import Written
 from app.store.local.catalog_rows import CollectionRow
 from app.store.local.generations import Generations
+from app.store.local.index_build import BuildStoppedError
 from app.store.local.index_policy import IndexPolicy
 from app.store.local.live_index import LiveIndex
 from app.store.local.rebuilder import Rebuilder
@@ -87,7 +88,10 @@ class Indexes:
         The caller does not hold the change lock.
         """
         live = self.get(row)
-        return live is not None and live.rebuild(self._catalog, self._change)
+        try:
+            return live is not None and live.rebuild(self._catalog, self._change)
+        except BuildStoppedError:  # it was dropped meanwhile
+            return False
 
     def build(self, row: CollectionRow) -> LiveIndex:
         """The index of a set that is not active, unknown to searches until `switch`.
@@ -99,8 +103,16 @@ class Indexes:
         return live
 
     def caught_up(self, built: LiveIndex) -> LiveIndex:
-        """An index from `build` with all changes since, or a new one where that cannot be."""
-        return built if built.catch_up(self._catalog) else self.build(built.row)
+        """An index from `build` with all changes since, or an exact one where that cannot be.
+
+        Changes wait meanwhile: what the policy says beyond that is built in the background.
+        """
+        if built.catch_up(self._catalog):
+            return built
+        self._generations(built.row).discard()
+        exact = self._new(built.row)
+        exact.load(self._catalog)
+        return exact
 
     def switch(self, before: CollectionRow, built: LiveIndex) -> None:
         """Gives searches the index of the set that has become active."""

@@ -11,10 +11,12 @@ from app.store.local.catalog import Catalog
 from app.store.local.catalog_rows import CollectionRow
 from app.store.local.coalescer import Coalescer
 from app.store.local.flat_index import FlatIndex, Found
+from app.store.local.flat_rows import MAPPED_BYTES
 from app.store.local.generations import Generations
 from app.store.local.index_building import IndexBuilding, follow
 from app.store.local.index_facts import index_facts
 from app.store.local.index_policy import Index, IndexPolicy
+from app.store.local.index_types import EXACT
 from app.store.local.rwlock import ReadWriteLock
 from app.store.search_parameters import SearchParameters
 from app.store.vectors import Seqs, Vectors
@@ -59,7 +61,7 @@ class LiveIndex:
         self.tidy()
 
     def make(self, catalog: Catalog) -> None:
-        """Builds what the policy says, for a set that nobody searches yet."""
+        """Makes an exact index of a set that nobody searches yet."""
         self._index, self._changes = self._building.make(catalog)
 
     def catch_up(self, catalog: Catalog) -> bool:
@@ -84,7 +86,8 @@ class LiveIndex:
         None where `among` or `without` name rows that are not here: the catalog is ahead of the
         index, or behind it, for a moment.
         """
-        if among is None and without is None and parameters is None and k <= _JOINED_K:
+        plain = parameters is None or isinstance(self._index, FlatIndex)
+        if among is None and without is None and plain and k <= _JOINED_K:
             return self._joined.search(queries, k)
         how = (parameters or SearchParameters()).over(self._policy.parameters)
         with self._lock.read():
@@ -126,7 +129,8 @@ class LiveIndex:
             smaller = index.compacted()
             with self._lock.write():
                 self._index = smaller
-        if self._changes > _SAVE_AFTER and self._changes > len(index) // 2:
+        large = index.bytes >= MAPPED_BYTES  # built anew in the background, with a mapped file
+        if not large and self._changes > _SAVE_AFTER and self._changes > len(index) // 2:
             self.save()
 
     def save(self) -> None:
@@ -182,7 +186,9 @@ class LiveIndex:
                     self._index = built
                 self._changes = 0
                 self._generations.keep_newest()
-            log.info("The index of %r is %s now: %s", self.row.name, plan.factory, plan.reason)
+            log.info(
+                "The index of %r is %s now: %s", self.row.name, plan.factory or EXACT, plan.reason
+            )
             return True
 
     @property
@@ -195,7 +201,7 @@ class LiveIndex:
         facts = index_facts(self._index, self._policy)
         if self._building.failure:
             facts["failure"] = self._building.failure
-        if self._building.stage:
-            stage, done, total = self._building.stage
+        if under_way := self._building.stage:  # read once: the build goes on
+            stage, done, total = under_way
             facts["building"] = {"stage": stage, "done": done, "total": total}
         return facts

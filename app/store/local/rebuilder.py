@@ -62,7 +62,8 @@ class Rebuilder:
                     return
                 self._current = live = self._waiting.pop(0)
             try:
-                live.rebuild(self._catalog, self._change)
+                while live.rebuild(self._catalog, self._change):
+                    pass  # what came meanwhile may make the next one due
             except BuildStoppedError:
                 pass
             except Exception:  # searches go on with what is there

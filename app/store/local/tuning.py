@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import statistics
 import tempfile
 import time
@@ -20,7 +19,14 @@ from app.store.local.ann_index import AnnIndex
 from app.store.local.calibration import Calibration, Level
 from app.store.local.flat_index import FlatIndex, Found
 from app.store.local.flat_rows import MappedRows, Positions, faiss
-from app.store.local.index_types import AUTO, EXACT, check_index_type
+from app.store.local.index_types import (
+    AUTO,
+    EXACT,
+    MOST_REDUCED,
+    check_index_type,
+    reduction,
+    suitable_lists,
+)
 from app.store.recall import recall_at_k
 from app.store.search_parameters import SearchParameters
 from app.store.tuning import Point, Trial, Tuning
@@ -28,10 +34,7 @@ from app.store.vectors import Vectors
 
 log = logging.getLogger(__name__)
 
-_REDUCED_DIM = 256  # vectors are cut to so many numbers before they are indexed
 _MOST_WHOLE_DIM = 1024  # longer vectors are not tried at their full length
-_MOST_PCA_DIM = 4096
-_ROWS_PER_LIST = 30  # at least
 _MOST_FACTOR = 64
 _WORTH_IT = 0.002  # of recall; what brings less is not followed
 _PATIENCE = 3  # steps that may bring less
@@ -61,19 +64,16 @@ def default_candidates(rows: int, dim: int) -> list[str]:
     are cut to 256 or 128 numbers, and those compressed to 8 or 2 bits each.
 
     Args:
-        rows: Rows of the index: they decide how many lists there are, about 4 sqrt(rows).
+        rows: Rows of the index: they decide how many lists there are.
         dim: Numbers in a vector.
     """
-    most = max(1, rows // _ROWS_PER_LIST)
-    lists = 2 ** min(round(math.log2(4 * math.sqrt(rows))), int(math.log2(most)))
-    kept = min(dim, _REDUCED_DIM)
-    cut = "PCAR" if dim <= _MOST_PCA_DIM else "RR"
-    first = f"{cut}{kept}," if kept < dim else ""
+    lists, kept = suitable_lists(rows), min(dim, MOST_REDUCED)
+    first = reduction(dim, kept)
     found = [f"{first}IVF{lists},SQ8", f"{first}HNSW32,SQ8", f"{first}SQ8"]
     if kept % 2 == 0:
         found.insert(1, f"{first}IVF{lists},PQ{kept // 2}x4fs")
     if first:
-        found.append(f"{cut}{_REDUCED_DIM // 2},IVF{lists},SQ8")
+        found.append(f"{reduction(dim, MOST_REDUCED // 2)}IVF{lists},SQ8")
         found += [f"IVF{lists},SQ8"] if dim <= _MOST_WHOLE_DIM else []
     return found
 
@@ -186,7 +186,7 @@ def _trial(
             seed=seed,
             on_progress=lambda _, done, total: tell(index, done if total == count else 0, count),
         )
-    except RuntimeError as exc:  # FAISS's own words, behind a place in its source
+    except (RuntimeError, MemoryError) as exc:  # FAISS's own words, behind a place in its source
         problem = str(exc).rsplit("Error: ", 1)[-1].strip().splitlines()[0][:200]
         log.warning("%s cannot be built: %s", index, problem)
         return Trial(index=index, setting=setting, problem=problem)

@@ -1,0 +1,243 @@
+"""Approximate search of any type against exact search of the same rows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app.store.local import ann_index, calibration, flat_index
+from app.store.local.ann import Ann
+from app.store.local.ann_index import AnnIndex
+from app.store.local.flat_index import FlatIndex, Found
+from app.store.local.flat_rows import MappedRows
+from app.store.recall import recall_at_k
+from app.store.search_parameters import SearchParameters
+from app.store.vectors import Vectors
+from tests.store.helpers import unit_vectors
+
+ROWS, DIM, CLUSTERS, QUERIES = 3000, 32, 20, 40
+TYPES = (
+    "IVF32,Flat",
+    "IVF32,SQ8",
+    "IVF16,PQ16x4fs",
+    "HNSW16,SQ8",
+    "PCAR16,IVF16,SQ8",
+    "RR16,SQ8",
+    "SQ8",
+    "PQ16x4fs",
+)
+WITHOUT_SELECTORS = {"PQ16x4fs"}
+
+
+def clustered(count: int, *, seed: int, spread: float = 0.8) -> Vectors:
+    """(count, DIM) float32 unit vectors around CLUSTERS centers, taken in turn."""
+    centers = np.random.default_rng(0).normal(size=(CLUSTERS, DIM))
+    noise = spread * np.random.default_rng(seed).normal(size=(count, DIM))
+    rows = (centers[np.arange(count) % CLUSTERS] + noise).astype(np.float32)
+    return np.ascontiguousarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+VECTORS, ASKED = clustered(ROWS, seed=1), clustered(QUERIES, seed=2)
+CLUSTER_OF = np.arange(ROWS) % CLUSTERS
+
+
+def rows() -> FlatIndex:
+    return FlatIndex(DIM, MappedRows(VECTORS), np.arange(ROWS, dtype=np.int64))
+
+
+@pytest.fixture(scope="module", params=TYPES)
+def built(request: pytest.FixtureRequest) -> AnnIndex:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "LEVELS", (10, 100))
+        return AnnIndex.build(request.param, VECTORS)
+
+
+@pytest.fixture
+def index(built: AnnIndex) -> AnnIndex:
+    """One without tombstones."""
+    return AnnIndex(rows(), built.ann, built.calibration)
+
+
+@pytest.fixture
+def asks_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is too little to be looked for among the candidates of FAISS."""
+    monkeypatch.setattr(flat_index, "_GATHERED", 0)
+    monkeypatch.setattr(ann_index, "_TRIED", 1e9)
+
+
+def check(index: AnnIndex, k: int, *, among: NDArray[np.int64] | None, at_least: float) -> None:
+    """Full answers of rows that may be found, with exact scores in order; and the recall."""
+    exact = rows()
+    exact.remove(np.setdiff1d(np.arange(ROWS), index.exact.seqs[index.exact.alive]))
+    allowed = np.flatnonzero(exact.mask(among, None))
+    mine, true = (one.search(ASKED, k=k, among=among) for one in (index, exact))
+    recalls = []
+    for query, (scores, seqs), best in zip(ASKED, mine, true, strict=True):
+        assert len(seqs) == min(k, len(allowed))
+        assert len(set(seqs.tolist())) == len(seqs)
+        assert np.isin(seqs, allowed).all()
+        assert np.allclose(scores, VECTORS[seqs].astype(float) @ query, rtol=0, atol=1e-9)
+        order = np.lexsort((seqs, -scores))
+        assert np.array_equal(order, np.arange(len(seqs)))
+        recalls.append(recall_at_k(ranked((scores, seqs)), ranked(best)))
+    assert np.mean(recalls) >= at_least
+
+
+def ranked(found: Found) -> list[tuple[int, float]]:
+    return list(zip(found[1].tolist(), found[0].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("k", [1, 10, 100])
+def test_pictures_that_are_not_there_find_their_neighbors(index: AnnIndex, k: int) -> None:
+    assert all(level.recall >= 0.99 for level in index.calibration.levels)
+    check(index, k, among=None, at_least=0.975)
+
+
+def test_far_more_matches_than_were_calibrated(index: AnnIndex) -> None:
+    check(index, 1500, among=None, at_least=0.97)
+    check(index, ROWS + 5, among=None, at_least=1.0)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.5])
+def test_random_parts(index: AnnIndex, asks_faiss: None, share: float) -> None:
+    chosen = np.sort(np.random.default_rng(3).permutation(ROWS)[: int(share * ROWS)])
+    for k in (10, 100):
+        check(index, k, among=chosen, at_least=0.99)
+
+
+@pytest.mark.parametrize("part", ["farthest", "all but the nearest"])
+def test_parts_that_have_to_do_with_the_query(
+    index: AnnIndex, asks_faiss: None, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    query = ASKED[0]
+    centers = np.array([VECTORS[n == CLUSTER_OF].mean(axis=0) @ query for n in range(CLUSTERS)])
+    if part == "farthest":
+        chosen = np.flatnonzero(centers.argmin() == CLUSTER_OF)
+    else:
+        chosen = np.flatnonzero(centers.argmax() != CLUSTER_OF)
+    monkeypatch.setattr(sys.modules[__name__], "ASKED", ASKED[:1])
+    for k in (10, 100):
+        check(index, k, among=chosen, at_least=0.99)
+
+
+@pytest.mark.parametrize("removed", [5, 900, 2900])
+def test_what_was_removed_is_not_found(index: AnnIndex, asks_faiss: None, removed: int) -> None:
+    nearest = np.concatenate([seqs for _, seqs in rows().search(ASKED, k=30)])
+    order = np.random.default_rng(4).permutation(ROWS)
+    gone = np.concatenate([nearest[np.sort(np.unique(nearest, return_index=True)[1])], order])
+    gone = gone[np.sort(np.unique(gone, return_index=True)[1])][:removed]
+    index.exact.remove(gone)
+    assert index.exact.dead == removed
+    for k in (10, 100):
+        check(index, k, among=None, at_least=0.97)
+        check(index, k, among=np.arange(0, ROWS, 2), at_least=0.97)
+
+
+def test_which_types_rule_rows_out_while_they_search(built: AnnIndex) -> None:
+    assert built.ann.takes_selectors == (built.ann.factory not in WITHOUT_SELECTORS)
+    if built.ann.takes_selectors:
+        odd = np.arange(ROWS) % 2 == 1
+        everything = built.ann.setting(built.ann.most)
+        near = built.ann.nearest(ASKED, 50, everything, odd)
+        assert np.all(near[near >= 0] % 2 == 1)
+        assert np.all(near[:, :10] >= 0)
+
+
+def test_rows_that_are_left_out(index: AnnIndex, asks_faiss: None) -> None:
+    (best,) = rows().search(ASKED[:1], k=3)
+    for others in (None, np.arange(0, ROWS)):
+        (found,) = index.search(ASKED[:1], k=10, among=others, without=best[1])
+        assert len(found[1]) == 10
+        assert not np.isin(best[1], found[1]).any()
+
+
+def test_exact_is_exact(index: AnnIndex) -> None:
+    index.exact.remove(np.arange(0, ROWS, 3))
+    exact = rows()
+    exact.remove(np.arange(0, ROWS, 3))
+    for k in (1, 10, 500):
+        mine = index.search(ASKED, k=k, parameters=SearchParameters(exact=True))
+        for found, true in zip(mine, exact.search(ASKED, k=k), strict=True):
+            assert ranked(found) == ranked(true)
+
+
+def test_what_is_asked_for_goes_before_what_was_calibrated(index: AnnIndex) -> None:
+    least = SearchParameters(nprobe=1, ef_search=1, k_factor=1)
+    most = SearchParameters(nprobe=65_536, ef_search=65_536, k_factor=300)
+
+    def recall(parameters: SearchParameters | None) -> float:
+        mine = index.search(ASKED, k=10, parameters=parameters)
+        true = rows().search(ASKED, k=10)
+        pairs = zip(mine, true, strict=True)
+        return float(np.mean([recall_at_k(ranked(one), ranked(best)) for one, best in pairs]))
+
+    assert recall(most) == 1.0
+    if index.ann.factory.startswith(("IVF", "PCAR", "RR")):
+        assert recall(least) < recall(None)
+
+
+def test_nobody_asks(index: AnnIndex) -> None:
+    assert index.search(ASKED[:0], k=5) == []
+
+
+def test_saved_and_mapped_it_finds_the_same(index: AnnIndex, tmp_path: Path) -> None:
+    index.ann.write(tmp_path / "ann")
+    read = Ann.read(tmp_path / "ann", factory=index.ann.factory)
+    mapped = AnnIndex(rows(), read, index.calibration)
+    assert read.total_bytes == index.ann.total_bytes
+    assert 0 <= read.mapped_bytes <= read.total_bytes
+    assert index.ann.bytes == read.bytes + read.mapped_bytes
+    assert (read.mapped_bytes == 0) == ("x4fs" in read.factory), "codes for fast scans are copied"
+    for mine, true in zip(mapped.search(ASKED, k=20), index.search(ASKED, k=20), strict=True):
+        assert ranked(mine) == ranked(true)
+
+
+def test_equal_pictures_do_not_make_it_look_harder() -> None:
+    """Which of many equal pictures is found is chance, and no fault of the parameters."""
+    vectors = VECTORS.copy()
+    vectors[: ROWS // 2] = vectors[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "LEVELS", (10,))
+        (level,) = AnnIndex.build("PQ16x4fs", vectors).calibration.levels
+    assert level.recall >= 0.99
+    assert (level.parameters.k_factor or 1) <= 16
+
+
+def test_a_graph_is_not_tried_with_its_own_rows() -> None:
+    """They are found with so little effort that pictures from elsewhere would be missed."""
+    vectors, asked = unit_vectors(ROWS, dim=24, seed=5), unit_vectors(60, dim=24, seed=6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "LEVELS", (10,))
+        index = AnnIndex.build("HNSW16,SQ8", vectors)
+    true = index.search(asked, k=10, parameters=SearchParameters(exact=True))
+    pairs = zip(index.search(asked, k=10), true, strict=True)
+    assert np.mean([recall_at_k(ranked(one), ranked(best)) for one, best in pairs]) >= 0.98
+
+
+PATCHED = """
+from app.cores import limit_openmp
+limit_openmp()
+import faiss.contrib.torch_utils
+import numpy as np
+from app.store.local import ann_index, calibration, flat_index
+from app.store.local.ann_index import AnnIndex
+from tests.store.test_ann_index import ASKED, ROWS, VECTORS
+flat_index._GATHERED, ann_index._TRIED, calibration.LEVELS = 0, 1e9, (10,)
+for kind in ("IVF16,SQ8", "HNSW8,SQ8"):
+    index = AnnIndex.build(kind, VECTORS)
+    assert index.ann.takes_selectors
+    index.exact.remove(np.arange(0, ROWS, 2))
+    for found in index.search(ASKED, k=5, among=np.arange(ROWS // 2)):
+        assert len(found[1]) == 5 and np.all(found[1] % 2 == 1) and found[1].max() < ROWS // 2
+"""
+
+
+def test_it_works_beside_libraries_that_replace_search() -> None:
+    command = [sys.executable, "-c", PATCHED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,245 @@
+"""Which index is built, when, and what is kept of its calibration."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from app.errors import ConfigurationError
+from app.store.local.ann import Ann
+from app.store.local.ann_build import build_ann
+from app.store.local.ann_index import AnnIndex
+from app.store.local.calibration import Calibration, Level
+from app.store.local.flat_index import FlatIndex
+from app.store.local.flat_rows import MappedRows
+from app.store.local.index_policy import IndexPolicy, try_again_at
+from app.store.local.index_types import check_index_type, lists_of, plan
+from app.store.local.layered_index import LayeredIndex
+from app.store.search_parameters import LIMITS, SearchParameters
+from tests.store.helpers import DIM, unit_vectors
+
+GB = 10**9
+LEVELS = (
+    Level(10, SearchParameters(nprobe=4, k_factor=4), 0.99, 0.5),
+    Level(100, SearchParameters(nprobe=8, k_factor=2), 0.995, 2.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("Flat", "Flat"),
+        (" auto ", "auto"),
+        ("HNSW32,SQ8", "HNSW32,SQ8"),
+        (" PCAR64,IVF16,SQ8 ", "PCAR64,IVF16,SQ8"),
+        ("HNSW32,SQ8,RFlat", "HNSW32,SQ8"),
+        ("IVF16,PQ32x4fs,Refine(SQ8)", "IVF16,PQ32x4fs"),
+        ("Flat,RFlat", "Flat"),
+        ("IVF64_HNSW16,SQ8", "IVF64_HNSW16,SQ8"),
+        ("PCAR1024,Flat", "PCAR1024,Flat"),
+        ("PQ96x4fs", "PQ96x4fs"),
+    ],
+)
+def test_index_types_that_serve(text: str, read: str) -> None:
+    assert check_index_type(text) == read
+    assert IndexPolicy(index_type=text).index_type == read
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "flat",
+        "AUTO",
+        "nonsense",
+        "HNSW0",
+        "IVF0,Flat",
+        "PCAR8,IVF0_HNSW32,SQ8",
+        "IVF1000000000,Flat",
+        "IVF,SQ8",
+        "SQ9",
+        "PQ7x4fs,PQ8",
+        "IVF99999999999,Flat",
+        "IVF9000000000000,Flat",
+        "IDMap,Flat",
+        "IDMap2,HNSW32",
+        "HNSW32,IDMap",
+        "RFlat",
+        "RFlat,HNSW32",
+        "HNSW32,RFlat,RFlat",
+        "IVF16,SQ8,Refine(SQ(8))",
+        "HNSW32\n,SQ8",
+        "Ḧ",
+    ],
+)
+def test_index_types_that_do_not_serve(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="is no index type") as raised:
+        check_index_type(text)
+    assert "HNSW32,SQ8" in str(raised.value), "it says what to write"
+
+
+def test_lists_of_an_inverted_file() -> None:
+    assert [lists_of(x) for x in ("IVF64,Flat", "PCAR9,IVF4k,SQ8", "IVF7_HNSW9,SQ8", "HNSW9")] == [
+        64,
+        4096,
+        7,
+        0,
+    ]
+
+
+def test_what_is_set_is_built_where_there_are_enough() -> None:
+    def planned(index_type: str, rows: int, least: int = 10_000) -> tuple[str | None, str]:
+        found = plan(index_type, rows=rows, dim=512, memory=GB, least=least)
+        return found.factory, found.reason
+
+    assert planned("Flat", 10**9) == (None, "exact, as set")
+    assert planned("HNSW32", 10_000) == ("HNSW32", "as set")
+    assert planned("HNSW32", 9_999)[0] is None
+    assert "10000 pictures to build HNSW32" in planned("HNSW32", 9_999)[1]
+    assert planned("IVF1k,SQ8", 39 * 1024 - 1)[0] is None
+    assert str(39 * 1024) in planned("IVF1k,SQ8", 39 * 1024 - 1)[1]
+    assert planned("IVF1k,SQ8", 39 * 1024)[0] == "IVF1k,SQ8"
+    assert planned("IVF4,SQ8", 156, least=60)[0] == "IVF4,SQ8"
+
+
+@pytest.mark.parametrize(
+    ("rows", "dim", "memory", "factory"),
+    [
+        (9_999, 100_352, GB, None),  # too few to train
+        (78_125, 512, GB, None),  # 40 million numbers
+        (78_126, 512, GB, "PCAR256,IVF1024,SQ8"),
+        (1_000_000, 512, GB, "PCAR256,IVF4096,SQ8"),
+        (1_000_000, 512, 264_000_000, "PCAR256,IVF4096,SQ8"),  # 256 bytes and a number each
+        (1_000_000, 512, 263_999_999, "PCAR256,IVF4096,PQ128x4fs"),
+        (1_000_000, 256, GB, "IVF4096,SQ8"),
+        (1_000_000, 192, 10**8, "IVF4096,PQ96x4fs"),
+        (1_000_000, 2048, GB, "PCAR256,IVF4096,SQ8"),
+        (1_000_000, 4096, GB, "PCAR256,IVF4096,SQ8"),
+        (1_000_000, 100_352, GB, "RR256,IVF4096,SQ8"),
+        (20_000, 100_352, GB, "RR256,IVF512,SQ8"),
+        (1_000_000, 129, 10**8, "IVF4096,SQ4"),
+    ],
+)
+def test_auto_fits_the_memory(rows: int, dim: int, memory: int, factory: str | None) -> None:
+    found = plan("auto", rows=rows, dim=dim, memory=memory)
+    assert found.factory == factory
+    assert f"{rows} pictures of {dim} numbers" in found.reason
+    if factory:
+        assert check_index_type(factory) == factory
+        assert f"of {memory / 1e6:.0f} MB" in found.reason
+    else:
+        assert found.reason.startswith("exact")
+
+
+@pytest.mark.parametrize("factory", ["IVF8,SQ8", "IVF8,PQ16x4fs", "IVF8,SQ4"])
+def test_auto_knows_what_an_index_takes(factory: str) -> None:
+    """The bytes for each picture that `auto` counts with, against an index that was built."""
+    index = build_ann(factory, unit_vectors(4000, dim=32))
+    each = {"SQ8": 32, "PQ16x4fs": 8, "SQ4": 16}[factory.split(",")[1]] + 8
+    centers = 8 * 32 * 4
+    assert index.total_bytes == pytest.approx(4000 * each + centers, rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def ann() -> Ann:
+    return build_ann("SQ8", unit_vectors(400))
+
+
+def made(count: int, ann: Ann | None) -> LayeredIndex:
+    vectors = unit_vectors(count)
+    rows = FlatIndex(DIM, MappedRows(vectors), np.arange(1, count + 1, dtype=np.int64))
+    return LayeredIndex(AnnIndex(rows, ann, Calibration(LEVELS, 1e-4)) if ann else rows)
+
+
+def test_few_pictures_need_no_index() -> None:
+    flat = FlatIndex(DIM)
+    flat.add(np.arange(1, 100), unit_vectors(99))
+    set_type = IndexPolicy(index_type="SQ8", least=100)
+    assert set_type.due(flat) is None
+    flat.add(np.array([100]), unit_vectors(1))
+    due = set_type.due(flat)
+    assert due is not None
+    assert (due.factory, due.reason) == ("SQ8", "as set")
+    flat.remove(np.array([1]))
+    assert set_type.due(flat) is None
+    assert IndexPolicy().due(flat) is None
+    assert IndexPolicy(index_type="auto").due(flat) is None
+
+
+def test_what_came_since_makes_a_build_due(ann: Ann) -> None:
+    index = made(400, ann)
+    policy = IndexPolicy(index_type="SQ8", least=100)
+    assert policy.due(index) is None
+    index.add(np.arange(1001, 1051), unit_vectors(50))  # half of `least`, more than a tenth
+    assert policy.due(index) is None
+    index.add(np.array([1051]), unit_vectors(1))
+    due = policy.due(index)
+    assert due is not None
+    assert due.factory == "SQ8"
+
+
+def test_tombstones_make_a_build_due(ann: Ann) -> None:
+    index = made(400, ann)
+    policy = IndexPolicy(index_type="SQ8", least=100)
+    index.remove(np.arange(1, 101))
+    assert policy.due(index) is None
+    index.remove(np.array([101]))
+    assert policy.due(index) is not None
+
+
+def test_another_type_that_was_set_is_built(ann: Ann) -> None:
+    index = made(400, ann)
+    due = IndexPolicy(index_type="IVF2,SQ8", least=100).due(index)
+    assert due is not None
+    assert due.factory == "IVF2,SQ8"
+    assert IndexPolicy(index_type="auto", least=100).due(index) is None, "any that was built serves"
+
+
+def test_an_index_that_has_shrunk_serves_on(ann: Ann) -> None:
+    index = made(400, ann)
+    index.remove(np.arange(1, 350))
+    assert IndexPolicy(index_type="SQ8", least=100).due(index) is None
+
+
+def test_a_mapped_exact_index_becomes_approximate(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = made(400, None)
+    assert IndexPolicy().due(index) is None
+    for index_type in ("SQ8", "auto"):
+        policy = IndexPolicy(index_type=index_type, least=100)
+        if index_type == "auto":
+            monkeypatch.setattr("app.store.local.index_types._EXACT_NUMBERS", 100)
+            monkeypatch.setattr("app.store.local.index_types.LEAST_ROWS", 100)
+        due = policy.due(index)
+        assert due is not None
+        assert due.factory is not None
+
+
+def test_a_build_that_failed_waits_for_half_as_many_again() -> None:
+    assert [try_again_at(rows) for rows in (0, 1, 10, 1000)] == [1, 2, 16, 1501]
+
+
+def test_calibrations_survive_a_manifest() -> None:
+    before = Calibration(LEVELS, 1.5e-4)
+    assert Calibration.from_json(json.loads(json.dumps(before.to_json()))) == before
+    bare = Calibration((Level(3, SearchParameters(), 1.0, 0.1),), 1.0)
+    assert Calibration.from_json(bare.to_json()) == bare
+
+
+@pytest.mark.parametrize("broken", [None, [], {}, {"levels": [{}], "row_ms": 1}, {"levels": 3}])
+def test_a_broken_calibration_is_refused(broken: object) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Calibration.from_json(broken)
+
+
+def test_parameters_for_any_number_of_matches() -> None:
+    held = Calibration(LEVELS, 1e-4)
+    assert held.for_k(1) == held.for_k(10) == LEVELS[0]
+    assert held.for_k(11) == held.for_k(100) == LEVELS[1]
+    more = held.for_k(1000)
+    assert (more.k, more.ms, more.recall) == (1000, 20.0, 0.995)
+    assert more.parameters == SearchParameters(nprobe=80, k_factor=2)
+    assert held.for_k(10**9).parameters.nprobe == LIMITS["nprobe"]
+    assert held.for_k(10**9).parameters.ef_search is None

@@ -1,0 +1,565 @@
+"""Indexes that are built in the background, while everything else goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.errors import NotFoundError
+from app.store.base import Store
+from app.store.filters import Filter
+from app.store.local import calibration, index_build
+from app.store.local.generations import Generations
+from app.store.local.index_policy import IndexPolicy
+from app.store.local.local_store import LocalStore
+from app.store.memory_store import MemoryStore
+from app.store.search_parameters import SearchParameters
+from tests.store.helpers import answers, digest, fill, ids, new_image, put, search, unit_vectors
+from tests.store.test_embedding_sets import NEW, begin, complete, new_vectors, put_new
+from tests.store.test_kill import CHILD, vectors_of
+
+LEAST, TYPE = 100, "IVF2,SQ8"
+EVERYTHING = SearchParameters(nprobe=65_536, ef_search=65_536, k_factor=1_000)
+QUERIES = unit_vectors(3, seed=42)
+
+
+@pytest.fixture(autouse=True)
+def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "LEVELS", (10,))
+
+
+def opened(folder: Path, index_type: str = TYPE, **given: Any) -> LocalStore:
+    return LocalStore(folder, policy=IndexPolicy(index_type=index_type, least=LEAST), **given)
+
+
+def facts(store: LocalStore, name: str = "default") -> dict[str, Any]:
+    found: dict[str, Any] = store.describe()["collections"][name]
+    return found
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.01)
+
+
+def wait_built(store: LocalStore, index_type: str = TYPE) -> None:
+    wait_for(lambda: facts(store)["type"] == index_type and "building" not in facts(store))
+
+
+def children() -> set[int]:
+    """Processes that build an index for this one."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int(path.joinpath("stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == os.getpid() and b"index_build" in path.joinpath("cmdline").read_bytes():
+                found.add(int(path.name))
+    return found
+
+
+def hold_child() -> int:
+    """Waits for the process that builds, and stops it as if its work were long."""
+    wait_for(lambda: bool(children()))
+    (child,) = children()
+    os.kill(child, signal.SIGSTOP)
+    return child
+
+
+@pytest.fixture
+def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Builds wait for the second event after setting the first."""
+    begun, go_on = threading.Event(), threading.Event()
+    build = index_build._build
+
+    def wait(*given: Any) -> Any:
+        begun.set()
+        assert go_on.wait(30)
+        return build(*given)
+
+    monkeypatch.setattr(index_build, "_build", wait)
+    yield begun, go_on
+    go_on.set()
+
+
+NAMES = [f"i{n}" for n in range(400)]
+STABLE = unit_vectors(60, seed=1)
+VECTOR_OF = {digest(f"{n}"): unit_vectors(1, seed=n)[0] for n in range(100)}
+VECTOR_OF |= {digest(f"s{n}"): STABLE[n] for n in range(60)}
+
+
+def change_something(*stores: Store) -> None:
+    """Adds, replaces or deletes the same in all stores."""
+    if random.random() < 0.2:
+        name = random.choice(NAMES)
+        for store in stores:
+            with suppress(NotFoundError):
+                store.delete("default", name)
+        return
+    chosen = {name: random.randrange(100) for name in random.sample(NAMES, 5)}
+    images = [new_image(i, content=f"{n}", metadata={"n": n % 3}) for i, n in chosen.items()]
+    vectors = np.concatenate([unit_vectors(1, seed=n) for n in chosen.values()])
+    for store in stores:
+        put(store, images, vectors)
+
+
+def ask_something(store: Store) -> None:
+    """Every match is a picture that exists, with its score, and passes the filter."""
+    n, where = random.randrange(60), random.choice([None, Filter.parse({"n": 1})])
+    (found,) = search(store, STABLE[n : n + 1], k=random.choice([1, 10, 200]), where=where)
+    assert where is not None or found[0].record.id == f"s{n}"
+    assert len(set(ids(found))) == len(found)
+    for match in found:
+        score = float(VECTOR_OF[match.record.sha256] @ STABLE[n])
+        assert match.score == pytest.approx(score, abs=1e-5)
+        assert where is None or where.matches(match.record.metadata)
+
+
+def test_a_build_beside_searches_and_changes(tmp_path: Path) -> None:
+    memory, end = MemoryStore(), time.monotonic() + 2.5
+
+    def repeat(job: Callable[..., None], *stores: Store) -> int:
+        turns = 0
+        while time.monotonic() < end:
+            job(*stores)
+            turns += 1
+        return turns
+
+    with closing(opened(tmp_path)) as store, ThreadPoolExecutor(3) as pool:
+        for one in (store, memory):
+            put(one, [new_image(f"s{n}") for n in range(60)], STABLE)
+        work = [pool.submit(repeat, change_something, store, memory)]
+        work += [pool.submit(repeat, ask_something, store) for _ in range(2)]
+        assert all(turns.result() > 3 for turns in work)
+        wait_built(store)
+        wait_for(lambda: facts(store)["since_build"] <= LEAST // 2)
+        for where in (None, Filter.parse({"n": 1})):
+            for k in (5, 1000):
+                asked: dict[str, Any] = {"k": k, "where": where, "parameters": EVERYTHING}
+                mine, true = search(store, QUERIES, **asked), search(memory, QUERIES, **asked)
+                assert answers(mine) == answers(true)
+
+
+def test_the_next_generation_takes_the_place_of_the_last(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(opened(tmp_path)) as store:
+        fill(store, 150)
+        wait_built(store)
+        first = {path.stem for path in (tmp_path / "index" / "1").iterdir()}
+        put(store, [new_image(f"x{n}") for n in range(120)], unit_vectors(120, seed=1))
+        wait_for(lambda: facts(store)["since_build"] == 0)
+        second = {path.stem for path in (tmp_path / "index" / "1").iterdir()}
+        assert len(first) == len(second) == 1
+        assert first != second
+        expected = answers(search(store, QUERIES, k=300, parameters=EVERYTHING))
+    caplog.clear()
+    with closing(opened(tmp_path)) as store:
+        store.load()
+        assert facts(store)["type"] == TYPE
+        assert facts(store)["calibration"]
+        assert facts(store)["mapped_bytes"] >= 270 * 8 * 4
+        assert answers(search(store, QUERIES, k=300, parameters=EVERYTHING)) == expected
+        assert not store.rebuild("default")
+    assert "Building" not in caplog.text
+    assert {path.stem for path in (tmp_path / "index" / "1").iterdir()} == second
+
+
+def test_what_comes_during_a_build_is_built_without_being_asked(
+    tmp_path: Path, held_up: tuple[threading.Event, threading.Event]
+) -> None:
+    begun, go_on = held_up
+    with closing(opened(tmp_path)) as store:
+        fill(store, 100)
+        assert begun.wait(30)
+        put(store, [new_image(f"x{n}") for n in range(200)], unit_vectors(200, seed=1))
+        assert facts(store)["building"]["total"] == 100
+        go_on.set()
+        wait_for(lambda: facts(store)["type"] == TYPE and facts(store)["since_build"] == 0)
+
+
+def test_changes_and_searches_do_not_wait_for_a_build(
+    tmp_path: Path, held_up: tuple[threading.Event, threading.Event]
+) -> None:
+    begun, go_on = held_up
+    with closing(opened(tmp_path)) as store:
+        vectors = fill(store, 120)
+        assert begun.wait(30)
+        put(store, [new_image("late")], unit_vectors(1, seed=9))
+        store.delete("default", "i1")
+        assert ids(search(store, unit_vectors(1, seed=9), k=1)[0]) == ["late"]
+        go_on.set()
+        wait_built(store)
+        assert ids(search(store, unit_vectors(1, seed=9), k=1)[0]) == ["late"]
+        assert "i1" not in ids(search(store, vectors[1:2], k=200, parameters=EVERYTHING)[0])
+
+
+def test_a_build_that_fails_is_told_and_not_repeated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(opened(tmp_path, "PCAR9,SQ8")) as store:  # of vectors of 8 numbers
+        memory = MemoryStore()
+        for one in (store, memory):
+            fill(one, 110)
+        wait_for(lambda: "failure" in facts(store))
+        assert facts(store)["type"] == "Flat"
+        assert "PCAR9,SQ8 was not built" in facts(store)["failure"]
+        assert "stays as it is: PCAR9,SQ8 was not built" in caplog.text
+        assert answers(search(store, QUERIES)) == answers(search(memory, QUERIES))
+        assert not list((tmp_path / "index" / "1").iterdir())
+        caplog.clear()
+        put(store, [new_image(f"x{n}") for n in range(50)], unit_vectors(50))
+        assert not store.rebuild("default")
+        assert caplog.text == ""
+        put(store, [new_image(f"y{n}") for n in range(6)], unit_vectors(6))
+        wait_for(lambda: "was not built" in caplog.text)
+
+
+def test_any_error_of_a_build_leaves_the_thread_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def fail(*_: object) -> None:
+        tried.append(1)
+        raise MemoryError
+
+    with closing(opened(tmp_path)) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(index_build, "_build", fail)
+            fill(store, 100)
+            wait_for(lambda: "MemoryError" in facts(store).get("failure", ""))
+            put(store, [new_image("x")], unit_vectors(1))
+            time.sleep(0.1)
+            assert len(tried) == 1, "it does not try again at every change"
+        fill(store, 120, collection="other")
+        wait_for(lambda: facts(store, "other")["type"] == TYPE)
+        put(store, [new_image(f"y{n}") for n in range(60)], unit_vectors(60))
+        wait_built(store)
+
+
+def test_an_index_that_cannot_be_read_back_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(opened(tmp_path)) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr("app.store.local.ann.Ann.read", lambda *_, **__: 1 / 0)
+            patch.setattr(Generations, "load", lambda *_, **__: None)
+            fill(store, 100)
+            wait_for(lambda: "cannot be read" in facts(store).get("failure", ""))
+        assert len(search(store, QUERIES, k=200)[0]) == 100
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_build, "_INLINE_NUMBERS", 0)
+
+
+def test_a_build_in_a_process_of_its_own(tmp_path: Path, apart: None) -> None:
+    memory = MemoryStore()
+    with closing(opened(tmp_path)) as store:
+        for one in (store, memory):
+            fill(one, 200)
+        wait_built(store)
+        assert children() == set()
+        mine, true = (search(x, QUERIES, k=50, parameters=EVERYTHING) for x in (store, memory))
+        assert answers(mine) == answers(true)
+
+
+def test_a_process_that_fails_says_why(tmp_path: Path, apart: None) -> None:
+    with closing(opened(tmp_path, "PCAR9,SQ8")) as store:
+        fill(store, 100)
+        wait_for(lambda: "9 dimensions" in facts(store).get("failure", ""))
+
+
+def test_closing_ends_a_build(tmp_path: Path, apart: None) -> None:
+    store = opened(tmp_path)
+    fill(store, 200)
+    hold_child()
+    started = time.monotonic()
+    store.close()
+    assert time.monotonic() - started < 3
+    assert children() == set()
+    kept = {path.suffix for path in (tmp_path / "index" / "1").iterdir()}
+    assert kept <= {".json", ".seqs", ".vectors"}, "at most the exact index"
+    with closing(opened(tmp_path)) as store:
+        store.load()
+        wait_built(store)
+
+
+def test_dropping_ends_a_build(
+    tmp_path: Path, apart: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(opened(tmp_path)) as store:
+        fill(store, 200)
+        hold_child()
+        store.drop("default")
+        wait_for(lambda: not children())
+        assert search(store, QUERIES)[0] == []
+        fill(store, 150, seed=3)
+        wait_built(store)
+        assert not (tmp_path / "index" / "1").exists()
+    assert "stays as it is" not in caplog.text
+
+
+def test_a_collection_dropped_while_it_waits_is_not_built(
+    tmp_path: Path,
+    held_up: tuple[threading.Event, threading.Event],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begun, go_on = held_up
+    with closing(opened(tmp_path)) as store:
+        fill(store, 100)
+        assert begun.wait(30)
+        fill(store, 100, collection="other")
+        store.drop("other")
+        store.drop("default")
+        go_on.set()
+        fill(store, 100, collection="third")
+        wait_for(lambda: facts(store, "third")["type"] == TYPE)
+        assert {path.name for path in (tmp_path / "index").iterdir()} == {"3"}
+    assert "stays as it is" not in caplog.text
+    assert "not built anew" not in caplog.text
+
+
+ORPHAN = """
+import sys, time
+from pathlib import Path
+from app.store.local import index_build
+from tests.store.test_rebuild import fill, hold_child, opened
+index_build._INLINE_NUMBERS = 0
+store = opened(Path(sys.argv[1]))
+fill(store, 200)
+print(hold_child(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_process_ends_with_the_one_that_asked(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ORPHAN, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+    os.kill(child, signal.SIGCONT)
+    wait_for(lambda: not Path(f"/proc/{child}").exists(), seconds=20)
+    assert not list(tmp_path.rglob("*.ann")), "it did not go on"
+    with closing(opened(tmp_path)) as store:
+        assert len(search(store, QUERIES, k=300)[0]) == 200
+        wait_built(store)
+
+
+REBUILDING = CHILD.replace(
+    "put_forever(",
+    "from tests.store import test_rebuild\ntest_rebuild.rebuild_often()\nput_forever(",
+    1,
+)
+
+
+def rebuild_often() -> None:
+    """Runs in a child: few pictures more make a build due."""
+    from tests.store import test_kill
+
+    calibration.LEVELS = (10,)
+    test_kill.LocalStore = often  # type: ignore[misc,assignment]
+
+
+def often(folder: Path) -> LocalStore:
+    return LocalStore(folder, policy=IndexPolicy(index_type=TYPE, least=80))
+
+
+def test_kill_during_builds_loses_nothing(tmp_path: Path) -> None:
+    acknowledged: list[str] = []
+    built = 0
+    for turn in range(3):
+        command = [sys.executable, "-c", REBUILDING, str(tmp_path), f"r{turn}"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            first = [child.stdout.readline() for _ in range(100)]
+            time.sleep(random.uniform(0.05, 0.5))
+            child.send_signal(signal.SIGKILL)
+            lines = ("".join(first) + child.stdout.read()).split("\n")[:-1]
+        acknowledged += lines
+        store = often(tmp_path)
+        assert set(store.find("default", acknowledged)) == set(acknowledged)
+        found = search(store, vectors_of(acknowledged), k=1, parameters=EVERYTHING)
+        assert [ids(matches) for matches in found] == [[name] for name in acknowledged]
+        count = store.count("default")
+        assert len(search(store, QUERIES, k=100_000)[0]) == count
+        wait_built(store)
+        built += facts(store)["type"] == TYPE
+        store._indexes.stop()
+        store._catalog.close()
+        store._owned.close()
+    assert built == 3
+
+
+def test_a_reader_uses_what_was_saved_and_builds_nothing(tmp_path: Path) -> None:
+    with closing(opened(tmp_path)) as store:
+        fill(store, 150)
+        wait_built(store)
+        expected = answers(search(store, QUERIES, k=200, parameters=EVERYTHING))
+    saved = sorted(path.name for path in (tmp_path / "index" / "1").iterdir())
+    with closing(opened(tmp_path, read_only=True)) as reader:
+        assert answers(search(reader, QUERIES, k=200, parameters=EVERYTHING)) == expected
+        assert facts(reader)["type"] == TYPE
+    with closing(opened(tmp_path, "SQ8", read_only=True)) as reader:
+        assert answers(search(reader, QUERIES, k=200, parameters=EVERYTHING)) == expected
+        assert not reader.rebuild("default")
+        assert facts(reader)["type"] == TYPE
+    assert sorted(path.name for path in (tmp_path / "index" / "1").iterdir()) == saved
+
+
+def test_an_embedding_set_gets_the_type_before_it_is_searched(tmp_path: Path) -> None:
+    with closing(opened(tmp_path)) as store:
+        fill(store, 150)
+        wait_built(store)
+        begin(store)
+        complete(store, limit=100)
+        with store.sets.prepared("default", NEW):
+            put(store, [new_image("late")], unit_vectors(1))
+            store.delete("default", "i7")
+            complete(store)
+            assert store.sets.activate("default", NEW)
+        assert facts(store)["type"] == TYPE
+        query = vectors_of_new("late")
+        found = search(store, query, k=200, passport=NEW, parameters=EVERYTHING)[0]
+        assert len(found) == 150
+        assert found[0].record.id == "late"
+        assert "i7" not in ids(found)
+        assert not (tmp_path / "index" / "1").exists()
+    with closing(opened(tmp_path)) as store:
+        again = search(store, query, k=200, passport=NEW, parameters=EVERYTHING)[0]
+        assert ids(again) == ids(found)
+        assert facts(store)["type"] == TYPE
+
+
+def vectors_of_new(content: str) -> np.ndarray:
+    return unit_vectors(1, dim=6, seed=int(digest(content)[:8], 16))
+
+
+@pytest.fixture
+def everything_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("generations", "live_index", "index_building", "index_policy"):
+        monkeypatch.setattr(f"app.store.local.{module}.MAPPED_BYTES", 50 * 8 * 4)
+
+
+def test_a_mapped_exact_index(
+    tmp_path: Path, everything_mapped: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = MemoryStore()
+
+    def agree(store: LocalStore) -> None:
+        for k in (1, 10, 500):
+            for where in (None, Filter.parse({"n": 3})):
+                mine, true = (search(x, QUERIES, k=k, where=where) for x in (store, memory))
+                assert answers(mine) == answers(true)
+
+    store = opened(tmp_path, "Flat")
+    for one in (store, memory):
+        fill(one, 120)
+    store.close()
+    store = opened(tmp_path, "Flat")
+    agree(store)
+    wait_for(lambda: facts(store)["mapped_bytes"] == 120 * 8 * 4)
+    assert facts(store)["type"] == "Flat"
+    assert store.is_exact("default")
+    for one in (store, memory):
+        put(
+            one,
+            [new_image(f"t{n}", metadata={"n": 3}) for n in range(20)],
+            unit_vectors(20, seed=3),
+        )
+        for n in range(0, 30, 2):
+            one.delete("default", f"i{n}")
+        put(one, [new_image("i3", content="other")], unit_vectors(1, seed=8))
+    agree(store)
+    assert facts(store)["since_build"] == 21
+    assert facts(store)["tombstones"] == 16
+    store.close()
+    caplog.clear()
+    store = opened(tmp_path, "Flat")
+    agree(store)
+    assert "Building" not in caplog.text
+    for one in (store, memory):
+        put(one, [new_image(f"u{n}") for n in range(100)], unit_vectors(100, seed=4))
+    wait_for(lambda: facts(store)["since_build"] == 0)
+    agree(store)
+    store.close()
+    store = opened(tmp_path, "SQ8")
+    store.load()
+    wait_built(store, "SQ8")
+    assert not store.is_exact("default")
+    mine, true = (search(x, QUERIES, k=300, parameters=EVERYTHING) for x in (store, memory))
+    assert answers(mine) == answers(true)
+    store.close()
+
+
+def test_deleting_everything_beside_searches(
+    tmp_path: Path, everything_mapped: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that has begun goes on with the rows that were there."""
+    monkeypatch.setattr("app.store.local.flat_index._GATHERED", 0)
+    for index_type in ("Flat", TYPE):
+        with closing(opened(tmp_path / index_type, index_type)) as store:
+            fill(store, 130)
+            wait_for(lambda store=store: facts(store)["mapped_bytes"] > 0)
+            row = store._catalog.collection("default")
+            live = row and store._indexes.get(row)
+            assert live
+            finish = live._index.begin_search(  # type: ignore[union-attr]
+                QUERIES, k=10, among=None, without=None, parameters=None
+            )
+            for n in range(130):
+                store.delete("default", f"i{n}")
+            assert [len(seqs) for _, seqs in finish()] == [10, 10, 10]
+            assert search(store, QUERIES)[0] == []
+
+
+def test_the_log_says_what_was_built(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), closing(opened(tmp_path)) as store:
+        fill(store, 100)
+        wait_for(lambda: f"is {TYPE} now" in caplog.text)
+
+
+def test_an_index_that_missed_a_vector_is_exact_until_the_background_has_built_it(
+    tmp_path: Path, held_up: tuple[threading.Event, threading.Event]
+) -> None:
+    """The switch holds changes up, so nothing long happens in it."""
+    begun, go_on = held_up
+    go_on.set()
+    with closing(opened(tmp_path)) as store:
+        fill(store, 150)
+        wait_built(store)
+        begin(store)
+        records = store.page("default", limit=200).records
+        store.sets.add("default", NEW, records[1:], new_vectors(records[1:]))
+        with store.sets.prepared("default", NEW):
+            store.sets.add("default", NEW, records[:1], new_vectors(records[:1]))
+            begun.clear()
+            go_on.clear()
+            assert store.sets.activate("default", NEW)
+            put_new(store, [new_image("late")])
+            found = search(store, new_vectors(records[:1]), k=200, passport=NEW)[0]
+            assert found[0].record.id == "i0"
+            assert len(found) == 151
+            assert begun.wait(30)
+            assert facts(store)["type"] == "Flat"
+            go_on.set()
+        wait_built(store)
