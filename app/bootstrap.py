@@ -119,7 +119,7 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     """
     if read_only:
         require_data_folder(settings.data_dir)
-    from app.store.local.index_policy import IndexPolicy  # noqa: PLC0415 - imports faiss
+    from app.store.local.index.policy import IndexPolicy  # noqa: PLC0415 - imports faiss
     from app.store.local.local_store import LocalStore  # noqa: PLC0415
 
     return LocalStore(

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from app.store.local.ann import Ann
-from app.store.local.ann_index import AnnIndex
-from app.store.local.calibration import Calibration
-from app.store.local.flat_index import FlatIndex
-from app.store.local.flat_rows import MappedRows
-from app.store.local.index_types import plan
+from app.store.local.index.ann import Ann
+from app.store.local.index.ann_index import AnnIndex
+from app.store.local.index.calibration import Calibration
+from app.store.local.index.flat_index import FlatIndex
+from app.store.local.index.flat_rows import MappedRows
+from app.store.local.index.index_types import plan
 
 K = 10
 AIM = 0.995  # on the queries that parameters are chosen with, so that others reach 0.99

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.store.local.flat_rows import Positions
+from app.store.local.index.flat_rows import Positions
 from benchmarks.contestants import K, Ours
 from benchmarks.index_task import Task, warm
 

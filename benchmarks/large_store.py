@@ -26,7 +26,7 @@ from app.cores import limit_openmp
 limit_openmp()
 
 from app.records import Passport  # noqa: E402
-from app.store.local.index_policy import IndexPolicy  # noqa: E402 - imports FAISS
+from app.store.local.index.policy import IndexPolicy  # noqa: E402 - imports FAISS
 from app.store.local.local_store import LocalStore  # noqa: E402
 from benchmarks.common import announce, report  # noqa: E402
 from benchmarks.memory import anonymous_bytes  # noqa: E402

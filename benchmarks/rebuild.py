@@ -27,7 +27,7 @@ from app.cores import limit_openmp
 limit_openmp()
 
 from app.records import NewImage, Passport  # noqa: E402
-from app.store.local.index_policy import IndexPolicy  # noqa: E402 - imports FAISS
+from app.store.local.index.policy import IndexPolicy  # noqa: E402 - imports FAISS
 from app.store.local.local_store import LocalStore  # noqa: E402
 from benchmarks.common import announce, report  # noqa: E402
 from benchmarks.contestants import K, factory_of  # noqa: E402

@@ -101,7 +101,7 @@ def _measured(trying: _Trying, settings: Settings, report: Report) -> Tuning:
     from app.services.vector_sample import sample_vectors  # noqa: PLC0415
 
     limit_openmp()
-    from app.store.local.tuning import tune as try_types  # noqa: PLC0415 - imports faiss
+    from app.store.local.index.tuning import tune as try_types  # noqa: PLC0415 - imports faiss
 
     with closing(open_store(settings, read_only=True)) as store:
         vectors = sample_vectors(
@@ -199,7 +199,7 @@ def _advice(tuning: Tuning, chosen: Trial | None, goal: Goal) -> list[str]:
 
 
 def _about_building(tuning: Tuning, chosen: Trial, goal: Goal) -> list[str]:
-    from app.store.local.index_policy import (  # noqa: PLC0415 - imports faiss
+    from app.store.local.index.policy import (  # noqa: PLC0415 - imports faiss
         DEFAULT_RECALL,
         IndexPolicy,
     )

@@ -16,7 +16,7 @@ from app.store.names import check_index_type
 from app.store.vectors import check_vectors
 
 if TYPE_CHECKING:
-    from app.store.local.flat_index import FlatIndex
+    from app.store.local.index.flat_index import FlatIndex
 
 Positions = NDArray[np.int64]
 """Places in a vector set, from 0."""
@@ -120,7 +120,7 @@ def rank_blocks(
 def _filled(rows: NDArray[np.float32], name: str) -> FlatIndex:
     """The index with all rows, under their positions plus one: seqs start at 1."""
     limit_openmp()
-    from app.store.local.flat_index import FlatIndex  # noqa: PLC0415 - imports faiss
+    from app.store.local.index.flat_index import FlatIndex  # noqa: PLC0415 - imports faiss
 
     check_index_type(name)
     dim = rows.shape[1]

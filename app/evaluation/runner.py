@@ -214,7 +214,7 @@ def _fingerprint(vectors: VectorSet) -> str:
 
 
 def _versions() -> dict[str, str]:
-    from app.store.local import flat_rows  # noqa: PLC0415 - imports faiss
+    from app.store.local.index import flat_rows  # noqa: PLC0415 - imports faiss
 
     return {
         "lookalike": __version__,

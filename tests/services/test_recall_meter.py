@@ -15,7 +15,7 @@ import pytest
 from app.services import recall_meter
 from app.services.recall_meter import WINDOW, RecallFigures, RecallMeter
 from app.store.filters import Filter
-from app.store.local.index_policy import IndexPolicy
+from app.store.local.index.policy import IndexPolicy
 from app.store.local.local_store import LocalStore
 from app.store.memory_store import MemoryStore
 from app.store.search_parameters import SearchParameters

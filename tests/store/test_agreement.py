@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from app.errors import NotFoundError
 from app.records import ImageRecord, OnConflict
 from app.store.filters import Filter
-from app.store.local import flat_index, live_index
+from app.store.local.index import flat_index, live_index
 from app.store.local.local_store import LocalStore
 from app.store.memory_store import MemoryStore
 from tests.store.helpers import answers, new_image, put, search, unit_vectors

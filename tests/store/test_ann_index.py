@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.store.local import ann_index, calibration, flat_index
-from app.store.local.ann import Ann
-from app.store.local.ann_index import AnnIndex
-from app.store.local.flat_index import FlatIndex, Found
-from app.store.local.flat_rows import MappedRows
+from app.store.local.index import ann_index, calibration, flat_index
+from app.store.local.index.ann import Ann
+from app.store.local.index.ann_index import AnnIndex
+from app.store.local.index.flat_index import FlatIndex, Found
+from app.store.local.index.flat_rows import MappedRows
 from app.store.recall import recall_at_k
 from app.store.search_parameters import SearchParameters
 from app.store.vectors import Vectors
@@ -224,8 +224,8 @@ from app.cores import limit_openmp
 limit_openmp()
 import faiss.contrib.torch_utils
 import numpy as np
-from app.store.local import ann_index, calibration, flat_index
-from app.store.local.ann_index import AnnIndex
+from app.store.local.index import ann_index, calibration, flat_index
+from app.store.local.index.ann_index import AnnIndex
 from tests.store.test_ann_index import ASKED, ROWS, VECTORS
 flat_index._GATHERED, ann_index._TRIED, calibration.LEVELS = 0, 1e9, (10,)
 for kind in ("IVF16,SQ8", "HNSW8,SQ8"):

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from app.store.local import coalescer
-from app.store.local.coalescer import Coalescer
-from app.store.local.flat_index import FlatIndex, Found
+from app.store.local.index import coalescer
+from app.store.local.index.coalescer import Coalescer
+from app.store.local.index.flat_index import FlatIndex, Found
 from app.store.vectors import Vectors
 from tests.store.helpers import unit_vectors
 

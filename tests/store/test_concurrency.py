@@ -15,8 +15,8 @@ import pytest
 from app.errors import NotFoundError
 from app.store.base import Store
 from app.store.filters import Filter
-from app.store.local import flat_index, live_index
-from app.store.local.rwlock import ReadWriteLock
+from app.store.local.index import flat_index, live_index
+from app.store.local.index.rwlock import ReadWriteLock
 from tests.store.helpers import digest, fill, ids, new_image, put, search, unit_vectors
 
 SECONDS = 2.0

@@ -23,8 +23,8 @@ from app.errors import (
 )
 from app.records import ImageRecord, NewImage, Passport
 from app.store.base import Store
-from app.store.local.indexes import Indexes
-from app.store.local.live_index import LiveIndex
+from app.store.local.index.indexes import Indexes
+from app.store.local.index.live_index import LiveIndex
 from app.store.local.local_store import LocalStore
 from tests.store.helpers import (
     OTHER_PASSPORT,
@@ -501,7 +501,7 @@ def test_a_vector_before_those_of_the_built_index_makes_it_anew(
         return index
 
     monkeypatch.setattr(Indexes, "build", build_then_add)
-    monkeypatch.setattr("app.store.local.catalog_sets.CatalogSets.complete", lambda *_: True)
+    monkeypatch.setattr("app.store.local.catalog.sets.CatalogSets.complete", lambda *_: True)
     assert store.sets.activate("default", NEW)
     assert first.sha256 != waiting[0].sha256
     assert ids(search(store, new_vectors(waiting), k=1, passport=NEW)[0]) == ["i0"]

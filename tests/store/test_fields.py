@@ -20,21 +20,25 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from app.errors import ImageNotFoundError, InvalidFilterError, StorageError
 from app.records import OnConflict
 from app.store.filters import OPERATORS, Filter, parse_field_names
-from app.store.local import (
-    catalog_fields,
-    catalog_passing,
+from app.store.local.catalog import (
     field_builder,
     field_postings,
     field_spans,
 )
-from app.store.local.catalog import Catalog
-from app.store.local.catalog_fields import advance, register_fields, unfinished
-from app.store.local.catalog_filters import filter_sql
-from app.store.local.field_builder import FieldBuilder
-from app.store.local.field_postings import read_postings, write_postings
-from app.store.local.field_spans import Lookup, Span, keys_of, lookups
+from app.store.local.catalog import (
+    fields as catalog_fields,
+)
+from app.store.local.catalog import (
+    passing as catalog_passing,
+)
+from app.store.local.catalog.catalog import Catalog
+from app.store.local.catalog.field_builder import FieldBuilder
+from app.store.local.catalog.field_postings import read_postings, write_postings
+from app.store.local.catalog.field_spans import Lookup, Span, keys_of, lookups
+from app.store.local.catalog.fields import advance, register_fields, unfinished
+from app.store.local.catalog.filters import filter_sql
+from app.store.local.catalog.migrations import MIGRATIONS
 from app.store.local.local_store import LocalStore
-from app.store.local.migrations import MIGRATIONS
 from tests.store.helpers import PASSPORT, fill, new_image, put, unit_vectors
 from tests.store.test_filters import SCALARS, TEXT
 

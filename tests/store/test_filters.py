@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.errors import InvalidFilterError
 from app.store.filters import MAX_CONDITIONS, MAX_ITEMS, OPERATORS, Filter
-from app.store.local.catalog_filters import FUNCTION, filter_sql, holds
+from app.store.local.catalog.filters import FUNCTION, filter_sql, holds
 from app.store.metadata import canonical_json
 
 CASES: list[tuple[Any, Any, bool]] = [

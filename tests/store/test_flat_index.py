@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.store.local import flat_rows
-from app.store.local.flat_index import FlatIndex
+from app.store.local.index import flat_rows
+from app.store.local.index.flat_index import FlatIndex
 from app.store.vectors import best_first, exact_scores
 from tests.store.helpers import unit_vectors
 

@@ -19,8 +19,9 @@ from app.errors import (
     StorageFullError,
 )
 from app.store.filters import Filter
-from app.store.local import catalog, catalog_connections
-from app.store.local.index_policy import IndexPolicy
+from app.store.local.catalog import catalog
+from app.store.local.catalog import connections as catalog_connections
+from app.store.local.index.policy import IndexPolicy
 from app.store.local.local_store import LocalStore
 from tests.store.helpers import fill, search, unit_vectors
 

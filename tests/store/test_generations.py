@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.store.local import generation_files, live_index
-from app.store.local.flat_index import FlatIndex
+from app.store.local.index import generation_files, live_index
+from app.store.local.index.flat_index import FlatIndex
 from app.store.local.local_store import LocalStore
 from tests.store.helpers import answers, fill, new_image, put, search, unit_vectors
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from app.errors import ConfigurationError
-from app.store.local.ann import Ann
-from app.store.local.ann_build import build_ann
-from app.store.local.ann_index import AnnIndex
-from app.store.local.calibration import Calibration, Level
-from app.store.local.flat_index import FlatIndex
-from app.store.local.flat_rows import MappedRows
-from app.store.local.index_policy import IndexPolicy, try_again_at
-from app.store.local.index_types import check_index_type, lists_of, plan
-from app.store.local.layered_index import LayeredIndex
+from app.store.local.index.ann import Ann
+from app.store.local.index.ann_build import build_ann
+from app.store.local.index.ann_index import AnnIndex
+from app.store.local.index.calibration import Calibration, Level
+from app.store.local.index.flat_index import FlatIndex
+from app.store.local.index.flat_rows import MappedRows
+from app.store.local.index.index_types import check_index_type, lists_of, plan
+from app.store.local.index.layered_index import LayeredIndex
+from app.store.local.index.policy import IndexPolicy, try_again_at
 from app.store.search_parameters import LIMITS, SearchParameters
 from tests.store.helpers import DIM, unit_vectors
 
@@ -210,8 +210,8 @@ def test_a_mapped_exact_index_becomes_approximate(monkeypatch: pytest.MonkeyPatc
     for index_type in ("SQ8", "auto"):
         policy = IndexPolicy(index_type=index_type, least=100)
         if index_type == "auto":
-            monkeypatch.setattr("app.store.local.index_types._EXACT_NUMBERS", 100)
-            monkeypatch.setattr("app.store.local.index_types.LEAST_ROWS", 100)
+            monkeypatch.setattr("app.store.local.index.index_types._EXACT_NUMBERS", 100)
+            monkeypatch.setattr("app.store.local.index.index_types.LEAST_ROWS", 100)
         due = policy.due(index)
         assert due is not None
         assert due.factory is not None

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.store.filters import Filter
-from app.store.local import ann_index
-from app.store.local.index_policy import IndexPolicy
+from app.store.local.index import ann_index
+from app.store.local.index.policy import IndexPolicy
 from app.store.local.local_store import LocalStore
 from app.store.memory_store import MemoryStore
 from app.store.search_parameters import SearchParameters

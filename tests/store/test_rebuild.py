@@ -22,9 +22,9 @@ import pytest
 from app.errors import NotFoundError
 from app.store.base import Store
 from app.store.filters import Filter
-from app.store.local import calibration, index_build
-from app.store.local.generations import Generations
-from app.store.local.index_policy import IndexPolicy
+from app.store.local.index import build_process, calibration
+from app.store.local.index.generations import Generations
+from app.store.local.index.policy import IndexPolicy
 from app.store.local.local_store import LocalStore
 from app.store.memory_store import MemoryStore
 from app.store.search_parameters import SearchParameters
@@ -68,7 +68,7 @@ def children() -> set[int]:
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             parent = int(path.joinpath("stat").read_text().rsplit(")", 1)[1].split()[1])
-            if parent == os.getpid() and b"index_build" in path.joinpath("cmdline").read_bytes():
+            if parent == os.getpid() and b"build_process" in path.joinpath("cmdline").read_bytes():
                 found.add(int(path.name))
     return found
 
@@ -85,14 +85,14 @@ def hold_child() -> int:
 def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
     """Builds wait for the second event after setting the first."""
     begun, go_on = threading.Event(), threading.Event()
-    build = index_build._build
+    build = build_process._build
 
     def wait(*given: Any) -> Any:
         begun.set()
         assert go_on.wait(30)
         return build(*given)
 
-    monkeypatch.setattr(index_build, "_build", wait)
+    monkeypatch.setattr(build_process, "_build", wait)
     yield begun, go_on
     go_on.set()
 
@@ -241,7 +241,7 @@ def test_any_error_of_a_build_leaves_the_thread_alive(
 
     with closing(opened(tmp_path)) as store:
         with monkeypatch.context() as patch:
-            patch.setattr(index_build, "_build", fail)
+            patch.setattr(build_process, "_build", fail)
             fill(store, 100)
             wait_for(lambda: "MemoryError" in facts(store).get("failure", ""))
             put(store, [new_image("x")], unit_vectors(1))
@@ -258,7 +258,7 @@ def test_an_index_that_cannot_be_read_back_is_a_failure(
 ) -> None:
     with closing(opened(tmp_path)) as store:
         with monkeypatch.context() as patch:
-            patch.setattr("app.store.local.ann.Ann.read", lambda *_, **__: 1 / 0)
+            patch.setattr("app.store.local.index.ann.Ann.read", lambda *_, **__: 1 / 0)
             patch.setattr(Generations, "load", lambda *_, **__: None)
             fill(store, 100)
             wait_for(lambda: "cannot be read" in facts(store).get("failure", ""))
@@ -267,7 +267,7 @@ def test_an_index_that_cannot_be_read_back_is_a_failure(
 
 @pytest.fixture
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_build, "_INLINE_NUMBERS", 0)
+    monkeypatch.setattr(build_process, "_INLINE_NUMBERS", 0)
 
 
 def test_a_build_in_a_process_of_its_own(tmp_path: Path, apart: None) -> None:
@@ -340,9 +340,9 @@ def test_a_collection_dropped_while_it_waits_is_not_built(
 ORPHAN = """
 import sys, time
 from pathlib import Path
-from app.store.local import index_build
+from app.store.local.index import build_process
 from tests.store.test_rebuild import fill, hold_child, opened
-index_build._INLINE_NUMBERS = 0
+build_process._INLINE_NUMBERS = 0
 store = opened(Path(sys.argv[1]))
 fill(store, 200)
 print(hold_child(), flush=True)
@@ -426,7 +426,7 @@ def test_a_reader_uses_what_was_saved_and_builds_nothing(tmp_path: Path) -> None
     assert sorted(path.name for path in (tmp_path / "index" / "1").iterdir()) == saved
 
 
-def test_an_embedding_set_gets_the_type_before_it_is_searched(tmp_path: Path) -> None:
+def test_an_embedding_set_gets_the_type_once_it_is_active(tmp_path: Path) -> None:
     with closing(opened(tmp_path)) as store:
         fill(store, 150)
         wait_built(store)
@@ -437,7 +437,7 @@ def test_an_embedding_set_gets_the_type_before_it_is_searched(tmp_path: Path) ->
             store.delete("default", "i7")
             complete(store)
             assert store.sets.activate("default", NEW)
-        assert facts(store)["type"] == TYPE
+        wait_built(store)
         query = vectors_of_new("late")
         found = search(store, query, k=200, passport=NEW, parameters=EVERYTHING)[0]
         assert len(found) == 150
@@ -456,8 +456,8 @@ def vectors_of_new(content: str) -> np.ndarray:
 
 @pytest.fixture
 def everything_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("generations", "live_index", "index_building", "index_policy"):
-        monkeypatch.setattr(f"app.store.local.{module}.MAPPED_BYTES", 50 * 8 * 4)
+    for module in ("generations", "live_index", "building", "policy"):
+        monkeypatch.setattr(f"app.store.local.index.{module}.MAPPED_BYTES", 50 * 8 * 4)
 
 
 def test_a_mapped_exact_index(
@@ -515,7 +515,7 @@ def test_deleting_everything_beside_searches(
     tmp_path: Path, everything_mapped: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A search that has begun goes on with the rows that were there."""
-    monkeypatch.setattr("app.store.local.flat_index._GATHERED", 0)
+    monkeypatch.setattr("app.store.local.index.flat_index._GATHERED", 0)
     for index_type in ("Flat", TYPE):
         with closing(opened(tmp_path / index_type, index_type)) as store:
             fill(store, 130)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import ConfigurationError
-from app.store.local import tuning
-from app.store.local.index_types import AUTO, check_index_type, plan
-from app.store.local.tuning import default_candidates, tune
+from app.store.local.index import tuning
+from app.store.local.index.index_types import AUTO, check_index_type, plan
+from app.store.local.index.tuning import default_candidates, tune
 from app.store.search_parameters import SearchParameters
 from app.store.tuning import Goal, Point, Trial, Tuning, pareto
 from app.store.vectors import Vectors

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from app.errors import InvalidParameterError
 from app.records import ImageRecord, Passport
 from app.store.embedding_sets import EmbeddingSet, Missing, Recipe
-from app.store.local.catalog import Catalog
-from app.store.local.indexes import Indexes
-from app.store.local.live_index import LiveIndex
+from app.store.local.catalog.catalog import Catalog
+from app.store.local.index.indexes import Indexes
+from app.store.local.index.live_index import LiveIndex
 from app.store.names import decode_cursor, encode_cursor
 from app.store.vectors import Vectors, check_vectors
 

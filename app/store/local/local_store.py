@@ -27,14 +27,14 @@ from app.store.base import ScanBlock, require_same_passport
 from app.store.embedding_sets import EmbeddingSets
 from app.store.filters import Filter
 from app.store.jobs import JobStore
-from app.store.local import catalog_connections, flat_rows
-from app.store.local.catalog import Catalog
+from app.store.local.catalog.catalog import Catalog
 from app.store.local.folder_lock import FolderLock
-from app.store.local.index_policy import IndexPolicy
-from app.store.local.indexes import Indexes
+from app.store.local.index.indexes import Indexes
+from app.store.local.index.policy import IndexPolicy
 from app.store.local.local_sets import LocalSets
 from app.store.local.scan import scan_catalog
 from app.store.local.search import Searcher
+from app.store.local.store_facts import store_facts
 from app.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
 from app.store.names import decode_cursor, encode_cursor
 from app.store.outcomes import settle_known
@@ -295,19 +295,4 @@ class LocalStore:
 
     def describe(self) -> dict[str, Any]:
         """Facts for `GET /info`: versions, and what each index holds; bytes of memory."""
-        collections = {
-            row.name: {
-                "index": self._policy.index_type,
-                "count": count,
-                **self._indexes.describe(row),
-                "filter_fields": self._catalog.fields.states(row),
-            }
-            for row, count in self._catalog.collections()
-        }
-        return {
-            "kind": "local",
-            "path": str(self._folder),
-            "sqlite": catalog_connections.VERSION,
-            "faiss": flat_rows.VERSION,
-            "collections": collections,
-        }
+        return store_facts(self._folder, self._catalog, self._indexes, self._policy)

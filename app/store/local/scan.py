@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from app.store.base import ScanBlock
 from app.store.filters import Filter
-from app.store.local.catalog import Catalog
+from app.store.local.catalog.catalog import Catalog
 from app.store.names import encode_cursor
 
 _BLOCK_BYTES = 8 * 2**20

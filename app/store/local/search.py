@@ -9,10 +9,10 @@ from app.errors import InvalidParameterError, StorageError
 from app.records import ImageRecord, Match, Passport
 from app.store.base import require_same_passport
 from app.store.filters import Filter
-from app.store.local.catalog import Catalog
-from app.store.local.flat_index import Found
-from app.store.local.indexes import Indexes
-from app.store.local.live_index import LiveIndex
+from app.store.local.catalog.catalog import Catalog
+from app.store.local.index.flat_index import Found
+from app.store.local.index.indexes import Indexes
+from app.store.local.index.live_index import LiveIndex
 from app.store.search_parameters import SearchParameters
 from app.store.vectors import Vectors, check_vectors
 

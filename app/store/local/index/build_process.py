@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from app.store.local.ann_index import AnnIndex
-from app.store.local.flat_rows import MappedRows
-from app.store.local.generation_files import digest_of, sync_file
+from app.store.local.index.ann_index import AnnIndex
+from app.store.local.index.flat_rows import MappedRows
+from app.store.local.index.generation_files import digest_of, sync_file
 
 _INLINE_NUMBERS = 500_000  # so many are built within a few seconds, without a process
 _WAIT_S = 0.1
@@ -101,7 +101,7 @@ def _build_apart(
     request: BuildRequest, stop: threading.Event, tell: Callable[[Stage], None]
 ) -> dict[str, Any]:
     """Runs this module as a program."""
-    command = [sys.executable, "-m", "app.store.local.index_build"]
+    command = [sys.executable, "-m", "app.store.local.index.build_process"]
     process = subprocess.Popen(  # noqa: S603
         command,
         stdin=subprocess.PIPE,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from app.errors import StorageError
 from app.store.filters import Filter
-from app.store.local.catalog_connections import Connections
-from app.store.local.catalog_fields import (
+from app.store.local.catalog.connections import Connections
+from app.store.local.catalog.fields import (
     advance,
     complete_fields,
     field_states,
@@ -18,7 +18,7 @@ from app.store.local.catalog_fields import (
     register_fields,
     unfinished,
 )
-from app.store.local.catalog_rows import CollectionRow
+from app.store.local.catalog.rows import CollectionRow
 
 SLOW_S = 0.02
 """A filter that took longer than this counts against the fields that it named."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from app.store.local.ann import Ann
-from app.store.local.flat_index import FlatIndex
-from app.store.local.flat_rows import Positions
+from app.store.local.index.ann import Ann
+from app.store.local.index.flat_index import FlatIndex
+from app.store.local.index.flat_rows import Positions
 from app.store.recall import TIE
 from app.store.search_parameters import LIMITS, SearchParameters
 from app.store.vectors import Vectors

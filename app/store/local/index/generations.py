@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from app.store.disk import disk_errors, make_folders
-from app.store.local.ann import Ann
-from app.store.local.ann_index import AnnIndex
-from app.store.local.calibration import Calibration
-from app.store.local.catalog_rows import CollectionRow
-from app.store.local.flat_index import FlatIndex
-from app.store.local.flat_rows import MAPPED_BYTES, MappedRows
-from app.store.local.generation_files import (
+from app.store.local.catalog.rows import CollectionRow
+from app.store.local.index.ann import Ann
+from app.store.local.index.ann_index import AnnIndex
+from app.store.local.index.calibration import Calibration
+from app.store.local.index.flat_index import FlatIndex
+from app.store.local.index.flat_rows import MAPPED_BYTES, MappedRows
+from app.store.local.index.generation_files import (
     BrokenGenerationError,
     check_digest,
     read_blocks,
@@ -25,8 +25,8 @@ from app.store.local.generation_files import (
     write_manifest,
     write_rows,
 )
-from app.store.local.index_types import EXACT
-from app.store.local.layered_index import LayeredIndex
+from app.store.local.index.index_types import EXACT
+from app.store.local.index.layered_index import LayeredIndex
 from app.store.vectors import Seqs, Vectors
 
 Builder = Callable[[Path, int], dict[str, Any]]

@@ -7,17 +7,17 @@ import threading
 from typing import Any
 
 from app.errors import StorageError
-from app.store.local.catalog import Catalog
-from app.store.local.catalog_rows import CollectionRow
-from app.store.local.coalescer import Coalescer
-from app.store.local.flat_index import FlatIndex, Found
-from app.store.local.flat_rows import MAPPED_BYTES
-from app.store.local.generations import Generations
-from app.store.local.index_building import IndexBuilding, follow
-from app.store.local.index_facts import index_facts
-from app.store.local.index_policy import Index, IndexPolicy
-from app.store.local.index_types import EXACT
-from app.store.local.rwlock import ReadWriteLock
+from app.store.local.catalog.catalog import Catalog
+from app.store.local.catalog.rows import CollectionRow
+from app.store.local.index.building import IndexBuilding, follow
+from app.store.local.index.coalescer import Coalescer
+from app.store.local.index.facts import index_facts
+from app.store.local.index.flat_index import FlatIndex, Found
+from app.store.local.index.flat_rows import MAPPED_BYTES
+from app.store.local.index.generations import Generations
+from app.store.local.index.index_types import EXACT
+from app.store.local.index.policy import Index, IndexPolicy
+from app.store.local.index.rwlock import ReadWriteLock
 from app.store.search_parameters import SearchParameters
 from app.store.vectors import Seqs, Vectors
 

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from app.errors import ConfigurationError
-from app.store.local.flat_rows import faiss
+from app.store.local.index.flat_rows import faiss
 
 EXACT = "Flat"
 AUTO = "auto"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.store.local.ann_index import AnnIndex
-from app.store.local.flat_index import FlatIndex
-from app.store.local.index_policy import Index, IndexPolicy
-from app.store.local.index_types import EXACT
+from app.store.local.index.ann_index import AnnIndex
+from app.store.local.index.flat_index import FlatIndex
+from app.store.local.index.index_types import EXACT
+from app.store.local.index.policy import Index, IndexPolicy
 
 
 def index_facts(index: Index, policy: IndexPolicy) -> dict[str, Any]:

@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 
 from app.errors import StorageError
-from app.store.local.catalog import Catalog
-from app.store.local.catalog_rows import CollectionRow
-from app.store.local.flat_index import FlatIndex
-from app.store.local.flat_rows import MAPPED_BYTES
-from app.store.local.generations import Generations
-from app.store.local.index_build import (
+from app.store.local.catalog.catalog import Catalog
+from app.store.local.catalog.rows import CollectionRow
+from app.store.local.index.build_process import (
     BuildError,
     BuildRequest,
     BuildStoppedError,
     Stage,
     build_files,
 )
-from app.store.local.index_policy import Index, IndexPolicy, try_again_at
-from app.store.local.index_types import EXACT, Plan
-from app.store.local.layered_index import LayeredIndex
+from app.store.local.index.flat_index import FlatIndex
+from app.store.local.index.flat_rows import MAPPED_BYTES
+from app.store.local.index.generations import Generations
+from app.store.local.index.index_types import EXACT, Plan
+from app.store.local.index.layered_index import LayeredIndex
+from app.store.local.index.policy import Index, IndexPolicy, try_again_at
 from app.store.vectors import Seqs, Vectors
 
 _SAMPLED = 16  # vectors that a saved index is compared with the catalog by

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.store.local.flat_rows import Positions, faiss, search_method, selector, threads
+from app.store.local.index.flat_rows import Positions, faiss, search_method, selector, threads
 from app.store.search_parameters import LIMITS, SearchParameters
 from app.store.vectors import Vectors
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from app.store.disk import disk_errors, make_folders
-from app.store.local.catalog import Catalog
-from app.store.local.catalog_put import Written
-from app.store.local.catalog_rows import CollectionRow
-from app.store.local.generations import Generations
-from app.store.local.index_build import BuildStoppedError
-from app.store.local.index_policy import IndexPolicy
-from app.store.local.live_index import LiveIndex
-from app.store.local.rebuilder import Rebuilder
+from app.store.local.catalog.catalog import Catalog
+from app.store.local.catalog.put import Written
+from app.store.local.catalog.rows import CollectionRow
+from app.store.local.index.build_process import BuildStoppedError
+from app.store.local.index.generations import Generations
+from app.store.local.index.live_index import LiveIndex
+from app.store.local.index.policy import IndexPolicy
+from app.store.local.index.rebuilder import Rebuilder
 from app.store.vectors import Seqs, Vectors
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from app.errors import CollectionNotFoundError
 from app.records import ImageRecord, Passport
 from app.store.embedding_sets import EmbeddingSet, Recipe, active_set, no_such_set
-from app.store.local.catalog_connections import Connections
-from app.store.local.catalog_rows import (
+from app.store.local.catalog.connections import Connections
+from app.store.local.catalog.rows import (
     IN_LIST,
     RECORD_COLUMNS,
     CollectionRow,

@@ -12,9 +12,9 @@ from pathlib import Path
 from app.errors import DataFolderError, LookalikeError, StorageError, StorageFullError
 from app.store.base import utc_now
 from app.store.disk import has_room
-from app.store.local.catalog_fields import NOTE, FieldChanges
-from app.store.local.catalog_filters import FUNCTION, holds
-from app.store.local.migrations import FRESH, MIGRATIONS
+from app.store.local.catalog.fields import NOTE, FieldChanges
+from app.store.local.catalog.filters import FUNCTION, holds
+from app.store.local.catalog.migrations import FRESH, MIGRATIONS
 
 VERSION = sqlite3.sqlite_version
 _READERS = 4

@@ -17,12 +17,13 @@ from app.errors import CollectionNotFoundError, ImageNotFoundError, StorageError
 from app.records import ImageRecord, Metadata, NewImage, OnConflict, Passport
 from app.store.base import utc_now
 from app.store.filters import Filter
-from app.store.local.catalog_connections import Connections
-from app.store.local.catalog_fields import abandon_fields
-from app.store.local.catalog_jobs import CatalogJobs
-from app.store.local.catalog_passing import passing_seqs, read_page
-from app.store.local.catalog_put import Written, put_images
-from app.store.local.catalog_rows import (
+from app.store.local.catalog.connections import Connections
+from app.store.local.catalog.field_builder import FieldBuilder
+from app.store.local.catalog.fields import abandon_fields
+from app.store.local.catalog.jobs import CatalogJobs
+from app.store.local.catalog.passing import passing_seqs, read_page
+from app.store.local.catalog.put import Written, put_images
+from app.store.local.catalog.rows import (
     COLLECTIONS,
     IN_LIST,
     RECORD_COLUMNS,
@@ -36,8 +37,7 @@ from app.store.local.catalog_rows import (
     seq_array,
     vector_rows,
 )
-from app.store.local.catalog_sets import CatalogSets
-from app.store.local.field_builder import FieldBuilder
+from app.store.local.catalog.sets import CatalogSets
 from app.store.metadata import canonical_json
 from app.store.vectors import Seqs, Vectors
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 
-from app.store.local.catalog import Catalog
-from app.store.local.index_build import BuildStoppedError
-from app.store.local.live_index import LiveIndex
+from app.store.local.catalog.catalog import Catalog
+from app.store.local.index.build_process import BuildStoppedError
+from app.store.local.index.live_index import LiveIndex
 
 log = logging.getLogger(__name__)
 

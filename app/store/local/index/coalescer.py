@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from app.store.local.flat_index import Found
+from app.store.local.index.flat_index import Found
 from app.store.vectors import Vectors
 
 _APART = 2  # up to this many searches at a time are not worth joining

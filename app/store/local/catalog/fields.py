@@ -7,8 +7,8 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 
 from app.records import Metadata
-from app.store.local.field_postings import Posting, remove_postings, write_postings
-from app.store.local.field_spans import keys_of
+from app.store.local.catalog.field_postings import Posting, remove_postings, write_postings
+from app.store.local.catalog.field_spans import keys_of
 
 NOTE = "note_change"
 """The SQL name of `FieldChanges.note`: triggers call it on every change of a row."""

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from app.errors import ConfigurationError
-from app.store.local.ann import Ann
-from app.store.local.ann_build import Progress, build_ann
-from app.store.local.ann_index import AnnIndex
-from app.store.local.calibration import Calibration, Level
-from app.store.local.flat_index import FlatIndex, Found
-from app.store.local.flat_rows import MappedRows, Positions, faiss
-from app.store.local.index_types import (
+from app.store.local.index.ann import Ann
+from app.store.local.index.ann_build import Progress, build_ann
+from app.store.local.index.ann_index import AnnIndex
+from app.store.local.index.calibration import Calibration, Level
+from app.store.local.index.flat_index import FlatIndex, Found
+from app.store.local.index.flat_rows import MappedRows, Positions, faiss
+from app.store.local.index.index_types import (
     AUTO,
     EXACT,
     MOST_REDUCED,

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from app.store.local.field_spans import Key, Lookup
+from app.store.local.catalog.field_spans import Key, Lookup
 from app.store.vectors import Seqs
 
 _BLOCK = 4096

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from app.store.disk import sync_folder
-from app.store.local.catalog_rows import CollectionRow
-from app.store.local.flat_rows import VERSION
+from app.store.local.catalog.rows import CollectionRow
+from app.store.local.index.flat_rows import VERSION
 from app.store.vectors import Seqs, Vectors
 
 FORMAT = 2

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from app.records import NewImage, OnConflict, Passport, PutOutcome, PutStatus
 from app.store.base import require_same_passport, utc_now
-from app.store.local.catalog_fields import register_fields
-from app.store.local.catalog_rows import (
+from app.store.local.catalog.fields import register_fields
+from app.store.local.catalog.rows import (
     CollectionRow,
     insert_image,
     read_collection,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from app.store.local.flat_rows import FlatRows, MemoryRows, Near, Positions
+from app.store.local.index.flat_rows import FlatRows, MemoryRows, Near, Positions
 from app.store.search_parameters import SearchParameters
 from app.store.vectors import Scores, Seqs, Vectors, best_first, exact_scores
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.store.local.ann import Ann
-from app.store.local.ann_build import Progress, build_ann
-from app.store.local.calibration import Calibration, Level, calibrate
-from app.store.local.flat_index import FlatIndex, Found
-from app.store.local.flat_rows import MappedRows, Positions
+from app.store.local.index.ann import Ann
+from app.store.local.index.ann_build import Progress, build_ann
+from app.store.local.index.calibration import Calibration, Level, calibrate
+from app.store.local.index.flat_index import FlatIndex, Found
+from app.store.local.index.flat_rows import MappedRows, Positions
 from app.store.search_parameters import SearchParameters
 from app.store.vectors import Vectors
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from app.store.local.ann import Ann
-from app.store.local.flat_rows import faiss, threads
-from app.store.local.index_types import lists_of
+from app.store.local.index.ann import Ann
+from app.store.local.index.flat_rows import faiss, threads
+from app.store.local.index.index_types import lists_of
 from app.store.vectors import Vectors
 
 Progress = Callable[[str, int, int], None]

@@ -12,9 +12,11 @@ import numpy as np
 
 from app.records import ImageRecord
 from app.store.filters import Condition, Filter
-from app.store.local.catalog_fields import complete_fields
-from app.store.local.catalog_filters import filter_sql
-from app.store.local.catalog_rows import (
+from app.store.local.catalog.field_postings import count_postings, read_postings
+from app.store.local.catalog.field_spans import Lookup, lookups
+from app.store.local.catalog.fields import complete_fields
+from app.store.local.catalog.filters import filter_sql
+from app.store.local.catalog.rows import (
     IN_LIST,
     RECORD_COLUMNS,
     CollectionRow,
@@ -22,8 +24,6 @@ from app.store.local.catalog_rows import (
     record,
     seq_array,
 )
-from app.store.local.field_postings import count_postings, read_postings
-from app.store.local.field_spans import Lookup, lookups
 from app.store.vectors import Seqs
 
 _FIRST_BOUND = 4096  # rows of the field index that are read without a second thought

@@ -11,7 +11,7 @@ from typing import Any
 
 from app.errors import InvalidParameterError
 from app.store.jobs import Job, JobPage, JobState, no_such_job
-from app.store.local.catalog_connections import Connections
+from app.store.local.catalog.connections import Connections
 from app.store.names import MAX_SEQ, decode_cursor, encode_cursor
 
 _COLUMNS = (

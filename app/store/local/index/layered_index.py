@@ -8,9 +8,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from app.store.local.ann_index import AnnIndex
-from app.store.local.flat_index import FlatIndex, Found
-from app.store.local.flat_rows import Positions
+from app.store.local.index.ann_index import AnnIndex
+from app.store.local.index.flat_index import FlatIndex, Found
+from app.store.local.index.flat_rows import Positions
 from app.store.search_parameters import SearchParameters
 from app.store.vectors import Seqs, Vectors, best_first
 

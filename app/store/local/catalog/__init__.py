@@ -1,0 +1,1 @@
+"""Rows, vectors, metadata and jobs in SQLite: the truth of the local store."""

@@ -1,0 +1,1 @@
+"""How the nearest vectors are found: FAISS, over what the catalog holds."""
