@@ -276,10 +276,12 @@ class Catalog:
         sql = f"SELECT seq, vector FROM vectors WHERE embedding = ? AND seq {IN_LIST} ORDER BY seq"
         return self._vectors(sql, (row.embedding, json.dumps(list(seqs))), row)
 
-    def vectors_after(self, row: CollectionRow, seq: int) -> Iterator[tuple[Seqs, Vectors]]:
+    def vectors_after(
+        self, row: CollectionRow, seq: int, *, block_bytes: int = _SCANNED_BYTES
+    ) -> Iterator[tuple[Seqs, Vectors]]:
         """All active vectors behind a seq: ascending seqs and (N, dim) float32, in short reads."""
         sql = "SELECT seq, vector FROM vectors WHERE embedding = ? AND seq > ? ORDER BY seq LIMIT ?"
-        limit = max(1, _SCANNED_BYTES // (4 * row.passport.dim))
+        limit = max(1, block_bytes // (4 * row.passport.dim))
         while True:
             seqs, vectors = self._vectors(sql, (row.embedding, seq, limit), row)
             if not len(seqs):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.store.local.index.flat_rows import Positions, faiss, search_method, selector, threads
+from app.store.local.index.flat_rows import (
+    Positions,
+    faiss,
+    most_threads,
+    search_method,
+    selector,
+    threads,
+)
 from app.store.search_parameters import LIMITS, SearchParameters
 from app.store.vectors import Vectors
 
@@ -135,7 +141,7 @@ class Ann:
             parameters: `nprobe` and `ef_search`; the least where not given.
             chosen: Which rows may be found, (N,) bool; only where `takes_selectors`.
         """
-        count = os.cpu_count() or 1 if len(queries) >= _PARALLEL_QUERIES else 1
+        count = most_threads() if len(queries) >= _PARALLEL_QUERIES else 1
         with threads(count):
             arguments = self._arguments(parameters, None if chosen is None else selector(chosen))
             found = search_method(self._index)(queries, min(width, len(self)), params=arguments)

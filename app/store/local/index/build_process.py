@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from app.store.local.index.ann_index import AnnIndex
-from app.store.local.index.flat_rows import MappedRows
+from app.store.local.index.flat_rows import MappedRows, use_at_most
 from app.store.local.index.generation_files import digest_of, sync_file
 
 _INLINE_NUMBERS = 500_000  # so many are built within a few seconds, without a process
@@ -157,6 +157,7 @@ def _read_answers(
 def main() -> None:
     """The program: one request, lines of progress, one answer."""
     os.nice(_NICE)
+    use_at_most(1)
     request = BuildRequest(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

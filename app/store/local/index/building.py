@@ -28,6 +28,8 @@ from app.store.local.index.layered_index import LayeredIndex
 from app.store.local.index.policy import Index, IndexPolicy, try_again_at
 from app.store.vectors import Seqs, Vectors
 
+_BLOCK_BYTES = 2**19  # read for a build at a time: while they are copied, no search goes on
+_PAUSE_S = 0.0005  # after each, so that searches do
 _SAMPLED = 16  # vectors that a saved index is compared with the catalog by
 
 log = logging.getLogger(__name__)
@@ -100,7 +102,8 @@ class IndexBuilding:
             raise BuildStoppedError
         self.stage = ("read", 0, rows)
         try:
-            blocks = _until(self.stop, catalog.vectors_after(self._row, 0))
+            rows_read = catalog.vectors_after(self._row, 0, block_bytes=_BLOCK_BYTES)
+            blocks = _until(self.stop, rows_read)
             builder = self._builder(plan.factory) if plan.factory else None
             saved = self._generations.save(blocks, self._row, build=builder)
             built = self._read_back(plan) if saved else None
@@ -166,7 +169,7 @@ def _until(
     stop: threading.Event, blocks: Iterator[tuple[Seqs, Vectors]]
 ) -> Iterator[tuple[Seqs, Vectors]]:
     for block in blocks:
-        if stop.is_set():
+        if stop.wait(_PAUSE_S):
             raise BuildStoppedError
         yield block
     if stop.is_set():

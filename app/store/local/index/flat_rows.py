@@ -28,6 +28,7 @@ MAPPED_BYTES = 2**30
 
 _BATCH = 4  # from this many queries on, a matrix product and more threads pay
 _PARALLEL_WORK = 2**27  # multiplications
+_most_threads: int | None = None
 # Newer versions compare queries * dim with it, older ones queries; see `tuned`.
 _COUNTS_NUMBERS = faiss.cvar.distance_compute_blas_threshold > 10_000
 
@@ -174,8 +175,19 @@ def tuned(queries: int, rows: int, dim: int) -> Iterator[None]:
     """
     faiss.cvar.distance_compute_blas_threshold = _BATCH * (dim if _COUNTS_NUMBERS else 1)
     worth_it = queries >= _BATCH and queries * rows * dim >= _PARALLEL_WORK
-    with threads(os.cpu_count() or 1 if worth_it else 1):
+    with threads(most_threads() if worth_it else 1):
         yield
+
+
+def use_at_most(count: int) -> None:
+    """Bounds the threads of every batch in this process."""
+    global _most_threads  # noqa: PLW0603 - one for the process, as FAISS's own are
+    _most_threads = count
+
+
+def most_threads() -> int:
+    """What a batch may use: every core, unless bounded."""
+    return _most_threads or os.cpu_count() or 1
 
 
 @contextmanager

@@ -182,14 +182,19 @@ class LiveIndex:
             follow(built, catalog, self.row)
             with change:
                 follow(built, catalog, self.row)
-                with self._lock.write():
-                    self._index = built
+                before = self._exchange(built)
                 self._changes = 0
                 self._generations.keep_newest()
+            del before  # freed while nobody waits for a lock
             log.info(
                 "The index of %r is %s now: %s", self.row.name, plan.factory or EXACT, plan.reason
             )
             return True
+
+    def _exchange(self, built: Index) -> Index:
+        with self._lock.write():
+            before, self._index = self._index, built
+        return before
 
     @property
     def is_exact(self) -> bool:
