@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from app.services.vector_set import VectorSet
 
 
-@settings_flags(*SET_SETTINGS, "index")
+@settings_flags(*SET_SETTINGS)
 @set_flags
 def evaluate(
     given: dict[str, Any],
@@ -46,16 +46,13 @@ def evaluate(
     if query_index is None:
         require_label_field(wanted)
     from app.cli.progress import progress  # noqa: PLC0415 - see app.cli.main
-    from app.config import load_settings  # noqa: PLC0415
-    from app.store.names import check_index_type  # noqa: PLC0415
     from app.visualization.pages import check_writable  # noqa: PLC0415
 
-    index = check_index_type(load_settings(**given).index)
     check_writable(out / "report.json")
     with progress() as report, open_vectors(wanted, given, report) as vectors:
         _warn_of_splits(vectors)
         if query_index is not None:
-            _one_query(vectors, query_index, k=k, index=index, out=out, as_json=as_json)
+            _one_query(vectors, query_index, k=k, out=out, as_json=as_json)
             return
         from app.evaluation.report import write_html, write_json  # noqa: PLC0415
         from app.evaluation.runner import evaluate as run  # noqa: PLC0415
@@ -65,7 +62,6 @@ def evaluate(
             k=k,
             queries=queries,
             seed=wanted.seed,
-            index=index,
             on_progress=lambda done, total: report("ranking", done, total),
         )
         write_json(found, out / "report.json")
@@ -88,14 +84,12 @@ def _warn_of_splits(vectors: VectorSet) -> None:
         )
 
 
-def _one_query(
-    vectors: VectorSet, position: int, *, k: int, index: str, out: Path, as_json: bool
-) -> None:
+def _one_query(vectors: VectorSet, position: int, *, k: int, out: Path, as_json: bool) -> None:
     from app.evaluation.runner import evaluate_query  # noqa: PLC0415 - see app.cli.main
     from app.visualization.contact_sheet import save_picture  # noqa: PLC0415
     from app.visualization.query_sheet import query_sheet  # noqa: PLC0415
 
-    found = evaluate_query(vectors, position, k, index=index)
+    found = evaluate_query(vectors, position, k)
     path = out / f"query-{position}.png"
     matches = [(match.position, match.score, match.relevant) for match in found.matches]
     save_picture(query_sheet(vectors, position, matches), path)
