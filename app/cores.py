@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def available_cores(quota_file: Path = _QUOTA_FILE) -> int:
         return max(1, cores)
 
 
+@functools.cache  # asked at every change of a collection
 def memory_bytes() -> int:
     """The machine's memory, or the container's limit where that is less."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

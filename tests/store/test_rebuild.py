@@ -158,14 +158,17 @@ def test_a_build_beside_searches_and_changes(tmp_path: Path) -> None:
 def test_the_next_generation_takes_the_place_of_the_last(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def saved() -> set[str]:
+        return {path.stem for path in (tmp_path / "index" / "1").iterdir()}
+
     with closing(opened(tmp_path)) as store:
         fill(store, 150)
         wait_built(store)
-        first = {path.stem for path in (tmp_path / "index" / "1").iterdir()}
+        first = saved()
         put(store, [new_image(f"x{n}") for n in range(120)], unit_vectors(120, seed=1))
         wait_for(lambda: facts(store)["since_build"] == 0)
-        second = {path.stem for path in (tmp_path / "index" / "1").iterdir()}
-        assert len(first) == len(second) == 1
+        wait_for(lambda: len(saved()) == 1)  # removed once the new one serves
+        second = saved()
         assert first != second
         expected = answers(search(store, QUERIES, k=300, parameters=EVERYTHING))
     caplog.clear()
@@ -177,7 +180,7 @@ def test_the_next_generation_takes_the_place_of_the_last(
         assert answers(search(store, QUERIES, k=300, parameters=EVERYTHING)) == expected
         assert not store.rebuild("default")
     assert "Building" not in caplog.text
-    assert {path.stem for path in (tmp_path / "index" / "1").iterdir()} == second
+    assert saved() == second
 
 
 def test_what_comes_during_a_build_is_built_without_being_asked(

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.store.local.index.ann import Ann
 from app.store.local.index.ann_build import Progress, build_ann
-from app.store.local.index.calibration import Calibration, Level, calibrate
+from app.store.local.index.calibration import DEFAULT_RECALL, Calibration, Level, calibrate
 from app.store.local.index.flat_index import FlatIndex, Found
 from app.store.local.index.flat_rows import MappedRows, Positions
 from app.store.search_parameters import SearchParameters
 from app.store.vectors import Vectors
 
-DEFAULT_RECALL = 0.99
 _SPARE = 16  # candidates beyond k, so that ties at the k-th place show
 _SKIPPED = 64  # so many rows that must not be found are over-fetched
 _ROOM = 2  # how many more of the nearest are looked at than must hold the matches of a part
@@ -123,14 +124,31 @@ class AnnIndex:
             without: Positions that are left out.
             parameters: Go before what was calibrated.
         """
+        return self.begin_search(
+            queries, k=k, among=among, without=without, parameters=parameters
+        )()
+
+    def begin_search(
+        self,
+        queries: Vectors,
+        *,
+        k: int,
+        among: Positions | None = None,
+        without: Positions | None = None,
+        parameters: SearchParameters | None = None,
+    ) -> Callable[[], list[Found]]:
+        """Does what changes must not come between, see `FlatIndex.begin_search`."""
         few = self.exact.few(among, without, k=k)
         if few is not None:
-            return [self.exact.best_of(query, few, k) for query in queries]
-        kept = self.exact.mask(among, without)
-        alive = self.exact.alive.copy()
-        picked = among is not None
-        return self.search_kept(
-            queries, k=k, kept=kept, alive=alive, picked=picked, parameters=parameters
+            return partial(self.exact.all_of, queries, few, k=k)
+        return partial(
+            self.search_kept,
+            queries,
+            k=k,
+            kept=self.exact.mask(among, without),
+            alive=self.exact.alive.copy(),
+            picked=among is not None,
+            parameters=parameters,
         )
 
     def search_kept(

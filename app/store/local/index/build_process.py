@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from app.store.local.index.ann_index import AnnIndex
-from app.store.local.index.flat_rows import MappedRows, use_at_most
+from app.store.local.index.flat_rows import MappedRows, said_by, use_at_most
 from app.store.local.index.generation_files import digest_of, sync_file
 
 _INLINE_NUMBERS = 500_000  # so many are built within a few seconds, without a process
@@ -92,8 +92,7 @@ def _build(request: BuildRequest, tell: Callable[[Stage], None]) -> dict[str, An
         )
         index.ann.write(stem.with_suffix(".ann"))
     except (RuntimeError, MemoryError, ValueError, AssertionError) as exc:  # of FAISS's bindings
-        text = str(exc) or type(exc).__name__
-        raise BuildError(text.rsplit("Error: ", 1)[-1].strip()) from exc
+        raise BuildError(said_by(exc)) from exc
     return index.calibration.to_json()
 
 

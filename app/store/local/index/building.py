@@ -74,7 +74,7 @@ class IndexBuilding:
                 "Building the index of %r from %d stored vectors", self._row.name, len(held)
             )
         index = index or self._exact(catalog, len(held))
-        return index, follow(index, catalog, self._row)
+        return index, follow(index, catalog, self._row, held)
 
     def make(self, catalog: Catalog) -> tuple[Index, int]:
         """An exact index of a set that nobody searches yet, whatever was saved before.
@@ -83,7 +83,7 @@ class IndexBuilding:
         """
         self._generations.discard()
         index = self._exact(catalog, len(catalog.embedded(self._row)))
-        return index, follow(index, catalog, self._row)
+        return index, follow(index, catalog, self._row, catalog.embedded(self._row))
 
     def due(self, index: Index) -> Plan | None:
         """What should be built now; None where the index serves well as it is."""
@@ -154,9 +154,16 @@ class IndexBuilding:
         return FlatIndex(self._row.passport.dim)
 
 
-def follow(index: Index, catalog: Catalog, row: CollectionRow) -> int:
-    """Brings an index up to date with the catalog; gives the number of changes."""
-    gone = np.setdiff1d(index.seqs[index.alive], catalog.embedded(row), assume_unique=True)
+def follow(index: Index, catalog: Catalog, row: CollectionRow, held: Seqs) -> int:
+    """Brings an index up to date with the catalog; gives the number of changes.
+
+    Args:
+        index: Changed.
+        catalog: What it follows.
+        row: The collection and embedding set.
+        held: From `Catalog.embedded`, just now.
+    """
+    gone = np.setdiff1d(index.seqs[index.alive], held, assume_unique=True)
     index.remove(gone)
     changes = len(gone)
     for seqs, vectors in catalog.vectors_after(row, index.last_seq):

@@ -17,6 +17,9 @@ from app.store.recall import TIE
 from app.store.search_parameters import LIMITS, SearchParameters
 from app.store.vectors import Vectors
 
+DEFAULT_RECALL = 0.99
+"""Share of the true matches that parameters are to find."""
+
 LEVELS = (10, 32, 100, 320, 1000)
 """Numbers of matches that parameters are found for."""
 
@@ -128,7 +131,7 @@ class Trial:
         self.ann = ann
         rng = np.random.default_rng(seed)
         self._asked = np.sort(rng.choice(len(exact), min(queries, len(exact)), replace=False))
-        self._vectors = _moved(exact, self._asked, rng)
+        self._vectors = moved_rows(exact, self._asked, rng)
         count = min(_GATHERED_ROWS, len(exact))
         self._gathered = np.sort(rng.choice(len(exact), count, replace=False))
         self._best = []
@@ -180,7 +183,7 @@ class Trial:
         return 1e3 * statistics.median(times) / len(self._gathered)
 
 
-def _moved(exact: FlatIndex, positions: Positions, rng: np.random.Generator) -> Vectors:
+def moved_rows(exact: FlatIndex, positions: Positions, rng: np.random.Generator) -> Vectors:
     """Rows, each moved in a random direction by the distance of its 10th neighbor: (N, dim).
 
     A graph has the neighbors of its own rows one step away: they are found far more easily than

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,7 +148,6 @@ class FlatIndex:
         k: int,
         among: Positions | None = None,
         without: Positions | None = None,
-        parameters: SearchParameters | None = None,  # noqa: ARG002 - always exact
     ) -> list[Found]:
         """The k best rows of each query, best first, equal scores by seq.
 
@@ -158,13 +158,33 @@ class FlatIndex:
             k: At least 1.
             among: Positions that may be found, from `locate`, each once; None for all alive.
             without: Positions that are left out.
-            parameters: Without effect.
+        """
+        return self.begin_search(queries, k=k, among=among, without=without)()
+
+    def begin_search(
+        self,
+        queries: Vectors,
+        *,
+        k: int,
+        among: Positions | None = None,
+        without: Positions | None = None,
+        parameters: SearchParameters | None = None,  # noqa: ARG002 - always exact
+    ) -> Callable[[], list[Found]]:
+        """Does what changes must not come between, and gives the rest, which they may.
+
+        Rows of a mapped file never change but for their tombstones, which are copied here; so a
+        long search of them keeps no change waiting. Others are searched at once.
         """
         few = self.few(among, without, k=k)
         if few is not None:
-            return [self.best_of(query, few, k) for query in queries]
-        kept = self.mask(among, without)
-        return self.search_kept(queries, k=k, kept=kept, picked=among is not None)
+            finish = partial(self.all_of, queries, few, k=k)
+        else:
+            kept, picked = self.mask(among, without), among is not None
+            finish = partial(self.search_kept, queries, k=k, kept=kept, picked=picked)
+        if self._rows.fixed:
+            return finish
+        found = finish()
+        return lambda: found
 
     def few(
         self, among: Positions | None, without: Positions | None, *, k: int
@@ -173,6 +193,10 @@ class FlatIndex:
         if among is None or len(among) > max(_GATHERED, k + _SPARE):
             return None
         return among if without is None else np.setdiff1d(among, without, assume_unique=True)
+
+    def all_of(self, queries: Vectors, positions: Positions, *, k: int) -> list[Found]:
+        """The k best of these rows for each query, all of them scored."""
+        return [self.best_of(query, positions, k) for query in queries]
 
     def search_kept(
         self, queries: Vectors, *, k: int, kept: NDArray[np.bool_], picked: bool
@@ -187,7 +211,7 @@ class FlatIndex:
         """
         allowed = np.flatnonzero(kept)
         if len(allowed) <= max(_GATHERED, k + _SPARE):
-            return [self.best_of(query, allowed, k) for query in queries]
+            return self.all_of(queries, allowed, k=k)
         skipped = len(self) - len(allowed)
         masked = skipped > len(self) // 2 or (picked and skipped > _SKIPPED)
         chosen = kept if masked else None

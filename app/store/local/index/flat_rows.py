@@ -34,7 +34,13 @@ _COUNTS_NUMBERS = faiss.cvar.distance_compute_blas_threshold > 10_000
 
 
 class FlatRows(Protocol):
-    """Unit vectors under positions, and the best of them by inner product."""
+    """Unit vectors under positions, and the best of them by inner product.
+
+    Attributes:
+        fixed: Whether rows can never be added.
+    """
+
+    fixed: bool
 
     @property
     def array(self) -> Vectors:
@@ -63,6 +69,8 @@ class MemoryRows:
     Args:
         dim: Numbers in a vector.
     """
+
+    fixed = False
 
     def __init__(self, dim: int) -> None:
         self._index: Any = faiss.IndexFlatIP(dim)
@@ -101,6 +109,8 @@ class MappedRows:
     Args:
         array: (N, dim) float32, C-contiguous; never changed.
     """
+
+    fixed = True
 
     def __init__(self, array: Vectors) -> None:
         self._array = array
@@ -150,6 +160,12 @@ class MappedRows:
     def bytes(self) -> int:
         """None of its own."""
         return 0
+
+
+def said_by(error: Exception) -> str:
+    """FAISS's own words, without the place in its source that stands before them."""
+    text = str(error).rsplit("Error: ", 1)[-1].strip() or type(error).__name__
+    return text.splitlines()[0][:200]
 
 
 def selector(chosen: NDArray[np.bool_]) -> Any:

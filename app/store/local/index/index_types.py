@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from app.errors import ConfigurationError
-from app.store.local.index.flat_rows import faiss
+from app.store.local.index.flat_rows import faiss, said_by
 
 EXACT = "Flat"
 AUTO = "auto"
@@ -79,7 +79,7 @@ def _problem(factory: str) -> str | None:
         try:
             faiss.index_factory(dim, factory, faiss.METRIC_L2)
         except (RuntimeError, MemoryError) as exc:
-            said = str(exc).rsplit("Error: ", 1)[-1].strip().splitlines()[0][:200]
+            said = said_by(exc)
         else:
             return None
     return f"FAISS says {said!r}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,20 +100,6 @@ class LayeredIndex:
         yield from self.built.blocks()
         yield from self.tail.blocks()
 
-    def search(
-        self,
-        queries: Vectors,
-        *,
-        k: int,
-        among: Positions | None = None,
-        without: Positions | None = None,
-        parameters: SearchParameters | None = None,
-    ) -> list[Found]:
-        """The k best rows of each query that it finds, see `AnnIndex.search`."""
-        return self.begin_search(
-            queries, k=k, among=among, without=without, parameters=parameters
-        )()
-
     def begin_search(
         self,
         queries: Vectors,
@@ -124,44 +109,13 @@ class LayeredIndex:
         without: Positions | None,
         parameters: SearchParameters | None,
     ) -> Callable[[], list[Found]]:
-        """Does what changes must not come between, and gives the rest, which they may.
-
-        The built part never changes but for its tombstones, which are copied here; so a long
-        search of it keeps no change waiting.
-        """
+        """Does what changes must not come between, see `FlatIndex.begin_search`."""
         allowed, left_out = self._split(among), self._split(without)
         since = self.tail.search(queries, k=k, among=allowed[1], without=left_out[1])
-        search = self._begin_built(
+        finish = self.base.begin_search(
             queries, k=k, among=allowed[0], without=left_out[0], parameters=parameters
         )
-        return lambda: [_merged(*both, k) for both in zip(search(), since, strict=True)]
-
-    def _begin_built(
-        self,
-        queries: Vectors,
-        *,
-        k: int,
-        among: Positions | None,
-        without: Positions | None,
-        parameters: SearchParameters | None,
-    ) -> Callable[[], list[Found]]:
-        """The same for the built part."""
-        few, picked = self.built.few(among, without, k=k), among is not None
-        if few is not None:
-            return lambda: [self.built.best_of(query, few, k) for query in queries]
-        kept = self.built.mask(among, without)
-        if isinstance(self.base, FlatIndex):
-            return partial(self.base.search_kept, queries, k=k, kept=kept, picked=picked)
-        alive = self.built.alive.copy()
-        return partial(
-            self.base.search_kept,
-            queries,
-            k=k,
-            kept=kept,
-            alive=alive,
-            picked=picked,
-            parameters=parameters,
-        )
+        return lambda: [_merged(*both, k) for both in zip(finish(), since, strict=True)]
 
     def _split(self, positions: Positions | None) -> tuple[Positions | None, Positions | None]:
         if positions is None:

@@ -69,8 +69,9 @@ class LiveIndex:
 
         False where vectors came that belong before those it has: it must be loaded anew.
         """
-        self._changes += follow(self._index, catalog, self.row)
-        return len(self._index) - self._index.dead == len(catalog.embedded(self.row))
+        held = catalog.embedded(self.row)
+        self._changes += follow(self._index, catalog, self.row, held)
+        return len(self._index) - self._index.dead == len(held)
 
     def search(
         self,
@@ -86,9 +87,12 @@ class LiveIndex:
         None where `among` or `without` name rows that are not here: the catalog is ahead of the
         index, or behind it, for a moment.
         """
-        plain = parameters is None or isinstance(self._index, FlatIndex)
-        if among is None and without is None and plain and k <= _JOINED_K:
-            return self._joined.search(queries, k)
+        before, exact = self._index, self.is_exact
+        plain = among is None and without is None and k <= _JOINED_K
+        if plain and (parameters is None or exact):
+            found = self._joined.search(queries, k)
+            if parameters is None or self._index is before:  # no other took its place meanwhile
+                return found
         how = (parameters or SearchParameters()).over(self._policy.parameters)
         with self._lock.read():
             index = self._index
@@ -97,20 +101,16 @@ class LiveIndex:
             for asked, here in ((among, allowed), (without, left_out)):
                 if asked is not None and here is not None and len(asked) != len(here):
                     return None
-            if isinstance(index, FlatIndex):
-                return index.search(queries, k=k, among=allowed, without=left_out)
             finish = index.begin_search(
                 queries, k=k, among=allowed, without=left_out, parameters=how
             )
         return finish()
 
     def _search_all(self, queries: Vectors, k: int) -> list[Found]:
-        how = self._policy.parameters
         with self._lock.read():
-            index = self._index
-            if isinstance(index, FlatIndex):
-                return index.search(queries, k=k)
-            finish = index.begin_search(queries, k=k, among=None, without=None, parameters=how)
+            finish = self._index.begin_search(
+                queries, k=k, among=None, without=None, parameters=self._policy.parameters
+            )
         return finish()
 
     def apply(self, seqs: Seqs, vectors: Vectors, *, removed: Seqs) -> None:
@@ -179,13 +179,13 @@ class LiveIndex:
             built = self._building.build(catalog, plan, rows)
             if built is None:
                 return False
-            follow(built, catalog, self.row)
+            follow(built, catalog, self.row, catalog.embedded(self.row))
             with change:
-                follow(built, catalog, self.row)
+                follow(built, catalog, self.row, catalog.embedded(self.row))
                 before = self._exchange(built)
                 self._changes = 0
-                self._generations.keep_newest()
-            del before  # freed while nobody waits for a lock
+            del before  # freed, and its files removed, while nobody waits for a lock
+            self._generations.keep_newest()
             log.info(
                 "The index of %r is %s now: %s", self.row.name, plan.factory or EXACT, plan.reason
             )
@@ -199,7 +199,8 @@ class LiveIndex:
     @property
     def is_exact(self) -> bool:
         """Whether every row is scored, so that none of the best can be missed."""
-        return isinstance(self._index, FlatIndex) or self._index.factory is None
+        index = self._index
+        return isinstance(index, FlatIndex) or index.factory is None
 
     def describe(self) -> dict[str, Any]:
         """Facts about it; bytes of memory and of mapped files."""

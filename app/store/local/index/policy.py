@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from app.cores import memory_bytes
+from app.store.local.index.calibration import DEFAULT_RECALL
 from app.store.local.index.flat_index import FlatIndex
 from app.store.local.index.flat_rows import MAPPED_BYTES
 from app.store.local.index.index_types import AUTO, EXACT, LEAST_ROWS, Plan, check_index_type, plan
 from app.store.local.index.layered_index import LayeredIndex
 from app.store.search_parameters import SearchParameters
-
-DEFAULT_RECALL = 0.99
 
 Index = FlatIndex | LayeredIndex
 
