@@ -43,7 +43,7 @@ def tune(
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Matches asked for")] = 10,
     queries: Annotated[
-        int, typer.Option(min=1, help="Pictures that ask for their neighbors")
+        int, typer.Option(min=1, help="Queries beside pictures of the collection")
     ] = 200,
     sample: Annotated[
         int, typer.Option(min=1, help="Try on so many pictures at random, where there are more")
@@ -142,7 +142,7 @@ def _print(tuning: Tuning, goal: Goal, collection: str) -> None:
     chosen = tuning.recommended(goal)
     title = (
         f"{collection}: {tuning.rows:,} pictures of {tuning.dim} numbers; "
-        f"{tuning.queries} of them ask for their {tuning.k} neighbors"
+        f"{tuning.queries} queries beside them ask for {tuning.k} matches"
     )
     table = Table(title=title, title_justify="left")
     for name in ("", "index", f"recall@{tuning.k}", "ms", "faster", "parameters", "MB", "build s"):
@@ -199,10 +199,8 @@ def _advice(tuning: Tuning, chosen: Trial | None, goal: Goal) -> list[str]:
 
 
 def _about_building(tuning: Tuning, chosen: Trial, goal: Goal) -> list[str]:
-    from app.store.local.index.policy import (  # noqa: PLC0415 - imports faiss
-        DEFAULT_RECALL,
-        IndexPolicy,
-    )
+    from app.store.local.index.calibration import DEFAULT_RECALL  # noqa: PLC0415 - imports faiss
+    from app.store.local.index.policy import IndexPolicy  # noqa: PLC0415 - imports faiss
 
     what = IndexPolicy(index_type=chosen.setting).plan(tuning.rows, tuning.dim)
     if what.factory is None:

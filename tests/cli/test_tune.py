@@ -35,7 +35,8 @@ def test_the_table_marks_the_best_and_gives_the_setting(lookalike, data):
     shown = lookalike("tune", *TYPES, "--queries", "40")
     assert shown.exit_code == 0, shown.output
     assert (
-        "default: 300 pictures of 8 numbers; 40 of them ask for their 10 neighbors" in shown.stdout
+        "default: 300 pictures of 8 numbers; 40 queries beside them ask for 10 matches"
+        in shown.stdout
     )
     rows = {line.split("│")[2].strip(): line for line in shown.stdout.splitlines() if "│" in line}
     assert set(rows) == {"Flat", "IVF4,Flat", "SQ8"}

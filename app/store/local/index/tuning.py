@@ -16,9 +16,9 @@ from app.errors import ConfigurationError
 from app.store.local.index.ann import Ann
 from app.store.local.index.ann_build import Progress, build_ann
 from app.store.local.index.ann_index import AnnIndex
-from app.store.local.index.calibration import Calibration, Level
+from app.store.local.index.calibration import Calibration, Level, moved_rows
 from app.store.local.index.flat_index import FlatIndex, Found
-from app.store.local.index.flat_rows import MappedRows, Positions, faiss
+from app.store.local.index.flat_rows import MappedRows, Positions, faiss, said_by
 from app.store.local.index.index_types import (
     AUTO,
     EXACT,
@@ -91,8 +91,8 @@ def tune(
 ) -> Tuning:
     """Builds index types and measures what they find, and how fast.
 
-    Pictures of the collection ask for their neighbors, themselves left out, one by one on one
-    core, through the code that the service searches with.
+    Queries beside pictures of the collection (see `moved_rows`), these left out, one by one on one
+    core, go through the code that the service searches with.
 
     Args:
         vectors: (N, dim) float32 unit vectors, C-contiguous: the collection's, or a sample.
@@ -147,9 +147,10 @@ def _bench(vectors: Vectors, *, k: int, queries: int, seed: int, rows: int, thre
     exact = FlatIndex(dim, MappedRows(vectors), np.arange(count, dtype=np.int64))
     rng = np.random.default_rng(seed)
     asked = np.sort(rng.choice(count, min(queries, count), replace=False))
-    found = exact.search(vectors[asked], k=k + 1)
+    questions = moved_rows(exact, asked, rng)
+    found = exact.search(questions, k=k + 1)
     true = [_others(one, own, k) for one, own in zip(found, asked.tolist(), strict=True)]
-    return _Bench(exact, vectors, asked, vectors[asked], true, k, rows, threads)
+    return _Bench(exact, vectors, asked, questions, true, k, rows, threads)
 
 
 def _others(found: Found, own: int, k: int) -> Found:
@@ -186,8 +187,8 @@ def _trial(
             seed=seed,
             on_progress=lambda _, done, total: tell(index, done if total == count else 0, count),
         )
-    except (RuntimeError, MemoryError) as exc:  # FAISS's own words, behind a place in its source
-        problem = str(exc).rsplit("Error: ", 1)[-1].strip().splitlines()[0][:200]
+    except (RuntimeError, MemoryError) as exc:
+        problem = said_by(exc)
         log.warning("%s cannot be built: %s", index, problem)
         return Trial(index=index, setting=setting, problem=problem)
     build_s = time.perf_counter() - started
