@@ -26,7 +26,7 @@ from app.services.sources import sha256_of
 from app.services.switching import ATTEMPTS, live_extractor
 from app.services.timing import Stopwatch
 from app.store.base import Store
-from app.store.filters import Filter
+from app.store.filters import Condition, Filter
 from app.store.names import check_collection_name, check_id
 from app.store.search_parameters import SearchParameters
 
@@ -208,21 +208,21 @@ class SearchService:
         options: SearchOptions,
         exclude: Sequence[str],
     ) -> list[Match]:
-        def ranked(k: int) -> list[Match]:
+        def ranked(k: int, where: Filter | None) -> list[Match]:
             return self._store.search(
                 options.collection,
                 vector[np.newaxis, :],  # (1, dim)
                 k=k,
                 passport=passport,
-                where=options.where,
+                where=where,
                 exclude=exclude,
                 parameters=options.parameters,
             )[0]
 
         if options.group_by is None:
-            matches = ranked(options.k)
+            matches = ranked(options.k, options.where)
         else:
-            matches = self._best_of_groups(ranked, options.group_by, options)
+            matches = _best_of_groups(ranked, options.group_by, options)
         if self._meter is not None:
             self._meter.offer(
                 options.collection,
@@ -237,22 +237,31 @@ class SearchService:
             matches = [match for match in matches if match.score >= options.min_score]
         return matches
 
-    def _best_of_groups(
-        self, ranked: Callable[[int], list[Match]], field: str, options: SearchOptions
-    ) -> list[Match]:
-        """Asks for more and more matches until k groups are seen or the collection ends."""
-        wanted = options.k * 4
-        while True:
-            matches = ranked(wanted)
-            best: dict[str, Match] = {}
-            for match in matches:
-                if field in match.record.metadata:
-                    best.setdefault(group_key(match.record.metadata[field]), match)
-            if len(best) >= options.k or len(matches) < wanted:
-                break
-            wanted *= 4
-        top = list(best.values())[: options.k]
-        return [replace(match, rank=rank) for rank, match in enumerate(top, start=1)]
+
+def _best_of_groups(
+    ranked: Callable[[int, Filter | None], list[Match]], field: str, options: SearchOptions
+) -> list[Match]:
+    """Searches again beside the groups that were seen, until there are k or no more.
+
+    So a few large groups do not hide the others: what was seen is filtered away. Only values that
+    are lists or objects cannot be; for their sake each search asks for more than the one before.
+    """
+    best: dict[str, Match] = {}
+    wanted, where = options.k * 4, options.where
+    while True:
+        matches = ranked(wanted, where)
+        for match in matches:
+            if field in match.record.metadata:
+                best.setdefault(group_key(match.record.metadata[field]), match)
+        if len(best) >= options.k or len(matches) < wanted:
+            break
+        values = (match.record.metadata[field] for match in best.values())
+        seen = tuple(value for value in values if not isinstance(value, list | dict))
+        conditions = options.where.conditions if options.where else ()
+        where = Filter((*conditions, Condition(field, "nin", seen)))
+        wanted *= 4
+    top = sorted(best.values(), key=lambda match: -match.score)[: options.k]
+    return [replace(match, rank=rank) for rank, match in enumerate(top, start=1)]
 
 
 def unknown_collection(name: str) -> CollectionNotFoundError:

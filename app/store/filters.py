@@ -7,6 +7,7 @@ compare with numbers and text with text.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import operator
 from collections.abc import Callable, Mapping
@@ -31,7 +32,9 @@ ORDERINGS: Mapping[str, Callable[[Any, Any], bool]] = {
     "lt": operator.lt,
     "lte": operator.le,
 }
-OPERATORS = ("eq", "ne", *ORDERINGS, "in", "contains")
+LISTS = ("in", "nin")
+"""Operators that take a list."""
+OPERATORS = ("eq", "ne", *ORDERINGS, *LISTS, "contains")
 _MISSING = object()
 
 
@@ -42,12 +45,18 @@ class Condition:
     Attributes:
         field: A key of the metadata object, taken literally.
         op: One of `OPERATORS`.
-        operand: A scalar; for `in` a tuple of scalars.
+        operand: A scalar; for `in` and `nin` a tuple of scalars.
     """
 
     field: str
     op: str
     operand: Scalar | tuple[Scalar, ...]
+    _items: frozenset[tuple[str, Scalar]] = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Prepares a list for look-ups: it is asked once for every picture."""
+        items = self.operand if isinstance(self.operand, tuple) else ()
+        object.__setattr__(self, "_items", frozenset((kind_of(item), item) for item in items))
 
     def matches(self, metadata: Metadata) -> bool:
         """Whether the condition holds for the metadata."""
@@ -56,7 +65,7 @@ class Condition:
 
     def _holds(self, value: Any) -> bool:
         if isinstance(self.operand, tuple):
-            return any(same(value, item) for item in self.operand)
+            return self._is_item(value) == (self.op == "in")
         if self.op == "eq":
             return same(value, self.operand)
         if self.op == "ne":
@@ -65,6 +74,10 @@ class Condition:
             return isinstance(value, list) and any(same(item, self.operand) for item in value)
         kind = kind_of(self.operand)
         return kind_of(value) == kind and ORDERINGS[self.op](value, self.operand)
+
+    def _is_item(self, value: Any) -> bool:
+        kind = kind_of(value)
+        return kind != "other" and (kind, value) in self._items
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +137,11 @@ def _operand(field: str, op: str, value: Any) -> Scalar | tuple[Scalar, ...]:
         raise InvalidFilterError(
             f"{ascii(op)[:80]} on {field!r} is no operator: use one of {', '.join(OPERATORS)}"
         )
-    if op == "in":
+    if op in LISTS:
         if not isinstance(value, list) or len(value) > MAX_ITEMS:
-            raise InvalidFilterError(f"`in` on {field!r} takes a list of at most {MAX_ITEMS} items")
+            raise InvalidFilterError(
+                f"`{op}` on {field!r} takes a list of at most {MAX_ITEMS} items"
+            )
         return tuple(_scalar(field, item) for item in value)
     scalar = _scalar(field, value)
     if op in ORDERINGS and kind_of(scalar) not in {"number", "text"}:

@@ -13,10 +13,11 @@ from app.config import Settings
 from app.embedding.color_extractor import ColorExtractor
 from app.embedding.extractors import Extractors
 from app.errors import EmbeddingFailedError, OriginalNotKeptError, UnreadableImageError
-from app.records import PutStatus
+from app.records import Match, PutStatus
 from app.samples import write_samples
 from app.services.search import SearchOptions, group_key
 from app.services.sources import PictureSource
+from app.store.filters import Filter
 from app.store.memory_store import MemoryStore
 
 
@@ -194,6 +195,58 @@ def test_groups_are_found_however_far_down_they_are(services, paths):
     with paths[0].open("rb") as file:
         found = services.search.search(file, SearchOptions(k=2, group_by="group"))
     assert [match.record.metadata["group"] for match in found.matches] == ["one", "two"]
+
+
+@pytest.fixture
+def grouped(services, paths):
+    """One large group, pictures without the field, and small groups."""
+    metadata = [{"group": 1.5}] * 14 + [{}] * 4 + [{"group": [1]}, {"group": None}, {"group": "b"}]
+    given = [
+        PictureSource.from_path(path, id=f"i{n}", metadata=one)
+        for n, (path, one) in enumerate(zip(paths, metadata, strict=False))
+    ]
+    assert len(given) == len(metadata)
+    list(services.indexing.index(given))
+    return services
+
+
+def searched(services, picture: Path, **options) -> list[Match]:
+    with picture.open("rb") as file:
+        return services.search.search(file, SearchOptions(**options)).matches
+
+
+@pytest.mark.parametrize("place", [0, 15, 18, 20])
+def test_the_best_of_each_group(grouped, paths, place):
+    best = {}
+    for match in searched(grouped, paths[place], k=1000):
+        if "group" in match.record.metadata:
+            best.setdefault(group_key(match.record.metadata["group"]), match.record.id)
+    assert len(best) == 4
+    for k in range(1, 7):
+        found = searched(grouped, paths[place], k=k, group_by="group")
+        assert [match.record.id for match in found] == list(best.values())[:k]
+        assert [match.rank for match in found] == list(range(1, min(k, 4) + 1))
+    where = Filter.parse({"group": {"ne": "b"}})
+    found = searched(grouped, paths[place], k=3, group_by="group", where=where)
+    assert {match.record.id for match in found} == set(best.values()) - {"i20"}
+
+
+def test_groups_are_found_without_reading_everything(grouped, paths, monkeypatch):
+    asked = []
+    search = grouped.store.search
+
+    def counted(*args, **named):
+        found = search(*args, **named)
+        asked.append((named["k"], len(found[0])))
+        return found
+
+    monkeypatch.setattr(grouped.store, "search", counted)
+    assert searched(grouped, paths[0], k=2, group_by="no such field") == []
+    assert asked == [(8, 8), (32, 0)]
+    asked.clear()
+    where = Filter.parse({"group": {"in": [1.5, "b"]}})
+    assert len(searched(grouped, paths[0], k=2, group_by="group", where=where)) == 2
+    assert sum(found for _, found in asked) <= 9, "the rest of the large group is not looked at"
 
 
 def test_indexes_are_loaded_when_the_service_starts(tmp_path, paths):

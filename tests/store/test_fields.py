@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from app.errors import ImageNotFoundError, InvalidFilterError, StorageError
 from app.records import OnConflict
-from app.store.filters import OPERATORS, Filter, parse_field_names
+from app.store.filters import LISTS, OPERATORS, Filter, parse_field_names
 from app.store.local.catalog import (
     field_builder,
     field_postings,
@@ -64,7 +64,7 @@ def filters(draw: st.DrawFn, held: list[Any]) -> Filter:
     where: dict[str, dict[str, Any]] = {}
     for field in draw(st.lists(FIELDS, min_size=1, max_size=2, unique=True)):
         for op in draw(st.lists(st.sampled_from(OPERATORS), min_size=1, max_size=2, unique=True)):
-            if op == "in":
+            if op in LISTS:
                 operand: Any = draw(st.lists(operands, max_size=3))
             else:
                 operand = draw(operands.filter(is_orderable) if op[0] in "gl" else operands)
@@ -446,6 +446,7 @@ def plans(store: LocalStore, where: Any) -> list[str]:
     [
         ({"n": 5}, "field=? AND kind=? AND value=?"),
         ({"n": {"in": [5, "x"]}}, "field=? AND kind=? AND value=?"),
+        ({"n": {"nin": [5, "x"]}}, "field=? AND kind=? AND value>?"),
         ({"n": {"gt": 5}}, "field=? AND kind=? AND value>?"),
         ({"n": {"gte": 5, "lt": 9}}, "field=? AND kind=? AND value>? AND value<?"),
         ({"n": {"contains": 5}}, "field=? AND kind=? AND value=?"),

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.errors import InvalidFilterError
-from app.store.filters import MAX_CONDITIONS, MAX_ITEMS, OPERATORS, Filter
+from app.store.filters import LISTS, MAX_CONDITIONS, MAX_ITEMS, OPERATORS, Filter
 from app.store.local.catalog.filters import FUNCTION, filter_sql, holds
 from app.store.metadata import canonical_json
 
@@ -43,6 +43,14 @@ CASES: list[tuple[Any, Any, bool]] = [
     ({"a": {"in": ["x", 1]}}, {"a": True}, False),
     ({"a": {"in": [None, True]}}, {"a": None}, True),
     ({"a": {"in": []}}, {"a": 1}, False),
+    ({"a": {"in": ["x"]}}, {"a": ["x"]}, False),
+    ({"a": {"nin": ["x", 1]}}, {"a": 1.0}, False),
+    ({"a": {"nin": ["x", 1]}}, {"a": True}, True),
+    ({"a": {"nin": ["x", 1]}}, {"a": ["x"]}, True),
+    ({"a": {"nin": ["x", 1]}}, {}, False),
+    ({"a": {"nin": [None]}}, {"a": None}, False),
+    ({"a": {"nin": [0.1]}}, {"a": 0.1}, False),
+    ({"a": {"nin": []}}, {"a": None}, True),
     ({"a": {"contains": "x"}}, {"a": ["y", "x"]}, True),
     ({"a": {"contains": "x"}}, {"a": "x"}, False),
     ({"a": {"contains": 1}}, {"a": [True]}, False),
@@ -103,7 +111,7 @@ def filters_and_metadata(draw: st.DrawFn) -> tuple[Any, Any]:
         orderable = scalar.filter(
             lambda v: isinstance(v, str | int | float) and v not in (True, False)
         )
-        if op == "in":
+        if op in LISTS:
             conditions[field] = {op: draw(st.lists(scalar, max_size=4))}
         else:
             conditions[field] = {op: draw(orderable if op[0] in "gl" else scalar)}

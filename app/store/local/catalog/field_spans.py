@@ -123,7 +123,10 @@ def _spans(condition: Condition) -> list[Span] | None:
     """Where the rows are for which a condition may hold; None where that is anywhere."""
     operand, op = condition.operand, condition.op
     if isinstance(operand, tuple):
-        return [Span(kind, key, key) for kind, key in {_key(item) for item in operand}]
+        keys = {_key(item) for item in operand}
+        if op == "in":
+            return [Span(kind, key, key) for kind, key in keys]
+        return _between(keys) if _decided(condition) else None
     kind, key = _key(operand)
     if op in {"eq", "contains"}:
         kind += _ITEM if op == "contains" else 0
@@ -135,6 +138,16 @@ def _spans(condition: Condition) -> list[Span] | None:
     if op == "ne":
         return [*(Span(one) for one in KINDS.values() if one != kind), below, above]
     return [below if op in {"lt", "lte"} else above]
+
+
+def _between(keys: set[Key]) -> list[Span]:
+    """Everything that lies beside these keys."""
+    spans: list[Span] = []
+    for kind in KINDS.values():
+        inner = sorted(key for one, key in keys if one == kind)
+        for low, high in zip([None, *inner], [*inner, None], strict=True):
+            spans.append(Span(kind, low, high, above=low is not None, below=high is not None))
+    return spans
 
 
 def _decided(condition: Condition) -> bool:

@@ -47,7 +47,8 @@ def _condition_sql(condition: Condition) -> Sql:
 def _test_sql(condition: Condition) -> Sql:
     operand = condition.operand
     if isinstance(operand, tuple):
-        return _any_of("f", operand, condition)
+        test, values = _any_of("f", operand, Condition(condition.field, "in", operand))
+        return (f"NOT ({test})", values) if condition.op == "nin" else (test, values)
     if condition.op == "contains":
         test, values = _any_of("e", (operand,), condition)
         return (
