@@ -95,7 +95,8 @@ class Lookalike:
             on_conflict: What to do with ids that exist.
 
         Returns:
-            What became of each picture; one that failed carries its error and harms no other.
+            What became of each picture; one that failed carries its error and harms no other, and
+            so does a folder that cannot be read.
 
         Raises:
             ConfigurationError: A path does not exist.
@@ -110,6 +111,8 @@ class Lookalike:
 
         sources = (
             PictureSource.try_path(found.path, metadata=described(found))
+            if found.error is None
+            else PictureSource.refused(found.path, found.error)
             for found in walk(Path(path) for path in paths)
         )
         return list(

@@ -20,6 +20,7 @@ from app.errors import (
 from app.lookalike import Lookalike
 from app.samples import write_samples
 from app.store.search_parameters import SearchParameters
+from tests.unreadable import refuse
 
 README = Path(__file__).parent.parent / "README.md"
 GREEN, RED = (22, 128, 60), (198, 40, 40)
@@ -50,6 +51,15 @@ def test_every_kind_of_query_finds_itself(lookalike: Lookalike, photos: Path) ->
     assert len(filtered) == 6
     assert len(lookalike.search(path, group_by="label").matches) == 2
     assert not lookalike.search(path, k=3, min_score=1.0, where={"label": "mug"}).matches
+
+
+def test_a_folder_that_cannot_be_read_is_an_item(
+    lookalike: Lookalike, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, photos / "fish")
+    items = lookalike.index(photos, metadata=lambda path: {"bytes": path.stat().st_size})
+    assert [item.source.path for item in items if item.failed] == [photos / "fish"]
+    assert len(items) == 7
 
 
 def test_how_hard_to_look_may_be_said(lookalike: Lookalike, photos: Path) -> None:

@@ -23,7 +23,7 @@ from app.cli.watching import print_errors, watched
 from app.errors import ConfigurationError
 from app.records import OnConflict
 from app.services.import_feeds import ARCHIVE_ENDINGS
-from app.services.walk import walk
+from app.services.walk import Found, walk
 
 if TYPE_CHECKING:
     from app.api.job_schemas import JobOut
@@ -105,12 +105,20 @@ def _is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVE_ENDINGS) and not path.is_dir()
 
 
-def _index_files(backend: Backend, found: Any, options: ImportOptions) -> list[Line]:
-    from app.cli.backends import Job  # noqa: PLC0415 - see app.cli.main
+def _index_files(backend: Backend, found: list[Found], options: ImportOptions) -> list[Line]:
+    from app.cli.backends import Job, Line  # noqa: PLC0415 - see app.cli.main
     from app.cli.progress import progress  # noqa: PLC0415
 
-    jobs = [Job(path=one.path, metadata=options.describe(one.folder)) for one in found]
-    lines: list[Line] = []
+    jobs = [
+        Job(path=one.path, metadata=options.describe(one.folder))
+        for one in found
+        if one.error is None
+    ]
+    lines = [
+        Line(path=one.path, status="failed", reason=str(one.error))
+        for one in found
+        if one.error is not None
+    ]
     if not jobs:
         return lines
     with progress() as report:
@@ -118,7 +126,7 @@ def _index_files(backend: Backend, found: Any, options: ImportOptions) -> list[L
             jobs, collection=options.collection, on_conflict=options.on_conflict
         ):
             lines.append(line)
-            report(STAGE, len(lines), len(jobs))
+            report(STAGE, len(lines), len(found))
     return lines
 
 

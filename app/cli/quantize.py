@@ -41,12 +41,12 @@ def quantize(
     from app.cli.progress import progress  # noqa: PLC0415
     from app.config import load_settings  # noqa: PLC0415
     from app.cores import limit_openmp  # noqa: PLC0415
-    from app.services.walk import walk  # noqa: PLC0415
+    from app.services.walk import readable, walk  # noqa: PLC0415
 
     settings = load_settings(**given)
     if settings.model == "color":
         raise ConfigurationError("The model color has no network to quantize; choose a ResNet")
-    files = list(dict.fromkeys(found.path.resolve() for found in walk(paths)))
+    files = list(dict.fromkeys(found.path.resolve() for found in readable(walk(paths))))
     limit_openmp()
     from app.quantizing import keep_quantized, quantize_model  # noqa: PLC0415
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,17 +121,19 @@ class FolderFeed:
         """See `Feed.pictures`; places are paths below the folder, in the order of the walk."""
         behind = None if after is None else _order(str(after))
         for found in walk([self._top]):
-            place = found.path.relative_to(self._top).as_posix()
+            name = found.path.relative_to(self._top).as_posix()
+            place = name if found.error is None else f"{name}/".removeprefix("./")
             if behind is None or _order(place) > behind:
-                yield Picture(place, in_ascii(place), self._source(found))
+                yield Picture(place, in_ascii(name), self._source(found))
 
     def _source(self, found: Found) -> PictureSource:
         metadata = self._describe(found.folder)
+        if found.error is not None:
+            return PictureSource.refused(found.path, found.error, metadata=metadata)
         if is_inside(found.path, self._inside):
             return PictureSource.try_path(found.path, metadata=metadata)
-        name = os.fsencode(found.path.name).decode("utf-8", "replace")
         error = PathNotAllowedError("It is a link out of the folders that may be read")
-        return PictureSource(filename=name, size=0, metadata=metadata, error=error)
+        return PictureSource.refused(found.path, error, metadata=metadata)
 
 
 def is_inside(path: Path, folders: Sequence[Path]) -> bool:
@@ -163,6 +164,9 @@ ARCHIVE_ENDINGS = (
 
 
 def _order(place: str) -> list[tuple[int, str]]:
-    """Sorts paths as `walk` does: a folder's files before the folders inside."""
+    """Sorts paths as `walk` does: a folder's files before the folders inside.
+
+    A folder that cannot be read ends with a slash, or is empty at the top: it stands at its start.
+    """
     *folders, name = place.split("/")
     return [*((1, folder) for folder in folders), (0, name)]

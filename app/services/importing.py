@@ -183,7 +183,7 @@ class ImportService:
         Raises:
             ImportsDisabledError: No folder may be read.
             PathNotAllowedError: This one may not be read.
-            InvalidParameterError: It is no folder.
+            InvalidParameterError: It is no folder, or cannot be read.
             LookalikeError: The options cannot be used.
         """
         self._check(options)
@@ -230,6 +230,12 @@ class ImportService:
         top = Path(path).resolve()
         if not top.is_dir():
             raise InvalidParameterError(f"{in_ascii(path)} is no folder of the server")
+        try:
+            os.scandir(top).close()
+        except OSError as exc:
+            raise InvalidParameterError(
+                f"{in_ascii(path)} cannot be read: {exc.strerror}; let the service's user read it"
+            ) from exc
         return top
 
     def _index_archive(self, parameters: Mapping[str, Any], watch: Watch) -> str:

@@ -57,8 +57,15 @@ class PictureSource:
         try:
             return cls.from_path(path, metadata=metadata)
         except UnreadableImageError as exc:
-            name = os.fsencode(path.name).decode("utf-8", "replace")
-            return cls(filename=name, size=0, path=path, metadata=metadata, error=exc)
+            return cls.refused(path, exc, metadata=metadata)
+
+    @classmethod
+    def refused(
+        cls, path: Path, error: LookalikeError, *, metadata: Metadata | None = None
+    ) -> PictureSource:
+        """A path that is never opened; the error says why."""
+        name = os.fsencode(path.name).decode("utf-8", "replace")
+        return cls(filename=name, size=0, path=path, metadata=metadata, error=error)
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:

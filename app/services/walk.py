@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, UnreadableImageError
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset(
     f".{ending}"
@@ -21,37 +24,70 @@ SUFFIXES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file to index, and the name of the folder it lies in."""
+    """A file to index, or a folder that cannot be read.
+
+    Attributes:
+        path: The file, or that folder.
+        folder: The name of the folder it lies in.
+        error: Why the folder cannot be read; None for files.
+    """
 
     path: Path
     folder: str
+    error: UnreadableImageError | None = None
 
 
 def walk(paths: Iterable[Path]) -> Iterator[Found]:
     """Picture files, by name; a file that is named itself is taken whatever its suffix.
 
-    Hidden files and folders are passed over.
+    Hidden files and folders are passed over. A folder that cannot be read stands, with its error,
+    where its pictures would.
 
     Raises:
-        ConfigurationError: A path does not exist.
+        ConfigurationError: A path does not exist, or cannot be looked at.
     """
     for path in paths:
-        if path.is_dir():
+        try:
+            is_folder, exists = path.is_dir(), path.exists()
+        except OSError as exc:
+            raise ConfigurationError(f"{path} cannot be read: {exc.strerror}") from exc
+        if is_folder:
             yield from _walk_folder(path)
-        elif path.exists():
+        elif exists:
             yield Found(path, path.resolve().parent.name)
         else:
             raise ConfigurationError(f"{path} does not exist")
 
 
+def readable(found: Iterable[Found]) -> Iterator[Found]:
+    """The files alone; folders that cannot be read are said in the log."""
+    for one in found:
+        if one.error is None:
+            yield one
+        else:
+            log.warning("%s is left out: %s", one.path, one.error)
+
+
 def _walk_folder(top: Path) -> Iterator[Found]:
-    for folder, subfolders, names in os.walk(top):
+    refused: list[OSError] = []
+    for folder, subfolders, names in os.walk(top, onerror=refused.append):
+        yield from _unreadable(refused)
         subfolders[:] = sorted(name for name in subfolders if not _hidden(name))
         inside = Path(folder)
         label = inside.resolve().name
         for name in sorted(names):
             if is_picture_name([name]):
                 yield Found(inside / name, label)
+    yield from _unreadable(refused)
+
+
+def _unreadable(refused: list[OSError]) -> Iterator[Found]:
+    """The folders that could not be read since this was asked last."""
+    while refused:
+        error = refused.pop(0)
+        path = Path(os.fsdecode(error.filename))
+        why = f"The folder cannot be read: {error.strerror}; make it readable and index it again"
+        yield Found(path, path.parent.name, UnreadableImageError(why))
 
 
 def is_picture_name(parts: Sequence[str]) -> bool:

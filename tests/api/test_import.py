@@ -30,6 +30,7 @@ from app.store.local.local_store import LocalStore
 from tests.api.conftest import ADMIN, Clients, picture, solid
 from tests.api.test_jobs import finished
 from tests.services.archive_maker import KINDS, write_archive
+from tests.unreadable import refuse
 
 
 class Gate(ColorExtractor):
@@ -425,6 +426,25 @@ def test_folders_that_cannot_be(allowing: TestClient, photos: Path) -> None:
     ):
         answer = allowing.post("/index/folder", headers=ADMIN, json=body)
         assert (answer.status_code, answer.json()["code"]) == (status, code), body
+
+
+def test_folders_inside_that_cannot_be_read_are_errors_of_the_job(
+    allowing: TestClient, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, photos / "fish")
+    job = done(allowing, send_folder(allowing, photos, folder_field="label"))
+    assert (job["state"], job["done"], job["total"], job["errors"]) == ("done", 5, 5, 1), job
+    assert "fish: The folder cannot be read: Permission denied" in job["error_texts"][0]
+    assert job["message"].endswith(": 1 failed, 4 created")
+
+
+def test_a_folder_that_cannot_be_read_is_said_at_once(
+    allowing: TestClient, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, photos)
+    answer = send_folder(allowing, photos)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
+    assert "Permission denied" in answer.json()["detail"]
 
 
 def test_without_the_setting_no_folder_is_read(client: TestClient, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from app.errors import ConfigurationError, NotAnArchiveError, ServerError
 from app.samples import write_samples
 from tests.servers import ADMIN_KEY, Server
 from tests.services.archive_maker import write_archive
+from tests.unreadable import refuse
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,20 @@ def test_what_cannot_be_indexed(lookalike: Any, tmp_path: Path) -> None:
     assert isinstance(lookalike("index", str(text)).exception, NotAnArchiveError)
     for words in (["none.zip"], [], ["--on-server", "/mnt"]):
         assert isinstance(lookalike("index", *words).exception, ConfigurationError), words
+
+
+def test_folders_that_cannot_be_read(
+    lookalike: Any, pictures: Path, there: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, pictures / "mug")
+    for place in ([], there):
+        done = lookalike("index", str(pictures), *place)
+        assert done.exit_code == 1, done.output
+        assert "1 failed" in done.stdout
+        assert "12 created" in done.stdout
+        assert f"{pictures / 'mug'}: The folder cannot be read: Permission denied" in done.stderr
+    alone = lookalike("index", str(pictures / "mug"))
+    assert (alone.exit_code, alone.stdout.strip()) == (1, "1 failed")
 
 
 def test_an_archive_to_a_service(lookalike: Any, archive: Path, there: list[str]) -> None:

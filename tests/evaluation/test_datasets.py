@@ -20,6 +20,7 @@ from app.embedding.preprocessing import ImageDecoder
 from app.errors import ConfigurationError, UnreadableImageError
 from app.evaluation.datasets import FileDataset, open_dataset, sample
 from app.samples import write_samples
+from tests.unreadable import refuse
 
 FOLDER = "cifar-10-batches-py"
 
@@ -70,6 +71,18 @@ def test_pictures_beside_the_class_folders_are_an_error_unless_labels_are_not_wa
         open_dataset(str(tmp_path), cache_dir=tmp_path)
     flat = open_dataset(str(tmp_path), kind="flat", cache_dir=tmp_path)
     assert (flat.ids, flat.labels) == (["a/1.png", "b/1.png", "stray.png"], None)
+
+
+def test_folders_that_cannot_be_read_are_left_out(tmp_path, monkeypatch, caplog):
+    for name in ("cat/1.png", "dog/1.png", "secret/1.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    refuse(monkeypatch, tmp_path / "secret")
+    assert open_dataset(str(tmp_path), cache_dir=tmp_path / "cache").ids == [
+        "cat/1.png",
+        "dog/1.png",
+    ]
+    assert "secret is left out" in caplog.text
 
 
 def test_names_that_are_no_utf8_can_be_printed_and_read(tmp_path):

@@ -8,16 +8,18 @@ from pathlib import Path
 
 from app.errors import ConfigurationError
 from app.evaluation.datasets.base import FileDataset, id_of
-from app.services.walk import walk
+from app.services.walk import readable, walk
 
 
 def pictures_below(top: Path) -> list[Path]:
     """Paths of picture files relative to a folder, sorted; hidden ones are passed over.
 
+    Folders that cannot be read are passed over, too, and said in the log.
+
     Raises:
         ConfigurationError: There are none.
     """
-    found = sorted(picture.path.relative_to(top) for picture in walk([top]))
+    found = sorted(picture.path.relative_to(top) for picture in readable(walk([top])))
     if not found:
         raise ConfigurationError(
             f"{top} holds no dataset: neither pictures (.jpg, .png, ...), at any depth, nor "
