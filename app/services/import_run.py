@@ -103,23 +103,34 @@ class ImportRun:
             self._broken = exc
 
     def _settle(self, group: list[IndexItem]) -> None:
-        """Notes what became of a group that was committed."""
-        ends = [item.error for item in group if item.error is not None]
-        for error in ends:
-            if not isinstance(error, _OF_ONE_PICTURE):
-                raise self._with_summary(error) from error
+        """Notes what became of a group that was committed.
+
+        Where an error ends the import, what else was committed is counted, but not written: a
+        later run looks at the whole group again.
+        """
+        end: LookalikeError | None = None
         for item in group:
             picture = self._under_way.popleft()
             picture.source.close()
-            self._progress.place = picture.place
-            if item.error is None:
-                self._progress.counts[str(item.status)] += 1
+            if item.error is None or isinstance(item.error, _OF_ONE_PICTURE):
+                self._note(picture, item)
             else:
-                text = f"{picture.name}: {in_ascii(str(item.error))}"
-                self._progress.failed(text)
-                self._watch.error(text)
+                end = end or item.error
+        if end is not None:
+            self._tell()
+            raise self._with_summary(end) from end
         self._journal.write(self._progress)
         self._tell()
+
+    def _note(self, picture: Picture, item: IndexItem) -> None:
+        """Counts a picture that is settled."""
+        self._progress.place = picture.place
+        if item.error is None:
+            self._progress.counts[str(item.status)] += 1
+            return
+        text = f"{picture.name}: {in_ascii(str(item.error))}"
+        self._progress.failed(text)
+        self._watch.error(text)
 
     def _tell(self) -> None:
         done = self._progress.done

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from app.errors import StorageError
+from app.errors import UnreadableImageError
 from app.store.disk import disk_errors, make_folders, sync_folder
 
 _EXTENSIONS = {
@@ -73,7 +73,8 @@ class LocalFiles:
 
         Raises:
             StorageFullError: There is no room; nothing was kept.
-            StorageError: The disk refuses, or the bytes have another digest.
+            StorageError: The disk refuses.
+            UnreadableImageError: The source cannot be read, or has another digest.
         """
         target = _place(self._images, sha256, _extension(media_type))
         with disk_errors("store the original"):
@@ -81,7 +82,9 @@ class LocalFiles:
                 return
             with self._incoming() as incoming:
                 if _copy(source, incoming) != sha256:
-                    raise StorageError(f"The upload changed on its way: it is not {sha256}")
+                    raise UnreadableImageError(
+                        "The file was changed while it was read; index it again"
+                    )
                 # One lock over rename and fsync: who finds the name finds it durable.
                 with self._lock(target):
                     make_folders(target.parent)
@@ -180,14 +183,25 @@ def _extension(media_type: str) -> str:
 def _copy(source: BinaryIO, target: Path) -> str:
     """Copies to the disk proper and gives the digest of what was copied."""
     digest = hashlib.sha256()
-    source.seek(0)
     with target.open("xb") as file:
-        while chunk := source.read(_CHUNK):
+        for chunk in _chunks(source):
             digest.update(chunk)
             file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
+
+
+def _chunks(source: BinaryIO) -> Iterator[bytes]:
+    """All bytes of a source; where it cannot be read, that is no error of our disk."""
+    try:
+        source.seek(0)
+        while chunk := source.read(_CHUNK):
+            yield chunk
+    except OSError as exc:
+        raise UnreadableImageError(
+            f"The file cannot be read: {exc.strerror or exc}; index it again"
+        ) from exc
 
 
 def _older(path: Path, limit: float) -> bool:

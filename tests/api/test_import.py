@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import threading
@@ -260,6 +261,24 @@ def test_a_disk_that_fills_up_ends_the_job_and_says_what_was_added(
     wait(lambda: left(settings) == [])
 
 
+def test_what_was_committed_beside_the_error_that_ends_the_job_is_counted(
+    clients: Clients, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = clients(settings.model_copy(update={"max_batch": 4}))
+    full, put = hashlib.sha256(picture("mug", 1)).hexdigest(), LocalFiles.put
+
+    def filling(self: LocalFiles, source: Any, sha256: str, media_type: str) -> None:
+        if sha256 == full:
+            raise StorageFullError("Cannot store the original: the disk is full; make room")
+        put(self, source, sha256, media_type)
+
+    monkeypatch.setattr(LocalFiles, "put", filling)
+    job = done(client, send(client, archive(tmp_path, count=4)))
+    assert (job["state"], job["done"]) == ("failed", 3)
+    assert "(before that: 3 created)" in job["message"]
+    assert len(stored(client)) == 3
+
+
 def test_archives_on_their_way_leave_the_places_of_searches(
     client: TestClient, tmp_path: Path
 ) -> None:
@@ -436,6 +455,25 @@ def test_folders_inside_that_cannot_be_read_are_errors_of_the_job(
     assert (job["state"], job["done"], job["total"], job["errors"]) == ("done", 5, 5, 1), job
     assert "fish: The folder cannot be read: Permission denied" in job["error_texts"][0]
     assert job["message"].endswith(": 1 failed, 4 created")
+
+
+def test_a_file_that_changes_while_it_is_read_fails_alone(
+    allowing: TestClient, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growing, put = photos / "mug" / "mug-00-0.jpg", LocalFiles.put
+
+    def late(self: LocalFiles, source: Any, *words: str) -> None:
+        if getattr(source, "name", None) == str(growing):
+            with growing.open("ab") as file:
+                file.write(b"more")
+        put(self, source, *words)
+
+    monkeypatch.setattr(LocalFiles, "put", late)
+    job = done(allowing, send_folder(allowing, photos))
+    assert (job["state"], job["done"], job["errors"]) == ("done", 8, 1), job
+    (text,) = job["error_texts"]
+    assert text.startswith("mug/mug-00-0.jpg: The file was changed while it was read; index it")
+    assert len(stored(allowing)) == 7
 
 
 def test_a_folder_that_cannot_be_read_is_said_at_once(

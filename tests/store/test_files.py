@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import StorageError, StorageFullError
+from app.errors import StorageError, StorageFullError, UnreadableImageError
 from app.store import files as files_module
 from app.store.files import LocalFiles
 
@@ -53,8 +53,20 @@ def test_an_original_is_kept_under_its_digest(files: LocalFiles, tmp_path: Path)
 
 
 def test_other_bytes_than_promised_are_refused(files: LocalFiles, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="changed on its way"):
+    with pytest.raises(UnreadableImageError, match="changed while it was read"):
         files.put(io.BytesIO(b"other"), DIGEST, "image/png")
+    assert everything(tmp_path) == []
+
+
+def test_a_source_that_cannot_be_read_is_no_error_of_the_disk(
+    files: LocalFiles, tmp_path: Path
+) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(UnreadableImageError, match="Input/output error; index it again"):
+        files.put(Broken(DATA), DIGEST, "image/png")
     assert everything(tmp_path) == []
 
 
