@@ -22,6 +22,7 @@ READ_AHEAD = 2**18
 MAX_GLOBAL_HEADERS = 100
 """Most global headers of a tar file."""
 
+_MAX_NAME = 255
 _ENCRYPTED = 1
 _READ_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 """Python's readers of the others take as much memory as a hostile member asks for."""
@@ -136,6 +137,12 @@ def in_ascii(text: str) -> str:
     """The text on one line of printable ASCII, other characters escaped; at most 300 of them."""
     escaped = text.encode("unicode_escape").decode("ascii").replace("\\\\", "\\")
     return escaped if len(escaped) <= 300 else f"{escaped[:297]}..."
+
+
+def as_text(name: str) -> str:
+    """A file's name, or a folder's, as it can be stored and shown."""
+    shown = name.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
+    return shown[-_MAX_NAME:]
 
 
 def name_parts(name: str) -> list[str]:

@@ -31,6 +31,7 @@ from app.services.archive_formats import (
     TarReader,
     ZipReader,
     archive_errors,
+    as_text,
     in_ascii,
     leads_up,
     member_errors,
@@ -53,7 +54,6 @@ MAX_RATIO = 100
 """How many times its own size an archive may unpack to, beyond `SPARE_BYTES`."""
 
 _SPOOLED = 1_000_000
-_MAX_NAME = 255
 _ZIP_START = b"PK\3\4"
 
 
@@ -194,8 +194,8 @@ class Archive:
         return Member(
             position=position,
             path=in_ascii(entry.name),
-            filename=_text(parts[-1]),
-            folder=_text(parts[-2]) if len(parts) > 1 else "",
+            filename=as_text(parts[-1]),
+            folder=as_text(parts[-2]) if len(parts) > 1 else "",
             size=size,
             content=content,
             error=error,
@@ -239,12 +239,6 @@ class Archive:
 def _is_picture(name: str) -> bool:
     """By its name, as `app.services.walk` decides."""
     return is_picture_name([part for part in name_parts(name) if not leads_up(part)])
-
-
-def _text(part: str) -> str:
-    """A part of a name as it can be stored and shown."""
-    shown = part.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
-    return shown[-_MAX_NAME:]
 
 
 def _no_archive(head: bytes) -> ArchiveError:

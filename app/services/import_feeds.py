@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from app.errors import PathNotAllowedError
-from app.services.archive_formats import in_ascii
+from app.services.archive_formats import as_text, in_ascii
 from app.services.archives import Archive, ArchiveLimits
 from app.services.sources import PictureSource
 from app.services.walk import Found, walk
@@ -70,7 +70,7 @@ class ArchiveFeed:
         self._path = path
         self._limits = limits
         self._folder = folder
-        self._label = archive_label(name)
+        self._label = archive_label(as_text(name))
         self._describe = describe
 
     def count(self, step: Callable[[], None]) -> int:

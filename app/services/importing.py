@@ -20,7 +20,7 @@ from app.errors import (
     StorageFullError,
 )
 from app.records import DEFAULT_COLLECTION, Metadata, OnConflict
-from app.services.archive_formats import in_ascii
+from app.services.archive_formats import as_text, in_ascii
 from app.services.archives import Archive, ArchiveLimits
 from app.services.import_feeds import ArchiveFeed, Feed, FolderFeed, is_inside
 from app.services.import_journal import Journal
@@ -170,7 +170,7 @@ class ImportService:
                 os.fsync(file.fileno())
             spool.replace(kept)
             sync_folder(self._folder)
-        own = {"archive": spool.stem, "filename": in_ascii(filename)}
+        own = {"archive": spool.stem, "filename": as_text(filename)}
         try:
             return jobs.start(ARCHIVE_KIND, {**options.parameters(), **own})
         except BaseException:
@@ -262,8 +262,8 @@ class ImportService:
             make_folders(self._folder)
         run = ImportRun(self._indexing, feed, self._journal(parameters), watch)
         summary = run.run(options.collection, options.on_conflict)
-        source = parameters.get("filename") or parameters["path"]
-        return f"{source}: {summary}"
+        source = parameters["path"] if "path" in parameters else parameters["filename"]
+        return f"{in_ascii(source) or 'the archive'}: {summary}"
 
     def _archive(self, parameters: Mapping[str, Any]) -> Path:
         return self._folder / f"{_stem(parameters)}.archive"

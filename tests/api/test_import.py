@@ -25,7 +25,7 @@ from app.embedding.extractors import Extractors
 from app.errors import StorageFullError
 from app.samples import write_samples
 from app.services import archives
-from app.services.importing import parse_dirs
+from app.services.importing import ImportOptions, parse_dirs
 from app.store.files import LocalFiles
 from app.store.local.local_store import LocalStore
 from tests.api.conftest import ADMIN, Clients, picture, solid
@@ -125,6 +125,25 @@ def test_pictures_at_the_top_are_in_a_folder_of_the_archives_name(
     path = write_archive(tmp_path / "cats.tar.gz", [("a.png", picture())])
     done(client, send(client, path, folder_field="label"))
     assert stored(client)["a.png"]["metadata"] == {"label": "cats"}
+
+
+def test_an_archives_name_is_a_label_as_it_is_and_a_message_in_ascii(
+    client: TestClient, tmp_path: Path
+) -> None:
+    path = write_archive(tmp_path / "фото ü.zip", [("a.png", picture())])
+    job = done(client, send(client, path, folder_field="label"))
+    assert job["parameters"]["filename"] == "фото ü.zip"
+    assert job["message"] == "\\u0444\\u043e\\u0442\\u043e \\xfc.zip: 1 created"
+    assert stored(client)["a.png"]["metadata"] == {"label": "фото ü"}
+
+
+def test_an_archive_needs_no_name(client: TestClient, settings: Settings, tmp_path: Path) -> None:
+    services = client.app.state.services  # type: ignore[attr-defined]
+    spool = services.imports.spool(0)
+    write_archive(tmp_path / "x.zip", [("a.png", picture())]).replace(spool)
+    job = services.imports.begin_archive(spool, "", ImportOptions(), services.jobs).job
+    ended = finished(client, f"/jobs/{job.id}")
+    assert (ended["state"], ended["message"]) == ("done", "the archive: 1 created")
 
 
 def test_files_that_fail_are_named_and_harm_no_other(client: TestClient, tmp_path: Path) -> None:

@@ -424,7 +424,13 @@ def test_a_zip_file_inside_a_tar_file_is_not_opened(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "label"),
-    [("photos.zip", "photos"), ("a/b/Photos.TAR.GZ", "Photos"), ("C:\\x\\y.tgz", "y"), ("z", "z")],
+    [
+        ("photos.zip", "photos"),
+        ("a/b/Photos.TAR.GZ", "Photos"),
+        ("C:\\x\\y.tgz", "y"),
+        ("фото.zip", "фото"),
+        ("z", "z"),
+    ],
 )
 def test_an_archive_stands_for_a_folder(name: str, label: str) -> None:
     assert archive_label(name) == label
