@@ -227,14 +227,15 @@ class ImportService:
                 f"{in_ascii(path)} is not below a folder of LOOKALIKE_IMPORT_DIRS; give the whole "
                 "path of a folder that is"
             )
-        top = Path(path).resolve()
-        if not top.is_dir():
-            raise InvalidParameterError(f"{in_ascii(path)} is no folder of the server")
         try:
+            top = Path(path).resolve()
+            if not top.is_dir():
+                raise InvalidParameterError(f"{in_ascii(path)} is no folder of the server")
             os.scandir(top).close()
         except OSError as exc:
             raise InvalidParameterError(
-                f"{in_ascii(path)} cannot be read: {exc.strerror}; let the service's user read it"
+                f"{in_ascii(path)} cannot be read: {exc.strerror}; name another folder, or let the "
+                "service's user read it"
             ) from exc
         return top
 

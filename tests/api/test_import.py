@@ -495,6 +495,25 @@ def test_a_file_that_changes_while_it_is_read_fails_alone(
     assert len(stored(allowing)) == 7
 
 
+def test_a_folder_that_cannot_be_looked_at(
+    allowing: TestClient, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = send_folder(allowing, photos / ("x" * 300))
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
+    assert "cannot be read: File name too long; " in answer.json()["detail"]
+    is_dir = Path.is_dir
+
+    def refusing(self: Path) -> bool:
+        if self == photos / "fish":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return is_dir(self)
+
+    monkeypatch.setattr(Path, "is_dir", refusing)
+    answer = send_folder(allowing, photos / "fish")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
+    assert "cannot be read: Permission denied; " in answer.json()["detail"]
+
+
 def test_a_folder_that_cannot_be_read_is_said_at_once(
     allowing: TestClient, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
