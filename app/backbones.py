@@ -14,16 +14,21 @@ from app.config import Settings
 from app.converting import float_network, models_folder, settled_origin
 from app.embedding import openvino_files, openvino_runtime
 from app.embedding.base import Extractor
+from app.embedding.openvino_files import KeptNetwork
 from app.errors import ConfigurationError
 
 
-def build_backbone(settings: Settings, *, cores: int, keep: bool = False) -> Extractor:
+def build_backbone(
+    settings: Settings, *, cores: int, keep: bool = False, quantized: str | None = None
+) -> Extractor:
     """Builds the network that the settings name, without a head.
 
     Args:
         settings: What was asked for.
         cores: CPU threads of one call.
         keep: Whether a network that is converted is kept in the data folder.
+        quantized: Which int8 network, where the precision is int8: the digest of its passport. The
+            newest of these settings unless given.
 
     Raises:
         WeightsError: The weights cannot be used.
@@ -34,7 +39,7 @@ def build_backbone(settings: Settings, *, cores: int, keep: bool = False) -> Ext
 
         return ColorExtractor()
     if choose_runtime(settings) == "openvino":
-        return _openvino_backbone(settings, cores=cores, keep=keep)
+        return _openvino_backbone(settings, cores=cores, keep=keep, quantized=quantized)
     from app.embedding.torchvision_extractor import (  # noqa: PLC0415 - imports torch
         TorchvisionExtractor,
     )
@@ -123,19 +128,31 @@ def _cuda_devices() -> int:
     return 0 if failed else count.value
 
 
-def _openvino_backbone(settings: Settings, *, cores: int, keep: bool) -> Extractor:
+def _openvino_backbone(
+    settings: Settings, *, cores: int, keep: bool, quantized: str | None
+) -> Extractor:
     from app.embedding.openvino_extractor import OpenVinoExtractor  # noqa: PLC0415 - as needed
 
     if settings.precision == "int8":
-        origin = replace(settled_origin(settings), int8=True)
-        quantized = openvino_files.find_network(models_folder(settings), origin)
-        if quantized is None:
-            raise ConfigurationError(
-                f"There is no int8 network of {settings.model} with these settings in "
-                f"{models_folder(settings)}: make one with lookalike quantize PATH (a folder of "
-                "your own pictures), or set another LOOKALIKE_PRECISION"
-            )
-        return OpenVinoExtractor(quantized.xml, passport=quantized.passport, threads=cores)
+        kept = _int8_network(settings, quantized)
+        return OpenVinoExtractor(kept.xml, passport=kept.passport, threads=cores)
     precision = openvino_runtime.choose_float(settings.precision)
     network, passport = float_network(settings, keep=keep)
     return OpenVinoExtractor(network, passport=passport, precision=precision, threads=cores)
+
+
+def _int8_network(settings: Settings, digest: str | None) -> KeptNetwork:
+    """The network of a passport, or the newest of these settings."""
+    folder = models_folder(settings)
+    if digest is not None:
+        if kept := openvino_files.open_network(folder, digest):
+            return kept
+        raise ConfigurationError(f"The int8 network {digest} is not in {folder}, or is damaged")
+    origin = replace(settled_origin(settings), int8=True)
+    if kept := openvino_files.find_network(folder, origin):
+        return kept
+    raise ConfigurationError(
+        f"There is no int8 network of {settings.model} with these settings in {folder}: make one "
+        "with lookalike quantize PATH (a folder of your own pictures), or ask for floats "
+        '(another LOOKALIKE_PRECISION; "int8": false where a collection is moved)'
+    )

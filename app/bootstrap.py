@@ -15,8 +15,8 @@ from app.cores import available_cores, limit_openmp
 from app.embedding.base import Extractor
 from app.embedding.extractors import Extractors
 from app.embedding.preprocessing import ImageDecoder, ImageLimits
-from app.errors import ConfigurationError
-from app.model_recipes import keep_head, recipe_of, settings_of
+from app.model_recipes import keep_head, quantized_of, recipe_of, settings_of
+from app.services.collection_models import CollectionModels
 from app.services.duplicates.service import DuplicateService
 from app.services.fetch_guard import FetchGuard
 from app.services.fetching import Fetcher
@@ -33,6 +33,8 @@ from app.services.search import SearchService
 from app.services.switching import PutGate
 from app.services.url_search import UrlSearchService
 from app.store.base import Store
+from app.store.data_folder import require_data_folder
+from app.store.embedding_sets import Recipe
 from app.store.files import LocalFiles
 from app.store.filters import parse_field_names
 from app.store.search_parameters import SearchParameters
@@ -105,8 +107,11 @@ def build_services(
         if extractors is None:
             extractors = build_extractors(settings, keep=not read_only, on_batch=on_batch)
             undo.callback(extractors.close)
-        services = _assemble(settings, extractors, store, cores=cores, tidy=not read_only)
-        services.reembedding.restore()
+        models = _models(settings, extractors, store, cores=cores, keep=not read_only)
+        models.restore()
+        services = _assemble(
+            settings, extractors, store, models=models, cores=cores, tidy=not read_only
+        )
         undo.pop_all()
     return services
 
@@ -150,15 +155,18 @@ def build_extractors(
     )
 
 
-def build_extractor(settings: Settings, *, cores: int, keep: bool = False) -> Extractor:
+def build_extractor(
+    settings: Settings, *, cores: int, keep: bool = False, quantized: str | None = None
+) -> Extractor:
     """Loads the network that the settings name, and its head.
 
     Args:
         settings: What was asked for.
         cores: CPU threads of one call.
         keep: Whether a network that is converted is kept in the data folder, which is ours.
+        quantized: Which int8 network, see `build_backbone`.
     """
-    backbone = build_backbone(settings, cores=cores, keep=keep)
+    backbone = build_backbone(settings, cores=cores, keep=keep, quantized=quantized)
     return backbone if settings.head is None else put_head(backbone, settings.head)
 
 
@@ -189,22 +197,27 @@ def _fetcher(settings: Settings, folder: Path) -> Fetcher | None:
 
 
 def _assemble(
-    settings: Settings, extractors: Extractors, store: Store, *, cores: int, tidy: bool
+    settings: Settings,
+    extractors: Extractors,
+    store: Store,
+    *,
+    models: CollectionModels,
+    cores: int,
+    tidy: bool,
 ) -> Services:
     files, decoder = LocalFiles(settings.data_dir), build_decoder(settings)
     meter = RecallMeter(store, share=settings.recall_sample if tidy else 0.0)
     search = SearchService(extractors, store, decoder, meter=meter)
     pictures = PictureService(store, files, decoder, max_metadata_bytes=settings.max_metadata_bytes)
     gate = PutGate()
-    reembedding = _reembedding(
-        settings,
-        extractors,
+    reembedding = ReembeddingService(
         store,
-        pictures=pictures,
-        decoder=decoder,
+        pictures,
+        decoder,
         gate=gate,
+        models=models,
         cores=cores,
-        keep=tidy,
+        batch=settings.max_batch,
     )
     indexing = IndexingService(
         extractors,
@@ -252,47 +265,18 @@ def _imports(settings: Settings, indexing: IndexingService, files: LocalFiles) -
     )
 
 
-def require_data_folder(path: Path) -> None:
-    """Refuses a folder that holds no collection, rather than make one in silence."""
-    if not (path / "catalog.db").is_file():
-        raise ConfigurationError(
-            f"There is no collection in {path.resolve()}; index pictures first "
-            "(lookalike index PATH), name another folder with --data-dir, or a running service "
-            "with --server URL"
+def _models(
+    settings: Settings, extractors: Extractors, store: Store, *, cores: int, keep: bool
+) -> CollectionModels:
+    def make(recipe: Recipe) -> Extractor:
+        return build_extractor(
+            settings_of(settings, recipe), cores=cores, keep=keep, quantized=quantized_of(recipe)
         )
 
-
-def _reembedding(
-    settings: Settings,
-    extractors: Extractors,
-    store: Store,
-    *,
-    pictures: PictureService,
-    decoder: ImageDecoder,
-    gate: PutGate,
-    cores: int,
-    keep: bool,
-) -> ReembeddingService:
-    return ReembeddingService(
+    return CollectionModels(
         extractors,
         store,
-        pictures,
-        decoder,
-        gate=gate,
-        make=lambda recipe: build_extractor(settings_of(settings, recipe), cores=cores, keep=keep),
+        make=make,
         default_recipe=recipe_of(settings),
         keep_head=partial(keep_head, settings),
-        cores=cores,
-        batch=settings.max_batch,
     )
-
-
-def make_data_folder(path: Path) -> None:
-    """Makes the data folder where it is missing; raises `ConfigurationError` where it cannot."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ConfigurationError(
-            f"The data folder {path} cannot be made: {exc.strerror}. Choose another with "
-            "LOOKALIKE_DATA_DIR, or make it writable"
-        ) from exc

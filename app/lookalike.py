@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Self
 
 from PIL import Image, ImageOps
 
-from app.bootstrap import Services, build_services, make_data_folder
+from app.bootstrap import Services, build_services
 from app.config import load_settings
 from app.errors import ConfigurationError, LookalikeError
 from app.records import DEFAULT_COLLECTION, Match, OnConflict
@@ -31,6 +31,7 @@ from app.services.sources import PictureSource
 from app.services.stored_vectors import stored_vectors
 from app.services.vector_set import VectorSet
 from app.services.walk import Found, walk
+from app.store.data_folder import make_data_folder
 from app.store.filters import Filter
 from app.store.search_parameters import SearchParameters
 from app.visualization.contact_sheet import Tile, contact_sheet

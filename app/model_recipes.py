@@ -11,9 +11,10 @@ from app.embedding.head import Head
 from app.embedding.heads import save_head
 from app.embedding.registry import SPECS
 from app.errors import InvalidParameterError
+from app.services.collection_models import INT8
 
 RECIPE_SETTINGS = ("model", "weights", "pooling", "resize", "input_size", "head")
-"""What a recipe holds; device and precision are the running service's own."""
+"""Settings that a recipe holds beside `INT8`; device and float precision are the service's own."""
 
 
 def recipe_of(settings: Settings, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -21,15 +22,16 @@ def recipe_of(settings: Settings, given: Mapping[str, Any] | None = None) -> dic
 
     Args:
         settings: The service's own.
-        given: Some of `RECIPE_SETTINGS`; `head` None for no head.
+        given: Some of `RECIPE_SETTINGS` and `INT8`; `head` None for no head.
 
     Returns:
-        A JSON object of all of `RECIPE_SETTINGS`; paths are absolute.
+        A JSON object of all of them; paths are absolute.
 
     Raises:
         InvalidParameterError: There is no such model.
     """
-    values = {name: getattr(settings, name) for name in RECIPE_SETTINGS} | dict(given or {})
+    values = {name: getattr(settings, name) for name in RECIPE_SETTINGS}
+    values |= {INT8: settings.precision == INT8} | dict(given or {})
     known = {*SPECS, "color"}
     if values["model"] not in known:
         raise InvalidParameterError(
@@ -47,7 +49,17 @@ def settings_of(settings: Settings, recipe: Mapping[str, Any]) -> Settings:
     if values.get("head") is not None:
         # Not absolute: one that `keep_head` keeps.
         values["head"] = settings.data_dir / values["head"]
+    if recipe.get(INT8):
+        values["precision"] = INT8
+    elif settings.precision == INT8:
+        values["precision"] = "auto"
     return settings.model_copy(update=values)
+
+
+def quantized_of(recipe: Mapping[str, Any]) -> str | None:
+    """The int8 network that a recipe names by its passport's digest; None where it names none."""
+    named = recipe.get(INT8)
+    return named if isinstance(named, str) else None
 
 
 def keep_head(settings: Settings, head: Head) -> str:

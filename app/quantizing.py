@@ -25,6 +25,7 @@ from app.embedding.openvino_runtime import installed_version, read_network
 from app.embedding.preprocessing import ImageDecoder, ImageLimits
 from app.errors import ConfigurationError, InvalidImageError, StorageError
 from app.records import Passport
+from app.services.sources import PictureSource
 
 CHECKED: Final = 500
 """Most pictures that the two networks are compared on."""
@@ -33,6 +34,7 @@ LEAST_CHECKED: Final = 30
 """Fewer say nothing about the ten nearest."""
 
 _BATCH = 16
+_NAMED = 3  # files that could not be read, in an error
 
 Report = Callable[[str, int, int], None]
 """Told the stage, how many are done, and of how many."""
@@ -91,6 +93,7 @@ def quantize_model(
         raise ConfigurationError(
             f"Only {len(batch)} pictures can be read there, and {2 * LEAST_CHECKED} are needed, "
             "one half to calibrate on and one to measure: name a folder with more"
+            + "".join(f"; {text}" for text in skipped[:_NAMED])
         )
     count = min(pictures, len(batch) // 2)
     network = quantize(
@@ -148,10 +151,11 @@ def _read(
 
     def prepare(file: Path) -> Prepared | str:
         try:
-            data = file.read_bytes()
-            return extractor.prepare(decoder.decode(data, decode_size=extractor.decode_size).image)
+            with PictureSource.from_path(file).open() as opened:
+                image = decoder.decode(opened, decode_size=extractor.decode_size).image
+            return extractor.prepare(image)
         except (OSError, InvalidImageError) as exc:
-            return f"{file}: {exc}"
+            return str(exc) if str(file) in str(exc) else f"{file}: {exc}"
 
     read: list[Prepared] = []
     skipped: list[str] = []

@@ -45,6 +45,9 @@ class ReembedIn(Schema):
         max_length=1024,
         description="A head's file on the service's machine; null: no head",
     )
+    int8: bool | None = Field(
+        None, description="Whether the newest int8 network of these settings makes the vectors"
+    )
 
     def given(self) -> dict[str, Any]:
         """What was sent: null counts for `head` and `input_size` alone."""

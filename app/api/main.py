@@ -30,10 +30,11 @@ from app.api.routers import (
 from app.api.schemas import Problem
 from app.api.security import Keys, load_admin_key
 from app.api.uploads import Admission, UploadLimits
-from app.bootstrap import Services, build_services, make_data_folder
+from app.bootstrap import Services, build_services
 from app.config import Settings
 from app.embedding.extractors import Extractors
 from app.store.base import Store
+from app.store.data_folder import make_data_folder
 
 DESCRIPTION = """
 Image similarity search: send a picture, get the most similar pictures of your collection back.

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.bootstrap import require_data_folder
 from app.cli.backends import Backend
 from app.cli.local import LocalBackend
 from app.cli.options import FETCH_SETTINGS, MODEL_SETTINGS
 from app.cli.remote import RemoteBackend
 from app.config import load_settings
 from app.errors import ConfigurationError
+from app.store.data_folder import require_data_folder
 
 
 def open_backend(

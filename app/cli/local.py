@@ -15,7 +15,6 @@ from app.bootstrap import (
     Services,
     build_pictures,
     build_services,
-    make_data_folder,
     open_store,
 )
 from app.cli.backends import Ask, DuplicatesAsk, Job, Line
@@ -25,6 +24,7 @@ from app.errors import ConfigurationError, FetchingDisabledError
 from app.model_recipes import recipe_of
 from app.records import OnConflict
 from app.services.archives import ArchiveLimits
+from app.services.dropping import drop_collection
 from app.services.duplicates.service import (
     MAX_LIMIT,
     THRESHOLD,
@@ -36,10 +36,13 @@ from app.services.import_feeds import ArchiveFeed, Picture
 from app.services.importing import ImportOptions
 from app.services.index_items import IndexItem
 from app.services.job_run import Watch
+from app.services.jobs import JobService
 from app.services.pictures import PictureService
 from app.services.search import SearchOptions
 from app.services.sources import PictureSource
+from app.services.switching import PutGate
 from app.store.base import Store
+from app.store.data_folder import make_data_folder
 from app.store.filters import parse_filter
 
 
@@ -199,8 +202,9 @@ class LocalBackend:
         self._pictures.delete(collection, image_id)
 
     def drop(self, collection: str) -> None:
-        """Deletes a collection."""
-        self._pictures.drop(collection)
+        """Deletes a collection, and ends the imports into it that a service left."""
+        jobs = JobService(self._store.jobs, {})
+        drop_collection(collection, pictures=self._pictures, jobs=jobs, gate=PutGate())
 
 
 def _line(path: Path, item: IndexItem) -> Line:

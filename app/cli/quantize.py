@@ -37,11 +37,11 @@ def quantize(
     seed: Annotated[int, typer.Option(help="Chooses the pictures")] = 0,
 ) -> None:
     """Make the model's int8 network for OpenVINO; served with LOOKALIKE_PRECISION=int8."""
-    from app.bootstrap import make_data_folder  # noqa: PLC0415 - see app.cli.main
     from app.cli.progress import progress  # noqa: PLC0415
     from app.config import load_settings  # noqa: PLC0415
     from app.cores import limit_openmp  # noqa: PLC0415
     from app.services.walk import readable, walk  # noqa: PLC0415
+    from app.store.data_folder import make_data_folder  # noqa: PLC0415 - see app.cli.main
 
     settings = load_settings(**given)
     if settings.model == "color":
@@ -57,8 +57,8 @@ def quantize(
     _require(made.agreement.overlap, min_overlap)
     typer.echo(f"saved in {keep_quantized(settings, made).parent}")
     typer.echo(
-        "serve it with LOOKALIKE_PRECISION=int8; collections made in floats must be moved to it "
-        "first (lookalike reembed --precision int8)"
+        "serve it with LOOKALIKE_PRECISION=int8; collections made in floats, or by an earlier int8 "
+        "network, are moved to it by lookalike reembed --precision int8"
     )
 
 

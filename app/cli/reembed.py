@@ -86,10 +86,13 @@ def _there(
     from app.cli.connect import open_backend  # noqa: PLC0415 - see app.cli.main
     from app.cli.remote import RemoteBackend  # noqa: PLC0415
     from app.model_recipes import RECIPE_SETTINGS  # noqa: PLC0415
+    from app.services.collection_models import INT8  # noqa: PLC0415
 
     for name in RECIPE_SETTINGS:
         if (value := given.pop(name, None)) is not None:
             model[name] = _number(value) if name == "input_size" else str(value)
+    if (precision := given.pop("precision", None)) is not None:
+        model[INT8] = str(precision) == INT8
     with open_backend(server, api_key, given, changes=True) as backend:
         assert isinstance(backend, RemoteBackend)
         job = backend.reembed(collection, model)

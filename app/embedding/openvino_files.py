@@ -116,19 +116,29 @@ def find_network(
     Returns:
         None where there is none; the log says so where there is one that is damaged.
     """
+
+    def fits(home: Path, document: Mapping[str, Any]) -> bool:
+        if document["origin"] != asdict(origin):
+            return False
+        if openvino not in {None, document["openvino"]}:
+            _log.info("%s was made by OpenVINO %s", home, document["openvino"])
+            return False
+        return True
+
     newest_first = sorted(folder.glob(f"*/{_MANIFEST}"), key=_changed, reverse=True)
-    for manifest in newest_first:
-        try:
-            document = json.loads(manifest.read_text(encoding="utf-8"))
-            if document["format"] != FORMAT or document["origin"] != asdict(origin):
-                continue
-            if openvino not in {None, document["openvino"]}:
-                _log.info("%s was made by OpenVINO %s", manifest.parent, document["openvino"])
-                continue
-            return _checked(manifest.parent, document, int8=origin.int8)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-            _log.warning("the converted network in %s cannot be used: %s", manifest.parent, exc)
-    return None
+    found = (_read(manifest.parent, fits, int8=origin.int8) for manifest in newest_first)
+    return next((one for one in found if one is not None), None)
+
+
+def open_network(folder: Path, digest: str) -> KeptNetwork | None:
+    """The int8 network whose passport has this digest; None where it is not there, or damaged.
+
+    Args:
+        folder: `models` of a data folder; need not exist.
+        digest: Of the passport: 16 hex digits.
+    """
+    home = folder / Path(digest).name
+    return _read(home, lambda *_: True, int8=True) if (home / _MANIFEST).is_file() else None
 
 
 def keep_network(
@@ -173,6 +183,20 @@ def keep_network(
         _sync(synced)
     _tidy(home, {*document["files"], _MANIFEST})
     return KeptNetwork(xml=xml, passport=passport, openvino=openvino, notes=document["notes"])
+
+
+def _read(
+    home: Path, fits: Callable[[Path, Mapping[str, Any]], bool], *, int8: bool
+) -> KeptNetwork | None:
+    """What a folder holds; None where it does not fit, or where it is damaged, as the log says."""
+    try:
+        document = json.loads((home / _MANIFEST).read_text(encoding="utf-8"))
+        if document["format"] != FORMAT or not fits(home, document):
+            return None
+        return _checked(home, document, int8=int8)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        _log.warning("the converted network in %s cannot be used: %s", home, exc)
+        return None
 
 
 def _checked(home: Path, document: Mapping[str, Any], *, int8: bool) -> KeptNetwork:

@@ -71,7 +71,7 @@ def quantize(
             f"Quantizing needs NNCF, which cannot be imported ({exc}): "
             "pip install 'lookalike[openvino]'"
         ) from exc
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own way sets handlers of others, too
 
     with redirect_stdout(io.StringIO()):  # its own bars
         return nncf.quantize(

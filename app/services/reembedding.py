@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
-from app.embedding.base import Extractor
-from app.embedding.extractors import Extractors, LiveExtractor
-from app.embedding.head import Head
-from app.embedding.headed_extractor import HeadedExtractor
 from app.embedding.preprocessing import ImageDecoder
 from app.errors import (
     CollectionNotFoundError,
-    PassportMismatchError,
     ReembeddingIncompleteError,
 )
-from app.records import Passport
+from app.services.collection_models import CollectionModels
 from app.services.job_run import Watch
 from app.services.pictures import PictureService
 from app.services.reembedding_walk import Vectorizer, Walk
 from app.services.search import unknown_collection
 from app.services.switching import PutGate
 from app.store.base import Store
-from app.store.embedding_sets import EmbeddingSet, Recipe
+from app.store.embedding_sets import Recipe
 from app.store.names import check_collection_name
-
-MakeExtractor = Callable[[Recipe], Extractor]
-"""Makes an extractor as a recipe says; raises `ConfigurationError` where that cannot be."""
 
 _SLICE_S = 2.0  # that puts wait at a stretch, at least, where the last pictures do not end
 _OPENING_S = 0.25  # that puts have between two such stretches
@@ -46,62 +38,38 @@ class ReembeddingService:
     those that are missing. One call of `run` at a time.
 
     Args:
-        extractors: The live ones; those that are made join them as long as they are needed.
         store: Where the collections are.
         pictures: Finds the originals.
         decoder: Decodes within the limits.
         gate: Holds puts back while the last few vectors are made.
-        make: Makes an extractor by its recipe.
-        default_recipe: How the default extractor was made.
-        keep_head: Keeps a head and gives the path to name in a recipe, so that whatever happens to
-            the file that it came from, it can be made again.
+        models: Makes the extractors, and keeps them live as long as they are needed.
         cores: Threads that decode.
         batch: Pictures embedded and committed together.
     """
 
     def __init__(
         self,
-        extractors: Extractors,
         store: Store,
         pictures: PictureService,
         decoder: ImageDecoder,
         *,
         gate: PutGate,
-        make: MakeExtractor,
-        default_recipe: Recipe,
-        keep_head: Callable[[Head], str],
+        models: CollectionModels,
         cores: int = 2,
         batch: int = 32,
     ) -> None:
-        self._extractors = extractors
         self._store = store
         self._pictures = pictures
         self._decoder = decoder
         self._gate = gate
-        self._make = make
-        self._default_recipe = dict(default_recipe)
-        self._keep_head = keep_head
+        self._models = models
         self._cores = cores
         self._batch = batch
-        self._made: list[Passport] = []
 
     def require(self, collection: str) -> None:
         """Raises `CollectionNotFoundError` where there is nothing to re-embed."""
         if self._store.passport(check_collection_name(collection)) is None:
             raise unknown_collection(collection)
-
-    def restore(self) -> None:
-        """Makes the extractors live again that active sets need and whose recipe is known.
-
-        What cannot be made is said in the log; calls on such a collection raise
-        `PassportMismatchError`.
-        """
-        for info in self._store.collections():
-            active = self._active(info.name)
-            if self._is_live(active.passport) or active.recipe is None:
-                continue
-            if not self._try_live(active.passport, active.recipe):
-                log.warning("searches in the collection %s are refused", info.name)
 
     def as_job(self, parameters: Mapping[str, Any], watch: Watch) -> str:
         """`run` with the parameters that `parameters` gave."""
@@ -138,18 +106,18 @@ class ReembeddingService:
         try:
             return self._run(collection, recipe, watch)
         finally:
-            self._retire()
+            self._models.retire()
 
     def _run(self, collection: str, recipe: Recipe, watch: Watch) -> str:
-        target = self._live(recipe)
-        active = self._active(collection)
-        recipe = self._lasting(recipe, target.extractor)
+        target = self._models.live(recipe)
+        active = self._models.active(collection)
+        recipe = self._models.lasting(recipe, target.extractor)
         self._store.sets.begin(
             collection, target.passport, provenance=target.extractor.provenance, recipe=recipe
         )
         if active.passport.digest == target.passport.digest:
             return f"The collection {collection!r} is on this model already"
-        self._keep_live(collection, active, recipe)
+        self._models.keep_live(collection, recipe)
         pool = ThreadPoolExecutor(self._cores, thread_name_prefix="reembed")
         try:
             vectorizer = Vectorizer(
@@ -175,73 +143,9 @@ class ReembeddingService:
             "back"
         )
 
-    # The extractors
-
-    def _live(self, recipe: Recipe) -> LiveExtractor:
-        """The extractor of a recipe, made anew: the same path may hold another head by now."""
-        if recipe == self._default_recipe and not recipe.get("head"):
-            return self._extractors.default
-        extractor = self._make(recipe)
-        if not self._is_live(extractor.passport):
-            self._made.append(extractor.passport)
-        return self._extractors.add(extractor)
-
-    def _lasting(self, recipe: Recipe, extractor: Extractor) -> Recipe:
-        """A recipe whose head is one that is kept."""
-        if not isinstance(extractor, HeadedExtractor):
-            return recipe
-        return {**recipe, "head": self._keep_head(extractor.head)}
-
-    def _try_live(self, passport: Passport, recipe: Recipe) -> bool:
-        """Makes an extractor live if its recipe still gives what the passport says."""
-        try:
-            extractor = self._make(recipe)
-        except Exception as exc:  # one collection's model must not keep a service from starting
-            log.warning("the model of %s cannot be made again: %s", passport.digest, exc)
-            return False
-        apart = passport.differences(extractor.passport)
-        if apart:
-            log.warning("the recipe of %s makes another model now: %s", passport.digest, apart)
-            return False
-        self._extractors.add(extractor)
-        self._made.append(passport)
-        return True
-
-    def _keep_live(self, collection: str, active: EmbeddingSet, target: Recipe) -> None:
-        """Has searches in the old set go on, now and after a restart, wherever that can be."""
-        recipe = active.recipe
-        if active.passport.digest == self._extractors.default.passport.digest:
-            recipe = self._lasting(self._default_recipe, self._extractors.default.extractor)
-        elif not self._is_live(active.passport):
-            if recipe is None and target.get("head"):
-                recipe = {**target, "head": None}  # perhaps what the new head is put on
-            if recipe is None or not self._try_live(active.passport, recipe):
-                return
-        if recipe is not None and recipe != active.recipe:
-            self._store.sets.begin(collection, active.passport, provenance={}, recipe=recipe)
-
-    def _retire(self) -> None:
-        """Lets go of the extractors made here that no collection needs."""
-        needed = {info.passport.digest for info in self._store.collections()}
-        needed.add(self._extractors.default.passport.digest)
-        for passport in list(self._made):
-            if passport.digest not in needed:
-                self._made.remove(passport)
-                self._extractors.remove(passport)
-
-    def _is_live(self, passport: Passport) -> bool:
-        try:
-            self._extractors.for_passport(passport)
-        except PassportMismatchError:
-            return False
-        return True
-
     def _created_at(self, collection: str) -> str:
         infos = self._store.collections()
         return next((info.created_at for info in infos if info.name == collection), "")
-
-    def _active(self, collection: str) -> EmbeddingSet:
-        return next(one for one in self._store.sets.all(collection) if one.active)
 
     # The walk and the switch
 

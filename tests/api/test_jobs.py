@@ -62,6 +62,7 @@ def test_there_and_back(client: TestClient, held: None, head: str) -> None:
         "resize": "squash",
         "input_size": None,
         "head": head,
+        "int8": False,
     }
     done = finished(client, answer.headers["location"])
     assert (done["state"], done["done"], done["total"]) == ("done", 4, 4), done

@@ -1,5 +1,7 @@
 """`lookalike quantize`, with a small network and drawn pictures."""
 
+import os
+
 import pytest
 
 from app.backbones import build_backbone
@@ -69,6 +71,14 @@ def test_too_few_pictures(lookalike, pictures):
     few = lookalike("quantize", str(pictures), *MODEL)
     assert isinstance(few.exception, ConfigurationError)
     assert "Only 18 pictures can be read there, and 60 are needed" in str(few.exception)
+
+
+def test_what_is_no_file_is_not_waited_for(lookalike, tmp_path):
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    few = lookalike("quantize", str(pipe), *MODEL)
+    assert "Only 0 pictures can be read there" in str(few.exception)
+    assert f"; {pipe} cannot be read: it is no regular file" in str(few.exception)
 
 
 def test_color_has_no_network(lookalike, pictures):

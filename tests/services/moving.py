@@ -17,6 +17,7 @@ from app.embedding.extractors import Extractors
 from app.embedding.head import Head, HeadSpec
 from app.embedding.headed_extractor import HeadedExtractor
 from app.embedding.preprocessing import ImageDecoder
+from app.services.collection_models import CollectionModels
 from app.services.index_items import IndexItem
 from app.services.indexing import IndexingService
 from app.services.pictures import PictureService
@@ -97,16 +98,15 @@ class World:
         self.indexing = IndexingService(
             self.extractors, self.store, self.files, decoder, group=4, gate=gate
         )
-        self.reembedding = ReembeddingService(
+        self.models = CollectionModels(
             self.extractors,
             self.store,
-            self.pictures,
-            decoder,
-            gate=gate,
             make=self.make,
             default_recipe=self.default,
             keep_head=lambda head: self.heads[head.digest],
-            batch=4,
+        )
+        self.reembedding = ReembeddingService(
+            self.store, self.pictures, decoder, gate=gate, models=self.models, batch=4
         )
 
     def make(self, recipe: Recipe) -> Extractor:

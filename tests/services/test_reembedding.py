@@ -273,7 +273,7 @@ def test_what_cannot_be_moved(world: World) -> None:
     def refuse(recipe: Recipe) -> ColorExtractor:
         raise ConfigurationError("no such model")
 
-    world.reembedding._make = refuse
+    world.models._make = refuse
     with pytest.raises(ConfigurationError):
         world.move(NEW)
     assert len(world.store.sets.all("default")) == 1
@@ -304,10 +304,10 @@ def test_a_restart_makes_what_active_sets_need(
     second = World(LocalStore(tmp_path), tmp_path)
     with pytest.raises(PassportMismatchError):
         second.search.search(io.BytesIO(picture(0)), SearchOptions())
-    second.reembedding.restore()
+    second.models.restore()
     second.check(pictures, NEW)
     assert second.made == [NEW]
-    second.reembedding.restore()
+    second.models.restore()
     assert second.made == [NEW]
     second.move(OLD)
     second.check(pictures, OLD)
@@ -330,7 +330,7 @@ def test_a_restart_with_other_settings_amid_a_move(tmp_path: Path) -> None:
         first.move(NEW, Watched(stop))
     first.close()
     second = World(LocalStore(tmp_path), tmp_path, default=dict(NEW))
-    second.reembedding.restore()
+    second.models.restore()
     second.check(pictures, OLD)
     second.move(NEW)
     second.check(pictures, NEW)
@@ -346,8 +346,8 @@ def test_a_recipe_that_makes_something_else_now_is_not_used(
     first.move(NEW)
     first.close()
     second = World(LocalStore(tmp_path), tmp_path)
-    second.reembedding._make = lambda recipe: ColorExtractor(grid=2)
-    second.reembedding.restore()
+    second.models._make = lambda recipe: ColorExtractor(grid=2)
+    second.models.restore()
     assert "makes another model now" in caplog.text
     with pytest.raises(PassportMismatchError):
         second.search.search(io.BytesIO(picture(0)), SearchOptions())
@@ -360,7 +360,7 @@ def test_a_served_head_takes_over_a_collection_made_without_it(tmp_path: Path) -
     first.index(pictures)
     first.close()
     second = World(LocalStore(tmp_path), tmp_path, default=dict(HEADED))
-    second.reembedding.restore()
+    second.models.restore()
     with pytest.raises(PassportMismatchError, match="head"):
         second.search.search(io.BytesIO(picture(0)), SearchOptions())
     answers = []
@@ -388,8 +388,8 @@ def test_a_model_that_cannot_be_made_keeps_no_service_from_starting(
     def refuse(recipe: Recipe) -> Extractor:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(second.reembedding, "_make", refuse)
-    second.reembedding.restore()
+    monkeypatch.setattr(second.models, "_make", refuse)
+    second.models.restore()
     assert "searches in the collection default are refused" in caplog.text
     second.extractors.close()
 

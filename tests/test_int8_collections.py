@@ -1,0 +1,155 @@
+"""Collections in int8 and in floats beside each other, over restarts and new quantizations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.bootstrap import Services, build_services
+from app.config import Settings, load_settings
+from app.errors import PassportMismatchError
+from app.model_recipes import recipe_of
+from app.quantizing import keep_quantized, quantize_model
+from app.samples import write_samples
+from app.services.search import SearchOptions
+from app.services.sources import PictureSource
+from tests.services.moving import Watched
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("int8") / "pictures"
+    return write_samples(folder, instances=3, views=2, size=(64, 48))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., Settings]:
+    def made(precision: str = "float32") -> Settings:
+        return load_settings(
+            data_dir=tmp_path / "data",
+            model="resnet18",
+            weights="random",
+            input_size=32,
+            runtime="openvino",
+            precision=precision,
+        )
+
+    return made
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[Services]:
+    services = build_services(settings)
+    try:
+        yield services
+    finally:
+        services.close()
+
+
+def index(services: Services, pictures: list[Path], collection: str = "default") -> None:
+    sources = [PictureSource.from_path(path, id=path.stem) for path in pictures]
+    items = list(services.indexing.index(sources, collection=collection))
+    assert not any(item.failed for item in items)
+
+
+def quantized(settings: Settings, pictures: list[Path], count: int) -> str:
+    """Quantizes on so many pictures; gives the passport's digest."""
+    made = quantize_model(settings, pictures, pictures=count, on_progress=lambda *_: None)
+    keep_quantized(settings, made)
+    return made.passport.digest
+
+
+def move(services: Services, at_step: Callable[[], None] = lambda: None, **model: Any) -> None:
+    recipe = recipe_of(services.settings, model)
+    services.reembedding.run("default", recipe, Watched(at_step))
+
+
+def served_by(services: Services, picture: Path, collection: str = "default") -> str:
+    """Searches for a picture of the collection, and gives the digest of the passport."""
+    with picture.open("rb") as file:
+        found = services.search.search(file, SearchOptions(k=1, collection=collection))
+    assert [match.record.id for match in found.matches] == [picture.stem]
+    assert found.matches[0].score > 0.9999
+    return found.passport.digest
+
+
+def test_a_collection_keeps_its_network(
+    settings: Callable[..., Settings], pictures: list[Path]
+) -> None:
+    few, first = pictures[:6], quantized(settings(), pictures, 30)
+    with serving(settings()) as services:
+        index(services, few)
+        floats = served_by(services, few[0])
+        move(services, int8=True)
+        assert served_by(services, few[0]) == first
+    second = quantized(settings(), pictures, 31)
+    assert second != first
+    with serving(settings()) as services:
+        assert served_by(services, few[1]) == first, "neither the setting nor a newer network"
+        index(services, pictures[6:8])
+        assert served_by(services, pictures[7]) == first
+    with serving(settings("int8")) as services:
+        assert services.extractors.default.passport.digest == second
+        assert served_by(services, few[2]) == first
+        move(services)
+        assert served_by(services, few[2]) == second
+        move(services, int8=False)
+        assert served_by(services, few[2]) == floats
+    with serving(settings("int8")) as services:
+        assert served_by(services, few[3]) == floats
+
+
+def test_searches_go_on_while_a_collection_in_floats_moves(
+    settings: Callable[..., Settings], pictures: list[Path]
+) -> None:
+    int8 = quantized(settings(), pictures, 30)
+    with serving(settings()) as services:
+        index(services, pictures[:6])
+        floats = served_by(services, pictures[0])
+    with serving(settings("int8")) as services:
+        with pytest.raises(PassportMismatchError, match="int8"):
+            served_by(services, pictures[0])
+        seen: list[str] = []
+        move(services, lambda: seen.append(served_by(services, pictures[0])))
+        assert seen
+        assert set(seen) == {floats}
+        assert served_by(services, pictures[0]) == int8
+
+
+def test_quantizing_again_leaves_what_the_service_made_itself(
+    settings: Callable[..., Settings], pictures: list[Path]
+) -> None:
+    first = quantized(settings(), pictures, 30)
+    with serving(settings("int8")) as services:
+        index(services, pictures[:4])
+    second = quantized(settings(), pictures, 31)
+    with serving(settings("int8")) as services:
+        assert served_by(services, pictures[0]) == first
+        index(services, pictures[4:8], collection="later")
+        assert served_by(services, pictures[5], "later") == second
+    manifest = settings().data_dir / "models" / first / "manifest.json"
+    os.utime(manifest)  # as a copy of the folder may leave it: the newest is another one now
+    with serving(settings("int8")) as services:
+        assert served_by(services, pictures[0]) == first
+        assert served_by(services, pictures[5], "later") == second
+
+
+def test_a_network_that_is_gone_is_said(
+    settings: Callable[..., Settings], pictures: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = quantized(settings(), pictures, 30)
+    with serving(settings()) as services:
+        index(services, pictures[:4])
+        move(services, int8=True)
+    next((settings().data_dir / "models" / first).glob("*.bin")).write_bytes(b"")
+    with serving(settings()) as services:
+        with pytest.raises(PassportMismatchError):
+            served_by(services, pictures[0])
+        assert f"The int8 network {first} is not in" in caplog.text
+        move(services)
+        assert served_by(services, pictures[0]) != first
