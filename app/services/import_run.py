@@ -68,7 +68,10 @@ class ImportRun:
         """
         self._begin()
         groups = self._indexing.index_groups(
-            self._sources(), collection=collection, on_conflict=on_conflict
+            self._sources(),
+            collection=collection,
+            on_conflict=on_conflict,
+            check=self._watch.step,
         )
         try:
             with closing(groups):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -74,12 +76,21 @@ Started = IndexItem | Known | Waiting
 class Task:
     """What one call of `index` fixes for all of its pictures.
 
-    But `live` changes when the collection moves to another embedding set meanwhile.
+    But `live` changes when the collection moves to another embedding set meanwhile. `check` is
+    called right before each commit, and may raise to end the work.
     """
 
     collection: str
     on_conflict: OnConflict
     live: LiveExtractor
+    check: Callable[[], None] = lambda: None
+
+
+def flat(groups: Generator[list[IndexItem], None, None]) -> Iterator[IndexItem]:
+    """The items of the groups one by one; closed, it closes them."""
+    with closing(groups):
+        for group in groups:
+            yield from group
 
 
 def item_of(source: PictureSource, outcome: PutOutcome) -> IndexItem:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from itertools import islice
 
 import numpy as np
@@ -35,6 +34,7 @@ from app.services.index_items import (
     Started,
     Task,
     Waiting,
+    flat,
     item_of,
 )
 from app.services.sources import PictureSource
@@ -91,7 +91,7 @@ class IndexingService:
         self._originals = originals
         self._max_metadata_bytes = max_metadata_bytes
         self._group = group
-        self._gate = gate or PutGate()
+        self.gate = gate or PutGate()
         self._window = 3 * group + cores
         self._pool = ThreadPoolExecutor(cores, thread_name_prefix="decode")
         self._keepers = ThreadPoolExecutor(_KEEPERS, thread_name_prefix="keep")
@@ -111,7 +111,7 @@ class IndexingService:
             InvalidCollectionNameError: Before anything is read.
             PassportMismatchError: The collection was made by a model that is not live.
         """
-        return _flat(self.index_groups(sources, collection=collection, on_conflict=on_conflict))
+        return flat(self.index_groups(sources, collection=collection, on_conflict=on_conflict))
 
     def index_groups(
         self,
@@ -119,10 +119,14 @@ class IndexingService:
         *,
         collection: str = DEFAULT_COLLECTION,
         on_conflict: OnConflict = OnConflict.REPLACE,
+        check: Callable[[], None] = lambda: None,
     ) -> Generator[list[IndexItem], None, None]:
-        """As `index`, but yields what was committed together as one list. Raises as it does."""
+        """As `index`, but yields what was committed together as one list. Raises as it does.
+
+        `check` is called right before each commit, and may raise to end the work.
+        """
         self.require(collection)
-        task = Task(collection, on_conflict, self._embedder.live(collection))
+        task = Task(collection, on_conflict, self._embedder.live(collection), check)
         return self._stream(iter(sources), task)
 
     def require(self, collection: str) -> None:
@@ -270,7 +274,8 @@ class IndexingService:
         return True
 
     def _put(self, ready: list[Ready], task: Task, live: LiveExtractor) -> dict[int, IndexItem]:
-        with self._gate.passing(task.collection):
+        with self.gate.passing(task.collection):
+            task.check()
             outcomes = self._store.put(
                 task.collection,
                 [one.waiting.image for one in ready],
@@ -291,10 +296,3 @@ class IndexingService:
             return
         with source.open() as file:
             self._files.put(file, image.sha256, image.media_type)
-
-
-def _flat(groups: Generator[list[IndexItem], None, None]) -> Iterator[IndexItem]:
-    """The items of the groups one by one; closed, it closes them."""
-    with closing(groups):
-        for group in groups:
-            yield from group

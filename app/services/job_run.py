@@ -63,6 +63,7 @@ class JobRun:
         self._store = store
         self._every_s = every_s
         self._canceled = threading.Event()
+        self._why = ""
         self._stopped = threading.Event()
         self._done = job.done
         self._total = job.total
@@ -80,8 +81,9 @@ class JobRun:
         """Has the next step raise; the job stays unfinished."""
         self._stopped.set()
 
-    def cancel(self) -> None:
-        """Has the next step raise; the job is canceled."""
+    def cancel(self, why: str = "") -> None:
+        """Has the next step raise; the job is canceled. `why` is said at its end, where given."""
+        self._why = why
         self._canceled.set()
 
     def step(self) -> None:
@@ -89,7 +91,7 @@ class JobRun:
         if self._stopped.is_set():
             raise StoppedError
         if self._canceled.is_set():
-            raise CanceledError
+            raise CanceledError(self._why)
 
     def progress(self, done: int, total: int) -> None:
         """See `Watch.progress`; written at most every `every_s`."""

@@ -114,8 +114,12 @@ class JobService:
         page: JobPage = self._store.page(cursor=cursor, limit=limit)
         return [self._status(job) for job in page.jobs], page.next_cursor
 
-    def cancel(self, job_id: str) -> JobStatus:
+    def cancel(self, job_id: str, *, why: str = "") -> JobStatus:
         """Ends a queued job at once and a running one at its next step; what ended stays.
+
+        Args:
+            job_id: Which one.
+            why: The job's message in the end, instead of the usual one.
 
         Raises:
             JobNotFoundError: There is no such job.
@@ -125,17 +129,23 @@ class JobService:
 
             def request(job: Job) -> Job:
                 if job.state is JobState.QUEUED:
-                    return _ended(job, JobState.CANCELED, "Canceled before it began")
+                    return _ended(job, JobState.CANCELED, why or "Canceled before it began")
                 if job.state is JobState.RUNNING:
                     return replace(job, cancel_requested=True, updated_at=utc_now())
                 return job
 
             job = self._store.change(job_id, request)
             if self._run is not None and self._run.job_id == job_id:
-                self._run.cancel()
+                self._run.cancel(why)
         if job.state.finished and not before.finished:
             self._tell(job)
         return self._status(job)
+
+    def cancel_all(self, which: Callable[[Job], bool], why: str) -> None:
+        """Cancels all unfinished jobs of which `which` holds, as `cancel` does."""
+        for job in self._store.unfinished():
+            if which(job):
+                self.cancel(job.id, why=why)
 
     def close(self) -> None:
         """Ends after the step that is under way; the job is taken up at the next `resume`."""
@@ -232,8 +242,8 @@ class JobService:
         try:
             run.step()
             return JobState.DONE, handler(run.parameters, run)
-        except CanceledError:
-            return JobState.CANCELED, "Canceled; what was done is kept"
+        except CanceledError as exc:
+            return JobState.CANCELED, str(exc) or "Canceled; what was done is kept"
         except Exception as exc:
             if run.stopped:  # whatever the shutdown broke is whole again at the next start
                 return None, ""

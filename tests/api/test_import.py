@@ -396,6 +396,35 @@ def test_cancel_while_running_and_while_queued(
     assert len(stored(client)) < 12
 
 
+def test_a_collection_that_is_deleted_stays_deleted(
+    clients: Clients, settings: Settings, tmp_path: Path
+) -> None:
+    quick = settings.model_copy(update={"max_batch": 2})
+    gate = Gate(free=2)
+    client = clients(quick, extractors=Extractors(gate, max_batch=2))
+    path = archive(tmp_path, count=12)
+    running, queued, other = (
+        send(client, path, collection=name, on_conflict=what).json()["id"]
+        for name, what in (("c", "replace"), ("c", "skip"), ("other", "replace"))
+    )
+    assert client.delete("/collections/none", headers=ADMIN).status_code == 404
+    wait(lambda: client.get(f"/jobs/{running}", headers=ADMIN).json()["done"] >= 2)
+    assert gate.reached.wait(20)
+    assert client.delete("/collections/c", headers=ADMIN).status_code == 204
+    assert client.get(f"/jobs/{queued}", headers=ADMIN).json()["state"] == "canceled"
+    gate.open.set()
+    for job_id in (running, queued):
+        job = finished(client, f"/jobs/{job_id}")
+        assert (job["state"], job["message"]) == (
+            "canceled",
+            "Canceled, because the collection 'c' was deleted",
+        )
+    assert finished(client, f"/jobs/{other}")["state"] == "done"
+    found = client.get("/collections").json()["collections"]
+    assert [one["name"] for one in found] == ["other"]
+    wait(lambda: left(settings) == [])
+
+
 def test_strangers_are_swept_at_start(clients: Clients, settings: Settings) -> None:
     folder = settings.data_dir / "imports"
     folder.mkdir(parents=True)

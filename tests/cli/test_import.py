@@ -12,6 +12,9 @@ import pytest
 from app.cli import watching
 from app.errors import ConfigurationError, NotAnArchiveError, ServerError
 from app.samples import write_samples
+from app.services.importing import ImportOptions
+from app.store.jobs import Job
+from app.store.local.local_store import LocalStore
 from tests.servers import ADMIN_KEY, Server
 from tests.services.archive_maker import write_archive
 from tests.unreadable import refuse
@@ -96,6 +99,27 @@ def test_folders_that_cannot_be_read(
         assert f"{pictures / 'mug'}: The folder cannot be read: Permission denied" in done.stderr
     alone = lookalike("index", str(pictures / "mug"))
     assert (alone.exit_code, alone.stdout.strip()) == (1, "1 failed")
+
+
+def test_a_collection_that_is_deleted_between_two_services_stays_deleted(
+    lookalike: Any, archive: Path
+) -> None:
+    assert lookalike("index", str(archive)).exit_code == 0
+    options = ImportOptions().parameters()
+    job = Job(
+        id="1" * 16,
+        kind="index_folder",
+        parameters={**options, "path": "/mnt"},
+        created_at="2026-11-20T09:00:00.000Z",
+        updated_at="2026-11-20T09:00:00.000Z",
+    )
+    store = LocalStore(Path("data"))
+    store.jobs.add(job)
+    store.close()
+    assert lookalike("delete", "--all", "--yes").exit_code == 0
+    store = LocalStore(Path("data"))
+    assert store.jobs.get(job.id).state == "canceled"
+    store.close()
 
 
 def test_an_archive_to_a_service(lookalike: Any, archive: Path, there: list[str]) -> None:

@@ -186,6 +186,16 @@ def test_canceling(service: JobService, count: Counting) -> None:
         service.cancel("0" * 16)
 
 
+def test_canceling_those_of_a_kind_says_why(service: JobService, count: Counting) -> None:
+    running, queued, other = (service.start("count", {"to": to}).job for to in (5, 6, 0))
+    until(service, running.id, lambda found: found.job.total is not None)
+    service.cancel_all(lambda job: job.parameters["to"] > 0, "Nobody counts any more")
+    for job in (running, queued):
+        ended = finished(service, job.id)
+        assert (ended.state, ended.message) == (JobState.CANCELED, "Nobody counts any more")
+    assert finished(service, other.id).state is JobState.DONE
+
+
 def test_a_restart_goes_on_where_it_was(store: JobStore, count: Counting) -> None:
     service = JobService(store, {"count": count}, every_s=0.0)
     service.resume()

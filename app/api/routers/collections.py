@@ -6,11 +6,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Response
 
-from app.api.deps import COLLECTION_PATTERN, PicturesDep, ServicesDep
+from app.api.deps import COLLECTION_PATTERN, ServicesDep
 from app.api.errors import responses
 from app.api.schemas import CollectionOut, CollectionsOut
 from app.api.security import require_admin, require_read
 from app.bootstrap import Services
+from app.services.dropping import drop_collection
 
 router = APIRouter(prefix="/collections", tags=["collections"])
 
@@ -47,8 +48,10 @@ def list_collections(services: ServicesDep) -> CollectionsOut:
     dependencies=[Depends(require_admin)],
 )
 def delete_collection(
-    name: Annotated[str, Path(pattern=COLLECTION_PATTERN, max_length=63)], pictures: PicturesDep
+    name: Annotated[str, Path(pattern=COLLECTION_PATTERN, max_length=63)], services: ServicesDep
 ) -> Response:
-    """All of its pictures, vectors and files go."""
-    pictures.drop(name)
+    """All of its pictures, vectors and files go; imports into it end."""
+    drop_collection(
+        name, pictures=services.pictures, jobs=services.jobs, gate=services.indexing.gate
+    )
     return Response(status_code=204)

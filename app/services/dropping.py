@@ -1,0 +1,36 @@
+"""Deleting a collection, so that no import brings it back."""
+
+from __future__ import annotations
+
+from app.services.importing import ARCHIVE_KIND, FOLDER_KIND
+from app.services.jobs import JobService
+from app.services.pictures import PictureService
+from app.services.switching import PutGate
+from app.store.jobs import Job
+
+
+def drop_collection(
+    collection: str, *, pictures: PictureService, jobs: JobService, gate: PutGate
+) -> int:
+    """Removes a collection, ends the imports into it, and tells how many pictures it had.
+
+    Args:
+        collection: Its name.
+        pictures: Removes it.
+        jobs: Where imports into it may wait or run.
+        gate: Holds back what they are about to commit until they know that they are to end.
+
+    Raises:
+        CollectionNotFoundError: There is no such collection; imports that may make it go on.
+        StorageError: The disk refuses.
+    """
+
+    def into_it(job: Job) -> bool:
+        return (
+            job.kind in {ARCHIVE_KIND, FOLDER_KIND} and job.parameters["collection"] == collection
+        )
+
+    with gate.closed(collection):
+        count = pictures.drop(collection)
+        jobs.cancel_all(into_it, f"Canceled, because the collection {collection!r} was deleted")
+    return count
