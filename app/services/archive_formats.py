@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from app.errors import ArchiveError, LookalikeError, UnreadableImageError
 from app.services.archive_streams import ForwardReader
+from app.services.job_run import WorkEndedError
 
 MAX_HEADER_BYTES = 1_000_000
 """Most bytes of the headers between two members of a tar file."""
@@ -112,7 +113,7 @@ def archive_errors() -> Iterator[None]:
     """Whatever the libraries raise over a broken archive becomes `ArchiveError`."""
     try:
         yield
-    except LookalikeError:
+    except (LookalikeError, WorkEndedError):
         raise
     except Exception as exc:
         raise ArchiveError(
@@ -126,7 +127,7 @@ def member_errors() -> Iterator[None]:
     """Whatever the libraries raise over a broken member becomes `UnreadableImageError`."""
     try:
         yield
-    except LookalikeError:
+    except (LookalikeError, WorkEndedError):
         raise
     except Exception as exc:
         why = in_ascii(str(exc) or type(exc).__name__)

@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Protocol, cast
 
@@ -63,6 +64,8 @@ class ForwardReader:
         self._peeked = b""
         self.last = b""
         """What the last read gave."""
+        self.step: Callable[[], None] = lambda: None
+        """Called for each block that is passed over; may raise to end the work."""
 
     def allow(self, count: int) -> None:
         """Says how many bytes may be read from now on; those that are passed over do not count."""
@@ -99,6 +102,7 @@ class ForwardReader:
             self._position = position
             return
         while self._position < position:
+            self.step()
             block = self._stream.read(min(_CHUNK, position - self._position))
             if not block:
                 return

@@ -134,30 +134,33 @@ class Archive:
         """How many members are pictures by their names; the archive is then at its end.
 
         Args:
-            step: Called now and then; may raise to end the work.
+            step: Called for every member, and often in between; may raise to end the work.
 
         Raises:
             ArchiveError: The archive is broken, or beyond a bound.
         """
         return sum(1 for _ in self._pictures(step))
 
-    def members(self, *, start: int = 0) -> Iterator[Member]:
+    def members(
+        self, *, start: int = 0, step: Callable[[], None] = lambda: None
+    ) -> Iterator[Member]:
         """The pictures in the order of the archive, each read and ready.
 
         Args:
             start: The first position to read.
+            step: As of `count`.
 
         Raises:
             ArchiveError: The archive is broken from here on, or beyond a bound.
             StorageError: The disk refuses what waits there.
         """
-        for position, entry in self._pictures(lambda: None):
+        for position, entry in self._pictures(step):
             if position >= start:
                 yield self._read(position, entry)
 
     def _open(self, file: BoundedFile) -> Reader:
         stream = self._opened.enter_context(unpacked(file))
-        forward = ForwardReader(stream, most=self._left)
+        forward = self._stream = ForwardReader(stream, most=self._left)
         if is_tar(forward.peek()):  # first, since the last member of a tar file may be a zip file
             forward.allow(MAX_HEADER_BYTES)
             tar = tarfile.open(fileobj=cast("Any", forward), mode="r:")  # noqa: SIM115
@@ -167,6 +170,7 @@ class Archive:
         raise _no_archive(forward.peek())
 
     def _pictures(self, step: Callable[[], None]) -> Iterator[tuple[int, Entry]]:
+        self._stream.step = step
         entries = self._reader.entries()
         position = 0
         while True:

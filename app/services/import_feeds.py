@@ -19,8 +19,6 @@ Place = int | str
 Describe = Callable[[str], Mapping[str, Any] | None]
 """Gives a picture's metadata, from the name of its folder."""
 
-_STEP_EVERY = 1000  # files
-
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -41,15 +39,20 @@ class Feed(Protocol):
     """Pictures in an order that stays the same whenever they are read."""
 
     def count(self, step: Callable[[], None]) -> int:
-        """How many there are; `step` is called now and then and may raise to end it.
+        """How many there are; `step` is called often and may raise to end it.
 
         Raises:
             ArchiveError: The archive is broken, or beyond a bound.
         """
         ...
 
-    def pictures(self, after: Place | None) -> Iterator[Picture]:
-        """All pictures, or those behind a place. Raises `ArchiveError`, `StorageError`."""
+    def pictures(self, after: Place | None, step: Callable[[], None] = ...) -> Iterator[Picture]:
+        """All pictures, or those behind a place; `step` as of `count`.
+
+        Raises:
+            ArchiveError: The archive is broken, or beyond a bound.
+            StorageError: The disk refuses what waits there.
+        """
         ...
 
 
@@ -78,10 +81,13 @@ class ArchiveFeed:
         with self._open() as archive:
             return archive.count(step)
 
-    def pictures(self, after: Place | None) -> Iterator[Picture]:
+    def pictures(
+        self, after: Place | None, step: Callable[[], None] = lambda: None
+    ) -> Iterator[Picture]:
         """See `Feed.pictures`; places are the members' positions."""
+        start = 0 if after is None else int(after) + 1
         with self._open() as archive:
-            for member in archive.members(start=0 if after is None else int(after) + 1):
+            for member in archive.members(start=start, step=step):
                 source = PictureSource(
                     filename=member.filename,
                     size=member.size,
@@ -111,20 +117,23 @@ class FolderFeed:
 
     def count(self, step: Callable[[], None]) -> int:
         """See `Feed.count`."""
-        total = 0
-        for total, _ in enumerate(walk([self._top]), 1):
-            if total % _STEP_EVERY == 0:
-                step()
-        return total
+        return sum(1 for _ in self._walk(step))
 
-    def pictures(self, after: Place | None) -> Iterator[Picture]:
+    def pictures(
+        self, after: Place | None, step: Callable[[], None] = lambda: None
+    ) -> Iterator[Picture]:
         """See `Feed.pictures`; places are paths below the folder, in the order of the walk."""
         behind = None if after is None else _order(str(after))
-        for found in walk([self._top]):
+        for found in self._walk(step):
             name = found.path.relative_to(self._top).as_posix()
             place = name if found.error is None else f"{name}/".removeprefix("./")
             if behind is None or _order(place) > behind:
                 yield Picture(place, in_ascii(name), self._source(found))
+
+    def _walk(self, step: Callable[[], None]) -> Iterator[Found]:
+        for found in walk([self._top], step):
+            step()
+            yield found
 
     def _source(self, found: Found) -> PictureSource:
         metadata = self._describe(found.folder)

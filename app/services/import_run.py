@@ -99,7 +99,7 @@ class ImportRun:
     def _sources(self) -> Iterator[PictureSource]:
         """The pictures' bytes; where the archive breaks, what came before it is still indexed."""
         try:
-            for picture in self._feed.pictures(self._progress.place):
+            for picture in self._feed.pictures(self._progress.place, self._watch.step):
                 self._under_way.append(picture)
                 yield picture.source
         except (ArchiveError, StorageError) as exc:

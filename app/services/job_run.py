@@ -45,11 +45,15 @@ class JobStatus:
     seconds_left: float | None = None
 
 
-class CanceledError(Exception):
+class WorkEndedError(Exception):
+    """The work is to end; never turned into an error of what was being read."""
+
+
+class CanceledError(WorkEndedError):
     """Somebody asked that the work ends."""
 
 
-class StoppedError(Exception):
+class StoppedError(WorkEndedError):
     """The service shuts down."""
 
 

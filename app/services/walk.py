@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +37,15 @@ class Found:
     error: UnreadableImageError | None = None
 
 
-def walk(paths: Iterable[Path]) -> Iterator[Found]:
+def walk(paths: Iterable[Path], step: Callable[[], None] = lambda: None) -> Iterator[Found]:
     """Picture files, by name; a file that is named itself is taken whatever its suffix.
 
     Hidden files and folders are passed over. A folder that cannot be read stands, with its error,
     where its pictures would.
+
+    Args:
+        paths: Files and folders.
+        step: Called for every folder; may raise to end the work.
 
     Raises:
         ConfigurationError: A path does not exist, or cannot be looked at.
@@ -52,7 +56,7 @@ def walk(paths: Iterable[Path]) -> Iterator[Found]:
         except OSError as exc:
             raise ConfigurationError(f"{path} cannot be read: {exc.strerror}") from exc
         if is_folder:
-            yield from _walk_folder(path)
+            yield from _walk_folder(path, step)
         elif exists:
             yield Found(path, path.resolve().parent.name)
         else:
@@ -68,9 +72,10 @@ def readable(found: Iterable[Found]) -> Iterator[Found]:
             log.warning("%s is left out: %s", one.path, one.error)
 
 
-def _walk_folder(top: Path) -> Iterator[Found]:
+def _walk_folder(top: Path, step: Callable[[], None]) -> Iterator[Found]:
     refused: list[OSError] = []
     for folder, subfolders, names in os.walk(top, onerror=refused.append):
+        step()
         yield from _unreadable(refused)
         subfolders[:] = sorted(name for name in subfolders if not _hidden(name))
         inside = Path(folder)

@@ -12,7 +12,7 @@ import tracemalloc
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from app.services import archive_formats, archives
 from app.services.archive_formats import in_ascii
 from app.services.archives import Archive, ArchiveLimits, Member
 from app.services.import_feeds import archive_label
+from app.services.job_run import CanceledError
 from app.services.walk import SUFFIXES
 from tests.services.archive_maker import KINDS, write_archive
 
@@ -36,7 +37,7 @@ def read(path: Path, limits: ArchiveLimits = LIMITS, *, start: int = 0) -> list[
         return list(archive.members(start=start))
 
 
-def contents(members: list[Member]) -> list[tuple[str, bytes | None]]:
+def contents(members: Iterable[Member]) -> list[tuple[str, bytes | None]]:
     """Names and bytes, None where there is an error; closes what was read."""
     found = []
     for member in members:
@@ -330,6 +331,26 @@ def test_what_is_passed_over_is_bounded_too(
         pytest.raises(ArchiveError, match="far more"),
     ):
         archive.count()
+
+
+def test_the_work_can_be_ended_wherever_an_archive_is_read(tmp_path: Path) -> None:
+    """Also while one large member is passed over."""
+    files = [("a.png", b"1"), ("large.bin", bytes(20 * 2**16)), ("b.png", b"2")]
+    for kind in KINDS:
+        path = write_archive(tmp_path / f"some.{kind}", files)
+        calls: list[int] = []
+        with Archive(path, LIMITS, folder=tmp_path) as archive:
+            archive.count(lambda calls=calls: calls.append(1))  # type: ignore[misc]
+        assert len(calls) >= (20 if "." in kind else 3), kind
+        for at in range(len(calls)):
+            left = iter(range(at))
+
+            def step(left: Iterator[int] = left) -> None:
+                if next(left, None) is None:
+                    raise CanceledError
+
+            with Archive(path, LIMITS, folder=tmp_path) as archive, pytest.raises(CanceledError):
+                contents(archive.members(start=2, step=step))
 
 
 def test_members_are_counted(tmp_path: Path) -> None:

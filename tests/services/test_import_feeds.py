@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from app.services.import_feeds import FolderFeed, Place
 from app.services.import_journal import Journal, Progress
+from app.services.job_run import CanceledError
 from app.services.walk import Found, readable, walk
 from tests.unreadable import refuse
 
@@ -97,6 +98,23 @@ def test_a_folder_that_goes_while_it_is_walked(tmp_path: Path) -> None:
             shutil.rmtree(tmp_path / "a.d")
     assert [one.path.name for one in found] == ["z.png", "a.d", "1.png"]
     assert "No such file" in str(found[1].error)
+
+
+def test_the_work_can_be_ended_in_every_folder(tmp_path: Path) -> None:
+    for number in range(9):
+        (tmp_path / f"empty-{number}").mkdir()
+    write(tmp_path, [["z", "1"]])
+    for at in range(11):
+        left = iter(range(at))
+
+        def step(left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise CanceledError
+
+        with pytest.raises(CanceledError):
+            feed(tmp_path).count(step)
+        with pytest.raises(CanceledError):
+            list(feed(tmp_path).pictures(None, step))
 
 
 @contextmanager
