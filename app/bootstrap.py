@@ -124,9 +124,11 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     """
     if read_only:
         require_data_folder(settings.data_dir)
-    from app.store.local.index.policy import IndexPolicy  # noqa: PLC0415 - imports faiss
+    from app.store.local.index.flat_rows import use_at_most  # noqa: PLC0415 - imports faiss
+    from app.store.local.index.policy import IndexPolicy  # noqa: PLC0415
     from app.store.local.local_store import LocalStore  # noqa: PLC0415
 
+    use_at_most(settings.threads or available_cores())
     return LocalStore(
         settings.data_dir,
         policy=IndexPolicy(

@@ -108,13 +108,19 @@ def test_compaction_keeps_what_is_alive() -> None:
 def test_threads_are_raised_for_a_batch_only(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     monkeypatch.setattr(flat_rows.faiss, "omp_set_num_threads", seen.append)
-    monkeypatch.setattr(flat_rows.os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(flat_rows, "available_cores", lambda: 7)
+    monkeypatch.setattr(flat_rows, "_most_threads", None)
     monkeypatch.setattr(flat_rows, "_PARALLEL_WORK", 1)
     index = made(unit_vectors(ROWS, dim=DIM))
     index.search(unit_vectors(1, dim=DIM), k=1)
     assert seen[0] == 1
     index.search(unit_vectors(8, dim=DIM), k=1)
     assert 7 in seen
+    monkeypatch.setattr(flat_rows, "available_cores", lambda: 64)
+    assert flat_rows.most_threads() == 8
+    monkeypatch.setattr(flat_rows, "_most_threads", None)
+    flat_rows.use_at_most(2)
+    assert flat_rows.most_threads() == 2
 
 
 def test_searches_side_by_side_are_right() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from app.store.local.index.flat_index import FlatIndex
 from app.store.local.index.flat_rows import MappedRows
 from app.store.local.index.index_types import check_index_type, lists_of, plan
 from app.store.local.index.layered_index import LayeredIndex
-from app.store.local.index.policy import IndexPolicy, try_again_at
+from app.store.local.index.policy import IndexPolicy
+from app.store.local.index.retries import Retries
 from app.store.search_parameters import LIMITS, SearchParameters
 from tests.store.helpers import DIM, unit_vectors
 
@@ -56,6 +58,11 @@ def test_index_types_that_serve(text: str, read: str) -> None:
         "AUTO",
         "nonsense",
         "HNSW0",
+        "HNSW1",
+        "HNSW01,SQ8",
+        "IVF16,HNSW1",
+        "NSG32,Flat",
+        "IVF64M,SQ8",
         "IVF0,Flat",
         "PCAR8,IVF0_HNSW32,SQ8",
         "IVF1000000000,Flat",
@@ -198,6 +205,44 @@ def test_another_type_that_was_set_is_built(ann: Ann) -> None:
     assert IndexPolicy(index_type="auto", least=100).due(index) is None, "any that was built serves"
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "due"),
+    [
+        ({}, {}, None),
+        ({}, {"recall": 0.9}, "SQ8"),
+        ({}, {"memory": GB}, None),
+        ({}, {"index_type": "IVF2,SQ8"}, "IVF2,SQ8"),
+        ({"index_type": "auto"}, {"index_type": "auto"}, None),
+        ({"index_type": "HNSW4"}, {"index_type": "auto"}, "IVF8,SQ8"),
+        ({"index_type": "auto"}, {"index_type": "auto", "memory": 5_000}, "IVF8,PQ4x4fs"),
+        ({"index_type": "auto"}, {"index_type": "auto", "recall": 0.5}, "IVF8,SQ8"),
+    ],
+)
+def test_settings_that_changed_are_heard(
+    ann: Ann,
+    monkeypatch: pytest.MonkeyPatch,
+    before: dict[str, Any],
+    now: dict[str, Any],
+    due: str | None,
+) -> None:
+    monkeypatch.setattr("app.store.local.index.index_types._EXACT_NUMBERS", 0)
+    monkeypatch.setattr("app.store.local.index.index_types.LEAST_ROWS", 100)
+    rows = made(400, ann).built
+    asked = json.loads(json.dumps(IndexPolicy(**{"index_type": "SQ8"} | before).asked))
+    index = LayeredIndex(AnnIndex(rows, ann, Calibration(LEVELS, 1e-4)), asked=asked)
+    found = IndexPolicy(**{"index_type": "SQ8", "least": 100} | now).due(index)
+    assert (found and found.factory) == due
+
+
+def test_a_mapped_index_keeps_little_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.store.local.index.policy.MAPPED_BYTES", 4 * DIM * 100)
+    index = made(400, None)
+    index.add(np.arange(1001, 1101), unit_vectors(100))
+    assert IndexPolicy().due(index) is None
+    index.add(np.array([1101]), unit_vectors(1))
+    assert IndexPolicy().due(index) is not None
+
+
 def test_an_index_that_has_shrunk_serves_on(ann: Ann) -> None:
     index = made(400, ann)
     index.remove(np.arange(1, 350))
@@ -217,8 +262,20 @@ def test_a_mapped_exact_index_becomes_approximate(monkeypatch: pytest.MonkeyPatc
         assert due.factory is not None
 
 
-def test_a_build_that_failed_waits_for_half_as_many_again() -> None:
-    assert [try_again_at(rows) for rows in (0, 1, 10, 1000)] == [1, 2, 16, 1501]
+@pytest.mark.parametrize(("rows", "again"), [(0, 1), (1, 2), (10, 16), (1000, 1501)])
+def test_a_build_that_failed_waits_for_half_as_many_again(rows: int, again: int) -> None:
+    retries = Retries()
+    assert retries.allowed(rows)
+    retries.failed(rows)
+    assert not retries.allowed(again - 1)
+    assert retries.allowed(again)
+    assert not retries.waiting
+    retries.interrupted()
+    assert not retries.allowed(again)
+    assert retries.waiting
+    retries.succeeded()
+    assert retries.allowed(0)
+    assert not retries.waiting
 
 
 def test_calibrations_survive_a_manifest() -> None:

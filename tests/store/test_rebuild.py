@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,10 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.errors import NotFoundError
+from app.errors import NotFoundError, StorageFullError
 from app.store.base import Store
 from app.store.filters import Filter
-from app.store.local.index import build_process, calibration
+from app.store.local.index import ann_index, build_process, calibration
+from app.store.local.index.build_process import BuildError
 from app.store.local.index.generations import Generations
 from app.store.local.index.policy import IndexPolicy
 from app.store.local.local_store import LocalStore
@@ -95,6 +97,11 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, 
     monkeypatch.setattr(build_process, "_build", wait)
     yield begun, go_on
     go_on.set()
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_process, "_INLINE_NUMBERS", 0)
 
 
 NAMES = [f"i{n}" for n in range(400)]
@@ -233,6 +240,42 @@ def test_a_build_that_fails_is_told_and_not_repeated(
         wait_for(lambda: "was not built" in caplog.text)
 
 
+def test_a_program_in_the_working_folder_is_not_run(
+    tmp_path: Path, apart: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = tmp_path / "there" / "app"
+    foreign.mkdir(parents=True)
+    (foreign / "__init__.py").write_text("print('foreign')\nraise SystemExit(7)\n")
+    monkeypatch.chdir(foreign.parent)
+    with closing(opened(tmp_path / "data")) as store:
+        fill(store, 150)
+        wait_built(store)
+
+
+def test_a_process_that_ends_says_its_last_word(
+    tmp_path: Path, apart: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no answer\necho first >&2\necho out of luck >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with closing(opened(tmp_path / "data")) as store:
+        fill(store, 150)
+        wait_for(lambda: "ended with status 3: out of luck" in facts(store).get("failure", ""))
+
+
+def test_what_a_kill_left_of_an_older_generation_goes(tmp_path: Path) -> None:
+    with closing(opened(tmp_path)) as store:
+        fill(store, 150)
+        wait_built(store)
+    folder = tmp_path / "index" / "1"
+    for path in list(folder.iterdir()):
+        shutil.copy(path, path.with_stem("00000099"))
+    with closing(opened(tmp_path)) as store:
+        store.load()
+        assert {path.stem for path in folder.iterdir()} == {"00000099"}
+
+
 def test_any_error_of_a_build_leaves_the_thread_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,13 +283,13 @@ def test_any_error_of_a_build_leaves_the_thread_alive(
 
     def fail(*_: object) -> None:
         tried.append(1)
-        raise MemoryError
+        raise BuildError("cannot")
 
     with closing(opened(tmp_path)) as store:
         with monkeypatch.context() as patch:
             patch.setattr(build_process, "_build", fail)
             fill(store, 100)
-            wait_for(lambda: "MemoryError" in facts(store).get("failure", ""))
+            wait_for(lambda: "cannot" in facts(store).get("failure", ""))
             put(store, [new_image("x")], unit_vectors(1))
             time.sleep(0.1)
             assert len(tried) == 1, "it does not try again at every change"
@@ -254,6 +297,73 @@ def test_any_error_of_a_build_leaves_the_thread_alive(
         wait_for(lambda: facts(store, "other")["type"] == TYPE)
         put(store, [new_image(f"y{n}") for n in range(60)], unit_vectors(60))
         wait_built(store)
+
+
+@pytest.mark.parametrize("error", [StorageFullError("full"), MemoryError()])
+def test_what_may_pass_is_tried_again_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Without another picture, and longer after each time."""
+    monkeypatch.setattr("app.store.local.index.retries._FIRST_S", 0.2)
+    monkeypatch.setattr("app.store.local.index.rebuilder._LOOK_S", 0.02)
+    times: list[float] = []
+
+    def build_ann(*given: Any, **named: Any) -> Any:
+        times.append(time.monotonic())
+        if len(times) < 4:
+            raise error
+        return real(*given, **named)
+
+    real = ann_index.build_ann
+    monkeypatch.setattr(ann_index, "build_ann", build_ann)
+    with closing(opened(tmp_path)) as store:
+        fill(store, 150)
+        wait_for(lambda: "failure" in facts(store))
+        wait_built(store)
+        assert "failure" not in facts(store)
+    pauses = np.diff(times)
+    assert pauses[0] >= 0.2
+    assert pauses[1] >= 0.4
+    assert pauses[2] >= 0.8
+
+
+def test_a_build_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.store.local.index.retries._FIRST_S", 0.2)
+    monkeypatch.setattr("app.store.local.index.rebuilder._LOOK_S", 0.02)
+    free = [10_000]
+    usage = shutil.disk_usage
+
+    def little(path: Path) -> Any:
+        return usage(path)._replace(free=free[0], total=100_000)
+
+    monkeypatch.setattr(shutil, "disk_usage", little)
+    with closing(opened(tmp_path)) as store:
+        vectors = fill(store, 150)
+        wait_for(lambda: "MB are free on the disk" in facts(store).get("failure", ""))
+        assert not list((tmp_path / "index").rglob("*.vectors"))
+        assert ids(search(store, vectors[:1], k=1)[0]) == ["i0"]
+        free[0] = 4 * 8 * 150 * 1.25 + 5_000
+        wait_built(store)
+
+
+def test_room_that_gets_short_ends_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.store.local.index.building._BLOCK_BYTES", 10 * 8 * 4)
+    monkeypatch.setattr("app.store.local.index.building._ROOM_EVERY", 2)
+    asked: list[int] = []
+    require = Generations.require_room
+
+    def short(self: Generations, rows: int, dim: int) -> None:
+        asked.append(rows)
+        if len(asked) == 4:
+            raise StorageFullError("short")
+        require(self, rows, dim)
+
+    monkeypatch.setattr(Generations, "require_room", short)
+    with closing(opened(tmp_path)) as store:
+        fill(store, 150)
+        wait_for(lambda: "short" in facts(store).get("failure", ""))
+        assert asked == [150, 0, 0, 0]
+        assert not list((tmp_path / "index" / "1").iterdir())
 
 
 def test_an_index_that_cannot_be_read_back_is_a_failure(
@@ -266,11 +376,6 @@ def test_an_index_that_cannot_be_read_back_is_a_failure(
             fill(store, 100)
             wait_for(lambda: "cannot be read" in facts(store).get("failure", ""))
         assert len(search(store, QUERIES, k=200)[0]) == 100
-
-
-@pytest.fixture
-def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_process, "_INLINE_NUMBERS", 0)
 
 
 def test_a_build_in_a_process_of_its_own(tmp_path: Path, apart: None) -> None:

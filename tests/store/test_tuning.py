@@ -116,6 +116,11 @@ def test_a_type_that_cannot_be_built_harms_no_other():
     assert found.recommended(Goal(recall=0.9)) is not found.trials[1]
 
 
+def test_a_type_that_cannot_be_searched_harms_no_other():
+    found = tune(clustered(2000), candidates=["HNSW8_8+PQ4", "IVF4,SQ8"], queries=20)
+    assert [trial.problem is None for trial in found.trials] == [True, False, True]
+
+
 def test_what_is_tried_unless_it_is_said():
     found = tune(clustered(2000), rows=1_000_000, queries=20)
     assert [trial.setting for trial in found.trials] == [

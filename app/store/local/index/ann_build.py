@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,7 @@ def build_ann(
     count, dim = vectors.shape
     with threads(threads_used):
         index = faiss.index_factory(dim, factory, faiss.METRIC_L2)
+        _train_plainly(index)
         if not index.is_trained:
             sample = _sample(vectors, factory, seed)
             tell("train", 0, len(sample))
@@ -54,6 +56,18 @@ def build_ann(
             index.add(np.ascontiguousarray(vectors[start : start + step], dtype=np.float32))
             tell("add", min(start + step, count), count)
     return Ann(index, factory=factory)
+
+
+def _train_plainly(index: Any) -> None:
+    """Leaves out an order of codes that costs minutes and helps only searches by Hamming distance.
+
+    See `IndexPQ.do_polysemous_training` in FAISS.
+    """
+    inner = faiss.downcast_index(index)
+    while isinstance(inner, faiss.IndexPreTransform):
+        inner = faiss.downcast_index(inner.index)
+    if hasattr(inner, "do_polysemous_training"):
+        inner.do_polysemous_training = False
 
 
 def _sample(vectors: Vectors, factory: str, seed: int) -> Vectors:

@@ -6,16 +6,18 @@ its memory back. As a program it reads a request from its input, and ends when t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from app.store.local.index.ann_index import AnnIndex
 from app.store.local.index.flat_rows import MappedRows, said_by, use_at_most
@@ -24,6 +26,7 @@ from app.store.local.index.generation_files import digest_of, sync_file
 _INLINE_NUMBERS = 500_000  # so many are built within a few seconds, without a process
 _WAIT_S = 0.1
 _NICE = 10  # other work goes first
+_SAID_BYTES = 2000  # of what the process wrote before it ended
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,10 @@ Stage = tuple[str, int, int]
 
 class BuildError(Exception):
     """An index was not built; the text says why."""
+
+
+class BuildInterruptedError(Exception):
+    """Something came between that may be gone the next time; the text says what."""
 
 
 class BuildStoppedError(Exception):
@@ -68,6 +75,7 @@ def build_files(
 
     Raises:
         BuildError: FAISS cannot build this type of these vectors.
+        BuildInterruptedError: Memory ran short, or the process was ended.
         BuildStoppedError: `stop` was set.
     """
     ann = Path(request.stem).with_suffix(".ann")
@@ -91,7 +99,9 @@ def _build(request: BuildRequest, tell: Callable[[Stage], None]) -> dict[str, An
             on_progress=lambda *stage: tell(stage),
         )
         index.ann.write(stem.with_suffix(".ann"))
-    except (RuntimeError, MemoryError, ValueError, AssertionError) as exc:  # of FAISS's bindings
+    except MemoryError as exc:
+        raise BuildInterruptedError("memory ran short") from exc
+    except (RuntimeError, ValueError, AssertionError) as exc:  # of FAISS's bindings
         raise BuildError(said_by(exc)) from exc
     return index.calibration.to_json()
 
@@ -100,20 +110,50 @@ def _build_apart(
     request: BuildRequest, stop: threading.Event, tell: Callable[[Stage], None]
 ) -> dict[str, Any]:
     """Runs this module as a program."""
-    command = [sys.executable, "-m", "app.store.local.index.build_process"]
-    process = subprocess.Popen(  # noqa: S603
-        command,
+    with tempfile.TemporaryFile() as errors:
+        process = _start(errors)
+        answers = _ask(process, request, stop, tell)
+        errors.seek(0, os.SEEK_END)
+        errors.seek(max(0, errors.tell() - _SAID_BYTES))
+        said = errors.read().decode("utf-8", "replace").strip().rsplit("\n", 1)[-1]
+    if stop.is_set():
+        raise BuildStoppedError
+    if not answers:
+        why = f"the process that builds it ended with status {process.returncode}"
+        raise BuildInterruptedError(f"{why}: {said}" if said else why)
+    answer = answers[-1]
+    if "error" in answer:
+        raise BuildError(answer["error"])
+    if "interrupted" in answer:
+        raise BuildInterruptedError(answer["interrupted"])
+    calibration: dict[str, Any] = answer["calibration"]
+    return calibration
+
+
+def _start(errors: IO[bytes]) -> subprocess.Popen[str]:
+    """This module as a program; -P: not what lies in the working folder."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "app.store.local.index.build_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=errors,
         text=True,
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),  # noqa: PTH109
             "OMP_NUM_THREADS": "1",
         },
     )
-    answers: list[Any] = []
+
+
+def _ask(
+    process: subprocess.Popen[str],
+    request: BuildRequest,
+    stop: threading.Event,
+    tell: Callable[[Stage], None],
+) -> list[dict[str, Any]]:
+    """Waits for the end, and gives what was answered but for the progress."""
+    answers: list[dict[str, Any]] = []
     reader = threading.Thread(target=_read_answers, args=(process, answers, tell), daemon=True)
     reader.start()
     try:
@@ -130,23 +170,21 @@ def _build_apart(
         reader.join()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                stream.close()
-    if stop.is_set():
-        raise BuildStoppedError
-    answer: Any = (
-        answers[-1] if answers else {"error": f"it ended with status {process.returncode}"}
-    )
-    if "error" in answer:
-        raise BuildError(answer["error"])
-    calibration: dict[str, Any] = answer["calibration"]
-    return calibration
+                with contextlib.suppress(BrokenPipeError):  # what was written is not wanted
+                    stream.close()
+    return answers
 
 
 def _read_answers(
-    process: subprocess.Popen[str], answers: list[Any], tell: Callable[[Stage], None]
+    process: subprocess.Popen[str],
+    answers: list[dict[str, Any]],
+    tell: Callable[[Stage], None],
 ) -> None:
     for line in process.stdout or ():
-        answer = json.loads(line)
+        try:
+            answer = json.loads(line)
+        except ValueError:  # something else that was printed
+            continue
         if "stage" in answer:
             tell(tuple(answer["stage"]))
         else:
@@ -168,6 +206,8 @@ def main() -> None:
         say({"calibration": _build(request, lambda stage: say({"stage": stage}))})
     except BuildError as exc:
         say({"error": str(exc)})
+    except BuildInterruptedError as exc:
+        say({"interrupted": str(exc)})
 
 
 def _end_with_parent() -> None:

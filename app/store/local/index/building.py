@@ -25,11 +25,13 @@ from app.store.local.index.flat_rows import MAPPED_BYTES
 from app.store.local.index.generations import Generations
 from app.store.local.index.index_types import EXACT, Plan
 from app.store.local.index.layered_index import LayeredIndex
-from app.store.local.index.policy import Index, IndexPolicy, try_again_at
+from app.store.local.index.policy import Index, IndexPolicy
+from app.store.local.index.retries import Retries
 from app.store.vectors import Seqs, Vectors
 
 _BLOCK_BYTES = 2**19  # read for a build at a time: while they are copied, no search goes on
 _PAUSE_S = 0.0005  # after each, so that searches do
+_ROOM_EVERY = 64  # blocks
 _SAMPLED = 16  # vectors that a saved index is compared with the catalog by
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ class IndexBuilding:
         self._row = row
         self._generations = generations
         self._policy = policy
-        self._not_before = 0
+        self._retries = Retries()
         self.stop = threading.Event()
         self.stage: Stage | None = None
         self.failure: str | None = None
@@ -87,8 +89,14 @@ class IndexBuilding:
 
     def due(self, index: Index) -> Plan | None:
         """What should be built now; None where the index serves well as it is."""
-        rows = len(index) - index.dead
-        return None if rows < self._not_before else self._policy.due(index)
+        if not self._retries.allowed(len(index) - index.dead):
+            return None
+        return self._policy.due(index)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a build was interrupted, and is due again after some time."""
+        return self._retries.waiting
 
     def build(self, catalog: Catalog, plan: Plan, rows: int) -> Index | None:
         """Builds and saves an index of what is in the catalog; None where that fails.
@@ -102,8 +110,9 @@ class IndexBuilding:
             raise BuildStoppedError
         self.stage = ("read", 0, rows)
         try:
+            self._generations.require_room(rows, self._row.passport.dim)
             rows_read = catalog.vectors_after(self._row, 0, block_bytes=_BLOCK_BYTES)
-            blocks = _until(self.stop, rows_read)
+            blocks = self._paced(rows_read)
             builder = self._builder(plan.factory) if plan.factory else None
             saved = self._generations.save(blocks, self._row, build=builder)
             built = self._read_back(plan) if saved else None
@@ -114,13 +123,28 @@ class IndexBuilding:
                 raise BuildStoppedError from exc
             why = str(exc) or type(exc).__name__
             self.failure = f"{plan.factory or EXACT} was not built: {why}"
-            self._not_before = try_again_at(rows)
+            if isinstance(exc, BuildError):
+                self._retries.failed(rows)
+            else:
+                self._retries.interrupted()
             log.warning("The index of %r stays as it is: %s", self._row.name, self.failure)
             return None
         finally:
             self.stage = None
         self.failure = None
+        self._retries.succeeded()
         return built
+
+    def _paced(self, blocks: Iterator[tuple[Seqs, Vectors]]) -> Iterator[tuple[Seqs, Vectors]]:
+        """The blocks, with a pause after each, until nobody wants them or room gets short."""
+        for number, block in enumerate(blocks):
+            if self.stop.wait(_PAUSE_S):
+                raise BuildStoppedError
+            if number % _ROOM_EVERY == 0:
+                self._generations.require_room(0, self._row.passport.dim)
+            yield block
+        if self.stop.is_set():
+            raise BuildStoppedError
 
     def _read_back(self, plan: Plan) -> Index:
         """What was just saved; an older generation would be due again at once."""
@@ -136,7 +160,8 @@ class IndexBuilding:
 
         def build(stem: Path, dim: int) -> dict[str, Any]:
             request = BuildRequest(str(stem), dim, factory, self._policy.recall)
-            return build_files(request, stop=self.stop, tell=tell)
+            made = build_files(request, stop=self.stop, tell=tell)
+            return {**made, "asked": self._policy.asked}
 
         return build
 
@@ -170,17 +195,6 @@ def follow(index: Index, catalog: Catalog, row: CollectionRow, held: Seqs) -> in
         index.add(seqs, vectors)
         changes += len(seqs)
     return changes
-
-
-def _until(
-    stop: threading.Event, blocks: Iterator[tuple[Seqs, Vectors]]
-) -> Iterator[tuple[Seqs, Vectors]]:
-    for block in blocks:
-        if stop.wait(_PAUSE_S):
-            raise BuildStoppedError
-        yield block
-    if stop.is_set():
-        raise BuildStoppedError
 
 
 def _agree(index: Index, catalog: Catalog, row: CollectionRow, held: Seqs) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import faiss as _faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from app.cores import available_cores
 from app.store.vectors import Vectors
 
 faiss: Any = _faiss  # its stubs describe the C++ signatures, not the Python ones
@@ -28,6 +28,7 @@ MAPPED_BYTES = 2**30
 
 _BATCH = 4  # from this many queries on, a matrix product and more threads pay
 _PARALLEL_WORK = 2**27  # multiplications
+_MOST_THREADS = 8  # more wait for memory; every thread that leads a batch keeps as many
 _most_threads: int | None = None
 # Newer versions compare queries * dim with it, older ones queries; see `tuned`.
 _COUNTS_NUMBERS = faiss.cvar.distance_compute_blas_threshold > 10_000
@@ -202,8 +203,8 @@ def use_at_most(count: int) -> None:
 
 
 def most_threads() -> int:
-    """What a batch may use: every core, unless bounded."""
-    return _most_threads or os.cpu_count() or 1
+    """What a batch may use: the cores of this process up to a few, unless bounded further."""
+    return min(_most_threads or available_cores(), _MOST_THREADS)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from app.errors import StorageFullError
 from app.store.disk import disk_errors, make_folders
 from app.store.local.catalog.rows import CollectionRow
 from app.store.local.index.ann import Ann
@@ -32,10 +33,13 @@ from app.store.vectors import Seqs, Vectors
 Builder = Callable[[Path, int], dict[str, Any]]
 """Builds the `.ann` file of a stem from its `.vectors` of so many numbers each.
 
-Gives what the manifest says of it: `index`, `ann` (SHA-256), `calibration`.
+Gives what the manifest says of it: `index`, `ann` (SHA-256), `calibration`, `asked`.
 """
 
 _MANIFEST = re.compile(r"(\d{8})\.json")
+_WITH_INDEX = 1.25  # of the vectors' bytes, as most types hold far less than the vectors
+_SPARE_BYTES = 2**30
+_SPARE_SHARE = 20  # of a small disk
 _CHECKED_BYTES = 2**28  # up to which a mapped file is read as a whole before it is used
 
 log = logging.getLogger(__name__)
@@ -84,11 +88,30 @@ class Generations:
                 raise
         return True
 
+    def require_room(self, rows: int, dim: int) -> None:
+        """Leaves room on the disk for the pictures that come.
+
+        Args:
+            rows: That are to be written, with what is made of them.
+            dim: Numbers in a vector.
+
+        Raises:
+            StorageFullError: They would not fit beside that.
+        """
+        folder = next(one for one in (self._folder, *self._folder.parents) if one.is_dir())
+        disk = shutil.disk_usage(folder)
+        needed = int(4 * dim * rows * _WITH_INDEX)
+        left = min(_SPARE_BYTES, disk.total // _SPARE_SHARE)
+        if disk.free < needed + left:
+            raise StorageFullError(
+                f"{disk.free / 1e6:,.0f} MB are free on the disk of the data folder; an index "
+                f"needs {needed / 1e6:,.0f} MB, beside {left / 1e6:,.0f} MB that are left for "
+                "pictures: make room"
+            )
+
     def keep_newest(self) -> None:
         """Removes older generations; a mapped file stays readable for those who have it."""
-        name = f"{max(self._numbers(), default=0):08d}"
-        if not self._read_only:
-            self._remove(lambda path: path.stem != name)
+        self._keep_only(f"{max(self._numbers(), default=0):08d}")
 
     def load(self, row: CollectionRow, *, exact: bool) -> FlatIndex | LayeredIndex | None:
         """The newest generation that is whole and fits; None where there is none.
@@ -103,7 +126,7 @@ class Generations:
         for number in sorted(self._numbers(), reverse=True):
             stem = self._folder / f"{number:08d}"
             try:
-                return _read(stem, row, exact=exact)
+                found = _read(stem, row, exact=exact)
             except (
                 BrokenGenerationError,
                 OSError,
@@ -113,6 +136,9 @@ class Generations:
                 RuntimeError,
             ) as exc:
                 log.warning("The saved index of %r cannot be used: %s", row.name, exc)
+                continue
+            self._keep_only(stem.name)
+            return found
         self.discard()
         return None
 
@@ -126,6 +152,10 @@ class Generations:
             return []
         names = (path.name for path in self._folder.iterdir())
         return [int(found[1]) for name in names if (found := _MANIFEST.fullmatch(name))]
+
+    def _keep_only(self, name: str) -> None:
+        if not self._read_only:
+            self._remove(lambda path: path.stem != name)
 
     def _remove_unfinished(self) -> None:
         """Removes what a crash has left of a generation that was being written."""
@@ -152,7 +182,7 @@ def _read(stem: Path, row: CollectionRow, *, exact: bool) -> FlatIndex | Layered
         rows = FlatIndex(dim, MappedRows.open(vectors, dim=dim), seqs)
         ann = Ann.read(stem.with_suffix(".ann"), factory=manifest["index"])
         calibration = Calibration.from_json(manifest["calibration"])
-        return LayeredIndex(AnnIndex(rows, ann, calibration))
+        return LayeredIndex(AnnIndex(rows, ann, calibration), asked=manifest.get("asked"))
     if vectors.stat().st_size >= MAPPED_BYTES:
         return LayeredIndex(FlatIndex(dim, MappedRows.open(vectors, dim=dim), seqs))
     index = FlatIndex(dim)

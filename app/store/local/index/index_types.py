@@ -23,9 +23,10 @@ MOST_REDUCED = 256
 
 _MOST_PCA_DIM = 4096  # beyond it a covariance matrix is too large
 _REFINED = re.compile(r",(?:RFlat|Refine\([^()]*\))$")
-_NOTHING = re.compile(r"(?:IVF|HNSW|NSG)0+(?!\d)")
+_TOO_FEW = re.compile(r"IVF0+(?!\d)|HNSW0*[01](?!\d)")
 _MOST_LISTS = 2**24
-_LISTS = re.compile(r"(?:^|,)IVF(\d+)(k?)")
+_LISTS = re.compile(r"(?:^|,)IVF(\d+)([kM]?)")
+_UNITS = {"": 1, "k": 1024, "M": 1024**2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,21 @@ def _problem(factory: str) -> str | None:
         return "IDMap is not needed, rows have numbers of their own"
     if "Refine" in factory or "RFlat" in factory:
         return "refining comes last"
-    if _NOTHING.search(factory):  # FAISS makes it, and ends the process when rows are added
-        return "a number in it is 0"
+    return _danger(factory) or _refusal(factory)
+
+
+def _danger(factory: str) -> str | None:
+    """What FAISS would make, and the process would not survive."""
+    if "NSG" in factory:  # nor does it take selectors
+        return "NSG never ends with some equal pictures; HNSW serves as well"
+    if _TOO_FEW.search(factory):  # FAISS makes it, and ends the process when rows are added
+        return "the number of its lists or links is too small"
     if lists_of(factory) > _MOST_LISTS:  # FAISS would take the memory for them now
         return f"it has more than {_MOST_LISTS} lists"
+    return None
+
+
+def _refusal(factory: str) -> str | None:
     said = "it is empty"
     for dim in _TRIED_DIMS if factory else ():
         try:
@@ -134,4 +146,4 @@ def suitable_lists(rows: int) -> int:
 def lists_of(factory: str) -> int:
     """Lists of an inverted file; 0 where it is none."""
     found = _LISTS.search(factory)
-    return int(found[1]) * (1024 if found[2] else 1) if found else 0
+    return int(found[1]) * _UNITS[found[2]] if found else 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,17 @@ class LayeredIndex:
 
     Args:
         base: What was built, approximate or exact, over a mapped file.
+        asked: The settings that it was built by; None where they were not recorded.
+
+    Attributes:
+        base, asked: As given.
     """
 
-    def __init__(self, base: AnnIndex | FlatIndex) -> None:
+    def __init__(
+        self, base: AnnIndex | FlatIndex, *, asked: Mapping[str, Any] | None = None
+    ) -> None:
         self.base = base
+        self.asked = asked
         self.built = base if isinstance(base, FlatIndex) else base.exact
         self.dim = self.built.dim
         self.tail = FlatIndex(self.dim)

@@ -157,6 +157,11 @@ class LiveIndex:
         """Whether it should be built anew."""
         return self._building.due(self._index) is not None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a build was interrupted, and is due again after some time."""
+        return self._building.waiting
+
     def stop(self) -> None:
         """Ends a build that is under way: nobody needs the index any more."""
         self._building.stop.set()

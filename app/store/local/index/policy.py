@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from app.cores import memory_bytes
 from app.store.local.index.calibration import DEFAULT_RECALL
@@ -17,7 +18,6 @@ Index = FlatIndex | LayeredIndex
 _TAIL_SHARE = 10  # a tenth of what was built may come before it is built anew,
 _TAIL_NUMBERS = 40_000_000  # but never more than is scored exactly in about 10 ms
 _DEAD_SHARE = 4
-_TRIED_AGAIN = 1.5  # times as many rows, after a build that failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,11 @@ class IndexPolicy:
         """Reads the index type."""
         object.__setattr__(self, "index_type", check_index_type(self.index_type))
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What decides how an index is built, as JSON."""
+        return {"type": self.index_type, "memory": self.memory, "recall": self.recall}
+
     def plan(self, rows: int, dim: int) -> Plan:
         """What to build of so many rows."""
         memory = memory_bytes() // 4 if self.memory is None else self.memory
@@ -57,17 +62,22 @@ class IndexPolicy:
             return wanted if wanted.factory or index.bytes >= MAPPED_BYTES else None
         if wanted.factory is None and index.factory is not None:
             return None  # it has shrunk; what was built still serves
-        other = wanted.factory != index.factory and (self.index_type != AUTO or not index.factory)
-        return wanted if other or self._outgrown(index) else None
+        return wanted if self._differs(index, wanted) or self._outgrown(index) else None
+
+    def _differs(self, index: LayeredIndex, wanted: Plan) -> bool:
+        """Whether what is set asks for another index than what was built.
+
+        The choice of `auto` changes as pictures come: alone that is no reason to build anew.
+        """
+        anew = index.asked is not None and index.asked != self.asked
+        if wanted.factory != index.factory:
+            return self.index_type != AUTO or index.factory is None or anew
+        return anew and index.factory is not None and (index.asked or {})["recall"] != self.recall
 
     def _outgrown(self, index: LayeredIndex) -> bool:
         built = len(index.built)
         if index.factory is None:  # what came since is searched just as fast; it takes memory
-            return len(index.tail) + index.built.dead > built // 2
+            most = min(built // 2, MAPPED_BYTES // (4 * index.dim))
+            return len(index.tail) > most or index.built.dead > built // 2
         most = max(self.least // 2, min(built // _TAIL_SHARE, _TAIL_NUMBERS // index.dim))
         return len(index.tail) > most or index.built.dead > max(built // _DEAD_SHARE, most)
-
-
-def try_again_at(rows: int) -> int:
-    """Rows from which a build that failed with `rows` is tried again."""
-    return int(rows * _TRIED_AGAIN) + 1

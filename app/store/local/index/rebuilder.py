@@ -9,6 +9,8 @@ from app.store.local.catalog.catalog import Catalog
 from app.store.local.index.build_process import BuildStoppedError
 from app.store.local.index.live_index import LiveIndex
 
+_LOOK_S = 30.0
+
 log = logging.getLogger(__name__)
 
 
@@ -25,6 +27,7 @@ class Rebuilder:
         self._change = change
         self._changed = threading.Condition()
         self._waiting: list[LiveIndex] = []
+        self._later: list[LiveIndex] = []
         self._current: LiveIndex | None = None
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -47,6 +50,7 @@ class Rebuilder:
         with self._changed:
             self._closed = True
             self._waiting.clear()
+            self._later.clear()
             if self._current is not None:
                 self._current.stop()
             self._changed.notify_all()
@@ -54,17 +58,29 @@ class Rebuilder:
             self._thread.join()
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._current = None
-                self._changed.wait_for(lambda: self._closed or bool(self._waiting))
-                if self._closed:
-                    return
-                self._current = live = self._waiting.pop(0)
+        while (live := self._next()) is not None:
             try:
                 while live.rebuild(self._catalog, self._change):
                     pass  # what came meanwhile may make the next one due
             except BuildStoppedError:
-                pass
+                continue
             except Exception:  # searches go on with what is there
                 log.exception("The index of %r was not built anew", live.row.name)
+            if live.waiting:
+                with self._changed:
+                    self._later.append(live)
+
+    def _next(self) -> LiveIndex | None:
+        """Waits for an index that is to be built; None at the end."""
+        with self._changed:
+            self._current = None
+            while not self._closed:
+                for live in [one for one in self._later if not one.waiting]:
+                    self._later.remove(live)
+                    if live.due and live not in self._waiting:
+                        self._waiting.append(live)
+                if self._waiting:
+                    self._current = self._waiting.pop(0)
+                    return self._current
+                self._changed.wait(_LOOK_S if self._later else None)
+        return None

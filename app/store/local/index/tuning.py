@@ -187,19 +187,20 @@ def _trial(
             seed=seed,
             on_progress=lambda _, done, total: tell(index, done if total == count else 0, count),
         )
+        build_s = time.perf_counter() - started
+        any_k = Level(bench.k, SearchParameters(), recall=0.0, ms=0.0)
+        searched = AnnIndex(bench.exact, ann, Calibration((any_k,), row_ms=limit_ms / count))
+        points = tuple(_climb(bench, searched, limit_ms))
     except (RuntimeError, MemoryError) as exc:
         problem = said_by(exc)
-        log.warning("%s cannot be built: %s", index, problem)
+        log.warning("%s cannot be built or searched: %s", index, problem)
         return Trial(index=index, setting=setting, problem=problem)
-    build_s = time.perf_counter() - started
-    any_k = Level(bench.k, SearchParameters(), recall=0.0, ms=0.0)
-    searched = AnnIndex(bench.exact, ann, Calibration((any_k,), row_ms=limit_ms / count))
     return Trial(
         index=index,
         setting=setting,
         bytes=_size_for(ann, bench.rows),
         build_s=build_s,
-        points=tuple(_climb(bench, searched, limit_ms)),
+        points=points,
     )
 
 
