@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -26,7 +24,7 @@ from app.services.import_feeds import ArchiveFeed, Feed, FolderFeed, is_inside
 from app.services.import_journal import Journal
 from app.services.import_run import ImportRun
 from app.services.indexing import IndexingService
-from app.services.job_run import JobStatus, Watch
+from app.services.job_run import JobStatus, JobWatch
 from app.services.jobs import Handler, JobService
 from app.store.disk import disk_errors, has_room, make_folders, sync_folder
 from app.store.jobs import Job
@@ -89,7 +87,7 @@ class ImportService:
     ```
     imports/<id>.part      an archive that is being sent
     imports/<id>.archive   one whose job has not ended
-    imports/<id>.journal   how far a job is
+    imports/<job>.journal  how far a job is
     ```
 
     Args:
@@ -193,7 +191,7 @@ class ImportService:
     def ended(self, job: Job) -> None:
         """Removes what a job that ended leaves behind; to be called for every job."""
         if job.kind in self.handlers:
-            self._journal(job.parameters).remove()
+            self._journal(job.id).remove()
         if job.kind == ARCHIVE_KIND:
             self._archive(job.parameters).unlink(missing_ok=True)
 
@@ -203,12 +201,14 @@ class ImportService:
         Raises:
             StorageError: The disk refuses.
         """
-        needed = {_stem(job.parameters) for job in unfinished if job.kind in self.handlers}
+        jobs = [job for job in unfinished if job.kind in self.handlers]
+        needed = {f"{job.id}.journal" for job in jobs}
+        needed |= {self._archive(job.parameters).name for job in jobs if job.kind == ARCHIVE_KIND}
         if not self._folder.is_dir():
             return
         with disk_errors("sweep the folder of imports"):
             for path in self._folder.iterdir():
-                if path.stem not in needed or path.suffix not in {".archive", ".journal"}:
+                if path.name not in needed:
                     path.unlink()
                     log.info("removed %s, which no import needs", path.name)
 
@@ -239,7 +239,7 @@ class ImportService:
             ) from exc
         return top
 
-    def _index_archive(self, parameters: Mapping[str, Any], watch: Watch) -> str:
+    def _index_archive(self, parameters: Mapping[str, Any], watch: JobWatch) -> str:
         options = ImportOptions.of(parameters)
         feed = ArchiveFeed(
             self._archive(parameters),
@@ -250,37 +250,30 @@ class ImportService:
         )
         return self._run(parameters, options, feed, watch)
 
-    def _index_folder(self, parameters: Mapping[str, Any], watch: Watch) -> str:
+    def _index_folder(self, parameters: Mapping[str, Any], watch: JobWatch) -> str:
         options = ImportOptions.of(parameters)
         top = self._allowed(parameters["path"])
         feed = FolderFeed(top, inside=self._dirs, describe=options.describe)
         return self._run(parameters, options, feed, watch)
 
     def _run(
-        self, parameters: Mapping[str, Any], options: ImportOptions, feed: Feed, watch: Watch
+        self, parameters: Mapping[str, Any], options: ImportOptions, feed: Feed, watch: JobWatch
     ) -> str:
         with disk_errors("note how far the import is"):
             make_folders(self._folder)
-        run = ImportRun(self._indexing, feed, self._journal(parameters), watch)
+        run = ImportRun(self._indexing, feed, self._journal(watch.job_id), watch)
         summary = run.run(options.collection, options.on_conflict)
         source = parameters["path"] if "path" in parameters else parameters["filename"]
         return f"{in_ascii(source) or 'the archive'}: {summary}"
 
     def _archive(self, parameters: Mapping[str, Any]) -> Path:
-        return self._folder / f"{_stem(parameters)}.archive"
+        return self._folder / f"{parameters['archive']}.archive"
 
-    def _journal(self, parameters: Mapping[str, Any]) -> Journal:
-        return Journal(self._folder / f"{_stem(parameters)}.journal")
+    def _journal(self, job_id: str) -> Journal:
+        return Journal(self._folder / f"{job_id}.journal")
 
 
 def parse_dirs(text: str | None) -> list[Path]:
     """Folders in one text, separated by commas or as in PATH."""
     parts = (text or "").replace(os.pathsep, ",").split(",")
     return [Path(part.strip()) for part in parts if part.strip()]
-
-
-def _stem(parameters: Mapping[str, Any]) -> str:
-    """What the files of a job are named by: its archive's id, or a digest of what was asked."""
-    if "archive" in parameters:
-        return str(parameters["archive"])
-    return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:32]

@@ -30,6 +30,15 @@ class Watch(Protocol):
         ...
 
 
+class JobWatch(Watch, Protocol):
+    """What a job's handler is given."""
+
+    @property
+    def job_id(self) -> str:
+        """The job's id, the same after a restart."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class JobStatus:
     """A job, with its speed where it runs now.
@@ -58,7 +67,7 @@ class StoppedError(WorkEndedError):
 
 
 class JobRun:
-    """A job while it runs: the `Watch` that its handler is given."""
+    """A job while it runs: the `JobWatch` that its handler is given."""
 
     def __init__(self, job: Job, store: JobStore, *, every_s: float) -> None:
         self.job_id = job.id

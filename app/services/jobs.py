@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from app.errors import InvalidParameterError, LookalikeError, NotReadyError, StorageError
-from app.services.job_run import CanceledError, JobRun, JobStatus, Watch
+from app.services.job_run import CanceledError, JobRun, JobStatus, JobWatch
 from app.store.base import utc_now
 from app.store.jobs import Job, JobPage, JobState, JobStore, same_work
 
@@ -22,7 +22,7 @@ _RETRY_S = 5.0  # after the disk refused
 log = logging.getLogger(__name__)
 
 
-Handler = Callable[[Mapping[str, Any], Watch], str]
+Handler = Callable[[Mapping[str, Any], JobWatch], str]
 """Does the work of one kind of job and gives a sentence on how it ended.
 
 It is called again with the same parameters after a restart, and goes on where it was.

@@ -568,6 +568,26 @@ def test_a_folder_can_be_referred_to(clients: Clients, settings: Settings, photo
     assert client.get(image["image_url"]).content == sent
 
 
+def test_a_twin_that_is_canceled_leaves_the_other_how_far_it_is(
+    clients: Clients, settings: Settings, photos: Path
+) -> None:
+    own = {"import_dirs": str(photos), "max_batch": 2}
+    gate = Gate(free=2)
+    client = clients(settings.model_copy(update=own), extractors=Extractors(gate, max_batch=2))
+    running = send_folder(client, photos).json()["id"]
+    assert gate.reached.wait(20)
+    wait(lambda: client.get(f"/jobs/{running}", headers=ADMIN).json()["done"] >= 2)
+    send_folder(client, photos, on_conflict="skip")
+    twin = send_folder(client, photos).json()["id"]
+    assert twin != running
+    before = left(settings)
+    assert before == [f"{running}.journal"]
+    client.post(f"/jobs/{twin}/cancel", headers=ADMIN)
+    assert left(settings) == before
+    gate.open.set()
+    assert finished(client, f"/jobs/{running}")["state"] == "done"
+
+
 def test_folders_in_one_setting() -> None:
     assert parse_dirs(None) == parse_dirs(" , ") == []
     assert parse_dirs(f"/a, /b{os.pathsep}/c") == [Path("/a"), Path("/b"), Path("/c")]
