@@ -138,6 +138,7 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
             parameters=SearchParameters.parse(settings.index_parameters),
         ),
         filter_fields=parse_field_names(settings.filter_fields),
+        filter_s=settings.filter_timeout,
         read_only=read_only,
     )
 

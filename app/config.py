@@ -103,6 +103,9 @@ class Settings(BaseSettings):
         description="Metadata fields, separated by commas, that filters are always fast on; others "
         "become fast once they were filtered on slowly",
     )
+    filter_timeout: float = Field(
+        30.0, gt=0, le=3600, description="Seconds that a filter may look at pictures"
+    )
     originals: Literal["keep", "reference", "none"] = Field(
         "keep", description="keep: copy files; reference: point at files indexed in place; none"
     )

@@ -35,6 +35,7 @@ LookalikeError
 ├── UnavailableError
 │   ├── QueueFullError
 │   ├── NotReadyError             starting, shutting down, or the canary failed
+│   ├── FilterTooSlowError        a filter that takes longer than it may
 │   └── EmbeddingFailedError      the network failed on a batch
 ├── StorageError
 │   ├── StorageFullError          no room left on the disk
@@ -265,6 +266,13 @@ class NotReadyError(UnavailableError):
 
     code = "not_ready"
     retry_after_s = 5
+
+
+class FilterTooSlowError(UnavailableError):
+    """A filter looked at pictures for longer than it may."""
+
+    code = "filter_too_slow"
+    retry_after_s = 60
 
 
 class EmbeddingFailedError(UnavailableError):

@@ -27,6 +27,7 @@ WINDOW = 200
 
 _WAITING = 8  # searches; more are dropped
 _SHARE_OF_A_CORE = 0.05
+_LONGEST_REST_S = 60.0  # a slow filter must not silence the meter for an hour
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ class RecallMeter:
     The request only draws a number. Later the thread searches three times: as the index does,
     exactly, and as the index does. Where the first and the last answer differ, pictures came,
     changed or went meanwhile, and the sample is skipped: a picture that only the exact search
-    saw is no miss. After t seconds of work the thread rests for 19 t.
+    saw is no miss. After t seconds of work the thread rests for 19 t, a minute at most.
 
     Args:
         store: Where searches go.
@@ -175,7 +176,7 @@ class RecallMeter:
                 else:
                     tally.samples += 1
                     tally.last.append(recall)
-            self._pause((time.perf_counter() - started) * self._rest)
+            self._pause(min((time.perf_counter() - started) * self._rest, _LONGEST_REST_S))
 
     def _next(self) -> _Asked | None:
         with self._changed:

@@ -32,6 +32,8 @@ from app.store.search_parameters import SearchParameters
 
 MAX_K = 1000
 
+_MOST_GROUPED = 16_384  # matches that one search by groups looks at, at most, in its last round
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
@@ -244,7 +246,8 @@ def _best_of_groups(
     """Searches again beside the groups that were seen, until there are k or no more.
 
     So a few large groups do not hide the others: what was seen is filtered away. Only values that
-    are lists or objects cannot be; for their sake each search asks for more than the one before.
+    are lists or objects cannot be; for their sake each search asks for more than the one before,
+    up to a bound.
     """
     best: dict[str, Match] = {}
     wanted, where = options.k * 4, options.where
@@ -253,13 +256,14 @@ def _best_of_groups(
         for match in matches:
             if field in match.record.metadata:
                 best.setdefault(group_key(match.record.metadata[field]), match)
-        if len(best) >= options.k or len(matches) < wanted:
+        ended = len(matches) < wanted or matches[-1].score < (options.min_score or -1.0)
+        if len(best) >= options.k or ended or wanted == _MOST_GROUPED:
             break
         values = (match.record.metadata[field] for match in best.values())
         seen = tuple(value for value in values if not isinstance(value, list | dict))
         conditions = options.where.conditions if options.where else ()
         where = Filter((*conditions, Condition(field, "nin", seen)))
-        wanted *= 4
+        wanted = min(4 * wanted, _MOST_GROUPED)
     top = sorted(best.values(), key=lambda match: -match.score)[: options.k]
     return [replace(match, rank=rank) for rank, match in enumerate(top, start=1)]
 

@@ -231,16 +231,48 @@ def test_the_best_of_each_group(grouped, paths, place):
     assert {match.record.id for match in found} == set(best.values()) - {"i20"}
 
 
-def test_groups_are_found_without_reading_everything(grouped, paths, monkeypatch):
+def test_what_cannot_be_left_out_is_looked_for_within_a_bound(grouped, paths, monkeypatch):
+    """Lists cannot be filtered away: only the nearest are looked at."""
+    for n in range(14):
+        grouped.store.set_metadata("default", f"i{n}", {"group": ["same"]})
+    asked = asked_of(grouped, monkeypatch)
+    assert len(searched(grouped, paths[0], k=4, group_by="group")) == 4
+    assert [k for k, _ in asked] == [16, 64]
+    asked.clear()
+    monkeypatch.setattr("app.services.search._MOST_GROUPED", 14)
+    found = searched(grouped, paths[0], k=3, group_by="group")
+    assert [k for k, _ in asked] == [12, 14]
+    assert ["same"] in [match.record.metadata["group"] for match in found]
+
+
+def test_groups_end_where_scores_do(grouped, paths, monkeypatch):
+    best = searched(grouped, paths[0], k=21)
+    bound = best[9].score
+    above = [match.record.metadata for match in best if match.score >= bound]
+    asked = asked_of(grouped, monkeypatch)
+    found = searched(grouped, paths[0], k=4, group_by="group", min_score=bound)
+    assert len(asked) == 1
+    assert {group_key(match.record.metadata["group"]) for match in found} == {
+        group_key(metadata["group"]) for metadata in above if "group" in metadata
+    }
+
+
+def asked_of(services, monkeypatch) -> list[tuple[int, int]]:
+    """How many matches each search from now on asks for, and gets."""
     asked = []
-    search = grouped.store.search
+    search = services.store.search
 
     def counted(*args, **named):
         found = search(*args, **named)
         asked.append((named["k"], len(found[0])))
         return found
 
-    monkeypatch.setattr(grouped.store, "search", counted)
+    monkeypatch.setattr(services.store, "search", counted)
+    return asked
+
+
+def test_groups_are_found_without_reading_everything(grouped, paths, monkeypatch):
+    asked = asked_of(grouped, monkeypatch)
     assert searched(grouped, paths[0], k=2, group_by="no such field") == []
     assert asked == [(8, 8), (32, 0)]
     asked.clear()

@@ -28,6 +28,7 @@ from app.store.embedding_sets import EmbeddingSets
 from app.store.filters import Filter
 from app.store.jobs import JobStore
 from app.store.local.catalog.catalog import Catalog
+from app.store.local.catalog.connections import FILTER_S
 from app.store.local.folder_lock import FolderLock
 from app.store.local.index.indexes import Indexes
 from app.store.local.index.policy import IndexPolicy
@@ -56,6 +57,7 @@ class LocalStore:
         *,
         policy: IndexPolicy | None = None,
         filter_fields: Sequence[str] = (),
+        filter_s: float = FILTER_S,
         read_only: bool = False,
     ) -> None:
         """Opens a data folder, made where it does not exist.
@@ -64,6 +66,7 @@ class LocalStore:
             folder: The data folder.
             policy: What indexes are built; exact ones unless given.
             filter_fields: Metadata fields that the catalog indexes in every collection.
+            filter_s: Seconds that a filter may take.
             read_only: Change nothing; then another process may own the folder, and what it
                 changes later is not seen by searches.
 
@@ -79,7 +82,10 @@ class LocalStore:
             if not read_only:
                 undo.callback(FolderLock(folder).release)
             self._catalog = Catalog(
-                folder / "catalog.db", fields=filter_fields, read_only=read_only
+                folder / "catalog.db",
+                fields=filter_fields,
+                filter_s=filter_s,
+                read_only=read_only,
             )
             undo.callback(self._catalog.close)
             self._indexes = Indexes(

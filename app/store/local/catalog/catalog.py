@@ -17,7 +17,7 @@ from app.errors import CollectionNotFoundError, ImageNotFoundError, StorageError
 from app.records import ImageRecord, Metadata, NewImage, OnConflict, Passport
 from app.store.base import utc_now
 from app.store.filters import Filter
-from app.store.local.catalog.connections import Connections
+from app.store.local.catalog.connections import FILTER_S, Connections
 from app.store.local.catalog.field_builder import FieldBuilder
 from app.store.local.catalog.fields import abandon_fields
 from app.store.local.catalog.jobs import CatalogJobs
@@ -63,8 +63,15 @@ class Catalog:
         StorageError: The disk refuses.
     """
 
-    def __init__(self, path: Path, *, fields: Sequence[str] = (), read_only: bool = False) -> None:
-        self._connections = Connections(path, read_only=read_only)
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fields: Sequence[str] = (),
+        filter_s: float = FILTER_S,
+        read_only: bool = False,
+    ) -> None:
+        self._connections = Connections(path, filter_s=filter_s, read_only=read_only)
         self.sets = CatalogSets(self._connections)
         self.jobs = CatalogJobs(self._connections)
         self.fields = FieldBuilder(self._connections, fields, read_only=read_only)
@@ -159,20 +166,29 @@ class Catalog:
     def page(
         self, name: str, *, after: int, limit: int, where: Filter | None
     ) -> list[tuple[int, ImageRecord]]:
-        """Up to `limit` rows behind the seq `after` that pass, by seq."""
-        started = time.perf_counter()
-        with self._connections.read() as connection:
+        """Up to `limit` rows behind the seq `after` that pass, by seq.
+
+        Raises:
+            FilterTooSlowError: The filter takes too long.
+        """
+        started, where = time.perf_counter(), where or Filter()
+        slow = bool(where.conditions)
+        read = self._connections.read_filtered if slow else self._connections.read
+        with read() as connection:
             row = read_collection(connection, name)
-            where = where or Filter()
             rows = read_page(connection, row, where, after=after, limit=limit) if row else []
         if row and rows:
             self.fields.took(row, where, time.perf_counter() - started, read=len(rows))
         return rows
 
     def passing(self, row: CollectionRow, where: Filter) -> Seqs:
-        """The seqs of all rows that pass, ascending."""
+        """The seqs of all rows that pass, ascending.
+
+        Raises:
+            FilterTooSlowError: The filter takes too long.
+        """
         started = time.perf_counter()
-        with self._connections.read() as connection:
+        with self._connections.read_filtered() as connection:
             seqs = passing_seqs(connection, row, where)
         if len(seqs):
             self.fields.took(row, where, time.perf_counter() - started)

@@ -5,11 +5,18 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.errors import DataFolderError, LookalikeError, StorageError, StorageFullError
+from app.errors import (
+    DataFolderError,
+    FilterTooSlowError,
+    LookalikeError,
+    StorageError,
+    StorageFullError,
+)
 from app.store.base import utc_now
 from app.store.disk import has_room
 from app.store.local.catalog.fields import NOTE, FieldChanges
@@ -18,6 +25,11 @@ from app.store.local.catalog.migrations import FRESH, MIGRATIONS
 
 VERSION = sqlite3.sqlite_version
 _READERS = 4
+_SLOW_READERS = 2  # at most, so that short reads need not wait for filters
+_STEPS = 20_000  # of SQLite's machine between two looks at the clock: some milliseconds
+
+FILTER_S = 30.0
+"""Seconds that a filter may take unless it is set."""
 _WRITER_SETTINGS = (
     *FRESH,
     "PRAGMA journal_mode = WAL",
@@ -36,13 +48,20 @@ class Connections:
 
     Opened for reading only, another process may be the one that writes.
 
+    Args:
+        path: The file.
+        filter_s: Seconds that a filter may take.
+        read_only: Whether to change nothing.
+
     Raises:
         DataFolderError: The file is damaged, or was written by another version.
         StorageError: The disk refuses.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, filter_s: float = FILTER_S, read_only: bool = False) -> None:
         self._path = path
+        self._filter_s = filter_s
+        self._slow = threading.BoundedSemaphore(_SLOW_READERS)
         self._write_lock = threading.Lock()
         self._changes = FieldChanges()
         self._closed = False
@@ -99,6 +118,33 @@ class Connections:
                         connection.execute("ROLLBACK")
         finally:
             self._idle.put(connection)
+
+    @contextmanager
+    def read_filtered(self) -> Iterator[sqlite3.Connection]:
+        """As `read`, for a filter that may look at every picture; few at a time.
+
+        Raises:
+            FilterTooSlowError: It took, or waited for others, longer than a filter may.
+        """
+        if not self._slow.acquire(timeout=self._filter_s):
+            raise self._too_slow()
+        try:
+            with self.read() as connection:
+                end = time.monotonic() + self._filter_s
+                connection.set_progress_handler(lambda: time.monotonic() > end, _STEPS)
+                try:
+                    yield connection
+                finally:
+                    connection.set_progress_handler(None, 0)
+        finally:
+            self._slow.release()
+
+    def _too_slow(self) -> FilterTooSlowError:
+        return FilterTooSlowError(
+            f"The filter takes longer than {self._filter_s:g} s on a collection of this size. Name "
+            "its fields in LOOKALIKE_FILTER_FIELDS, use fewer conditions, or raise "
+            "LOOKALIKE_FILTER_TIMEOUT"
+        )
 
     def give_room_back(self) -> None:
         """Hands free pages back to the disk."""
@@ -180,6 +226,8 @@ class Connections:
 
     def _translate(self, exc: sqlite3.Error) -> LookalikeError | None:
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_INTERRUPT:
+            return self._too_slow()
         if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             return DataFolderError(
                 f"{self._path} is damaged ({exc}); restore it from a backup, or move it away "

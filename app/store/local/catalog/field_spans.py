@@ -12,6 +12,7 @@ KEPT = 64
 
 KINDS = {"null": 0, "boolean": 1, "number": 2, "text": 3, "other": 4}
 _ITEM = 8
+_MOST_PAIRS = 10_000
 
 Key = tuple[int, Any]
 """A kind, and a value that orders as its metadata does: what one value is found under."""
@@ -110,6 +111,9 @@ def lookups(where: Filter, fields: dict[str, int]) -> tuple[list[Lookup], list[C
 
 def _both(one: Lookup, other: Lookup) -> Lookup:
     """Two lookups of one field, which has one value in each row."""
+    if len(one.spans) * len(other.spans) > _MOST_PAIRS:  # the rows of one are asked for the other
+        few = min(one, other, key=lambda lookup: len(lookup.spans))
+        return replace(few, conditions=one.conditions + other.conditions, exact=False)
     met = (a.meet(b) for a in one.spans for b in other.spans)
     return Lookup(
         one.field,
