@@ -181,6 +181,37 @@ def test_what_is_asked_for_goes_before_what_was_calibrated(index: AnnIndex) -> N
         assert recall(least) < recall(None)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "asks"),
+    [
+        (SearchParameters(k_factor=10), True),
+        (SearchParameters(k_factor=100), False),
+        (SearchParameters(ef_search=5000), False),
+        (SearchParameters(), True),
+    ],
+)
+def test_looks_that_are_wider_than_exact_search_are_exact(
+    index: AnnIndex,
+    monkeypatch: pytest.MonkeyPatch,
+    parameters: SearchParameters,
+    asks: bool,
+) -> None:
+    monkeypatch.setattr(ann_index, "_MANY", ROWS)
+    asked = []
+    nearest = index.ann.nearest
+    monkeypatch.setattr(
+        index.ann, "nearest", lambda *given: asked.append(1) or nearest(*given), raising=True
+    )
+    exact = index.exact.search(ASKED, k=10)
+    found = index.search(ASKED, k=10, parameters=parameters)
+    no_knob = parameters.ef_search is not None and index.ann.knob != "ef_search"
+    assert bool(asked) == (asks or no_knob)
+    if not asked:
+        for (scores, seqs), (best, places) in zip(found, exact, strict=True):
+            assert np.array_equal(scores, best)
+            assert np.array_equal(seqs, places)
+
+
 def test_nobody_asks(index: AnnIndex) -> None:
     assert index.search(ASKED[:0], k=5) == []
 

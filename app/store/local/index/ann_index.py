@@ -20,6 +20,8 @@ from app.store.vectors import Vectors
 
 _SPARE = 16  # candidates beyond k, so that ties at the k-th place show
 _SKIPPED = 64  # so many rows that must not be found are over-fetched
+_MANY = 20_000  # rows; of fewer any search is fast
+_WIDE = 5  # a fifth of the rows as candidates, gathered and sorted, is slower than all in order
 _ROOM = 2  # how many more of the nearest are looked at than must hold the matches of a part
 _DEEPER = 4
 _TRIED = 0.2  # of the cost of scoring all that may be found, before that is done
@@ -203,10 +205,19 @@ class AnnIndex:
             level = self.calibration.for_k(k)
             parameters = asked.over(level.parameters)
             width = _width(k, asked, level) + _SPARE + ruled_out
+            if self._wide(width, asked):
+                return None
             return _Look(width, width, parameters, level.ms)
         # The k best of a part are, with room to spare, among so many more of the whole.
         depth = math.ceil(_ROOM * k * (there + ruled_out) / there)
         return self._affordable(depth, asked, spent=0.0, there=there)
+
+    def _wide(self, width: int, asked: SearchParameters) -> bool:
+        """Whether what a request asks for costs more than exact search."""
+        looked_at = [width] if asked.k_factor is not None else []
+        if asked.ef_search is not None and self.ann.knob == "ef_search":
+            looked_at.append(asked.ef_search)
+        return len(self) >= _MANY and max(looked_at, default=0) > len(self) // _WIDE
 
     def _affordable(
         self, depth: int, asked: SearchParameters, *, spent: float, there: int
