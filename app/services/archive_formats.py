@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from app.errors import ArchiveError, LookalikeError, UnreadableImageError
 from app.services.archive_streams import ForwardReader
-from app.services.job_run import WorkEndedError
+from app.services.work_end import WorkEndedError
 
 MAX_HEADER_BYTES = 1_000_000
 """Most bytes of the headers between two members of a tar file."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from app.services.work_end import WorkEndedError
 from app.store.base import utc_now
 from app.store.jobs import Job, JobStore
 
@@ -52,10 +53,6 @@ class JobStatus:
     job: Job
     rate: float | None = None
     seconds_left: float | None = None
-
-
-class WorkEndedError(Exception):
-    """The work is to end; never turned into an error of what was being read."""
 
 
 class CanceledError(WorkEndedError):
