@@ -378,6 +378,14 @@ class FetchingDisabledError(LookalikeError):
 
 
 class ServerError(LookalikeError):
-    """A remote service cannot be reached, or refuses what was asked of it."""
+    """A remote service cannot be reached, or refuses what was asked of it.
+
+    Attributes:
+        passing: Whether the same may succeed soon: it does not answer, or cannot now.
+    """
 
     code = "server_error"
+
+    def __init__(self, text: str, *, passing: bool = False) -> None:
+        super().__init__(text)
+        self.passing = passing

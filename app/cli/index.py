@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +20,7 @@ from app.cli.options import (
     settings_flags,
 )
 from app.cli.watching import print_errors, watched
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, LookalikeError
 from app.records import OnConflict
 from app.services.import_feeds import ARCHIVE_ENDINGS
 from app.services.walk import Found, walk
@@ -28,7 +28,6 @@ from app.services.walk import Found, walk
 if TYPE_CHECKING:
     from app.api.job_schemas import JobOut
     from app.cli.backends import Backend, Line
-    from app.cli.remote import RemoteBackend
     from app.services.importing import ImportOptions
 
 STAGE = "indexing"
@@ -77,17 +76,20 @@ def index(
         folder_field=folder_field,
     )
     archives = [path for path in paths or () if _is_archive(path)]
+    if missing := [path for path in archives if not path.is_file()]:
+        raise ConfigurationError(f"{missing[0]} does not exist, or is no file")
     files = [path for path in paths or () if not _is_archive(path)]
     found = list(walk(files))
     if not (found or archives or on_server):
         raise ConfigurationError("No pictures found there; name files or folders that hold some")
     with open_backend(server, api_key, given, changes=True, must_exist=False) as backend:
         lines = _index_files(backend, found, options)
+        jobs: list[JobOut] = []
         if server is None:
             lines += _index_archives(backend, archives, options)
-            jobs = []
         else:
-            jobs = list(_have_indexed(backend, archives, on_server or [], options))
+            failed, jobs = _have_indexed(backend, archives, on_server or [], options)
+            lines += failed
     _report(lines, jobs, as_json=as_json)
 
 
@@ -106,7 +108,7 @@ def _is_archive(path: Path) -> bool:
 
 
 def _index_files(backend: Backend, found: list[Found], options: ImportOptions) -> list[Line]:
-    from app.cli.backends import Job, Line  # noqa: PLC0415 - see app.cli.main
+    from app.cli.backends import Job  # noqa: PLC0415 - see app.cli.main
     from app.cli.progress import progress  # noqa: PLC0415
 
     jobs = [
@@ -114,11 +116,7 @@ def _index_files(backend: Backend, found: list[Found], options: ImportOptions) -
         for one in found
         if one.error is None
     ]
-    lines = [
-        Line(path=one.path, status="failed", reason=str(one.error))
-        for one in found
-        if one.error is not None
-    ]
+    lines = [_failed(one.path, one.error) for one in found if one.error is not None]
     if not jobs:
         return lines
     with progress() as report:
@@ -131,7 +129,7 @@ def _index_files(backend: Backend, found: list[Found], options: ImportOptions) -
 
 
 def _index_archives(backend: Backend, archives: list[Path], options: ImportOptions) -> list[Line]:
-    """Indexes archives into a data folder."""
+    """Indexes archives into a data folder; one that fails harms no other."""
     from app.cli.local import LocalBackend  # noqa: PLC0415 - see app.cli.main
     from app.cli.progress import progress  # noqa: PLC0415
 
@@ -139,32 +137,51 @@ def _index_archives(backend: Backend, archives: list[Path], options: ImportOptio
     lines: list[Line] = []
     with progress() as report:
         for path in archives:
-            feed = backend.open_archive(path, options)
-            before, total = len(lines), feed.count(lambda: None)
-            for line in backend.index_archive(path, feed, options):
-                lines.append(line)
-                report(f"{STAGE} {path.name}", len(lines) - before, total)
+            before = len(lines)
+            try:
+                feed = backend.open_archive(path, options)
+                total = feed.count(lambda: None)
+                for line in backend.index_archive(path, feed, options):
+                    lines.append(line)
+                    report(f"{STAGE} {path.name}", len(lines) - before, total)
+            except LookalikeError as exc:
+                lines.append(_failed(path, exc))
     return lines
+
+
+def _failed(path: Path, error: LookalikeError) -> Line:
+    from app.cli.backends import Line  # noqa: PLC0415 - see app.cli.main
+
+    return Line(path=path, status="failed", reason=str(error))
 
 
 def _have_indexed(
     backend: Backend, archives: list[Path], folders: list[str], options: ImportOptions
-) -> Iterable[JobOut]:
-    """Has a service index archives and its own folders, and follows each to its end."""
+) -> tuple[list[Line], list[JobOut]]:
+    """Has a service index archives and its own folders, and follows each to its end.
+
+    Returns:
+        Those that failed, which harm no other, and the jobs of the rest.
+    """
     from app.cli.progress import progress  # noqa: PLC0415 - see app.cli.main
     from app.cli.remote import RemoteBackend  # noqa: PLC0415
 
     assert isinstance(backend, RemoteBackend)
-    for path in archives:
+
+    def send(path: Path) -> JobOut:
         with progress() as report:
-            job = backend.index_archive(path, options, report)
-        yield _followed(backend, job)
-    for folder in folders:
-        yield _followed(backend, backend.index_folder(folder, options))
+            return backend.index_archive(path, options, report)
 
-
-def _followed(backend: RemoteBackend, job: JobOut) -> JobOut:
-    return watched(backend, job, stage=STAGE)
+    begin = [(path, partial(send, path)) for path in archives]
+    begin += [(Path(path), partial(backend.index_folder, path, options)) for path in folders]
+    failed: list[Line] = []
+    jobs: list[JobOut] = []
+    for path, begun in begin:
+        try:
+            jobs.append(watched(backend, begun(), stage=STAGE))
+        except LookalikeError as exc:
+            failed.append(_failed(path, exc))
+    return failed, jobs
 
 
 def _report(lines: list[Line], jobs: list[JobOut], *, as_json: bool) -> None:

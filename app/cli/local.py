@@ -20,7 +20,7 @@ from app.bootstrap import (
 from app.cli.backends import Ask, DuplicatesAsk, Job, Line
 from app.config import Settings
 from app.cores import limit_openmp
-from app.errors import ConfigurationError, FetchingDisabledError
+from app.errors import FetchingDisabledError
 from app.model_recipes import recipe_of
 from app.records import OnConflict
 from app.services.archives import ArchiveLimits
@@ -99,9 +99,7 @@ class LocalBackend:
             yield _line(item.source.path, item)
 
     def open_archive(self, path: Path, options: ImportOptions) -> ArchiveFeed:
-        """The pictures of an archive. Raises `ConfigurationError` where there is no such file."""
-        if not path.is_file():
-            raise ConfigurationError(f"{path} does not exist, or is no file")
+        """The pictures of an archive."""
         return ArchiveFeed(
             path,
             ArchiveLimits(file_bytes=self._settings.max_file_bytes),

@@ -235,7 +235,7 @@ class RemoteBackend:
     def _call(self, method: str, path: str, **options: Any) -> Any:
         answer = self._request(method, path, **options)
         if answer.is_error:
-            raise ServerError(_why(answer))
+            raise ServerError(_why(answer), passing=answer.is_server_error)
         return _json(answer) if answer.content else None
 
     def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
@@ -245,7 +245,7 @@ class RemoteBackend:
                 answer = self._http.request(method, path, **options)
             except httpx2.HTTPError as exc:
                 raise ServerError(
-                    f"{self._server} does not answer ({exc}); is it running there?"
+                    f"{self._server} does not answer ({exc}); is it running there?", passing=True
                 ) from exc
             if answer.status_code != 503 or attempt == ATTEMPTS - 1:
                 return answer

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.api.job_schemas import JobOut
 from app.cli import watching
-from app.errors import ConfigurationError, NotAnArchiveError, ServerError
+from app.cli.remote import RemoteBackend
+from app.errors import ConfigurationError
 from app.samples import write_samples
 from app.services.importing import ImportOptions
 from app.store.jobs import Job
@@ -82,7 +85,9 @@ def test_archives_beside_folders_and_files_that_fail(
 def test_what_cannot_be_indexed(lookalike: Any, tmp_path: Path) -> None:
     text = tmp_path / "notes.zip"
     text.write_text("no archive")
-    assert isinstance(lookalike("index", str(text)).exception, NotAnArchiveError)
+    done = lookalike("index", str(text))
+    assert (done.exit_code, done.stdout.strip()) == (1, "1 failed")
+    assert f"{text}: The file is no archive" in done.stderr
     for words in (["none.zip"], [], ["--on-server", "/mnt"]):
         assert isinstance(lookalike("index", *words).exception, ConfigurationError), words
 
@@ -144,8 +149,9 @@ def test_files_that_fail_on_a_service(lookalike: Any, tmp_path: Path, there: lis
     text = tmp_path / "notes.tar"
     text.write_text("no archive")
     refused = lookalike("index", str(text), *there)
-    assert isinstance(refused.exception, ServerError)
-    assert "not_an_archive" in str(refused.exception)
+    assert refused.exit_code == 1
+    assert f"{text}: " in refused.stderr
+    assert "not_an_archive" in refused.stderr
 
 
 def test_a_folder_of_the_services_machine(
@@ -156,7 +162,83 @@ def test_a_folder_of_the_services_machine(
     assert f"{photos}: 8 created" in done.stdout
     assert listed(lookalike, *there)["fish-01-1.jpg"]["metadata"] == {"label": "fish"}
     refused = lookalike("index", "--on-server", str(pictures), *there)
-    assert "path_not_allowed" in str(refused.exception)
+    assert refused.exit_code == 1
+    assert f"{pictures}: " in refused.stderr
+    assert "path_not_allowed" in refused.stderr
+
+
+def test_an_archive_that_fails_harms_no_other(
+    lookalike: Any, archive: Path, there: list[str], tmp_path: Path
+) -> None:
+    text, cut = tmp_path / "notes.zip", tmp_path / "cut.tar"
+    text.write_text("no archive")
+    write_archive(cut, [(f"{n}.jpg", b"x" * 5000) for n in range(9)])
+    cut.write_bytes(cut.read_bytes()[:20_000])
+    for place in ([], there):
+        done = lookalike("index", str(text), str(archive), str(cut), *place)
+        assert done.exit_code == 1
+        assert "18 created" in done.stdout
+        assert f"{text}: " in done.stderr
+        assert "truncated" in done.stdout + done.stderr
+        assert len(listed(lookalike, *place)) == 18
+
+
+class Unsteady:
+    """Ends a service when its job is asked for first, and perhaps begins it again."""
+
+    def __init__(self, server: Server, patch: pytest.MonkeyPatch, *, restart: bool) -> None:
+        self._server = server
+        self._restart = restart
+        self._ask = RemoteBackend.job
+        self.thread: threading.Thread | None = None
+        patch.setattr(RemoteBackend, "job", self.wrapped())
+
+    def wrapped(self) -> Callable[[RemoteBackend, str], JobOut]:
+        def job(backend: RemoteBackend, job_id: str) -> JobOut:
+            if self.thread is None:
+                self._server.kill()
+                self.thread = threading.Thread(
+                    target=self._server.restart if self._restart else int
+                )
+                self.thread.start()
+            return self._ask(backend, job_id)
+
+        return job
+
+
+def test_a_service_that_restarts_is_watched_on(
+    lookalike: Any,
+    archive: Path,
+    server: Server,
+    there: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unsteady = Unsteady(server, monkeypatch, restart=True)
+    done = lookalike("index", str(archive), *there, "--json")
+    assert unsteady.thread is not None
+    unsteady.thread.join()
+    (job,) = json.loads(done.stdout)["jobs"]
+    assert (job["state"], job["done"]) == ("done", 18), done.output
+    assert f"job {job['id']} is queued" in done.stderr
+
+
+def test_a_service_that_stays_away_is_not_waited_for(
+    lookalike: Any,
+    archive: Path,
+    server: Server,
+    there: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watching, "RETRY_S", 1.0)
+    with monkeypatch.context() as patch:
+        Unsteady(server, patch, restart=False)
+        done = lookalike("index", str(archive), *there)
+    server.restart()
+    assert done.exit_code == 1
+    assert f"{archive}: " in done.stderr
+    assert "does not answer" in done.stderr
+    job_id = done.stderr.split("job ")[1].split()[0]
+    assert f"Job {job_id} goes on where it was: GET /jobs/{job_id} says" in done.stderr
 
 
 def test_ctrl_c_ends_the_watching_alone(
