@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import (
+    ArchiveError,
     ImportsDisabledError,
     InvalidParameterError,
+    LookalikeError,
     PathNotAllowedError,
     StorageFullError,
 )
@@ -248,7 +250,14 @@ class ImportService:
             name=parameters["filename"],
             describe=options.describe,
         )
-        return self._run(parameters, options, feed, watch)
+        try:
+            return self._run(parameters, options, feed, watch)
+        except ArchiveError:  # says itself what to send
+            raise
+        except LookalikeError as exc:
+            raise type(exc)(
+                f"{exc}; then send the archive again; what is stored is skipped"
+            ) from exc
 
     def _index_folder(self, parameters: Mapping[str, Any], watch: JobWatch) -> str:
         options = ImportOptions.of(parameters)

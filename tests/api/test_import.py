@@ -274,7 +274,10 @@ def test_a_disk_that_fills_up_ends_the_job_and_says_what_was_added(
         patch.setattr(LocalFiles, "put", filling)
         job = done(client, send(client, path))
     assert (job["state"], job["done"]) == ("failed", 4)
-    assert job["message"].endswith("the disk is full; make room (before that: 4 created)")
+    assert job["message"].endswith(
+        "the disk is full; make room (before that: 4 created); then send the archive again; "
+        "what is stored is skipped"
+    )
     assert len(stored(client)) == 4
     assert done(client, send(client, path))["message"].endswith("4 unchanged, 2 created")
     wait(lambda: left(settings) == [])
@@ -353,6 +356,24 @@ def test_a_restart_goes_on_where_it_was(
     assert job["message"] == "photos.tar: 12 created, 1 failed"
     assert counting.count == 12 - held, "no picture twice"
     assert len(stored(second)) == 12
+    wait(lambda: left(settings) == [])
+
+
+def test_a_restart_with_another_model_says_what_to_do(
+    clients: Clients, settings: Settings, tmp_path: Path
+) -> None:
+    quick = settings.model_copy(update={"max_batch": 2})
+    gate = Gate(free=3)
+    first = clients(quick, extractors=Extractors(gate, max_batch=2))
+    address = send(first, archive(tmp_path, count=12)).headers["location"]
+    assert gate.reached.wait(20)
+    wait(lambda: first.get(address, headers=ADMIN).json()["done"] >= 2)
+    gate.open.set()
+    clients.stop(first)
+    second = clients(quick, extractors=Extractors(ColorExtractor(grid=2)))
+    job = finished(second, address)
+    assert job["state"] == "failed"
+    assert job["message"].endswith("; then send the archive again; what is stored is skipped")
     wait(lambda: left(settings) == [])
 
 
