@@ -210,7 +210,7 @@ class ImportService:
             return
         with disk_errors("sweep the folder of imports"):
             for path in self._folder.iterdir():
-                if path.name not in needed:
+                if path.name not in needed and path.is_file():  # no lost+found
                     path.unlink()
                     log.info("removed %s, which no import needs", path.name)
 

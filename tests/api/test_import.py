@@ -451,8 +451,9 @@ def test_strangers_are_swept_at_start(clients: Clients, settings: Settings) -> N
     folder.mkdir(parents=True)
     for name in ("a.part", "b.archive", "b.journal"):
         (folder / name).write_bytes(b"x")
+    (folder / "lost+found").mkdir()
     clients(settings)
-    wait(lambda: left(settings) == [])
+    wait(lambda: left(settings) == ["lost+found"])
 
 
 @pytest.fixture
