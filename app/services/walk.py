@@ -28,7 +28,7 @@ class Found:
 
     Attributes:
         path: The file, or that folder.
-        folder: The name of the folder it lies in.
+        folder: The name of the folder it lies in, as it can be stored.
         error: Why the folder cannot be read; None for files.
     """
 
@@ -58,7 +58,7 @@ def walk(paths: Iterable[Path], step: Callable[[], None] = lambda: None) -> Iter
         if is_folder:
             yield from _walk_folder(path, step)
         elif exists:
-            yield Found(path, path.resolve().parent.name)
+            yield Found(path, _name(path.resolve().parent))
         else:
             raise ConfigurationError(f"{path} does not exist")
 
@@ -79,7 +79,7 @@ def _walk_folder(top: Path, step: Callable[[], None]) -> Iterator[Found]:
         yield from _unreadable(refused)
         subfolders[:] = sorted(name for name in subfolders if not _hidden(name))
         inside = Path(folder)
-        label = inside.resolve().name
+        label = _name(inside.resolve())
         for name in sorted(names):
             if is_picture_name([name]):
                 yield Found(inside / name, label)
@@ -92,7 +92,11 @@ def _unreadable(refused: list[OSError]) -> Iterator[Found]:
         error = refused.pop(0)
         path = Path(os.fsdecode(error.filename))
         why = f"The folder cannot be read: {error.strerror}; make it readable and index it again"
-        yield Found(path, path.parent.name, UnreadableImageError(why))
+        yield Found(path, _name(path.parent), UnreadableImageError(why))
+
+
+def _name(folder: Path) -> str:
+    return os.fsencode(folder.name).decode("utf-8", "replace")
 
 
 def is_picture_name(parts: Sequence[str]) -> bool:

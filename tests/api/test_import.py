@@ -527,6 +527,15 @@ def test_folders_inside_that_cannot_be_read_are_errors_of_the_job(
     assert job["message"].endswith(": 1 failed, 4 created")
 
 
+def test_names_that_are_no_utf8(allowing: TestClient, photos: Path) -> None:
+    folder = photos / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xe9.png")).write_bytes(picture("car"))
+    job = done(allowing, send_folder(allowing, photos, folder_field="label"))
+    assert (job["state"], job["done"], job["errors"]) == ("done", 9, 0), job
+    assert stored(allowing)["\ufffd.png"]["metadata"] == {"label": "caf\ufffd"}
+
+
 def test_a_file_that_changes_while_it_is_read_fails_alone(
     allowing: TestClient, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
