@@ -85,7 +85,7 @@ class TarReader:
         """See `Reader.entries`."""
         while (info := self._next()) is not None:
             yield None if info.isdir() else self._entry(info)
-        if self._stream.last.strip(b"\0") or len(self._stream.last) not in {0, tarfile.BLOCKSIZE}:
+        if self._stream.last != bytes(tarfile.BLOCKSIZE):  # that of the end
             raise ArchiveError("The archive is broken or truncated; send it again")
 
     def _next(self) -> tarfile.TarInfo | None:

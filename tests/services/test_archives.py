@@ -198,6 +198,17 @@ def test_a_zip_file_without_its_end_is_truncated_and_not_unknown(tmp_path: Path)
     assert not isinstance(raised.value, NotAnArchiveError)
 
 
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+def test_a_tar_file_that_ends_behind_a_member_is_truncated(tmp_path: Path, kind: str) -> None:
+    whole = write_archive(tmp_path / "whole.tar", [(f"{n}.jpg", b"x") for n in range(5)])
+    data = whole.read_bytes()[: 3 * 1024]
+    path = tmp_path / f"cut.{kind}"
+    path.write_bytes(gzip.compress(data) if kind == "tar.gz" else data)
+    found, error = until(path)
+    assert len(found) == 3
+    assert "truncated" in error
+
+
 def test_a_header_that_is_damaged_is_no_end(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "header.tar", [(f"{n}.jpg", b"x") for n in range(5)])
     data = bytearray(path.read_bytes())
