@@ -14,6 +14,7 @@ from typing import IO, Any, BinaryIO, Protocol, cast
 from app.errors import ArchiveError, NotAnArchiveError
 
 _CHUNK = 2**16
+_ZIP_MEMBER = b"PK\1\2"
 _XZ_MEMORY = 100_000_000  # bytes; `xz -9` asks for 66 million
 
 
@@ -23,19 +24,24 @@ class BoundedFile(io.BufferedReader):
     Args:
         path: The file.
         most: Most bytes of one read.
+        members: Most members of a zip file's directory, which is one read.
     """
 
-    def __init__(self, path: Path, *, most: int) -> None:
+    def __init__(self, path: Path, *, most: int, members: int) -> None:
         super().__init__(io.FileIO(path))
         self._most = most
+        self._members = members
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As usual. Raises `ArchiveError` where too much is asked for."""
+        """As usual. Raises `ArchiveError` where too much is asked for, or too many are named."""
         if size is not None and size > self._most:
             raise ArchiveError(
                 f"The archive's directory has more than {self._most:,} bytes; send it in parts"
             )
-        return super().read(size)
+        data = super().read(size)
+        if data.count(_ZIP_MEMBER) > self._members:
+            raise too_many(self._members)
+        return data
 
 
 class Readable(Protocol):
@@ -171,6 +177,11 @@ def too_much() -> ArchiveError:
         "The archive unpacks to far more than its own size, as those do that are made to harm; "
         "send its pictures in another way"
     )
+
+
+def too_many(members: int) -> ArchiveError:
+    """The error for an archive with more members than this."""
+    return ArchiveError(f"The archive has more than {members:,} members; send it in parts")
 
 
 def is_tar(head: bytes) -> bool:

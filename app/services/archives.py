@@ -37,7 +37,14 @@ from app.services.archive_formats import (
     member_errors,
     name_parts,
 )
-from app.services.archive_streams import BoundedFile, ForwardReader, is_tar, too_much, unpacked
+from app.services.archive_streams import (
+    BoundedFile,
+    ForwardReader,
+    is_tar,
+    too_many,
+    too_much,
+    unpacked,
+)
 from app.services.walk import is_picture_name
 from app.store.disk import disk_errors
 
@@ -118,7 +125,9 @@ class Archive:
             size = path.stat().st_size
             total = SPARE_BYTES + MAX_RATIO * size
             self._left = total if limits.total_bytes is None else min(total, limits.total_bytes)
-            file = self._opened.enter_context(BoundedFile(path, most=MAX_DIRECTORY_BYTES))
+            file = self._opened.enter_context(
+                BoundedFile(path, most=MAX_DIRECTORY_BYTES, members=limits.members)
+            )
             self._reader = self._open(file)
             self._opened = self._opened.pop_all()
 
@@ -181,9 +190,7 @@ class Archive:
                 except StopIteration:
                     return
             if position >= self._limits.members:
-                raise ArchiveError(
-                    f"The archive has more than {self._limits.members:,} members; send it in parts"
-                )
+                raise too_many(self._limits.members)
             if entry is not None and _is_picture(entry.name):
                 yield position, entry
             position += 1

@@ -369,10 +369,28 @@ def test_members_are_counted(tmp_path: Path) -> None:
         path = write_archive(tmp_path / f"many.{kind}", [(f"{n}.txt", b"") for n in range(11)])
         limits = ArchiveLimits(file_bytes=LIMIT, members=10)
         with (
-            Archive(path, limits, folder=tmp_path) as archive,
             pytest.raises(ArchiveError, match="10 members"),
+            Archive(path, limits, folder=tmp_path) as archive,
         ):
             archive.count()
+
+
+def test_a_zip_directory_with_too_many_members_is_not_taken_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_archive(tmp_path / "many.zip", [(f"{n}.jpg", b"") for n in range(11)])
+    made: list[str] = []
+
+    class Counted(zipfile.ZipInfo):
+        def __init__(self, filename: str = "x") -> None:
+            made.append(filename)
+            super().__init__(filename)
+
+    monkeypatch.setattr(zipfile, "ZipInfo", Counted)
+    with pytest.raises(ArchiveError, match="10 members"):
+        read(path, ArchiveLimits(file_bytes=LIMIT, members=10))
+    assert made == []
+    assert len(contents(read(path, ArchiveLimits(file_bytes=LIMIT, members=11)))) == 11
 
 
 def test_a_directory_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
