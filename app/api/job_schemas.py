@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field
@@ -114,7 +116,7 @@ class JobOut(Schema):
         return cls(
             id=job.id,
             kind=job.kind,
-            parameters=dict(job.parameters),
+            parameters=_as_text(job.parameters),
             state=job.state,
             cancel_requested=job.cancel_requested,
             done=job.done,
@@ -129,6 +131,13 @@ class JobOut(Schema):
             updated_at=job.updated_at,
             finished_at=job.finished_at,
         )
+
+
+def _as_text(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters that can be answered: a path on the server need not be UTF-8."""
+    text = json.dumps(dict(parameters), ensure_ascii=False)
+    shown: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
+    return shown
 
 
 class JobsOut(Schema):

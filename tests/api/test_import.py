@@ -534,6 +534,11 @@ def test_names_that_are_no_utf8(allowing: TestClient, photos: Path) -> None:
     job = done(allowing, send_folder(allowing, photos, folder_field="label"))
     assert (job["state"], job["done"], job["errors"]) == ("done", 9, 0), job
     assert stored(allowing)["\ufffd.png"]["metadata"] == {"label": "caf\ufffd"}
+    (photos / "cafe").symlink_to(folder)
+    job = done(allowing, send_folder(allowing, photos / "cafe"))
+    assert job["parameters"]["path"] == f"{photos}/caf?"
+    assert job["message"] == f"{photos}/caf\\udce9: 1 unchanged"
+    assert len(allowing.get("/jobs", headers=ADMIN).json()["jobs"]) == 2
 
 
 def test_a_file_that_changes_while_it_is_read_fails_alone(
