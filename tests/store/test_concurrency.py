@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,11 @@ import pytest
 from app.errors import NotFoundError
 from app.store.base import Store
 from app.store.filters import Filter
+from app.store.local.catalog import passing
 from app.store.local.index import flat_index, live_index
+from app.store.local.index.live_index import LiveIndex
 from app.store.local.index.rwlock import ReadWriteLock
+from app.store.local.local_store import LocalStore
 from tests.store.helpers import digest, fill, ids, new_image, put, search, unit_vectors
 
 SECONDS = 2.0
@@ -117,6 +122,43 @@ def test_a_replaced_picture_is_never_missing(store: Store) -> None:
         )
 
     run_together(replace, replace, search_filtered, search_all)
+
+
+def test_a_filter_is_evaluated_once_however_much_changes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replacements, deletions and other metadata between the filter and the index."""
+    where = Filter.parse({"n": 1})
+    full: list[int] = []
+    evaluate, find = passing.passing_seqs, LiveIndex.search
+
+    def counted(*given: Any, after: int = 0) -> Any:
+        full.extend([1] * (after == 0))
+        return evaluate(*given, after=after)
+
+    changes = iter(
+        [
+            lambda: put(
+                store, [new_image("i0", content="new", metadata={"n": 1})], unit_vectors(1)
+            ),
+            lambda: store.delete("default", "i1"),
+            lambda: store.set_metadata("default", "i2", {"n": 2}),
+        ]
+    )
+
+    def interrupted(*given: Any, **named: Any) -> Any:
+        next(changes, lambda: None)()
+        return find(*given, **named)
+
+    with closing(LocalStore(tmp_path)) as store:
+        images = [new_image(f"i{n}", metadata={"n": 1}) for n in range(6)]
+        put(store, images, unit_vectors(6))
+        monkeypatch.setattr(passing, "passing_seqs", counted)
+        monkeypatch.setattr(LiveIndex, "search", interrupted)
+        (found,) = search(store, unit_vectors(1), k=10, where=where)
+        assert sorted(ids(found)) == ["i0", "i3", "i4", "i5"]
+        assert found[0].record.id == "i0"
+        assert full == [1]
 
 
 def test_collections_come_and_go_beside_searches(store: Store) -> None:

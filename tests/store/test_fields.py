@@ -179,7 +179,7 @@ class Fields(RuleBasedStateMachine):
         expected = {i for i, metadata in held.items() if where.matches(metadata)}
         row = self.catalog.collection(collection)
         assert row is not None
-        seqs = self.catalog.passing(row, where).tolist()
+        seqs = self.catalog.passing(row, where).seqs.tolist()
         assert seqs == sorted(seqs)
         assert {record.id for record in self.catalog.at(row, seqs).values()} == expected
         assert seqs == self.row_by_row(row.id, where)

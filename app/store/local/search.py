@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from app.errors import InvalidParameterError, StorageError
 from app.records import ImageRecord, Match, Passport
 from app.store.base import require_same_passport
 from app.store.filters import Filter
 from app.store.local.catalog.catalog import Catalog
+from app.store.local.catalog.passing import Passing
+from app.store.local.catalog.rows import CollectionRow
 from app.store.local.index.flat_index import Found
 from app.store.local.index.indexes import Indexes
 from app.store.local.index.live_index import LiveIndex
 from app.store.search_parameters import SearchParameters
-from app.store.vectors import Vectors, check_vectors
+from app.store.vectors import Seqs, Vectors, check_vectors
 
 _ATTEMPTS = 3  # searches beside changes before one that changes wait for
 
@@ -49,6 +51,8 @@ class Searcher:
         if k < 1:
             raise InvalidParameterError("k must be at least 1")
 
+        filtered = _Filtered(self._catalog, where)
+
         def once() -> list[list[Match]] | None:
             row = self._catalog.collection(collection)
             if row is None:
@@ -57,7 +61,7 @@ class Searcher:
             live = self._indexes.get(row)
             if live is None:
                 return None
-            return self._once(live, asked, k=k, where=where, exclude=exclude, parameters=parameters)
+            return self._once(live, asked, filtered, k=k, exclude=exclude, parameters=parameters)
 
         for _ in range(_ATTEMPTS):
             found = once()
@@ -65,6 +69,9 @@ class Searcher:
                 return found
         with self._change:
             found = once()
+            if found is None:  # metadata that changed: what was known passes no longer
+                filtered.forget()
+                found = once()
             if found is None:
                 raise StorageError(
                     f"The catalog and the index of {collection!r} disagree; restart to rebuild it"
@@ -75,9 +82,9 @@ class Searcher:
         self,
         live: LiveIndex,
         queries: Vectors,
+        filtered: _Filtered,
         *,
         k: int,
-        where: Filter | None,
         exclude: Sequence[str],
         parameters: SearchParameters | None,
     ) -> list[list[Match]] | None:
@@ -87,22 +94,52 @@ class Searcher:
         shows as a row that is missing or no longer passes, and such an answer is never given.
         """
         row = live.row
-        among = self._catalog.passing(row, where) if where and where.conditions else None
+        among = filtered.among(row)
         without = self._catalog.seqs_of(row, exclude) if exclude else None
         found = live.search(queries, k=k, among=among, without=without, parameters=parameters)
         if found is None:
             return None
         seqs = {seq for _, seqs in found for seq in seqs.tolist()}
         records = self._catalog.at(row, seqs)
-        if len(records) != len(seqs) or not all(
-            _passes(record, where, exclude) for record in records.values()
-        ):
+        whole = len(records) == len(seqs)
+        if not filtered.confirm(records) or any(r.id in exclude for r in records.values()):
+            whole = False
+        return [_matches(one, records) for one in found] if whole else None
+
+
+class _Filtered:
+    """The rows that pass a filter during one search, which changes may come between.
+
+    They are found once; when the search is done again, only what came since is looked at.
+    """
+
+    def __init__(self, catalog: Catalog, where: Filter | None) -> None:
+        self._catalog = catalog
+        self._where = where if where and where.conditions else None
+        self._known: tuple[int, Passing] | None = None
+
+    def among(self, row: CollectionRow) -> Seqs | None:
+        """The seqs of those that pass now, ascending; None where everything does."""
+        if self._where is None:
             return None
-        return [_matches(one, records) for one in found]
+        before = self._known[1] if self._known and self._known[0] == row.id else None
+        passing = self._catalog.passing(row, self._where, before=before)
+        self._known = row.id, passing
+        return passing.seqs
 
+    def forget(self) -> None:
+        """Has all rows looked at once more."""
+        self._known = None
 
-def _passes(record: ImageRecord, where: Filter | None, exclude: Sequence[str]) -> bool:
-    return record.id not in exclude and (where is None or where.matches(record.metadata))
+    def confirm(self, records: Mapping[int, ImageRecord]) -> bool:
+        """Whether rows that were just read, by seq, still pass; those that do not are forgotten."""
+        if self._where is None or self._known is None:
+            return True
+        fail = [seq for seq, one in records.items() if not self._where.matches(one.metadata)]
+        if fail:
+            number, passing = self._known
+            self._known = number, passing.without(fail)
+        return not fail
 
 
 def _matches(found: Found, records: dict[int, ImageRecord]) -> list[Match]:

@@ -21,7 +21,7 @@ from app.store.local.catalog.connections import FILTER_S, Connections
 from app.store.local.catalog.field_builder import FieldBuilder
 from app.store.local.catalog.fields import abandon_fields
 from app.store.local.catalog.jobs import CatalogJobs
-from app.store.local.catalog.passing import passing_seqs, read_page
+from app.store.local.catalog.passing import Passing, passing, read_page
 from app.store.local.catalog.put import Written, put_images
 from app.store.local.catalog.rows import (
     COLLECTIONS,
@@ -181,18 +181,25 @@ class Catalog:
             self.fields.took(row, where, time.perf_counter() - started, read=len(rows))
         return rows
 
-    def passing(self, row: CollectionRow, where: Filter) -> Seqs:
-        """The seqs of all rows that pass, ascending.
+    def passing(
+        self, row: CollectionRow, where: Filter, *, before: Passing | None = None
+    ) -> Passing:
+        """Which rows pass now.
+
+        Args:
+            row: Their collection.
+            where: The filter.
+            before: What passed a moment ago; only what came since is then looked at.
 
         Raises:
             FilterTooSlowError: The filter takes too long.
         """
         started = time.perf_counter()
         with self._connections.read_filtered() as connection:
-            seqs = passing_seqs(connection, row, where)
-        if len(seqs):
+            found = passing(connection, row, where, before)
+        if len(found.seqs) and before is None:
             self.fields.took(row, where, time.perf_counter() - started)
-        return seqs
+        return found
 
     def seqs_of(self, row: CollectionRow, ids: Iterable[str]) -> Seqs:
         """The seqs of those ids that exist, ascending."""

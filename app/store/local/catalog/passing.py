@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from app.store.local.catalog.rows import (
     RECORD_COLUMNS,
     CollectionRow,
     count_images,
+    last_seq,
     record,
     seq_array,
 )
@@ -38,13 +40,49 @@ _TOGETHER = 4096
 Rows = list[tuple[int, ImageRecord]]
 
 
-def passing_seqs(connection: sqlite3.Connection, row: CollectionRow, where: Filter) -> Seqs:
-    """The seqs of all rows of a collection that pass, ascending: (N,) int64."""
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """Which rows of a collection pass a filter.
+
+    Attributes:
+        seqs: Theirs, ascending: (N,) int64.
+        upto: The highest seq that had been given.
+    """
+
+    seqs: Seqs
+    upto: int
+
+    def without(self, seqs: Iterable[int]) -> Passing:
+        """The same but for some rows."""
+        gone = np.array(sorted(seqs), dtype=np.int64)
+        return Passing(np.setdiff1d(self.seqs, gone, assume_unique=True), self.upto)
+
+
+def passing(
+    connection: sqlite3.Connection, row: CollectionRow, where: Filter, before: Passing | None
+) -> Passing:
+    """Which rows pass now; those that are known to have passed are only looked for."""
+    upto = last_seq(connection)
+    if before is None:
+        return Passing(passing_seqs(connection, row, where), upto)
+    sql = "SELECT seq FROM vectors WHERE embedding = ? AND seq <= ? ORDER BY seq"
+    held = seq_array(connection.execute(sql, (row.embedding, before.upto)))
+    still = before.seqs[np.isin(before.seqs, held, assume_unique=True)]
+    return Passing(
+        np.concatenate([still, passing_seqs(connection, row, where, after=before.upto)]), upto
+    )
+
+
+def passing_seqs(
+    connection: sqlite3.Connection, row: CollectionRow, where: Filter, *, after: int = 0
+) -> Seqs:
+    """The seqs of all rows of a collection behind `after` that pass, ascending: (N,) int64."""
     found, left = _candidates(connection, row, where)
     if found is None:
         passes, values = filter_sql(where)
-        sql = f"SELECT seq FROM images WHERE collection = ? AND {passes} ORDER BY seq"
-        return seq_array(connection.execute(sql, (row.id, *values)))
+        sql = f"SELECT seq FROM images WHERE collection = ? AND seq > ? AND {passes} ORDER BY seq"
+        return seq_array(connection.execute(sql, (row.id, after, *values)))
+    found = found[found > after]
     if not left:
         return found
     passes, values = filter_sql(Filter(tuple(left)))
