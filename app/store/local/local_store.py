@@ -167,7 +167,7 @@ class LocalStore:
 
     def vector(self, collection: str, image_id: str) -> NDArray[np.float32]:
         """One picture's active vector, (dim,) float32. Raises `ImageNotFoundError`."""
-        return self._catalog.vector(collection, image_id)
+        return self._catalog.vectors.of(collection, image_id)
 
     def page(
         self,

@@ -25,7 +25,7 @@ def scan_catalog(
     limit = max(1, _BLOCK_BYTES // (4 * row.passport.dim))
     while found := catalog.page(collection, after=after, limit=limit, where=where):
         after = found[-1][0]
-        seqs, vectors = catalog.vectors_at(row, [seq for seq, _ in found])
+        seqs, vectors = catalog.vectors.at(row, [seq for seq, _ in found])
         here = set(seqs.tolist())
         records = [record for seq, record in found if seq in here]
         yield ScanBlock(records, vectors, encode_cursor(after))

@@ -7,13 +7,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from app.errors import CollectionNotFoundError, ImageNotFoundError, StorageError
+from app.errors import CollectionNotFoundError, StorageError
 from app.records import ImageRecord, Metadata, NewImage, OnConflict, Passport
 from app.store.base import utc_now
 from app.store.filters import Filter
@@ -30,19 +29,19 @@ from app.store.local.catalog.rows import (
     CollectionRow,
     collection_row,
     count_images,
+    image_not_found,
     last_seq,
     read_collection,
     read_images,
     record,
     seq_array,
-    vector_rows,
 )
 from app.store.local.catalog.sets import CatalogSets
+from app.store.local.catalog.vectors import CatalogVectors
 from app.store.metadata import canonical_json
 from app.store.vectors import Seqs, Vectors
 
 _PURGED_TOGETHER = 500
-_SCANNED_BYTES = 8 * 2**20
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +52,7 @@ class Catalog:
     Attributes:
         sets: The embedding sets, active or not.
         jobs: Long work.
+        vectors: The active vectors.
         fields: The metadata fields that are indexed.
 
     Every method that writes has reached the disk when it returns, and has changed nothing where
@@ -74,6 +74,7 @@ class Catalog:
         self._connections = Connections(path, filter_s=filter_s, read_only=read_only)
         self.sets = CatalogSets(self._connections)
         self.jobs = CatalogJobs(self._connections)
+        self.vectors = CatalogVectors(self._connections)
         self.fields = FieldBuilder(self._connections, fields, read_only=read_only)
         if read_only:
             return
@@ -247,7 +248,7 @@ class Catalog:
             row = read_collection(connection, name)
             found = read_images(connection, row, [image_id]) if row else {}
             if row is None or image_id not in found:
-                raise _not_found(name, image_id)
+                raise image_not_found(name, image_id)
             seq, old = found[image_id]
             connection.execute(
                 "UPDATE images SET metadata = ?, updated_at = ? WHERE seq = ?",
@@ -261,65 +262,12 @@ class Catalog:
             row = read_collection(connection, name)
             found = read_images(connection, row, [image_id]) if row else {}
             if row is None or image_id not in found:
-                raise _not_found(name, image_id)
+                raise image_not_found(name, image_id)
             seq = found[image_id][0]
             connection.execute("DELETE FROM images WHERE seq = ?", (seq,))
             return row, seq
-
-    # Vectors
-
-    def vector(self, name: str, image_id: str) -> NDArray[np.float32]:
-        """A picture's active vector, (dim,) float32. Raises `ImageNotFoundError`."""
-        sql = (
-            "SELECT vector FROM vectors JOIN images USING (seq)"
-            " WHERE embedding = ? AND collection = ? AND id = ?"
-        )
-        with self._connections.read() as connection:
-            row = read_collection(connection, name)
-            key = (row.embedding, row.id, image_id) if row else (0, 0, image_id)
-            found = connection.execute(sql, key).fetchone()
-            if row is None or found is None:
-                raise _not_found(name, image_id)
-            vector: NDArray[np.float32] = vector_rows([found[0]], row.passport.dim)[0]
-            return vector
 
     def last_seq(self) -> int:
         """The highest seq ever given."""
         with self._connections.read() as connection:
             return last_seq(connection)
-
-    def embedded(self, row: CollectionRow) -> Seqs:
-        """The seqs of all active vectors of a collection, ascending."""
-        sql = "SELECT seq FROM vectors WHERE embedding = ? ORDER BY seq"
-        with self._connections.read() as connection:
-            return seq_array(connection.execute(sql, (row.embedding,)))
-
-    def vectors_at(self, row: CollectionRow, seqs: Iterable[int]) -> tuple[Seqs, Vectors]:
-        """Those of the seqs that have an active vector, ascending, and (N, dim) float32."""
-        sql = f"SELECT seq, vector FROM vectors WHERE embedding = ? AND seq {IN_LIST} ORDER BY seq"
-        return self._vectors(sql, (row.embedding, json.dumps(list(seqs))), row)
-
-    def vectors_after(
-        self, row: CollectionRow, seq: int, *, block_bytes: int = _SCANNED_BYTES
-    ) -> Iterator[tuple[Seqs, Vectors]]:
-        """All active vectors behind a seq: ascending seqs and (N, dim) float32, in short reads."""
-        sql = "SELECT seq, vector FROM vectors WHERE embedding = ? AND seq > ? ORDER BY seq LIMIT ?"
-        limit = max(1, block_bytes // (4 * row.passport.dim))
-        while True:
-            seqs, vectors = self._vectors(sql, (row.embedding, seq, limit), row)
-            if not len(seqs):
-                return
-            yield seqs, vectors
-            seq = int(seqs[-1])
-
-    def _vectors(
-        self, sql: str, values: tuple[int | str, ...], row: CollectionRow
-    ) -> tuple[Seqs, Vectors]:
-        with self._connections.read() as connection:
-            found = connection.execute(sql, values).fetchall()
-        seqs = seq_array((seq,) for seq, _ in found)
-        return seqs, vector_rows([blob for _, blob in found], row.passport.dim)
-
-
-def _not_found(name: str, image_id: str) -> ImageNotFoundError:
-    return ImageNotFoundError(f"No picture {image_id!r} in the collection {name!r}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from app.errors import DataFolderError
+from app.errors import DataFolderError, ImageNotFoundError
 from app.records import ImageRecord, Passport
 from app.store.metadata import canonical_json
 from app.store.vectors import Seqs, Vectors
@@ -148,3 +148,8 @@ def vector_rows(blobs: list[bytes], dim: int) -> Vectors:
             "A stored vector has the wrong length: the catalog is damaged; restore it from a backup"
         )
     return np.frombuffer(b"".join(blobs), dtype="<f4").astype(np.float32).reshape(-1, dim)
+
+
+def image_not_found(name: str, image_id: str) -> ImageNotFoundError:
+    """The error for an id that a collection does not have."""
+    return ImageNotFoundError(f"No picture {image_id!r} in the collection {name!r}")

@@ -69,7 +69,7 @@ class LiveIndex:
 
         False where vectors came that belong before those it has: it must be loaded anew.
         """
-        held = catalog.embedded(self.row)
+        held = catalog.vectors.embedded(self.row)
         self._changes += follow(self._index, catalog, self.row, held)
         return len(self._index) - self._index.dead == len(held)
 
@@ -184,9 +184,9 @@ class LiveIndex:
             built = self._building.build(catalog, plan, rows)
             if built is None:
                 return False
-            follow(built, catalog, self.row, catalog.embedded(self.row))
+            follow(built, catalog, self.row, catalog.vectors.embedded(self.row))
             with change:
-                follow(built, catalog, self.row, catalog.embedded(self.row))
+                follow(built, catalog, self.row, catalog.vectors.embedded(self.row))
                 before = self._exchange(built)
                 self._changes = 0
             del before  # freed, and its files removed, while nobody waits for a lock
