@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +29,20 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return write_samples(folder, instances=3, views=2, size=(64, 48))
 
 
+def settings_of(data: Path, precision: str = "float32") -> Settings:
+    return load_settings(
+        data_dir=data,
+        model="resnet18",
+        weights="random",
+        input_size=32,
+        runtime="openvino",
+        precision=precision,
+    )
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Callable[..., Settings]:
-    def made(precision: str = "float32") -> Settings:
-        return load_settings(
-            data_dir=tmp_path / "data",
-            model="resnet18",
-            weights="random",
-            input_size=32,
-            runtime="openvino",
-            precision=precision,
-        )
-
-    return made
+    return partial(settings_of, tmp_path / "data")
 
 
 @contextmanager
@@ -57,11 +60,25 @@ def index(services: Services, pictures: list[Path], collection: str = "default")
     assert not any(item.failed for item in items)
 
 
-def quantized(settings: Settings, pictures: list[Path], count: int) -> str:
-    """Quantizes on so many pictures; gives the passport's digest."""
-    made = quantize_model(settings, pictures, pictures=count, on_progress=lambda *_: None)
-    keep_quantized(settings, made)
-    return made.passport.digest
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path]) -> list[Path]:
+    """Two int8 networks of the same settings, the later one last: folders named by passports."""
+    data = tmp_path_factory.mktemp("networks")
+    made = []
+    for count in (30, 31):
+        found = quantize_model(
+            settings_of(data), pictures, pictures=count, on_progress=lambda *_: None
+        )
+        made.append(keep_quantized(settings_of(data), found).parent)
+    assert made[0].name != made[1].name
+    return made
+
+
+def keep(settings: Settings, network: Path) -> str:
+    """Puts an int8 network where quantizing does; gives the passport's digest."""
+    shutil.copytree(network, settings.data_dir / "models" / network.name)
+    os.utime(settings.data_dir / "models" / network.name / "manifest.json")
+    return network.name
 
 
 def move(services: Services, at_step: Callable[[], None] = lambda: None, **model: Any) -> None:
@@ -79,16 +96,15 @@ def served_by(services: Services, picture: Path, collection: str = "default") ->
 
 
 def test_a_collection_keeps_its_network(
-    settings: Callable[..., Settings], pictures: list[Path]
+    settings: Callable[..., Settings], pictures: list[Path], networks: list[Path]
 ) -> None:
-    few, first = pictures[:6], quantized(settings(), pictures, 30)
+    few, first = pictures[:6], keep(settings(), networks[0])
     with serving(settings()) as services:
         index(services, few)
         floats = served_by(services, few[0])
         move(services, int8=True)
         assert served_by(services, few[0]) == first
-    second = quantized(settings(), pictures, 31)
-    assert second != first
+    second = keep(settings(), networks[1])
     with serving(settings()) as services:
         assert served_by(services, few[1]) == first, "neither the setting nor a newer network"
         index(services, pictures[6:8])
@@ -105,9 +121,9 @@ def test_a_collection_keeps_its_network(
 
 
 def test_searches_go_on_while_a_collection_in_floats_moves(
-    settings: Callable[..., Settings], pictures: list[Path]
+    settings: Callable[..., Settings], pictures: list[Path], networks: list[Path]
 ) -> None:
-    int8 = quantized(settings(), pictures, 30)
+    int8 = keep(settings(), networks[0])
     with serving(settings()) as services:
         index(services, pictures[:6])
         floats = served_by(services, pictures[0])
@@ -122,12 +138,12 @@ def test_searches_go_on_while_a_collection_in_floats_moves(
 
 
 def test_quantizing_again_leaves_what_the_service_made_itself(
-    settings: Callable[..., Settings], pictures: list[Path]
+    settings: Callable[..., Settings], pictures: list[Path], networks: list[Path]
 ) -> None:
-    first = quantized(settings(), pictures, 30)
+    first = keep(settings(), networks[0])
     with serving(settings("int8")) as services:
         index(services, pictures[:4])
-    second = quantized(settings(), pictures, 31)
+    second = keep(settings(), networks[1])
     with serving(settings("int8")) as services:
         assert served_by(services, pictures[0]) == first
         index(services, pictures[4:8], collection="later")
@@ -140,9 +156,12 @@ def test_quantizing_again_leaves_what_the_service_made_itself(
 
 
 def test_a_network_that_is_gone_is_said(
-    settings: Callable[..., Settings], pictures: list[Path], caplog: pytest.LogCaptureFixture
+    settings: Callable[..., Settings],
+    pictures: list[Path],
+    networks: list[Path],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    first = quantized(settings(), pictures, 30)
+    first = keep(settings(), networks[0])
     with serving(settings()) as services:
         index(services, pictures[:4])
         move(services, int8=True)
