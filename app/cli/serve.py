@@ -61,7 +61,8 @@ async def _run(settings: Settings) -> None:
 def _bind(host: str, port: int) -> socket.socket:
     """Takes the address before anything is loaded; nobody is let in until uvicorn listens."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family)
+    # Of the protocol TCP by name: asyncio sends small answers at once only where it is.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
