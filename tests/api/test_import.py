@@ -33,6 +33,9 @@ from tests.api.test_jobs import finished
 from tests.services.archive_maker import KINDS, write_archive
 from tests.unreadable import refuse
 
+IN_PAIRS = {"max_batch": 2, "threads": 1}
+"""One decodes after the other, so that the batches that a gate lets pass are of the first ones."""
+
 
 class Gate(ColorExtractor):
     """Lets `free` batches pass, and then waits until opened."""
@@ -332,7 +335,7 @@ def test_another_model_is_said_at_once(
 def test_a_restart_goes_on_where_it_was(
     clients: Clients, settings: Settings, tmp_path: Path
 ) -> None:
-    quick = settings.model_copy(update={"max_batch": 2})
+    quick = settings.model_copy(update=IN_PAIRS)
     gate = Gate(free=3)
     first = clients(quick, extractors=Extractors(gate, max_batch=2))
     files = [(f"{n}.png", picture("mug", n)) for n in range(12)]
@@ -362,7 +365,7 @@ def test_a_restart_goes_on_where_it_was(
 def test_a_restart_with_another_model_says_what_to_do(
     clients: Clients, settings: Settings, tmp_path: Path
 ) -> None:
-    quick = settings.model_copy(update={"max_batch": 2})
+    quick = settings.model_copy(update=IN_PAIRS)
     gate = Gate(free=3)
     first = clients(quick, extractors=Extractors(gate, max_batch=2))
     address = send(first, archive(tmp_path, count=12)).headers["location"]
@@ -380,7 +383,7 @@ def test_a_restart_with_another_model_says_what_to_do(
 def test_what_was_deleted_meanwhile_stays_deleted(
     clients: Clients, settings: Settings, tmp_path: Path
 ) -> None:
-    quick = settings.model_copy(update={"max_batch": 2})
+    quick = settings.model_copy(update=IN_PAIRS)
     gate = Gate(free=3)
     first = clients(quick, extractors=Extractors(gate, max_batch=2))
     files = [(f"{n}.png", picture("mug", n)) for n in range(12)]
@@ -400,7 +403,7 @@ def test_what_was_deleted_meanwhile_stays_deleted(
 def test_cancel_while_running_and_while_queued(
     clients: Clients, settings: Settings, tmp_path: Path
 ) -> None:
-    quick = settings.model_copy(update={"max_batch": 2})
+    quick = settings.model_copy(update=IN_PAIRS)
     gate = Gate(free=1)
     client = clients(quick, extractors=Extractors(gate, max_batch=2))
     running = send(client, archive(tmp_path, count=12)).json()["id"]
@@ -420,7 +423,7 @@ def test_cancel_while_running_and_while_queued(
 def test_a_collection_that_is_deleted_stays_deleted(
     clients: Clients, settings: Settings, tmp_path: Path
 ) -> None:
-    quick = settings.model_copy(update={"max_batch": 2})
+    quick = settings.model_copy(update=IN_PAIRS)
     gate = Gate(free=2)
     client = clients(quick, extractors=Extractors(gate, max_batch=2))
     path = archive(tmp_path, count=12)
@@ -607,7 +610,7 @@ def test_a_folder_can_be_referred_to(clients: Clients, settings: Settings, photo
 def test_a_twin_that_is_canceled_leaves_the_other_how_far_it_is(
     clients: Clients, settings: Settings, photos: Path
 ) -> None:
-    own = {"import_dirs": str(photos), "max_batch": 2}
+    own = IN_PAIRS | {"import_dirs": str(photos)}
     gate = Gate(free=2)
     client = clients(settings.model_copy(update=own), extractors=Extractors(gate, max_batch=2))
     running = send_folder(client, photos).json()["id"]
