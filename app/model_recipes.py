@@ -11,10 +11,7 @@ from app.embedding.head import Head
 from app.embedding.heads import save_head
 from app.embedding.registry import SPECS
 from app.errors import InvalidParameterError
-from app.services.collection_models import INT8
-
-RECIPE_SETTINGS = ("model", "weights", "pooling", "resize", "input_size", "head")
-"""Settings that a recipe holds beside `INT8`; device and float precision are the service's own."""
+from app.services.collection_models import INT8, RECIPE_SETTINGS
 
 
 def recipe_of(settings: Settings, given: Mapping[str, Any] | None = None) -> dict[str, Any]:

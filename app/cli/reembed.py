@@ -85,8 +85,7 @@ def _there(
 ) -> None:
     from app.cli.connect import open_backend  # noqa: PLC0415 - see app.cli.main
     from app.cli.remote import RemoteBackend  # noqa: PLC0415
-    from app.model_recipes import RECIPE_SETTINGS  # noqa: PLC0415
-    from app.services.collection_models import INT8  # noqa: PLC0415
+    from app.services.collection_models import INT8, RECIPE_SETTINGS  # noqa: PLC0415
 
     for name in RECIPE_SETTINGS:
         if (value := given.pop(name, None)) is not None:

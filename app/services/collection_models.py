@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import combinations
 
 from app.embedding.base import Extractor
 from app.embedding.extractors import Extractors, LiveExtractor
@@ -14,6 +14,9 @@ from app.errors import PassportMismatchError
 from app.records import Passport
 from app.store.base import Store
 from app.store.embedding_sets import EmbeddingSet, Recipe
+
+RECIPE_SETTINGS = ("model", "weights", "pooling", "resize", "input_size", "head")
+"""Settings that a recipe holds beside `INT8`; device and float precision are the service's own."""
 
 INT8 = "int8"
 """What a recipe says of quantization: false for floats, true for the newest int8 network of the
@@ -145,18 +148,16 @@ class CollectionModels:
 
 
 def _akin(target: Recipe) -> Iterator[Recipe]:
-    """What a set may have been made by that moves to `target`: without its head, in floats."""
-    heads = dict.fromkeys([target.get("head"), None])
-    floats = dict.fromkeys([target.get(INT8), False]) if target.get(INT8) else [target.get(INT8)]
-    for head, int8 in product(heads, floats):
-        one = {**target, "head": head} | ({INT8: int8} if INT8 in target else {})
-        if one != target:
-            yield one
+    """What a set may have been made by that moves to `target`: in floats, without its head."""
+    less = {INT8: False, "head": None}
+    there = [name for name in less if target.get(name)]
+    for count in range(1, len(there) + 1):
+        for names in combinations(there, count):
+            yield {**target, **{name: less[name] for name in names}}
 
 
 def _recipe_of_int8(passport: Passport) -> Recipe | None:
     """How an int8 network of the service's own is made again: it is kept under its passport."""
     if not passport.int8 or passport.head is not None:
         return None
-    settings = ("model", "weights", "pooling", "resize", "input_size", "head")
-    return {name: getattr(passport, name) for name in settings} | {INT8: passport.digest}
+    return {name: getattr(passport, name) for name in RECIPE_SETTINGS} | {INT8: passport.digest}
