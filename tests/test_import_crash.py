@@ -15,7 +15,7 @@ import pytest
 from tests.servers import Server
 from tests.services.archive_maker import write_archive
 from tests.test_crash import picture
-from tests.test_reembed_crash import wait_for
+from tests.test_reembed_crash import ended
 
 COUNT = 500
 KILLS = 2
@@ -82,7 +82,7 @@ def test_an_import_survives_kill_minus_9(server: Server, tmp_path: Path, kind: s
         interrupted += rows(server) < COUNT - DELETED
         server.restart()
     assert interrupted >= 1, "killed too late to be a test"
-    job = wait_for(server, address)
+    job = ended(server, address)
     assert (job["state"], job["done"], job["total"]) == ("done", COUNT + 1, COUNT + 1), job
     assert job["errors"] == 1
     assert job["error_texts"][0].startswith("d0/bad.png: ")

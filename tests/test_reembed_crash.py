@@ -19,6 +19,7 @@ from app.embedding.heads import save_head
 from tests.servers import Server
 from tests.services.moving import make, vectors
 from tests.test_crash import picture
+from tests.waiting import wait_for
 
 COUNT = 600
 KILLS = 3
@@ -64,15 +65,14 @@ def search(http: httpx2.Client, number: int, k: int = 1) -> dict[str, Any]:
     return found
 
 
-def wait_for(server: Server, address: str) -> dict[str, Any]:
+def ended(server: Server, address: str) -> dict[str, Any]:
     """Follows a job until it ends."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
+
+    def look() -> dict[str, Any]:
         job: dict[str, Any] = server.http.get(address).json()
-        if job["state"] not in {"queued", "running"}:
-            return job
-        time.sleep(0.02)
-    raise AssertionError(job)
+        return job if job["state"] not in {"queued", "running"} else {}
+
+    return wait_for(look)
 
 
 def work_until_dead(server: Server, stop: threading.Event, first: int) -> list[int]:
@@ -121,7 +121,7 @@ def test_a_move_survives_kill_minus_9(server: Server) -> None:
         server.restart()
         assert search(server.http, turn)["model"]["dim"] in {6, 48}
     assert interrupted >= 1, "killed too late to be a test"
-    job = wait_for(server, address)
+    job = ended(server, address)
     assert (job["state"], job["errors"]) == ("done", 0), job
     pictures = [picture(number) for number in numbers]
     expected = vectors(PLAIN, pictures).astype(np.float64)

@@ -7,8 +7,6 @@ import hashlib
 import os
 import shutil
 import threading
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -32,6 +30,7 @@ from tests.api.conftest import ADMIN, Clients, picture, solid
 from tests.api.test_jobs import finished
 from tests.services.archive_maker import KINDS, write_archive
 from tests.unreadable import refuse
+from tests.waiting import wait_for
 
 IN_PAIRS = {"max_batch": 2, "threads": 1}
 """One decodes after the other, so that the batches that a gate lets pass are of the first ones."""
@@ -80,14 +79,6 @@ def done(client: TestClient, answer: Any) -> dict[str, Any]:
     return finished(client, answer.headers["location"])
 
 
-def wait(until: Callable[[], bool]) -> None:
-    """Waits for something that is about to happen, as files go right after a job's end."""
-    end = time.monotonic() + 20
-    while not until():
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.01)
-
-
 def stored(client: TestClient, collection: str = "default") -> dict[str, dict[str, Any]]:
     found = client.get("/images", params={"collection": collection, "limit": 1000}).json()
     return {image["filename"]: image for image in found.get("images", [])}
@@ -119,7 +110,7 @@ def test_an_archive_is_indexed(
     assert kept.content == picture("mug", 3)
     again = done(client, send(client, path, collection="c", on_conflict="error"))
     assert again["message"] == f"photos.{kind}: 6 unchanged"
-    wait(lambda: left(settings) == [])
+    wait_for(lambda: left(settings) == [])
 
 
 def test_pictures_at_the_top_are_in_a_folder_of_the_archives_name(
@@ -171,7 +162,7 @@ def test_a_truncated_archive_adds_nothing(
     assert (job["state"], job["done"], job["total"]) == ("failed", 0, None)
     assert "truncated" in job["message"]
     assert client.get("/collections").json()["collections"] == []
-    wait(lambda: left(settings) == [])
+    wait_for(lambda: left(settings) == [])
 
 
 def test_a_bomb_ends_the_job_and_what_came_before_stays(
@@ -186,7 +177,7 @@ def test_a_bomb_ends_the_job_and_what_came_before_stays(
     assert (job["state"], job["done"]) == ("failed", allowed), job
     assert f"(before that: {allowed} created)" in job["message"]
     assert len(stored(client)) == allowed
-    wait(lambda: left(settings) == [])
+    wait_for(lambda: left(settings) == [])
 
 
 def test_what_is_refused_before_a_job_is_made(
@@ -214,7 +205,7 @@ def test_what_is_refused_before_a_job_is_made(
     assert none.status_code in {400, 422}
     assert client.post("/index/archive", files={"file": b"x"}).status_code == 401
     assert client.get("/jobs", headers=ADMIN).json()["jobs"] == []
-    wait(lambda: left(settings) == [])
+    wait_for(lambda: left(settings) == [])
 
 
 def test_limits(clients: Clients, settings: Settings, tmp_path: Path) -> None:
@@ -226,7 +217,7 @@ def test_limits(clients: Clients, settings: Settings, tmp_path: Path) -> None:
     assert "LOOKALIKE_MAX_ARCHIVE_BYTES" in answer.json()["detail"]
     path.write_bytes(bytes(1_000_000))
     assert send(client, path).json()["code"] == "archive_too_large"
-    wait(lambda: left(settings) == [])
+    wait_for(lambda: left(settings) == [])
 
 
 def test_a_full_disk(
@@ -257,7 +248,7 @@ def test_a_full_disk(
         patch.setattr(limits, "spool", lambda self: NoRoom(self.path))
         answer = send(client, path)
         assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
-    wait(lambda: left(settings) == [])
+    wait_for(lambda: left(settings) == [])
 
 
 def test_a_disk_that_fills_up_ends_the_job_and_says_what_was_added(
@@ -283,7 +274,7 @@ def test_a_disk_that_fills_up_ends_the_job_and_says_what_was_added(
     )
     assert len(stored(client)) == 4
     assert done(client, send(client, path))["message"].endswith("4 unchanged, 2 created")
-    wait(lambda: left(settings) == [])
+    wait_for(lambda: left(settings) == [])
 
 
 def test_what_was_committed_beside_the_error_that_ends_the_job_is_counted(
@@ -329,7 +320,7 @@ def test_another_model_is_said_at_once(
     second = clients(settings, extractors=Extractors(ColorExtractor(grid=2)))
     answer = send(second, archive(tmp_path))
     assert (answer.status_code, answer.json()["code"]) == (409, "passport_mismatch")
-    wait(lambda: left(settings) == [])
+    wait_for(lambda: left(settings) == [])
 
 
 def test_a_restart_goes_on_where_it_was(
@@ -344,7 +335,7 @@ def test_a_restart_goes_on_where_it_was(
     answer = send(first, path)
     assert gate.reached.wait(20)
     address = answer.headers["location"]
-    wait(lambda: first.get(address, headers=ADMIN).json()["done"] >= 2)
+    wait_for(lambda: first.get(address, headers=ADMIN).json()["done"] >= 2)
     gate.open.set()
     clients.stop(first)
     store = LocalStore(settings.data_dir, read_only=True)
@@ -359,7 +350,7 @@ def test_a_restart_goes_on_where_it_was(
     assert job["message"] == "photos.tar: 12 created, 1 failed"
     assert counting.count == 12 - held, "no picture twice"
     assert len(stored(second)) == 12
-    wait(lambda: left(settings) == [])
+    wait_for(lambda: left(settings) == [])
 
 
 def test_a_restart_with_another_model_says_what_to_do(
@@ -370,14 +361,14 @@ def test_a_restart_with_another_model_says_what_to_do(
     first = clients(quick, extractors=Extractors(gate, max_batch=2))
     address = send(first, archive(tmp_path, count=12)).headers["location"]
     assert gate.reached.wait(20)
-    wait(lambda: first.get(address, headers=ADMIN).json()["done"] >= 2)
+    wait_for(lambda: first.get(address, headers=ADMIN).json()["done"] >= 2)
     gate.open.set()
     clients.stop(first)
     second = clients(quick, extractors=Extractors(ColorExtractor(grid=2)))
     job = finished(second, address)
     assert job["state"] == "failed"
     assert job["message"].endswith("; then send the archive again; what is stored is skipped")
-    wait(lambda: left(settings) == [])
+    wait_for(lambda: left(settings) == [])
 
 
 def test_what_was_deleted_meanwhile_stays_deleted(
@@ -390,7 +381,7 @@ def test_what_was_deleted_meanwhile_stays_deleted(
     answer = send(first, write_archive(tmp_path / "photos.zip", files))
     assert gate.reached.wait(20)
     address = answer.headers["location"]
-    wait(lambda: first.get(address, headers=ADMIN).json()["done"] >= 2)
+    wait_for(lambda: first.get(address, headers=ADMIN).json()["done"] >= 2)
     first.delete(f"/images/{stored(first)['0.png']['id']}", headers=ADMIN)
     gate.open.set()
     clients.stop(first)
@@ -416,7 +407,7 @@ def test_cancel_while_running_and_while_queued(
     client.post(f"/jobs/{running}/cancel", headers=ADMIN)
     gate.open.set()
     assert finished(client, f"/jobs/{running}")["state"] == "canceled"
-    wait(lambda: left(settings) == [])
+    wait_for(lambda: left(settings) == [])
     assert len(stored(client)) < 12
 
 
@@ -432,7 +423,7 @@ def test_a_collection_that_is_deleted_stays_deleted(
         for name, what in (("c", "replace"), ("c", "skip"), ("other", "replace"))
     )
     assert client.delete("/collections/none", headers=ADMIN).status_code == 404
-    wait(lambda: client.get(f"/jobs/{running}", headers=ADMIN).json()["done"] >= 2)
+    wait_for(lambda: client.get(f"/jobs/{running}", headers=ADMIN).json()["done"] >= 2)
     assert gate.reached.wait(20)
     assert client.delete("/collections/c", headers=ADMIN).status_code == 204
     assert client.get(f"/jobs/{queued}", headers=ADMIN).json()["state"] == "canceled"
@@ -446,7 +437,7 @@ def test_a_collection_that_is_deleted_stays_deleted(
     assert finished(client, f"/jobs/{other}")["state"] == "done"
     found = client.get("/collections").json()["collections"]
     assert [one["name"] for one in found] == ["other"]
-    wait(lambda: left(settings) == [])
+    wait_for(lambda: left(settings) == [])
 
 
 def test_strangers_are_swept_at_start(clients: Clients, settings: Settings) -> None:
@@ -456,7 +447,7 @@ def test_strangers_are_swept_at_start(clients: Clients, settings: Settings) -> N
         (folder / name).write_bytes(b"x")
     (folder / "lost+found").mkdir()
     clients(settings)
-    wait(lambda: left(settings) == ["lost+found"])
+    wait_for(lambda: left(settings) == ["lost+found"])
 
 
 @pytest.fixture
@@ -615,7 +606,7 @@ def test_a_twin_that_is_canceled_leaves_the_other_how_far_it_is(
     client = clients(settings.model_copy(update=own), extractors=Extractors(gate, max_batch=2))
     running = send_folder(client, photos).json()["id"]
     assert gate.reached.wait(20)
-    wait(lambda: client.get(f"/jobs/{running}", headers=ADMIN).json()["done"] >= 2)
+    wait_for(lambda: client.get(f"/jobs/{running}", headers=ADMIN).json()["done"] >= 2)
     send_folder(client, photos, on_conflict="skip")
     twin = send_folder(client, photos).json()["id"]
     assert twin != running

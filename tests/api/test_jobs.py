@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from app.embedding.head import Head, HeadSpec
 from app.embedding.heads import save_head
 from tests.api.conftest import ADMIN, picture
 from tests.services.moving import make
+from tests.waiting import wait_for
 
 HEADED = make({"grid": 4, "head": 7})
 
@@ -31,13 +31,12 @@ def held(index: Any) -> None:
 
 def finished(client: TestClient, address: str) -> dict[str, Any]:
     """Follows a job's address to its end."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
+
+    def look() -> dict[str, Any]:
         body: dict[str, Any] = client.get(address, headers=ADMIN).json()
-        if body["state"] in {"done", "failed", "canceled"}:
-            return body
-        time.sleep(0.01)
-    raise AssertionError(body)
+        return body if body["state"] in {"done", "failed", "canceled"} else {}
+
+    return wait_for(look)
 
 
 def reembed(client: TestClient, *, name: str = "default", **model: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from app.store.memory_store import MemoryStore
 from app.store.search_parameters import LIMITS, SearchParameters
 from tests.api.conftest import ADMIN, ADMIN_KEY, picture
+from tests.waiting import wait_for
 from tests.web import Web, page_of
 
 
@@ -115,13 +115,11 @@ def test_grouped_searches_look_as_hard(client, store):
 
 
 def measured(client, count: int) -> dict[str, Any]:
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        recall = client.get("/info").json()["recall"]
-        if recall.get("default", {}).get("samples") == count:
-            return recall["default"]
-        time.sleep(0.01)
-    raise AssertionError(f"{count} samples did not come: {recall}")
+    def look() -> dict[str, Any]:
+        found: dict[str, Any] = client.get("/info").json()["recall"].get("default", {})
+        return found if found.get("samples") == count else {}
+
+    return wait_for(look)
 
 
 def test_recall_is_measured_on_real_searches(clients, settings, store):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import threading
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +15,7 @@ from app.embedding.extractors import Extractors
 from app.errors import MalformedRequestError, QueueFullError, UploadStalledError
 from tests.api.conftest import ADMIN, picture
 from tests.api.test_service import Gate
+from tests.waiting import wait_for
 
 BOUNDARY = "frontier"
 FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
@@ -106,8 +106,7 @@ def test_big_uploads_wait_in_the_data_folder_and_are_gone_afterwards(clients, se
     assert len(noise.getvalue()) > 1_000_000
 
     def watch() -> None:
-        time.sleep(1.0)
-        seen.append(len([fd for fd in _open_files() if str(tmp) in fd]))
+        seen.append(len(wait_for(lambda: [fd for fd in _open_files() if str(tmp) in fd])))
         gate.open.set()
 
     watcher = threading.Thread(target=watch)
@@ -207,10 +206,7 @@ def test_a_full_queue_answers_503_at_once_and_cheap_calls_still_work(clients, se
         waiting = [
             pool.submit(client.post, "/search", files={"file": picture("mug", n)}) for n in range(4)
         ]
-        deadline = time.monotonic() + 10
-        while client.app.state.services.extractors.default.batcher.queue_length < 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(lambda: client.app.state.services.extractors.default.batcher.queue_length == 3)
         refused = client.post("/search", files={"file": picture()})
         assert (refused.status_code, refused.json()["code"]) == (503, "queue_full")
         assert int(refused.headers["retry-after"]) >= 1
@@ -231,7 +227,7 @@ def test_requests_that_arrive_together_share_batches(clients, settings):
             pool.submit(client.post, "/search", files={"file": picture("fish", n)})
             for n in range(16)
         ]
-        time.sleep(1.0)
+        wait_for(lambda: gate.taken + extractors.default.batcher.queue_length == 16)
         gate.open.set()
         assert all(answer.result().status_code == 200 for answer in answers)
     assert sum(sizes) == 16

@@ -9,6 +9,7 @@ from app.embedding.batcher import Batcher
 from app.embedding.color_extractor import ColorExtractor
 from app.errors import EmbeddingFailedError, NotReadyError, QueueFullError
 from tests.embedding.pictures import draw
+from tests.waiting import wait_for
 
 COLOR = ColorExtractor()
 PICTURES = [COLOR.prepare(draw(seed)) for seed in range(20)]
@@ -56,7 +57,7 @@ def occupy(extractor, batcher):
 
 
 def submit_until_closed(batcher):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             batcher.submit(PICTURES[0]).cancel()
@@ -116,6 +117,7 @@ def test_bulk_work_leaves_half_of_the_places_to_others(extractor, batcher):
     occupy(extractor, batcher)
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         bulk = [pool.submit(batcher.submit, PICTURES[n], wait=True) for n in range(6)]
+        wait_for(lambda: batcher.queue_length == 3)
         time.sleep(0.1)
         assert batcher.queue_length == 3
         others = [batcher.submit(PICTURES[n]) for n in range(3)]

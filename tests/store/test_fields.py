@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from app.store.local.catalog.migrations import MIGRATIONS
 from app.store.local.local_store import LocalStore
 from tests.store.helpers import PASSPORT, fill, new_image, put, unit_vectors
 from tests.store.test_filters import SCALARS, TEXT
+from tests.waiting import wait_for
 
 FIELDS = st.sampled_from(["a", "b", 'q"\\'])
 COLLECTIONS = st.sampled_from(["one", "two"])
@@ -294,13 +295,6 @@ def test_postings_of_all_sizes_are_sets(connection: Any, changes: list[Any]) -> 
     assert (longest or 0) <= 8 + 4096 // 8
 
 
-def wait_until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def states(store: LocalStore, collection: str = "default") -> Any:
     return store.describe()["collections"][collection]["filter_fields"]
 
@@ -325,7 +319,7 @@ def test_building_stops_with_the_store_and_goes_on(
         fill(store, 2000)
         assert states(store) == {}
     with closing(LocalStore(tmp_path, filter_fields=["n"])) as store:
-        wait_until(lambda: reached(store) > 0)
+        wait_for(lambda: reached(store) > 0)
     assert "fields" not in {thread.name for thread in threading.enumerate()}
     with closing(LocalStore(tmp_path, read_only=True)) as store:
         assert states(store) == {"n": "building"}
@@ -336,7 +330,7 @@ def test_building_stops_with_the_store_and_goes_on(
         assert reached(store) == before
     monkeypatch.setattr(catalog_fields, "STEP", 500)
     with closing(LocalStore(tmp_path)) as store:
-        wait_until(lambda: states(store) == {"n": "complete"})
+        wait_for(lambda: states(store) == {"n": "complete"})
         assert found(store, {"n": {"lt": 3}}) == ["i0", "i1", "i2"]
 
 
@@ -385,7 +379,7 @@ def test_fields_that_are_filtered_on_slowly_are_indexed_by_themselves(
         for field in ("missing", "a", "b", "c"):
             for _ in range(field_builder.SLOW_TIMES):
                 store.page("default", where=Filter.parse({field: 1}))
-        wait_until(lambda: states(store) == dict.fromkeys(("a", "b", "named"), "complete"))
+        wait_for(lambda: states(store) == dict.fromkeys(("a", "b", "named"), "complete"))
 
 
 def test_a_filter_must_be_slow_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,7 +418,7 @@ def test_a_dropped_collection_leaves_no_values(tmp_path: Path) -> None:
                 sql = "SELECT (SELECT count(*) FROM fields) + (SELECT count(*) FROM field_values)"
                 return int(connection.execute(sql).fetchone()[0])
 
-        wait_until(lambda: left() == 0)
+        wait_for(lambda: left() == 0)
 
 
 def plans(store: LocalStore, where: Any) -> list[str]:
@@ -487,7 +481,7 @@ def test_a_catalog_of_the_second_version_is_brought_up_to_date(tmp_path: Path) -
             old.execute("INSERT INTO vectors VALUES (1, ?, ?)", (n, vector.tobytes()))
     with closing(LocalStore(tmp_path, filter_fields=["n"])) as store:
         assert store.count("default") == 4
-        wait_until(lambda: states(store) == {"n": "complete"})
+        wait_for(lambda: states(store) == {"n": "complete"})
         put(store, [new_image("new", metadata={"n": 9})], unit_vectors(1))
         store.delete("default", "i2")
         assert found(store, {"n": {"gt": 1}}) == ["i3", "i4", "new"]
