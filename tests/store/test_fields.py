@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from app.errors import ImageNotFoundError, InvalidFilterError, StorageError
 from app.records import OnConflict
-from app.store.filters import LISTS, OPERATORS, Filter, parse_field_names
+from app.store.filters import LISTS, OPERATORS, Condition, Filter, parse_field_names
 from app.store.local.catalog import (
     field_builder,
     field_postings,
@@ -43,7 +44,8 @@ from tests.store.helpers import PASSPORT, fill, new_image, put, unit_vectors
 from tests.store.test_filters import SCALARS, TEXT
 from tests.waiting import wait_for
 
-FIELDS = st.sampled_from(["a", "b", 'q"\\'])
+ALL = ["a", "b", 'q"\\']
+FIELDS = st.sampled_from(ALL)
 COLLECTIONS = st.sampled_from(["one", "two"])
 NUMBERS = [0, 1, 1.0, 2**53, 2**53 + 1, float(2**53), 2**63 - 1, 2.0**63, 8.41e21]
 NEAR = [0.3, 0.1 + 0.2, 0.30000000000000027]
@@ -52,6 +54,7 @@ COMMON = st.sampled_from([None, True, False, *NUMBERS, *NEAR, *TEXTS])
 ANY = COMMON | SCALARS
 VALUES = ANY | st.lists(ANY, max_size=3) | st.dictionaries(TEXT, SCALARS, max_size=1)
 METADATA = st.dictionaries(FIELDS, VALUES, max_size=3)
+LISTS_OF_FEW = st.dictionaries(FIELDS, st.lists(COMMON, min_size=1, max_size=4), min_size=1)
 
 
 def is_orderable(value: Any) -> bool:
@@ -60,17 +63,25 @@ def is_orderable(value: Any) -> bool:
 
 @st.composite
 def filters(draw: st.DrawFn, held: list[Any]) -> Filter:
-    """Conditions whose operands often are what is stored, or begin like it."""
-    operands = st.sampled_from(held) | ANY if held else ANY
-    where: dict[str, dict[str, Any]] = {}
-    for field in draw(st.lists(FIELDS, min_size=1, max_size=2, unique=True)):
-        for op in draw(st.lists(st.sampled_from(OPERATORS), min_size=1, max_size=2, unique=True)):
+    """Conditions, any of them more than once; half of the filters let some metadata held pass."""
+    some = [metadata for metadata in held if metadata]
+    one = draw(st.sampled_from(some)) if some and draw(st.booleans()) else {}
+    fields = st.sampled_from(sorted(one)) if one else FIELDS
+    conditions: list[Condition] = []
+    for field in draw(st.lists(fields, min_size=1, max_size=2, unique=True)):
+        near = [*scalars({field: one.get(field)}), *scalars(one)] or [0]
+        operands = st.sampled_from(near) if one else ANY
+        often = ["contains"] * 9 if isinstance(one.get(field), list) else []
+        for op in draw(st.lists(st.sampled_from([*OPERATORS, *often]), min_size=1, max_size=4)):
             if op in LISTS:
                 operand: Any = draw(st.lists(operands, max_size=3))
+            elif op[0] in "gl":
+                orderable = operands if any(map(is_orderable, near)) else ANY
+                operand = draw(orderable.filter(is_orderable))
             else:
-                operand = draw(operands.filter(is_orderable) if op[0] in "gl" else operands)
-            where.setdefault(field, {})[op] = operand
-    return Filter.parse(where)
+                operand = draw(operands)
+            conditions += Filter.parse({field: {op: operand}}).conditions
+    return Filter(tuple(c for c in conditions if not one or c.matches(one)))
 
 
 def scalars(metadata: Any) -> Iterator[Any]:
@@ -176,7 +187,7 @@ class Fields(RuleBasedStateMachine):
     def filter(self, data: st.DataObject) -> None:
         collection = data.draw(st.sampled_from(sorted(self.rows)))
         held = self.rows[collection]
-        where = data.draw(filters([one for m in held.values() for one in scalars(m)]))
+        where = data.draw(filters(list(held.values())))
         expected = {i for i, metadata in held.items() if where.matches(metadata)}
         row = self.catalog.collection(collection)
         assert row is not None
@@ -267,6 +278,41 @@ def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
         catalog._connections.write() as opened,
     ):
         yield opened
+
+
+@pytest.fixture
+def complete(tmp_path: Path) -> Iterator[Catalog]:
+    """A catalog that indexes every field from the first row on."""
+    with closing(Catalog(tmp_path / "catalog.db", fields=ALL)) as catalog:
+        yield catalog
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(rows=st.lists(METADATA | LISTS_OF_FEW, min_size=1, max_size=4), data=st.data())
+def test_complete_fields_agree_with_python(
+    complete: Catalog, rows: list[Any], data: st.DataObject
+) -> None:
+    name = uuid.uuid4().hex
+    complete.put(
+        name,
+        [new_image(f"i{n}", metadata=one) for n, one in enumerate(rows)],
+        unit_vectors(len(rows)),
+        passport=PASSPORT,
+        provenance={},
+        on_conflict=OnConflict.REPLACE,
+    )
+    row = complete.collection(name)
+    assert row is not None
+    for where in data.draw(st.lists(filters(rows), min_size=1, max_size=4)):
+        found = complete.at(row, complete.passing(row, where).seqs.tolist()).values()
+        expected = {f"i{n}" for n, metadata in enumerate(rows) if where.matches(metadata)}
+        assert {record.id for record in found} == expected
 
 
 @settings(
@@ -497,6 +543,13 @@ def test_one_field_is_one_lookup() -> None:
         Span(2, low=1, high=3, below=True),
         Span(2, low=3, high=5, above=True, below=True),
     }
+
+
+def test_each_item_that_a_list_must_contain_is_a_lookup() -> None:
+    conditions = (Condition("a", "contains", "x"), Condition("a", "contains", "y"))
+    asked, left = lookups(Filter(conditions), {"a": 7})
+    assert not left
+    assert [one.conditions for one in asked] == [(one,) for one in conditions]
 
 
 def test_names_of_fields_are_read() -> None:

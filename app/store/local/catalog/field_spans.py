@@ -91,11 +91,15 @@ def keys_of(value: Any) -> set[Key]:
 def lookups(where: Filter, fields: dict[str, int]) -> tuple[list[Lookup], list[Condition]]:
     """What the index of these fields can say about a filter, and the conditions it cannot.
 
+    Conditions on a field's one value are looked up together; a list has a key for each item, so
+    every `contains` is looked up by itself.
+
     Args:
         where: The filter.
         fields: The number of each field that is indexed.
     """
-    found: dict[tuple[str, bool], Lookup] = {}
+    listed: list[Lookup] = []
+    found: dict[str, Lookup] = {}
     left: list[Condition] = []
     for condition in where.conditions:
         number = fields.get(condition.field)
@@ -104,13 +108,16 @@ def lookups(where: Filter, fields: dict[str, int]) -> tuple[list[Lookup], list[C
             left.append(condition)
             continue
         one = Lookup(number, tuple(spans), (condition,), _decided(condition))
-        group = (condition.field, condition.op == "contains")
-        found[group] = _both(found[group], one) if group in found else one
-    return list(found.values()), left
+        if condition.op == "contains":
+            listed.append(one)
+        else:
+            before = found.get(condition.field)
+            found[condition.field] = _both(before, one) if before else one
+    return [*found.values(), *listed], left
 
 
 def _both(one: Lookup, other: Lookup) -> Lookup:
-    """Two lookups of one field, which has one value in each row."""
+    """Two lookups of one field's value, of which each row has one."""
     if len(one.spans) * len(other.spans) > _MOST_PAIRS:  # the rows of one are asked for the other
         few = min(one, other, key=lambda lookup: len(lookup.spans))
         return replace(few, conditions=one.conditions + other.conditions, exact=False)
