@@ -19,8 +19,8 @@ from app.errors import (
     StorageFullError,
 )
 from app.store.filters import Filter
-from app.store.local.catalog import catalog
-from app.store.local.catalog import connections as catalog_connections
+from app.store.local.catalog import catalog, sqlite_errors
+from app.store.local.catalog.connections import Connections
 from app.store.local.index.policy import IndexPolicy
 from app.store.local.local_store import LocalStore
 from tests.store.helpers import fill, search, unit_vectors
@@ -203,7 +203,7 @@ def test_an_input_output_error_tells_whether_room_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: bool, expected: type[StorageError]
 ) -> None:
     """SQLite names a used-up quota so, and a full disk where it maps memory."""
-    monkeypatch.setattr(catalog_connections, "has_room", lambda _: room)
+    monkeypatch.setattr(sqlite_errors, "has_room", lambda _: room)
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
     with closing(LocalStore(tmp_path)) as store:
@@ -223,7 +223,7 @@ def test_a_drop_on_a_failing_disk_is_still_a_drop(
     with closing(LocalStore(tmp_path)) as store:
         fill(store, 10)
         with monkeypatch.context() as patch:
-            patch.setattr(catalog_connections.Connections, "give_room_back", fail)
+            patch.setattr(Connections, "give_room_back", fail)
             assert store.drop("default") == 10
         assert store.collections() == []
     assert "until the next start" in caplog.text

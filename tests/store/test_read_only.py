@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -11,8 +14,9 @@ import numpy as np
 import pytest
 
 from app.errors import DataFolderError, StorageError
+from app.store.filters import Filter
 from app.store.local.local_store import LocalStore
-from tests.store.helpers import PASSPORT, fill, new_image, put, search, unit_vectors
+from tests.store.helpers import PASSPORT, fill, ids, new_image, put, search, unit_vectors
 
 READER = """
 import sys
@@ -103,3 +107,42 @@ def test_what_is_read_is_what_was_stored(tmp_path: Path) -> None:
 def reader_passport(folder: Path) -> object:
     with closing(LocalStore(folder, read_only=True)) as reader:
         return reader.passport("default")
+
+
+def test_a_reader_searches_on_beside_changes(tmp_path: Path) -> None:
+    with closing(LocalStore(tmp_path)) as owner:
+        vectors = fill(owner, 50)
+        with closing(LocalStore(tmp_path, read_only=True)) as reader:
+            assert ids(search(reader, vectors[7:8], k=1)[0]) == ["i7"]
+            owner.delete("default", "i7")
+            assert search(reader, vectors[7:8], k=3) == search(owner, vectors[7:8], k=3)
+            put(owner, [new_image("new", metadata={"n": 3})], vectors[7:8])
+            where = Filter.parse({"n": 3})
+            assert ids(search(reader, vectors[7:8], k=3, where=where)[0]) == ["new", "i3"]
+            owner.set_metadata("default", "new", {"n": 4})
+            assert ids(search(reader, vectors[7:8], k=3, where=where)[0]) == ["i3"]
+
+
+def test_a_reader_searches_on_while_pictures_come_and_go(tmp_path: Path) -> None:
+    vectors = unit_vectors(400)
+    stop = threading.Event()
+    with closing(LocalStore(tmp_path)) as owner:
+        put(owner, [new_image(f"i{n}", metadata={"n": 0}) for n in range(200)], vectors[:200])
+
+        def change() -> None:
+            for n in itertools.cycle(range(200)):
+                if stop.is_set():
+                    return
+                owner.delete("default", f"i{n}")
+                put(owner, [new_image(f"i{n}", metadata={"n": 0})], vectors[200 + n : 201 + n])
+
+        with closing(LocalStore(tmp_path, read_only=True)) as reader, ThreadPoolExecutor(1) as pool:
+            changing = pool.submit(change)
+            try:
+                for n in range(60):
+                    where = Filter.parse({"n": 0}) if n % 2 else None
+                    found = search(reader, vectors[n : n + 1], k=5, where=where)
+                    assert len(found[0]) == 5
+            finally:
+                stop.set()
+            changing.result(60)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.errors import FilterTooSlowError
 from app.store.filters import Filter
+from app.store.local import search as searching
 from app.store.local.catalog import connections
+from app.store.local.catalog.connections import Connections
 from app.store.local.local_store import LocalStore
-from tests.store.helpers import PASSPORT, fill, new_image, put, unit_vectors
+from tests.store.helpers import PASSPORT, fill, ids, new_image, put, search, unit_vectors
 from tests.store.test_fields import found
+from tests.waiting import wait_for
 
 MANY = {f"f{n}": {"ne": n} for n in range(30)}
 
@@ -62,3 +69,81 @@ def test_long_lists_on_one_field(
         where = {"n": {"in": [*range(40), "x"], "nin": [*range(5, 60), 0.5]}}
         assert found(store, where) == [f"i{n}" for n in range(5)]
         assert found(store, {"n": {"nin": list(range(48)), "gt": 2}}) == ["i48", "i49"]
+
+
+@contextmanager
+def reading(connections: Connections) -> Iterator[threading.Event]:
+    """A filter that goes on until the event is set, and at most until the block ends."""
+    inside, end = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with connections.read_filtered() as connection:
+            connection.execute("SELECT count(*) FROM images").fetchone()
+            inside.set()
+            end.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(read)
+        try:
+            wait_for(lambda: inside.is_set() or work.done())
+            yield end
+        finally:
+            end.set()
+        work.result(60)
+
+
+def test_who_waits_for_a_place_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that met changes three times lets the next ones wait only for itself."""
+    with closing(LocalStore(tmp_path)) as store, ExitStack() as others:
+        vectors = fill(store, 20)
+        once, tries = searching.Searcher._once, threading.Semaphore(3)
+        met = threading.Event()
+
+        def meets_changes(self: Any, *args: Any, **options: Any) -> Any:
+            answer = once(self, *args, **options)
+            if not tries.acquire(blocking=False):
+                return answer
+            if not tries._value:  # now both places are taken
+                for _ in range(2):
+                    others.enter_context(reading(store._catalog._connections))
+                met.set()
+            return None
+
+        monkeypatch.setattr(searching.Searcher, "_once", meets_changes)
+        with ThreadPoolExecutor(2) as pool:
+            asked = pool.submit(search, store, vectors[3:4], k=1, where=Filter.parse({"n": 3}))
+            assert met.wait(60)
+            putting = pool.submit(put, store, [new_image("p")], unit_vectors(1), collection="other")
+            putting.result(20)
+            assert not asked.done()
+            others.close()
+            assert ids(asked.result(60)[0]) == ["i3"]
+
+
+def test_filters_that_overlap_do_not_let_the_log_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite begins its log anew only where nobody reads of it, and then there never is nobody."""
+    monkeypatch.setattr(connections, "_LOG_BYTES", 200_000)
+    monkeypatch.setattr(connections, "_CUT_EVERY_S", 0.0)
+    with closing(LocalStore(tmp_path)) as store:
+        fill(store, 20)
+        log = tmp_path / "catalog.db-wal"
+        ways = store._catalog._connections
+
+        def grow() -> None:
+            for n in range(200):
+                put(store, [new_image(f"i{n}", metadata={"t": "x" * 2000})], unit_vectors(1))
+
+        with ThreadPoolExecutor(1) as pool:
+            with reading(ways):
+                grow()
+                assert log.stat().st_size > 200_000, "a snapshot was open"
+                waiting = pool.submit(found, store, {"t": "y"})
+                assert store.count("default") == 200, "others read on"
+                put(store, [new_image("more")], unit_vectors(1))
+                assert not waiting.done(), "the next filter would open another"
+            assert waiting.result(60) == []
+        assert log.stat().st_size == 0

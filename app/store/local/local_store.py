@@ -68,7 +68,7 @@ class LocalStore:
             filter_fields: Metadata fields that the catalog indexes in every collection.
             filter_s: Seconds that a filter may take.
             read_only: Change nothing; then another process may own the folder, and what it
-                changes later is not seen by searches.
+                changes later may not be seen by searches.
 
         Raises:
             DataFolderInUseError: Another process owns the folder.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from app.errors import InvalidParameterError, StorageError
 from app.records import ImageRecord, Match, Passport
@@ -19,6 +20,7 @@ from app.store.search_parameters import SearchParameters
 from app.store.vectors import Seqs, Vectors, check_vectors
 
 _ATTEMPTS = 3  # searches beside changes before one that changes wait for
+_REFRESHED = 10  # times that an index which does not fit the catalog is brought up to date
 
 
 class Searcher:
@@ -67,16 +69,27 @@ class Searcher:
             found = once()
             if found is not None:
                 return found
-        with self._change:
+        with filtered.at_once(), self._change:
             found = once()
             if found is None:  # metadata that changed: what was known passes no longer
                 filtered.forget()
                 found = once()
-            if found is None:
-                raise StorageError(
-                    f"The catalog and the index of {collection!r} disagree; restart to rebuild it"
-                )
-            return found
+            return found if found is not None else self._refreshed(collection, once)
+
+    def _refreshed(
+        self, collection: str, once: Callable[[], list[list[Match]] | None]
+    ) -> list[list[Match]]:
+        """Searches an index that another process, or a change that failed, left behind."""
+        for _ in range(_REFRESHED):
+            row = self._catalog.collection(collection)
+            if row is not None:
+                self._indexes.refresh(row)
+            found = once()
+            if found is not None:
+                return found
+        raise StorageError(
+            f"The catalog and the index of {collection!r} disagree; try again, or restart"
+        )
 
     def _once(
         self,
@@ -117,15 +130,26 @@ class _Filtered:
         self._catalog = catalog
         self._where = where if where and where.conditions else None
         self._known: tuple[int, Passing] | None = None
+        self._placed = False
 
     def among(self, row: CollectionRow) -> Seqs | None:
         """The seqs of those that pass now, ascending; None where everything does."""
         if self._where is None:
             return None
         before = self._known[1] if self._known and self._known[0] == row.id else None
-        passing = self._catalog.passing(row, self._where, before=before)
+        passing = self._catalog.passing(row, self._where, before=before, placed=self._placed)
         self._known = row.id, passing
         return passing.seqs
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Has `among` in the block wait for no other filters, as it waits before the block."""
+        if self._where is None:
+            yield
+            return
+        with self._catalog.filter_place():
+            self._placed = True
+            yield
 
     def forget(self) -> None:
         """Has all rows looked at once more."""

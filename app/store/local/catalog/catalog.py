@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -182,8 +183,17 @@ class Catalog:
             self.fields.took(row, where, time.perf_counter() - started, read=len(rows))
         return rows
 
+    def filter_place(self) -> AbstractContextManager[None]:
+        """Lets `passing` in the block begin at once. Raises `FilterTooSlowError`."""
+        return self._connections.filter_place()
+
     def passing(
-        self, row: CollectionRow, where: Filter, *, before: Passing | None = None
+        self,
+        row: CollectionRow,
+        where: Filter,
+        *,
+        before: Passing | None = None,
+        placed: bool = False,
     ) -> Passing:
         """Which rows pass now.
 
@@ -191,12 +201,14 @@ class Catalog:
             row: Their collection.
             where: The filter.
             before: What passed a moment ago; only what came since is then looked at.
+            placed: Whether the caller is in a block of `filter_place`.
 
         Raises:
             FilterTooSlowError: The filter takes too long.
         """
         started = time.perf_counter()
-        with self._connections.read_filtered() as connection:
+        placed = placed or before is not None
+        with self._connections.read_filtered(placed=placed) as connection:
             found = passing(connection, row, where, before)
         if len(found.seqs) and before is None:
             self.fields.took(row, where, time.perf_counter() - started)

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-from app.errors import (
-    DataFolderError,
-    FilterTooSlowError,
-    LookalikeError,
-    StorageError,
-    StorageFullError,
-)
+from app.errors import DataFolderError, FilterTooSlowError, StorageError
 from app.store.base import utc_now
-from app.store.disk import has_room
 from app.store.local.catalog.fields import NOTE, FieldChanges
 from app.store.local.catalog.filters import FUNCTION, holds
 from app.store.local.catalog.migrations import FRESH, MIGRATIONS
+from app.store.local.catalog.slow_reads import SlowReads
+from app.store.local.catalog.sqlite_errors import primary_code, translated
 
 VERSION = sqlite3.sqlite_version
 _READERS = 4
 _SLOW_READERS = 2  # at most, so that short reads need not wait for filters
 _STEPS = 20_000  # of SQLite's machine between two looks at the clock: some milliseconds
+_LOG_BYTES = 2**26  # of the write-ahead log; a longer one is written back and cut
+_CUT_EVERY_S = 5.0  # at most, as another process that reads may stand in the way
+_CUT_MS = 500  # that short reads which go on are waited for
+_BUSY_MS = 5000  # that anything else is
+
+log = logging.getLogger(__name__)
 
 FILTER_S = 30.0
 """Seconds that a filter may take unless it is set."""
@@ -35,7 +37,7 @@ _WRITER_SETTINGS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
-    "PRAGMA journal_size_limit = 67108864",
+    f"PRAGMA journal_size_limit = {_LOG_BYTES}",
     "PRAGMA trusted_schema = ON",  # triggers call FieldChanges.note
 )
 
@@ -60,8 +62,10 @@ class Connections:
 
     def __init__(self, path: Path, *, filter_s: float = FILTER_S, read_only: bool = False) -> None:
         self._path = path
+        self._log = path.with_name(f"{path.name}-wal")
         self._filter_s = filter_s
-        self._slow = threading.BoundedSemaphore(_SLOW_READERS)
+        self._slow = SlowReads(_SLOW_READERS, pause=self._cut_log)
+        self._cut_at = 0.0
         self._write_lock = threading.Lock()
         self._changes = FieldChanges()
         self._closed = False
@@ -101,6 +105,8 @@ class Connections:
                 if writer.in_transaction:  # a full disk may have rolled it back already
                     writer.execute("ROLLBACK")
                 raise
+        if self._log_is_long():
+            self._slow.pause()
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -120,24 +126,61 @@ class Connections:
             self._idle.put(connection)
 
     @contextmanager
-    def read_filtered(self) -> Iterator[sqlite3.Connection]:
+    def read_filtered(self, *, placed: bool = False) -> Iterator[sqlite3.Connection]:
         """As `read`, for a filter that may look at every picture; few at a time.
+
+        Args:
+            placed: Whether it needs no place of its own: the caller holds one, or looks at little.
 
         Raises:
             FilterTooSlowError: It took, or waited for others, longer than a filter may.
         """
-        if not self._slow.acquire(timeout=self._filter_s):
-            raise self._too_slow()
+        with nullcontext() if placed else self.filter_place(), self.read() as connection:
+            end = time.monotonic() + self._filter_s
+            connection.set_progress_handler(lambda: time.monotonic() > end, _STEPS)
+            try:
+                yield connection
+            finally:
+                connection.set_progress_handler(None, 0)
+
+    @contextmanager
+    def filter_place(self) -> Iterator[None]:
+        """A place among the few filters at a time that may look at every picture.
+
+        Raises:
+            FilterTooSlowError: Others took longer than a filter may.
+        """
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._slow.place(wait_s=self._filter_s))
+            except TimeoutError:
+                raise self._too_slow() from None
+            yield
+
+    def _log_is_long(self) -> bool:
         try:
-            with self.read() as connection:
-                end = time.monotonic() + self._filter_s
-                connection.set_progress_handler(lambda: time.monotonic() > end, _STEPS)
-                try:
-                    yield connection
-                finally:
-                    connection.set_progress_handler(None, 0)
-        finally:
-            self._slow.release()
+            length = self._log.stat().st_size
+        except OSError:
+            return False
+        return length > _LOG_BYTES and time.monotonic() >= self._cut_at
+
+    def _cut_log(self) -> None:
+        """Writes the log back and empties it, while no long read stands in the way.
+
+        SQLite itself begins the log anew only when nobody reads of it, and long reads that
+        overlap leave no such moment.
+        """
+        self._cut_at = time.monotonic() + _CUT_EVERY_S
+        with self._write_lock:
+            if self._closed or self._writer is None:
+                return
+            try:
+                self._writer.execute(f"PRAGMA busy_timeout = {_CUT_MS}")
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.Error as exc:
+                log.warning("The catalog's write-ahead log was not cut: %s", exc)
+            finally:
+                self._writer.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
 
     def _too_slow(self) -> FilterTooSlowError:
         return FilterTooSlowError(
@@ -219,31 +262,8 @@ class Connections:
         try:
             yield
         except sqlite3.Error as exc:
-            ours = self._translate(exc)
+            interrupted = primary_code(exc) == sqlite3.SQLITE_INTERRUPT
+            ours = self._too_slow() if interrupted else translated(exc, self._path)
             if ours is None:
                 raise
             raise ours from exc
-
-    def _translate(self, exc: sqlite3.Error) -> LookalikeError | None:
-        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_INTERRUPT:
-            return self._too_slow()
-        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-            return DataFolderError(
-                f"{self._path} is damaged ({exc}); restore it from a backup, or move it away "
-                "and index the pictures again"
-            )
-        out_of_room = code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN} and not has_room(
-            self._path.parent
-        )
-        if code == sqlite3.SQLITE_FULL or out_of_room:
-            return StorageFullError("The disk of the data folder is full; make room")
-        refused = {
-            sqlite3.SQLITE_IOERR,
-            sqlite3.SQLITE_CANTOPEN,
-            sqlite3.SQLITE_READONLY,
-            sqlite3.SQLITE_PERM,
-            sqlite3.SQLITE_BUSY,
-            sqlite3.SQLITE_TOOBIG,
-        }
-        return StorageError(f"{self._path} cannot be used: {exc}") if code in refused else None

@@ -114,6 +114,13 @@ class Indexes:
         exact.load(self._catalog)
         return exact
 
+    def refresh(self, row: CollectionRow) -> None:
+        """Brings a collection's index to where the catalog is, by whoever it was changed."""
+        live = self._live.get(row.embedding)
+        if live is not None and not live.catch_up(self._catalog):
+            live.stop()
+            self._live.pop(row.embedding, None)
+
     def switch(self, before: CollectionRow, built: LiveIndex) -> None:
         """Gives searches the index of the set that has become active."""
         self._live[built.row.embedding] = built

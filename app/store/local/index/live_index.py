@@ -65,13 +65,14 @@ class LiveIndex:
         self._index, self._changes = self._building.make(catalog)
 
     def catch_up(self, catalog: Catalog) -> bool:
-        """Follows all changes since it was loaded, before the first search.
+        """Follows all changes since it was loaded; searches wait.
 
         False where vectors came that belong before those it has: it must be loaded anew.
         """
-        held = catalog.vectors.embedded(self.row)
-        self._changes += follow(self._index, catalog, self.row, held)
-        return len(self._index) - self._index.dead == len(held)
+        with self._lock.write():
+            held = catalog.vectors.embedded(self.row)
+            self._changes += follow(self._index, catalog, self.row, held)
+            return len(self._index) - self._index.dead == len(held)
 
     def search(
         self,
