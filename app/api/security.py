@@ -6,6 +6,7 @@ import hmac
 import logging
 import os
 import secrets
+import tempfile
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -14,6 +15,7 @@ from fastapi import Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from app.errors import ConfigurationError, UnauthorizedError
+from app.store.disk import sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -75,24 +77,44 @@ def load_admin_key(data_dir: Path) -> str:
     """Reads the admin key of a data folder, made at the first start with mode 0600.
 
     Raises:
-        ConfigurationError: The file cannot be read or is empty.
+        ConfigurationError: The file cannot be made or read, or is empty.
     """
     path = data_dir / KEY_FILE
     try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        return _read_key(path)
+        if not path.exists():
+            _make_key(path)
     except OSError as exc:
         raise ConfigurationError(
             f"The admin key cannot be kept in {path}: {exc.strerror}. Set LOOKALIKE_ADMIN_KEY"
         ) from exc
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        key = secrets.token_urlsafe(32)
-        file.write(key + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    log.info("made an admin key and kept it in %s", path)
-    return key
+    return _read_key(path)
+
+
+def _make_key(path: Path) -> None:
+    """Puts a new key into its place, whole or not at all, unless there is one by then."""
+    handle, name = tempfile.mkstemp(prefix=f".{KEY_FILE}-", dir=path.parent)  # of mode 0600
+    incoming = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        _name(incoming, path)
+        sync_folder(path.parent)
+    finally:
+        incoming.unlink(missing_ok=True)
+    log.info("the admin key is kept in %s", path)
+
+
+def _name(incoming: Path, path: Path) -> None:
+    """Gives a file its name unless that is taken, in one step where the disk knows hard links."""
+    try:
+        os.link(incoming, path)
+    except FileExistsError:
+        return
+    except OSError:
+        if not path.exists():
+            incoming.rename(path)
 
 
 def _read_key(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 
@@ -11,9 +13,10 @@ import pytest
 from app import errors
 from app.api.errors import status_of
 from app.api.main import create_app
+from app.api.security import load_admin_key
 from app.embedding.color_extractor import ColorExtractor
 from app.embedding.extractors import Extractors
-from app.errors import LookalikeError
+from app.errors import ConfigurationError, LookalikeError
 from app.store.local.local_store import LocalStore
 from tests.api.conftest import ADMIN, ADMIN_KEY, picture
 
@@ -133,6 +136,48 @@ def test_an_admin_key_is_made_once_and_kept_private(clients, settings):
     clients.stop(first)
     clients(unset)
     assert path.read_text().strip() == key
+
+
+def test_an_admin_key_that_finds_no_room_leaves_nothing(tmp_path, monkeypatch):
+    def fail(_):
+        assert not (tmp_path / "admin.key").exists(), "a kill in this moment would leave half a key"
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(ConfigurationError, match=r"No space left.*Set LOOKALIKE_ADMIN_KEY"):
+            load_admin_key(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    key = load_admin_key(tmp_path)
+    assert len(key) >= 32
+    assert load_admin_key(tmp_path) == key
+    assert [path.name for path in tmp_path.iterdir()] == ["admin.key"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_an_admin_key_that_came_meanwhile_stays(tmp_path, monkeypatch, links):
+    link = os.link
+
+    def link_late(source, target):
+        target.write_text("another\n")
+        if not links:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_late)
+    assert load_admin_key(tmp_path) == "another"
+    assert [path.name for path in tmp_path.iterdir()] == ["admin.key"]
+
+
+def test_an_admin_key_needs_no_hard_links(tmp_path, monkeypatch):
+    def fail(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", fail)
+    key = load_admin_key(tmp_path)
+    assert len(key) >= 32
+    assert (tmp_path / "admin.key").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["admin.key"]
 
 
 @pytest.mark.parametrize(
