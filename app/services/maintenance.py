@@ -23,14 +23,14 @@ class Maintenance:
         self._thread.start()
 
     def close(self) -> None:
-        """Stops after the sweep that is under way."""
+        """Stops, also in the middle of a sweep."""
         self._stop.set()
         self._thread.join()
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                swept = self._files.sweep(self._store.references)
+                swept = self._files.sweep(self._store.references, stop=self._stop.is_set)
                 if swept:
                     log.info("swept %d files that no picture names", swept)
             except Exception:  # the next sweep may do better

@@ -115,13 +115,18 @@ class LocalFiles:
         return path if path.is_file() else None
 
     def sweep(
-        self, referenced: Callable[[Iterable[str]], set[str]], *, older_than_s: float = 3600
+        self,
+        referenced: Callable[[Iterable[str]], set[str]],
+        *,
+        older_than_s: float = 3600,
+        stop: Callable[[], bool] = lambda: False,
     ) -> int:
         """Removes what no row names, and uploads that were left behind.
 
         Args:
             referenced: Gives those of the digests that some row names.
             older_than_s: Younger files stay, in seconds: their row may be on its way.
+            stop: Asked again and again; once it says so, what is left is for the next sweep.
 
         Returns:
             How many files were removed.
@@ -133,8 +138,8 @@ class LocalFiles:
         with disk_errors("sweep the data folder"):
             removed = sum(self._unlink_old(path, limit) for path in self._tmp.iterdir())
             for top in (self._images, self._thumbnails):
-                old = (path for path in top.glob("??/??/*") if _older(path, limit))
-                while batch := list(islice(old, _SWEPT_TOGETHER)):
+                old = (path for path in _walk(top, stop) if _older(path, limit))
+                while (batch := list(islice(old, _SWEPT_TOGETHER))) and not stop():
                     named = referenced({path.stem for path in batch})
                     left = (path for path in batch if path.stem not in named)
                     removed += sum(self._unlink_old(path, limit) for path in left)
@@ -174,6 +179,17 @@ def _place(top: Path, sha256: str, extension: str) -> Path:
     if not _DIGEST.fullmatch(sha256):
         raise ValueError(f"{sha256!r} is no SHA-256 in lower-case hex")
     return top / sha256[:2] / sha256[2:4] / f"{sha256}.{extension}"
+
+
+def _walk(top: Path, stop: Callable[[], bool]) -> Iterator[Path]:
+    """All files in their places, until `stop` says so."""
+    for folder in top.glob("??/??"):
+        for path in folder.glob("*"):
+            if stop():
+                return
+            yield path
+        if stop():
+            return
 
 
 def _extension(media_type: str) -> str:

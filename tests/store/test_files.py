@@ -173,9 +173,7 @@ def test_a_sweep_asks_in_batches(
     files: LocalFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files_module, "_SWEPT_TOGETHER", 2)
-    for n in range(5):
-        data = str(n).encode()
-        files.put(io.BytesIO(data), hashlib.sha256(data).hexdigest(), "image/png")
+    put_five(files)
     make_old(tmp_path)
     asked: list[int] = []
 
@@ -185,6 +183,50 @@ def test_a_sweep_asks_in_batches(
 
     assert files.sweep(ask) == 5
     assert asked == [2, 2, 1]
+
+
+def test_a_sweep_that_is_stopped_leaves_the_rest(
+    files: LocalFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files_module, "_SWEPT_TOGETHER", 2)
+    put_five(files)
+    make_old(tmp_path)
+    asked: list[int] = []
+
+    def ask(digests: Iterable[str]) -> set[str]:
+        asked.append(len(set(digests)))
+        return set()
+
+    assert files.sweep(ask, stop=lambda: bool(asked)) == 2
+    assert asked == [2]
+    assert files.sweep(ask, stop=lambda: True) == 0
+    assert asked == [2]
+    assert files.sweep(ask) == 3
+
+
+def test_a_sweep_can_be_stopped_where_it_finds_nothing(files: LocalFiles, tmp_path: Path) -> None:
+    """Young files and empty folders make a long walk, too."""
+    put_five(files)
+    times = 0
+
+    def stop() -> bool:
+        nonlocal times
+        times += 1
+        return False
+
+    assert files.sweep(nothing, stop=stop) == 0
+    assert times >= 10
+    for path in (tmp_path / "data" / "images").glob("*/*/*"):
+        path.unlink()
+    times = 0
+    assert files.sweep(nothing, stop=stop) == 0
+    assert times >= 5
+
+
+def put_five(files: LocalFiles) -> None:
+    for n in range(5):
+        data = str(n).encode()
+        files.put(io.BytesIO(data), hashlib.sha256(data).hexdigest(), "image/png")
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
