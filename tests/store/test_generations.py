@@ -7,11 +7,13 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from app.store.local.index import generation_files, live_index
+from app.store.local.index import generation_files, indexes, live_index
 from app.store.local.index.flat_index import FlatIndex
 from app.store.local.local_store import LocalStore
 from tests.store.helpers import answers, fill, new_image, put, search, unit_vectors
@@ -196,8 +198,15 @@ def test_a_save_that_fails_loses_nothing(
     store.close()
 
 
+@pytest.mark.parametrize(
+    ("owner", "name"), [(FlatIndex, "add"), (indexes, "np")], ids=["adding", "preparing"]
+)
 def test_an_index_that_does_not_follow_is_loaded_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    owner: Any,
+    name: str,
 ) -> None:
     store = LocalStore(tmp_path)
     fill(store, 10)
@@ -206,7 +215,7 @@ def test_an_index_that_does_not_follow_is_loaded_anew(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(FlatIndex, "add", fail)
+        patch.setattr(owner, name, fail if owner is FlatIndex else SimpleNamespace(array=fail))
         assert put(store, [new_image("new")], unit_vectors(1, seed=1))[0].status == "created"
     assert "did not follow" in caplog.text
     assert search(store, unit_vectors(1, seed=1), k=1)[0][0].record.id == "new"

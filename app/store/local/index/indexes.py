@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from app.store.local.index.generations import Generations
 from app.store.local.index.live_index import LiveIndex
 from app.store.local.index.policy import IndexPolicy
 from app.store.local.index.rebuilder import Rebuilder
-from app.store.vectors import Seqs, Vectors
+from app.store.vectors import Vectors
 
 log = logging.getLogger(__name__)
 
@@ -132,14 +133,22 @@ class Indexes:
         row = written.row
         if written.new:
             self._live[row.embedding] = self._new(row)
-        added = np.array(list(written.added), dtype=np.int64)
-        removed = np.array(written.removed, dtype=np.int64)
-        self._follow(row, added, vectors[list(written.added.values())], removed)
+
+        def change(live: LiveIndex) -> None:
+            added = np.array(list(written.added), dtype=np.int64)
+            removed = np.array(written.removed, dtype=np.int64)
+            live.apply(added, vectors[list(written.added.values())], removed=removed)
+
+        self._follow(row, change)
 
     def follow_delete(self, row: CollectionRow, seq: int) -> None:
         """Removes what a delete removed."""
-        none, nothing = np.empty(0, np.int64), np.empty((0, row.passport.dim), np.float32)
-        self._follow(row, none, nothing, np.array([seq], dtype=np.int64))
+
+        def change(live: LiveIndex) -> None:
+            none, nothing = np.empty(0, np.int64), np.empty((0, row.passport.dim), np.float32)
+            live.apply(none, nothing, removed=np.array([seq], dtype=np.int64))
+
+        self._follow(row, change)
 
     def drop(self, row: CollectionRow) -> None:
         """Forgets a collection's index, and removes what was saved of it."""
@@ -159,12 +168,12 @@ class Indexes:
             live.close()
         self._live.clear()
 
-    def _follow(self, row: CollectionRow, seqs: Seqs, vectors: Vectors, removed: Seqs) -> None:
+    def _follow(self, row: CollectionRow, change: Callable[[LiveIndex], None]) -> None:
         live = self._live.get(row.embedding)
         if live is None:
             return
         try:
-            live.apply(seqs, vectors, removed=removed)
+            change(live)
             live.tidy()
             self._keep_fit(live)
         except Exception:  # the change is committed: it must not look as if it had failed
