@@ -92,6 +92,16 @@ def ranked(found: Found) -> list[tuple[int, float]]:
     return list(zip(found[1].tolist(), found[0].tolist(), strict=True))
 
 
+def test_progress_says_what_is_still_to_do() -> None:
+    told: list[tuple[str, int, int]] = []
+    AnnIndex.build("IVF4,SQ8", unit_vectors(5000), on_progress=lambda *one: told.append(one))
+    assert list(dict.fromkeys(stage for stage, _, _ in told)) == ["train", "add", "calibrate"]
+    assert [one[1:] for one in told if one[0] == "train"] == [(0, 5000)]
+    assert [one[1:] for one in told if one[0] == "add"] == [(1000 * n, 5000) for n in range(6)]
+    calibrated = [one[1:] for one in told if one[0] == "calibrate"]
+    assert calibrated == [(0, 5), *((n, 5) for n in range(5))]
+
+
 @pytest.mark.parametrize("k", [1, 10, 100])
 def test_pictures_that_are_not_there_find_their_neighbors(index: AnnIndex, k: int) -> None:
     assert all(level.recall >= 0.99 for level in index.calibration.levels)

@@ -13,6 +13,7 @@ from app.store.local.index.ann import Ann
 from app.store.local.index.ann_build import build_ann
 from app.store.local.index.ann_index import AnnIndex
 from app.store.local.index.calibration import Calibration, Level
+from app.store.local.index.facts import index_facts
 from app.store.local.index.flat_index import FlatIndex
 from app.store.local.index.flat_rows import MappedRows
 from app.store.local.index.index_types import check_index_type, lists_of, plan
@@ -119,8 +120,10 @@ def test_what_is_set_is_built_where_there_are_enough() -> None:
         (78_125, 512, GB, None),  # 40 million numbers
         (78_126, 512, GB, "PCAR256,IVF1024,SQ8"),
         (1_000_000, 512, GB, "PCAR256,IVF4096,SQ8"),
-        (1_000_000, 512, 264_000_000, "PCAR256,IVF4096,SQ8"),  # 256 bytes and a number each
-        (1_000_000, 512, 263_999_999, "PCAR256,IVF4096,PQ128x4fs"),
+        # 256 bytes and a number each; the directions of the PCA, and the centers
+        (1_000_000, 512, 264_000_000 + 5_767_168, "PCAR256,IVF4096,SQ8"),
+        (1_000_000, 512, 264_000_000 + 5_767_167, "PCAR256,IVF4096,PQ128x4fs"),
+        (10_750, 8192, 4_000_000, "RR256,IVF256,PQ128x4fs"),  # more, whatever is chosen
         (1_000_000, 256, GB, "IVF4096,SQ8"),
         (1_000_000, 192, 10**8, "IVF4096,PQ96x4fs"),
         (1_000_000, 2048, GB, "PCAR256,IVF4096,SQ8"),
@@ -136,18 +139,35 @@ def test_auto_fits_the_memory(rows: int, dim: int, memory: int, factory: str | N
     assert f"{rows} pictures of {dim} numbers" in found.reason
     if factory:
         assert check_index_type(factory) == factory
-        assert f"of {memory / 1e6:.0f} MB" in found.reason
+        assert f"{memory / 1e6:.0f} MB that are set" in found.reason
+        assert ("more than the 4 MB" in found.reason) == (memory == 4_000_000)
     else:
         assert found.reason.startswith("exact")
 
 
-@pytest.mark.parametrize("factory", ["IVF8,SQ8", "IVF8,PQ16x4fs", "IVF8,SQ4"])
-def test_auto_knows_what_an_index_takes(factory: str) -> None:
-    """The bytes for each picture that `auto` counts with, against an index that was built."""
-    index = build_ann(factory, unit_vectors(4000, dim=32))
-    each = {"SQ8": 32, "PQ16x4fs": 8, "SQ4": 16}[factory.split(",")[1]] + 8
-    centers = 8 * 32 * 4
-    assert index.total_bytes == pytest.approx(4000 * each + centers, rel=0.1)
+@pytest.mark.parametrize(
+    ("dim", "pca", "memory"),
+    [
+        (24, 4096, GB),
+        (24, 4096, 10_000),
+        (23, 4096, 10_000),
+        (320, 4096, GB),
+        (320, 4096, 10_000),
+        (320, 64, GB),
+    ],
+)
+def test_auto_knows_what_an_index_takes(
+    monkeypatch: pytest.MonkeyPatch, dim: int, pca: int, memory: int
+) -> None:
+    """What `auto` says, against an index that was built."""
+    for name, value in (("_EXACT_NUMBERS", 0), ("LEAST_ROWS", 100), ("_MOST_PCA_DIM", pca)):
+        monkeypatch.setattr(f"app.store.local.index.index_types.{name}", value)
+    found = plan("auto", rows=4000, dim=dim, memory=memory)
+    assert found.factory is not None
+    told = float(found.reason.split("about ")[1].split(" MB")[0])
+    assert build_ann(found.factory, unit_vectors(4000, dim=dim)).total_bytes == pytest.approx(
+        told * 1e6, rel=0.15
+    )
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +232,7 @@ def test_another_type_that_was_set_is_built(ann: Ann) -> None:
         ({}, {"recall": 0.9}, "SQ8"),
         ({}, {"memory": GB}, None),
         ({}, {"index_type": "IVF2,SQ8"}, "IVF2,SQ8"),
+        ({}, {"index_type": "IVF64,SQ8"}, "Flat"),  # of which there are too few
         ({"index_type": "auto"}, {"index_type": "auto"}, None),
         ({"index_type": "HNSW4"}, {"index_type": "auto"}, "IVF8,SQ8"),
         ({"index_type": "auto"}, {"index_type": "auto", "memory": 5_000}, "IVF8,PQ4x4fs"),
@@ -231,7 +252,7 @@ def test_settings_that_changed_are_heard(
     asked = json.loads(json.dumps(IndexPolicy(**{"index_type": "SQ8"} | before).asked))
     index = LayeredIndex(AnnIndex(rows, ann, Calibration(LEVELS, 1e-4)), asked=asked)
     found = IndexPolicy(**{"index_type": "SQ8", "least": 100} | now).due(index)
-    assert (found and found.factory) == due
+    assert (found and (found.factory or "Flat")) == due
 
 
 def test_a_mapped_index_keeps_little_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +268,26 @@ def test_an_index_that_has_shrunk_serves_on(ann: Ann) -> None:
     index = made(400, ann)
     index.remove(np.arange(1, 350))
     assert IndexPolicy(index_type="SQ8", least=100).due(index) is None
+
+
+def test_the_reason_is_that_of_the_type_that_serves(
+    ann: Ann, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reason(index: Any, **policy: Any) -> str:
+        found = index_facts(index, IndexPolicy(**{"index_type": "SQ8", "least": 100} | policy))
+        return f"{found['type']}: {found['reason']}"
+
+    index = made(400, ann)
+    assert reason(index) == "SQ8: as set"
+    assert reason(index, index_type="IVF2,SQ8") == "SQ8: until IVF2,SQ8 is built (as set)"
+    few = "exact until there are 2496 pictures to build IVF64,SQ8 of"
+    assert reason(index, index_type="IVF64,SQ8") == (
+        f"SQ8: it was built before, and serves on; built now, it would be Flat ({few})"
+    )
+    flat = FlatIndex(DIM)
+    assert reason(flat) == "Flat: exact until there are 100 pictures to build SQ8 of"
+    flat.add(np.arange(1, 151), unit_vectors(150))
+    assert reason(flat) == "Flat: until SQ8 is built (as set)"
 
 
 def test_a_mapped_exact_index_becomes_approximate(monkeypatch: pytest.MonkeyPatch) -> None:

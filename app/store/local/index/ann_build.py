@@ -13,12 +13,14 @@ from app.store.local.index.index_types import lists_of
 from app.store.vectors import Vectors
 
 Progress = Callable[[str, int, int], None]
-"""Told what is done (`train`, `add`), and how many rows of how many."""
+"""Told what is done, how far, of how many: `train` and `add` rows, `calibrate` numbers of matches."""
 
 _TRAINED_PER_LIST = 64
 _TRAINED_AT_LEAST = 20_000
 _TRAINING_BYTES = 2 * 2**30  # of vectors
 _ADDED_BYTES = 64 * 2**20
+_ADDED_ROWS = 1000  # at least, as fewer at a time are slower
+_TOLD = 50  # times
 
 
 def build_ann(
@@ -50,11 +52,11 @@ def build_ann(
             sample = _sample(vectors, factory, seed)
             tell("train", 0, len(sample))
             index.train(sample)
-            tell("train", len(sample), len(sample))
-        step = max(1, _ADDED_BYTES // (4 * dim))
+        step = max(1, min(_ADDED_BYTES // (4 * dim), max(_ADDED_ROWS, count // _TOLD)))
         for start in range(0, count, step):
+            tell("add", start, count)
             index.add(np.ascontiguousarray(vectors[start : start + step], dtype=np.float32))
-            tell("add", min(start + step, count), count)
+        tell("add", count, count)
     return Ann(index, factory=factory)
 
 

@@ -89,7 +89,8 @@ class AnnIndex:
         seqs = np.arange(len(vectors), dtype=np.int64)
         exact = FlatIndex(vectors.shape[1], MappedRows(vectors), seqs)
         ann = build_ann(factory, vectors, threads_used=threads, seed=seed, on_progress=on_progress)
-        return cls(exact, ann, calibrate(exact, ann, recall=recall, seed=seed))
+        measured = calibrate(exact, ann, recall=recall, seed=seed, on_progress=on_progress)
+        return cls(exact, ann, measured)
 
     def __len__(self) -> int:
         """Rows, tombstones included."""

@@ -31,7 +31,7 @@ _SAID_BYTES = 2000  # of what the process wrote before it ended
 log = logging.getLogger(__name__)
 
 Stage = tuple[str, int, int]
-"""What is being done (`train`, `add`), rows done, rows in all."""
+"""What is being done (`read`, or what `Progress` says), how far, of how many."""
 
 
 class BuildError(Exception):

@@ -112,7 +112,7 @@ class IndexBuilding:
         try:
             self._generations.require_room(rows, self._row.passport.dim)
             rows_read = catalog.vectors.after(self._row, 0, block_bytes=_BLOCK_BYTES)
-            blocks = self._paced(rows_read)
+            blocks = self._paced(rows_read, rows)
             builder = self._builder(plan.factory) if plan.factory else None
             saved = self._generations.save(blocks, self._row, build=builder)
             built = self._read_back(plan) if saved else None
@@ -135,14 +135,19 @@ class IndexBuilding:
         self._retries.succeeded()
         return built
 
-    def _paced(self, blocks: Iterator[tuple[Seqs, Vectors]]) -> Iterator[tuple[Seqs, Vectors]]:
+    def _paced(
+        self, blocks: Iterator[tuple[Seqs, Vectors]], rows: int
+    ) -> Iterator[tuple[Seqs, Vectors]]:
         """The blocks, with a pause after each, until nobody wants them or room gets short."""
+        done = 0
         for number, block in enumerate(blocks):
             if self.stop.wait(_PAUSE_S):
                 raise BuildStoppedError
             if number % _ROOM_EVERY == 0:
                 self._generations.require_room(0, self._row.passport.dim)
             yield block
+            done += len(block[0])
+            self.stage = ("read", min(done, rows), rows)
         if self.stop.is_set():
             raise BuildStoppedError
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from app.store.local.index.ann import Ann
+from app.store.local.index.ann_build import Progress
 from app.store.local.index.flat_index import FlatIndex
 from app.store.local.index.flat_rows import Positions
 from app.store.recall import TIE
@@ -96,7 +97,13 @@ class Calibration:
 
 
 def calibrate(
-    exact: FlatIndex, ann: Ann, *, recall: float, seed: int = 0, queries: int = _QUERIES
+    exact: FlatIndex,
+    ann: Ann,
+    *,
+    recall: float,
+    seed: int = 0,
+    queries: int = _QUERIES,
+    on_progress: Progress | None = None,
 ) -> Calibration:
     """Finds parameters by asking for the neighbors of rows of the index, moved a little.
 
@@ -108,11 +115,18 @@ def calibrate(
         recall: Share of the true matches to find, in (0, 1].
         seed: Chooses the queries.
         queries: How many at most.
+        on_progress: Told how far it is.
     """
-    levels = tuple(k for k in LEVELS if k < len(exact)) or (max(1, len(exact) - 1),)
-    trial = Trial(exact, ann, k=levels[-1], seed=seed, queries=queries)
+    tell = on_progress or (lambda *_: None)
+    depths = tuple(k for k in LEVELS if k < len(exact)) or (max(1, len(exact) - 1),)
+    tell("calibrate", 0, len(depths))
+    trial = Trial(exact, ann, k=depths[-1], seed=seed, queries=queries)
     aim = recall + (1 - recall) / 2
-    return Calibration(tuple(_level(trial, k, aim) for k in levels), trial.row_ms())
+    levels = []
+    for done, k in enumerate(depths):
+        tell("calibrate", done, len(depths))
+        levels.append(_level(trial, k, aim))
+    return Calibration(tuple(levels), trial.row_ms())
 
 
 class Trial:

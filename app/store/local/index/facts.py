@@ -6,7 +6,7 @@ from typing import Any
 
 from app.store.local.index.ann_index import AnnIndex
 from app.store.local.index.flat_index import FlatIndex
-from app.store.local.index.index_types import EXACT
+from app.store.local.index.index_types import EXACT, Plan
 from app.store.local.index.policy import Index, IndexPolicy
 
 
@@ -14,9 +14,10 @@ def index_facts(index: Index, policy: IndexPolicy) -> dict[str, Any]:
     """Facts about an index; bytes of memory and of mapped files."""
     rows = len(index) - index.dead
     layered = None if isinstance(index, FlatIndex) else index
+    serves = (layered.factory if layered else None) or EXACT
     facts: dict[str, Any] = {
-        "type": (layered.factory if layered else None) or EXACT,
-        "reason": policy.plan(rows, index.dim).reason,
+        "type": serves,
+        "reason": _reason(serves, policy.plan(rows, index.dim), due=policy.due(index)),
         "bytes": index.bytes,
         "mapped_bytes": index.mapped_bytes,
         "bytes_per_picture": round(index.bytes / rows, 1) if rows else 0,
@@ -29,3 +30,13 @@ def index_facts(index: Index, policy: IndexPolicy) -> dict[str, Any]:
             for x in layered.base.calibration.levels
         ]
     return facts
+
+
+def _reason(serves: str, wanted: Plan, *, due: Plan | None) -> str:
+    """Why this type serves, also where another is wanted by now."""
+    factory = wanted.factory or EXACT
+    if factory == serves:
+        return wanted.reason
+    if due is not None:
+        return f"until {factory} is built ({wanted.reason})"
+    return f"it was built before, and serves on; built now, it would be {factory} ({wanted.reason})"

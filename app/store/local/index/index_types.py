@@ -21,6 +21,7 @@ _ROWS_PER_LIST = 39  # fewer train no good centers, says FAISS
 MOST_REDUCED = 256
 """Numbers of a vector that are kept at most, where it is cut before it is indexed."""
 
+_SEQ_BYTES = 8  # in a list, beside the codes
 _MOST_PCA_DIM = 4096  # beyond it a covariance matrix is too large
 _REFINED = re.compile(r",(?:RFlat|Refine\([^()]*\))$")
 _TOO_FEW = re.compile(r"IVF0+(?!\d)|HNSW0*[01](?!\d)")
@@ -120,14 +121,21 @@ def plan(index_type: str, *, rows: int, dim: int, memory: int, least: int = LEAS
 def _automatic(rows: int, dim: int, memory: int) -> Plan:
     if rows * dim <= _EXACT_NUMBERS or rows < LEAST_ROWS:
         return Plan(None, f"exact: {rows} pictures of {dim} numbers take about 10 ms or less")
-    kept = min(MOST_REDUCED, dim)
-    small = f"PQ{kept // 2}x4fs" if kept % 2 == 0 else "SQ4"
-    fits = rows * (kept + 8) <= memory
-    bytes_each = kept + 8 if fits else kept // 4 + 8
-    factory = f"{reduction(dim, kept)}IVF{suitable_lists(rows)},{'SQ8' if fits else small}"
-    total = rows * bytes_each / 1e6
-    reason = f"{rows} pictures of {dim} numbers: about {total:.0f} MB of {memory / 1e6:.0f} MB"
-    return Plan(factory, reason)
+    kept, lists = min(MOST_REDUCED, dim), suitable_lists(rows)
+    small, bytes_small = (f"PQ{kept // 2}x4fs", kept // 4) if kept % 2 == 0 else ("SQ4", kept // 2)
+    beside = _reduction_bytes(dim, kept) + 4 * lists * kept
+    fits = beside + rows * (kept + _SEQ_BYTES) <= memory
+    codes, bytes_each = ("SQ8", kept) if fits else (small, bytes_small)
+    total = beside + rows * (bytes_each + _SEQ_BYTES)
+    room = "of" if total <= memory else "and so more than the"
+    return Plan(
+        f"{reduction(dim, kept)}IVF{lists},{codes}",
+        f"{rows} pictures of {dim} numbers: about {_mb(total)} {room} {_mb(memory)} that are set",
+    )
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:.0f} MB" if size >= 1e8 else f"{size / 1e6:.3g} MB"
 
 
 def reduction(dim: int, kept: int) -> str:
@@ -135,6 +143,13 @@ def reduction(dim: int, kept: int) -> str:
     if dim <= kept:
         return ""
     return f"PCAR{kept}," if dim <= _MOST_PCA_DIM else f"RR{kept},"
+
+
+def _reduction_bytes(dim: int, kept: int) -> int:
+    """What `reduction` takes; FAISS keeps all directions of a PCA, also those that are cut."""
+    if dim <= kept:
+        return 0
+    return 4 * dim * (kept + (dim if dim <= _MOST_PCA_DIM else 0))
 
 
 def suitable_lists(rows: int) -> int:

@@ -61,15 +61,19 @@ class IndexPolicy:
         if isinstance(index, FlatIndex):
             return wanted if wanted.factory or index.bytes >= MAPPED_BYTES else None
         if wanted.factory is None and index.factory is not None:
-            return None  # it has shrunk; what was built still serves
+            return wanted if self._set_anew(index) else None  # where it has shrunk, it still serves
         return wanted if self._differs(index, wanted) or self._outgrown(index) else None
+
+    def _set_anew(self, index: LayeredIndex) -> bool:
+        """Whether the settings changed since it was built."""
+        return index.asked is not None and index.asked != self.asked
 
     def _differs(self, index: LayeredIndex, wanted: Plan) -> bool:
         """Whether what is set asks for another index than what was built.
 
         The choice of `auto` changes as pictures come: alone that is no reason to build anew.
         """
-        anew = index.asked is not None and index.asked != self.asked
+        anew = self._set_anew(index)
         if wanted.factory != index.factory:
             return self.index_type != AUTO or index.factory is None or anew
         return anew and index.factory is not None and (index.asked or {})["recall"] != self.recall
