@@ -13,7 +13,7 @@ from app.store.local.index.index_types import lists_of
 from app.store.vectors import Vectors
 
 Progress = Callable[[str, int, int], None]
-"""Told what is done, how far, of how many: `train` and `add` rows, `calibrate` numbers of matches."""
+"""Told what is done, how far, of how many: `train` and `add` rows, `calibrate` depths."""
 
 _TRAINED_PER_LIST = 64
 _TRAINED_AT_LEAST = 20_000
