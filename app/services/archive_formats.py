@@ -73,8 +73,16 @@ class ZipReader:
         return Entry(info.filename, info.file_size, refused, opened)
 
 
+class EmptyReader:
+    """A tar file without members."""
+
+    def entries(self) -> Iterator[Entry | None]:
+        """See `Reader.entries`."""
+        return iter(())
+
+
 class TarReader:
-    """A tar file: read from its start to its end."""
+    """A tar file: read from its start to its end, and what it is packed in to that one's end."""
 
     def __init__(self, file: tarfile.TarFile, stream: ForwardReader, *, most: int) -> None:
         self._file = file
@@ -87,6 +95,7 @@ class TarReader:
             yield None if info.isdir() else self._entry(info)
         if self._stream.last != bytes(tarfile.BLOCKSIZE):  # that of the end
             raise ArchiveError("The archive is broken or truncated; send it again")
+        self._stream.finish()
 
     def _next(self) -> tarfile.TarInfo | None:
         self._stream.allow(MAX_HEADER_BYTES)

@@ -13,6 +13,9 @@ from typing import IO, Any, BinaryIO, Protocol, cast
 
 from app.errors import ArchiveError, NotAnArchiveError
 
+MAX_EMPTY_BYTES = 2**20
+"""Most bytes of an empty tar file: the largest block that tar writes at once."""
+
 _CHUNK = 2**16
 _ZIP_MEMBER = b"PK\1\2"
 _XZ_MEMORY = 100_000_000  # bytes; `xz -9` asks for 66 million
@@ -107,12 +110,36 @@ class ForwardReader:
             self._stream.seek(position)
             self._position = position
             return
-        while self._position < position:
-            self.step()
-            block = self._stream.read(min(_CHUNK, position - self._position))
-            if not block:
-                return
-            self._position += len(block)
+        while self._position < position and self._pass_over(position - self._position):
+            pass
+
+    def finish(self) -> None:
+        """Goes to the end, where a packed stream is compared with its checksum.
+
+        Raises `ArchiveError` beyond the bound, and what the stream raises where it is damaged.
+        """
+        if isinstance(self._stream, BoundedFile):  # nothing is compared there
+            return
+        while self._pass_over(_CHUNK):
+            pass
+
+    def only_zeros(self) -> bool:
+        """Whether all that is left are blocks of zeros, few enough for an empty tar file.
+
+        The stream is then at its end.
+        """
+        self.allow(MAX_EMPTY_BYTES + 1)
+        rest = self.read(MAX_EMPTY_BYTES + 1)
+        whole = 0 < len(rest) <= MAX_EMPTY_BYTES and len(rest) % tarfile.BLOCKSIZE == 0
+        return whole and rest.count(0) == len(rest)
+
+    def _pass_over(self, most: int) -> bool:
+        """Goes on by a few bytes; False at the end."""
+        self.step()
+        block = self._stream.read(min(_CHUNK, most))
+        self._position += len(block)
+        self._check(self._position)
+        return bool(block)
 
     def _check(self, position: int) -> None:
         if position > self._most:

@@ -26,6 +26,7 @@ from app.errors import (
 from app.services.archive_formats import (
     MAX_HEADER_BYTES,
     READ_AHEAD,
+    EmptyReader,
     Entry,
     Reader,
     TarReader,
@@ -170,13 +171,16 @@ class Archive:
     def _open(self, file: BoundedFile) -> Reader:
         stream = self._opened.enter_context(unpacked(file))
         forward = self._stream = ForwardReader(stream, most=self._left)
-        if is_tar(forward.peek()):  # first, since the last member of a tar file may be a zip file
+        head = forward.peek()
+        if is_tar(head):  # first, since the last member of a tar file may be a zip file
             forward.allow(MAX_HEADER_BYTES)
             tar = tarfile.open(fileobj=cast("Any", forward), mode="r:")  # noqa: SIM115
             return TarReader(self._opened.enter_context(tar), forward, most=self._limits.file_bytes)
+        if not head.strip(b"\0") and forward.only_zeros():
+            return EmptyReader()
         if zipfile.is_zipfile(file):
             return ZipReader(self._opened.enter_context(zipfile.ZipFile(file)))
-        raise _no_archive(forward.peek())
+        raise _no_archive(head)
 
     def _pictures(self, step: Callable[[], None]) -> Iterator[tuple[int, Entry]]:
         self._stream.step = step
