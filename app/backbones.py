@@ -35,6 +35,7 @@ def build_backbone(
         ConfigurationError: A setting cannot work.
     """
     if settings.model == "color":
+        _refuse_for_color(settings)
         from app.embedding.color_extractor import ColorExtractor  # noqa: PLC0415 - as below
 
         return ColorExtractor()
@@ -55,6 +56,17 @@ def build_backbone(
         threads=cores,
         compiled=settings.compile,
     )
+
+
+def _refuse_for_color(settings: Settings) -> None:
+    for setting, asked in (
+        ("LOOKALIKE_COMPILE", settings.compile),
+        ("LOOKALIKE_PRECISION=int8", settings.precision == "int8"),
+    ):
+        if asked:
+            raise ConfigurationError(
+                f"{setting} is for networks, and the model color has no network: unset it"
+            )
 
 
 def put_head(backbone: Extractor, path: Path) -> Extractor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from app.cores import available_cores, limit_openmp
 from app.embedding.base import Extractor
 from app.embedding.extractors import Extractors
 from app.embedding.preprocessing import ImageDecoder, ImageLimits
+from app.errors import ConfigurationError
 from app.model_recipes import keep_head, quantized_of, recipe_of, settings_of
 from app.services.collection_models import CollectionModels
 from app.services.duplicates.service import DuplicateService
@@ -120,7 +122,8 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     """Opens the local store in the data folder; its owner, unless it is to be read only.
 
     Raises:
-        ConfigurationError: It is to be read only, and nothing is there.
+        ConfigurationError: It is to be read only, and nothing is there; or there is no such index
+            type.
     """
     if read_only:
         require_data_folder(settings.data_dir)
@@ -129,18 +132,27 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     from app.store.local.local_store import LocalStore  # noqa: PLC0415
 
     use_at_most(settings.threads or available_cores())
-    return LocalStore(
-        settings.data_dir,
-        policy=IndexPolicy(
+    try:
+        policy = IndexPolicy(
             index_type=settings.index,
             memory=settings.index_memory,
             recall=settings.index_recall,
             parameters=SearchParameters.parse(settings.index_parameters),
-        ),
+        )
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"LOOKALIKE_INDEX: {without_source(str(exc))}") from exc
+    return LocalStore(
+        settings.data_dir,
+        policy=policy,
         filter_fields=parse_field_names(settings.filter_fields),
         filter_s=settings.filter_timeout,
         read_only=read_only,
     )
+
+
+def without_source(text: str) -> str:
+    """A text without the place in the source of FAISS that some of its errors name."""
+    return re.sub(r"Error in .+? at \S+:\d+: ", "", text)
 
 
 def build_extractors(
@@ -272,9 +284,10 @@ def _models(
     settings: Settings, extractors: Extractors, store: Store, *, cores: int, keep: bool
 ) -> CollectionModels:
     def make(recipe: Recipe) -> Extractor:
-        return build_extractor(
-            settings_of(settings, recipe), cores=cores, keep=keep, quantized=quantized_of(recipe)
-        )
+        own = settings_of(settings, recipe)
+        if own.model == "color":  # beside a network that is compiled
+            own = own.model_copy(update={"compile": False})
+        return build_extractor(own, cores=cores, keep=keep, quantized=quantized_of(recipe))
 
     return CollectionModels(
         extractors,

@@ -6,9 +6,17 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.embedding.choices import Precision, Runtime
@@ -19,6 +27,31 @@ from app.store.search_parameters import SearchParameters
 PREFIX = "LOOKALIKE_"
 
 _CACHE = Path("~/.cache/lookalike")
+_LEAST_KEY = 8  # characters
+_SIZES = TypeAdapter(ByteSize)
+
+
+def read_size(value: Any) -> int:
+    """Reads a number of bytes, with a unit or without.
+
+    Raises:
+        ValueError: It is none; the text says how to write it.
+    """
+    try:
+        return int(_SIZES.validate_python(value))
+    except ValidationError:
+        raise ValueError(
+            f"{value!r} is no size: write a number of bytes, or one with a unit, e.g. 2GB"
+        ) from None
+
+
+def read_index_type(text: str) -> str:
+    """`Flat` and `auto` in any case; a factory string of FAISS as it is."""
+    return {"flat": "Flat", "auto": "auto"}.get(text.strip().lower(), text)
+
+
+Size = Annotated[int, BeforeValidator(read_size)]
+"""A number of bytes; 2GB as well as 2000000000."""
 
 
 class Settings(BaseSettings):
@@ -84,8 +117,10 @@ class Settings(BaseSettings):
         le=1,
         description="Share of the true matches that an approximate index is set to find",
     )
-    index_memory: ByteSize | None = Field(
-        None, description="Memory that auto may take, e.g. 2GB; a quarter of the machine's if unset"
+    index_memory: Size | None = Field(
+        None,
+        ge=1,
+        description="Memory that auto may take, e.g. 2GB; a quarter of the machine's if unset",
     )
     index_parameters: str | None = Field(
         None,
@@ -111,25 +146,25 @@ class Settings(BaseSettings):
     )
 
     admin_key: SecretStr | None = Field(
-        None, min_length=8, description="Key for changes; made and kept in the data folder if unset"
+        None, description="Key for changes; made and kept in the data folder if unset"
     )
     read_key: SecretStr | None = Field(
-        None, min_length=8, description="Key for every call but health; open if unset"
+        None, description="Key for every call but health; open if unset"
     )
 
-    max_file_bytes: int = Field(20_000_000, ge=1_000, description="Most bytes of one picture")
+    max_file_bytes: Size = Field(20_000_000, ge=1_000, description="Most bytes of one picture")
     max_pixels: int = Field(64_000_000, ge=1_000, description="Most pixels of one picture")
     max_files: int = Field(64, ge=1, le=1000, description="Most pictures in one POST /index")
-    max_metadata_bytes: int = Field(
+    max_metadata_bytes: Size = Field(
         16_384, ge=2, le=1_000_000, description="Most bytes of one picture's metadata as JSON"
     )
-    max_archive_bytes: int = Field(
+    max_archive_bytes: Size = Field(
         10_000_000_000, ge=1_000, description="Most bytes of one archive in POST /index/archive"
     )
     import_dirs: str | None = Field(
         None,
-        description="Folders below which POST /index/folder may read, separated by commas or "
-        "colons; none if unset",
+        description="Folders below which POST /index/folder may read, whole paths separated by "
+        "commas or colons; none if unset",
     )
     ready_timeout: float = Field(
         10.0, gt=0, le=300, description="Seconds that the readiness canary may take"
@@ -160,6 +195,11 @@ class Settings(BaseSettings):
         "auto", description="auto: text on a terminal, JSON otherwise"
     )
 
+    @field_validator("index")
+    @classmethod
+    def _read_index(cls, value: str) -> str:
+        return read_index_type(value)
+
     @field_validator("index_parameters")
     @classmethod
     def _check_parameters(cls, value: str | None) -> str | None:
@@ -176,6 +216,24 @@ class Settings(BaseSettings):
             parse_field_names(value)
         except InvalidFilterError as exc:
             raise ValueError(str(exc)) from exc
+        return value
+
+    @field_validator("admin_key", "read_key")
+    @classmethod
+    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value) < _LEAST_KEY:
+            raise ValueError(f"a key has at least {_LEAST_KEY} characters, not {len(value)}")
+        return value
+
+    @field_validator("import_dirs")
+    @classmethod
+    def _check_dirs(cls, value: str | None) -> str | None:
+        if value is not None:
+            from app.services.importing import parse_dirs  # noqa: PLC0415 - slow to import
+
+            for folder in parse_dirs(value):
+                if not os.path.isabs(os.path.expanduser(folder)):  # noqa: PTH111, PTH117
+                    raise ValueError(f"'{folder}' is not a whole path: write e.g. /mnt/photos")
         return value
 
     @field_validator("cache_dir")

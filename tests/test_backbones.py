@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 import torchvision
 
-from app import backbones, converting
+from app import backbones, bootstrap, converting
 from app.backbones import build_backbone, choose_runtime
-from app.bootstrap import build_services
+from app.bootstrap import build_extractors, build_services
 from app.config import load_settings
 from app.embedding import openvino_runtime
 from app.embedding.openvino_extractor import OpenVinoExtractor
@@ -76,6 +76,8 @@ def test_the_runtime_follows_the_machine(given, machine, expected, monkeypatch):
         ({"runtime": "openvino", "precision": "float16"}, "does not compute float16"),
         ({"runtime": "openvino", "precision": "int8"}, "lookalike quantize PATH"),
         ({"model": "resnet19"}, "resnet18"),
+        ({"model": "color", "compile": True}, "LOOKALIKE_COMPILE .* color has no network"),
+        ({"model": "color", "precision": "int8"}, "LOOKALIKE_PRECISION=int8 .* color has no"),
     ],
 )
 def test_what_cannot_work_is_said(given, text):
@@ -120,11 +122,20 @@ def test_color_needs_neither():
     assert build_backbone(settings(model="color"), cores=1).provenance["runtime"] == "numpy"
 
 
+def test_a_collection_by_color_stays_searchable_beside_a_network_that_is_compiled(monkeypatch):
+    made = []
+    monkeypatch.setattr(bootstrap, "CollectionModels", lambda *_, make, **__: made.append(make))
+    extractors = build_extractors(settings())
+    bootstrap._models(settings(compile=True), extractors, None, cores=1, keep=False)
+    extractors.close()
+    assert made[0]({"model": "color"}).passport.model == "color"
+
+
 SERVICE = """
 import sys
 import numpy as np
 from app.api.main import create_app
-from app.bootstrap import build_services
+from app.bootstrap import build_extractors, build_services
 from app.config import load_settings
 import app.cli.serve
 

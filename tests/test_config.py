@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from app.api.logs import configure_logging
+from app.bootstrap import open_store
 from app.config import Settings, load_settings, unknown_variables
 from app.cores import available_cores, limit_openmp
 from app.errors import ConfigurationError
@@ -38,11 +39,75 @@ def test_an_empty_variable_is_not_set(monkeypatch):
         ("index_parameters", "nprobe=0"),
         ("index_parameters", "depth=3"),
         ("recall_sample", "1.5"),
+        ("index_memory", "0"),
+        ("max_file_bytes", "1"),
+        ("max_metadata_bytes", "2MB"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(name, value):
     with pytest.raises(ConfigurationError, match=f"LOOKALIKE_{name.upper()}"):
         load_settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("index_memory", "2GB", 2 * 10**9),
+        ("max_file_bytes", "1.5 MB", 1_500_000),
+        ("max_metadata_bytes", "8KiB", 8192),
+        ("max_archive_bytes", "10GB", 10**10),
+        ("max_archive_bytes", "10000", 10_000),
+    ],
+)
+def test_sizes_take_units(name, text, value, monkeypatch):
+    monkeypatch.setenv(f"LOOKALIKE_{name.upper()}", text)
+    assert getattr(load_settings(), name) == value
+
+
+@pytest.mark.parametrize(
+    "name", ["index_memory", "max_file_bytes", "max_metadata_bytes", "max_archive_bytes"]
+)
+@pytest.mark.parametrize("text", ["lots", "5 parsecs", "-1"])
+def test_what_is_no_size_is_said_with_an_example(name, text):
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(**{name: text})
+    start = f"LOOKALIKE_{name.upper()}: {text!r} is no size: "
+    assert str(caught.value) == f"{start}write a number of bytes, or one with a unit, e.g. 2GB"
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [("flat", "Flat"), (" FLAT ", "Flat"), ("AUTO", "auto"), ("Auto", "auto"), ("SQ8", "SQ8")],
+)
+def test_the_index_types_of_ours_in_any_case(text, read):
+    assert load_settings(index=text).index == read
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("foo", "could not parse index string foo"), ("NSG32", "NSG never")]
+)
+def test_an_index_type_that_is_none_is_said_plainly(text, reason, tmp_path):
+    with pytest.raises(ConfigurationError) as caught:
+        open_store(load_settings(index=text, data_dir=tmp_path))
+    said = str(caught.value)
+    assert said.startswith(f"LOOKALIKE_INDEX: {text!r} is no index type: ")
+    assert reason in said
+    assert "Use Flat (exact), auto, or a factory string of FAISS such as HNSW32,SQ8 or" in said
+    assert "::" not in said
+
+
+@pytest.mark.parametrize("name", ["admin_key", "read_key"])
+def test_a_short_key_is_counted_in_characters(name):
+    with pytest.raises(ConfigurationError, match=rf"^LOOKALIKE_{name.upper()}: .* 8 characters"):
+        load_settings(**{name: "K"})
+
+
+def test_folders_to_import_from_are_absolute(tmp_path):
+    for text in (f"{tmp_path}:/nowhere", f"{tmp_path}, /nowhere", "~/photos"):
+        assert load_settings(import_dirs=text).import_dirs == text
+    for text in ("photos", f"{tmp_path},./photos", "~no-such-user/photos"):
+        with pytest.raises(ConfigurationError, match=r"IMPORT_DIRS: '.*photos' .* /mnt/photos"):
+            load_settings(import_dirs=text)
 
 
 def test_the_cache_is_where_caches_are(monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +30,20 @@ def serve(given: dict[str, Any]) -> None:
     from app.api.logs import configure_logging  # noqa: PLC0415
 
     configure_logging(settings.log_level, settings.log_format)
-    warn_unknown_variables(logging.getLogger("lookalike").warning)
+    say = logging.getLogger("lookalike").warning
+    warn_unknown_variables(say)
+    warn_missing_folders(settings, say)
     signal.signal(signal.SIGTERM, _end)
     asyncio.run(_run(settings))
+
+
+def warn_missing_folders(settings: Settings, say: Callable[[str], None]) -> None:
+    """Says which folders to import from are not there, though they may be mounted later."""
+    from app.services.importing import parse_dirs  # noqa: PLC0415 - see app.cli.main
+
+    for folder in parse_dirs(settings.import_dirs):
+        if not folder.expanduser().is_dir():
+            say(f"LOOKALIKE_IMPORT_DIRS: {folder} is not there; nothing can be imported from it")
 
 
 async def _run(settings: Settings) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from app.cli.serve import _bind
+from app.cli.serve import _bind, warn_missing_folders
+from app.config import load_settings
 
 
 def test_small_answers_do_not_wait_for_the_client_to_confirm_the_last():
@@ -29,3 +30,14 @@ def test_small_answers_do_not_wait_for_the_client_to_confirm_the_last():
         return options[0]
 
     assert asyncio.run(accepted()) != 0
+
+
+def test_folders_to_import_from_that_are_missing_are_named(tmp_path):
+    said: list[str] = []
+    dirs = f"{tmp_path},{tmp_path / 'gone'}"
+    warn_missing_folders(load_settings(import_dirs=dirs), said.append)
+    assert said == [
+        f"LOOKALIKE_IMPORT_DIRS: {tmp_path / 'gone'} is not there; nothing can be imported from it"
+    ]
+    warn_missing_folders(load_settings(), said.append)
+    assert len(said) == 1
