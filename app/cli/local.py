@@ -203,6 +203,7 @@ class LocalBackend:
         """Deletes a collection, and ends the imports into it that a service left."""
         jobs = JobService(self._store.jobs, {})
         drop_collection(collection, pictures=self._pictures, jobs=jobs, gate=PutGate())
+        self._store.purge()  # the background ends with the command
 
 
 def _line(path: Path, item: IndexItem) -> Line:

@@ -22,7 +22,8 @@ def drop_collection(
 
     Raises:
         CollectionNotFoundError: There is no such collection; imports that may make it go on.
-        StorageError: The disk refuses.
+        StorageError: The disk refuses; the collection is still there, but imports into it may have
+            ended.
     """
 
     def into_it(job: Job) -> bool:
@@ -31,6 +32,7 @@ def drop_collection(
         )
 
     with gate.closed(collection):
-        count = pictures.drop(collection)
-        jobs.cancel_all(into_it, f"Canceled, because the collection {collection!r} was deleted")
-    return count
+        if any(info.name == collection for info in pictures.collections()):
+            # First: imports that could not be canceled any more would make it anew.
+            jobs.cancel_all(into_it, f"Canceled by the deletion of the collection {collection!r}")
+        return pictures.drop(collection)

@@ -188,9 +188,16 @@ class Store(Protocol):
     def drop(self, collection: str) -> int:
         """Removes a collection and returns how many pictures it had.
 
+        It is gone at once. What it leaves on the disk goes in the background; if need be, after
+        the next start.
+
         Raises:
             CollectionNotFoundError: There is no such collection.
         """
+        ...
+
+    def purge(self) -> None:
+        """Removes what dropped collections left now, without waiting for the background."""
         ...
 
     def search(
@@ -231,7 +238,10 @@ class Store(Protocol):
         ...
 
     def references(self, sha256s: Iterable[str]) -> set[str]:
-        """Those of the digests that some row of any collection names."""
+        """Those of the digests that some row of any collection names.
+
+        Rows that a dropped collection leaves count until they are gone, see `purge`.
+        """
         ...
 
     def load(self) -> None:

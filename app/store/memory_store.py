@@ -220,6 +220,9 @@ class MemoryStore:
                 raise CollectionNotFoundError(f"There is no collection {collection!r}")
             return len(self._collections.pop(collection).rows)
 
+    def purge(self) -> None:
+        """Does nothing: nothing is left of a collection that was dropped."""
+
     def search(
         self,
         collection: str,

@@ -432,7 +432,7 @@ def test_a_collection_that_is_deleted_stays_deleted(
         job = finished(client, f"/jobs/{job_id}")
         assert (job["state"], job["message"]) == (
             "canceled",
-            "Canceled, because the collection 'c' was deleted",
+            "Canceled by the deletion of the collection 'c'",
         )
     assert finished(client, f"/jobs/{other}")["state"] == "done"
     found = client.get("/collections").json()["collections"]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from app.errors import ConfigurationError, DataFolderInUseError, ServerError
+from app.store.local.catalog import purging
 from app.store.local.local_store import LocalStore
 from tests.servers import ADMIN_KEY, LOOKALIKE, Server, clean_environment
 
@@ -96,6 +99,17 @@ def test_a_whole_collection_is_deleted_only_when_confirmed(lookalike, place, pic
     gone = lookalike("list", "--json", *place)
     assert "collection" in str(gone.exception)
     assert gone.exit_code == 1
+
+
+def test_a_collection_that_a_command_deletes_is_gone_when_it_ends(
+    lookalike, pictures, tmp_path, monkeypatch
+):
+    place = ["--data-dir", str(tmp_path / "data")]
+    lookalike("index", str(pictures / "mug"), *place)
+    monkeypatch.setattr(purging.Purger, "wake", lambda _: None)  # the background comes too late
+    assert lookalike("delete", "--all", "--yes", *place).exit_code == 0
+    with closing(sqlite3.connect(tmp_path / "data" / "catalog.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM images").fetchone() == (0,)
 
 
 def test_info_names_collections_and_models(lookalike, place, elsewhere, pictures):

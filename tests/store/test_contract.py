@@ -205,6 +205,7 @@ def test_collections_keep_apart(store: Store) -> None:
     assert store.count("one") == 3
     assert store.drop("one") == 3
     assert store.count("one") == 0
+    store.purge()
     assert store.references([digest("i0"), digest("i1")]) == {digest("i1")}
     assert search(store, unit_vectors(1), collection="one") == [[]]
     assert len(search(store, unit_vectors(1), collection="two")[0]) == 1

@@ -162,7 +162,8 @@ class Fields(RuleBasedStateMachine):
     @rule(collection=COLLECTIONS)
     def drop(self, collection: str) -> None:
         if self.rows.pop(collection, None) is not None:
-            self.catalog.purge(self.catalog.drop(collection)[0].id)
+            self.catalog.drop(collection)
+            self.catalog.purger.finish()
 
     @rule()
     def reopen(self) -> None:
@@ -234,7 +235,8 @@ class Fields(RuleBasedStateMachine):
                 if not unfinished(connection):
                     break
         for name in list(self.rows):
-            self.catalog.purge(self.catalog.drop(name)[0].id)
+            self.catalog.drop(name)
+            self.catalog.purger.finish()
             self.build(200)
         with self.catalog._connections.read() as connection:
             for table in ("fields", "field_values"):

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -19,11 +20,12 @@ from app.errors import (
     StorageFullError,
 )
 from app.store.filters import Filter
-from app.store.local.catalog import catalog, sqlite_errors
+from app.store.local.catalog import purging, sqlite_errors
 from app.store.local.catalog.connections import Connections
 from app.store.local.index.policy import IndexPolicy
 from app.store.local.local_store import LocalStore
 from tests.store.helpers import fill, search, unit_vectors
+from tests.waiting import PATIENCE_S, wait_for
 
 OPENER = """
 import sys
@@ -158,32 +160,98 @@ def test_the_catalog_is_set_up_as_designed(tmp_path: Path) -> None:
 def test_a_dropped_collection_gives_its_room_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog, "_PURGED_TOGETHER", 100)
+    monkeypatch.setattr(purging, "TOGETHER", 100)
     store = LocalStore(tmp_path)
     fill(store, 1050)
     fill(store, 1, collection="other")
     assert store.drop("default") == 1050
+    store.purge()
     store.close()
     size = (tmp_path / "catalog.db").stat().st_size
     assert size < 100_000
     assert [folder.name for folder in (tmp_path / "index").iterdir()] == ["2"]
 
 
-def test_a_drop_that_was_cut_short_ends_at_the_next_start(
+class Held:
+    """Lets the background remove rows step by step."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.begun = threading.Event()
+        self.free = threading.Event()
+        give_room_back = Connections.give_room_back
+
+        def wait(connections: Connections) -> None:
+            self.begun.set()
+            assert self.free.wait(PATIENCE_S)
+            give_room_back(connections)
+
+        patch.setattr(Connections, "give_room_back", wait)
+        patch.setattr(purging, "TOGETHER", 3)
+
+
+def left(store: LocalStore) -> dict[str, int]:
+    """Rows of the tables that a dropped collection is removed from."""
+    tables = ("collections", "embeddings", "images", "vectors")
+    with store._catalog._connections.read() as connection:
+        return {t: connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables}
+
+
+def test_a_collection_can_be_made_anew_while_its_rows_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = LocalStore(tmp_path)
-    fill(store, 10)
+    held = Held(monkeypatch)
+    with closing(LocalStore(tmp_path, filter_fields=["n"])) as store:
+        fill(store, 10)
+        assert store.drop("default") == 10
+        assert not held.free.is_set(), "the answer does not wait for the rows to go"
+        assert held.begun.wait(PATIENCE_S)
+        assert store.collections() == []
+        fill(store, 2)
+        assert left(store)["images"] == 10 - 3 + 2
+        assert store.count("default") == 2
+        assert len(search(store, unit_vectors(1), k=100)[0]) == 2
+        everything = Filter.parse({"n": {"gte": 0}})
+        assert [one.id for one in store.page("default", where=everything).records] == ["i0", "i1"]
+        held.free.set()
+        wait_for(lambda: set(left(store).values()) == {1, 2})
+        assert store.count("default") == 2
+
+
+def test_closing_waits_for_no_more_rows_to_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(catalog.Catalog, "purge", lambda *_: None)
+        held = Held(patch)
+        store = LocalStore(tmp_path)
+        fill(store, 10)
         store.drop("default")
-    assert store.collections() == []
-    store.close()
-    LocalStore(tmp_path).close()
-    connection = sqlite3.connect(tmp_path / "catalog.db")
-    for table in ("collections", "embeddings", "images", "vectors"):
-        assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
-    connection.close()
+        assert held.begun.wait(PATIENCE_S)
+        closing_ = threading.Thread(target=store.close)
+        closing_.start()
+        wait_for(store._catalog.purger._stop.is_set)
+        held.free.set()
+        closing_.join(PATIENCE_S)
+        assert not closing_.is_alive()
+    with closing(LocalStore(tmp_path, read_only=True)) as reader:
+        assert left(reader)["images"] == 7
+    with closing(LocalStore(tmp_path)) as store:
+        wait_for(lambda: not any(left(store).values()))
+
+
+def test_a_start_does_not_wait_for_what_was_dropped_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(LocalStore(tmp_path)) as store, monkeypatch.context() as patch:
+        patch.setattr(purging.Purger, "wake", lambda _: None)  # as if killed right behind the drop
+        fill(store, 10)
+        store.drop("default")
+    held = Held(monkeypatch)
+    with closing(LocalStore(tmp_path)) as store:
+        assert held.begun.wait(PATIENCE_S)
+        assert store.collections() == []
+        assert left(store)["images"] == 7
+        held.free.set()
+        wait_for(lambda: not any(left(store).values()))
 
 
 def test_rows_and_seqs_are_never_used_again(tmp_path: Path) -> None:
@@ -220,10 +288,14 @@ def test_a_drop_on_a_failing_disk_is_still_a_drop(
     def fail(_: object) -> None:
         raise StorageError("the disk is failing")
 
+    monkeypatch.setattr(purging, "RETRY_S", 0.01)
+    monkeypatch.setattr(purging, "TOGETHER", 3)
     with closing(LocalStore(tmp_path)) as store:
         fill(store, 10)
         with monkeypatch.context() as patch:
             patch.setattr(Connections, "give_room_back", fail)
             assert store.drop("default") == 10
+            store.purge()
+            wait_for(lambda: "the disk is failing" in caplog.text)
         assert store.collections() == []
-    assert "until the next start" in caplog.text
+        wait_for(lambda: not any(left(store).values()))

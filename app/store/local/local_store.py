@@ -35,7 +35,7 @@ from app.store.local.index.policy import IndexPolicy
 from app.store.local.local_sets import LocalSets
 from app.store.local.scan import scan_catalog
 from app.store.local.search import Searcher
-from app.store.local.store_facts import store_facts
+from app.store.local.store_facts import collection_infos, store_facts
 from app.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
 from app.store.names import decode_cursor, encode_cursor
 from app.store.outcomes import settle_known
@@ -123,17 +123,7 @@ class LocalStore:
 
     def collections(self) -> list[CollectionInfo]:
         """All collections, by name."""
-        return [
-            CollectionInfo(
-                name=row.name,
-                count=count,
-                passport=row.passport,
-                provenance=row.provenance,
-                index=self._policy.index_type,
-                created_at=row.created_at,
-            )
-            for row, count in self._catalog.collections()
-        ]
+        return collection_infos(self._catalog, self._policy)
 
     def passport(self, collection: str) -> Passport | None:
         """The passport of the active embedding set; None where there is no collection."""
@@ -145,12 +135,16 @@ class LocalStore:
         return self._catalog.count(collection)
 
     def drop(self, collection: str) -> int:
-        """Removes a collection. Raises `CollectionNotFoundError`."""
+        """Removes a collection; its rows follow in the background, see `Store.drop`."""
         with self._change:
             row, count = self._catalog.drop(collection)
             self._indexes.drop(row)
-        self._catalog.purge(row.id)
+        self._catalog.purger.wake()
         return count
+
+    def purge(self) -> None:
+        """Removes the rows of dropped collections now, see `Store.purge`."""
+        self._catalog.purger.finish()
 
     # Rows
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.errors import CollectionNotFoundError, StorageError
+from app.errors import CollectionNotFoundError
 from app.records import ImageRecord, Metadata, NewImage, OnConflict, Passport
 from app.store.base import utc_now
 from app.store.filters import Filter
@@ -22,6 +21,7 @@ from app.store.local.catalog.field_builder import FieldBuilder
 from app.store.local.catalog.fields import abandon_fields
 from app.store.local.catalog.jobs import CatalogJobs
 from app.store.local.catalog.passing import Passing, passing, read_page
+from app.store.local.catalog.purging import Purger
 from app.store.local.catalog.put import Written, put_images
 from app.store.local.catalog.rows import (
     COLLECTIONS,
@@ -42,10 +42,6 @@ from app.store.local.catalog.vectors import CatalogVectors
 from app.store.metadata import canonical_json
 from app.store.vectors import Seqs, Vectors
 
-_PURGED_TOGETHER = 500
-
-log = logging.getLogger(__name__)
-
 
 class Catalog:
     """Rows and vectors in one SQLite file; safe to call from many threads.
@@ -55,6 +51,7 @@ class Catalog:
         jobs: Long work.
         vectors: The active vectors.
         fields: The metadata fields that are indexed.
+        purger: Removes what dropped collections leave.
 
     Every method that writes has reached the disk when it returns, and has changed nothing where
     it raises `StorageError`.
@@ -77,15 +74,13 @@ class Catalog:
         self.jobs = CatalogJobs(self._connections)
         self.vectors = CatalogVectors(self._connections)
         self.fields = FieldBuilder(self._connections, fields, read_only=read_only)
-        if read_only:
-            return
-        with self._connections.read() as connection:
-            dropped = connection.execute("SELECT id FROM collections WHERE name IS NULL").fetchall()
-        for (number,) in dropped:
-            self.purge(number)
+        self.purger = Purger(self._connections, self.fields)
+        if not read_only:
+            self.purger.begin()
 
     def close(self) -> None:
         """Closes the file; may be called twice."""
+        self.purger.close()
         self.fields.close()
         self._connections.close()
 
@@ -111,7 +106,7 @@ class Catalog:
     def drop(self, name: str) -> tuple[CollectionRow, int]:
         """Removes a collection and gives what it was, and how many pictures it had.
 
-        Its name goes at once; its rows stay, out of sight, until `purge`.
+        Its name goes at once; its rows stay, out of sight, until the `purger` removes them.
 
         Raises:
             CollectionNotFoundError: There is none of this name.
@@ -124,30 +119,6 @@ class Catalog:
             connection.execute("UPDATE collections SET name = NULL WHERE id = ?", (row.id,))
             abandon_fields(connection, row.id)
             return row, count
-
-    def purge(self, number: int) -> None:
-        """Removes the rows of a dropped collection, by its number.
-
-        Many small transactions keep the WAL small. What cannot go now goes at the next start.
-        """
-        some = (
-            "DELETE FROM images WHERE seq IN"
-            " (SELECT seq FROM images WHERE collection = ? ORDER BY seq LIMIT ?)"
-        )
-        try:
-            gone = _PURGED_TOGETHER
-            while gone == _PURGED_TOGETHER:
-                with self._connections.write() as connection:
-                    gone = connection.execute(some, (number, _PURGED_TOGETHER)).rowcount
-                self._connections.give_room_back()
-            with self._connections.write() as connection:
-                unset = "UPDATE collections SET embedding = NULL WHERE id = ?"
-                connection.execute(unset, (number,))
-                connection.execute("DELETE FROM embeddings WHERE collection = ?", (number,))
-                connection.execute("DELETE FROM collections WHERE id = ?", (number,))
-            self.fields.wake()
-        except StorageError as exc:
-            log.warning("Rows of a dropped collection stay until the next start: %s", exc)
 
     # Rows
 

@@ -1,0 +1,133 @@
+"""Deleting a collection while imports into it wait."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.embedding.preprocessing import ImageDecoder
+from app.errors import CollectionNotFoundError, StorageFullError
+from app.services.dropping import drop_collection
+from app.services.importing import FOLDER_KIND
+from app.services.jobs import JobService
+from app.services.pictures import PictureService
+from app.services.switching import PutGate
+from app.store.files import LocalFiles
+from app.store.jobs import JobState
+from app.store.local.catalog.connections import Connections
+from app.store.local.local_store import LocalStore
+from tests.store.helpers import fill
+from tests.waiting import PATIENCE_S
+
+
+class World:
+    """A store with the collection `c`, and imports that never begin."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = LocalStore(folder)
+        self.gate = PutGate()
+        self.jobs = JobService(self.store.jobs, {FOLDER_KIND: lambda *_: "done"})
+        files = LocalFiles(folder)
+        self.pictures = PictureService(self.store, files, ImageDecoder(), max_metadata_bytes=1000)
+        fill(self.store, 3, collection="c")
+
+    def start(self, collection: str) -> str:
+        parameters = {"collection": collection, "path": "/p"}
+        return self.jobs.start(FOLDER_KIND, parameters).job.id
+
+    def drop(self, collection: str = "c") -> int:
+        return drop_collection(collection, pictures=self.pictures, jobs=self.jobs, gate=self.gate)
+
+    def state(self, job_id: str) -> JobState:
+        return self.store.jobs.get(job_id).state
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    with closing(made.store):
+        yield made
+
+
+def refuse(*_: Any) -> None:
+    raise StorageFullError("no room")
+
+
+def test_imports_into_a_deleted_collection_end(world: World) -> None:
+    into_it, other = world.start("c"), world.start("other")
+    assert world.drop() == 3
+    assert world.state(into_it) is JobState.CANCELED
+    assert world.state(other) is JobState.QUEUED
+
+
+def test_a_collection_that_is_not_there_is_left_to_its_imports(world: World) -> None:
+    into_it = world.start("new")
+    with pytest.raises(CollectionNotFoundError):
+        world.drop("new")
+    assert world.state(into_it) is JobState.QUEUED
+
+
+def test_nothing_is_deleted_where_the_imports_cannot_be_ended(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would make it anew behind an answer that says it is gone."""
+    into_it = world.start("c")
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store.jobs, "change", refuse)
+        with pytest.raises(StorageFullError):
+            world.drop()
+    assert world.store.count("c") == 3
+    assert world.state(into_it) is JobState.QUEUED
+    assert world.drop() == 3
+    assert world.state(into_it) is JobState.CANCELED
+
+
+def test_imports_end_even_where_the_disk_keeps_the_collection(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    into_it = world.start("c")
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store, "drop", refuse)
+        with pytest.raises(StorageFullError):
+            world.drop()
+    assert world.store.count("c") == 3
+    assert world.store.jobs.get(into_it).message == "Canceled by the deletion of the collection 'c'"
+    assert passes(world.gate)
+
+
+def test_the_gate_opens_before_the_rows_are_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, free = threading.Event(), threading.Event()
+    give_room_back: Callable[[Connections], None] = Connections.give_room_back
+
+    def wait(connections: Connections) -> None:
+        begun.set()
+        assert free.wait(PATIENCE_S)
+        give_room_back(connections)
+
+    monkeypatch.setattr(Connections, "give_room_back", wait)
+    try:
+        assert world.drop() == 3
+        assert begun.wait(PATIENCE_S)
+        assert not free.is_set()
+        assert passes(world.gate)
+    finally:
+        free.set()
+
+
+def passes(gate: PutGate) -> bool:
+    """Whether a put into `c` need not wait for ever."""
+    through = threading.Event()
+
+    def put() -> None:
+        with gate.passing("c"):
+            through.set()
+
+    threading.Thread(target=put, daemon=True).start()
+    return through.wait(PATIENCE_S)
