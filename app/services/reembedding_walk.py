@@ -27,11 +27,14 @@ from app.records import ImageRecord
 from app.services.job_run import Watch
 from app.services.pictures import PictureService
 from app.store.base import Store
+from app.store.embedding_sets import Missing
 
 Vector = NDArray[np.float32]
 """One unit vector: (dim,) float32."""
 
 _TOLD_EVERY_S = 0.5
+_PAGE = 1000  # pictures that are read together
+_TEXTS = 20  # errors whose text is kept
 _OF_ONE_PICTURE = (InvalidImageError, NotFoundError, EmbeddingFailedError)
 """Errors that are one picture's own; any other ends the walk."""
 
@@ -158,7 +161,7 @@ class Walk:
     """Meets every picture that lacks a vector, oldest first, and those that come meanwhile.
 
     Attributes:
-        met: Pictures that were met.
+        met: Pictures that were met, those that are known to fail too.
         failed: Those without a vector because of an error of their own: id -> sha256.
         errors: Their first few errors: id -> text.
     """
@@ -169,6 +172,7 @@ class Walk:
         self._watch = watch
         self._batch = batch
         self._cursor: str | None = None
+        self._page: deque[ImageRecord] = deque()
         self._told = float("-inf")
         self.collection = vectorizer.collection
         self.live = vectorizer.live
@@ -179,32 +183,43 @@ class Walk:
     def run(self, until: Callable[[], bool]) -> bool:
         """Goes on to the end of what there is (True), or until told so (False).
 
-        The next batch is decoded while the one before it is in the network.
+        The next batch is decoded while the one before it is in the network. Between batches it can
+        be ended, while it passes over what is known to fail too.
         """
         pending: deque[_Batch] = deque()
         while True:
             self._watch.step()
             stop = until()
-            records = [] if stop else self._next()
-            if not records:
+            records = None if stop else self._next()
+            if records is None:
                 while pending:
                     self._finish(pending.popleft())
                 return not stop
-            pending.append(self._vectorizer.begin(records))
+            if records:
+                pending.append(self._vectorizer.begin(records))
             if len(pending) > 1:
                 self._finish(pending.popleft())
-            self._tell()
+                self._tell()
 
     def start_over(self) -> None:
-        """Meets again whatever still lacks a vector, but what failed."""
+        """Meets again whatever lacks a vector now, but what failed; long where much has failed."""
+        done, total = self._counts()
+        goal = self.met + total - done
         self._cursor = None
+        self._page.clear()
+        self.run(lambda: self.met >= goal)
 
     def unexplained(self) -> bool:
         """Whether a picture lacks a vector that did not fail."""
-        missing = self._store.sets.missing(
-            self.collection, self.live.passport, limit=len(self.failed) + 1
-        )
-        return any(self.failed.get(record.id) != record.sha256 for record in missing.records)
+        cursor: str | None = None
+        while True:
+            self._watch.step()
+            missing = self._missing(cursor)
+            if not missing.records:
+                return False
+            if any(self._is_fresh(record) for record in missing.records):
+                return True
+            cursor = missing.cursor
 
     def backlog(self) -> int:
         """Pictures that lack a vector and did not fail."""
@@ -213,11 +228,12 @@ class Walk:
 
     def tell(self) -> None:
         """Tells how far it is."""
-        self._told = time.monotonic()
         self._watch.progress(*self._counts())
 
     def _tell(self) -> None:
+        """`tell`, at once after the first batch and then now and again."""
         if time.monotonic() - self._told >= _TOLD_EVERY_S:
+            self._told = time.monotonic()
             self.tell()
 
     def _counts(self) -> tuple[int, int]:
@@ -228,17 +244,26 @@ class Walk:
         done = next((one.count for one in sets if one.passport.digest == digest), 0)
         return done, max(done, total)
 
-    def _next(self) -> list[ImageRecord]:
-        """The next pictures but those that are known to fail; empty at the end."""
-        while True:
-            missing = self._store.sets.missing(
-                self.collection, self.live.passport, limit=self._batch, cursor=self._cursor
-            )
+    def _missing(self, cursor: str | None) -> Missing:
+        return self._store.sets.missing(
+            self.collection, self.live.passport, limit=_PAGE, cursor=cursor
+        )
+
+    def _is_fresh(self, record: ImageRecord) -> bool:
+        """Whether a picture is not known to fail."""
+        return self.failed.get(record.id) != record.sha256
+
+    def _next(self) -> list[ImageRecord] | None:
+        """The next pictures but those that are known to fail, perhaps none; None at the end."""
+        if not self._page:
+            missing = self._missing(self._cursor)
             self._cursor = missing.cursor
-            fresh = [r for r in missing.records if self.failed.get(r.id) != r.sha256]
-            self.met += len(fresh)
-            if fresh or not missing.records:
-                return fresh
+            self._page.extend(missing.records)
+        if not self._page:
+            return None
+        records = [self._page.popleft() for _ in range(min(self._batch, len(self._page)))]
+        self.met += len(records)
+        return [record for record in records if self._is_fresh(record)]
 
     def _finish(self, batch: _Batch) -> None:
         made = self._vectorizer.finish(batch)
@@ -251,5 +276,6 @@ class Walk:
             error, now = made.errors.get(record.id), here.get(record.id)
             if error is not None and now is not None and now.sha256 == record.sha256:
                 self.failed[record.id] = record.sha256
-                self.errors[record.id] = str(error)
+                if len(self.errors) < _TEXTS:
+                    self.errors[record.id] = str(error)
                 self._watch.error(f"{record.id}: {error}")
