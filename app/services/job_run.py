@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from app.errors import LookalikeError
 from app.services.work_end import WorkEndedError
 from app.store.base import utc_now
-from app.store.jobs import Job, JobStore
+from app.store.jobs import Job, JobState, JobStore
 
 _ERROR_TEXTS = 20  # errors whose text is kept
+
+log = logging.getLogger(__name__)
 
 
 class Watch(Protocol):
@@ -77,10 +81,16 @@ class JobRun:
         self._stopped = threading.Event()
         self._done = job.done
         self._total = job.total
-        self._errors: list[str] = []
-        self._error_count = 0
+        self._errors = list(job.error_texts)
+        self._error_count = job.errors
+        self._starts = job.starts
         self._since: tuple[float, int] | None = None
         self._written = time.monotonic()
+
+    @property
+    def starts(self) -> int:
+        """See `Job.starts`; this one counts until it came further or the service shuts down."""
+        return max(0, self._starts - self.stopped)
 
     @property
     def stopped(self) -> bool:
@@ -104,11 +114,18 @@ class JobRun:
             raise CanceledError(self._why)
 
     def progress(self, done: int, total: int) -> None:
-        """See `Watch.progress`; written at most every `every_s`."""
-        if self._since is None:
+        """See `Watch.progress`; written every `every_s`, and at once where `starts` depends on it.
+
+        What is told first was done before this start, and the next time it is this one's work.
+        """
+        first, grew = self._since is None, done > self._done
+        at_once = grew and (first or self._starts > 0)
+        if first:
             self._since = (time.monotonic(), done)
+        if grew:
+            self._starts = min(self._starts, 1 if first else 0)
         self._done, self._total = done, total
-        if time.monotonic() - self._written >= self._every_s:
+        if at_once or time.monotonic() - self._written >= self._every_s:
             self.write()
 
     def error(self, text: str) -> None:
@@ -117,10 +134,22 @@ class JobRun:
         if len(self._errors) < _ERROR_TEXTS:
             self._errors.append(text)
 
-    def write(self, change: Callable[[Job], Job] = lambda job: job) -> None:
+    def write(self, change: Callable[[Job], Job] = lambda job: job) -> Job:
         """Keeps how far the job is."""
-        self._store.change(self.job_id, lambda job: change(self._now(job)))
+        job = self._store.change(self.job_id, lambda job: change(self._now(job)))
         self._written = time.monotonic()
+        return job
+
+    def end(self, state: JobState, message: str) -> Job:
+        """Writes how the job ended, and gives it."""
+        try:
+            return self.write(lambda job: ended(job, state, message))
+        except LookalikeError:
+            raise
+        except Exception as exc:  # of the message, perhaps: this one can be written
+            log.exception("the end of job %s cannot be written", self.job_id)
+            text = of_the_program(exc)
+            return self.write(lambda job: ended(job, JobState.FAILED, text))
 
     def status(self, job: Job) -> JobStatus:
         """The job as it is this moment, with its rate."""
@@ -141,5 +170,17 @@ class JobRun:
             total=self._total,
             errors=self._error_count,
             error_texts=tuple(self._errors),
+            starts=self.starts,
             updated_at=utc_now(),
         )
+
+
+def ended(job: Job, state: JobState, message: str) -> Job:
+    """A job that ended just now."""
+    now = utc_now()
+    return replace(job, state=state, message=message, updated_at=now, finished_at=now)
+
+
+def of_the_program(exc: Exception) -> str:
+    """What is said of an error that nobody thought of."""
+    return f"Failed by an error of the program: {exc!r}; see the log"

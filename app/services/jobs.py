@@ -9,15 +9,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from app.errors import InvalidParameterError, LookalikeError, NotReadyError, StorageError
-from app.services.job_run import CanceledError, JobRun, JobStatus, JobWatch
+from app.errors import InvalidParameterError, LookalikeError, NotReadyError
+from app.services.job_run import (
+    CanceledError,
+    JobRun,
+    JobStatus,
+    JobWatch,
+    ended,
+    of_the_program,
+)
 from app.store.base import utc_now
 from app.store.jobs import Job, JobPage, JobState, JobStore, same_work
 
 KEPT = 1000
 """Finished jobs that are remembered."""
 
+_STARTS = 3  # that may end with the process before the job came any further
 _RETRY_S = 5.0  # after the disk refused
+_ENDED_THE_SERVICE = (
+    f"The service ended {_STARTS} times while it worked on this, and came no further: a picture "
+    "may crash it, or its memory may be too small. Look at its log, at its memory and at the "
+    "pictures that come next, then ask for this again; what is done is kept"
+)
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +70,7 @@ class JobService:
         self._changed = threading.Condition()
         self._closed = False
         self._run: JobRun | None = None
+        self._begun: str | None = None
         self._thread: threading.Thread | None = None
 
     def resume(self) -> None:
@@ -129,7 +143,7 @@ class JobService:
 
             def request(job: Job) -> Job:
                 if job.state is JobState.QUEUED:
-                    return _ended(job, JobState.CANCELED, why or "Canceled before it began")
+                    return ended(job, JobState.CANCELED, why or "Canceled before it began")
                 if job.state is JobState.RUNNING:
                     return replace(job, cancel_requested=True, updated_at=utc_now())
                 return job
@@ -152,10 +166,18 @@ class JobService:
         with self._changed:
             self._closed = True
             if self._run is not None:
-                self._run.stop()
+                self._stop(self._run)
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
+
+    def _stop(self, run: JobRun) -> None:
+        """Ends a job's work, and notes that first: the process may be killed meanwhile."""
+        run.stop()
+        try:
+            run.write()
+        except Exception as exc:  # the thread is to be waited for
+            _warn(exc, "how far job %s is could not be written", run.job_id)
 
     def _status(self, job: Job) -> JobStatus:
         run = self._run
@@ -186,16 +208,19 @@ class JobService:
         """Marks a job as running; the caller holds the lock."""
         now = utc_now()
         resumed = job.state is JobState.RUNNING
+        again = self._begun == job.id  # by this very process, which could not write its end
         started = replace(
             job,
             state=JobState.RUNNING,
             started_at=job.started_at or now,
             updated_at=now,
-            errors=0,
-            error_texts=(),
             message="Goes on after a restart" if resumed else "Runs",
+            starts=job.starts if again else job.starts + 1,
         )
+        if started.starts <= _STARTS:
+            started = replace(started, errors=0, error_texts=())
         self._store.change(job.id, lambda _: started)
+        self._begun = job.id
         self._run = JobRun(started, self._store, every_s=self._every_s)
         if job.cancel_requested:
             self._run.cancel()
@@ -207,41 +232,47 @@ class JobService:
         state, message = self._outcome(run)
         try:
             with self._changed:
-                if state is None:
-                    run.write()
-                    return
-                run.write(lambda job: _ended(job, state, message))
-                job = self._store.get(run.job_id)
-                self._store.prune(keep=self._kept)
-            log.info("job %s: %s: %s", run.job_id, state, message)
-            self._tell(job)
-        except StorageError as exc:
+                job = run.end(state, message) if state else run.write()
+                self._run = None
+        except Exception as exc:  # the thread must live
             # It is unfinished still, and its work, being done, is soon done again.
-            log.warning("the end of job %s could not be written: %s", run.job_id, exc)
+            _warn(exc, "the end of job %s could not be written", run.job_id)
             with self._changed:
                 self._changed.wait_for(lambda: self._closed, timeout=_RETRY_S)
-        finally:
-            with self._changed:
                 self._run = None
+            return
+        if job.state.finished:
+            log.info("job %s: %s: %s", job.id, job.state, job.message)
+            self._tell(job)
+            self._prune()
 
     def _tell(self, job: Job) -> None:
         """Says that a job ended; what goes wrong then is no longer the job's."""
         try:
             self._ended(job)
-        except (LookalikeError, OSError) as exc:
-            log.warning("what job %s left could not be removed: %s", job.id, exc)
+        except Exception as exc:
+            _warn(exc, "what job %s left could not be removed", job.id)
+
+    def _prune(self) -> None:
+        """Forgets old jobs, now or when the next one ends."""
+        try:
+            self._store.prune(keep=self._kept)
+        except Exception as exc:
+            _warn(exc, "old jobs could not be forgotten")
+
+    def _refusal(self, run: JobRun) -> str:
+        """Why a job is not worked on; empty where it is."""
+        if run.kind not in self._kinds:
+            return f"This version of Lookalike has no jobs of the kind {run.kind!r}"
+        return _ENDED_THE_SERVICE if run.starts > _STARTS else ""
 
     def _outcome(self, run: JobRun) -> tuple[JobState | None, str]:
         """How the work ended; None where it is only interrupted."""
-        handler = self._kinds.get(run.kind)
-        if handler is None:
-            return (
-                JobState.FAILED,
-                f"This version of Lookalike has no jobs of the kind {run.kind!r}",
-            )
         try:
             run.step()
-            return JobState.DONE, handler(run.parameters, run)
+            if refusal := self._refusal(run):
+                return JobState.FAILED, refusal
+            return JobState.DONE, self._kinds[run.kind](run.parameters, run)
         except CanceledError as exc:
             return JobState.CANCELED, str(exc) or "Canceled; what was done is kept"
         except Exception as exc:
@@ -250,9 +281,10 @@ class JobService:
             if isinstance(exc, LookalikeError):
                 return JobState.FAILED, str(exc)
             log.exception("job %s failed", run.job_id)
-            return JobState.FAILED, f"Failed by an error of the program: {exc!r}; see the log"
+            return JobState.FAILED, of_the_program(exc)
 
 
-def _ended(job: Job, state: JobState, message: str) -> Job:
-    now = utc_now()
-    return replace(job, state=state, message=message, updated_at=now, finished_at=now)
+def _warn(exc: Exception, text: str, *names: str) -> None:
+    """Logs what is outlived; with its place where nobody thought of it."""
+    known = isinstance(exc, (LookalikeError, OSError))
+    log.warning(f"{text}: %s", *names, exc, exc_info=None if known else exc)

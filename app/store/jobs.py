@@ -41,6 +41,8 @@ class Job:
         errors: Steps that failed.
         error_texts: The first few of their errors.
         message: One sentence on how it stands or how it ended.
+        starts: How often it was begun since it last came further, but for where a shutdown ended
+            that.
         created_at: ISO 8601 in UTC.
         started_at: When it first began to run, or None.
         updated_at: The last change.
@@ -57,6 +59,7 @@ class Job:
     errors: int = 0
     error_texts: tuple[str, ...] = ()
     message: str = ""
+    starts: int = 0
     created_at: str
     started_at: str | None = None
     updated_at: str

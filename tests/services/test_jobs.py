@@ -319,3 +319,66 @@ def test_what_keeps_a_job_from_beginning_does_not_end_the_thread(
     assert finished(service, job.id).state is JobState.DONE
     assert len(raised) == 2
     service.close()
+
+
+@pytest.mark.parametrize("planted", [StorageError("planted"), ValueError("planted")])
+def test_jobs_that_cannot_be_forgotten_keep_nothing_from_going(
+    store: JobStore, count: Counting, monkeypatch: pytest.MonkeyPatch, planted: Exception
+) -> None:
+    def refuse(*, keep: int) -> int:
+        raise planted
+
+    monkeypatch.setattr(store, "prune", refuse)
+    told: list[Job] = []
+    service = JobService(store, {"count": count}, ended=told.append)
+    service.resume()
+    for _ in range(2):
+        job = service.start("count", {"to": 0}).job
+        assert finished(service, job.id).state is JobState.DONE
+        wait_for(lambda: told and told[-1].id == job.id)  # noqa: B023 - it is this one
+    service.close()
+    assert [one.state for one in told] == [JobState.DONE, JobState.DONE]
+
+
+def test_an_end_that_nobody_thought_of_does_not_end_the_thread(
+    store: JobStore, count: Counting, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A message that no disk takes, and somebody told who breaks."""
+
+    def name_a_file(parameters: Mapping[str, Any], watch: Watch) -> str:
+        raise StorageError("\udcff.png cannot be read")
+
+    def ended(job: Job) -> None:
+        raise ZeroDivisionError("planted")
+
+    service = JobService(store, {"count": count, "name": name_a_file}, ended=ended)
+    service.resume()
+    named = finished(service, service.start("name", {}).job.id)
+    assert named.state is JobState.FAILED
+    count.let.release()
+    assert finished(service, service.start("count", {"to": 1}).job.id).state is JobState.DONE
+    service.close()
+    assert "ZeroDivisionError: planted" in caplog.text
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_an_end_that_cannot_be_written_for_no_known_reason_is_tried_again(
+    store: JobStore, count: Counting, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr("app.services.jobs._RETRY_S", 0.01)
+    service = JobService(store, {"count": count}, every_s=60.0)
+    change, refused = store.change, []
+
+    def refuse(job_id: str, change_it: Callable[[Job], Job]) -> Job:
+        if change_it(store.get(job_id)).state.finished and len(refused) < times:
+            refused.append(job_id)
+            raise ValueError("planted")
+        return change(job_id, change_it)
+
+    monkeypatch.setattr(store, "change", refuse)
+    service.resume()
+    first = service.start("count", {"to": 0}).job
+    second = service.start("count", {"to": 0, "n": 2}).job
+    assert "ValueError" in finished(service, first.id).message
+    assert finished(service, second.id).state is JobState.DONE
+    service.close()

@@ -41,6 +41,7 @@ def test_a_job_is_kept_as_it_is(store: Store) -> None:
         errors=2,
         error_texts=("a", "b"),
         message="It ended",
+        starts=4,
         started_at=TIME,
         updated_at="2026-01-02T00:00:00.000Z",
         finished_at=TIME,

@@ -16,11 +16,11 @@ from app.store.names import MAX_SEQ, decode_cursor, encode_cursor
 
 _COLUMNS = (
     "id, kind, parameters, state, cancel_requested, done, total, errors, error_texts, message, "
-    "created_at, started_at, updated_at, finished_at"
+    "starts, created_at, started_at, updated_at, finished_at"
 )
 _CHANGED = (
     "state = ?, cancel_requested = ?, done = ?, total = ?, errors = ?, error_texts = ?, "
-    "message = ?, started_at = ?, updated_at = ?, finished_at = ?"
+    "message = ?, starts = ?, started_at = ?, updated_at = ?, finished_at = ?"
 )
 _UNFINISHED = f"state IN ('{JobState.QUEUED}', '{JobState.RUNNING}')"
 
@@ -33,7 +33,7 @@ class CatalogJobs:
 
     def add(self, job: Job) -> None:
         """Keeps a new job, see `JobStore.add`."""
-        sql = f"INSERT INTO jobs ({_COLUMNS}) VALUES ({', '.join('?' * 14)})"
+        sql = f"INSERT INTO jobs ({_COLUMNS}) VALUES ({', '.join('?' * 15)})"
         values = (
             job.id,
             job.kind,
@@ -105,6 +105,7 @@ def _standing(job: Job) -> tuple[Any, ...]:
         job.errors,
         json.dumps(list(job.error_texts)),
         job.message,
+        job.starts,
     )
 
 
@@ -125,8 +126,9 @@ def _job(row: tuple[Any, ...]) -> Job:
         errors=row[7],
         error_texts=tuple(json.loads(row[8])),
         message=row[9],
-        created_at=row[10],
-        started_at=row[11],
-        updated_at=row[12],
-        finished_at=row[13],
+        starts=row[10],
+        created_at=row[11],
+        started_at=row[12],
+        updated_at=row[13],
+        finished_at=row[14],
     )

@@ -141,4 +141,8 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
             """,
         ),
     ),
+    (
+        "0004_starts_of_jobs",
+        ("ALTER TABLE jobs ADD COLUMN starts INTEGER NOT NULL DEFAULT 0",),
+    ),
 )
