@@ -16,3 +16,11 @@ def cell(value: str) -> Text:
 def metadata_cell(metadata: dict[str, Any]) -> Text:
     """Metadata as JSON; nothing where there is none."""
     return cell(json.dumps(metadata, ensure_ascii=False) if metadata else "")
+
+
+def size_text(count: int) -> str:
+    """Bytes with the unit that suits them."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
+        if count >= unit:
+            return f"{count / unit:,.1f}".removesuffix(".0") + f" {name}"
+    return f"{count} bytes"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from app.cli.progress import Report
     from app.config import Settings
     from app.store.tuning import Goal, Trial, Tuning
+
+_TEXTS = 2  # columns of the table that are folded at spaces
 
 
 @settings_flags("data_dir", "threads")
@@ -70,7 +72,7 @@ def tune(
         collection=collection, index=index or [], k=k, queries=queries, sample=sample, seed=seed
     )
     with progress() as report:
-        tuning = _measured(trying, settings, report)
+        tuning = for_all(_measured(trying, settings, report))
     if out is not None:
         from app.visualization.tuning_plot import draw_tuning  # noqa: PLC0415 - see app.cli.main
 
@@ -81,6 +83,9 @@ def tune(
         _print(tuning, goal, collection)
     if out is not None:
         typer.echo(str(out), err=as_json)
+    if tuning.recommended(goal) is None:
+        typer.echo(_nothing(goal), err=as_json)
+        raise typer.Exit(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +101,8 @@ class _Trying:
 
 
 def _measured(trying: _Trying, settings: Settings, report: Report) -> Tuning:
-    from app.bootstrap import open_store  # noqa: PLC0415 - see app.cli.main
+    from app.bootstrap import open_store, without_source  # noqa: PLC0415 - see app.cli.main
+    from app.config import read_index_type  # noqa: PLC0415
     from app.cores import available_cores, limit_openmp  # noqa: PLC0415
     from app.services.vector_sample import sample_vectors  # noqa: PLC0415
 
@@ -112,16 +118,43 @@ def _measured(trying: _Trying, settings: Settings, report: Report) -> Tuning:
             on_progress=lambda done, total: report("reading vectors", done, total),
         )
         rows = store.count(trying.collection)
-    return try_types(
-        vectors,
-        rows=rows,
-        candidates=trying.index,
-        k=trying.k,
-        queries=trying.queries,
-        seed=trying.seed,
-        threads=settings.threads or available_cores(),
-        on_progress=report,
-    )
+    try:
+        return try_types(
+            vectors,
+            rows=rows,
+            candidates=[read_index_type(text) for text in trying.index],
+            k=trying.k,
+            queries=trying.queries,
+            seed=trying.seed,
+            threads=settings.threads or available_cores(),
+            on_progress=report,
+        )
+    except ConfigurationError as exc:
+        raise ConfigurationError(without_source(str(exc))) from exc
+
+
+def for_all(tuning: Tuning) -> Tuning:
+    """What was measured on a sample, with milliseconds for the whole collection where it grows."""
+    times = tuning.rows / tuning.measured
+
+    def grown(trial: Trial) -> Trial:
+        points = tuple(replace(point, ms=point.ms * times) for point in trial.points)
+        return replace(trial, points=points) if _grows(trial) else trial
+
+    return replace(tuning, trials=tuple(grown(trial) for trial in tuning.trials))
+
+
+def _grows(trial: Trial) -> bool:
+    """Whether its time grows as the collection: without a graph, and with no more lists then."""
+    if "IVF" in trial.setting:
+        return trial.index == trial.setting
+    return "HNSW" not in trial.setting
+
+
+def _extrapolated(tuning: Tuning) -> list[str]:
+    if tuning.measured == tuning.rows:
+        return []
+    return [trial.setting for trial in tuning.trials if trial.points and _grows(trial)]
 
 
 def _json(tuning: Tuning, goal: Goal, collection: str) -> str:
@@ -130,6 +163,7 @@ def _json(tuning: Tuning, goal: Goal, collection: str) -> str:
         "collection": collection,
         "goal": asdict(goal),
         "recommended": None if chosen is None else chosen.setting,
+        "extrapolated": _extrapolated(tuning),
         **asdict(tuning),
     }
     return json.dumps(facts, indent=2)
@@ -144,36 +178,52 @@ def _print(tuning: Tuning, goal: Goal, collection: str) -> None:
         f"{collection}: {tuning.rows:,} pictures of {tuning.dim} numbers; "
         f"{tuning.queries} queries beside them ask for {tuning.k} matches"
     )
-    table = Table(title=title, title_justify="left")
-    for name in ("", "index", f"recall@{tuning.k}", "ms", "faster", "parameters", "MB", "build s"):
-        text = name in {"", "index", "parameters"}
-        table.add_column(name, justify="left" if text else "right", overflow="fold")
-    for trial in tuning.trials:
-        table.add_row(*_cells(tuning, trial, goal, best=trial is chosen))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    rows = [_cells(tuning, trial, goal, best=trial is chosen) for trial in tuning.trials]
+    for number, name in enumerate(("", "index", "recall", "ms", "faster", "size", "build s")):
+        longest = max(len(word) for row in rows for word in row[number].split() or [""])
+        justify: Literal["left", "right"] = "left" if number < _TEXTS else "right"
+        table.add_column(
+            name, justify=justify, no_wrap=number >= _TEXTS, min_width=max(longest, len(name))
+        )
+    for row in rows:
+        table.add_row(*row)
     console = Console()
-    console.print(table)
+    console.print(title, highlight=False, soft_wrap=True)
+    console.print(table, crop=False)
     for line in _advice(tuning, chosen, goal):
         console.print(line, highlight=False, soft_wrap=True)
 
 
 def _cells(tuning: Tuning, trial: Trial, goal: Goal, *, best: bool) -> list[str]:
     """A row of the table: the fastest way that reaches the recall, else the one nearest to it."""
+    from app.cli.tables import size_text  # noqa: PLC0415 - see app.cli.main
+
     point = trial.fastest(goal.recall) or trial.surest()
     if point is None:
-        return ["-", trial.setting, "", "", "", f"not built: {trial.problem}", "", ""]
+        return ["-", f"{trial.setting}\nnot built: {trial.problem}", "", "", "", "", ""]
     short = point.recall < goal.recall
     large = goal.memory is not None and trial.bytes > goal.memory
     mark = "best" if best else "misses" if short else "too large" if large else ""
     return [
         mark,
-        trial.setting,
+        f"{trial.setting}\n{point.parameters}",
         f"{point.recall:.4f}",
         f"{point.ms:.3f}",
         f"{tuning.exact_ms / point.ms:.1f}x",
-        str(point.parameters),
-        f"{trial.bytes / 1e6:,.1f}",
+        size_text(trial.bytes),
         f"{trial.build_s:.1f}",
     ]
+
+
+def _nothing(goal: Goal) -> str:
+    from app.cli.tables import size_text  # noqa: PLC0415 - see app.cli.main
+
+    within = "" if goal.memory is None else f" within {size_text(goal.memory)}"
+    return (
+        f"No index type reaches a recall of {goal.recall:g}{within}. Ask for less with --recall, "
+        "allow more with --memory, or try others with --index."
+    )
 
 
 def _advice(tuning: Tuning, chosen: Trial | None, goal: Goal) -> list[str]:
@@ -181,16 +231,13 @@ def _advice(tuning: Tuning, chosen: Trial | None, goal: Goal) -> list[str]:
     said = []
     if tuning.measured < tuning.rows:
         said.append(
-            f"Measured on {tuning.measured:,} of {tuning.rows:,} pictures (--sample). MB are "
-            "estimates for all of them, with the lists that suit so many; ms and build seconds are "
-            "the sample's: exact search grows with the number of pictures, the others far less."
+            f"Measured on {tuning.measured:,} of {tuning.rows:,} pictures (--sample). Sizes are "
+            "estimates for all of them, with the lists that suit so many. The ms of "
+            f"{', '.join(_extrapolated(tuning))} are "
+            f"{tuning.rows / tuning.measured:.1f} times what was measured, since they grow with "
+            "the number of pictures; other ms, which grow less, and build seconds are the sample's."
         )
     if chosen is None:
-        within = "" if goal.memory is None else f" within {goal.memory / 1e6:,.0f} MB"
-        said.append(
-            f"No index type reaches a recall of {goal.recall:g}{within}. Ask for less with "
-            "--recall, allow more with --memory, or try others with --index."
-        )
         return said
     said.append(f"LOOKALIKE_INDEX={chosen.setting}")
     if chosen is not tuning.trials[0]:

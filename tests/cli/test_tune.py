@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from app.cli.tune import _json, _print, for_all
 from app.errors import CollectionNotFoundError, ConfigurationError
 from app.services.vector_sample import sample_vectors
 from app.store.local.local_store import LocalStore
@@ -38,9 +40,9 @@ def test_the_table_marks_the_best_and_gives_the_setting(lookalike, data):
         "default: 300 pictures of 8 numbers; 40 queries beside them ask for 10 matches"
         in shown.stdout
     )
-    rows = {line.split("│")[2].strip(): line for line in shown.stdout.splitlines() if "│" in line}
-    assert set(rows) == {"Flat", "IVF4,Flat", "SQ8"}
-    (best,) = [name for name, line in rows.items() if "best" in line]
+    rows = [line.split() for line in shown.stdout.splitlines() if " MB " in line or " KB " in line]
+    assert {row[-7] for row in rows} == {"Flat", "IVF4,Flat", "SQ8"}
+    (best,) = [row[1] for row in rows if row[0] == "best"]
     assert f"LOOKALIKE_INDEX={best}\n" in shown.stdout
     assert "Measured on" not in shown.stdout
 
@@ -92,24 +94,81 @@ def test_a_sample_says_so(lookalike, data):
     shown = lookalike("tune", "--sample", "100", "--queries", "20")
     assert shown.exit_code == 0, shown.output
     assert "Measured on 100 of 300 pictures" in shown.stdout
+    assert "The ms of Flat, SQ8 are 3.0 times what was measured" in shown.stdout
     assert "SQ8" in shown.stdout  # one of those tried when none is named
 
 
 def test_what_cannot_be_reached_or_built_is_said(lookalike, data):
-    shown = lookalike("tune", "--index", "SQ8", "--memory", "1KB", "--queries", "20")
-    assert shown.exit_code == 0
-    assert "No index type reaches a recall of 0.99 within 0 MB" in shown.stdout
+    words = ["tune", "--index", "SQ8", "--memory", "1KB", "--queries", "20"]
+    shown = lookalike(*words, "--out", "a.png")
+    assert shown.exit_code == 1
+    last = "No index type reaches a recall of 0.99 within 1 KB. Ask for less"
+    assert shown.stdout.splitlines()[-1].startswith(last)
     assert shown.stdout.count("too large") == 2
     assert "LOOKALIKE_INDEX" not in shown.stdout
+    as_json = lookalike(*words, "--json")
+    assert as_json.exit_code == 1
+    assert json.loads(as_json.stdout)["recommended"] is None
+    assert as_json.stderr.startswith(last)
     broken = lookalike("tune", "--index", "IVF4096,SQ8", "--queries", "20")
+    assert broken.exit_code == 0
     assert "not built" in broken.stdout
     assert "LOOKALIKE_INDEX=Flat" in broken.stdout
+
+
+@pytest.fixture
+def measured() -> Tuning:
+    """5,000 of 16,000 pictures, on which exact search is fastest."""
+
+    def trial(index: str, setting: str, ms: float, parameters: SearchParameters) -> Trial:
+        point = Point(parameters=parameters, recall=1.0, ms=ms)
+        return Trial(index=index, setting=setting, bytes=10**9, points=(point,))
+
+    looks = SearchParameters(nprobe=16, k_factor=16)
+    graph = SearchParameters(ef_search=512, k_factor=64)
+    trials = (
+        trial("Flat", "Flat", 1.0, SearchParameters(exact=True)),
+        trial("PCAR256,IVF64,PQ128x4fs", "PCAR256,IVF256,PQ128x4fs", 1.5, looks),
+        trial("IVF64,SQ8", "IVF64,SQ8", 1.2, looks),
+        trial("PCAR256,HNSW32,SQ8", "PCAR256,HNSW32,SQ8", 2.0, graph),
+        trial("PCAR256,SQ8", "PCAR256,SQ8", 1.1, looks),
+        Trial(index="IVF999,SQ8", setting="IVF999,SQ8", problem="too few points to train " * 5),
+    )
+    return Tuning(rows=16_000, measured=5_000, dim=512, k=10, queries=9, trials=trials)
+
+
+def test_times_that_grow_with_the_collection_are_extrapolated(measured):
+    assert measured.recommended(Goal()).setting == "Flat"
+    whole = for_all(measured)
+    assert [trial.points[0].ms for trial in whole.trials[:5]] == pytest.approx(
+        [3.2, 1.5, 3.84, 2.0, 3.52]
+    )
+    assert whole.exact_ms == pytest.approx(3.2)
+    assert whole.recommended(Goal()).setting == "PCAR256,IVF256,PQ128x4fs"
+    facts = json.loads(_json(whole, Goal(), "default"))
+    assert facts["extrapolated"] == ["Flat", "IVF64,SQ8", "PCAR256,SQ8"]
+    assert for_all(replace(measured, rows=5_000)) == replace(measured, rows=5_000)
+
+
+@pytest.mark.parametrize("columns", [80, 60, 120])
+def test_no_word_of_the_table_is_broken(measured, columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _print(for_all(measured), Goal(), "default")
+    shown = capsys.readouterr().out
+    table = shown[: shown.index("Measured on")]
+    for trial in measured.trials:
+        assert trial.setting in table.split()
+        assert all(str(point.parameters) in table.split() for point in trial.points)
+    assert table.split().count("few") == 5
+    if columns >= 80:
+        assert max(map(len, table.splitlines()[1:])) <= columns
 
 
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--index", "Tree7"], "is no index type"),
+        (["--index", "Tree7"], "is no index type: FAISS says 'could not parse index string Tree7'"),
+        (["--index", "AUTO"], "auto is the service's own choice"),
         (["--memory", "lots"], "LOOKALIKE_INDEX_MEMORY"),
         (["--recall", "1.5"], "LOOKALIKE_INDEX_RECALL"),
         (["--out", "plot.jpg"], "has to end in .png"),
