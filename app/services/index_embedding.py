@@ -98,12 +98,12 @@ class IndexEmbedder:
         image_id: str,
         metadata: Metadata | None,
     ) -> Waiting:
+        place = source.place() if self._originals.refers_to(source) else None
         with source.open() as file:
             decoded: DecodedImage = self._decoder.decode(
                 file, decode_size=live.extractor.decode_size
             )
         vector = live.batcher.submit(live.extractor.prepare(decoded.image), wait=True)
-        referred = self._originals is Originals.REFERENCE and source.path is not None
         image = NewImage(
             id=image_id,
             sha256=sha256,
@@ -113,7 +113,7 @@ class IndexEmbedder:
             height=decoded.height,
             bytes=source.size,
             metadata=metadata,
-            source=str(source.path.resolve()) if source.path and referred else None,
+            source=place,
         )
         return Waiting(source, image, make_thumbnail(decoded.image), vector, live)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from app.embedding.extractors import LiveExtractor
 from app.errors import ImageExistsError, LookalikeError
-from app.records import NewImage, OnConflict, PutOutcome, PutStatus
+from app.records import ImageRecord, Metadata, NewImage, OnConflict, PutOutcome, PutStatus
 from app.services.sources import PictureSource
 
 
@@ -23,6 +23,10 @@ class Originals(StrEnum):
     KEEP = "keep"
     REFERENCE = "reference"
     NONE = "none"
+
+    def refers_to(self, source: PictureSource) -> bool:
+        """Whether a picture's file is referred to where it lies."""
+        return self is Originals.REFERENCE and source.path is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,23 @@ class Task:
     on_conflict: OnConflict
     live: LiveExtractor
     check: Callable[[], None] = lambda: None
+
+
+def known_image(
+    record: ImageRecord, sha256: str, metadata: Metadata | None, *, source: str | None
+) -> NewImage:
+    """A picture that seems to be stored already: what its bytes would say is what the row says."""
+    return NewImage(
+        id=record.id,
+        sha256=sha256,
+        filename=record.filename,
+        media_type=record.media_type,
+        width=record.width,
+        height=record.height,
+        bytes=record.bytes,
+        metadata=metadata,
+        source=source,
+    )
 
 
 def flat(groups: Generator[list[IndexItem], None, None]) -> Iterator[IndexItem]:

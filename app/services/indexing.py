@@ -20,7 +20,6 @@ from app.errors import (
 )
 from app.records import (
     DEFAULT_COLLECTION,
-    NewImage,
     OnConflict,
     PutOutcome,
     PutStatus,
@@ -36,7 +35,9 @@ from app.services.index_items import (
     Waiting,
     flat,
     item_of,
+    known_image,
 )
+from app.services.originals import OriginalKeeper
 from app.services.sources import PictureSource
 from app.services.switching import ATTEMPTS, PutGate
 from app.store.base import Store
@@ -88,7 +89,7 @@ class IndexingService:
         self._store = store
         self._files = files
         self._decoder = decoder
-        self._originals = originals
+        self._keeper = OriginalKeeper(store, files, originals)
         self._max_metadata_bytes = max_metadata_bytes
         self._group = group
         self.gate = gate or PutGate()
@@ -180,16 +181,9 @@ class IndexingService:
         image_id = source.id or sha256[:ID_LENGTH]
         existing = self._store.find(task.collection, [image_id]).get(image_id)
         if existing is not None:
-            known = NewImage(
-                id=image_id,
-                sha256=sha256,
-                filename=existing.filename,
-                media_type=existing.media_type,
-                width=existing.width,
-                height=existing.height,
-                bytes=existing.bytes,
-                metadata=metadata,
-            )
+            same = existing.sha256 == sha256
+            place = self._keeper.moved(source, existing) if same else None
+            known = known_image(existing, sha256, metadata, source=place)
             if decide(existing, known, task.on_conflict) is not PutStatus.REPLACED:
                 return Known(source, known)
         return self._embedder.embed(source, sha256, image_id, metadata, task)
@@ -227,7 +221,7 @@ class IndexingService:
     def _complete(self, waiting: Waiting) -> NDArray[np.float32]:
         """Waits for a picture's vector and keeps its files."""
         vector = waiting.vector.result()
-        self._keep(waiting.source, waiting.image)
+        self._keeper.keep(waiting.source, waiting.image)
         self._files.put_thumbnail(waiting.image.sha256, waiting.thumbnail)
         return vector
 
@@ -235,7 +229,7 @@ class IndexingService:
         """A picture that needs no vector after all that came before it; None where it does."""
         outcome = self._store.put_known(task.collection, item.image, on_conflict=task.on_conflict)
         if outcome is not None and outcome.record.sha256 == item.image.sha256:
-            self._keep(item.source, item.image)
+            self._keeper.keep_known(item.source, task.collection, item.image)
         return outcome
 
     def _embed_now(self, item: Known, task: Task) -> Waiting:
@@ -288,11 +282,3 @@ class IndexingService:
             one.place: item_of(one.waiting.source, outcome)
             for one, outcome in zip(ready, outcomes, strict=True)
         }
-
-    def _keep(self, source: PictureSource, image: NewImage) -> None:
-        """Puts the original where it belongs; what is there already is left alone."""
-        referred = self._originals is Originals.REFERENCE and source.path is not None
-        if self._originals is Originals.NONE or referred:
-            return
-        with source.open() as file:
-            self._files.put(file, image.sha256, image.media_type)

@@ -11,8 +11,8 @@ from PIL import Image
 from app.embedding.preprocessing import ImageDecoder, make_thumbnail
 from app.errors import OriginalNotKeptError
 from app.records import DEFAULT_COLLECTION, CollectionInfo, ImageRecord, Metadata, Page
+from app.services.originals import original_of
 from app.services.search import unknown_collection
-from app.services.sources import sha256_of
 from app.store.base import Store
 from app.store.files import LocalFiles
 from app.store.filters import Filter
@@ -84,7 +84,7 @@ class PictureService:
             OriginalNotKeptError: The row is there, the file is not.
         """
         record = self.get(collection, image_id)
-        path = _unchanged(record) or self._files.path(record.sha256, record.media_type)
+        path = original_of(record, self._files)
         if path is None:
             raise OriginalNotKeptError(
                 f"The original of {image_id!r} is not here: the service runs without originals, "
@@ -128,12 +128,3 @@ class PictureService:
             decoded = self._decoder.decode(file, decode_size=THUMBNAIL_SIZE)
         self._files.put_thumbnail(record.sha256, make_thumbnail(decoded.image))
         return self._files.thumbnail(record.sha256) or path
-
-
-def _unchanged(record: ImageRecord) -> Path | None:
-    """The file that a record refers to in place, if it still holds the very same bytes."""
-    path = Path(record.source) if record.source else None
-    if path is None or not path.is_file() or path.stat().st_size != record.bytes:
-        return None
-    with path.open("rb") as file:
-        return path if sha256_of(file) == record.sha256 else None

@@ -181,6 +181,13 @@ class Store(Protocol):
         """Replaces a picture's metadata. Raises `ImageNotFoundError`."""
         ...
 
+    def refer(self, collection: str, image: NewImage) -> None:
+        """Notes that a picture's file lies at `image.source` by now; nothing else changes.
+
+        Nothing happens where no row has this id and these bytes.
+        """
+        ...
+
     def delete(self, collection: str, image_id: str) -> None:
         """Removes one picture. Raises `ImageNotFoundError`."""
         ...

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from app.records import ImageRecord, Passport
+from app.records import ImageRecord, NewImage, Passport
 from app.store.embedding_sets import Recipe
 from app.store.filters import Filter
 
@@ -63,6 +63,15 @@ class Held:
     lock: threading.RLock = field(default_factory=threading.RLock)
     collections: dict[str, HeldCollection] = field(default_factory=dict)
     last_seq: int = 0
+
+    def refer(self, collection: str, image: NewImage) -> None:
+        """See `Store.refer`."""
+        with self.lock:
+            held = self.collections.get(collection)
+            row = held.rows.get(image.id) if held else None
+            if held and row and row.record.sha256 == image.sha256:
+                record = replace(row.record, source=image.source)
+                held.rows[image.id] = replace(row, record=record)
 
 
 def own(record: ImageRecord) -> ImageRecord:

@@ -207,6 +207,10 @@ class MemoryStore:
             self._collections[collection].rows[image_id] = replace(row, record=record)
             return own(record)
 
+    def refer(self, collection: str, image: NewImage) -> None:
+        """Notes where a picture's file lies by now, see `Store.refer`."""
+        self._held.refer(collection, image)
+
     def delete(self, collection: str, image_id: str) -> None:
         """Removes one picture. Raises `ImageNotFoundError`."""
         with self._lock:

@@ -82,10 +82,7 @@ class LocalStore:
             if not read_only:
                 undo.callback(FolderLock(folder).release)
             self._catalog = Catalog(
-                folder / "catalog.db",
-                fields=filter_fields,
-                filter_s=filter_s,
-                read_only=read_only,
+                folder / "catalog.db", fields=filter_fields, filter_s=filter_s, read_only=read_only
             )
             undo.callback(self._catalog.close)
             self._indexes = Indexes(
@@ -249,6 +246,10 @@ class LocalStore:
         """Replaces a picture's metadata. Raises `ImageNotFoundError`."""
         with self._change:
             return self._catalog.change_metadata(collection, image_id, lambda _: metadata)
+
+    def refer(self, collection: str, image: NewImage) -> None:
+        """Notes where a picture's file lies by now, see `Store.refer`."""
+        self._catalog.refer(collection, image)
 
     def delete(self, collection: str, image_id: str) -> None:
         """Removes one picture. Raises `ImageNotFoundError`."""

@@ -239,6 +239,15 @@ class Catalog:
             )
             return read_images(connection, row, [image_id])[image_id][1]
 
+    def refer(self, name: str, image: NewImage) -> None:
+        """Writes where a picture's file lies by now, see `Store.refer`."""
+        sql = (
+            "UPDATE images SET source = ? WHERE id = ? AND sha256 = ?"
+            " AND collection = (SELECT id FROM collections WHERE name = ?)"
+        )
+        with self._connections.write() as connection:
+            connection.execute(sql, (image.source, image.id, image.sha256, name))
+
     def delete(self, name: str, image_id: str) -> tuple[CollectionRow, int]:
         """Removes a picture; gives its collection and seq. Raises `ImageNotFoundError`."""
         with self._connections.write() as connection:
