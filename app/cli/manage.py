@@ -24,7 +24,7 @@ from app.errors import ConfigurationError
 def info(
     given: dict[str, Any], *, as_json: Json = False, server: Server = None, api_key: ApiKey = None
 ) -> None:
-    """Show collections, what made their vectors, and versions."""
+    """Show collections, what made their vectors, their indexes with memory, and the version."""
     from app.cli.connect import open_backend  # noqa: PLC0415 - see app.cli.main
 
     with open_backend(server, api_key, given) as backend:
@@ -35,21 +35,21 @@ def info(
     from rich.console import Console  # noqa: PLC0415 - see app.cli.main
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table("collection", "pictures", "model", "weights", "head", "dim", "index", "precision")
-    for collection in facts["collections"]:
-        passport = collection["passport"]
-        table.add_row(
-            collection["name"],
-            str(collection["count"]),
-            passport["model"],
-            passport["weights"],
-            (passport["head"] or "")[:8],
-            str(passport["dim"]),
-            collection["index"],
-            collection["provenance"].get("precision", ""),
-        )
+    from app.cli.facts import about  # noqa: PLC0415
+    from app.cli.tables import cell  # noqa: PLC0415
+
     console = Console()
-    console.print(table)
+    for collection in facts["collections"]:
+        title = f"{collection['name']}: {collection['count']:,} pictures"
+        console.print(title, style="bold", highlight=False, soft_wrap=True)
+        table = Table(box=None, show_header=False, padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, text in about(collection, facts):
+            table.add_row(name, cell(text))
+        console.print(table)
+    if not facts["collections"]:
+        console.print("There are no collections.")
     console.print(f"lookalike {facts['version']}")
 
 

@@ -8,7 +8,9 @@ from typing import Any
 from app.records import CollectionInfo
 from app.store.local.catalog import connections
 from app.store.local.catalog.catalog import Catalog
+from app.store.local.catalog.rows import CollectionRow
 from app.store.local.index import flat_rows
+from app.store.local.index.generations import Generations
 from app.store.local.index.indexes import Indexes
 from app.store.local.index.policy import IndexPolicy
 
@@ -36,7 +38,7 @@ def store_facts(
         row.name: {
             "index": policy.index_type,
             "count": count,
-            **indexes.describe(row),
+            **_index_facts(folder, indexes, row),
             "filter_fields": catalog.fields.states(row),
         }
         for row, count in catalog.collections()
@@ -48,3 +50,11 @@ def store_facts(
         "faiss": flat_rows.VERSION,
         "collections": collections,
     }
+
+
+def _index_facts(folder: Path, indexes: Indexes, row: CollectionRow) -> dict[str, Any]:
+    """Facts about an index; what is saved of it, where it is not loaded."""
+    facts = indexes.describe(row)
+    if "type" in facts:
+        return facts
+    return facts | {"saved": Generations(folder / "index" / str(row.embedding)).saved()}

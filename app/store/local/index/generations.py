@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import shutil
@@ -141,6 +142,19 @@ class Generations:
             return found
         self.discard()
         return None
+
+    def saved(self) -> dict[str, Any] | None:
+        """What the newest generation says of itself, unchecked: its type, rows, bytes on the disk.
+
+        None where there is none that says so.
+        """
+        name = f"{max(self._numbers(), default=0):08d}"
+        try:
+            manifest = json.loads((self._folder / f"{name}.json").read_bytes())
+            size = sum(path.stat().st_size for path in self._folder.glob(f"{name}.*"))
+            return {"type": manifest["index"], "count": manifest["count"], "bytes": size}
+        except (OSError, ValueError, KeyError, TypeError):  # damaged, or exchanged meanwhile
+            return None
 
     def discard(self) -> None:
         """Removes every generation."""
