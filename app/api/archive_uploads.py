@@ -12,7 +12,8 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from app.api.security import Access
-from app.api.uploads import UploadLimits, announced_bytes, read_form
+from app.api.upload_limits import UploadLimits
+from app.api.uploads import announced_bytes, read_form
 from app.errors import ArchiveTooLargeError, LookalikeError
 from app.services.importing import ImportService
 
@@ -33,6 +34,7 @@ class ArchiveUploadLimits(UploadLimits):
 
     path: Path | None = None
     body_s: float = ARCHIVE_BODY_S
+    asked: str = "the archive as a file; e.g. curl -F file=@photos.zip"
 
     def body_too_large(self) -> LookalikeError:
         """The error for an archive with too many bytes."""

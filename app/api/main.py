@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,8 @@ from app.api.routers import (
 )
 from app.api.schemas import Problem
 from app.api.security import Keys, load_admin_key
-from app.api.uploads import Admission, UploadLimits
+from app.api.upload_limits import UploadLimits
+from app.api.uploads import Admission
 from app.bootstrap import Services, build_services
 from app.config import Settings
 from app.embedding.extractors import Extractors
@@ -126,14 +128,18 @@ def _limit_uploads(app: FastAPI, settings: Settings, services: Services) -> None
     batcher = services.extractors.default.batcher
     app.state.admission = Admission(settings.queue_size, lambda: batcher.queue_length)
     app.state.archive_admission = Admission(ARCHIVES_AT_ONCE, what="archives")
-    for name, files in (("search_limits", 1), ("index_limits", settings.max_files)):
-        limits = UploadLimits(
-            file_bytes=settings.max_file_bytes,
-            field_bytes=files * settings.max_metadata_bytes + 64_000,
-            files=files,
-            folder=services.files.tmp,
-        )
-        setattr(app.state, name, limits)
+    app.state.search_limits = UploadLimits(
+        file_bytes=settings.max_file_bytes,
+        field_bytes=settings.max_metadata_bytes + 64_000,
+        files=1,
+        folder=services.files.tmp,
+    )
+    app.state.index_limits = replace(
+        app.state.search_limits,
+        field_bytes=settings.max_files * settings.max_metadata_bytes + 64_000,
+        files=settings.max_files,
+        asked="the pictures as files; e.g. curl -F files=@photo.jpg",
+    )
     app.state.archive_limits = ArchiveUploadLimits(
         file_bytes=settings.max_archive_bytes,
         field_bytes=settings.max_metadata_bytes + 64_000,

@@ -5,10 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import SpooledTemporaryFile
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from anyio import current_time, fail_after
 from fastapi import Request, Response
@@ -19,78 +16,21 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from app.api.security import Access
+from app.api.upload_limits import BODY_S, UploadLimits
 from app.errors import (
-    ImageTooLargeError,
     LookalikeError,
     MalformedRequestError,
     MetadataTooLargeError,
     QueueFullError,
     RequestTooLargeError,
-    TooManyFilesError,
     UploadStalledError,
 )
 
 IDLE_S = 10.0
 """Seconds without a byte after which a body has stalled."""
 
-BODY_S = 120.0
-"""Seconds after which a body must be complete."""
-
 OTHER_FIELDS = 16
 """Most fields beside files and their ids."""
-
-FORM_OVERHEAD_BYTES = 64_000
-"""Room for boundaries and part headers, for each part."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadLimits:
-    """How much a multipart body may hold, and where its files wait.
-
-    Attributes:
-        file_bytes: Most bytes of one file.
-        field_bytes: Most bytes of one field that is no file.
-        files: Most files.
-        folder: Where files beyond 1 MB are spooled.
-        body_s: Seconds after which a body must be complete.
-    """
-
-    file_bytes: int
-    field_bytes: int
-    files: int
-    folder: Path
-    body_s: float = BODY_S
-
-    @property
-    def body_bytes(self) -> int:
-        """Most bytes of the whole body."""
-        parts = self.files * (self.file_bytes + FORM_OVERHEAD_BYTES)
-        return parts + self.field_bytes + FORM_OVERHEAD_BYTES
-
-    def body_too_large(self) -> LookalikeError:
-        """The error for a body with too many bytes."""
-        if self.files == 1:
-            return ImageTooLargeError(
-                f"The picture has more than {self.file_bytes:,} bytes; send a smaller file, or "
-                "raise LOOKALIKE_MAX_FILE_BYTES"
-            )
-        return RequestTooLargeError(
-            f"The request has more than {self.body_bytes:,} bytes; send fewer or smaller files"
-        )
-
-    def file_too_large(self, filename: str | None) -> LookalikeError:
-        """The error for a file with too many bytes."""
-        return ImageTooLargeError(
-            f"{filename!r} has more than {self.file_bytes:,} bytes; send a smaller file, or raise "
-            "LOOKALIKE_MAX_FILE_BYTES"
-        )
-
-    def spool(self) -> BinaryIO:
-        """A new file for what is sent."""
-        spool = SpooledTemporaryFile(  # noqa: SIM115 - closed with the form
-            max_size=MultiPartParser.spool_max_size, dir=str(self.folder)
-        )
-        return cast("BinaryIO", spool)
 
 
 class Admission:
@@ -149,9 +89,7 @@ class LimitedParser(MultiPartParser):
     def on_headers_finished(self) -> None:
         """The part's headers are read: files beyond 1 MB go to our folder."""
         if self._current_files >= self._limits.files and self._next_is_file():
-            raise TooManyFilesError(
-                f"More than {self._limits.files} files in one request; send them in several"
-            )
+            raise self._limits.too_many_files()
         super().on_headers_finished()
         if (upload := self._current_part.file) is not None:
             upload.file.close()
@@ -186,10 +124,7 @@ async def read_form(request: Request, limits: UploadLimits) -> FormData:
     """
     content_type = request.headers.get("Content-Type", "")
     if not content_type.lower().startswith("multipart/form-data"):
-        raise MalformedRequestError(
-            "The body must be multipart/form-data with the picture as a file; "
-            "e.g. curl -F file=@photo.jpg"
-        )
+        raise limits.no_form()
     try:
         return await LimitedParser(request.headers, _stream(request, limits), limits).parse()
     except MultiPartException as exc:

@@ -22,7 +22,7 @@ from app.services.import_feeds import Feed, Picture
 from app.services.import_journal import Journal, Progress
 from app.services.index_items import IndexItem
 from app.services.indexing import IndexingService
-from app.services.job_run import Watch
+from app.services.job_run import CanceledError, Watch
 from app.services.sources import PictureSource
 
 _OF_ONE_PICTURE = (
@@ -64,9 +64,22 @@ class ImportRun:
 
         Raises:
             ArchiveError: The archive is broken; the pictures before that are indexed.
+            CanceledError: Somebody asked for it.
             LookalikeError: One that is no single picture's own, such as a full disk.
         """
-        self._begin()
+        try:
+            self._begin()
+            self._index(collection, on_conflict)
+        except CanceledError as exc:
+            if str(exc):  # why, and then not everything is kept
+                raise
+            raise CanceledError(f"Canceled; what was done is kept: {self._summary()}") from exc
+        if self._broken is not None:
+            raise self._with_summary(self._broken) from self._broken
+        return self._summary()
+
+    def _index(self, collection: str, on_conflict: OnConflict) -> None:
+        """The pictures through the pipeline, up to their end or to where the archive breaks."""
         groups = self._indexing.index_groups(
             self._sources(),
             collection=collection,
@@ -81,9 +94,6 @@ class ImportRun:
         finally:
             for picture in self._under_way:
                 picture.source.close()
-        if self._broken is not None:
-            raise self._with_summary(self._broken) from self._broken
-        return self._summary()
 
     def _begin(self) -> None:
         """Takes up what an earlier run noted, and counts what there is."""
