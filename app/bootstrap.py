@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -140,7 +139,7 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
             parameters=SearchParameters.parse(settings.index_parameters),
         )
     except ConfigurationError as exc:
-        raise ConfigurationError(f"LOOKALIKE_INDEX: {without_source(str(exc))}") from exc
+        raise ConfigurationError(f"LOOKALIKE_INDEX: {exc}") from exc
     return LocalStore(
         settings.data_dir,
         policy=policy,
@@ -148,11 +147,6 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
         filter_s=settings.filter_timeout,
         read_only=read_only,
     )
-
-
-def without_source(text: str) -> str:
-    """A text without the place in the source of FAISS that some of its errors name."""
-    return re.sub(r"Error in .+? at \S+:\d+: ", "", text)
 
 
 def build_extractors(

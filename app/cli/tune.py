@@ -101,7 +101,7 @@ class _Trying:
 
 
 def _measured(trying: _Trying, settings: Settings, report: Report) -> Tuning:
-    from app.bootstrap import open_store, without_source  # noqa: PLC0415 - see app.cli.main
+    from app.bootstrap import open_store  # noqa: PLC0415 - see app.cli.main
     from app.config import read_index_type  # noqa: PLC0415
     from app.cores import available_cores, limit_openmp  # noqa: PLC0415
     from app.services.vector_sample import sample_vectors  # noqa: PLC0415
@@ -118,19 +118,16 @@ def _measured(trying: _Trying, settings: Settings, report: Report) -> Tuning:
             on_progress=lambda done, total: report("reading vectors", done, total),
         )
         rows = store.count(trying.collection)
-    try:
-        return try_types(
-            vectors,
-            rows=rows,
-            candidates=[read_index_type(text) for text in trying.index],
-            k=trying.k,
-            queries=trying.queries,
-            seed=trying.seed,
-            threads=settings.threads or available_cores(),
-            on_progress=report,
-        )
-    except ConfigurationError as exc:
-        raise ConfigurationError(without_source(str(exc))) from exc
+    return try_types(
+        vectors,
+        rows=rows,
+        candidates=[read_index_type(text) for text in trying.index],
+        k=trying.k,
+        queries=trying.queries,
+        seed=trying.seed,
+        threads=settings.threads or available_cores(),
+        on_progress=report,
+    )
 
 
 def for_all(tuning: Tuning) -> Tuning:

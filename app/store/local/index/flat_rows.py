@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,8 +166,8 @@ class MappedRows:
 
 def said_by(error: Exception) -> str:
     """FAISS's own words, without the place in its source that stands before them."""
-    text = str(error).rsplit("Error: ", 1)[-1].strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+    text = re.sub(r"^Error in .+? at \S+:\d+: ", "", str(error)).rsplit("Error: ", 1)[-1].strip()
+    return (text or type(error).__name__).splitlines()[0][:200]
 
 
 def selector(chosen: NDArray[np.bool_]) -> Any:
