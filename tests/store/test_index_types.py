@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,12 @@ EVERYTHING = SearchParameters(nprobe=65_536, ef_search=65_536, k_factor=1_000)
 
 def policy(index_type: str, **given: object) -> IndexPolicy:
     return IndexPolicy(index_type=index_type, least=LEAST, **given)  # type: ignore[arg-type]
+
+
+def copy_if_there(source: str, target: str) -> None:
+    """Copies a file; one that a build removes meanwhile is not there for the next process."""
+    with suppress(FileNotFoundError):
+        shutil.copy2(source, target)
 
 
 class IndexMachine(RuleBasedStateMachine):
@@ -95,9 +102,14 @@ class IndexMachine(RuleBasedStateMachine):
     def kill(self) -> None:
         """What is on the disk right now is all that the next process gets."""
         copy = Path(tempfile.mkdtemp(prefix="lookalike-test-"))
-        shutil.copytree(
-            self.folder, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.lock")
-        )
+        with self.store._catalog._connections._write_lock:  # files copied one by one, of one moment
+            shutil.copytree(
+                self.folder,
+                copy,
+                dirs_exist_ok=True,
+                ignore=shutil.ignore_patterns("*.lock"),
+                copy_function=copy_if_there,
+            )
         self.store.close()
         shutil.rmtree(self.folder)
         self.folder = copy
