@@ -1,9 +1,11 @@
-"""Waiting for what other threads and processes are about to do."""
+"""Waiting for other threads and processes, and working beside them."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -29,3 +31,36 @@ def wait_for(
         assert time.monotonic() < end, state() if state else f"still {found!r}"
         time.sleep(0.005)
     return found
+
+
+def repeat_together(
+    *jobs: Callable[[], object], seconds: float, enough: Callable[[], bool] = lambda: True
+) -> None:
+    """Repeats every job on a thread of its own for a time, and longer on a busy machine.
+
+    Args:
+        jobs: What each thread does again and again; what one raises is raised.
+        seconds: How long at least.
+        enough: Whether enough happened; each job has had four turns by then, too.
+    """
+    turns, failed, began = [0] * len(jobs), threading.Event(), time.monotonic()
+
+    def is_done() -> bool:
+        spent = time.monotonic() - began
+        happened = spent > PATIENCE_S or (min(turns) > 3 and enough())
+        return failed.is_set() or (spent > seconds and happened)
+
+    def repeat(place: int) -> None:
+        try:
+            while not is_done():
+                jobs[place]()
+                turns[place] += 1
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        for work in [pool.submit(repeat, place) for place in range(len(jobs))]:
+            work.result()
+    assert min(turns) > 3
+    assert enough()

@@ -23,6 +23,7 @@ from app.store.local.index.live_index import LiveIndex
 from app.store.local.index.rwlock import ReadWriteLock
 from app.store.local.local_store import LocalStore
 from tests.store.helpers import digest, fill, ids, new_image, put, search, unit_vectors
+from tests.waiting import repeat_together
 
 SECONDS = 2.0
 
@@ -36,19 +37,8 @@ def busy_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_together(*jobs: Callable[[], None]) -> None:
-    """Repeats every job on a thread of its own until the time is over; raises what one raises."""
-    end = time.monotonic() + SECONDS
-
-    def repeat(job: Callable[[], None]) -> int:
-        turns = 0
-        while time.monotonic() < end:
-            job()
-            turns += 1
-        return turns
-
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        turns = [future.result() for future in [pool.submit(repeat, job) for job in jobs]]
-    assert min(turns) > 3
+    """Repeats every job on a thread of its own."""
+    repeat_together(*jobs, seconds=SECONDS)
 
 
 def test_searches_beside_changes_are_right(store: Store) -> None:
@@ -193,7 +183,7 @@ def test_what_many_put_is_all_there(store: Store) -> None:
 def test_the_lock_lets_readers_share_and_writers_be_alone() -> None:
     lock, counting = ReadWriteLock(), threading.Lock()
     inside, wrong = [0, 0], []
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=60)
 
     def read() -> None:
         with lock.read():
@@ -235,5 +225,5 @@ def test_readers_do_not_starve_a_writer() -> None:
             pool.submit(read)
         time.sleep(0.05)
         pool.submit(write)
-        assert written.wait(5)
+        assert written.wait(60)
         stop.set()

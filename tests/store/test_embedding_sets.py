@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +35,7 @@ from tests.store.helpers import (
     search,
     unit_vectors,
 )
+from tests.waiting import repeat_together
 
 NEW = Passport(model="new", weights="random", weights_sha256="2" * 64, dim=6)
 
@@ -306,34 +305,29 @@ def vector_under(passport: Passport, sha256: str) -> NDArray[np.float32]:
 
 
 class Traffic:
-    """Switches, changes and searches, each repeated until the time is over."""
+    """Switches, changes and searches."""
 
-    def __init__(self, store: Store, *, seconds: float) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self.end = time.monotonic() + seconds
         self.switches = 0
         self.searches = [0, 0, 0]
-
-    def repeat(self, turn: Callable[[int], None]) -> None:
-        number = 0
-        while time.monotonic() < self.end:
-            number += 1
-            turn(number)
+        self.switching, self.changing = count(1), count(1)
 
     def passport(self) -> Passport:
         found = self.store.passport("default")
         assert found is not None
         return found
 
-    def switch(self, turn: int) -> None:
-        passport = (PASSPORT, NEW)[turn % 2]
+    def switch(self) -> None:
+        passport = (PASSPORT, NEW)[next(self.switching) % 2]
         records = self.store.sets.missing("default", passport, limit=100).records
         if records:
             vectors = np.stack([vector_under(passport, record.sha256) for record in records])
             self.store.sets.add("default", passport, records, vectors)
         self.switches += self.store.sets.activate("default", passport)
 
-    def change(self, turn: int) -> None:
+    def change(self) -> None:
+        turn = next(self.changing)
         image = new_image(f"c{turn % 5}", content=f"{turn}")
         passport = self.passport()
         vector = vector_under(passport, image.sha256)[None]
@@ -363,17 +357,14 @@ def test_searches_and_changes_beside_switches_are_right(store: Store) -> None:
     images = [new_image(f"i{n}") for n in range(40)]
     put(store, images, np.stack([vector_under(PASSPORT, image.sha256) for image in images]))
     begin(store)
-    traffic = Traffic(store, seconds=2.0)
-    with ThreadPoolExecutor(5) as pool:
-        work = [pool.submit(traffic.repeat, turn) for turn in (traffic.switch, traffic.change)]
-        work += [
-            pool.submit(traffic.repeat, partial(lambda number, _: traffic.look(number), number))
-            for number in range(3)
-        ]
-        for one in work:
-            one.result()
-    assert traffic.switches > 4
-    assert min(traffic.searches) > 5
+    traffic = Traffic(store)
+    repeat_together(
+        traffic.switch,
+        traffic.change,
+        *(partial(traffic.look, number) for number in range(3)),
+        seconds=2.0,
+        enough=lambda: traffic.switches > 4 and min(traffic.searches) > 5,
+    )
 
 
 def test_the_local_index_is_there_before_the_switch(

@@ -32,8 +32,8 @@ from app.store.local.catalog import (
 from app.store.local.catalog import (
     passing as catalog_passing,
 )
+from app.store.local.catalog.background import Background
 from app.store.local.catalog.catalog import Catalog
-from app.store.local.catalog.field_builder import FieldBuilder
 from app.store.local.catalog.field_postings import read_postings, write_postings
 from app.store.local.catalog.field_spans import Lookup, Span, keys_of, lookups
 from app.store.local.catalog.fields import advance, register_fields, unfinished
@@ -98,7 +98,7 @@ class Fields(RuleBasedStateMachine):
         super().__init__()
         self.limits = pytest.MonkeyPatch()
         for module, name, value in (
-            (FieldBuilder, "_go", lambda _: None),  # the steps are rules here
+            (Background, "wake", lambda _: None),  # the steps are rules here
             (catalog_fields, "STEP", 3),
             (catalog_passing, "_FIRST_BOUND", 2),
             (catalog_passing, "_NEXT_BOUND", 2),
@@ -393,7 +393,7 @@ def test_a_store_that_cannot_be_opened_builds_nothing(tmp_path: Path) -> None:
 
 
 def test_long_lists_make_a_step_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FieldBuilder, "_go", lambda _: None)  # the steps are taken here
+    monkeypatch.setattr(Background, "wake", lambda _: None)  # the steps are taken here
     with closing(LocalStore(tmp_path)) as store:
         lists = [{"tags": [f"{n} {item}" for item in range(100)]} for n in range(20)]
         images = [new_image(f"i{n}", metadata=one) for n, one in enumerate(lists)]

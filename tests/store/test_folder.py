@@ -20,7 +20,7 @@ from app.errors import (
     StorageFullError,
 )
 from app.store.filters import Filter
-from app.store.local.catalog import purging, sqlite_errors
+from app.store.local.catalog import background, purging, sqlite_errors
 from app.store.local.catalog.connections import Connections
 from app.store.local.index.policy import IndexPolicy
 from app.store.local.local_store import LocalStore
@@ -228,7 +228,7 @@ def test_closing_waits_for_no_more_rows_to_go(
         assert held.begun.wait(PATIENCE_S)
         closing_ = threading.Thread(target=store.close)
         closing_.start()
-        wait_for(store._catalog.purger._stop.is_set)
+        wait_for(store._catalog.purger._background._stop.is_set)
         held.free.set()
         closing_.join(PATIENCE_S)
         assert not closing_.is_alive()
@@ -288,7 +288,7 @@ def test_a_drop_on_a_failing_disk_is_still_a_drop(
     def fail(_: object) -> None:
         raise StorageError("the disk is failing")
 
-    monkeypatch.setattr(purging, "RETRY_S", 0.01)
+    monkeypatch.setattr(background, "RETRY_S", 0.01)
     monkeypatch.setattr(purging, "TOGETHER", 3)
     with closing(LocalStore(tmp_path)) as store:
         fill(store, 10)

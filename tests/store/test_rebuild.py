@@ -11,9 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from app.store.search_parameters import SearchParameters
 from tests.store.helpers import answers, digest, fill, ids, new_image, put, search, unit_vectors
 from tests.store.test_embedding_sets import NEW, begin, complete, new_vectors, put_new
 from tests.store.test_kill import CHILD, vectors_of
-from tests.waiting import wait_for
+from tests.waiting import repeat_together, wait_for
 
 LEAST, TYPE = 100, "IVF2,SQ8"
 EVERYTHING = SearchParameters(nprobe=65_536, ef_search=65_536, k_factor=1_000)
@@ -132,21 +132,12 @@ def ask_something(store: Store) -> None:
 
 
 def test_a_build_beside_searches_and_changes(tmp_path: Path) -> None:
-    memory, end = MemoryStore(), time.monotonic() + 2.5
-
-    def repeat(job: Callable[..., None], *stores: Store) -> int:
-        turns = 0
-        while time.monotonic() < end:
-            job(*stores)
-            turns += 1
-        return turns
-
-    with closing(opened(tmp_path)) as store, ThreadPoolExecutor(3) as pool:
+    memory = MemoryStore()
+    with closing(opened(tmp_path)) as store:
         for one in (store, memory):
             put(one, [new_image(f"s{n}") for n in range(60)], STABLE)
-        work = [pool.submit(repeat, change_something, store, memory)]
-        work += [pool.submit(repeat, ask_something, store) for _ in range(2)]
-        assert all(turns.result() > 3 for turns in work)
+        ask = partial(ask_something, store)
+        repeat_together(partial(change_something, store, memory), ask, ask, seconds=2.5)
         wait_built(store)
         wait_for(lambda: facts(store)["since_build"] <= LEAST // 2)
         for where in (None, Filter.parse({"n": 1})):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Sequence
 
 from app.errors import StorageError
 from app.store.filters import Filter
+from app.store.local.catalog.background import Background
 from app.store.local.catalog.connections import Connections
 from app.store.local.catalog.fields import (
     advance,
@@ -33,10 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class FieldBuilder:
-    """The fields that are indexed: named ones, and those that were filtered on slowly.
-
-    Its thread starts when there is first something to build or to remove.
-    """
+    """The fields that are indexed: named ones, and those that were filtered on slowly."""
 
     def __init__(
         self, connections: Connections, named: Sequence[str] = (), *, read_only: bool = False
@@ -54,21 +51,16 @@ class FieldBuilder:
         self._lock = threading.Lock()
         self._slow: dict[tuple[int, str], int] = {}
         self._wanted: list[tuple[int, str]] = []
-        self._stop = threading.Event()
-        self._due = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._background = Background(
+            "fields", self._step, undone="Fields are not indexed further for now"
+        )
         if not read_only:
             self._register_named()
             self.wake()
 
     def close(self) -> None:
         """Stops after the step that is under way; the next start goes on."""
-        self._stop.set()
-        self._due.set()
-        with self._lock:
-            thread = self._thread
-        if thread is not None:
-            thread.join()
+        self._background.close()
 
     def states(self, row: CollectionRow) -> dict[str, str]:
         """`complete` or `building` for each field of a collection that is indexed, by name."""
@@ -97,21 +89,14 @@ class FieldBuilder:
                     self._wanted.append((row.id, name))
             wanted = bool(self._wanted)
         if wanted:
-            self._go()
+            self._background.wake()
 
     def wake(self) -> None:
         """Goes to work where there is some."""
         with self._connections.read() as connection:
             work = unfinished(connection)
         if work and not self._read_only:
-            self._go()
-
-    def _go(self) -> None:
-        self._due.set()
-        with self._lock:
-            if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(target=self._run, name="fields", daemon=True)
-                self._thread.start()
+            self._background.wake()
 
     def _register_named(self) -> None:
         try:
@@ -122,27 +107,15 @@ class FieldBuilder:
         except StorageError as exc:
             log.warning("Fields are not indexed before the next start: %s", exc)
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            self._due.wait()
-            self._due.clear()
-            try:
-                self._work()
-            except Exception as exc:  # filters work without an index
-                log.warning("Fields are indexed further at the next occasion: %s", exc)
-
-    def _work(self) -> None:
-        """Goes on until all is done, and leaves at least half of the time to others."""
-        work = True
-        while work and not self._stop.is_set():
-            started = time.perf_counter()
-            with self._lock:
-                wanted, self._wanted = self._wanted, []
-            with self._connections.write() as connection:
-                for number, name in wanted:
-                    register_automatic(connection, number, name, named=self.named)
-                advance(connection)
-                work = unfinished(connection)
-            self._stop.wait(time.perf_counter() - started)
-        if not self._stop.is_set():
+    def _step(self) -> bool:
+        """Builds or removes a little; False where all is done."""
+        with self._lock:
+            wanted, self._wanted = self._wanted, []
+        with self._connections.write() as connection:
+            for number, name in wanted:
+                register_automatic(connection, number, name, named=self.named)
+            advance(connection)
+            work = unfinished(connection)
+        if not work:
             self._connections.give_room_back()
+        return work

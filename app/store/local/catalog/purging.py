@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import threading
-import time
 
 from app.errors import StorageError
+from app.store.local.catalog.background import Background
 from app.store.local.catalog.connections import Connections
 from app.store.local.catalog.field_builder import FieldBuilder
 
 TOGETHER = 500
 """Rows that one step removes: many small transactions keep the WAL small."""
-
-RETRY_S = 60.0
-"""Seconds until what the disk refused is tried again."""
 
 _DROPPED = "SELECT id FROM collections WHERE name IS NULL LIMIT 1"
 
@@ -25,8 +21,7 @@ log = logging.getLogger(__name__)
 class Purger:
     """Removes the rows of collections that have no name any more, a few at a time.
 
-    Its thread starts when there is first something to remove. What a shutdown or a crash leaves is
-    removed after the next start.
+    What a shutdown or a crash leaves is removed after the next start.
 
     Args:
         connections: The catalog's.
@@ -36,10 +31,9 @@ class Purger:
     def __init__(self, connections: Connections, fields: FieldBuilder) -> None:
         self._connections = connections
         self._fields = fields
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._due = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._background = Background(
+            "purge", self._step, undone="Rows of a dropped collection stay for now"
+        )
 
     def begin(self) -> None:
         """Takes up what was left before this start."""
@@ -50,11 +44,7 @@ class Purger:
 
     def wake(self) -> None:
         """Has the background look for something to remove."""
-        self._due.set()
-        with self._lock:
-            if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(target=self._run, name="purge", daemon=True)
-                self._thread.start()
+        self._background.wake()
 
     def finish(self) -> None:
         """Removes all there is, now; what the disk refuses is left to the background."""
@@ -66,31 +56,7 @@ class Purger:
 
     def close(self) -> None:
         """Stops after the step that is under way."""
-        self._stop.set()
-        self._due.set()
-        with self._lock:
-            thread = self._thread
-        if thread is not None:
-            thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            self._due.wait()
-            self._due.clear()
-            self._work()
-
-    def _work(self) -> None:
-        """Goes on until all is removed, and leaves at least half of the time to others."""
-        work = True
-        while work and not self._stop.is_set():
-            started = time.perf_counter()
-            try:
-                work = self._step()
-            except Exception as exc:  # the thread must live: rows would stay until the next start
-                log.warning("Rows of a dropped collection stay for now: %s", exc)
-                self._stop.wait(RETRY_S)
-            else:
-                self._stop.wait(time.perf_counter() - started)
+        self._background.close()
 
     def _step(self) -> bool:
         """Removes some rows, and with the last ones their collection; False where all is gone."""
