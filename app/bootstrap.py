@@ -279,8 +279,6 @@ def _models(
 ) -> CollectionModels:
     def make(recipe: Recipe) -> Extractor:
         own = settings_of(settings, recipe)
-        if own.model == "color":  # beside a network that is compiled
-            own = own.model_copy(update={"compile": False})
         return build_extractor(own, cores=cores, keep=keep, quantized=quantized_of(recipe))
 
     return CollectionModels(

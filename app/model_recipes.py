@@ -34,6 +34,7 @@ def recipe_of(settings: Settings, given: Mapping[str, Any] | None = None) -> dic
         raise InvalidParameterError(
             f"There is no model {values['model']!r}; choose from {', '.join(sorted(SPECS))}"
         )
+    values[INT8] = values[INT8] if values["model"] in SPECS else False
     for name in ("weights", "head"):
         if values[name] is not None:
             values[name] = _absolute(str(values[name]))
@@ -50,6 +51,8 @@ def settings_of(settings: Settings, recipe: Mapping[str, Any]) -> Settings:
         values["precision"] = INT8
     elif settings.precision == INT8:
         values["precision"] = "auto"
+    if values.get("model", settings.model) == "color":  # beside a network's own, or an old recipe's
+        values |= {"precision": "auto", "compile": False}
     return settings.model_copy(update=values)
 
 

@@ -19,6 +19,7 @@ from app.embedding import openvino_runtime
 from app.embedding.openvino_extractor import OpenVinoExtractor
 from app.embedding.torchvision_extractor import TorchvisionExtractor
 from app.errors import ConfigurationError, WeightsNotFoundError
+from app.model_recipes import recipe_of, settings_of
 from tests.servers import clean_environment
 
 MODEL = {"model": "resnet18", "weights": "random", "input_size": 32, "device": "cpu"}
@@ -129,6 +130,16 @@ def test_a_collection_by_color_stays_searchable_beside_a_network_that_is_compile
     bootstrap._models(settings(compile=True), extractors, None, cores=1, keep=False)
     extractors.close()
     assert made[0]({"model": "color"}).passport.model == "color"
+
+
+def test_a_collection_by_color_stays_searchable_beside_an_int8_network():
+    """Also by a recipe that says int8, as those of an int8 service once did."""
+    service = settings(precision="int8", runtime="openvino")
+    assert recipe_of(service, {"model": "color"})["int8"] is False
+    assert recipe_of(service)["int8"] is True
+    for recipe in ({"model": "color", "int8": True}, {"model": "color"}):
+        assert build_backbone(settings_of(service, recipe), cores=1).passport.model == "color"
+        assert build_backbone(settings_of(settings(), recipe), cores=1).passport.model == "color"
 
 
 SERVICE = """

@@ -290,12 +290,20 @@ def test_a_drop_on_a_failing_disk_is_still_a_drop(
 
     monkeypatch.setattr(background, "RETRY_S", 0.01)
     monkeypatch.setattr(purging, "TOGETHER", 3)
-    with closing(LocalStore(tmp_path)) as store:
+    with closing(LocalStore(tmp_path, filter_fields=["n"])) as store:
         fill(store, 10)
         with monkeypatch.context() as patch:
             patch.setattr(Connections, "give_room_back", fail)
             assert store.drop("default") == 10
             store.purge()
             wait_for(lambda: "the disk is failing" in caplog.text)
+            wait_for(lambda: not any(left(store).values()))
         assert store.collections() == []
-        wait_for(lambda: not any(left(store).values()))
+        for sql in ("SELECT count(*) FROM field_values", "PRAGMA freelist_count"):
+            wait_for(lambda sql=sql: counted(store, sql) == 0)
+
+
+def counted(store: LocalStore, sql: str) -> int:
+    with store._catalog._connections.read() as connection:
+        count: int = connection.execute(sql).fetchone()[0]
+    return count

@@ -62,13 +62,11 @@ class Purger:
         """Removes some rows, and with the last ones their collection; False where all is gone."""
         with self._connections.write() as connection:
             found = connection.execute(_DROPPED).fetchone()
-            if found is None:
-                return False
-            last = _remove_some(connection, *found)
-        self._connections.give_room_back()
+            last = found is not None and _remove_some(connection, *found)
         if last:
             self._fields.wake()
-        return True
+        self._connections.give_room_back()  # where nothing was found: what failed the last time
+        return found is not None
 
 
 def _remove_some(connection: sqlite3.Connection, number: int) -> bool:
