@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -92,34 +92,54 @@ def reading(connections: Connections) -> Iterator[threading.Event]:
         work.result(60)
 
 
-def test_who_waits_for_a_place_holds_nobody_up(
+def meet_changes(patch: pytest.MonkeyPatch, *, looks: int, then: Callable[[], None]) -> None:
+    """Has the first looks of a collection's searches come to nothing, as beside changes."""
+    once, left = searching.Searcher._once, iter(range(looks - 1, -1, -1))
+
+    def look(searcher: Any, live: Any, *given: Any, **named: Any) -> Any:
+        answer = once(searcher, live, *given, **named)
+        number = next(left, None) if live.row.name == "default" else None
+        if number == 0:
+            then()
+        return answer if number is None else None
+
+    patch.setattr(searching.Searcher, "_once", look)
+
+
+def test_a_search_that_met_changes_waits_for_no_other_filter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A search that met changes three times lets the next ones wait only for itself."""
+    """Nor does whoever waits for the change lock that it holds then."""
     with closing(LocalStore(tmp_path)) as store, ExitStack() as others:
         vectors = fill(store, 20)
-        once, tries = searching.Searcher._once, threading.Semaphore(3)
-        met = threading.Event()
 
-        def meets_changes(self: Any, *args: Any, **options: Any) -> Any:
-            answer = once(self, *args, **options)
-            if not tries.acquire(blocking=False):
-                return answer
-            if not tries._value:  # now both places are taken
-                for _ in range(2):
-                    others.enter_context(reading(store._catalog._connections))
-                met.set()
-            return None
+        def take_both_places() -> None:
+            for _ in range(2):
+                others.enter_context(reading(store._catalog._connections))
 
-        monkeypatch.setattr(searching.Searcher, "_once", meets_changes)
-        with ThreadPoolExecutor(2) as pool:
+        meet_changes(monkeypatch, looks=3, then=take_both_places)
+        with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(search, store, vectors[3:4], k=1, where=Filter.parse({"n": 3}))
-            assert met.wait(60)
+            assert ids(asked.result(20)[0]) == ["i3"]
             putting = pool.submit(put, store, [new_image("p")], unit_vectors(1), collection="other")
             putting.result(20)
-            assert not asked.done()
-            others.close()
-            assert ids(asked.result(60)[0]) == ["i3"]
+
+
+def test_a_search_that_waits_for_changes_keeps_no_other_filter_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(LocalStore(tmp_path, filter_s=20)) as store:
+        vectors = fill(store, 20)
+        fill(store, 20, collection="other")
+        where, met = Filter.parse({"n": 3}), threading.Event()
+        meet_changes(monkeypatch, looks=6, then=met.set)
+        with ThreadPoolExecutor(2) as pool:
+            with store._change:
+                asked = [pool.submit(search, store, vectors[3:4], k=1, where=where) for _ in "ab"]
+                assert met.wait(60)
+                (found_there,) = search(store, vectors[3:4], k=1, where=where, collection="other")
+                assert ids(found_there) == ["i3"]
+            assert [ids(one.result(60)[0]) for one in asked] == [["i3"], ["i3"]]
 
 
 def test_filters_that_overlap_do_not_let_the_log_grow(

@@ -69,11 +69,13 @@ class Searcher:
             found = once()
             if found is not None:
                 return found
+        with self._change:  # by now the filter only looks at what came since: nobody waits long
+            found = once()
+        if found is not None:
+            return found
+        filtered.forget()  # metadata that changed: what was known passes no longer
         with filtered.at_once(), self._change:
             found = once()
-            if found is None:  # metadata that changed: what was known passes no longer
-                filtered.forget()
-                found = once()
             return found if found is not None else self._refreshed(collection, once)
 
     def _refreshed(
