@@ -229,7 +229,7 @@ class IndexingService:
         """A picture that needs no vector after all that came before it; None where it does."""
         outcome = self._store.put_known(task.collection, item.image, on_conflict=task.on_conflict)
         if outcome is not None and outcome.record.sha256 == item.image.sha256:
-            self._keeper.keep_known(item.source, task.collection, item.image)
+            self._keeper.keep_known(item.source, item.image, outcome.record)
         return outcome
 
     def _embed_now(self, item: Known, task: Task) -> Waiting:

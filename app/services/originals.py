@@ -49,11 +49,11 @@ class OriginalKeeper:
             return None
         return None if original_of(record, self._files) else source.place()
 
-    def keep_known(self, source: PictureSource, collection: str, image: NewImage) -> None:
-        """As `keep`, for a picture that is stored; `image.source` as `moved` gave it."""
+    def keep_known(self, source: PictureSource, image: NewImage, record: ImageRecord) -> None:
+        """As `keep`, for a picture that is stored, with its row and `image.source` from `moved`."""
         self.keep(source, image)
-        if image.source is not None:
-            self._store.refer(collection, image)
+        if image.source is not None and not original_of(record, self._files):
+            self._store.refer(record.collection, image)
 
 
 def _unchanged(record: ImageRecord) -> Path | None:

@@ -108,6 +108,15 @@ def test_of_twins_the_one_that_was_first_is_referred_to_as_long_as_it_is_there(
     assert place(services, first) == twin
 
 
+def test_of_new_twins_the_first_is_referred_to(services: Services, photo: Path) -> None:
+    item = one(services, photo)
+    there = moved(photo)
+    twin = there.with_name("twin.jpg")
+    shutil.copy(there, twin)
+    index(services, there, twin)
+    assert place(services, item) == there
+
+
 def test_other_bytes_from_the_new_place_do_not_take_the_id_under_skip(
     services: Services, photo: Path, tmp_path: Path
 ) -> None:
