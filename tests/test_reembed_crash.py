@@ -22,7 +22,7 @@ from tests.test_crash import picture
 from tests.waiting import wait_for
 
 COUNT = 600
-KILLS = 3
+KILLS = 2
 HEADED = make({"grid": 4, "head": 7})
 PLAIN = make({"grid": 4})
 

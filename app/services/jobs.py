@@ -29,7 +29,7 @@ _RETRY_S = 5.0  # after the disk refused
 _ENDED_THE_SERVICE = (
     f"The service ended {_STARTS} times while it worked on this, and came no further: a picture "
     "may crash it, or its memory may be too small. Look at its log, at its memory and at the "
-    "pictures that come next, then ask for this again; what is done is kept"
+    "pictures that come next, then send or ask for it again; what is done is kept"
 )
 
 log = logging.getLogger(__name__)

@@ -139,7 +139,7 @@ def test_auto_fits_the_memory(rows: int, dim: int, memory: int, factory: str | N
     assert f"{rows} pictures of {dim} numbers" in found.reason
     if factory:
         assert check_index_type(factory) == factory
-        assert f"{memory / 1e6:.0f} MB that are set" in found.reason
+        assert f"{memory / 1e6:.0f} MB it may take" in found.reason
         assert ("more than the 4 MB" in found.reason) == (memory == 4_000_000)
     else:
         assert found.reason.startswith("exact")

@@ -130,7 +130,7 @@ def _automatic(rows: int, dim: int, memory: int) -> Plan:
     room = "of" if total <= memory else "and so more than the"
     return Plan(
         f"{reduction(dim, kept)}IVF{lists},{codes}",
-        f"{rows} pictures of {dim} numbers: about {_mb(total)} {room} {_mb(memory)} that are set",
+        f"{rows} pictures of {dim} numbers: about {_mb(total)} {room} {_mb(memory)} it may take",
     )
 
 
