@@ -123,10 +123,10 @@ def test_a_client_that_is_late_hides_nothing() -> None:
 def test_errors_are_counted_by_status_and_left_out_of_latencies() -> None:
     with one_at_a_time(seconds=0.0, statuses=[200, 503, 503, 415]) as url:
         answers = send(url, [0.0] * 8)
-    summary = summarize(answers, seconds=1.0)
+    summary = summarize(answers, seconds=100.0)
     assert summary.statuses == {"200": 2, "415": 2, "503": 4}
     assert summary.errors == 6
-    assert summary.achieved_rate == pytest.approx(2.0)
+    assert summary.achieved_rate == pytest.approx(0.02)
     slow_errors = [Answer(0, 0, 9.0, "503"), Answer(0, 0, 0.1, "200")]
     assert summarize(slow_errors, seconds=1.0).max_ms == pytest.approx(100)
 
