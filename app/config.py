@@ -45,11 +45,6 @@ def read_size(value: Any) -> int:
         ) from None
 
 
-def read_index_type(text: str) -> str:
-    """`Flat` and `auto` in any case; a factory string of FAISS as it is."""
-    return {"flat": "Flat", "auto": "auto"}.get(text.strip().lower(), text)
-
-
 Size = Annotated[int, BeforeValidator(read_size)]
 """A number of bytes; 2GB as well as 2000000000."""
 
@@ -194,11 +189,6 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "text", "json"] = Field(
         "auto", description="auto: text on a terminal, JSON otherwise"
     )
-
-    @field_validator("index")
-    @classmethod
-    def _read_index(cls, value: str) -> str:
-        return read_index_type(value)
 
     @field_validator("index_parameters")
     @classmethod

@@ -76,14 +76,6 @@ def test_what_is_no_size_is_said_with_an_example(name, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "read"),
-    [("flat", "Flat"), (" FLAT ", "Flat"), ("AUTO", "auto"), ("Auto", "auto"), ("SQ8", "SQ8")],
-)
-def test_the_index_types_of_ours_in_any_case(text, read):
-    assert load_settings(index=text).index == read
-
-
-@pytest.mark.parametrize(
     ("text", "reason"), [("foo", "could not parse index string foo"), ("NSG32", "NSG never")]
 )
 def test_an_index_type_that_is_none_is_said_plainly(text, reason, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -72,7 +72,7 @@ def tune(
         collection=collection, index=index or [], k=k, queries=queries, sample=sample, seed=seed
     )
     with progress() as report:
-        tuning = for_all(_measured(trying, settings, report))
+        tuning = _measured(trying, settings, report).for_all()
     if out is not None:
         from app.visualization.tuning_plot import draw_tuning  # noqa: PLC0415 - see app.cli.main
 
@@ -102,7 +102,6 @@ class _Trying:
 
 def _measured(trying: _Trying, settings: Settings, report: Report) -> Tuning:
     from app.bootstrap import open_store  # noqa: PLC0415 - see app.cli.main
-    from app.config import read_index_type  # noqa: PLC0415
     from app.cores import available_cores, limit_openmp  # noqa: PLC0415
     from app.services.vector_sample import sample_vectors  # noqa: PLC0415
 
@@ -121,7 +120,7 @@ def _measured(trying: _Trying, settings: Settings, report: Report) -> Tuning:
     return try_types(
         vectors,
         rows=rows,
-        candidates=[read_index_type(text) for text in trying.index],
+        candidates=trying.index,
         k=trying.k,
         queries=trying.queries,
         seed=trying.seed,
@@ -130,37 +129,13 @@ def _measured(trying: _Trying, settings: Settings, report: Report) -> Tuning:
     )
 
 
-def for_all(tuning: Tuning) -> Tuning:
-    """What was measured on a sample, with milliseconds for the whole collection where it grows."""
-    times = tuning.rows / tuning.measured
-
-    def grown(trial: Trial) -> Trial:
-        points = tuple(replace(point, ms=point.ms * times) for point in trial.points)
-        return replace(trial, points=points) if _grows(trial) else trial
-
-    return replace(tuning, trials=tuple(grown(trial) for trial in tuning.trials))
-
-
-def _grows(trial: Trial) -> bool:
-    """Whether its time grows as the collection: without a graph, and with no more lists then."""
-    if "IVF" in trial.setting:
-        return trial.index == trial.setting
-    return "HNSW" not in trial.setting
-
-
-def _extrapolated(tuning: Tuning) -> list[str]:
-    if tuning.measured == tuning.rows:
-        return []
-    return [trial.setting for trial in tuning.trials if trial.points and _grows(trial)]
-
-
 def _json(tuning: Tuning, goal: Goal, collection: str) -> str:
     chosen = tuning.recommended(goal)
     facts = {
         "collection": collection,
         "goal": asdict(goal),
         "recommended": None if chosen is None else chosen.setting,
-        "extrapolated": _extrapolated(tuning),
+        "extrapolated": tuning.extrapolated,
         **asdict(tuning),
     }
     return json.dumps(facts, indent=2)
@@ -230,7 +205,7 @@ def _advice(tuning: Tuning, chosen: Trial | None, goal: Goal) -> list[str]:
         said.append(
             f"Measured on {tuning.measured:,} of {tuning.rows:,} pictures (--sample). Sizes are "
             "estimates for all of them, with the lists that suit so many. The ms of "
-            f"{', '.join(_extrapolated(tuning))} are "
+            f"{', '.join(tuning.extrapolated)} are "
             f"{tuning.rows / tuning.measured:.1f} times what was measured, since they grow with "
             "the number of pictures; other ms, which grow less, and build seconds are the sample's."
         )

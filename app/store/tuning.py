@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.store.search_parameters import SearchParameters
 
@@ -57,6 +57,13 @@ class Trial:
     points: tuple[Point, ...] = ()
     problem: str | None = None
 
+    @property
+    def grows(self) -> bool:
+        """Whether its time grows as the collection: with no graph, and no more lists by then."""
+        if "IVF" in self.setting:
+            return self.index == self.setting
+        return "HNSW" not in self.setting
+
     def fastest(self, recall: float) -> Point | None:
         """The fastest way to search that reaches a recall; None where none does."""
         enough = [point for point in self.points if point.recall >= recall]
@@ -91,6 +98,23 @@ class Tuning:
     def exact_ms(self) -> float:
         """Milliseconds that an exact query took."""
         return self.trials[0].points[0].ms
+
+    @property
+    def extrapolated(self) -> list[str]:
+        """Settings whose milliseconds `for_all` multiplies; none where all rows were measured."""
+        if self.measured == self.rows:
+            return []
+        return [trial.setting for trial in self.trials if trial.points and trial.grows]
+
+    def for_all(self) -> Tuning:
+        """The same, with milliseconds for the whole collection where they grow with it."""
+        times = self.rows / self.measured
+
+        def grown(trial: Trial) -> Trial:
+            points = tuple(replace(point, ms=point.ms * times) for point in trial.points)
+            return replace(trial, points=points) if trial.grows else trial
+
+        return replace(self, trials=tuple(grown(trial) for trial in self.trials))
 
     def recommended(self, goal: Goal) -> Trial | None:
         """The type that reaches the recall fastest; None where none does in the memory."""

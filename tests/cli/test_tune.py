@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.cli.tune import _json, _print, for_all
+from app.cli.tune import _json, _print
 from app.errors import CollectionNotFoundError, ConfigurationError
 from app.services.vector_sample import sample_vectors
 from app.store.local.local_store import LocalStore
@@ -139,7 +139,7 @@ def measured() -> Tuning:
 
 def test_times_that_grow_with_the_collection_are_extrapolated(measured):
     assert measured.recommended(Goal()).setting == "Flat"
-    whole = for_all(measured)
+    whole = measured.for_all()
     assert [trial.points[0].ms for trial in whole.trials[:5]] == pytest.approx(
         [3.2, 1.5, 3.84, 2.0, 3.52]
     )
@@ -147,13 +147,13 @@ def test_times_that_grow_with_the_collection_are_extrapolated(measured):
     assert whole.recommended(Goal()).setting == "PCAR256,IVF256,PQ128x4fs"
     facts = json.loads(_json(whole, Goal(), "default"))
     assert facts["extrapolated"] == ["Flat", "IVF64,SQ8", "PCAR256,SQ8"]
-    assert for_all(replace(measured, rows=5_000)) == replace(measured, rows=5_000)
+    assert replace(measured, rows=5_000).for_all() == replace(measured, rows=5_000)
 
 
 @pytest.mark.parametrize("columns", [80, 60, 120])
 def test_no_word_of_the_table_is_broken(measured, columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(columns))
-    _print(for_all(measured), Goal(), "default")
+    _print(measured.for_all(), Goal(), "default")
     shown = capsys.readouterr().out
     table = shown[: shown.index("Measured on")]
     for trial in measured.trials:

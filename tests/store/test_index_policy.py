@@ -35,6 +35,8 @@ LEVELS = (
     [
         ("Flat", "Flat"),
         (" auto ", "auto"),
+        (" FLAT ", "Flat"),
+        ("Auto", "auto"),
         ("HNSW32,SQ8", "HNSW32,SQ8"),
         (" PCAR64,IVF16,SQ8 ", "PCAR64,IVF16,SQ8"),
         ("HNSW32,SQ8,RFlat", "HNSW32,SQ8"),

@@ -44,7 +44,7 @@ class Plan:
 
 
 def check_index_type(text: str) -> str:
-    """Gives an index type back as FAISS reads it: `Flat`, `auto`, or a factory string.
+    """Gives an index type back as FAISS reads it: `Flat`, `auto` (in any case), a factory string.
 
     A last `,RFlat` or `,Refine(...)` goes: every candidate is scored from its float32 vector
     anyway.
@@ -53,8 +53,9 @@ def check_index_type(text: str) -> str:
         ConfigurationError: FAISS knows no such type, or it cannot serve here.
     """
     wanted = text.strip()
-    if wanted in {EXACT, AUTO}:
-        return wanted
+    for ours in (EXACT, AUTO):
+        if wanted.lower() == ours.lower():
+            return ours
     factory = _REFINED.sub("", wanted)
     problem = _problem(factory)
     if problem:
