@@ -57,8 +57,6 @@ def test_index_types_that_serve(text: str, read: str) -> None:
     [
         "",
         "   ",
-        "flat",
-        "AUTO",
         "nonsense",
         "HNSW0",
         "HNSW1",
