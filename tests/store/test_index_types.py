@@ -25,7 +25,7 @@ LEAST = 60
 TYPES = (
     "IVF4,Flat",
     "IVF4,SQ8,RFlat",
-    "HNSW8,SQ8",
+    "HNSW16,SQ8",
     "PCAR4,IVF2,SQ8",
     "SQ8",
     "PQ4x4fs",
@@ -70,8 +70,9 @@ class IndexMachine(RuleBasedStateMachine):
             new_image(i, content=f"{i}-{seed}", metadata={"n": n % 3}) for n, i in enumerate(ids)
         ]
         vectors = unit_vectors(len(ids), seed=seed)
-        repeated = rng.random(len(ids)) < 0.2
-        vectors[repeated] = vectors[0]  # equal scores
+        # Equal scores, a few each: of more equal rows than it has links a graph may lose some.
+        repeated = np.flatnonzero(rng.random(len(ids)) < 0.2)
+        vectors[repeated] = vectors[repeated - repeated % 12]
         for store in (self.store, self.memory):
             put(store, images, vectors)
         self.added += len(ids)
