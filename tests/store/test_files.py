@@ -8,6 +8,7 @@ import io
 import os
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,12 @@ def test_a_put_beside_a_sweep_keeps_its_file(files: LocalFiles, tmp_path: Path) 
     assert files.path(DIGEST, "image/png") is not None
 
 
+def names_nothing(asked: list[int], digests: Iterable[str]) -> set[str]:
+    """Notes how many digests a sweep asks about together; no row names any."""
+    asked.append(len(set(digests)))
+    return set()
+
+
 def test_a_sweep_asks_in_batches(
     files: LocalFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,12 +183,7 @@ def test_a_sweep_asks_in_batches(
     put_five(files)
     make_old(tmp_path)
     asked: list[int] = []
-
-    def ask(digests: Iterable[str]) -> set[str]:
-        asked.append(len(set(digests)))
-        return set()
-
-    assert files.sweep(ask) == 5
+    assert files.sweep(partial(names_nothing, asked)) == 5
     assert asked == [2, 2, 1]
 
 
@@ -192,11 +194,7 @@ def test_a_sweep_that_is_stopped_leaves_the_rest(
     put_five(files)
     make_old(tmp_path)
     asked: list[int] = []
-
-    def ask(digests: Iterable[str]) -> set[str]:
-        asked.append(len(set(digests)))
-        return set()
-
+    ask = partial(names_nothing, asked)
     assert files.sweep(ask, stop=lambda: bool(asked)) == 2
     assert asked == [2]
     assert files.sweep(ask, stop=lambda: True) == 0

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from app.errors import DataFolderError, FilterTooSlowError, StorageError
@@ -62,7 +62,7 @@ class Connections:
 
     def __init__(self, path: Path, *, filter_s: float = FILTER_S, read_only: bool = False) -> None:
         self._path = path
-        self._log = path.with_name(f"{path.name}-wal")
+        self._wal = path.with_name(f"{path.name}-wal")
         self._filter_s = filter_s
         self._slow = SlowReads(_SLOW_READERS, pause=self._cut_log)
         self._cut_at = 0.0
@@ -150,16 +150,16 @@ class Connections:
         Raises:
             FilterTooSlowError: Others took longer than a filter may.
         """
-        with ExitStack() as held:
-            try:
-                held.enter_context(self._slow.place(wait_s=self._filter_s))
-            except TimeoutError:
-                raise self._too_slow() from None
+        if not self._slow.enter(wait_s=self._filter_s):
+            raise self._too_slow()
+        try:
             yield
+        finally:
+            self._slow.leave()
 
     def _log_is_long(self) -> bool:
         try:
-            length = self._log.stat().st_size
+            length = self._wal.stat().st_size
         except OSError:
             return False
         return length > _LOG_BYTES and time.monotonic() >= self._cut_at

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 
 class SlowReads:
@@ -23,24 +22,25 @@ class SlowReads:
         self._pausing = False
         self._changed = threading.Condition()
 
-    @contextmanager
-    def place(self, *, wait_s: float) -> Iterator[None]:
-        """Holds a place until the block ends.
+    def enter(self, *, wait_s: float) -> bool:
+        """Takes a place, to be given back by `leave`; False where none became free in time.
 
         Args:
             wait_s: How long it waits for one, in seconds.
-
-        Raises:
-            TimeoutError: None became free.
         """
         with self._changed:
-            if not self._changed.wait_for(self._has_room, timeout=wait_s):
-                raise TimeoutError
-            self._inside += 1
-        try:
-            yield
-        finally:
-            self._leave()
+            found = self._changed.wait_for(self._has_room, timeout=wait_s)
+            self._inside += found
+        return found
+
+    def leave(self) -> None:
+        """Gives a place back."""
+        with self._changed:
+            self._inside -= 1
+            last = self._pausing and not self._inside
+            self._changed.notify_all()
+        if last:
+            self._pause_now()
 
     def pause(self) -> None:
         """Has `pause` called as soon as nobody has a place; until then nobody gets one."""
@@ -54,14 +54,6 @@ class SlowReads:
 
     def _has_room(self) -> bool:
         return self._inside < self._places and not self._pausing
-
-    def _leave(self) -> None:
-        with self._changed:
-            self._inside -= 1
-            last = self._pausing and not self._inside
-            self._changed.notify_all()
-        if last:
-            self._pause_now()
 
     def _pause_now(self) -> None:
         try:
