@@ -14,19 +14,19 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+from lookalike.bootstrap import build_extractor, build_services
+from lookalike.config import load_settings
+from lookalike.cores import available_cores
+from lookalike.models.base import Extractor, Prepared, Vectors
+from lookalike.models.color_extractor import ColorExtractor
+from lookalike.models.extractors import Extractors
+from lookalike.models.preprocessing import least_decode_size, resize_image
+from lookalike.models.vectors import normalize
+from lookalike.records import Passport
+from lookalike.services.importing import ImportOptions
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.bootstrap import build_extractor, build_services
-from app.config import load_settings
-from app.cores import available_cores
-from app.embedding.base import Extractor, Prepared, Vectors
-from app.embedding.color_extractor import ColorExtractor
-from app.embedding.extractors import Extractors
-from app.embedding.preprocessing import least_decode_size, resize_image
-from app.embedding.vectors import normalize
-from app.records import Passport
-from app.services.importing import ImportOptions
 from benchmarks.common import WEB, announce, environment, paired, pictures, prepared, rate, report
 
 COUNT = 320

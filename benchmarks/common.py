@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from lookalike.cores import available_cores, limit_openmp
+from lookalike.models.base import Extractor
+from lookalike.models.preprocessing import ImageLimits, decode_image
 from numpy.typing import NDArray
 
-from app.cores import available_cores, limit_openmp
-from app.embedding.base import Extractor
-from app.embedding.preprocessing import ImageLimits, decode_image
-from app.samples import jpeg_bytes, samples
 from benchmarks.machine import machine_line, versions_line
 from benchmarks.results import Chart, Row, Table, is_met, keep, own_command, short
+from scripts.samples import jpeg_bytes, samples
 
 WEB = (500, 375)
 CAMERA = (4000, 3000)
@@ -46,7 +46,7 @@ def prepared(extractor: Extractor, files: list[Path]) -> NDArray[np.uint8]:
 def announce(title: str) -> None:
     """Prints what is measured, on what, with which versions."""
     limit_openmp()
-    import faiss  # noqa: F401, PLC0415 - before torch, see app.cores
+    import faiss  # noqa: F401, PLC0415 - before torch, see lookalike.cores
 
     print(f"\n# {title}\n{machine_line()}\n{versions_line()}", flush=True)
 

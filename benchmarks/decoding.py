@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from lookalike.models.base import Extractor
+from lookalike.models.preprocessing import ImageLimits, decode_image
 from PIL import Image
 
-from app.embedding.base import Extractor
-from app.embedding.preprocessing import ImageLimits, decode_image
 from benchmarks.common import CAMERA, announce, paired, pictures, report
 
 COUNT = 24
@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     weights, model, size = options.weights, options.model, options.size
     announce(f"Decoding, {model} with {weights} weights at {size}")
-    from app.embedding.torchvision_extractor import TorchvisionExtractor  # noqa: PLC0415
+    from lookalike.models.torchvision_extractor import TorchvisionExtractor  # noqa: PLC0415
 
     extractor = TorchvisionExtractor(model, weights=weights, input_size=size, precision="float32")
     grainy = pictures(4 if options.quick else COUNT, CAMERA)

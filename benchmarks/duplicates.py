@@ -15,13 +15,13 @@ from pathlib import Path
 
 import imagehash
 import numpy as np
+from lookalike.models.base import Extractor
+from lookalike.models.preprocessing import ImageLimits, decode_image, make_thumbnail
+from lookalike.services.duplicates.pixels import reduced, same_pixels
+from lookalike.services.duplicates.service import THRESHOLD
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from app.embedding.base import Extractor
-from app.embedding.preprocessing import ImageLimits, decode_image, make_thumbnail
-from app.services.duplicates.pixels import reduced, same_pixels
-from app.services.duplicates.service import THRESHOLD
 from benchmarks.common import announce, show
 from benchmarks.results import Table
 
@@ -71,7 +71,7 @@ def main() -> None:
         f"Duplicates, {arguments.model} with {Path(arguments.weights).name} weights at "
         f"{arguments.input_size}, {arguments.count} pictures of {arguments.folder.name}"
     )
-    from app.embedding.torchvision_extractor import TorchvisionExtractor  # noqa: PLC0415
+    from lookalike.models.torchvision_extractor import TorchvisionExtractor  # noqa: PLC0415
 
     extractor = TorchvisionExtractor(
         arguments.model,

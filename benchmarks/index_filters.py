@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 import numpy as np
+from lookalike.store.local.index.flat_rows import Positions
 from numpy.typing import NDArray
 
-from app.store.local.index.flat_rows import Positions
 from benchmarks.contestants import K, Ours
 from benchmarks.index_task import Task, warm
 

@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.cores import available_cores
+from lookalike.cores import available_cores
+
 from benchmarks.common import announce, draw, report, show
 from benchmarks.contestants import factory_of, is_ours
 from benchmarks.index_task import Task, run

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
-from app.cores import available_cores, limit_openmp
+from lookalike.cores import available_cores, limit_openmp
 
 limit_openmp()
 

@@ -21,13 +21,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from app.cores import limit_openmp
+from lookalike.cores import limit_openmp
 
 limit_openmp()
 
-from app.records import Passport  # noqa: E402
-from app.store.local.index.policy import IndexPolicy  # noqa: E402 - imports FAISS
-from app.store.local.local_store import LocalStore  # noqa: E402
+from lookalike.records import Passport  # noqa: E402
+from lookalike.store.local.index.policy import IndexPolicy  # noqa: E402 - imports FAISS
+from lookalike.store.local.local_store import LocalStore  # noqa: E402
+
 from benchmarks.common import announce, report  # noqa: E402
 from benchmarks.memory import anonymous_bytes  # noqa: E402
 from benchmarks.rebuild import COLLECTION, fill  # noqa: E402

@@ -11,13 +11,13 @@ import argparse
 from contextlib import closing
 
 import numpy as np
+from lookalike.bootstrap import build_decoder, build_extractors
+from lookalike.config import load_settings
+from lookalike.cores import available_cores
+from lookalike.evaluation.datasets import open_dataset
+from lookalike.evaluation.extraction import extract_vectors
 from numpy.typing import NDArray
 
-from app.bootstrap import build_decoder, build_extractors
-from app.config import load_settings
-from app.cores import available_cores
-from app.evaluation.datasets import open_dataset
-from app.evaluation.extraction import extract_vectors
 from benchmarks.common import announce, draw, report
 from benchmarks.results import Chart
 from benchmarks.vectors import clustered
@@ -68,7 +68,7 @@ def features(options: argparse.Namespace) -> NDArray[np.float32]:
 
 def compare(real: NDArray[np.float32], made: NDArray[np.float32]) -> None:
     """Measures and reports both."""
-    import faiss  # noqa: PLC0415 - after announce, see app.cores
+    import faiss  # noqa: PLC0415 - after announce, see lookalike.cores
 
     from benchmarks.geometry import measure  # noqa: PLC0415 - imports faiss
 

@@ -20,15 +20,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from lookalike.cores import limit_openmp
 from numpy.typing import NDArray
-
-from app.cores import limit_openmp
 
 limit_openmp()
 
-from app.records import NewImage, Passport  # noqa: E402
-from app.store.local.index.policy import IndexPolicy  # noqa: E402 - imports FAISS
-from app.store.local.local_store import LocalStore  # noqa: E402
+from lookalike.records import NewImage, Passport  # noqa: E402
+from lookalike.store.local.index.policy import IndexPolicy  # noqa: E402 - imports FAISS
+from lookalike.store.local.local_store import LocalStore  # noqa: E402
+
 from benchmarks.common import announce, report  # noqa: E402
 from benchmarks.contestants import K, factory_of  # noqa: E402
 from benchmarks.open_loop import percentile  # noqa: E402

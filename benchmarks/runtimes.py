@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lookalike.backbones import build_backbone
+from lookalike.bootstrap import open_store
+from lookalike.config import Settings, load_settings
+from lookalike.cores import available_cores
+from lookalike.media.walk import walk
+from lookalike.models.base import Extractor
+from lookalike.records import DEFAULT_COLLECTION, NewImage
 from numpy.typing import NDArray
 
-from app.backbones import build_backbone
-from app.bootstrap import open_store
-from app.config import Settings, load_settings
-from app.cores import available_cores
-from app.embedding.base import Extractor
-from app.records import DEFAULT_COLLECTION, NewImage
-from app.services.walk import walk
 from benchmarks.common import announce, paired, rate, report
 from benchmarks.servers import free_port
 
@@ -83,7 +83,7 @@ def compare_bfloat16(data: Path, *, rounds: int) -> None:
 
 def compare_int8(options: argparse.Namespace, data: Path, *, rounds: int) -> None:
     """int8 against the network as torchvision has it, in float32."""
-    from app.quantizing import keep_quantized, quantize_model  # noqa: PLC0415 - as needed
+    from lookalike.quantizing import keep_quantized, quantize_model  # noqa: PLC0415 - as needed
 
     given = {
         "data_dir": data,
@@ -137,10 +137,9 @@ def per_batch(
 
 def plain_torch(settings: Settings) -> Callable[[NDArray[np.uint8]], Any]:
     """Torchvision's network as it comes: float32, eager, nothing folded."""
-    import torch  # noqa: PLC0415 - after faiss, see app.cores
-
-    from app.embedding.registry import get_spec  # noqa: PLC0415
-    from app.embedding.torchvision_weights import load_backbone  # noqa: PLC0415
+    import torch  # noqa: PLC0415 - after faiss, see lookalike.cores
+    from lookalike.models.registry import get_spec  # noqa: PLC0415
+    from lookalike.models.torchvision_weights import load_backbone  # noqa: PLC0415
 
     network = load_backbone(settings.model, weights=settings.weights).network
     spec = get_spec(settings.model)

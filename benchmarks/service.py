@@ -11,10 +11,11 @@ import statistics
 import time
 from pathlib import Path
 
-from app.bootstrap import Services, build_services
-from app.config import load_settings
-from app.services.search import SearchOptions
-from app.services.sources import PictureSource
+from lookalike.bootstrap import Services, build_services
+from lookalike.config import load_settings
+from lookalike.media.sources import PictureSource
+from lookalike.services.search import SearchOptions
+
 from benchmarks.common import (
     CAMERA,
     WEB,

@@ -13,14 +13,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from app.bootstrap import build_decoder, build_extractors
-from app.config import load_settings
-from app.cores import available_cores
-from app.evaluation.datasets import open_dataset
-from app.evaluation.extraction import extract_vectors
-from app.samples import CLASSES, write_samples
-from app.services.vector_set import VectorSet
+from lookalike.bootstrap import build_decoder, build_extractors
+from lookalike.config import load_settings
+from lookalike.cores import available_cores
+from lookalike.evaluation.datasets import open_dataset
+from lookalike.evaluation.extraction import extract_vectors
+from lookalike.services.vector_set import VectorSet
+
 from benchmarks.common import WEB, announce, environment, report
+from scripts.samples import CLASSES, write_samples
 
 EPOCHS = 20
 BATCH = 32
@@ -53,7 +54,7 @@ class Reference:
     """Frozen backbone and trained layers in one network; every epoch starts at the pictures."""
 
     def __init__(self, files: list[Path]) -> None:
-        import torch  # noqa: PLC0415 - after announce, see app.cores
+        import torch  # noqa: PLC0415 - after announce, see lookalike.cores
         import torchvision  # noqa: PLC0415
         from pytorch_metric_learning import distances, losses, miners  # noqa: PLC0415
         from torch import nn  # noqa: PLC0415
@@ -116,8 +117,8 @@ def extracted(folder: Path) -> tuple[VectorSet, float]:
 
 def epochs(vectors: VectorSet) -> list[float]:
     """Seconds of each epoch, of as many pictures as the first way has."""
-    from app.training.light import train_head  # noqa: PLC0415 - imports torch
-    from app.training.options import TrainingOptions  # noqa: PLC0415
+    from lookalike.training.light import train_head  # noqa: PLC0415 - imports torch
+    from lookalike.training.options import TrainingOptions  # noqa: PLC0415
 
     options = TrainingOptions(
         epochs=EPOCHS, patience=EPOCHS, hold_out_classes=0, hold_out_pictures=0, validation=0

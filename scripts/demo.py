@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx2
 
-from app.samples import Sample, jpeg_bytes, samples
+from scripts.samples import Sample, jpeg_bytes, samples
 
 CLASSES = 12
 VIEWS = 4  # the last view of each thing is never indexed, only searched for

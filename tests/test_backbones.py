@@ -10,16 +10,16 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from lookalike import backbones, bootstrap, converting
+from lookalike.backbones import build_backbone, choose_runtime
+from lookalike.bootstrap import build_extractors, build_services
+from lookalike.config import load_settings
+from lookalike.errors import ConfigurationError, WeightsNotFoundError
+from lookalike.model_recipes import recipe_of, settings_of
+from lookalike.models import openvino_runtime
+from lookalike.models.openvino_extractor import OpenVinoExtractor
+from lookalike.models.torchvision_extractor import TorchvisionExtractor
 
-from app import backbones, bootstrap, converting
-from app.backbones import build_backbone, choose_runtime
-from app.bootstrap import build_extractors, build_services
-from app.config import load_settings
-from app.embedding import openvino_runtime
-from app.embedding.openvino_extractor import OpenVinoExtractor
-from app.embedding.torchvision_extractor import TorchvisionExtractor
-from app.errors import ConfigurationError, WeightsNotFoundError
-from app.model_recipes import recipe_of, settings_of
 from tests.servers import clean_environment
 
 MODEL = {"model": "resnet18", "weights": "random", "input_size": 32, "device": "cpu"}
@@ -145,10 +145,10 @@ def test_a_collection_by_color_stays_searchable_beside_an_int8_network():
 SERVICE = """
 import sys
 import numpy as np
-from app.api.main import create_app
-from app.bootstrap import build_extractors, build_services
-from app.config import load_settings
-import app.cli.serve
+from lookalike.api.main import create_app
+from lookalike.bootstrap import build_extractors, build_services
+from lookalike.config import load_settings
+import lookalike.cli.serve
 
 services = build_services(load_settings(), read_only=len(sys.argv) > 1)
 services.canary.check()
@@ -211,8 +211,8 @@ def test_where_no_other_process_can_convert_this_one_does(python, monkeypatch, t
 
 
 def test_with_a_head_it_needs_none_either(converted, tmp_path):
-    from app.embedding.head import Head, HeadSpec
-    from app.embedding.heads import save_head
+    from lookalike.models.head import Head, HeadSpec
+    from lookalike.models.heads import save_head
 
     passport = build_backbone(settings(converted), cores=1).passport
     spec = HeadSpec(dim_in=512, dim_out=8)
@@ -225,7 +225,7 @@ def test_with_a_head_it_needs_none_either(converted, tmp_path):
 def test_kept_networks_are_used_and_not_written_again(converted, monkeypatch):
     before = sorted((converted / "models").rglob("*"))
     assert len(before) == 4
-    monkeypatch.setattr("app.embedding.openvino_convert.convert", None)
+    monkeypatch.setattr("lookalike.models.openvino_convert.convert", None)
     for keep in (True, False):
         built = build_backbone(settings(converted, runtime="openvino"), cores=1, keep=keep)
         assert isinstance(built, OpenVinoExtractor)
@@ -291,7 +291,7 @@ def test_changed_weights_never_meet_the_old_network(tmp_path):
 
 
 def test_a_file_that_changes_while_it_is_converted_is_not_kept(tmp_path, monkeypatch):
-    from app.embedding import openvino_convert
+    from lookalike.models import openvino_convert
 
     path = tmp_path / "mine.pth"
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)

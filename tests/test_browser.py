@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.samples import Sample, draw
+from scripts.samples import Sample, draw
 from tests.servers import ADMIN_KEY, Server
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 
 import pytest
-
-from app.api.logs import configure_logging
-from app.bootstrap import open_store
-from app.config import Settings, load_settings, unknown_variables
-from app.cores import available_cores, limit_openmp
-from app.errors import ConfigurationError
+from lookalike.api.logs import configure_logging
+from lookalike.bootstrap import open_store
+from lookalike.config import Settings, load_settings, unknown_variables
+from lookalike.cores import available_cores, limit_openmp
+from lookalike.errors import ConfigurationError
 
 
 def test_flags_win_over_the_environment_and_that_over_the_file(monkeypatch, tmp_path):

@@ -6,13 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from lookalike.api.main import create_app
+from lookalike.api.metrics import Metrics
+from lookalike.cli.main import app as command_line
+from lookalike.config import Settings
+from lookalike.errors import LookalikeError
 from typer.main import get_command
-
-from app.api.main import create_app
-from app.api.metrics import Metrics
-from app.cli.main import app as command_line
-from app.config import Settings
-from app.errors import LookalikeError
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
@@ -47,7 +46,7 @@ def test_every_error_code_is_documented(kind):
 
 
 def test_the_tree_at_the_top_of_errors_names_every_class():
-    tree = (ROOT / "app" / "errors.py").read_text().split('"""')[1]
+    tree = (ROOT / "app" / "lookalike" / "errors.py").read_text().split('"""')[1]
     for kind in below(LookalikeError):
         assert re.search(rf"\b{kind.__name__}\b", tree)
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lookalike.bootstrap import Services, build_services
+from lookalike.config import Settings, load_settings
+from lookalike.errors import PassportMismatchError
+from lookalike.media.sources import PictureSource
+from lookalike.model_recipes import recipe_of
+from lookalike.quantizing import keep_quantized, quantize_model
+from lookalike.services.search import SearchOptions
 
-from app.bootstrap import Services, build_services
-from app.config import Settings, load_settings
-from app.errors import PassportMismatchError
-from app.model_recipes import recipe_of
-from app.quantizing import keep_quantized, quantize_model
-from app.samples import write_samples
-from app.services.search import SearchOptions
-from app.services.sources import PictureSource
+from scripts.samples import write_samples
 from tests.services.moving import Watched
 
 

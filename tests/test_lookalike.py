@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-from app.errors import (
+from lookalike.client import Lookalike
+from lookalike.errors import (
     ConfigurationError,
     DataFolderInUseError,
     InvalidParameterError,
     StorageError,
 )
-from app.lookalike import Lookalike
-from app.samples import write_samples
-from app.store.search_parameters import SearchParameters
+from lookalike.store.search_parameters import SearchParameters
+from PIL import Image
+
+from scripts.samples import write_samples
 from tests.unreadable import refuse
 
 README = Path(__file__).parent.parent / "README.md"

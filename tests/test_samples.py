@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.samples import CLASSES, Sample, draw, jpeg_bytes, samples, write_samples
+from scripts.samples import CLASSES, Sample, draw, jpeg_bytes, samples, write_samples
 
 SMALL = (160, 120)
 
@@ -78,7 +78,7 @@ def test_the_same_bytes_every_time():
 def test_the_same_bytes_in_another_process():
     chosen = [Sample("teapot", 1, 0), Sample("leaf", 7, 3)]
     code = (
-        "import hashlib; from app.samples import Sample, jpeg_bytes\n"
+        "import hashlib; from scripts.samples import Sample, jpeg_bytes\n"
         "for label, i, v in (('teapot', 1, 0), ('leaf', 7, 3)):\n"
         "    print(hashlib.sha256(jpeg_bytes(Sample(label, i, v))).hexdigest())"
     )

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from lookalike.api.main import create_app
+from lookalike.config import Settings
 from PIL import Image
 
-from app.api.main import create_app
-from app.config import Settings
-from app.samples import Sample, draw
+from scripts.samples import Sample, draw
 
 ADMIN_KEY = "test-admin-key"
 ADMIN = {"X-API-Key": ADMIN_KEY}

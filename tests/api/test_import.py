@@ -14,18 +14,18 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from lookalike.api import archive_uploads
+from lookalike.api.uploads import Admission
+from lookalike.config import Settings
+from lookalike.errors import StorageFullError
+from lookalike.files.blobs import LocalFiles
+from lookalike.media import archives
+from lookalike.models.color_extractor import ColorExtractor
+from lookalike.models.extractors import Extractors
+from lookalike.services.importing import ImportOptions, parse_dirs
+from lookalike.store.local.local_store import LocalStore
 
-from app.api import archive_uploads
-from app.api.uploads import Admission
-from app.config import Settings
-from app.embedding.color_extractor import ColorExtractor
-from app.embedding.extractors import Extractors
-from app.errors import StorageFullError
-from app.samples import write_samples
-from app.services import archives
-from app.services.importing import ImportOptions, parse_dirs
-from app.store.files import LocalFiles
-from app.store.local.local_store import LocalStore
+from scripts.samples import write_samples
 from tests.api.conftest import ADMIN, Clients, picture, solid
 from tests.api.test_jobs import finished
 from tests.services.archive_maker import KINDS, write_archive

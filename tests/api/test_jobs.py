@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from lookalike.models.color_extractor import ColorExtractor
+from lookalike.models.head import Head, HeadSpec
+from lookalike.models.heads import save_head
 
-from app.embedding.color_extractor import ColorExtractor
-from app.embedding.head import Head, HeadSpec
-from app.embedding.heads import save_head
 from tests.api.conftest import ADMIN, picture
 from tests.services.moving import make
 from tests.waiting import wait_for
@@ -134,7 +134,7 @@ def test_a_head_that_does_not_fit_is_said_by_the_job(
 def test_what_keeps_a_collection_from_moving_is_named(
     client: TestClient, held: None, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from app import bootstrap
+    from lookalike import bootstrap
 
     monkeypatch.setattr(bootstrap, "build_extractor", lambda *_, **__: ColorExtractor(grid=2))
     for path in (settings.data_dir / "images").rglob("*.png"):

@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 import pytest
+from lookalike.models.color_extractor import ColorExtractor
 
-from app.embedding.color_extractor import ColorExtractor
-from app.samples import Sample, draw
+from scripts.samples import Sample, draw
 from tests.api.conftest import picture, solid
 
 LABELS = ["mug", "fish", "car", "house", "leaf"]

@@ -9,15 +9,15 @@ import time
 
 import numpy as np
 import pytest
+from lookalike import errors
+from lookalike.api.errors import status_of
+from lookalike.api.main import create_app
+from lookalike.api.security import load_admin_key
+from lookalike.errors import ConfigurationError, LookalikeError
+from lookalike.models.color_extractor import ColorExtractor
+from lookalike.models.extractors import Extractors
+from lookalike.store.local.local_store import LocalStore
 
-from app import errors
-from app.api.errors import status_of
-from app.api.main import create_app
-from app.api.security import load_admin_key
-from app.embedding.color_extractor import ColorExtractor
-from app.embedding.extractors import Extractors
-from app.errors import ConfigurationError, LookalikeError
-from app.store.local.local_store import LocalStore
 from tests.api.conftest import ADMIN, ADMIN_KEY, picture
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from lookalike.cli.main import app
 from typer.testing import CliRunner
 
-from app.cli.main import app
-from app.samples import write_samples
+from scripts.samples import write_samples
 from tests.servers import Server
 
 Run = Callable[..., Result]

@@ -10,11 +10,11 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from lookalike.errors import ConfigurationError, DataFolderInUseError, ServerError
+from lookalike.store.local.catalog import purging
+from lookalike.store.local.local_store import LocalStore
 from PIL import Image
 
-from app.errors import ConfigurationError, DataFolderInUseError, ServerError
-from app.store.local.catalog import purging
-from app.store.local.local_store import LocalStore
 from tests.servers import ADMIN_KEY, LOOKALIKE, Server, clean_environment
 
 
@@ -214,7 +214,7 @@ def test_one_file_beyond_a_services_limit_fails_alone(lookalike, tmp_path, pictu
 
 
 def test_the_kept_key_goes_to_this_machine_only(tmp_path):
-    from app.cli.connect import _kept_key
+    from lookalike.cli.connect import _kept_key
 
     (tmp_path / "admin.key").write_text("kept\n")
     assert _kept_key("http://localhost:8000", tmp_path) == "kept"
@@ -231,7 +231,7 @@ def test_a_port_in_use_is_one_clear_error(server):
 
 
 def test_a_typo_in_the_env_file_is_named(tmp_path, monkeypatch):
-    from app.cli.options import warn_unknown_variables
+    from lookalike.cli.options import warn_unknown_variables
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("LOOKALIKE_PROT=9\n")
@@ -264,7 +264,7 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_imports_none_of_the_heavy_libraries():
     code = (
-        "import sys; from app.cli.main import app; from typer.testing import CliRunner;"
+        "import sys; from lookalike.cli.main import app; from typer.testing import CliRunner;"
         "assert CliRunner().invoke(app, ['serve', '--help']).exit_code == 0;"
         "heavy = ('torch', 'torchvision', 'faiss', 'numpy', 'fastapi', 'PIL');"
         "print([name for name in heavy if name in sys.modules])"
@@ -276,7 +276,7 @@ def test_help_imports_none_of_the_heavy_libraries():
 
 
 def test_every_setting_is_a_flag_of_serve():
-    from app.config import Settings
+    from lookalike.config import Settings
 
     shown = run("serve", "--help", COLUMNS="300", TERMINAL_WIDTH="300").stdout
     for name in Settings.model_fields:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from lookalike.errors import CollectionNotFoundError, ServerError
 from PIL import Image
 
-from app.errors import CollectionNotFoundError, ServerError
 from tests.servers import ADMIN_KEY
 
 
@@ -59,7 +59,7 @@ def test_a_page_is_written(lookalike, place, doubled, tmp_path):
 
 
 def test_all_pages_are_joined(lookalike, doubled, place, monkeypatch):
-    from app.cli import local
+    from lookalike.cli import local
 
     monkeypatch.setattr(local, "MAX_LIMIT", 1)
     words = ["--threshold", "0.99", "--json", *place]

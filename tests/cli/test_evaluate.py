@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lookalike.errors import ConfigurationError, InvalidParameterError, LookalikeError
+from lookalike.models.color_extractor import ColorExtractor
+from lookalike.models.preprocessing import ImageLimits, decode_image
 from PIL import Image
-
-from app.embedding.color_extractor import ColorExtractor
-from app.embedding.preprocessing import ImageLimits, decode_image
-from app.errors import ConfigurationError, InvalidParameterError, LookalikeError
 
 
 @pytest.fixture(autouse=True)

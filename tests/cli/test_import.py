@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lookalike.api.job_schemas import JobOut
+from lookalike.cli import watching
+from lookalike.cli.remote import RemoteBackend
+from lookalike.errors import ConfigurationError
+from lookalike.services.importing import ImportOptions
+from lookalike.store.jobs import Job
+from lookalike.store.local.local_store import LocalStore
 
-from app.api.job_schemas import JobOut
-from app.cli import watching
-from app.cli.remote import RemoteBackend
-from app.errors import ConfigurationError
-from app.samples import write_samples
-from app.services.importing import ImportOptions
-from app.store.jobs import Job
-from app.store.local.local_store import LocalStore
+from scripts.samples import write_samples
 from tests.servers import ADMIN_KEY, Server
 from tests.services.archive_maker import write_archive
 from tests.unreadable import refuse

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 SCRIPT = """
-from app.cli.progress import progress
+from lookalike.cli.progress import progress
 with progress() as report:
     for done in range(4):
         report("indexing", done, 3)

@@ -3,11 +3,11 @@
 import os
 
 import pytest
+from lookalike.backbones import build_backbone
+from lookalike.config import load_settings
+from lookalike.errors import ConfigurationError
 
-from app.backbones import build_backbone
-from app.config import load_settings
-from app.errors import ConfigurationError
-from app.samples import write_samples
+from scripts.samples import write_samples
 
 MODEL = ("--model", "resnet18", "--weights", "random", "--input-size", "32")
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from app.cli import watching
-from app.embedding.heads import save_head
-from app.errors import (
+from lookalike.cli import watching
+from lookalike.errors import (
     CollectionNotFoundError,
     ConfigurationError,
     InvalidParameterError,
     ReembeddingIncompleteError,
     ServerError,
 )
+from lookalike.models.heads import save_head
+
 from tests.servers import ADMIN_KEY
 from tests.services.moving import make
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from app.cli.serve import _bind, warn_missing_folders
-from app.config import load_settings
+from lookalike.cli.serve import _bind, warn_missing_folders
+from lookalike.config import load_settings
 
 
 def test_small_answers_do_not_wait_for_the_client_to_confirm_the_last():

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lookalike.errors import ConfigurationError, WeightsMismatchError
+from lookalike.models.heads import load_head
 from PIL import Image
 
-from app.embedding.heads import load_head
-from app.errors import ConfigurationError, WeightsMismatchError
-from app.samples import CLASSES, write_samples
+from scripts.samples import CLASSES, write_samples
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +149,7 @@ def test_the_whole_network_is_trained_and_served(lookalike, pictures, tmp_path):
 
 def test_interrupted_by_hand_it_goes_on(lookalike, many, tmp_path):
     words = ["train", "many", *QUICK, "--epochs", "100", "--patience", "100"]
-    command = [sys.executable, "-c", "from app.cli.main import run; run()", *words]
+    command = [sys.executable, "-c", "from lookalike.cli.main import run; run()", *words]
 
     with subprocess.Popen(
         command,

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lookalike.cli.tune import _json, _print
+from lookalike.errors import CollectionNotFoundError, ConfigurationError
+from lookalike.services.vector_sample import sample_vectors
+from lookalike.store.local.local_store import LocalStore
+from lookalike.store.memory_store import MemoryStore
+from lookalike.store.search_parameters import SearchParameters
+from lookalike.store.tuning import Goal, Point, Trial, Tuning
+from lookalike.visualization.tuning_plot import draw_tuning
 from PIL import Image
 
-from app.cli.tune import _json, _print
-from app.errors import CollectionNotFoundError, ConfigurationError
-from app.services.vector_sample import sample_vectors
-from app.store.local.local_store import LocalStore
-from app.store.memory_store import MemoryStore
-from app.store.search_parameters import SearchParameters
-from app.store.tuning import Goal, Point, Trial, Tuning
-from app.visualization.tuning_plot import draw_tuning
 from tests.store.helpers import fill
 
 TYPES = ["--index", "IVF4,Flat", "--index", "SQ8"]

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from lookalike.errors import OriginalNotKeptError
+from lookalike.models.color_extractor import ColorExtractor
+from lookalike.records import Passport
+from lookalike.services.vector_set import PictureReader, Skipped, VectorSet
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.embedding.color_extractor import ColorExtractor
-from app.errors import OriginalNotKeptError
-from app.records import Passport
-from app.samples import Sample, jpeg_bytes, samples
-from app.services.vector_set import PictureReader, Skipped, VectorSet
+from scripts.samples import Sample, jpeg_bytes, samples
 from tests.store.helpers import digest
 
 GONE = 3
@@ -65,7 +65,7 @@ def vector_set(
 
 
 def drawn_set(*, classes: Sequence[str], instances: int, views: int) -> VectorSet:
-    """Pictures of `app.samples` with the vectors that `ColorExtractor` gives them."""
+    """Pictures of `samples` with the vectors that `ColorExtractor` gives them."""
     drawn: list[Sample] = list(samples(classes=classes, instances=instances, views=views))
     files = [jpeg_bytes(sample, size=(96, 72)) for sample in drawn]
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-
-from app.evaluation.confusion import confuse
-from app.evaluation.metrics import encode_labels
+from lookalike.evaluation.confusion import confuse
+from lookalike.evaluation.metrics import encode_labels
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=2, max_size=9), st.data())

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lookalike.errors import ConfigurationError, UnreadableImageError
+from lookalike.evaluation.datasets import FileDataset, open_dataset, sample
+from lookalike.models.preprocessing import ImageDecoder
 from PIL import Image
 
-from app.embedding.preprocessing import ImageDecoder
-from app.errors import ConfigurationError, UnreadableImageError
-from app.evaluation.datasets import FileDataset, open_dataset, sample
-from app.samples import write_samples
+from scripts.samples import write_samples
 from tests.unreadable import refuse
 
 FOLDER = "cifar-10-batches-py"

@@ -19,24 +19,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-from app.embedding.color_extractor import ColorExtractor
-from app.embedding.extractors import Extractors
-from app.embedding.preprocessing import ImageDecoder, ImageLimits
-from app.embedding.vectors import normalize
-from app.errors import (
+from lookalike.errors import (
     ConfigurationError,
     EmbeddingFailedError,
     InvalidImageError,
     StorageError,
     StorageFullError,
 )
-from app.evaluation import vector_files
-from app.evaluation.datasets import FileDataset, open_dataset, sample
-from app.evaluation.extraction import extract_vectors
-from app.samples import write_samples
-from app.services.vector_set import VectorSet
+from lookalike.evaluation import vector_files
+from lookalike.evaluation.datasets import FileDataset, open_dataset, sample
+from lookalike.evaluation.extraction import extract_vectors
+from lookalike.models.color_extractor import ColorExtractor
+from lookalike.models.extractors import Extractors
+from lookalike.models.preprocessing import ImageDecoder, ImageLimits
+from lookalike.models.vectors import normalize
+from lookalike.services.vector_set import VectorSet
+from PIL import Image
+
+from scripts.samples import write_samples
 
 
 class Counting(ColorExtractor):

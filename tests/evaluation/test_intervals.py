@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from app.evaluation import intervals
-from app.evaluation.intervals import mean_intervals
+from lookalike.evaluation import intervals
+from lookalike.evaluation.intervals import mean_intervals
 
 
 def slowly(values: np.ndarray, *, seed: int, resamples: int) -> tuple[list[float], list[float]]:

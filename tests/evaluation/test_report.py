@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lookalike.evaluation.report import write_html, write_json
+from lookalike.evaluation.results import Evaluation
+from lookalike.evaluation.runner import evaluate
+from lookalike.services.vector_set import Skipped, VectorSet
 
-from app.evaluation.report import write_html, write_json
-from app.evaluation.results import Evaluation
-from app.evaluation.runner import evaluate
-from app.services.vector_set import Skipped, VectorSet
 from tests.evaluation.made import GONE, clouds, drawn_set, vector_set
 
 _VOID = {"meta", "img", "br"}

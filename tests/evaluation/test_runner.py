@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lookalike.errors import ConfigurationError, InvalidParameterError
+from lookalike.evaluation import planning
+from lookalike.evaluation.metrics import average_precision_at, encode_labels, judge
+from lookalike.evaluation.ranking import rank
+from lookalike.evaluation.results import Metric
+from lookalike.evaluation.runner import PAIRS, WORST, evaluate, evaluate_query
+from lookalike.services.vector_set import Skipped, VectorSet
 
-from app.errors import ConfigurationError, InvalidParameterError
-from app.evaluation import planning
-from app.evaluation.metrics import average_precision_at, encode_labels, judge
-from app.evaluation.ranking import rank
-from app.evaluation.results import Metric
-from app.evaluation.runner import PAIRS, WORST, evaluate, evaluate_query
-from app.services.vector_set import Skipped, VectorSet
 from tests.evaluation.made import clouds, drawn_set, vector_set
 
 
@@ -144,7 +144,7 @@ def test_some_queries_are_chosen_by_the_seed(mixed: VectorSet) -> None:
 
 def test_blocks_change_nothing(mixed: VectorSet, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = evaluate(mixed, k=4)
-    monkeypatch.setattr("app.evaluation.ranking._QUERIES", 7)
+    monkeypatch.setattr("lookalike.evaluation.ranking._QUERIES", 7)
     seen: list[tuple[int, int]] = []
     parts = evaluate(mixed, k=4, on_progress=lambda *done: seen.append(done))
     assert parts.metrics == whole.metrics

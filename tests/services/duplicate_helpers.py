@@ -7,16 +7,16 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from lookalike.files.blobs import LocalFiles
+from lookalike.models.preprocessing import ImageDecoder, make_thumbnail
+from lookalike.records import DuplicateKind, ImageRecord
+from lookalike.services.duplicates.service import DuplicateOptions, Duplicates, DuplicateService
+from lookalike.services.duplicates.stars import keep_order
+from lookalike.services.pictures import PictureService
+from lookalike.store.base import Store
+from lookalike.store.vectors import exact_scores
 
-from app.embedding.preprocessing import ImageDecoder, make_thumbnail
-from app.records import DuplicateKind, ImageRecord
-from app.samples import Sample, draw
-from app.services.duplicates.service import DuplicateOptions, Duplicates, DuplicateService
-from app.services.duplicates.stars import keep_order
-from app.services.pictures import PictureService
-from app.store.base import Store
-from app.store.files import LocalFiles
-from app.store.vectors import exact_scores
+from scripts.samples import Sample, draw
 from tests.store.helpers import DIM, digest, new_image, put
 
 CONTENTS = 10

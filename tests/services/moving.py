@@ -9,25 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lookalike.files.blobs import LocalFiles
+from lookalike.media.sources import PictureSource
+from lookalike.models.base import Extractor
+from lookalike.models.color_extractor import ColorExtractor
+from lookalike.models.extractors import Extractors
+from lookalike.models.head import Head, HeadSpec
+from lookalike.models.headed_extractor import HeadedExtractor
+from lookalike.models.preprocessing import ImageDecoder
+from lookalike.services.collection_models import CollectionModels
+from lookalike.services.index_items import IndexItem
+from lookalike.services.indexing import IndexingService
+from lookalike.services.pictures import PictureService
+from lookalike.services.reembedding import ReembeddingService
+from lookalike.services.search import SearchOptions, SearchService
+from lookalike.services.switching import PutGate
+from lookalike.store.base import Store
+from lookalike.store.embedding_sets import Recipe
 from PIL import Image
-
-from app.embedding.base import Extractor
-from app.embedding.color_extractor import ColorExtractor
-from app.embedding.extractors import Extractors
-from app.embedding.head import Head, HeadSpec
-from app.embedding.headed_extractor import HeadedExtractor
-from app.embedding.preprocessing import ImageDecoder
-from app.services.collection_models import CollectionModels
-from app.services.index_items import IndexItem
-from app.services.indexing import IndexingService
-from app.services.pictures import PictureService
-from app.services.reembedding import ReembeddingService
-from app.services.search import SearchOptions, SearchService
-from app.services.sources import PictureSource
-from app.services.switching import PutGate
-from app.store.base import Store
-from app.store.embedding_sets import Recipe
-from app.store.files import LocalFiles
 
 OLD: Recipe = {"grid": 4}
 NEW: Recipe = {"grid": 3}

@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lookalike.errors import ArchiveError, NotAnArchiveError
+from lookalike.media import archive_formats, archives
+from lookalike.media.archive_formats import in_ascii
+from lookalike.media.archives import Archive, ArchiveLimits, Member
+from lookalike.media.walk import SUFFIXES
+from lookalike.services.import_feeds import archive_label
+from lookalike.services.job_run import CanceledError
 
-from app.errors import ArchiveError, NotAnArchiveError
-from app.services import archive_formats, archives
-from app.services.archive_formats import in_ascii
-from app.services.archives import Archive, ArchiveLimits, Member
-from app.services.import_feeds import archive_label
-from app.services.job_run import CanceledError
-from app.services.walk import SUFFIXES
 from tests.services.archive_maker import KINDS, write_archive
 
 LIMIT = 1000

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lookalike.errors import CollectionNotFoundError, StorageFullError
+from lookalike.files.blobs import LocalFiles
+from lookalike.models.preprocessing import ImageDecoder
+from lookalike.services.dropping import drop_collection
+from lookalike.services.importing import FOLDER_KIND
+from lookalike.services.jobs import JobService
+from lookalike.services.pictures import PictureService
+from lookalike.services.switching import PutGate
+from lookalike.store.jobs import JobState
+from lookalike.store.local.catalog.connections import Connections
+from lookalike.store.local.local_store import LocalStore
 
-from app.embedding.preprocessing import ImageDecoder
-from app.errors import CollectionNotFoundError, StorageFullError
-from app.services.dropping import drop_collection
-from app.services.importing import FOLDER_KIND
-from app.services.jobs import JobService
-from app.services.pictures import PictureService
-from app.services.switching import PutGate
-from app.store.files import LocalFiles
-from app.store.jobs import JobState
-from app.store.local.catalog.connections import Connections
-from app.store.local.local_store import LocalStore
 from tests.store.helpers import fill
 from tests.waiting import PATIENCE_S
 

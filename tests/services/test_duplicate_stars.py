@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lookalike.errors import UnreadableImageError
+from lookalike.records import DuplicateKind, ImageRecord
+from lookalike.services.duplicates.pixels import PixelComparer, reduced, same_pixels, same_shape
+from lookalike.services.duplicates.stars import DuplicateGroup, Edges, Member, keep_order, stars
 from PIL import Image, ImageDraw
 
-from app.errors import UnreadableImageError
-from app.records import DuplicateKind, ImageRecord
-from app.samples import Sample, draw
-from app.services.duplicates.pixels import PixelComparer, reduced, same_pixels, same_shape
-from app.services.duplicates.stars import DuplicateGroup, Edges, Member, keep_order, stars
+from scripts.samples import Sample, draw
 
 
 def record(name: str, *, sha256: str = "", source: str | None = None, **facts) -> ImageRecord:

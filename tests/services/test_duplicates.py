@@ -13,22 +13,22 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
-
-from app.errors import (
+from lookalike.errors import (
     CollectionNotFoundError,
     InvalidParameterError,
     NotFoundError,
     NotReadyError,
 )
-from app.records import DuplicateKind
-from app.services.duplicates import links as links_module
-from app.services.duplicates.service import (
+from lookalike.records import DuplicateKind
+from lookalike.services.duplicates import links as links_module
+from lookalike.services.duplicates.service import (
     DuplicateOptions,
     DuplicateService,
     Progress,
 )
-from app.store.local.local_store import LocalStore
-from app.store.memory_store import MemoryStore
+from lookalike.store.local.local_store import LocalStore
+from lookalike.store.memory_store import MemoryStore
+
 from tests.services.duplicate_helpers import (
     CONTENTS,
     add,
@@ -337,7 +337,7 @@ def test_collections_that_are_gone_are_forgotten(store, make):
 
 
 def test_many_deletions_are_forgotten_in_the_end(store, make, monkeypatch):
-    from app.services.duplicates import service as service_module
+    from lookalike.services.duplicates import service as service_module
 
     monkeypatch.setattr(service_module, "_STALE_SPARE", 5)
     service = make()

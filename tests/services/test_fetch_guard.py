@@ -9,9 +9,8 @@ import httpx2
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-from app.errors import ConfigurationError, UrlNotAllowedError
-from app.services.fetch_guard import MAX_LENGTH, FetchGuard, is_public
+from lookalike.errors import ConfigurationError, UrlNotAllowedError
+from lookalike.media.fetch_guard import MAX_LENGTH, FetchGuard, is_public
 
 GUARD = FetchGuard()
 

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import httpcore2
 import pytest
-
-from app import __version__
-from app.errors import (
+from lookalike import __version__
+from lookalike.errors import (
     FetchError,
     FetchTimeoutError,
     ImageTooLargeError,
@@ -24,9 +23,10 @@ from app.errors import (
     StorageError,
     UrlNotAllowedError,
 )
-from app.services.fetch_guard import FetchGuard
-from app.services.fetch_network import MAX_ADDRESSES, Deadline, TimedStream
-from app.services.fetching import MAX_REDIRECTS, Fetcher
+from lookalike.media.fetch_guard import FetchGuard
+from lookalike.media.fetch_network import MAX_ADDRESSES, Deadline, TimedStream
+from lookalike.media.fetching import MAX_REDIRECTS, Fetcher
+
 from tests.web import Web, endless, leads_to, page_of, silent, trickling
 
 PICTURE = bytes(range(256)) * 16

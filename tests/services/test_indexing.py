@@ -7,18 +7,18 @@ import threading
 from pathlib import Path
 
 import pytest
+from lookalike.bootstrap import build_services
+from lookalike.config import Settings
+from lookalike.errors import EmbeddingFailedError, OriginalNotKeptError, UnreadableImageError
+from lookalike.media.sources import PictureSource
+from lookalike.models.color_extractor import ColorExtractor
+from lookalike.models.extractors import Extractors
+from lookalike.records import Match, PutStatus
+from lookalike.services.search import SearchOptions, group_key
+from lookalike.store.filters import Filter
+from lookalike.store.memory_store import MemoryStore
 
-from app.bootstrap import build_services
-from app.config import Settings
-from app.embedding.color_extractor import ColorExtractor
-from app.embedding.extractors import Extractors
-from app.errors import EmbeddingFailedError, OriginalNotKeptError, UnreadableImageError
-from app.records import Match, PutStatus
-from app.samples import write_samples
-from app.services.search import SearchOptions, group_key
-from app.services.sources import PictureSource
-from app.store.filters import Filter
-from app.store.memory_store import MemoryStore
+from scripts.samples import write_samples
 
 
 class Counting(ColorExtractor):
@@ -239,7 +239,7 @@ def test_what_cannot_be_left_out_is_looked_for_within_a_bound(grouped, paths, mo
     assert len(searched(grouped, paths[0], k=4, group_by="group")) == 4
     assert [k for k, _ in asked] == [16, 64]
     asked.clear()
-    monkeypatch.setattr("app.services.search._MOST_GROUPED", 14)
+    monkeypatch.setattr("lookalike.services.search._MOST_GROUPED", 14)
     found = searched(grouped, paths[0], k=3, group_by="group")
     assert [k for k, _ in asked] == [12, 14]
     assert ["same"] in [match.record.metadata["group"] for match in found]

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lookalike.errors import StorageError
+from lookalike.services.job_run import Watch
+from lookalike.services.jobs import Handler, JobService
+from lookalike.store.jobs import Job, JobState
+from lookalike.store.local.local_store import LocalStore
+from lookalike.store.memory_jobs import MemoryJobs
 
-from app.errors import StorageError
-from app.services.job_run import Watch
-from app.services.jobs import Handler, JobService
-from app.store.jobs import Job, JobState
-from app.store.local.local_store import LocalStore
-from app.store.memory_jobs import MemoryJobs
 from tests.services.test_jobs import Counting, finished
 from tests.waiting import wait_for
 
@@ -26,8 +26,8 @@ NEVER_S = 3600.0
 CHILD = """
 import os, sys, time
 from pathlib import Path
-from app.services.jobs import JobService
-from app.store.local.local_store import LocalStore
+from lookalike.services.jobs import JobService
+from lookalike.store.local.local_store import LocalStore
 jobs = JobService(LocalStore(Path(sys.argv[1])).jobs, {"count": lambda *_: os._exit(9)})
 if not jobs.page()[0]:
     jobs.start("count", {"to": 1})
@@ -220,7 +220,7 @@ def test_what_is_given_up_keeps_its_errors(life: Life) -> None:
 def test_an_end_that_cannot_be_written_is_no_crash(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.services.jobs._RETRY_S", 0.01)
+    monkeypatch.setattr("lookalike.services.jobs._RETRY_S", 0.01)
     change, refused = life.store.change, []
 
     def refuse(job_id: str, change_it: Callable[[Job], Job]) -> Job:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lookalike.errors import InvalidParameterError, JobNotFoundError, NotReadyError, StorageError
+from lookalike.services.job_run import JobStatus, Watch
+from lookalike.services.jobs import JobService
+from lookalike.store.jobs import Job, JobState, JobStore
+from lookalike.store.local.local_store import LocalStore
+from lookalike.store.memory_jobs import MemoryJobs
 
-from app.errors import InvalidParameterError, JobNotFoundError, NotReadyError, StorageError
-from app.services.job_run import JobStatus, Watch
-from app.services.jobs import JobService
-from app.store.jobs import Job, JobState, JobStore
-from app.store.local.local_store import LocalStore
-from app.store.memory_jobs import MemoryJobs
 from tests.waiting import wait_for
 
 
@@ -279,7 +279,7 @@ def test_a_disk_that_refuses_is_outlived(
     store: JobStore, count: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end of a job that cannot be written is written later."""
-    monkeypatch.setattr("app.services.jobs._RETRY_S", 0.01)
+    monkeypatch.setattr("lookalike.services.jobs._RETRY_S", 0.01)
     service = JobService(store, {"count": count}, every_s=60.0)
     change, refused = store.change, []
 
@@ -302,7 +302,7 @@ def test_a_disk_that_refuses_is_outlived(
 def test_what_keeps_a_job_from_beginning_does_not_end_the_thread(
     store: JobStore, count: Counting, monkeypatch: pytest.MonkeyPatch, planted: Exception
 ) -> None:
-    monkeypatch.setattr("app.services.jobs._RETRY_S", 0.01)
+    monkeypatch.setattr("lookalike.services.jobs._RETRY_S", 0.01)
     service = JobService(store, {"count": count})
     unfinished, raised = store.unfinished, []
 
@@ -365,7 +365,7 @@ def test_an_end_that_nobody_thought_of_does_not_end_the_thread(
 def test_an_end_that_cannot_be_written_for_no_known_reason_is_tried_again(
     store: JobStore, count: Counting, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    monkeypatch.setattr("app.services.jobs._RETRY_S", 0.01)
+    monkeypatch.setattr("lookalike.services.jobs._RETRY_S", 0.01)
     service = JobService(store, {"count": count}, every_s=60.0)
     change, refused = store.change, []
 

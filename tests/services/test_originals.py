@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lookalike.bootstrap import Services, build_services
+from lookalike.config import Settings
+from lookalike.errors import OriginalNotKeptError, UnreadableImageError
+from lookalike.media.sources import PictureSource
+from lookalike.models.color_extractor import ColorExtractor
+from lookalike.models.extractors import Extractors
+from lookalike.records import OnConflict, PutStatus
+from lookalike.services.index_items import IndexItem
+from lookalike.store.memory_store import MemoryStore
 
-from app.bootstrap import Services, build_services
-from app.config import Settings
-from app.embedding.color_extractor import ColorExtractor
-from app.embedding.extractors import Extractors
-from app.errors import OriginalNotKeptError, UnreadableImageError
-from app.records import OnConflict, PutStatus
-from app.samples import write_samples
-from app.services.index_items import IndexItem
-from app.services.sources import PictureSource
-from app.store.memory_store import MemoryStore
+from scripts.samples import write_samples
 
 
 def built(tmp_path: Path, *, memory: bool = False, originals: str = "reference") -> Services:

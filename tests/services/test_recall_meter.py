@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lookalike.services import recall_meter
+from lookalike.services.recall_meter import WINDOW, RecallFigures, RecallMeter
+from lookalike.store.filters import Filter
+from lookalike.store.local.index.policy import IndexPolicy
+from lookalike.store.local.local_store import LocalStore
+from lookalike.store.memory_store import MemoryStore
+from lookalike.store.search_parameters import SearchParameters
 
-from app.services import recall_meter
-from app.services.recall_meter import WINDOW, RecallFigures, RecallMeter
-from app.store.filters import Filter
-from app.store.local.index.policy import IndexPolicy
-from app.store.local.local_store import LocalStore
-from app.store.memory_store import MemoryStore
-from app.store.search_parameters import SearchParameters
 from tests.store.helpers import (
     OTHER_PASSPORT,
     PASSPORT,

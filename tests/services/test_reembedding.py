@@ -11,23 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from app.embedding.base import Extractor
-from app.embedding.color_extractor import ColorExtractor
-from app.embedding.preprocessing import ImageDecoder
-from app.errors import (
+from lookalike.errors import (
     CollectionNotFoundError,
     ConfigurationError,
     PassportMismatchError,
     ReembeddingIncompleteError,
 )
-from app.records import NewImage, Passport, PutStatus
-from app.services.reembedding_walk import Vectorizer
-from app.services.search import SearchOptions
-from app.store.base import Store
-from app.store.embedding_sets import Recipe
-from app.store.local.local_store import LocalStore
-from app.store.memory_store import MemoryStore
+from lookalike.models.base import Extractor
+from lookalike.models.color_extractor import ColorExtractor
+from lookalike.models.preprocessing import ImageDecoder
+from lookalike.records import NewImage, Passport, PutStatus
+from lookalike.services.reembedding_walk import Vectorizer
+from lookalike.services.search import SearchOptions
+from lookalike.store.base import Store
+from lookalike.store.embedding_sets import Recipe
+from lookalike.store.local.local_store import LocalStore
+from lookalike.store.memory_store import MemoryStore
+
 from tests.services.moving import HEADED, NEW, OLD, Watched, World, make, picture, some
 
 
@@ -163,7 +163,7 @@ def test_an_interrupted_move_goes_on_with_what_is_missing(world: World) -> None:
 
 def test_steady_indexing_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step of the walk finds more pictures than it embeds, and still it ends."""
-    monkeypatch.setattr("app.services.reembedding._SLICE_S", 0.2)
+    monkeypatch.setattr("lookalike.services.reembedding._SLICE_S", 0.2)
     pictures = some(12)
     world.index(pictures)
     numbers = iter(range(100, 100_000))

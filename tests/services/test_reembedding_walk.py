@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
+from lookalike.errors import LookalikeError, OriginalNotKeptError
+from lookalike.records import ImageRecord
+from lookalike.services.job_run import CanceledError
+from lookalike.services.reembedding_walk import Made, Vectorizer, Walk
+from lookalike.store.base import Store
+from lookalike.store.embedding_sets import Missing
+from lookalike.store.memory_store import MemoryStore
 
-from app.errors import LookalikeError, OriginalNotKeptError
-from app.records import ImageRecord
-from app.services.job_run import CanceledError
-from app.services.reembedding_walk import Made, Vectorizer, Walk
-from app.store.base import Store
-from app.store.embedding_sets import Missing
-from app.store.memory_store import MemoryStore
 from tests.services.moving import Watched
 from tests.store.helpers import OTHER_PASSPORT, new_image, put, unit_vectors
 
@@ -70,7 +70,7 @@ class Scene:
 
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr("app.services.reembedding_walk._PAGE", PAGE)
+    monkeypatch.setattr("lookalike.services.reembedding_walk._PAGE", PAGE)
     store, watch, vectorizer = MemoryStore(), Watched(), Failing()
     put(store, [new_image(f"i{n}") for n in range(COUNT)], unit_vectors(COUNT))
     store.sets.begin("default", OTHER_PASSPORT, provenance={})

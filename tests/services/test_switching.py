@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lookalike.errors import ImageNotFoundError, NotReadyError, PassportMismatchError
+from lookalike.models.color_extractor import ColorExtractor
+from lookalike.records import PutStatus
+from lookalike.services.readiness import Canary
+from lookalike.services.search import SearchOptions
+from lookalike.services.switching import PutGate
+from lookalike.store.base import Store
+from lookalike.store.local.local_store import LocalStore
+from lookalike.store.memory_store import MemoryStore
 
-from app.embedding.color_extractor import ColorExtractor
-from app.errors import ImageNotFoundError, NotReadyError, PassportMismatchError
-from app.records import PutStatus
-from app.services.readiness import Canary
-from app.services.search import SearchOptions
-from app.services.switching import PutGate
-from app.store.base import Store
-from app.store.local.local_store import LocalStore
-from app.store.memory_store import MemoryStore
 from tests.services.moving import HEADED, NEW, OLD, World, make, picture, some, vectors
 
 PICTURES = some(10)

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from app.store.base import Store
-from app.store.local.local_store import LocalStore
-from app.store.memory_store import MemoryStore
+from lookalike.store.base import Store
+from lookalike.store.local.local_store import LocalStore
+from lookalike.store.memory_store import MemoryStore
 
 
 @pytest.fixture(params=["memory", "local"])

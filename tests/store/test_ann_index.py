@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lookalike.store.local.index import ann_index, calibration, flat_index
+from lookalike.store.local.index.ann import Ann
+from lookalike.store.local.index.ann_index import AnnIndex
+from lookalike.store.local.index.flat_index import FlatIndex, Found
+from lookalike.store.local.index.flat_rows import MappedRows
+from lookalike.store.recall import recall_at_k
+from lookalike.store.search_parameters import SearchParameters
+from lookalike.store.vectors import Vectors
 from numpy.typing import NDArray
 
-from app.store.local.index import ann_index, calibration, flat_index
-from app.store.local.index.ann import Ann
-from app.store.local.index.ann_index import AnnIndex
-from app.store.local.index.flat_index import FlatIndex, Found
-from app.store.local.index.flat_rows import MappedRows
-from app.store.recall import recall_at_k
-from app.store.search_parameters import SearchParameters
-from app.store.vectors import Vectors
 from tests.store.helpers import unit_vectors
 
 ROWS, DIM, CLUSTERS, QUERIES = 3000, 32, 20, 40
@@ -261,12 +261,12 @@ def test_a_graph_is_not_tried_with_its_own_rows() -> None:
 
 
 PATCHED = """
-from app.cores import limit_openmp
+from lookalike.cores import limit_openmp
 limit_openmp()
 import faiss.contrib.torch_utils
 import numpy as np
-from app.store.local.index import ann_index, calibration, flat_index
-from app.store.local.index.ann_index import AnnIndex
+from lookalike.store.local.index import ann_index, calibration, flat_index
+from lookalike.store.local.index.ann_index import AnnIndex
 from tests.store.test_ann_index import ASKED, ROWS, VECTORS
 flat_index._GATHERED, ann_index._TRIED, calibration.LEVELS = 0, 1e9, (10,)
 for kind in ("IVF16,SQ8", "HNSW8,SQ8"):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from app.errors import (
+from lookalike.errors import (
     CollectionNotFoundError,
     ImageNotFoundError,
     InvalidParameterError,
     MetadataTooLargeError,
     PassportMismatchError,
 )
-from app.records import OnConflict, PutStatus
-from app.store.base import Store
-from app.store.filters import Filter
+from lookalike.records import OnConflict, PutStatus
+from lookalike.store.base import Store
+from lookalike.store.filters import Filter
+
 from tests.store.helpers import (
     DIM,
     OTHER_PASSPORT,

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-
-from app.errors import (
+from lookalike.errors import (
     CollectionNotFoundError,
     ConflictError,
     EmbeddingSetNotFoundError,
@@ -19,11 +17,13 @@ from app.errors import (
     NotFoundError,
     PassportMismatchError,
 )
-from app.records import ImageRecord, NewImage, Passport
-from app.store.base import Store
-from app.store.local.index.indexes import Indexes
-from app.store.local.index.live_index import LiveIndex
-from app.store.local.local_store import LocalStore
+from lookalike.records import ImageRecord, NewImage, Passport
+from lookalike.store.base import Store
+from lookalike.store.local.index.indexes import Indexes
+from lookalike.store.local.index.live_index import LiveIndex
+from lookalike.store.local.local_store import LocalStore
+from numpy.typing import NDArray
+
 from tests.store.helpers import (
     OTHER_PASSPORT,
     PASSPORT,
@@ -492,7 +492,7 @@ def test_a_vector_before_those_of_the_built_index_makes_it_anew(
         return index
 
     monkeypatch.setattr(Indexes, "build", build_then_add)
-    monkeypatch.setattr("app.store.local.catalog.sets.CatalogSets.complete", lambda *_: True)
+    monkeypatch.setattr("lookalike.store.local.catalog.sets.CatalogSets.complete", lambda *_: True)
     assert store.sets.activate("default", NEW)
     assert first.sha256 != waiting[0].sha256
     assert ids(search(store, new_vectors(waiting), k=1, passport=NEW)[0]) == ["i0"]

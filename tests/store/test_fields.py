@@ -17,29 +17,29 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
-from app.errors import ImageNotFoundError, InvalidFilterError, StorageError
-from app.records import OnConflict
-from app.store.filters import LISTS, OPERATORS, Condition, Filter, parse_field_names
-from app.store.local.catalog import (
+from lookalike.errors import ImageNotFoundError, InvalidFilterError, StorageError
+from lookalike.records import OnConflict
+from lookalike.store.filters import LISTS, OPERATORS, Condition, Filter, parse_field_names
+from lookalike.store.local.catalog import (
     field_builder,
     field_postings,
     field_spans,
 )
-from app.store.local.catalog import (
+from lookalike.store.local.catalog import (
     fields as catalog_fields,
 )
-from app.store.local.catalog import (
+from lookalike.store.local.catalog import (
     passing as catalog_passing,
 )
-from app.store.local.catalog.background import Background
-from app.store.local.catalog.catalog import Catalog
-from app.store.local.catalog.field_postings import read_postings, write_postings
-from app.store.local.catalog.field_spans import Lookup, Span, keys_of, lookups
-from app.store.local.catalog.fields import advance, register_fields, unfinished
-from app.store.local.catalog.filters import filter_sql
-from app.store.local.catalog.migrations import MIGRATIONS
-from app.store.local.local_store import LocalStore
+from lookalike.store.local.catalog.background import Background
+from lookalike.store.local.catalog.catalog import Catalog
+from lookalike.store.local.catalog.field_postings import read_postings, write_postings
+from lookalike.store.local.catalog.field_spans import Lookup, Span, keys_of, lookups
+from lookalike.store.local.catalog.fields import advance, register_fields, unfinished
+from lookalike.store.local.catalog.filters import filter_sql
+from lookalike.store.local.catalog.migrations import MIGRATIONS
+from lookalike.store.local.local_store import LocalStore
+
 from tests.store.helpers import PASSPORT, fill, new_image, put, unit_vectors
 from tests.store.test_filters import SCALARS, TEXT
 from tests.waiting import wait_for

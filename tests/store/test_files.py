@@ -12,10 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-
-from app.errors import StorageError, StorageFullError, UnreadableImageError
-from app.store import files as files_module
-from app.store.files import LocalFiles
+from lookalike.errors import StorageError, StorageFullError, UnreadableImageError
+from lookalike.files import blobs as files_module
+from lookalike.files.blobs import LocalFiles
 
 DATA = b"picture" * 1000
 DIGEST = hashlib.sha256(DATA).hexdigest()

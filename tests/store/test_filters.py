@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
-from app.errors import InvalidFilterError
-from app.store.filters import LISTS, MAX_CONDITIONS, MAX_ITEMS, OPERATORS, Filter
-from app.store.local.catalog.filters import FUNCTION, filter_sql, holds
-from app.store.metadata import canonical_json
+from lookalike.errors import InvalidFilterError
+from lookalike.store.filters import LISTS, MAX_CONDITIONS, MAX_ITEMS, OPERATORS, Filter
+from lookalike.store.local.catalog.filters import FUNCTION, filter_sql, holds
+from lookalike.store.metadata import canonical_json
 
 CASES: list[tuple[Any, Any, bool]] = [
     ({}, {}, True),

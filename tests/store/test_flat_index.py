@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from lookalike.store.local.index import flat_rows
+from lookalike.store.local.index.flat_index import FlatIndex
+from lookalike.store.vectors import best_first, exact_scores
 from numpy.typing import NDArray
 
-from app.store.local.index import flat_rows
-from app.store.local.index.flat_index import FlatIndex
-from app.store.vectors import best_first, exact_scores
 from tests.store.helpers import unit_vectors
 
 ROWS, DIM = 6000, 24
@@ -140,7 +140,7 @@ def test_searches_side_by_side_are_right() -> None:
 
 PATCHED = """
 import numpy as np
-from app.cores import limit_openmp
+from lookalike.cores import limit_openmp
 limit_openmp()
 import faiss.contrib.torch_utils
 from tests.store.test_flat_index import made, unit_vectors

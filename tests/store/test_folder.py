@@ -11,19 +11,19 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-
-from app.errors import (
+from lookalike.errors import (
     ConfigurationError,
     DataFolderError,
     DataFolderInUseError,
     StorageError,
     StorageFullError,
 )
-from app.store.filters import Filter
-from app.store.local.catalog import background, purging, sqlite_errors
-from app.store.local.catalog.connections import Connections
-from app.store.local.index.policy import IndexPolicy
-from app.store.local.local_store import LocalStore
+from lookalike.store.filters import Filter
+from lookalike.store.local.catalog import background, purging, sqlite_errors
+from lookalike.store.local.catalog.connections import Connections
+from lookalike.store.local.index.policy import IndexPolicy
+from lookalike.store.local.local_store import LocalStore
+
 from tests.store.helpers import fill, search, unit_vectors
 from tests.waiting import PATIENCE_S, wait_for
 
@@ -31,8 +31,8 @@ OPENER = """
 import sys
 from contextlib import closing
 from pathlib import Path
-from app.errors import DataFolderInUseError
-from app.store.local.local_store import LocalStore
+from lookalike.errors import DataFolderInUseError
+from lookalike.store.local.local_store import LocalStore
 try:
     LocalStore(Path(sys.argv[1])).close()
 except DataFolderInUseError as exc:

@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lookalike.errors import ConfigurationError
+from lookalike.store.local.index.ann import Ann
+from lookalike.store.local.index.ann_build import build_ann
+from lookalike.store.local.index.ann_index import AnnIndex
+from lookalike.store.local.index.calibration import Calibration, Level
+from lookalike.store.local.index.facts import index_facts
+from lookalike.store.local.index.flat_index import FlatIndex
+from lookalike.store.local.index.flat_rows import MappedRows
+from lookalike.store.local.index.index_types import check_index_type, lists_of, plan
+from lookalike.store.local.index.layered_index import LayeredIndex
+from lookalike.store.local.index.policy import IndexPolicy
+from lookalike.store.local.index.retries import Retries
+from lookalike.store.search_parameters import LIMITS, SearchParameters
 
-from app.errors import ConfigurationError
-from app.store.local.index.ann import Ann
-from app.store.local.index.ann_build import build_ann
-from app.store.local.index.ann_index import AnnIndex
-from app.store.local.index.calibration import Calibration, Level
-from app.store.local.index.facts import index_facts
-from app.store.local.index.flat_index import FlatIndex
-from app.store.local.index.flat_rows import MappedRows
-from app.store.local.index.index_types import check_index_type, lists_of, plan
-from app.store.local.index.layered_index import LayeredIndex
-from app.store.local.index.policy import IndexPolicy
-from app.store.local.index.retries import Retries
-from app.store.search_parameters import LIMITS, SearchParameters
 from tests.store.helpers import DIM, unit_vectors
 
 GB = 10**9
@@ -161,7 +161,7 @@ def test_auto_knows_what_an_index_takes(
 ) -> None:
     """What `auto` says, against an index that was built."""
     for name, value in (("_EXACT_NUMBERS", 0), ("LEAST_ROWS", 100), ("_MOST_PCA_DIM", pca)):
-        monkeypatch.setattr(f"app.store.local.index.index_types.{name}", value)
+        monkeypatch.setattr(f"lookalike.store.local.index.index_types.{name}", value)
     found = plan("auto", rows=4000, dim=dim, memory=memory)
     assert found.factory is not None
     told = float(found.reason.split("about ")[1].split(" MB")[0])
@@ -246,8 +246,8 @@ def test_settings_that_changed_are_heard(
     now: dict[str, Any],
     due: str | None,
 ) -> None:
-    monkeypatch.setattr("app.store.local.index.index_types._EXACT_NUMBERS", 0)
-    monkeypatch.setattr("app.store.local.index.index_types.LEAST_ROWS", 100)
+    monkeypatch.setattr("lookalike.store.local.index.index_types._EXACT_NUMBERS", 0)
+    monkeypatch.setattr("lookalike.store.local.index.index_types.LEAST_ROWS", 100)
     rows = made(400, ann).built
     asked = json.loads(json.dumps(IndexPolicy(**{"index_type": "SQ8"} | before).asked))
     index = LayeredIndex(AnnIndex(rows, ann, Calibration(LEVELS, 1e-4)), asked=asked)
@@ -256,7 +256,7 @@ def test_settings_that_changed_are_heard(
 
 
 def test_a_mapped_index_keeps_little_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.store.local.index.policy.MAPPED_BYTES", 4 * DIM * 100)
+    monkeypatch.setattr("lookalike.store.local.index.policy.MAPPED_BYTES", 4 * DIM * 100)
     index = made(400, None)
     index.add(np.arange(1001, 1101), unit_vectors(100))
     assert IndexPolicy().due(index) is None
@@ -296,8 +296,8 @@ def test_a_mapped_exact_index_becomes_approximate(monkeypatch: pytest.MonkeyPatc
     for index_type in ("SQ8", "auto"):
         policy = IndexPolicy(index_type=index_type, least=100)
         if index_type == "auto":
-            monkeypatch.setattr("app.store.local.index.index_types._EXACT_NUMBERS", 100)
-            monkeypatch.setattr("app.store.local.index.index_types.LEAST_ROWS", 100)
+            monkeypatch.setattr("lookalike.store.local.index.index_types._EXACT_NUMBERS", 100)
+            monkeypatch.setattr("lookalike.store.local.index.index_types.LEAST_ROWS", 100)
         due = policy.due(index)
         assert due is not None
         assert due.factory is not None

@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from app.errors import InvalidParameterError, JobNotFoundError
-from app.store.base import Store
-from app.store.jobs import Job, JobState, same_work
-from app.store.local.local_store import LocalStore
+from lookalike.errors import InvalidParameterError, JobNotFoundError
+from lookalike.store.base import Store
+from lookalike.store.jobs import Job, JobState, same_work
+from lookalike.store.local.local_store import LocalStore
 
 TIME = "2026-01-01T00:00:00.000Z"
 

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lookalike.errors import DataFolderError, StorageError
+from lookalike.store.filters import Filter
+from lookalike.store.local.local_store import LocalStore
 
-from app.errors import DataFolderError, StorageError
-from app.store.filters import Filter
-from app.store.local.local_store import LocalStore
 from tests.store.helpers import PASSPORT, fill, ids, new_image, put, search, unit_vectors
 
 READER = """
 import sys
 from contextlib import closing
 from pathlib import Path
-from app.store.local.local_store import LocalStore
+from lookalike.store.local.local_store import LocalStore
 with closing(LocalStore(Path(sys.argv[1]), read_only=True)) as store:
     blocks = list(store.scan("default"))
     print([record.id for block in blocks for record in block.records])

@@ -19,17 +19,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lookalike.errors import NotFoundError, StorageFullError
+from lookalike.store.base import Store
+from lookalike.store.filters import Filter
+from lookalike.store.local.index import ann_index, build_process, calibration
+from lookalike.store.local.index.build_process import BuildError
+from lookalike.store.local.index.generations import Generations
+from lookalike.store.local.index.policy import IndexPolicy
+from lookalike.store.local.local_store import LocalStore
+from lookalike.store.memory_store import MemoryStore
+from lookalike.store.search_parameters import SearchParameters
 
-from app.errors import NotFoundError, StorageFullError
-from app.store.base import Store
-from app.store.filters import Filter
-from app.store.local.index import ann_index, build_process, calibration
-from app.store.local.index.build_process import BuildError
-from app.store.local.index.generations import Generations
-from app.store.local.index.policy import IndexPolicy
-from app.store.local.local_store import LocalStore
-from app.store.memory_store import MemoryStore
-from app.store.search_parameters import SearchParameters
 from tests.store.helpers import answers, digest, fill, ids, new_image, put, search, unit_vectors
 from tests.store.test_embedding_sets import NEW, begin, complete, new_vectors, put_new
 from tests.store.test_kill import CHILD, vectors_of
@@ -228,7 +228,7 @@ def test_a_build_that_fails_is_told_and_not_repeated(
 def test_a_program_in_the_working_folder_is_not_run(
     tmp_path: Path, apart: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    foreign = tmp_path / "there" / "app"
+    foreign = tmp_path / "there" / "lookalike"
     foreign.mkdir(parents=True)
     (foreign / "__init__.py").write_text("print('foreign')\nraise SystemExit(7)\n")
     monkeypatch.chdir(foreign.parent)
@@ -289,8 +289,8 @@ def test_what_may_pass_is_tried_again_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """Without another picture, and longer after each time."""
-    monkeypatch.setattr("app.store.local.index.retries._FIRST_S", 0.2)
-    monkeypatch.setattr("app.store.local.index.rebuilder._LOOK_S", 0.02)
+    monkeypatch.setattr("lookalike.store.local.index.retries._FIRST_S", 0.2)
+    monkeypatch.setattr("lookalike.store.local.index.rebuilder._LOOK_S", 0.02)
     times: list[float] = []
 
     def build_ann(*given: Any, **named: Any) -> Any:
@@ -313,8 +313,8 @@ def test_what_may_pass_is_tried_again_after_a_while(
 
 
 def test_a_build_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.store.local.index.retries._FIRST_S", 0.2)
-    monkeypatch.setattr("app.store.local.index.rebuilder._LOOK_S", 0.02)
+    monkeypatch.setattr("lookalike.store.local.index.retries._FIRST_S", 0.2)
+    monkeypatch.setattr("lookalike.store.local.index.rebuilder._LOOK_S", 0.02)
     free = [10_000]
     usage = shutil.disk_usage
 
@@ -332,8 +332,8 @@ def test_a_build_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_room_that_gets_short_ends_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.store.local.index.building._BLOCK_BYTES", 10 * 8 * 4)
-    monkeypatch.setattr("app.store.local.index.building._ROOM_EVERY", 2)
+    monkeypatch.setattr("lookalike.store.local.index.building._BLOCK_BYTES", 10 * 8 * 4)
+    monkeypatch.setattr("lookalike.store.local.index.building._ROOM_EVERY", 2)
     asked: list[int] = []
     require = Generations.require_room
 
@@ -356,7 +356,7 @@ def test_an_index_that_cannot_be_read_back_is_a_failure(
 ) -> None:
     with closing(opened(tmp_path)) as store:
         with monkeypatch.context() as patch:
-            patch.setattr("app.store.local.index.ann.Ann.read", lambda *_, **__: 1 / 0)
+            patch.setattr("lookalike.store.local.index.ann.Ann.read", lambda *_, **__: 1 / 0)
             patch.setattr(Generations, "load", lambda *_, **__: None)
             fill(store, 100)
             wait_for(lambda: "cannot be read" in facts(store).get("failure", ""))
@@ -433,7 +433,7 @@ def test_a_collection_dropped_while_it_waits_is_not_built(
 ORPHAN = """
 import sys, time
 from pathlib import Path
-from app.store.local.index import build_process
+from lookalike.store.local.index import build_process
 from tests.store.test_rebuild import fill, hold_child, opened
 build_process._INLINE_NUMBERS = 0
 store = opened(Path(sys.argv[1]))
@@ -550,7 +550,7 @@ def vectors_of_new(content: str) -> np.ndarray:
 @pytest.fixture
 def everything_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("generations", "live_index", "building", "policy"):
-        monkeypatch.setattr(f"app.store.local.index.{module}.MAPPED_BYTES", 50 * 8 * 4)
+        monkeypatch.setattr(f"lookalike.store.local.index.{module}.MAPPED_BYTES", 50 * 8 * 4)
 
 
 def test_a_mapped_exact_index(
@@ -608,7 +608,7 @@ def test_deleting_everything_beside_searches(
     tmp_path: Path, everything_mapped: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A search that has begun goes on with the rows that were there."""
-    monkeypatch.setattr("app.store.local.index.flat_index._GATHERED", 0)
+    monkeypatch.setattr("lookalike.store.local.index.flat_index._GATHERED", 0)
     for index_type in ("Flat", TYPE):
         with closing(opened(tmp_path / index_type, index_type)) as store:
             fill(store, 130)

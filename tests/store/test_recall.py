@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from app.store.recall import TIE, recall_at_k
+from lookalike.store.recall import TIE, recall_at_k
 
 
 @given(data=st.data(), k=st.integers(1, 8))

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lookalike.errors import FilterTooSlowError
+from lookalike.store.filters import Filter
+from lookalike.store.local import search as searching
+from lookalike.store.local.catalog import connections
+from lookalike.store.local.catalog.connections import Connections
+from lookalike.store.local.local_store import LocalStore
 
-from app.errors import FilterTooSlowError
-from app.store.filters import Filter
-from app.store.local import search as searching
-from app.store.local.catalog import connections
-from app.store.local.catalog.connections import Connections
-from app.store.local.local_store import LocalStore
 from tests.store.helpers import PASSPORT, fill, ids, new_image, put, search, unit_vectors
 from tests.store.test_fields import found
 from tests.waiting import wait_for
@@ -63,7 +63,7 @@ def test_slow_filters_leave_readers_to_others(
 def test_long_lists_on_one_field(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr("app.store.local.catalog.field_spans._MOST_PAIRS", most)
+    monkeypatch.setattr("lookalike.store.local.catalog.field_spans._MOST_PAIRS", most)
     with closing(LocalStore(tmp_path, filter_fields=["n"])) as store:
         fill(store, 50)
         where = {"n": {"in": [*range(40), "x"], "nin": [*range(5, 60), 0.5]}}

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lookalike.errors import ConfigurationError
+from lookalike.store.local.index import tuning
+from lookalike.store.local.index.calibration import moved_rows
+from lookalike.store.local.index.flat_index import FlatIndex
+from lookalike.store.local.index.flat_rows import MappedRows
+from lookalike.store.local.index.index_types import AUTO, check_index_type, plan
+from lookalike.store.local.index.tuning import default_candidates, tune
+from lookalike.store.search_parameters import SearchParameters
+from lookalike.store.tuning import Goal, Point, Trial, Tuning, pareto
+from lookalike.store.vectors import Vectors
 
-from app.errors import ConfigurationError
-from app.store.local.index import tuning
-from app.store.local.index.calibration import moved_rows
-from app.store.local.index.flat_index import FlatIndex
-from app.store.local.index.flat_rows import MappedRows
-from app.store.local.index.index_types import AUTO, check_index_type, plan
-from app.store.local.index.tuning import default_candidates, tune
-from app.store.search_parameters import SearchParameters
-from app.store.tuning import Goal, Point, Trial, Tuning, pareto
-from app.store.vectors import Vectors
 from tests.store.helpers import unit_vectors
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from app.errors import (
+from lookalike.errors import (
     InvalidCollectionNameError,
     InvalidIdError,
     InvalidMetadataError,
     MetadataTooLargeError,
 )
-from app.store.metadata import canonical_json, check_metadata, merge_patch
-from app.store.names import check_collection_name, check_id, decode_cursor, encode_cursor
+from lookalike.store.metadata import canonical_json, check_metadata, merge_patch
+from lookalike.store.names import check_collection_name, check_id, decode_cursor, encode_cursor
 
 
 def nested(levels: int) -> dict[str, Any]:

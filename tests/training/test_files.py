@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lookalike.errors import StorageError, WeightsError
+from lookalike.models.heads import Head, load_head
+from lookalike.services.vector_set import Skipped
+from lookalike.training.comparison import Compared, compare, with_head
+from lookalike.training.curves import draw_curves
+from lookalike.training.files import write_training
+from lookalike.training.light import train_head
+from lookalike.training.options import TrainingOptions
+from lookalike.training.sheets import QUERIES, before_after_sheet
+from lookalike.training.task import TrainingResult
 from PIL import Image
 
-from app.embedding.heads import Head, load_head
-from app.errors import StorageError, WeightsError
-from app.services.vector_set import Skipped
-from app.training.comparison import Compared, compare, with_head
-from app.training.curves import draw_curves
-from app.training.files import write_training
-from app.training.light import train_head
-from app.training.options import TrainingOptions
-from app.training.sheets import QUERIES, before_after_sheet
-from app.training.task import TrainingResult
 from tests.evaluation.made import clouds, drawn_set, vector_set
 
 ROOT = Path(__file__).parents[2]

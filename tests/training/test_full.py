@@ -7,21 +7,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from lookalike.bootstrap import build_extractor
+from lookalike.config import Settings
+from lookalike.errors import ConfigurationError, WeightsMismatchError
+from lookalike.models.heads import HeadSpec, save_head
+from lookalike.models.registry import SPECS
+from lookalike.models.torchvision_extractor import TorchvisionExtractor
+from lookalike.models.torchvision_weights import load_backbone
+from lookalike.services.vector_set import VectorSet
+from lookalike.training.full import FullResult, train_full
+from lookalike.training.full_network import FullNetwork, FullOptions
+from lookalike.training.network import HeadNetwork
+from lookalike.training.options import TrainingOptions
+from lookalike.training.pictures import augment, extract_again
 from PIL import Image
 
-from app.bootstrap import build_extractor
-from app.config import Settings
-from app.embedding.heads import HeadSpec, save_head
-from app.embedding.registry import SPECS
-from app.embedding.torchvision_extractor import TorchvisionExtractor
-from app.embedding.torchvision_weights import load_backbone
-from app.errors import ConfigurationError, WeightsMismatchError
-from app.services.vector_set import VectorSet
-from app.training.full import FullResult, train_full
-from app.training.full_network import FullNetwork, FullOptions
-from app.training.network import HeadNetwork
-from app.training.options import TrainingOptions
-from app.training.pictures import augment, extract_again
 from tests.evaluation.made import drawn_set
 
 QUICK = TrainingOptions(epochs=2, dim=16, classes_per_batch=4, hold_out_classes=0, seed=3)

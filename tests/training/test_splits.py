@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from app.errors import ConfigurationError
-from app.evaluation.metrics import encode_labels
-from app.training.options import TrainingOptions
-from app.training.splits import Split, make_split
+from lookalike.errors import ConfigurationError
+from lookalike.evaluation.metrics import encode_labels
+from lookalike.training.options import TrainingOptions
+from lookalike.training.splits import Split, make_split
 
 
 def split_of(sizes: list[int], **options: object) -> tuple[Split, np.ndarray]:

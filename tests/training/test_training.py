@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lookalike.errors import ConfigurationError, InvalidParameterError
+from lookalike.evaluation.runner import evaluate
+from lookalike.services.vector_set import VectorSet
+from lookalike.training.collapse import STUCK_EPOCHS, CollapseDetector, spread
+from lookalike.training.comparison import compare, with_head
+from lookalike.training.light import train_head
+from lookalike.training.losses import build_loss
+from lookalike.training.options import TrainingOptions
+from lookalike.training.task import TrainingResult
 from torch import nn
 
-from app.errors import ConfigurationError, InvalidParameterError
-from app.evaluation.runner import evaluate
-from app.services.vector_set import VectorSet
-from app.training.collapse import STUCK_EPOCHS, CollapseDetector, spread
-from app.training.comparison import compare, with_head
-from app.training.light import train_head
-from app.training.losses import build_loss
-from app.training.options import TrainingOptions
-from app.training.task import TrainingResult
 from tests.evaluation.made import clouds, vector_set
 
 QUICK = TrainingOptions(epochs=8, dim=32, learning_rate=1e-3)
@@ -145,8 +145,8 @@ def test_the_triplet_loss_is_its_definition():
 
 
 def test_the_first_head_is_near_the_features_as_they_are():
-    from app.embedding.heads import HeadSpec
-    from app.training.network import HeadNetwork
+    from lookalike.models.heads import HeadSpec
+    from lookalike.training.network import HeadNetwork
 
     square = HeadNetwork(HeadSpec(dim_in=6, dim_out=6), seed=0)
     assert torch.equal(square.layers[0].weight, torch.eye(6))
@@ -156,8 +156,8 @@ def test_the_first_head_is_near_the_features_as_they_are():
 
 
 def test_the_means_and_variances_are_those_of_all_that_was_trained_on():
-    from app.embedding.heads import HeadSpec
-    from app.training.network import HeadNetwork
+    from lookalike.models.heads import HeadSpec
+    from lookalike.training.network import HeadNetwork
 
     network = HeadNetwork(HeadSpec(dim_in=16, dim_out=16, hidden=(12,)), seed=0)
     rows = torch.from_numpy(clouds([40, 30])[0])
@@ -199,7 +199,7 @@ def test_a_head_that_does_not_help_says_so():
 CHILD = """
 import sys, time
 from pathlib import Path
-from app.training.light import train_head
+from lookalike.training.light import train_head
 from tests.training.test_training import QUICK, tangled
 
 def tell(epoch, epochs):
@@ -363,7 +363,7 @@ def test_a_thread_number_is_put_back(data):
 
 
 def test_a_checkpoint_that_cannot_be_written(data, tmp_path):
-    from app.errors import StorageError
+    from lookalike.errors import StorageError
 
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="checkpoint"):

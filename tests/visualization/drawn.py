@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+from lookalike.errors import OriginalNotKeptError
+from lookalike.models.color_extractor import ColorExtractor
+from lookalike.services.vector_set import VectorSet
 from PIL import Image
 
-from app.embedding.color_extractor import ColorExtractor
-from app.errors import OriginalNotKeptError
-from app.samples import Sample, draw, samples
-from app.services.vector_set import VectorSet
+from scripts.samples import Sample, draw, samples
 
 
 @functools.cache

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from PIL import Image
-
-from app.errors import OriginalNotKeptError
-from app.visualization.duplicates_page import (
+from lookalike.errors import OriginalNotKeptError
+from lookalike.visualization.duplicates_page import (
     MAX_GROUPS,
     MAX_MEMBERS,
     ShownGroup,
@@ -16,6 +14,7 @@ from app.visualization.duplicates_page import (
     bytes_text,
     duplicates_page,
 )
+from PIL import Image
 
 
 def shown(name: str, kind: str = "") -> ShownPicture:

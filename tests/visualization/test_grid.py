@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from lookalike.visualization import grid as module
+from lookalike.visualization.classes import classes_of
+from lookalike.visualization.grid import Grid, draw_grid, lay_grid
 from PIL import Image
-
-from app.visualization import grid as module
-from app.visualization.classes import classes_of
-from app.visualization.grid import Grid, draw_grid, lay_grid
 
 PLACES = arrays.arrays(
     np.float32,

@@ -11,20 +11,26 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image
-
-from app.errors import InvalidParameterError
-from app.visualization.classes import COLORS, OTHER_COLOR, classes_of, densest_places, unit_square
-from app.visualization.map import make_map, write_map
-from app.visualization.neighbors import nearest_neighbors
-from app.visualization.scatter import draw_scatter
-from app.visualization.thumbnails import (
+from lookalike.errors import InvalidParameterError
+from lookalike.visualization.classes import (
+    COLORS,
+    OTHER_COLOR,
+    classes_of,
+    densest_places,
+    unit_square,
+)
+from lookalike.visualization.map import make_map, write_map
+from lookalike.visualization.neighbors import nearest_neighbors
+from lookalike.visualization.scatter import draw_scatter
+from lookalike.visualization.thumbnails import (
     missing_picture,
     read_thumbnails,
     sheet_columns,
     sprite_sheets,
     thumbnail_size,
 )
+from PIL import Image
+
 from tests.visualization.drawn import drawn_set
 
 
@@ -117,7 +123,7 @@ def test_nearest_neighbors_agree_with_three_loops(monkeypatch):
     vectors = rng.integers(-1, 2, size=(40, 3)).astype(np.float32) + np.float32(0.1)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = vectors.round(3)  # many scores are equal
-    monkeypatch.setattr("app.visualization.neighbors._BLOCK_BYTES", 4 * 40 * 7)
+    monkeypatch.setattr("lookalike.visualization.neighbors._BLOCK_BYTES", 4 * 40 * 7)
     positions, scores = nearest_neighbors(vectors, k=4)
     whole = vectors @ vectors.T
     for i in range(40):
@@ -186,7 +192,7 @@ def test_the_plot_takes_any_extent_and_y_points_down(extent):
 
 
 def test_thumbnails_lie_on_sheets_in_their_order(monkeypatch):
-    monkeypatch.setattr("app.visualization.thumbnails._SHEET_SIDE", 64)
+    monkeypatch.setattr("lookalike.visualization.thumbnails._SHEET_SIDE", 64)
     shades = [10, 60, 110, 160, 210, 250]
 
     def picture(position, *, size):

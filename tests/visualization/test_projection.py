@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from app.visualization import projection
-from app.visualization.projection import lowered_perplexity, pca, tsne
+from lookalike.visualization import projection
+from lookalike.visualization.projection import lowered_perplexity, pca, tsne
 
 
 def made(count: int, dim: int, *, seed: int = 0) -> np.ndarray:

@@ -1,0 +1,185 @@
+"""One table from error code to HTTP status, one shape for every error."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from lookalike import errors
+from lookalike.api.schemas import Problem
+from lookalike.errors import LookalikeError, UnavailableError
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+STATUS: dict[type[LookalikeError], int] = {
+    errors.LookalikeError: 500,
+    errors.InvalidImageError: 422,
+    errors.NotAnImageError: 415,
+    errors.ImageTooLargeError: 413,
+    errors.TooManyPixelsError: 413,
+    errors.ArchiveError: 422,
+    errors.NotAnArchiveError: 415,
+    errors.ArchiveTooLargeError: 413,
+    errors.InvalidRequestError: 422,
+    errors.MalformedRequestError: 400,
+    errors.MetadataTooLargeError: 413,
+    errors.TooManyFilesError: 413,
+    errors.RequestTooLargeError: 413,
+    errors.NotFoundError: 404,
+    errors.ConflictError: 409,
+    errors.UnauthorizedError: 401,
+    errors.UploadStalledError: 408,
+    errors.StorageError: 503,
+    errors.UnavailableError: 503,
+    errors.StorageFullError: 507,
+    errors.ImportsDisabledError: 403,
+    errors.PathNotAllowedError: 422,
+    errors.FetchingDisabledError: 403,
+    errors.UrlNotAllowedError: 422,
+    errors.FetchError: 502,
+    errors.FetchTimeoutError: 504,
+}
+"""The status of each class; a class that is not named has that of the class it derives from."""
+
+_HTTP_CODES = {
+    400: errors.MalformedRequestError.code,
+    404: "not_found",
+    405: "method_not_allowed",
+    413: errors.RequestTooLargeError.code,
+    415: "unsupported_media_type",
+}
+
+
+def status_of(error: LookalikeError | type[LookalikeError]) -> int:
+    """The HTTP status for an error, from the nearest class in the table."""
+    kind = error if isinstance(error, type) else type(error)
+    return next(STATUS[base] for base in kind.__mro__ if base in STATUS)
+
+
+def problem(
+    request: Request,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    **extra: Any,
+) -> JSONResponse:
+    """Builds the one answer that every error has."""
+    body = Problem(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        code=code,
+        request_id=request.scope.get("request_id", ""),
+    )
+    return JSONResponse(
+        {**body.model_dump(), **extra},
+        status_code=status,
+        media_type=MEDIA_TYPE,
+        headers={**(headers or {}), "X-Request-ID": body.request_id},
+    )
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of the errors that a route can answer with."""
+    return {status: _response(status) for status in sorted(statuses)}
+
+
+def _response(status: int) -> dict[str, Any]:
+    codes = [kind.code for kind, value in STATUS.items() if value == status]
+    example = Problem(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail="what is wrong, and what to do next",
+        code=codes[-1],
+        request_id="5f0c6d2be7e14f1b9a55a4f3c0d1e2f3",
+    )
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        "description": HTTPStatus(status).phrase,
+        "content": {MEDIA_TYPE: {"schema": schema, "example": example.model_dump()}},
+    }
+
+
+def answer(request: Request, exc: LookalikeError, **extra: Any) -> JSONResponse:
+    """The answer for one of our own errors."""
+    headers = {}
+    if isinstance(exc, UnavailableError):
+        headers["Retry-After"] = str(exc.retry_after_s)
+    if isinstance(exc, errors.UnauthorizedError):
+        headers["WWW-Authenticate"] = 'Bearer realm="lookalike"'
+    status = status_of(exc)
+    if status >= 500:
+        log.warning("%s: %s", exc.code, exc)
+    return problem(request, status, exc.code, str(exc), headers=headers, **extra)
+
+
+def install(app: FastAPI) -> None:
+    """Routes every exception to the one shape."""
+    app.add_exception_handler(LookalikeError, _own)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(OSError, _os)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+def _own(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, LookalikeError)
+    return answer(request, exc)
+
+
+def _validation(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, RequestValidationError)
+    if any(error["type"] == "json_invalid" for error in exc.errors()):
+        malformed = errors.MalformedRequestError("The body is not valid JSON")
+        return answer(request, malformed)
+    parts = [_say(error) for error in exc.errors()]
+    return answer(request, errors.InvalidParameterError("; ".join(parts)))
+
+
+def _say(error: Mapping[str, Any]) -> str:
+    where, *path = error["loc"]
+    name = ".".join(str(part) for part in path) or str(where)
+    if error["type"] == "missing" and name in {"file", "files"}:
+        return (
+            f"{name}: no file was sent; send one as multipart/form-data, e.g. curl -F {name}=@a.jpg"
+        )
+    if "UploadFile" in error["msg"]:
+        return f"{name}: a text was sent where a file belongs; curl needs an @: -F {name}=@a.jpg"
+    return f"{name}: {error['msg']}"
+
+
+def _http(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, HTTPException)
+    code = _HTTP_CODES.get(exc.status_code, "http_error")
+    detail = exc.detail
+    if exc.status_code == 404:
+        detail = f"There is nothing at {request.url.path}; GET /docs lists every call"
+    elif exc.status_code == 405:
+        detail = f"{request.method} is no method of {request.url.path}; GET /docs lists every call"
+    return problem(request, exc.status_code, code, detail, headers=exc.headers)
+
+
+def _os(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, OSError)
+    if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+        full = errors.StorageFullError("The disk is full; free some room and send this again")
+        return answer(request, full)
+    return _unforeseen(request, exc)
+
+
+def _unforeseen(request: Request, exc: Exception) -> JSONResponse:
+    log.error("unforeseen error", exc_info=exc)
+    detail = "Something went wrong that should not; the log has the details under this request id"
+    return problem(request, 500, LookalikeError.code, detail)

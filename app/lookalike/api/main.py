@@ -1,0 +1,170 @@
+"""Makes the application; nothing happens at import."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from lookalike import __version__
+from lookalike.api import errors
+from lookalike.api.archive_uploads import ARCHIVES_AT_ONCE, ArchiveUploadLimits
+from lookalike.api.metrics import Metrics
+from lookalike.api.middleware import Observe
+from lookalike.api.routers import (
+    collections,
+    duplicates,
+    images,
+    imports,
+    indexing,
+    jobs,
+    search,
+    service,
+)
+from lookalike.api.schemas import Problem
+from lookalike.api.security import Keys, load_admin_key
+from lookalike.api.upload_limits import UploadLimits
+from lookalike.api.uploads import Admission
+from lookalike.bootstrap import Services, build_services
+from lookalike.config import Settings
+from lookalike.files.data_folder import make_data_folder
+from lookalike.models.extractors import Extractors
+from lookalike.store.base import Store
+
+DESCRIPTION = """
+Image similarity search: send a picture, get the most similar pictures of your collection back.
+
+Try it: **POST /search** with any picture. To add pictures with **POST /index**, press *Authorize*
+and paste the admin key: it is what `LOOKALIKE_ADMIN_KEY` says, or else lies in the data folder
+as `admin.key`.
+"""
+
+log = logging.getLogger(__name__)
+
+SPARE_THREADS = 32
+"""Threads beyond the queue's places, so that cheap calls are answered while it is full."""
+
+
+def create_app(
+    settings: Settings, *, extractors: Extractors | None = None, store: Store | None = None
+) -> FastAPI:
+    """Makes the application; the parts are put together when it starts.
+
+    Args:
+        settings: What was asked for.
+        extractors: Used instead of what the settings name.
+        store: Used instead of the local store.
+    """
+    metrics = Metrics()
+    build = partial(
+        build_services, settings, extractors=extractors, store=store, on_batch=metrics.batch
+    )
+    app = FastAPIOffline(
+        title="Lookalike",
+        summary="Self-hosted image similarity search",
+        description=DESCRIPTION,
+        version=__version__,
+        redoc_url=None,
+        lifespan=partial(_lifespan, settings, build, metrics),
+        swagger_ui_parameters={"displayRequestDuration": True, "tryItOutEnabled": True},
+    )
+    errors.install(app)
+    app.add_middleware(Observe, metrics=metrics)
+    for router in (search, indexing, imports, images, duplicates, collections, jobs, service):
+        app.include_router(router.router)
+    _complete_openapi(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(
+    settings: Settings, build: Any, metrics: Metrics, app: FastAPI
+) -> AsyncIterator[None]:
+    make_data_folder(settings.data_dir)
+    to_thread.current_default_thread_limiter().total_tokens = settings.queue_size + SPARE_THREADS
+    services: Services = await to_thread.run_sync(build)
+    try:
+        admin = settings.admin_key
+        app.state.keys = Keys(
+            admin=admin.get_secret_value() if admin else load_admin_key(settings.data_dir),
+            read=settings.read_key.get_secret_value() if settings.read_key else None,
+        )
+        metrics.watch(services)
+        app.state.metrics = metrics
+        app.state.services = services
+        app.state.canary_threads = CapacityLimiter(2)
+        app.state.metrics_threads = CapacityLimiter(2)
+        _limit_uploads(app, settings, services)
+        _say_what_runs(services)
+        services.jobs.resume()
+        yield
+    finally:
+        await to_thread.run_sync(services.close)
+
+
+def _say_what_runs(services: Services) -> None:
+    live = services.extractors.default
+    passport, provenance = live.passport, live.extractor.provenance
+    log.info(
+        "%s with %s weights: %d numbers a picture, %s, %s",
+        passport.model,
+        passport.weights,
+        passport.dim,
+        provenance.get("device"),
+        provenance.get("precision"),
+    )
+    for info in services.store.collections():
+        log.info("collection %s: %d pictures", info.name, info.count)
+
+
+def _limit_uploads(app: FastAPI, settings: Settings, services: Services) -> None:
+    batcher = services.extractors.default.batcher
+    app.state.admission = Admission(settings.queue_size, lambda: batcher.queue_length)
+    app.state.archive_admission = Admission(ARCHIVES_AT_ONCE, what="archives")
+    app.state.search_limits = UploadLimits(
+        file_bytes=settings.max_file_bytes,
+        field_bytes=settings.max_metadata_bytes + 64_000,
+        files=1,
+        folder=services.files.tmp,
+    )
+    app.state.index_limits = replace(
+        app.state.search_limits,
+        field_bytes=settings.max_files * settings.max_metadata_bytes + 64_000,
+        files=settings.max_files,
+        asked="the pictures as files; e.g. curl -F files=@photo.jpg",
+    )
+    app.state.archive_limits = ArchiveUploadLimits(
+        file_bytes=settings.max_archive_bytes,
+        field_bytes=settings.max_metadata_bytes + 64_000,
+        files=1,
+        folder=services.files.tmp,
+    )
+
+
+def _complete_openapi(app: FastAPI) -> None:
+    """Adds to OpenAPI what FastAPI leaves out.
+
+    The shape of errors, to which `errors.responses` refers; and `format: binary` for uploads,
+    without which Swagger UI shows a list of files as a list of texts.
+    """
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = make()
+        schemas = document["components"]["schemas"]
+        schemas.setdefault("Problem", Problem.model_json_schema())
+        for schema in schemas.values():
+            for field in schema.get("properties", {}).values():
+                upload = field.get("items", field)
+                if "contentMediaType" in upload:
+                    upload["format"] = "binary"
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

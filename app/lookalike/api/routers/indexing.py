@@ -1,0 +1,152 @@
+"""POST /index."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Form, Request, Response, UploadFile
+from fastapi.responses import JSONResponse
+
+from lookalike.api import errors
+from lookalike.api.deps import (
+    COLLECTION_PATTERN,
+    IndexingDep,
+    known_fields,
+    no_query_parameters,
+    parse_metadata,
+)
+from lookalike.api.schemas import IndexItemOut, IndexOut, ItemError
+from lookalike.api.security import require_admin
+from lookalike.api.uploads import IndexRoute, upload_size
+from lookalike.errors import InvalidIdError, LookalikeError
+from lookalike.media.sources import PictureSource
+from lookalike.records import DEFAULT_COLLECTION, OnConflict
+from lookalike.services.index_items import IndexItem
+from lookalike.services.timing import Stopwatch
+
+router = APIRouter(route_class=IndexRoute, tags=["index"])
+
+
+@router.post(
+    "/index",
+    response_model=IndexOut,
+    status_code=201,
+    summary="Add pictures, or replace them",
+    operation_id="index",
+    responses={
+        200: {"model": IndexOut, "description": "Nothing was new"},
+        207: {"model": IndexOut, "description": "Some of several files failed"},
+        **errors.responses(400, 401, 408, 409, 413, 415, 422, 503, 507),
+    },
+    dependencies=[
+        Depends(require_admin),
+        Depends(no_query_parameters),
+        known_fields("files", "ids", "metadata", "on_conflict", "collection"),
+    ],
+)
+def index(
+    request: Request,
+    files: Annotated[list[UploadFile], "One picture or many"],
+    service: IndexingDep,
+    ids: Annotated[
+        list[str],
+        Form(
+            description="One id for each file: repeat the field, or a JSON list; else from content"
+        ),
+    ] = [],  # noqa: B006 - FastAPI copies it, and Swagger UI must see that it is empty
+    metadata: Annotated[
+        str, Form(description='JSON: one object for all, or a list: {"label": "cat"}')
+    ] = "",
+    on_conflict: Annotated[
+        OnConflict, Form(description="What to do with ids that exist")
+    ] = OnConflict.REPLACE,
+    collection: Annotated[
+        str, Form(pattern=COLLECTION_PATTERN, description="Made where it does not exist")
+    ] = DEFAULT_COLLECTION,
+) -> Response:
+    """Send pictures as `files`; what was answered 201 is on the disk and findable.
+
+    A file that fails answers with its own error and harms no other.
+    """
+    watch = Stopwatch()
+    named = _ids(ids, len(files))
+    described = parse_metadata(metadata, len(files))
+    sources = [
+        PictureSource(
+            filename=upload.filename or "",
+            size=upload_size(upload),
+            file=upload.file,
+            id=image_id,
+            metadata=fields,
+        )
+        for upload, image_id, fields in zip(files, named, described, strict=True)
+    ]
+    items = list(service.index(sources, collection=collection, on_conflict=on_conflict))
+    request.app.state.metrics.stages("index", watch.took_ms())
+    return _answer(request, collection, items)
+
+
+def _ids(given: list[str], count: int) -> list[str | None]:
+    """One id for each file; a single JSON list and Swagger UI's comma list are taken too."""
+    ids: list[str | None] = [text for text in given if text != ""]
+    if len(ids) == 1 and (first := ids[0]) is not None:
+        if first.startswith("["):
+            ids = _id_list(first)
+        elif count > 1 and "," in first:
+            ids = [*first.split(",")]
+    if not ids:
+        return [None] * count
+    if len(ids) != count:
+        raise InvalidIdError(f"{len(ids)} ids for {count} files; send one for each, or none at all")
+    return ids
+
+
+def _id_list(text: str) -> list[str | None]:
+    """Reads a JSON list of ids; null stands for an id from the content."""
+    try:
+        ids = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidIdError(f"ids is not a valid JSON list: {exc}") from exc
+    if not all(one is None or isinstance(one, str) for one in ids):
+        raise InvalidIdError("ids must be texts, or null for an id from the content")
+    return list(ids)
+
+
+def _answer(request: Request, collection: str, items: list[IndexItem]) -> JSONResponse:
+    """201 where something was made or changed, 200 where not, 207 where some failed.
+
+    Where every file failed, the answer is the first one's error, with the items beside it.
+    """
+    outs = [_item(item) for item in items]
+    counts = Counter(out.status for out in outs)
+    failures = [item.error for item in items if item.error is not None]
+    if len(failures) == len(items):
+        return _all_failed(request, failures[0], outs)
+    body = IndexOut.model_validate({"collection": collection, "items": outs, **counts})
+    if failures:
+        status = 207
+    elif counts["created"] + counts["replaced"] + counts["updated"]:
+        status = 201
+    else:
+        status = 200
+    return JSONResponse(body.model_dump(exclude_none=True), status_code=status)
+
+
+def _all_failed(request: Request, first: LookalikeError, outs: list[IndexItemOut]) -> JSONResponse:
+    extra: dict[str, Any] = {}
+    if len(outs) > 1:
+        extra["items"] = [out.model_dump(exclude_none=True) for out in outs]
+    return errors.answer(request, first, **extra)
+
+
+def _item(item: IndexItem) -> IndexItemOut:
+    filename = item.source.filename
+    if item.error is not None:
+        error = ItemError(code=item.error.code, detail=str(item.error))
+        return IndexItemOut(filename=filename, status="failed", id=item.id, error=error)
+    assert item.status is not None
+    return IndexItemOut.model_validate(
+        {"filename": filename, "status": item.status.value, "id": item.id}
+    )

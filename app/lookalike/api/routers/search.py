@@ -1,0 +1,122 @@
+"""POST /search and POST /search/url."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Form, Request, UploadFile
+
+from lookalike.api.deps import (
+    COLLECTION_PATTERN,
+    FILTER_HELP,
+    SearchDep,
+    UrlSearchDep,
+    known_fields,
+    no_query_parameters,
+)
+from lookalike.api.errors import responses
+from lookalike.api.schemas import SearchOut
+from lookalike.api.search_inputs import PARAMETERS, FormParameters, UrlSearchIn
+from lookalike.api.security import Access, require_read
+from lookalike.api.uploads import JsonRoute, UploadRoute
+from lookalike.errors import InvalidParameterError, RequestTooLargeError
+from lookalike.records import DEFAULT_COLLECTION
+from lookalike.services.search import MAX_K, SearchOptions
+from lookalike.store.filters import Filter, parse_filter
+
+
+class UrlRoute(JsonRoute):
+    """A route that fetches a picture: key and setting, room in the queue, then a body of JSON.
+
+    No place is held while the body comes or the picture is fetched: either may be slow.
+    """
+
+    too_large = RequestTooLargeError
+
+    def admit(self, request: Request) -> None:
+        """Nothing is fetched for a queue that has no room."""
+        state = request.app.state
+        state.keys.check(request, Access.READ)
+        state.services.url_search.require_fetcher()
+        with state.admission.place():
+            pass
+
+
+async def _no_query_parameters(request: Request) -> None:
+    if request.query_params:
+        raise InvalidParameterError(
+            f"{sorted(request.query_params)} came in this call's own address; send them in the "
+            'JSON body: {"url": "https://...", "k": 5}'
+        )
+
+
+router = APIRouter(route_class=UploadRoute, tags=["search"])
+_by_url = APIRouter(route_class=UrlRoute)
+
+
+@router.post(
+    "/search",
+    response_model=SearchOut,
+    summary="Find the pictures most like yours",
+    operation_id="search",
+    responses=responses(400, 401, 404, 408, 409, 413, 415, 422, 503, 507),
+    dependencies=[
+        Depends(require_read),
+        Depends(no_query_parameters),
+        known_fields("file", "k", "min_score", "filter", "group_by", "collection", *PARAMETERS),
+    ],
+)
+def search(
+    request: Request,
+    file: Annotated[UploadFile, "The picture"],
+    service: SearchDep,
+    parameters: FormParameters,
+    k: Annotated[int, Form(ge=1, le=MAX_K, description="How many matches")] = 10,
+    min_score: Annotated[
+        float, Form(ge=-1, le=1, description="Leave out matches below this cosine")
+    ] = -1.0,
+    filter: Annotated[str, Form(description=FILTER_HELP)] = "",  # noqa: A002 - HTTP name
+    group_by: Annotated[
+        str, Form(description="Only the best of each value of this metadata field")
+    ] = "",
+    collection: Annotated[
+        str, Form(pattern=COLLECTION_PATTERN, description="Where to search")
+    ] = DEFAULT_COLLECTION,
+) -> SearchOut:
+    """Send a picture as `file`; get the most similar pictures of the collection, best first."""
+    options = SearchOptions(
+        collection=collection,
+        k=k,
+        min_score=min_score,
+        where=parse_filter(filter),
+        group_by=group_by or None,
+        parameters=parameters,
+    )
+    result = service.search(file.file, options)
+    request.app.state.metrics.stages("search", result.took_ms)
+    return SearchOut.of(result)
+
+
+@_by_url.post(
+    "/search/url",
+    summary="Find the pictures most like the one at an address",
+    operation_id="search_url",
+    responses=responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 502, 503, 504, 507),
+    dependencies=[Depends(require_read), Depends(_no_query_parameters)],
+)
+def search_url(request: Request, query: UrlSearchIn, service: UrlSearchDep) -> SearchOut:
+    """The same answer as POST /search gives; LOOKALIKE_FETCH_URLS turns it on."""
+    options = SearchOptions(
+        collection=query.collection,
+        k=query.k,
+        min_score=query.min_score,
+        where=None if query.filter is None else Filter.parse(query.filter),
+        group_by=query.group_by,
+        parameters=query.parameters,
+    )
+    result = service.search(query.url, options, place=request.app.state.admission.place)
+    request.app.state.metrics.stages("search_url", result.took_ms)
+    return SearchOut.of(result)
+
+
+router.include_router(_by_url)

@@ -1,0 +1,290 @@
+"""The one place that names concrete classes and puts the parts together."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from lookalike.backbones import build_backbone, put_head
+from lookalike.config import Settings
+from lookalike.cores import available_cores, limit_openmp
+from lookalike.errors import ConfigurationError
+from lookalike.files.blobs import LocalFiles
+from lookalike.files.data_folder import require_data_folder
+from lookalike.media.fetch_guard import FetchGuard
+from lookalike.media.fetching import Fetcher
+from lookalike.model_recipes import keep_head, quantized_of, recipe_of, settings_of
+from lookalike.models.base import Extractor
+from lookalike.models.extractors import Extractors
+from lookalike.models.preprocessing import ImageDecoder, ImageLimits
+from lookalike.services.collection_models import CollectionModels
+from lookalike.services.duplicates.service import DuplicateService
+from lookalike.services.importing import ImportService, parse_dirs
+from lookalike.services.index_items import Originals
+from lookalike.services.indexing import IndexingService
+from lookalike.services.jobs import JobService
+from lookalike.services.maintenance import Maintenance
+from lookalike.services.pictures import PictureService
+from lookalike.services.readiness import Canary
+from lookalike.services.recall_meter import RecallMeter
+from lookalike.services.reembedding import ReembeddingService
+from lookalike.services.search import SearchService
+from lookalike.services.switching import PutGate
+from lookalike.services.url_search import UrlSearchService
+from lookalike.store.base import Store
+from lookalike.store.embedding_sets import Recipe
+from lookalike.store.filters import parse_field_names
+from lookalike.store.search_parameters import SearchParameters
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything that the shells call; `close` lets go of it all."""
+
+    settings: Settings
+    extractors: Extractors
+    store: Store
+    files: LocalFiles
+    search: SearchService
+    url_search: UrlSearchService
+    indexing: IndexingService
+    imports: ImportService
+    pictures: PictureService
+    duplicates: DuplicateService
+    reembedding: ReembeddingService
+    jobs: JobService
+    canary: Canary
+    recall_meter: RecallMeter
+    maintenance: Maintenance | None
+
+    def close(self) -> None:
+        """Finishes what waits, saves, and lets go of the data folder."""
+        with contextlib.ExitStack() as parts:  # from the last to the first, whatever one raises
+            parts.callback(self.store.close)
+            parts.callback(self.extractors.close)
+            parts.callback(self.indexing.close)
+            parts.callback(self.recall_meter.close)
+            if self.maintenance is not None:
+                parts.callback(self.maintenance.close)
+            parts.callback(self.duplicates.close)
+            parts.callback(self.jobs.close)
+
+
+def build_services(
+    settings: Settings,
+    *,
+    extractors: Extractors | None = None,
+    store: Store | None = None,
+    read_only: bool = False,
+    on_batch: Callable[[int, float], None] | None = None,
+) -> Services:
+    """Puts the parts together.
+
+    Args:
+        settings: What was asked for.
+        extractors: Used instead of what the settings name; the caller's to describe, ours to close.
+        store: Used instead of the local store.
+        read_only: Change nothing in the data folder, which another process may own.
+        on_batch: Told the size and the seconds of every batch that was embedded.
+
+    Raises:
+        DataFolderInUseError: Another process owns the data folder.
+        WeightsError: The weights cannot be used.
+        ConfigurationError: A setting cannot work.
+    """
+    limit_openmp()
+    cores = settings.threads or available_cores()
+    with contextlib.ExitStack() as undo:
+        if store is None:
+            store = open_store(settings, read_only=read_only)
+            undo.callback(store.close)
+        store.load()
+        if extractors is None:
+            extractors = build_extractors(settings, keep=not read_only, on_batch=on_batch)
+            undo.callback(extractors.close)
+        models = _models(settings, extractors, store, cores=cores, keep=not read_only)
+        models.restore()
+        services = _assemble(
+            settings, extractors, store, models=models, cores=cores, tidy=not read_only
+        )
+        undo.pop_all()
+    return services
+
+
+def open_store(settings: Settings, *, read_only: bool = False) -> Store:
+    """Opens the local store in the data folder; its owner, unless it is to be read only.
+
+    Raises:
+        ConfigurationError: It is to be read only, and nothing is there; or there is no such index
+            type.
+    """
+    if read_only:
+        require_data_folder(settings.data_dir)
+    from lookalike.store.local.index.flat_rows import use_at_most  # noqa: PLC0415 - imports faiss
+    from lookalike.store.local.index.policy import IndexPolicy  # noqa: PLC0415
+    from lookalike.store.local.local_store import LocalStore  # noqa: PLC0415
+
+    use_at_most(settings.threads or available_cores())
+    try:
+        policy = IndexPolicy(
+            index_type=settings.index,
+            memory=settings.index_memory,
+            recall=settings.index_recall,
+            parameters=SearchParameters.parse(settings.index_parameters),
+        )
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"LOOKALIKE_INDEX: {exc}") from exc
+    return LocalStore(
+        settings.data_dir,
+        policy=policy,
+        filter_fields=parse_field_names(settings.filter_fields),
+        filter_s=settings.filter_timeout,
+        read_only=read_only,
+    )
+
+
+def build_extractors(
+    settings: Settings,
+    *,
+    keep: bool = False,
+    on_batch: Callable[[int, float], None] | None = None,
+) -> Extractors:
+    """Loads the network that the settings name, behind its queue; `keep` as `build_extractor`."""
+    return Extractors(
+        build_extractor(settings, cores=settings.threads or available_cores(), keep=keep),
+        max_batch=settings.max_batch,
+        queue_size=settings.queue_size,
+        on_batch=on_batch,
+    )
+
+
+def build_extractor(
+    settings: Settings, *, cores: int, keep: bool = False, quantized: str | None = None
+) -> Extractor:
+    """Loads the network that the settings name, and its head.
+
+    Args:
+        settings: What was asked for.
+        cores: CPU threads of one call.
+        keep: Whether a network that is converted is kept in the data folder, which is ours.
+        quantized: Which int8 network, see `build_backbone`.
+    """
+    backbone = build_backbone(settings, cores=cores, keep=keep, quantized=quantized)
+    return backbone if settings.head is None else put_head(backbone, settings.head)
+
+
+def build_pictures(settings: Settings, store: Store) -> PictureService:
+    """What reads and deletes; needs no network."""
+    files = LocalFiles(settings.data_dir)
+    return PictureService(
+        store, files, build_decoder(settings), max_metadata_bytes=settings.max_metadata_bytes
+    )
+
+
+def build_decoder(settings: Settings) -> ImageDecoder:
+    """Decodes within the limits that the settings name."""
+    limits = ImageLimits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
+    return ImageDecoder(limits, slots=settings.threads or available_cores())
+
+
+def _fetcher(settings: Settings, folder: Path) -> Fetcher | None:
+    if not settings.fetch_urls:
+        return None
+    return Fetcher(
+        FetchGuard.parse(ports=settings.fetch_ports, allow=settings.fetch_allow or ""),
+        folder=folder,
+        max_bytes=settings.max_file_bytes,
+        timeout_s=settings.fetch_timeout,
+        places=settings.max_fetches,
+    )
+
+
+def _assemble(
+    settings: Settings,
+    extractors: Extractors,
+    store: Store,
+    *,
+    models: CollectionModels,
+    cores: int,
+    tidy: bool,
+) -> Services:
+    files, decoder = LocalFiles(settings.data_dir), build_decoder(settings)
+    meter = RecallMeter(store, share=settings.recall_sample if tidy else 0.0)
+    search = SearchService(extractors, store, decoder, meter=meter)
+    pictures = PictureService(store, files, decoder, max_metadata_bytes=settings.max_metadata_bytes)
+    gate = PutGate()
+    reembedding = ReembeddingService(
+        store,
+        pictures,
+        decoder,
+        gate=gate,
+        models=models,
+        cores=cores,
+        batch=settings.max_batch,
+    )
+    indexing = IndexingService(
+        extractors,
+        store,
+        files,
+        decoder,
+        originals=Originals(settings.originals),
+        max_metadata_bytes=settings.max_metadata_bytes,
+        cores=cores,
+        group=settings.max_batch,
+        gate=gate,
+    )
+    imports = _imports(settings, indexing, files)
+    if tidy:
+        imports.sweep(store.jobs.unfinished())
+    handlers = {"reembed": reembedding.as_job, **imports.handlers}
+    return Services(
+        settings=settings,
+        extractors=extractors,
+        store=store,
+        files=files,
+        search=search,
+        url_search=UrlSearchService(search, _fetcher(settings, files.tmp)),
+        indexing=indexing,
+        imports=imports,
+        pictures=pictures,
+        duplicates=DuplicateService(store, pictures),
+        reembedding=reembedding,
+        jobs=JobService(store.jobs, handlers, ended=imports.ended),
+        canary=Canary(extractors, store, timeout_s=settings.ready_timeout),
+        recall_meter=meter,
+        maintenance=Maintenance(store, files) if tidy else None,
+    )
+
+
+def _imports(settings: Settings, indexing: IndexingService, files: LocalFiles) -> ImportService:
+    return ImportService(
+        indexing,
+        folder=settings.data_dir / "imports",
+        tmp=files.tmp,
+        max_archive_bytes=settings.max_archive_bytes,
+        max_file_bytes=settings.max_file_bytes,
+        max_metadata_bytes=settings.max_metadata_bytes,
+        dirs=parse_dirs(settings.import_dirs),
+    )
+
+
+def _models(
+    settings: Settings, extractors: Extractors, store: Store, *, cores: int, keep: bool
+) -> CollectionModels:
+    def make(recipe: Recipe) -> Extractor:
+        own = settings_of(settings, recipe)
+        return build_extractor(own, cores=cores, keep=keep, quantized=quantized_of(recipe))
+
+    return CollectionModels(
+        extractors,
+        store,
+        make=make,
+        default_recipe=recipe_of(settings),
+        keep_head=partial(keep_head, settings),
+    )

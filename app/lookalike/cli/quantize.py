@@ -1,0 +1,91 @@
+"""`lookalike quantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lookalike.cli.options import settings_flags
+from lookalike.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from lookalike.quantizing import Quantized
+
+_SETTINGS = ("data_dir", "model", "weights", "pooling", "resize", "input_size", "threads")
+_ROUGH = 100
+_SHOWN_ERRORS = 5
+
+
+@settings_flags(*_SETTINGS)
+def quantize(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Folders of pictures like those that will be searched")
+    ],
+    given: dict[str, Any],
+    *,
+    pictures: Annotated[
+        int, typer.Option(min=1, help="Pictures to calibrate on; at most half of those there are")
+    ] = 300,
+    min_overlap: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Least share of the ten nearest that must stay for it to be saved"
+        ),
+    ] = 0.95,
+    seed: Annotated[int, typer.Option(help="Chooses the pictures")] = 0,
+) -> None:
+    """Make the model's int8 network for OpenVINO; served with LOOKALIKE_PRECISION=int8."""
+    from lookalike.cli.progress import progress  # noqa: PLC0415
+    from lookalike.config import load_settings  # noqa: PLC0415
+    from lookalike.cores import limit_openmp  # noqa: PLC0415
+    from lookalike.files.data_folder import make_data_folder  # noqa: PLC0415 - see lookalike.cli.main
+    from lookalike.media.walk import readable, walk  # noqa: PLC0415
+
+    settings = load_settings(**given)
+    if settings.model == "color":
+        raise ConfigurationError("The model color has no network to quantize; choose a ResNet")
+    files = list(dict.fromkeys(found.path.resolve() for found in readable(walk(paths))))
+    limit_openmp()
+    from lookalike.quantizing import keep_quantized, quantize_model  # noqa: PLC0415
+
+    make_data_folder(settings.data_dir)
+    with progress() as report:
+        made = quantize_model(settings, files, pictures=pictures, on_progress=report, seed=seed)
+    _print(made)
+    _require(made.agreement.overlap, min_overlap)
+    typer.echo(f"saved in {keep_quantized(settings, made).parent}")
+    typer.echo(
+        "serve it with LOOKALIKE_PRECISION=int8; collections made in floats, or by an earlier int8 "
+        "network, are moved to it by lookalike reembed --precision int8"
+    )
+
+
+def _require(overlap: float, least: float) -> None:
+    """Ends the command where the overlap is too small."""
+    if overlap >= least:
+        return
+    typer.echo(
+        f"not saved: the overlap is below {least:g}. Calibrate on more pictures (--pictures), on "
+        "some that are more like those to be searched, or accept it with --min-overlap",
+        err=True,
+    )
+    raise typer.Exit(1)
+
+
+def _print(made: Quantized) -> None:
+    """Tells what the quantization costs."""
+    found = made.agreement
+    typer.echo(
+        f"calibrated on {made.calibrated} pictures, "
+        f"compared with float32 on {found.pictures} others"
+    )
+    if found.pictures < _ROUGH:
+        typer.echo(f"  these are few: a folder of {made.calibrated + _ROUGH} would say more")
+    typer.echo(f"  cosine: least {found.cosine_min:.4f}, mean {found.cosine_mean:.5f}")
+    typer.echo(f"  overlap of the ten nearest: {found.overlap:.4f}")
+    for text in made.skipped[:_SHOWN_ERRORS]:
+        typer.echo(f"skipped {text}", err=True)
+    if len(made.skipped) > _SHOWN_ERRORS:
+        typer.echo(f"skipped {len(made.skipped) - _SHOWN_ERRORS} more", err=True)

@@ -1,0 +1,92 @@
+"""`lookalike serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from lookalike.cli.options import settings_flags, warn_unknown_variables
+from lookalike.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from lookalike.config import Settings
+
+
+@settings_flags()
+def serve(given: dict[str, Any]) -> None:
+    """Start the service; GET /docs shows how to use it."""
+    from lookalike.config import load_settings  # noqa: PLC0415 - see lookalike.cli.main
+    from lookalike.cores import limit_openmp  # noqa: PLC0415
+
+    settings = load_settings(**given)
+    limit_openmp()
+
+    from lookalike.api.logs import configure_logging  # noqa: PLC0415
+
+    configure_logging(settings.log_level, settings.log_format)
+    say = logging.getLogger("lookalike").warning
+    warn_unknown_variables(say)
+    warn_missing_folders(settings, say)
+    signal.signal(signal.SIGTERM, _end)
+    asyncio.run(_run(settings))
+
+
+def warn_missing_folders(settings: Settings, say: Callable[[str], None]) -> None:
+    """Says which folders to import from are not there, though they may be mounted later."""
+    from lookalike.services.importing import parse_dirs  # noqa: PLC0415 - see lookalike.cli.main
+
+    for folder in parse_dirs(settings.import_dirs):
+        if not folder.expanduser().is_dir():
+            say(f"LOOKALIKE_IMPORT_DIRS: {folder} is not there; nothing can be imported from it")
+
+
+async def _run(settings: Settings) -> None:
+    """Starts the parts first, so that what stops them is one clear error, then listens."""
+    import uvicorn  # noqa: PLC0415 - see lookalike.cli.main
+
+    from lookalike.api.main import create_app  # noqa: PLC0415
+
+    listening = _bind(settings.host, settings.port)
+    app = create_app(settings)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=30,
+        )
+    )
+    async with app.router.lifespan_context(app):
+        host, port = listening.getsockname()[:2]
+        logging.getLogger("lookalike").info("listening on http://%s:%d", host, port)
+        await server.serve(sockets=[listening])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Takes the address before anything is loaded; nobody is let in until uvicorn listens."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Of the protocol TCP by name: asyncio sends small answers at once only where it is.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as exc:
+        listening.close()
+        raise ConfigurationError(
+            f"{host}:{port} cannot be listened on: {exc.strerror or exc}. Choose another port with "
+            "LOOKALIKE_PORT, or another address with LOOKALIKE_HOST"
+        ) from exc
+    return listening
+
+
+def _end(_signal: int, _frame: FrameType | None) -> None:
+    """Uvicorn raises the signal again when it has shut down: then that was a clean end."""
+    sys.exit(0)

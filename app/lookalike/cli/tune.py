@@ -1,0 +1,228 @@
+"""`lookalike tune`."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lookalike.cli.options import DEFAULT, Collection, Json, settings_flags
+from lookalike.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from lookalike.cli.progress import Report
+    from lookalike.config import Settings
+    from lookalike.store.tuning import Goal, Trial, Tuning
+
+_TEXTS = 2  # columns of the table that are folded at spaces
+
+
+@settings_flags("data_dir", "threads")
+def tune(
+    given: dict[str, Any],
+    *,
+    collection: Collection = DEFAULT,
+    index: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--index", metavar="KEY", help="An index type to try; repeat it. Several if not given"
+        ),
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(help="Share of the true matches to find; LOOKALIKE_INDEX_RECALL or 0.99"),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="The most that the index may take, e.g. 2GB; LOOKALIKE_INDEX_MEMORY or any",
+        ),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Matches asked for")] = 10,
+    queries: Annotated[
+        int, typer.Option(min=1, help="Queries beside pictures of the collection")
+    ] = 200,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Try on so many pictures at random, where there are more")
+    ] = 100_000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same choices")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw recall against milliseconds: a png")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Try index types on a collection: recall, milliseconds, memory, seconds to build."""
+    from lookalike.cli.progress import progress  # noqa: PLC0415 - see lookalike.cli.main
+    from lookalike.config import load_settings  # noqa: PLC0415
+    from lookalike.store.tuning import Goal  # noqa: PLC0415
+    from lookalike.visualization.pages import check_writable, write_whole  # noqa: PLC0415
+
+    settings = load_settings(**given, index_recall=recall, index_memory=memory)
+    goal = Goal(recall=settings.index_recall, memory=settings.index_memory)
+    if out is not None:
+        if out.suffix.lower() != ".png":
+            raise ConfigurationError(f"{out} has to end in .png")
+        check_writable(out)
+    trying = _Trying(
+        collection=collection, index=index or [], k=k, queries=queries, sample=sample, seed=seed
+    )
+    with progress() as report:
+        tuning = _measured(trying, settings, report).for_all()
+    if out is not None:
+        from lookalike.visualization.tuning_plot import draw_tuning  # noqa: PLC0415 - see lookalike.cli.main
+
+        write_whole(out, draw_tuning(tuning, goal, name=collection))
+    if as_json:
+        typer.echo(_json(tuning, goal, collection))
+    else:
+        _print(tuning, goal, collection)
+    if out is not None:
+        typer.echo(str(out), err=as_json)
+    if tuning.recommended(goal) is None:
+        typer.echo(_nothing(goal), err=as_json)
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trying:
+    """What to try, as the flags say."""
+
+    collection: str
+    index: list[str]
+    k: int
+    queries: int
+    sample: int
+    seed: int
+
+
+def _measured(trying: _Trying, settings: Settings, report: Report) -> Tuning:
+    from lookalike.bootstrap import open_store  # noqa: PLC0415 - see lookalike.cli.main
+    from lookalike.cores import available_cores, limit_openmp  # noqa: PLC0415
+    from lookalike.services.vector_sample import sample_vectors  # noqa: PLC0415
+
+    limit_openmp()
+    from lookalike.store.local.index.tuning import tune as try_types  # noqa: PLC0415 - imports faiss
+
+    with closing(open_store(settings, read_only=True)) as store:
+        vectors = sample_vectors(
+            store,
+            trying.collection,
+            most=trying.sample,
+            seed=trying.seed,
+            on_progress=lambda done, total: report("reading vectors", done, total),
+        )
+        rows = store.count(trying.collection)
+    return try_types(
+        vectors,
+        rows=rows,
+        candidates=trying.index,
+        k=trying.k,
+        queries=trying.queries,
+        seed=trying.seed,
+        threads=settings.threads or available_cores(),
+        on_progress=report,
+    )
+
+
+def _json(tuning: Tuning, goal: Goal, collection: str) -> str:
+    chosen = tuning.recommended(goal)
+    facts = {
+        "collection": collection,
+        "goal": asdict(goal),
+        "recommended": None if chosen is None else chosen.setting,
+        "extrapolated": tuning.extrapolated,
+        **asdict(tuning),
+    }
+    return json.dumps(facts, indent=2)
+
+
+def _print(tuning: Tuning, goal: Goal, collection: str) -> None:
+    from rich.console import Console  # noqa: PLC0415 - see lookalike.cli.main
+    from rich.table import Table  # noqa: PLC0415
+
+    chosen = tuning.recommended(goal)
+    title = (
+        f"{collection}: {tuning.rows:,} pictures of {tuning.dim} numbers; "
+        f"{tuning.queries} queries beside them ask for {tuning.k} matches"
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    rows = [_cells(tuning, trial, goal, best=trial is chosen) for trial in tuning.trials]
+    for number, name in enumerate(("", "index", "recall", "ms", "faster", "size", "build s")):
+        longest = max(len(word) for row in rows for word in row[number].split() or [""])
+        justify: Literal["left", "right"] = "left" if number < _TEXTS else "right"
+        table.add_column(
+            name, justify=justify, no_wrap=number >= _TEXTS, min_width=max(longest, len(name))
+        )
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.print(title, highlight=False, soft_wrap=True)
+    console.print(table, crop=False)
+    for line in _advice(tuning, chosen, goal):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _cells(tuning: Tuning, trial: Trial, goal: Goal, *, best: bool) -> list[str]:
+    """A row of the table: the fastest way that reaches the recall, else the one nearest to it."""
+    from lookalike.cli.tables import size_text  # noqa: PLC0415 - see lookalike.cli.main
+
+    point = trial.fastest(goal.recall) or trial.surest()
+    if point is None:
+        return ["-", f"{trial.setting}\nnot built: {trial.problem}", "", "", "", "", ""]
+    short = point.recall < goal.recall
+    large = goal.memory is not None and trial.bytes > goal.memory
+    mark = "best" if best else "misses" if short else "too large" if large else ""
+    return [
+        mark,
+        f"{trial.setting}\n{point.parameters}",
+        f"{point.recall:.4f}",
+        f"{point.ms:.3f}",
+        f"{tuning.exact_ms / point.ms:.1f}x",
+        size_text(trial.bytes),
+        f"{trial.build_s:.1f}",
+    ]
+
+
+def _nothing(goal: Goal) -> str:
+    from lookalike.cli.tables import size_text  # noqa: PLC0415 - see lookalike.cli.main
+
+    within = "" if goal.memory is None else f" within {size_text(goal.memory)}"
+    return (
+        f"No index type reaches a recall of {goal.recall:g}{within}. Ask for less with --recall, "
+        "allow more with --memory, or try others with --index."
+    )
+
+
+def _advice(tuning: Tuning, chosen: Trial | None, goal: Goal) -> list[str]:
+    """What to do with it, in sentences."""
+    said = []
+    if tuning.measured < tuning.rows:
+        said.append(
+            f"Measured on {tuning.measured:,} of {tuning.rows:,} pictures (--sample). Sizes are "
+            "estimates for all of them, with the lists that suit so many. The ms of "
+            f"{', '.join(tuning.extrapolated)} are "
+            f"{tuning.rows / tuning.measured:.1f} times what was measured, since they grow with "
+            "the number of pictures; other ms, which grow less, and build seconds are the sample's."
+        )
+    if chosen is None:
+        return said
+    said.append(f"LOOKALIKE_INDEX={chosen.setting}")
+    if chosen is not tuning.trials[0]:
+        said += _about_building(tuning, chosen, goal)
+    return said
+
+
+def _about_building(tuning: Tuning, chosen: Trial, goal: Goal) -> list[str]:
+    from lookalike.store.local.index.calibration import DEFAULT_RECALL  # noqa: PLC0415 - imports faiss
+    from lookalike.store.local.index.policy import IndexPolicy  # noqa: PLC0415 - imports faiss
+
+    what = IndexPolicy(index_type=chosen.setting).plan(tuning.rows, tuning.dim)
+    if what.factory is None:
+        return [f"In the service: {what.reason}."]
+    said = [] if goal.recall == DEFAULT_RECALL else [f"LOOKALIKE_INDEX_RECALL={goal.recall:g}"]
+    return [*said, "When it is built, the parameters that reach the recall are found anew."]

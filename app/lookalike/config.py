@@ -1,0 +1,288 @@
+"""Settings: one name in three spellings (`LOOKALIKE_DATA_DIR`, `--data-dir`, `data_dir`)."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lookalike.errors import ConfigurationError, InvalidFilterError, InvalidParameterError
+from lookalike.models.choices import Precision, Runtime
+from lookalike.store.filters import parse_field_names
+from lookalike.store.search_parameters import SearchParameters
+
+PREFIX = "LOOKALIKE_"
+
+_CACHE = Path("~/.cache/lookalike")
+_LEAST_KEY = 8  # characters
+_SIZES = TypeAdapter(ByteSize)
+
+
+def read_size(value: Any) -> int:
+    """Reads a number of bytes, with a unit or without.
+
+    Raises:
+        ValueError: It is none; the text says how to write it.
+    """
+    try:
+        return int(_SIZES.validate_python(value))
+    except ValidationError:
+        raise ValueError(
+            f"{value!r} is no size: write a number of bytes, or one with a unit, e.g. 2GB"
+        ) from None
+
+
+Size = Annotated[int, BeforeValidator(read_size)]
+"""A number of bytes; 2GB as well as 2000000000."""
+
+
+class Settings(BaseSettings):
+    """What can be set, from flags, the environment or `.env`, in this order of precedence."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    data_dir: Path = Field(Path("data"), description="Folder that holds everything stored")
+    cache_dir: Path = Field(
+        _CACHE,
+        validate_default=True,
+        description="Folder for vectors and datasets that can be made again; "
+        "$XDG_CACHE_HOME/lookalike if that is set",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
+
+    model: str = Field("resnet50", description="resnet18, 34, 50, 101 or 152")
+    weights: str = Field(
+        "IMAGENET1K_V1",
+        description="A torchvision weights name, a path to a state dict, or random",
+    )
+    pooling: Literal["avg", "flatten"] = Field(
+        "avg", description="avg: one number a channel; flatten: the whole last feature map"
+    )
+    resize: Literal["squash", "crop"] = Field(
+        "squash", description="squash: the whole picture; crop: its center, proportions kept"
+    )
+    head: Path | None = Field(
+        None, description="A trained head: its .safetensors file, or the folder that holds it"
+    )
+    input_size: int | None = Field(
+        None,
+        ge=32,
+        le=1024,
+        description="Side of the network's input in pixels; model's own if unset",
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    runtime: Runtime = Field(
+        "auto", description="auto: openvino where it is installed and no GPU is used; or torch"
+    )
+    precision: Precision = Field(
+        "auto", description="Number format inside the network; int8 after lookalike quantize"
+    )
+    compile: bool = Field(False, description="Whether torch.compile speeds up a CUDA device")
+    threads: int | None = Field(
+        None, ge=1, le=256, description="CPU cores to use; all that the process may use if unset"
+    )
+    max_batch: int = Field(32, ge=1, le=1024, description="Most pictures embedded at once")
+    queue_size: int = Field(
+        128, ge=1, le=4096, description="Most pictures or requests that wait; more get 503"
+    )
+
+    index: str = Field(
+        "Flat",
+        description="Index type: Flat (exact), auto, or a factory string of FAISS, e.g. HNSW32,SQ8",
+    )
+    index_recall: float = Field(
+        0.99,
+        ge=0.5,
+        le=1,
+        description="Share of the true matches that an approximate index is set to find",
+    )
+    index_memory: Size | None = Field(
+        None,
+        ge=1,
+        description="Memory that auto may take, e.g. 2GB; a quarter of the machine's if unset",
+    )
+    index_parameters: str | None = Field(
+        None,
+        description="How hard searches look, e.g. nprobe=16,k_factor=4; as measured when the index "
+        "was built if unset",
+    )
+    recall_sample: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of searches that are done again exactly, to measure recall; 0: none",
+    )
+    filter_fields: str | None = Field(
+        None,
+        description="Metadata fields, separated by commas, that filters are always fast on; others "
+        "become fast once they were filtered on slowly",
+    )
+    filter_timeout: float = Field(
+        30.0, gt=0, le=3600, description="Seconds that a filter may look at pictures"
+    )
+    originals: Literal["keep", "reference", "none"] = Field(
+        "keep", description="keep: copy files; reference: point at files indexed in place; none"
+    )
+
+    admin_key: SecretStr | None = Field(
+        None, description="Key for changes; made and kept in the data folder if unset"
+    )
+    read_key: SecretStr | None = Field(
+        None, description="Key for every call but health; open if unset"
+    )
+
+    max_file_bytes: Size = Field(20_000_000, ge=1_000, description="Most bytes of one picture")
+    max_pixels: int = Field(64_000_000, ge=1_000, description="Most pixels of one picture")
+    max_files: int = Field(64, ge=1, le=1000, description="Most pictures in one POST /index")
+    max_metadata_bytes: Size = Field(
+        16_384, ge=2, le=1_000_000, description="Most bytes of one picture's metadata as JSON"
+    )
+    max_archive_bytes: Size = Field(
+        10_000_000_000, ge=1_000, description="Most bytes of one archive in POST /index/archive"
+    )
+    import_dirs: str | None = Field(
+        None,
+        description="Folders below which POST /index/folder may read, whole paths separated by "
+        "commas or colons; none if unset",
+    )
+    ready_timeout: float = Field(
+        10.0, gt=0, le=300, description="Seconds that the readiness canary may take"
+    )
+
+    fetch_urls: bool = Field(
+        False,
+        description="Whether pictures are fetched from addresses (POST /search/url)",
+    )
+    fetch_timeout: float = Field(
+        10.0, gt=0, le=60, description="Seconds in which a picture must be fetched, redirects too"
+    )
+    fetch_ports: str = Field(
+        "80,443", description="Ports that may be fetched from, separated by commas"
+    )
+    fetch_allow: str | None = Field(
+        None,
+        description="Networks and hosts, separated by commas, to fetch from though not public",
+    )
+    max_fetches: int = Field(
+        8, ge=1, le=16, description="Most addresses fetched at once; more get 503"
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log lines to print"
+    )
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="auto: text on a terminal, JSON otherwise"
+    )
+
+    @field_validator("index_parameters")
+    @classmethod
+    def _check_parameters(cls, value: str | None) -> str | None:
+        try:
+            SearchParameters.parse(value)
+        except InvalidParameterError as exc:
+            raise ValueError(str(exc)) from exc
+        return value
+
+    @field_validator("filter_fields")
+    @classmethod
+    def _check_fields(cls, value: str | None) -> str | None:
+        try:
+            parse_field_names(value)
+        except InvalidFilterError as exc:
+            raise ValueError(str(exc)) from exc
+        return value
+
+    @field_validator("admin_key", "read_key")
+    @classmethod
+    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value) < _LEAST_KEY:
+            raise ValueError(f"a key has at least {_LEAST_KEY} characters, not {len(value)}")
+        return value
+
+    @field_validator("import_dirs")
+    @classmethod
+    def _check_dirs(cls, value: str | None) -> str | None:
+        if value is not None:
+            from lookalike.services.importing import parse_dirs  # noqa: PLC0415 - slow to import
+
+            for folder in parse_dirs(value):
+                if not os.path.isabs(os.path.expanduser(folder)):  # noqa: PTH111, PTH117
+                    raise ValueError(f"'{folder}' is not a whole path: write e.g. /mnt/photos")
+        return value
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _find_cache(cls, value: Path) -> Path:
+        base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        if (
+            value == _CACHE and base.is_absolute()
+        ):  # relative ones count as unset, says its standard
+            return base / "lookalike"
+        try:
+            return value.expanduser()
+        except RuntimeError as exc:
+            raise ValueError(
+                f"{value} cannot be found: there is no home folder; name an absolute path"
+            ) from exc
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _explain_kubernetes(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.startswith("tcp://"):
+            raise ValueError(
+                f"{value!r} was injected by Kubernetes for a Service named 'lookalike'. Rename the "
+                "Service, or set enableServiceLinks: false in the pod, or pass --port"
+            )
+        return value
+
+
+def load_settings(**given: Any) -> Settings:
+    """Reads the settings; values given here win over the environment and `.env`.
+
+    Args:
+        **given: Settings by name; None means not given.
+
+    Raises:
+        ConfigurationError: There is no such setting, or a value cannot be used; the text names
+            each one and why.
+    """
+    for name in given:
+        if name not in Settings.model_fields:
+            nearest = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise ConfigurationError(f"There is no setting {name!r}{hint}")
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as exc:
+        lines = [
+            f"{PREFIX}{'_'.join(str(part) for part in error['loc']).upper()}: "
+            f"{error['msg'].removeprefix('Value error, ')}"
+            for error in exc.errors()
+        ]
+        raise ConfigurationError("; ".join(lines)) from exc
+
+
+def unknown_variables(environment: Mapping[str, str | None]) -> dict[str, str | None]:
+    """LOOKALIKE_ variables that no setting reads, each with the nearest known name, if any."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = (name for name in environment if name.startswith(PREFIX) and name not in known)
+    return {
+        name: next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)), None)
+        for name in unknown
+    }

@@ -1,0 +1,258 @@
+"""The vectors of a dataset: each picture through the decoder and the network once.
+
+Where a cache folder is given, vectors go to the disk as they come and are found there by the next
+run, whole or interrupted: see `vector_cache` for the folder and `vector_files` for its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lookalike.errors import ConfigurationError, EmbeddingFailedError, InvalidImageError
+from lookalike.evaluation.datasets.base import Dataset, Stamp
+from lookalike.evaluation.vector_cache import VectorKeeper, open_keeper
+from lookalike.evaluation.vector_files import Manifest, Row, Saved
+from lookalike.models.extractors import LiveExtractor
+from lookalike.models.preprocessing import ImageDecoder, check_bytes
+from lookalike.services.vector_set import Skipped, VectorSet
+
+Progress = Callable[[int, int], None]
+"""Told how many pictures are settled, and how many there are."""
+
+
+def extract_vectors(
+    dataset: Dataset,
+    live: LiveExtractor,
+    decoder: ImageDecoder,
+    *,
+    cache: Path | None,
+    on_progress: Progress | None = None,
+    cores: int,
+) -> VectorSet:
+    """Makes the vectors of a dataset, those of identical pictures once.
+
+    Pictures that are missing or cannot be decoded are left out and counted in `skipped`; they are
+    tried again in every run, for limits change and files come. A run that was interrupted, by
+    whatever, goes on where it stopped.
+
+    Args:
+        dataset: The pictures.
+        live: What makes the vectors, and its queue.
+        decoder: Decodes within the limits.
+        cache: Folder where vectors are kept from run to run; None to keep nothing.
+        on_progress: Told of each picture, on this thread.
+        cores: Threads that decode ahead of the network.
+
+    Returns:
+        The pictures that could be read, in the dataset's order; with a cache, the vectors are a
+        read-only memory map.
+
+    Raises:
+        ConfigurationError: The dataset is empty, or none of its pictures can be read.
+        EmbeddingFailedError: The network failed on a picture.
+        StorageError: The cache folder cannot be used; `StorageFullError` where the disk is full.
+    """
+    with open_keeper(dataset, live.extractor, cache=cache) as keeper:
+        run = _Run(dataset, live, decoder, keeper, on_progress or (lambda _done, _total: None))
+        run.settle_known()
+        run.extract(cores=cores)
+        saved = run.finish()
+    return _vector_set(dataset, decoder, saved)
+
+
+def _vector_set(dataset: Dataset, decoder: ImageDecoder, saved: Saved) -> VectorSet:
+    rows, labels = saved.manifest.rows, dataset.labels
+    position_of = {picture_id: position for position, picture_id in enumerate(dataset.ids)}
+    positions = [position_of[row.id] for row in rows]
+    return VectorSet(
+        name=dataset.name,
+        passport=saved.manifest.passport,
+        provenance=saved.manifest.provenance,
+        vectors=saved.vectors,
+        ids=[row.id for row in rows],
+        names=[PurePosixPath(row.id).name for row in rows],
+        labels=None if labels is None else [labels[position] for position in positions],
+        sha256s=[row.sha256 for row in rows],
+        picture=_Pictures(dataset, decoder, positions),
+        skipped=saved.manifest.skipped,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    """Opens the dataset's pictures that are in the set."""
+
+    dataset: Dataset
+    decoder: ImageDecoder
+    positions: list[int]
+
+    def __call__(self, position: int, *, size: int) -> Image.Image:
+        with self.dataset.source(self.positions[position]).open() as file:
+            return self.decoder.decode(file, decode_size=size).image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """A picture that was read, as far as that went.
+
+    Attributes:
+        stamp: Of its file; None where there is none.
+        sha256: None where its bytes could not be read.
+        vector: None where its content's vector is known, comes from an identical picture, or
+            cannot be had.
+        reason: Why there will be no vector.
+    """
+
+    stamp: Stamp | None = None
+    sha256: str | None = None
+    vector: Future[NDArray[np.float32]] | None = None
+    reason: str | None = None
+
+
+class _Run:
+    """One call of `extract_vectors`: what is settled of each picture so far."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        live: LiveExtractor,
+        decoder: ImageDecoder,
+        keeper: VectorKeeper,
+        on_progress: Progress,
+    ) -> None:
+        self._dataset = dataset
+        self._ids = dataset.ids
+        self._labels = dataset.labels
+        self._live = live
+        self._decoder = decoder
+        self._keeper = keeper
+        self._on_progress = on_progress
+        self._rows: dict[int, Row] = {}
+        self._skipped: dict[int, str] = {}
+        self._undecodable: dict[str, str] = {}
+        self._claimed: set[str] = set()
+        self._claiming = threading.Lock()
+
+    def settle_known(self) -> None:
+        """Settles pictures whose files are as they were, and those whose files are gone."""
+        for position, picture_id in enumerate(self._ids):
+            try:
+                stamp = self._dataset.stamp(position)
+            except InvalidImageError as exc:
+                self._skipped[position] = str(exc)
+                continue
+            sha256 = self._keeper.recall(picture_id, stamp)
+            if sha256 is not None:
+                self._rows[position] = self._row(position, sha256, stamp)
+        self._report()
+
+    def extract(self, *, cores: int) -> None:
+        """Reads all other pictures, and embeds those whose content has no vector yet."""
+        settled = self._rows.keys() | self._skipped.keys()
+        unsettled = [position for position in range(len(self._ids)) if position not in settled]
+        if not unsettled:
+            return
+        self._keeper.expect()
+        window = self._live.batcher.queue_size + cores
+        pool = ThreadPoolExecutor(cores, thread_name_prefix="decode")
+        waiting: deque[tuple[int, Future[_Read]]] = deque()
+        positions = iter(unsettled)
+        try:
+            while True:
+                for position in islice(positions, window - len(waiting)):
+                    waiting.append((position, pool.submit(self._read, position)))
+                if not waiting:
+                    return
+                position, read = waiting.popleft()
+                self._take(position, read.result())
+                self._report()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def finish(self) -> Saved:
+        """Everything that could be read, in the dataset's order. Raises `ConfigurationError`."""
+        for position, row in list(self._rows.items()):
+            if not self._keeper.knows(row.sha256):
+                self._skipped[position] = self._undecodable[row.sha256]
+                del self._rows[position]
+        skipped = [Skipped(self._ids[p], self._skipped[p]) for p in sorted(self._skipped)]
+        if not self._rows:
+            raise ConfigurationError(
+                f"None of the {len(skipped):,} pictures of {self._dataset.name} can be read; the "
+                f"first is {skipped[0].name}: {skipped[0].reason}"
+                if skipped
+                else f"{self._dataset.name} is empty: name a dataset that holds pictures"
+            )
+        return self._keeper.finish(
+            Manifest(
+                dataset=self._dataset.name,
+                passport=self._live.passport,
+                provenance=self._live.extractor.provenance,
+                rows=tuple(self._rows[position] for position in sorted(self._rows)),
+                skipped=tuple(skipped),
+            )
+        )
+
+    def _read(self, position: int) -> _Read:
+        """Runs on the decoding threads: all that comes before the network."""
+        stamp = sha256 = None
+        extractor = self._live.extractor
+        try:
+            stamp = self._dataset.stamp(position)
+            with self._dataset.source(position).open() as file:
+                check_bytes(file, limits=self._decoder.limits)
+                file.seek(0)
+                data = file.read()
+            sha256 = hashlib.sha256(data).hexdigest()
+            if not self._claim(sha256):
+                return _Read(stamp=stamp, sha256=sha256)
+            decoded = self._decoder.decode(data, decode_size=extractor.decode_size)
+        except InvalidImageError as exc:
+            return _Read(stamp=stamp, sha256=sha256, reason=str(exc))
+        except OSError as exc:
+            reason = f"{self._ids[position]} cannot be read: {exc.strerror}"
+            return _Read(stamp=stamp, sha256=sha256, reason=reason)
+        prepared = extractor.prepare(decoded.image)
+        vector = self._live.batcher.submit(prepared, wait=True)
+        return _Read(stamp=stamp, sha256=sha256, vector=vector)
+
+    def _claim(self, sha256: str) -> bool:
+        """Whether the caller is the one to embed a content: true for the first that asks."""
+        with self._claiming:
+            if sha256 in self._claimed:
+                return False
+            self._claimed.add(sha256)
+        return not self._keeper.knows(sha256)
+
+    def _take(self, position: int, read: _Read) -> None:
+        """Notes what became of a picture; waits for its vector."""
+        if read.stamp is None or read.sha256 is None:
+            self._skipped[position] = read.reason or "it cannot be read"
+            return
+        row = self._rows[position] = self._row(position, read.sha256, read.stamp)
+        if read.reason is not None:
+            self._undecodable[read.sha256] = read.reason
+            return
+        try:
+            vector = None if read.vector is None else read.vector.result()
+        except EmbeddingFailedError as exc:
+            raise EmbeddingFailedError(f"{row.id}: {exc}") from exc
+        self._keeper.add(row, vector)
+
+    def _row(self, position: int, sha256: str, stamp: Stamp) -> Row:
+        label = None if self._labels is None else self._labels[position]
+        return Row(self._ids[position], label, sha256, stamp)
+
+    def _report(self) -> None:
+        self._on_progress(len(self._rows) + len(self._skipped), len(self._ids))

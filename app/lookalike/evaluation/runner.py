@@ -1,0 +1,224 @@
+"""Asks every picture of a labelled set for the others of its class."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike import __version__
+from lookalike.evaluation import findings
+from lookalike.evaluation.confusion import confuse
+from lookalike.evaluation.intervals import mean_intervals
+from lookalike.evaluation.metrics import (
+    AT_K,
+    AT_R,
+    Classes,
+    average_precision_at,
+    encode_labels,
+    judge,
+    values_of,
+)
+from lookalike.evaluation.planning import Plan, make_plan
+from lookalike.evaluation.ranking import Progress, Ranking, concatenate, rank, rank_blocks
+from lookalike.evaluation.results import Evaluation, Metric, QueryResult
+from lookalike.services.timing import Stopwatch
+from lookalike.services.vector_set import VectorSet
+from lookalike.store.base import utc_now
+
+WORST = 12
+"""Queries that are shown one by one."""
+
+PAIRS = 20
+"""Most confused pairs of classes that are shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Measured:
+    """By query: metrics (M, Q) named in `columns`, average precision (Q,), the first k matches."""
+
+    columns: list[tuple[str, int | None]]
+    values: NDArray[np.float64]
+    average_precision: NDArray[np.float64]
+    top: Ranking
+
+    def column(self, name: str, k: int | None) -> NDArray[np.float64]:
+        values: NDArray[np.float64] = self.values[self.columns.index((name, k))]
+        return values
+
+
+def evaluate(
+    vectors: VectorSet,
+    *,
+    k: int = 10,
+    ks: Sequence[int] = (1, 5, 10),
+    queries: int | None = None,
+    seed: int = 0,
+    index: str = "Flat",
+    on_progress: Progress | None = None,
+) -> Evaluation:
+    """Ranks all other pictures for each query and measures how many of its class come first.
+
+    Pictures that are alone in their class are searched, but are no queries. The ranks reach as
+    far as the largest class among the queries, so that R-precision and MAP@R are exact; beyond
+    `planning.MAX_DEPTH` the two are left out, and `notes` says so.
+
+    Args:
+        vectors: A labelled set.
+        k: Cut-off of classes, confusion and worst queries; from 1 to N - 1.
+        ks: Further cut-offs of the metrics; those above N - 1 are left out, and `notes` says so.
+        queries: How many pictures to ask, chosen at random; all unless given.
+        seed: Of the choice and of the intervals.
+        index: The index type.
+        on_progress: Told how many queries are ranked, and of how many.
+
+    Raises:
+        InvalidParameterError: The set has no labels, no two pictures with the same label, or a
+            number is out of its range.
+        ConfigurationError: There is no such index type.
+    """
+    watch = Stopwatch()
+    classes = encode_labels(vectors.labels)
+    plan = make_plan(classes, k=k, ks=ks, queries=queries, seed=seed, index=index)
+    measured = _measure(vectors, classes, plan, watch=watch, on_progress=on_progress)
+    return _summarize(vectors, classes, plan, measured, watch=watch)
+
+
+def evaluate_query(
+    vectors: VectorSet, position: int, k: int = 10, *, index: str = "Flat"
+) -> QueryResult:
+    """One picture's k matches among the others; works without labels.
+
+    Args:
+        vectors: With labels or without.
+        position: The query's, from 0 to N - 1.
+        k: From 1 to N - 1.
+        index: The index type.
+
+    Raises:
+        InvalidParameterError: The position or k is out of its range.
+        ConfigurationError: There is no such index type.
+    """
+    query = np.array([position], dtype=np.int64)
+    found = rank(vectors, queries=query, k=k, index=index)
+    average_precision = None
+    if vectors.labels is not None:
+        classes = encode_labels(vectors.labels)
+        if classes.counts()[classes.codes[position]] > 1:
+            relevance = judge(classes, queries=query, positions=found.positions)
+            average_precision = float(average_precision_at(relevance, k)[0])
+    return findings.query_result(vectors, found, row=0, average_precision=average_precision)
+
+
+def _measure(
+    vectors: VectorSet,
+    classes: Classes,
+    plan: Plan,
+    *,
+    watch: Stopwatch,
+    on_progress: Progress | None,
+) -> _Measured:
+    """Ranks block by block, and keeps of each block its metrics and its first k matches."""
+    columns: list[tuple[str, int | None]] = [(name, cutoff) for name in AT_K for cutoff in plan.ks]
+    columns += [(name, None) for name in AT_R if plan.with_r]
+    columns.append(("mrr", plan.depth))
+    values, precisions, tops = [], [], []
+    with watch.stage("index"):
+        blocks = rank_blocks(
+            vectors, queries=plan.queries, k=plan.depth, index=plan.index, on_progress=on_progress
+        )
+    while True:
+        with watch.stage("rank"):
+            block = next(blocks, None)
+        if block is None:
+            break
+        with watch.stage("measure"):
+            relevance = judge(classes, queries=block.queries, positions=block.positions)
+            values.append([values_of(relevance, name, cutoff) for name, cutoff in columns])
+            precisions.append(average_precision_at(relevance, plan.depth))
+            tops.append(block.first(plan.k))
+    return _Measured(
+        columns=columns,
+        values=np.concatenate(values, axis=1),
+        average_precision=np.concatenate(precisions),
+        top=concatenate(tops),
+    )
+
+
+def _summarize(
+    vectors: VectorSet, classes: Classes, plan: Plan, measured: _Measured, *, watch: Stopwatch
+) -> Evaluation:
+    top = measured.top
+    with watch.stage("summarize"):
+        metrics = _metrics(measured, seed=plan.seed)
+        per_class = findings.class_results(
+            classes,
+            queries=plan.queries,
+            k=plan.k,
+            precision=measured.column("precision", plan.k),
+            average_precision=measured.column("map", plan.k),
+            seed=plan.seed,
+        )
+        confusion = confuse(classes, queries=top.queries, positions=top.positions)
+        pairs = findings.confused_pairs(vectors, classes, confusion, top, count=PAIRS)
+        worst = findings.worst_queries(vectors, top, measured.average_precision, count=WORST)
+    return Evaluation(
+        dataset=vectors.name,
+        dataset_sha256=_fingerprint(vectors),
+        passport=vectors.passport,
+        provenance=dict(vectors.provenance),
+        pictures=len(vectors),
+        classes=len(classes.names),
+        queries=len(plan.queries),
+        left_out=plan.left_out,
+        skipped=tuple(vectors.skipped),
+        k=plan.k,
+        ks=plan.ks,
+        depth=plan.depth,
+        asked=plan.asked,
+        seed=plan.seed,
+        index=plan.index,
+        chance=plan.chance,
+        metrics=metrics,
+        per_class=per_class,
+        confusion=confusion,
+        confused_pairs=pairs,
+        worst=worst,
+        notes=plan.notes,
+        seconds={name: ms / 1000 for name, ms in watch.took_ms().items()},
+        versions=_versions(),
+        created_at=utc_now(),
+    )
+
+
+def _metrics(measured: _Measured, *, seed: int) -> tuple[Metric, ...]:
+    low, high = mean_intervals(measured.values, seed=seed)
+    return tuple(
+        Metric(name=name, k=k, value=float(value), low=float(start), high=float(end))
+        for (name, k), value, start, end in zip(
+            measured.columns, measured.values.mean(axis=1), low, high, strict=True
+        )
+    )
+
+
+def _fingerprint(vectors: VectorSet) -> str:
+    """A digest of which pictures these are, whatever their order; not of their vectors."""
+    assert vectors.labels is not None
+    rows = sorted(zip(vectors.ids, vectors.sha256s, vectors.labels, strict=True))
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    from lookalike.store.local.index import flat_rows  # noqa: PLC0415 - imports faiss
+
+    return {
+        "lookalike": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "faiss": flat_rows.VERSION,
+    }

@@ -1,0 +1,1 @@
+"""Bytes to pictures: formats, archives, addresses, sources."""

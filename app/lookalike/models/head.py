@@ -1,0 +1,207 @@
+"""An embedding head: a few trained layers that turn a frozen network's vectors into better ones.
+
+A head is `(Linear, ReLU, BatchNorm)` once for each width, then a scaling to length 1. Training is
+in `lookalike.training`, files are in `lookalike.models.heads`; nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import EmbeddingFailedError, WeightsError, WeightsMismatchError
+from lookalike.models.base import Vectors
+from lookalike.models.vectors import normalize
+from lookalike.records import Passport
+
+EPSILON: Final = 1e-5
+"""Added to the variance in batch normalization, torch's default."""
+
+_ROWS = 4096  # at a time: the work is done in float64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadSpec:
+    """The shape of a head.
+
+    Attributes:
+        dim_in: Numbers in the network's vector.
+        dim_out: Numbers in the head's vector.
+        hidden: Widths of the layers between the two, first to last.
+    """
+
+    dim_in: int
+    dim_out: int = 512
+    hidden: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks the widths; raises ValueError."""
+        if min(self.widths) < 1:
+            raise ValueError(f"the widths of a head are at least 1, not {self.widths}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Numbers before and after each layer: `dim_in`, `hidden`, `dim_out`."""
+        return (self.dim_in, *self.hidden, self.dim_out)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's name and shape, as in `Sequential(Linear, ReLU, BatchNorm1d, ...)`."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer, (before, after) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+            linear, norm = 3 * layer, 3 * layer + 2
+            shapes |= {f"{linear}.weight": (after, before), f"{linear}.bias": (after,)}
+            names = ("weight", "bias", "running_mean", "running_var")
+            shapes |= {f"{norm}.{name}": (after,) for name in names}
+        return shapes
+
+
+class Head:
+    """Trained layers, ready to be applied.
+
+    Args:
+        spec: Their shape.
+        tensors: Float32 arrays with the names and shapes of `spec.shapes()`.
+        backbone: What made the vectors that it was trained on, and must make those that it is
+            applied to.
+        trained: What it was trained with, as JSON: data, loss, seed, metrics. For people.
+
+    Raises:
+        WeightsMismatchError: A tensor is missing, surplus, or has another shape; or the backbone's
+            vectors have another length.
+        WeightsError: A number is not finite, or a variance is negative.
+    """
+
+    def __init__(
+        self,
+        spec: HeadSpec,
+        tensors: Mapping[str, NDArray[np.float32]],
+        *,
+        backbone: Passport,
+        trained: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.tensors: Mapping[str, NDArray[np.float32]] = {
+            name: np.array(tensor, dtype=np.float32) for name, tensor in tensors.items()
+        }
+        self.backbone = backbone
+        self.trained: Mapping[str, Any] = dict(trained or {})
+        if backbone.dim != spec.dim_in:
+            raise WeightsMismatchError(
+                f"The head takes vectors of {spec.dim_in} numbers, and those of the network that "
+                f"it names have {backbone.dim}: copy both files of the head again"
+            )
+        _check_tensors(self.tensors, spec)
+        self.digest: Final = _digest(self.tensors)
+        self._layers = [_layer(self.tensors, number) for number in range(len(spec.widths) - 1)]
+
+    @property
+    def dim(self) -> int:
+        """Numbers in its vectors."""
+        return self.spec.dim_out
+
+    def passport_over(self, backbone: Passport) -> Passport:
+        """The passport of this head's vectors, above what made the vectors that it takes.
+
+        Raises:
+            WeightsMismatchError: See `check_backbone`.
+        """
+        self.check_backbone(backbone)
+        return replace(backbone, head=self.digest, dim=self.dim)
+
+    def apply(self, vectors: NDArray[np.float32]) -> Vectors:
+        """Turns (N, dim_in) float32 rows of length 1 into (N, dim_out) float32 rows of length 1.
+
+        Batch normalization uses the means and variances of the training. Sums are made in float64,
+        so that a row's result does not depend on the rows beside it.
+
+        Raises:
+            EmbeddingFailedError: Another width; NaN or an infinity; or a result of zeros alone.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.spec.dim_in:
+            raise EmbeddingFailedError(
+                f"The head takes vectors of {self.spec.dim_in} numbers, not {vectors.shape}: use "
+                "it with the network that it was trained on"
+            )
+        blocks = [
+            self._forward(vectors[start : start + _ROWS]) for start in range(0, len(vectors), _ROWS)
+        ]
+        return np.concatenate(blocks) if blocks else np.empty((0, self.dim), dtype=np.float32)
+
+    def check_backbone(self, passport: Passport) -> None:
+        """Checks that vectors were made by what this head was trained on.
+
+        Raises:
+            WeightsMismatchError: They were not; the text names what differs.
+        """
+        apart = self.backbone.differences(passport)
+        if not apart:
+            return
+        named = "; ".join(
+            f"{name} is {own} in the head's and {theirs} here"
+            for name, (own, theirs) in apart.items()
+        )
+        raise WeightsMismatchError(
+            f"The head was trained on the vectors of another network: {named}. Set what the head "
+            "was trained with, choose the head of this network, or train one with lookalike train"
+        )
+
+    def _forward(self, rows: NDArray[np.float32]) -> Vectors:
+        x = rows.astype(np.float64)
+        for weight, bias, scale, shift in self._layers:
+            x = np.maximum(x @ weight + bias, 0) * scale + shift
+        lengths = np.linalg.norm(x, axis=1, keepdims=True)
+        x = np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0)
+        return normalize(x.astype(np.float32))
+
+
+def _check_tensors(tensors: Mapping[str, NDArray[np.float32]], spec: HeadSpec) -> None:
+    wanted = spec.shapes()
+    wrong = sorted(
+        {name for name in wanted if name not in tensors or tensors[name].shape != wanted[name]}
+        | (tensors.keys() - wanted.keys())
+    )
+    if wrong:
+        name = wrong[0]
+        found = tensors[name].shape if name in tensors else "missing"
+        raise WeightsMismatchError(
+            f"The head's tensors are not those of {' -> '.join(map(str, spec.widths))}: {name} is "
+            f"{found} instead of {wanted.get(name, 'absent')} ({len(wrong)} wrong in all). Copy "
+            "both files of the head again"
+        )
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all() or (name.endswith("running_var") and tensor.min() < 0):
+            raise WeightsError(
+                f"The head's {name} holds NaN, infinities or a negative variance: its training "
+                "went wrong or the file is damaged. Train it again, with a lower learning rate"
+            )
+
+
+def _digest(tensors: Mapping[str, NDArray[np.float32]]) -> str:
+    """Hex sha256 over names, shapes and bytes, by sorted name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = np.ascontiguousarray(tensors[name], dtype="<f4")
+        digest.update(f"{name} {tensor.shape}\n".encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()
+
+
+_Layer = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+
+
+def _layer(tensors: Mapping[str, NDArray[np.float32]], number: int) -> _Layer:
+    """A layer in float64: weight (before, after), bias, and what batch normalization amounts to."""
+
+    def wide(name: str) -> NDArray[np.float64]:
+        return tensors[name].astype(np.float64)
+
+    linear, norm = 3 * number, 3 * number + 2
+    scale = wide(f"{norm}.weight") / np.sqrt(wide(f"{norm}.running_var") + EPSILON)
+    shift = wide(f"{norm}.bias") - wide(f"{norm}.running_mean") * scale
+    weight = np.ascontiguousarray(wide(f"{linear}.weight").T)
+    return weight, wide(f"{linear}.bias"), scale, shift

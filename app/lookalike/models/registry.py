@@ -1,0 +1,67 @@
+"""The networks that can be served: data only, nothing heavy is imported."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from lookalike.errors import ConfigurationError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractorSpec:
+    """What there is to know about a network before it is built.
+
+    Attributes:
+        name: As torchvision names it, e.g. `resnet50`.
+        channels: Channels of the last feature map, the vector's length under `avg` pooling.
+        stride: Input pixels for each position of the last feature map, along one side.
+        input_size: Side of the square input in pixels, unless said otherwise.
+        crop_resize_size: Under `crop`, the shorter side before the center of `input_size` is cut.
+        mean: Of each channel, red first, on a scale of 0 to 1.
+        std: Standard deviation of each channel, on the same scale.
+    """
+
+    name: str
+    channels: int
+    stride: int = 32
+    input_size: int = 224
+    crop_resize_size: int = 256
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def dim(self, *, pooling: str, input_size: int) -> int:
+        """Numbers in a vector under `pooling` (`avg` or `flatten`), for this input in pixels."""
+        if pooling == "avg":
+            return self.channels
+        positions = -(-input_size // self.stride)
+        return self.channels * positions * positions
+
+
+SPECS: dict[str, ExtractorSpec] = {
+    spec.name: spec
+    for spec in (
+        ExtractorSpec(name="resnet18", channels=512),
+        ExtractorSpec(name="resnet34", channels=512),
+        ExtractorSpec(name="resnet50", channels=2048),
+        ExtractorSpec(name="resnet101", channels=2048),
+        ExtractorSpec(name="resnet152", channels=2048),
+    )
+}
+
+
+def get_spec(name: str) -> ExtractorSpec:
+    """Finds a network by its name.
+
+    Raises:
+        ConfigurationError: No network has this name; the text names those there are.
+    """
+    spec = SPECS.get(name)
+    if spec is not None:
+        return spec
+    nearest = difflib.get_close_matches(name.lower(), SPECS, n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise ConfigurationError(f"Unknown model {name!r}.{hint} Known models: {', '.join(SPECS)}")

@@ -1,0 +1,206 @@
+"""Groups of pictures that look alike: k-means on their vectors."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import InvalidParameterError
+from lookalike.services.vector_set import VectorSet
+from lookalike.store.vectors import Vectors
+
+TRIED = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)
+"""Numbers of groups that are compared where none is given."""
+
+MAX_CLUSTERS = 1000
+"""Most groups that can be asked for."""
+
+_SAMPLE = 2_000  # pictures by which numbers of groups are compared
+_SIZE = 5  # pictures in a group on average, at least, where the number is chosen
+_LONG = 4_096  # numbers in a vector from which PCA comes first
+_KEPT = 256  # numbers that PCA keeps
+_FITTED = 10_000  # pictures by which PCA is fitted
+_WHOLE = 20_000  # pictures up to which k-means sees all of them in each step
+
+Labels = NDArray[np.int64]
+"""The group of each picture, (N,) int64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Pictures of one group, the most central first.
+
+    Attributes:
+        positions: (n,) int64, into the vector set.
+        scores: (n,) float32, the cosine of each with the group's mean direction.
+    """
+
+    positions: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        """Pictures."""
+        return len(self.positions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clusters:
+    """All groups, the largest first.
+
+    Attributes:
+        groups: Every picture is in exactly one.
+        tried: Where the number of groups was chosen: the mean silhouette, in [-1, 1], of each
+            number that was tried.
+        purity: The share of pictures whose label is their group's most frequent one, or None
+            without labels. It grows with the number of groups by itself.
+        nmi: Normalized mutual information of groups and labels, in [0, 1], or None.
+    """
+
+    groups: list[Cluster]
+    tried: dict[int, float] = field(default_factory=dict)
+    purity: float | None = None
+    nmi: float | None = None
+
+    def of_pictures(self) -> Labels:
+        """The place of each picture's group, from 0: (N,) int64."""
+        labels = np.empty(sum(map(len, self.groups)), dtype=np.int64)
+        for number, group in enumerate(self.groups):
+            labels[group.positions] = number
+        return labels
+
+
+def cluster_pictures(
+    vectors: VectorSet,
+    *,
+    clusters: int | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Clusters:
+    """Groups pictures by k-means on their unit vectors, which compares cosines.
+
+    Vectors of more than 4,096 numbers are brought to 256 by PCA first. Beyond 20,000 pictures,
+    k-means goes by samples (Sculley, Web-scale k-means clustering, 2010).
+
+    Where no number of groups is given, the one of `TRIED` with the highest mean silhouette is
+    taken (Rousseeuw, Silhouettes, J. Comput. Appl. Math. 20, 1987), over 2,000 pictures chosen
+    by the seed; at most one group for five pictures. The silhouette favors few, well separated
+    groups: it is a start, not a truth.
+
+    Args:
+        vectors: At least 2 pictures.
+        clusters: How many groups, 1 to the number of pictures; None to have it chosen.
+        seed: The same seed gives the same groups.
+        on_progress: Told how many of how many numbers of groups were tried.
+
+    Returns:
+        Fewer groups than asked for where pictures have equal vectors.
+
+    Raises:
+        InvalidParameterError: Too few pictures, or a number of groups that cannot be.
+    """
+    _check(len(vectors), clusters)
+    rows = _shortened(vectors.vectors, seed=seed)
+    tried: dict[int, float] = {}
+    if clusters is None:
+        tried = _silhouettes(rows, seed=seed, on_progress=on_progress)
+        clusters = max(tried, key=lambda number: (tried[number], -number)) if tried else 1
+    groups = _groups(vectors.vectors, _k_means(rows, clusters, seed=seed))
+    found = Clusters(groups=groups, tried=tried)
+    if vectors.labels is None:
+        return found
+    purity, nmi = _agreement(found.of_pictures(), vectors.labels)
+    return Clusters(groups=groups, tried=tried, purity=purity, nmi=nmi)
+
+
+def _check(count: int, clusters: int | None) -> None:
+    if count < 2:
+        raise InvalidParameterError(f"{count} pictures cannot be grouped; index some more first")
+    most = min(count, MAX_CLUSTERS)
+    if clusters is not None and not 1 <= clusters <= most:
+        raise InvalidParameterError(f"clusters is {clusters}; choose from 1 to {most}")
+
+
+def _shortened(rows: Vectors, *, seed: int) -> Vectors:
+    """Rows that k-means can work with: (N, at most 4096) float32."""
+    if rows.shape[1] <= _LONG:
+        return rows
+    from sklearn.decomposition import PCA  # noqa: PLC0415 - slow to import
+
+    fitted = rows[_chosen(len(rows), _FITTED, seed=seed)]
+    pca = PCA(min(_KEPT, len(fitted) - 1), svd_solver="randomized", random_state=seed).fit(fitted)
+    step = max(1, 2**26 // rows.shape[1])
+    parts = [pca.transform(rows[start : start + step]) for start in range(0, len(rows), step)]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _k_means(rows: Vectors, clusters: int, *, seed: int) -> Labels:
+    from sklearn.cluster import KMeans, MiniBatchKMeans  # noqa: PLC0415 - slow to import
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
+
+    if len(rows) <= _WHOLE:
+        model = KMeans(clusters, n_init=4, random_state=seed)
+    else:
+        model = MiniBatchKMeans(clusters, n_init=4, batch_size=4096, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct vectors than groups
+        return np.asarray(model.fit_predict(rows), dtype=np.int64)
+
+
+def _silhouettes(
+    rows: Vectors, *, seed: int, on_progress: Callable[[int, int], None] | None
+) -> dict[int, float]:
+    """The mean silhouette of each number of groups that can be tried on a sample."""
+    from sklearn.metrics import silhouette_score  # noqa: PLC0415 - slow to import
+
+    sample = rows[_chosen(len(rows), _SAMPLE, seed=seed)]
+    squares = np.einsum("ij,ij->i", sample, sample)
+    apart = np.sqrt(np.maximum(0, squares[:, None] + squares - 2 * sample @ sample.T))  # (n, n)
+    np.fill_diagonal(apart, 0)
+    most = max(2, len(sample) // _SIZE)
+    numbers = [number for number in TRIED if number <= most and number < len(sample)]
+    tried = {}
+    for done, number in enumerate(numbers, start=1):
+        labels = _k_means(sample, number, seed=seed)
+        if 1 < len(np.unique(labels)) < len(sample):
+            tried[number] = float(silhouette_score(apart, labels, metric="precomputed"))
+        if on_progress is not None:
+            on_progress(done, len(numbers))
+    return tried
+
+
+def _chosen(count: int, most: int, *, seed: int) -> NDArray[np.int64]:
+    """Positions of at most so many rows, in order, chosen by the seed."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+
+
+def _groups(rows: Vectors, labels: Labels) -> list[Cluster]:
+    groups = []
+    for label in np.unique(labels):
+        positions = np.flatnonzero(labels == label)
+        center = rows[positions].mean(axis=0, dtype=np.float64)
+        center /= max(float(np.linalg.norm(center)), 1e-12)
+        scores = (rows[positions] @ center.astype(np.float32)).astype(np.float32)
+        order = np.lexsort((positions, -scores))
+        groups.append(Cluster(positions[order], scores[order]))
+    return sorted(groups, key=lambda group: (-len(group), int(group.positions.min())))
+
+
+def _agreement(groups: Labels, labels: Sequence[str]) -> tuple[float, float]:
+    """Purity and normalized mutual information, its mean of entropies the arithmetic one.
+
+    As in Manning, Raghavan and Schuetze, Introduction to Information Retrieval, 2008, ch. 16.3.
+    """
+    from sklearn.metrics import normalized_mutual_info_score  # noqa: PLC0415 - slow to import
+
+    counts: dict[int, Counter[str]] = {}
+    for group, label in zip(groups.tolist(), labels, strict=True):
+        counts.setdefault(group, Counter())[label] += 1
+    purity = sum(max(one.values()) for one in counts.values()) / len(labels)
+    return purity, float(normalized_mutual_info_score(list(labels), groups))

@@ -1,0 +1,161 @@
+"""The embedding sets of a collection: one is active, others are being made or are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import ConflictError, EmbeddingSetNotFoundError
+from lookalike.records import ImageRecord, Passport
+from lookalike.store.vectors import Vectors
+
+Recipe = Mapping[str, Any]
+"""How to make an extractor again: a JSON object of settings. The store only keeps it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingSet:
+    """All vectors of one collection under one passport.
+
+    Attributes:
+        passport: What made the vectors.
+        provenance: Recorded beside the passport: precision, runtime, library versions.
+        recipe: How to make its extractor again; None where that was not recorded.
+        count: Pictures with a vector in it.
+        active: Whether searches are answered from it; of each collection exactly one is.
+    """
+
+    passport: Passport
+    provenance: Mapping[str, str]
+    recipe: Recipe | None
+    count: int
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Pictures without a vector in a set, oldest first, and the cursor that continues behind them.
+
+    The cursor stays good at the end: pictures that come later are behind it.
+    """
+
+    records: list[ImageRecord]
+    cursor: str
+
+
+class EmbeddingSets(Protocol):
+    """Makes a second embedding set beside the active one, and switches in one step.
+
+    A deleted or replaced picture loses its vectors in every set; a new one gets its vector in the
+    active set alone and is `missing` in the others. Every method raises `CollectionNotFoundError`
+    where there is no such collection, and all but `all` and `begin` raise
+    `EmbeddingSetNotFoundError` where it has no set under the passport.
+    """
+
+    def all(self, collection: str) -> list[EmbeddingSet]:
+        """All sets, in the order they were made."""
+        ...
+
+    def begin(
+        self,
+        collection: str,
+        passport: Passport,
+        *,
+        provenance: Mapping[str, str],
+        recipe: Recipe | None = None,
+    ) -> EmbeddingSet:
+        """Makes an inactive, empty set, or finds the one that is there already.
+
+        A recipe takes the place of the one that was recorded; None leaves it.
+        """
+        ...
+
+    def missing(
+        self, collection: str, passport: Passport, *, limit: int, cursor: str | None = None
+    ) -> Missing:
+        """Up to `limit` pictures that lack a vector in the set.
+
+        A walk by the cursor meets every picture that is missing or comes meanwhile: a picture that
+        is replaced counts as new.
+
+        Raises:
+            InvalidParameterError: The cursor is not one that this call gave, or limit is below 1.
+        """
+        ...
+
+    def vectors(
+        self, collection: str, passport: Passport, records: Sequence[ImageRecord]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Vectors of the set by id, each (dim,) float32.
+
+        Left out are pictures without one, and those that no longer have a record's content.
+        """
+        ...
+
+    def add(
+        self,
+        collection: str,
+        passport: Passport,
+        records: Sequence[ImageRecord],
+        vectors: Vectors,
+    ) -> int:
+        """Adds vectors to the set, as one step that has reached the disk when it returns.
+
+        Args:
+            collection: Which collection.
+            passport: Which set.
+            records: N pictures. Those that are gone or have other content now, and those that
+                have a vector already, are left out in silence.
+            vectors: (N, dim) float32, rows of length 1.
+
+        Returns:
+            How many were added.
+
+        Raises:
+            StorageFullError: Nothing was added.
+            ValueError: The vectors have another shape, or are not finite or not of length 1.
+        """
+        ...
+
+    def prepared(self, collection: str, passport: Passport) -> AbstractContextManager[None]:
+        """Loads what searches in the set will need, so that `activate` in the block is quick.
+
+        The set may lack vectors yet; those that come are followed. What was loaded is let go at
+        the end of the block unless the set is active then.
+        """
+        ...
+
+    def activate(self, collection: str, passport: Passport) -> bool:
+        """Makes the set the active one, in one step; the one before it stays, inactive.
+
+        Everything that a search needs is loaded before. A set that is active already stays so.
+
+        Returns:
+            False, and nothing is changed, where some picture lacks a vector in the set.
+        """
+        ...
+
+    def discard(self, collection: str, passport: Passport) -> None:
+        """Removes a set with its vectors. Raises `ConflictError` where it is the active one."""
+        ...
+
+
+def no_such_set(collection: str, passport: Passport) -> EmbeddingSetNotFoundError:
+    """The error for a set that does not exist."""
+    return EmbeddingSetNotFoundError(
+        f"The collection {collection!r} has no vectors under the passport {passport.digest} "
+        f"({passport.model}); re-embed it to make them"
+    )
+
+
+def active_set(collection: str) -> ConflictError:
+    """The error for removing what searches need."""
+    return ConflictError(
+        f"These vectors of the collection {collection!r} are in use; re-embed it with another "
+        "model first"
+    )

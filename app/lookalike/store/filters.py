@@ -1,0 +1,208 @@
+"""The filter language: a JSON object over a picture's metadata.
+
+`{"label": "cat"}`, `{"price": {"gte": 10, "lt": 50}}`, `{"tag": {"in": ["a", "b"]}}`: all
+conditions hold together. A field that is missing never matches, a boolean is no number, numbers
+compare with numbers and text with text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lookalike.errors import InvalidFilterError
+from lookalike.records import Metadata
+from lookalike.store.metadata import storable_number, storable_text
+
+Scalar = str | int | float | bool | None
+"""What a condition compares with."""
+
+MAX_CONDITIONS = 32
+MAX_ITEMS = 1000
+MAX_FIELD_LENGTH = 256
+MAX_TEXT_LENGTH = 4096
+MAX_NAMED_FIELDS = 64
+ORDERINGS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "gt": operator.gt,
+    "gte": operator.ge,
+    "lt": operator.lt,
+    "lte": operator.le,
+}
+LISTS = ("in", "nin")
+"""Operators that take a list."""
+OPERATORS = ("eq", "ne", *ORDERINGS, *LISTS, "contains")
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition on one field.
+
+    Attributes:
+        field: A key of the metadata object, taken literally.
+        op: One of `OPERATORS`.
+        operand: A scalar; for `in` and `nin` a tuple of scalars.
+    """
+
+    field: str
+    op: str
+    operand: Scalar | tuple[Scalar, ...]
+    _items: frozenset[tuple[str, Scalar]] = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Prepares a list for look-ups: it is asked once for every picture."""
+        items = self.operand if isinstance(self.operand, tuple) else ()
+        object.__setattr__(self, "_items", frozenset((kind_of(item), item) for item in items))
+
+    def matches(self, metadata: Metadata) -> bool:
+        """Whether the condition holds for the metadata."""
+        value = metadata.get(self.field, _MISSING)
+        return value is not _MISSING and self._holds(value)
+
+    def _holds(self, value: Any) -> bool:
+        if isinstance(self.operand, tuple):
+            return self._is_item(value) == (self.op == "in")
+        if self.op == "eq":
+            return same(value, self.operand)
+        if self.op == "ne":
+            return not same(value, self.operand)
+        if self.op == "contains":
+            return isinstance(value, list) and any(same(item, self.operand) for item in value)
+        kind = kind_of(self.operand)
+        return kind_of(value) == kind and ORDERINGS[self.op](value, self.operand)
+
+    def _is_item(self, value: Any) -> bool:
+        kind = kind_of(value)
+        return kind != "other" and (kind, value) in self._items
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Conditions that must all hold; none at all lets everything pass."""
+
+    conditions: tuple[Condition, ...] = ()
+
+    @classmethod
+    def parse(cls, value: Any) -> Filter:
+        """Reads a decoded JSON object.
+
+        Raises:
+            InvalidFilterError: It is not in the filter language, or too large.
+        """
+        if not isinstance(value, dict):
+            raise InvalidFilterError('A filter must be a JSON object, e.g. {"label": "cat"}')
+        conditions: list[Condition] = []
+        for field, wanted in value.items():
+            conditions.extend(_parse_field(field, wanted))
+        if len(conditions) > MAX_CONDITIONS:
+            raise InvalidFilterError(f"A filter has at most {MAX_CONDITIONS} conditions")
+        return cls(tuple(conditions))
+
+    def matches(self, metadata: Metadata) -> bool:
+        """Whether every condition holds for the metadata."""
+        return all(condition.matches(metadata) for condition in self.conditions)
+
+
+def kind_of(value: Any) -> str:
+    """`boolean`, `number`, `text`, `null`, or `other`: only equals of one kind compare."""
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, str):
+        return "text"
+    return "null" if value is None else "other"
+
+
+def same(value: Any, operand: Scalar) -> bool:
+    """Whether two JSON values are equal; true never equals 1, a list or object never equals."""
+    return kind_of(value) == kind_of(operand) and bool(value == operand)
+
+
+def _parse_field(field: Any, wanted: Any) -> list[Condition]:
+    _check_field(field)
+    if not isinstance(wanted, dict):
+        return [Condition(field, "eq", _scalar(field, wanted))]
+    if not wanted:
+        raise InvalidFilterError(f"{field!r} has no condition: use one of {', '.join(OPERATORS)}")
+    return [Condition(field, op, _operand(field, op, value)) for op, value in wanted.items()]
+
+
+def _operand(field: str, op: str, value: Any) -> Scalar | tuple[Scalar, ...]:
+    if op not in OPERATORS:
+        raise InvalidFilterError(
+            f"{ascii(op)[:80]} on {field!r} is no operator: use one of {', '.join(OPERATORS)}"
+        )
+    if op in LISTS:
+        if not isinstance(value, list) or len(value) > MAX_ITEMS:
+            raise InvalidFilterError(
+                f"`{op}` on {field!r} takes a list of at most {MAX_ITEMS} items"
+            )
+        return tuple(_scalar(field, item) for item in value)
+    scalar = _scalar(field, value)
+    if op in ORDERINGS and kind_of(scalar) not in {"number", "text"}:
+        raise InvalidFilterError(f"`{op}` on {field!r} takes a number or a text")
+    return scalar
+
+
+def _scalar(field: str, value: Any) -> Scalar:
+    if isinstance(value, str):
+        if storable_text(value) and len(value) <= MAX_TEXT_LENGTH:
+            return value
+        raise InvalidFilterError(
+            f"The text compared with {field!r} has more than {MAX_TEXT_LENGTH} characters, "
+            "or holds NUL or a lone surrogate"
+        )
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        if storable_number(value):
+            return value
+        raise InvalidFilterError(
+            f"The number compared with {field!r} is not finite, or beyond signed 64 bit"
+        )
+    raise InvalidFilterError(
+        f"{field!r} is compared with text, a number, true, false or null; "
+        'for one of several use {"in": [...]}, for an item of a list {"contains": ...}'
+    )
+
+
+def parse_filter(text: str | None) -> Filter | None:
+    """Reads a filter from JSON; an empty text is none. Raises `InvalidFilterError`."""
+    if text is None or not text.strip():
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidFilterError(
+            f'filter is not valid JSON ({exc}); send an object such as {{"label": "cat"}}'
+        ) from exc
+    return Filter.parse(value)
+
+
+def parse_field_names(text: str | None) -> tuple[str, ...]:
+    """Reads names of metadata fields, separated by commas; None is no field.
+
+    Raises:
+        InvalidFilterError: A name cannot be a field's, or there are too many.
+    """
+    names = tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+    if len(names) > MAX_NAMED_FIELDS:
+        raise InvalidFilterError(
+            f"{len(names)} fields are named; at most {MAX_NAMED_FIELDS} can be"
+        )
+    for name in names:
+        _check_field(name)
+    return names
+
+
+def _check_field(field: Any) -> None:
+    if not isinstance(field, str) or not storable_text(field) or len(field) > MAX_FIELD_LENGTH:
+        raise InvalidFilterError(
+            f"A field is named by a text of at most {MAX_FIELD_LENGTH} characters without NUL "
+            "and without lone surrogates"
+        )

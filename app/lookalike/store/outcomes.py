@@ -1,0 +1,81 @@
+"""What a `put` comes to: decided here for every store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lookalike.records import ImageRecord, Metadata, NewImage, OnConflict, PutOutcome, PutStatus
+from lookalike.store.base import Store
+from lookalike.store.metadata import canonical_json
+
+
+def settle_known(
+    store: Store, collection: str, image: NewImage, on_conflict: OnConflict
+) -> PutOutcome | None:
+    """`Store.put_known` for any store; the caller keeps changes out meanwhile."""
+    existing = store.find(collection, [image.id]).get(image.id)
+    status = decide(existing, image, on_conflict)
+    if existing is None or status is PutStatus.REPLACED:
+        return None
+    if status is PutStatus.UPDATED and image.metadata is not None:
+        existing = store.set_metadata(collection, image.id, image.metadata)
+    return PutOutcome(status, existing)
+
+
+def decide(existing: ImageRecord | None, image: NewImage, on_conflict: OnConflict) -> PutStatus:
+    """What a `put` of `image` has to do, given the row that stands under its id.
+
+    The same bytes with no or equal metadata are `unchanged`, with other metadata `updated`; other
+    bytes are `replaced`. `skip` leaves whatever exists alone. `error` refuses every change, but
+    sending the very same again is no change.
+    """
+    if existing is None:
+        return PutStatus.CREATED
+    if on_conflict is OnConflict.SKIP:
+        return PutStatus.SKIPPED
+    same_bytes = existing.sha256 == image.sha256
+    if same_bytes and (image.metadata is None or _equal(image.metadata, existing.metadata)):
+        return PutStatus.UNCHANGED
+    if on_conflict is OnConflict.ERROR:
+        return PutStatus.CONFLICT
+    return PutStatus.UPDATED if same_bytes else PutStatus.REPLACED
+
+
+def put_outcome(
+    collection: str,
+    existing: ImageRecord | None,
+    image: NewImage,
+    *,
+    on_conflict: OnConflict,
+    now: str,
+) -> PutOutcome:
+    """What a `put` of `image` comes to, and the row that stands under its id afterwards.
+
+    A replaced picture keeps the day it was created, and its metadata where none was sent.
+    """
+    status = decide(existing, image, on_conflict)
+    if existing is None or status is PutStatus.REPLACED:
+        kept = existing.metadata if existing else {}
+        record = ImageRecord(
+            collection=collection,
+            id=image.id,
+            sha256=image.sha256,
+            filename=image.filename,
+            media_type=image.media_type,
+            width=image.width,
+            height=image.height,
+            bytes=image.bytes,
+            metadata=dict(kept if image.metadata is None else image.metadata),
+            created_at=existing.created_at if existing else now,
+            updated_at=now,
+            source=image.source,
+        )
+    elif status is PutStatus.UPDATED:
+        record = replace(existing, metadata=dict(image.metadata or {}), updated_at=now)
+    else:
+        record = existing
+    return PutOutcome(status, record)
+
+
+def _equal(left: Metadata, right: Metadata) -> bool:
+    return canonical_json(left) == canonical_json(right)

@@ -1,0 +1,73 @@
+"""How hard a search looks: parameters of approximate indexes, by setting or by request."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+from lookalike.errors import InvalidParameterError
+
+LIMITS = {"nprobe": 65_536, "ef_search": 65_536, "k_factor": 1_000}
+"""The parameters that are numbers, and the most that each may be; the least is 1."""
+
+_PAIR = re.compile(r"\s*([a-z_]+)\s*=\s*(\d{1,9})\s*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchParameters:
+    """What is not given is left to the index; what an index has no use for is ignored.
+
+    Attributes:
+        nprobe: Lists of an inverted file that are visited.
+        ef_search: Candidates that an HNSW graph keeps on its way.
+        k_factor: Candidates that are scored exactly, for each match wanted.
+        exact: Every picture is scored; the other parameters do nothing.
+
+    Raises:
+        InvalidParameterError: A number is out of its range.
+    """
+
+    nprobe: int | None = None
+    ef_search: int | None = None
+    k_factor: int | None = None
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        for name, most in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= most:
+                raise InvalidParameterError(f"{name} is {value}; choose a number from 1 to {most}")
+
+    @classmethod
+    def parse(cls, text: str | None) -> SearchParameters:
+        """Reads `nprobe=16,k_factor=4`; an empty text gives no parameters.
+
+        Raises:
+            InvalidParameterError: It is written in another way, or a name is unknown.
+        """
+        values: dict[str, Any] = {}
+        for pair in (text or "").split(",") if (text or "").strip() else []:
+            found = _PAIR.fullmatch(pair)
+            if not found or found[1] not in LIMITS or found[1] in values:
+                raise InvalidParameterError(
+                    f"{ascii(pair)[:80]} is no search parameter: write each of "
+                    f"{', '.join(LIMITS)} at most once, e.g. nprobe=16,k_factor=4"
+                )
+            values[found[1]] = int(found[2])
+        return cls(**values)
+
+    def over(self, defaults: SearchParameters) -> SearchParameters:
+        """These parameters, and where one is not given that of `defaults`."""
+        mine = {f.name: getattr(self, f.name) for f in fields(self)}
+        return SearchParameters(
+            **{name: getattr(defaults, name) if v is None else v for name, v in mine.items()}
+        )
+
+    def __str__(self) -> str:
+        """As `parse` reads it; `exact` where it is."""
+        if self.exact:
+            return "exact"
+        given = ((name, getattr(self, name)) for name in LIMITS)
+        return ",".join(f"{name}={value}" for name, value in given if value is not None)

@@ -1,0 +1,1 @@
+"""Fits the heads of `lookalike.models.heads` to labelled vectors."""

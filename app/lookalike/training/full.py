@@ -1,0 +1,184 @@
+"""Trains the whole network end to end, with its head; for those with a GPU, or much time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lookalike.cores import available_cores, limit_openmp
+from lookalike.errors import ConfigurationError, WeightsMismatchError
+from lookalike.files.disk import disk_errors
+from lookalike.models.heads import Head, HeadSpec
+from lookalike.models.registry import SPECS, ExtractorSpec
+from lookalike.models.torchvision_extractor import choose_device
+from lookalike.models.torchvision_weights import load_backbone, state_sha256
+from lookalike.services.vector_set import VectorSet
+from lookalike.training.checkpoints import State
+from lookalike.training.full_network import FullNetwork, FullOptions
+from lookalike.training.network import HeadNetwork
+from lookalike.training.options import TrainingOptions
+from lookalike.training.pictures import Pictures
+from lookalike.training.progress import OnEpoch
+from lookalike.training.task import Task, TrainingResult, make_task, run_task
+from lookalike.training.trainer import Trainer
+from lookalike.visualization.pages import write_whole
+
+_BACKBONE_FILE = "backbone.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FullResult:
+    """A network and its head.
+
+    Attributes:
+        training: As of a head alone; its head belongs to `backbone`.
+        backbone: State dict of the network below the head, after the best epoch.
+    """
+
+    training: TrainingResult
+    backbone: Mapping[str, Tensor]
+
+    def save_backbone(self, folder: Path) -> Path:
+        """Writes the state dict under the name that the head's passport gives; returns its path.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        path = folder / self.training.head.backbone.weights
+        with disk_errors(f"write {path}"):
+            write_whole(path, safetensors.torch.save(dict(self.backbone)))
+        return path
+
+
+def train_full(
+    vectors: VectorSet,
+    *,
+    weights: str,
+    options: TrainingOptions | None = None,
+    full: FullOptions | None = None,
+    on_progress: OnEpoch | None = None,
+    checkpoint: Path | None = None,
+) -> FullResult:
+    """Trains network and head on the pictures of a set.
+
+    The head is `Linear, ReLU, BatchNorm` as for `train_head`, so the two can be compared. Batch
+    normalization inside the network keeps the means and variances that it came with.
+
+    Args:
+        vectors: The pictures, and the vectors that the network gives them before.
+        weights: What made these vectors: the setting of this name.
+        options: As for `train_head`.
+        full: The defaults unless given.
+        on_progress: Told of each epoch.
+        checkpoint: As for `train_head`.
+
+    Raises:
+        ConfigurationError: The set cannot be trained on, or the training has collapsed.
+        WeightsMismatchError: The vectors were made with other weights.
+        InvalidImageError: A picture cannot be read any more.
+    """
+    limit_openmp()
+    full = full or FullOptions()
+    task = make_task(vectors, options)
+    network = _build_network(task, weights=weights, full=full)
+    pictures = Pictures(network, vectors, full=full, seed=task.options.seed)
+    material = _Material(
+        pictures, train=task.split.train, labels=task.labels, watched_at=task.watched
+    )
+    groups = [
+        {"params": list(network.head.parameters()), "factor": 1.0},
+        {"params": list(network.backbone.parameters()), "factor": full.backbone_rate},
+    ]
+    backbone: dict[str, Tensor] = {}
+
+    def to_head(state: State, trained: Mapping[str, Any]) -> Head:
+        backbone.update(_below(state, "backbone."))
+        made = replace(
+            vectors.passport, weights=_BACKBONE_FILE, weights_sha256=state_sha256(backbone)
+        )
+        return network.head.to_head(_below(state, "head."), backbone=made, trained=trained)
+
+    training = run_task(
+        task,
+        Trainer(
+            network,
+            material=material,
+            validator=task.validator,
+            options=task.options,
+            groups=groups,
+        ),
+        to_head=to_head,
+        manner={"network": "trained", **asdict(full)},
+        checkpoint=checkpoint,
+        on_progress=on_progress,
+    )
+    return FullResult(training=training, backbone=backbone)
+
+
+def _build_network(task: Task, *, weights: str, full: FullOptions) -> FullNetwork:
+    """The network that made the set's vectors, with a head that is not trained yet."""
+    device, passport = choose_device(full.device), task.vectors.passport
+    spec = _check_passport(task.vectors)
+    loaded = load_backbone(passport.model, weights=weights)
+    if loaded.sha256 != passport.weights_sha256:
+        raise WeightsMismatchError(
+            f"The vectors of {task.vectors.name} were made with other weights than {weights}: "
+            "give those"
+        )
+    torch.set_num_threads(available_cores())
+    options = task.options
+    head_spec = HeadSpec(dim_in=passport.dim, dim_out=options.dim, hidden=options.hidden)
+    head = HeadNetwork(head_spec, seed=options.seed)
+    return FullNetwork(loaded.network, head, spec=spec, full=full).to(device)
+
+
+class _Material:
+    """The `Material` of a whole network: pictures, other views of them in every epoch."""
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        *,
+        train: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        watched_at: NDArray[np.int64],
+    ) -> None:
+        self._pictures, self._train, self._watched_at = pictures, train, watched_at
+        self.labels = torch.from_numpy(labels)
+
+    def batch(self, positions: Tensor, *, epoch: int) -> Tensor:
+        return self._pictures.pixels(self._train[positions.numpy()], epoch=epoch)
+
+    def settle(self) -> None:
+        self._pictures.network.head.settle(self._pictures.features(self._train))
+
+    def watched(self) -> NDArray[np.float32]:
+        head = self._pictures.network.head
+        return head.embed(self._pictures.features(self._watched_at))
+
+
+def _check_passport(vectors: VectorSet) -> ExtractorSpec:
+    passport = vectors.passport
+    if passport.model not in SPECS or passport.pooling != "avg":
+        raise ConfigurationError(
+            f"The whole network can be trained for {', '.join(SPECS)} with avg pooling, not for "
+            f"{passport.model} with {passport.pooling}. Choose another --model, or leave --full out"
+        )
+    return SPECS[passport.model]
+
+
+def _below(state: State, prefix: str) -> dict[str, Tensor]:
+    """The part of a state dict that belongs to one child, on the CPU."""
+    return {
+        name.removeprefix(prefix): tensor.detach().cpu().contiguous()
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }

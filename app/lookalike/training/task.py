@@ -1,0 +1,232 @@
+"""What both ways of training share: checks, parts, the run, and what comes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lookalike.errors import ConfigurationError
+from lookalike.evaluation.metrics import Classes, encode_labels
+from lookalike.models.heads import Head
+from lookalike.services.vector_set import VectorSet
+from lookalike.training.checkpoints import State
+from lookalike.training.options import TrainingOptions
+from lookalike.training.progress import Epoch, OnEpoch
+from lookalike.training.splits import Split, make_split
+from lookalike.training.trainer import Trainer
+from lookalike.training.validation import Validator
+
+_LENGTH_TOLERANCE = 1e-3
+_SPREAD_PICTURES = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Task:
+    """A set that can be trained on, dealt into its parts.
+
+    Attributes:
+        vectors: The whole set.
+        classes: Its labels.
+        options: How to train.
+        split: Its parts.
+        watched: Positions of what is looked at after each epoch: the validation, or without one
+            the first of what is trained on, for its spread alone.
+        validator: Measures the vectors of `watched`; None without validation.
+        started: When the training began, of `time.perf_counter`.
+    """
+
+    vectors: VectorSet
+    classes: Classes
+    options: TrainingOptions
+    split: Split
+    watched: NDArray[np.int64]
+    validator: Validator | None
+    started: float
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Of what is trained on."""
+        return self.classes.codes[self.split.train]
+
+    def rows(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """A copy of the vectors at these positions, (n, dim)."""
+        return np.array(self.vectors.vectors[positions], dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingResult:
+    """A head, and how it came to be.
+
+    Attributes:
+        head: After the best epoch.
+        options: What was asked for.
+        split: Which pictures were trained on, and which were kept.
+        history: All epochs.
+        best_epoch: The one whose validation is the best, or the last one without validation.
+        stopped: `early` where the validation had not improved for long, else `done`.
+        validation_before: MAP@R of the validation pictures without the head; None without them.
+        resumed_after: Epochs that an interrupted run had done.
+        notes: What could not be done as wanted, in sentences.
+        seconds: That this run took.
+    """
+
+    head: Head
+    options: TrainingOptions
+    split: Split
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    stopped: Literal["early", "done"]
+    validation_before: float | None
+    resumed_after: int
+    notes: tuple[str, ...]
+    seconds: float
+
+
+def make_task(vectors: VectorSet, options: TrainingOptions | None) -> Task:
+    """Checks a set, and deals it into its parts.
+
+    Raises:
+        ConfigurationError: The set cannot be trained on.
+        InvalidParameterError: It has no labels.
+    """
+    started = time.perf_counter()
+    options = options or TrainingOptions()
+    classes = encode_labels(vectors.labels)
+    _check_vectors(vectors)
+    split = make_split(classes, options)
+    watched, validator = split.train[:_SPREAD_PICTURES], None
+    if len(split.validation):
+        validator = Validator(classes.codes[split.validation], seed=options.seed)
+        watched = split.validation[validator.chosen]
+    return Task(
+        vectors=vectors,
+        classes=classes,
+        options=options,
+        split=split,
+        watched=watched,
+        validator=validator,
+        started=started,
+    )
+
+
+def run_task(
+    task: Task,
+    trainer: Trainer,
+    *,
+    to_head: Callable[[State, Mapping[str, Any]], Head],
+    manner: Mapping[str, Any],
+    checkpoint: Path | None,
+    on_progress: OnEpoch | None,
+) -> TrainingResult:
+    """Trains, and takes the best epoch.
+
+    Args:
+        task: What is trained on.
+        trainer: Made for it.
+        to_head: Makes a head of the network's best state, and of what it was trained with.
+        manner: What else the result depends on, as JSON.
+        checkpoint: As in `Trainer.run`.
+        on_progress: Told of each epoch.
+
+    Raises:
+        ConfigurationError: The training has collapsed.
+        StorageError: The checkpoint cannot be read or written.
+    """
+    resumed, notes = trainer.run(
+        checkpoint=checkpoint,
+        fingerprint=_fingerprint(task, manner),
+        on_epoch=on_progress or (lambda _epoch, _epochs: None),
+    )
+    before = None
+    if task.validator is not None:
+        before = task.validator.measure(task.rows(task.watched))
+    return TrainingResult(
+        head=to_head(trainer.best, _describe(task, manner, trainer)),
+        options=task.options,
+        split=task.split,
+        history=tuple(trainer.history),
+        best_epoch=trainer.best_epoch,
+        stopped="early" if trainer.stopped_early else "done",
+        validation_before=before,
+        resumed_after=resumed,
+        notes=(*task.split.notes, *notes, *_warn(before, trainer)),
+        seconds=time.perf_counter() - task.started,
+    )
+
+
+def _warn(before: float | None, trainer: Trainer) -> list[str]:
+    """Says so where the validation is no better with the head."""
+    after = trainer.history[trainer.best_epoch - 1].validation
+    if before is None or after is None or after > before:
+        return []
+    return [
+        f"The head does not help the validation pictures: MAP@R {after:.4f} with it, "
+        f"{before:.4f} without."
+    ]
+
+
+def _check_vectors(vectors: VectorSet) -> None:
+    """Raises `ConfigurationError` where there are vectors that cannot be trained on."""
+    if vectors.passport.head is not None:
+        raise ConfigurationError(
+            f"The vectors of {vectors.name} come from a head already, and a head is trained on "
+            "those of a network without one. For a dataset, leave --head (LOOKALIKE_HEAD) out; a "
+            "collection goes back by lookalike reembed --head none, and can be trained on then"
+        )
+    for start in range(0, len(vectors), 4096):
+        lengths = np.linalg.norm(vectors.vectors[start : start + 4096], axis=1)
+        bad = np.flatnonzero(~(np.abs(lengths - 1) < _LENGTH_TOLERANCE))
+        if len(bad):
+            position = start + int(bad[0])
+            raise ConfigurationError(
+                f"The vector of {vectors.ids[position]} has NaN, infinities, or a length other "
+                "than 1: it is damaged. Delete the cache folder of these vectors, or index the "
+                "picture again"
+            )
+
+
+def _fingerprint(task: Task, manner: Mapping[str, Any]) -> str:
+    """Of all that the result depends on."""
+    vectors, classes = task.vectors, task.classes
+    digest = hashlib.sha256()
+    passport = vectors.passport.digest
+    facts = [asdict(task.options), manner, passport, classes.names, _versions()]
+    digest.update(json.dumps(facts).encode())
+    digest.update(classes.codes.tobytes())
+    for start in range(0, len(vectors), 4096):
+        digest.update(np.ascontiguousarray(vectors.vectors[start : start + 4096]).data)
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "pytorch-metric-learning": version("pytorch-metric-learning"),
+    }
+
+
+def _describe(task: Task, manner: Mapping[str, Any], trainer: Trainer) -> Mapping[str, Any]:
+    """What goes into the head's JSON."""
+    best = trainer.history[trainer.best_epoch - 1]
+    return {
+        "dataset": task.vectors.name,
+        "pictures": len(task.split.train),
+        "classes": task.split.train_classes,
+        "options": {**asdict(task.options), "hidden": list(task.options.hidden)},
+        **manner,
+        "epoch": best.number,
+        "epochs": len(trainer.history),
+        "validation_map_at_r": best.validation,
+        "versions": _versions(),
+    }

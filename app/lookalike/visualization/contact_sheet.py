@@ -1,0 +1,229 @@
+"""Contact sheets: a query beside its matches, or the pictures of a group."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from lookalike.errors import ConfigurationError
+from lookalike.visualization.fonts import load_font, shorten
+from lookalike.visualization.pages import write_whole
+from lookalike.visualization.thumbnails import missing_picture
+
+_PAGE, _TEXT, _QUIET, _LINE, _MAT = "#ffffff", "#1a1d21", "#626a73", "#c3c9d1", "#f5f6f8"
+_RIGHT, _WRONG = "#16803c", "#c62828"
+_ACCENT = "#2457d6"
+_MARGIN = 24  # around the sheet, in pixels
+_GAP = 16  # between tiles
+_FRAME = 3  # around a picture
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """One picture of a sheet and what stands below it.
+
+    Attributes:
+        image: RGB, any size; None for one that cannot be read: a gray tile stands for it.
+        name: Shortened where it is too long.
+        rank: 1 for the best match; None for a picture that is no match.
+        score: Cosine similarity in [-1, 1], or None.
+        right: Whether the match is right, where that is known.
+    """
+
+    image: Image.Image | None
+    name: str
+    rank: int | None = None
+    score: float | None = None
+    right: bool | None = None
+
+
+def contact_sheet(
+    query: Tile,
+    matches: Sequence[Tile],
+    *,
+    title: str | None = None,
+    columns: int = 5,
+    tile_size: int = 160,
+) -> Image.Image:
+    """Draws a query at the left, set apart, and its matches in rows beside it.
+
+    Args:
+        query: What was asked; its rank and score are not shown.
+        matches: Best first; may be empty.
+        title: Above it all, shortened to the width of the sheet.
+        columns: Most matches in a row.
+        tile_size: Longest side of a picture, in pixels.
+
+    Returns:
+        An RGB picture.
+    """
+    columns = max(1, min(columns, len(matches)))
+    sheet = _Sheet(
+        matches, title=title, columns=columns, tile_size=tile_size, left=tile_size + 3 * _GAP
+    )
+    sheet.draw_query(query)
+    if not matches:
+        sheet.draw_note("no matches")
+    return sheet.draw_tiles()
+
+
+def picture_sheet(
+    title: str | None, tiles: Sequence[Tile], *, columns: int = 8, tile_size: int = 128
+) -> Image.Image:
+    """Draws pictures in rows, without a query: the members of a group.
+
+    Args:
+        title: Above it all, e.g. `group 3: 41 pictures`.
+        tiles: In the order in which they are shown; may be empty.
+        columns: Most pictures in a row.
+        tile_size: Longest side of a picture, in pixels.
+
+    Returns:
+        An RGB picture.
+    """
+    columns = max(1, min(columns, len(tiles)))
+    return _Sheet(tiles, title=title, columns=columns, tile_size=tile_size).draw_tiles()
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Writes a picture in the format of the file's suffix: png, jpg, jpeg or webp.
+
+    A reader sees the old file or the whole new one. Folders above it are made.
+
+    Raises:
+        ConfigurationError: Another suffix, or the file cannot be written there.
+    """
+    kind = check_suffix(path)
+    file = io.BytesIO()
+    options = {} if kind == "PNG" else {"quality": 90}
+    try:
+        image.save(file, kind, **options)
+    except (OSError, ValueError) as exc:  # JPEG ends at 65,535 pixels a side, WebP at 16,383
+        raise ConfigurationError(
+            f"A picture of {image.width} x {image.height} pixels cannot be saved as {kind}: "
+            "choose a file that ends in .png, or fewer pictures"
+        ) from exc
+    write_whole(path, file.getvalue())
+
+
+def check_suffix(path: Path) -> str:
+    """Pillow's name for the format that a file's suffix stands for, e.g. `JPEG` for `.jpg`.
+
+    Raises:
+        ConfigurationError: The suffix is not one of those that are known.
+    """
+    kind = _FORMATS.get(path.suffix.lower())
+    if kind is None:
+        known = ", ".join(_FORMATS)
+        raise ConfigurationError(
+            f"{path.name!r} does not say which picture format to write: end it in one of {known}"
+        )
+    return kind
+
+
+class _Sheet:
+    """A canvas with a title and tiles in rows; `left` pixels stay free beside them."""
+
+    def __init__(
+        self,
+        tiles: Sequence[Tile],
+        *,
+        title: str | None,
+        columns: int,
+        tile_size: int,
+        left: int = 0,
+    ) -> None:
+        self._tiles, self._columns, self._size = tiles, columns, tile_size
+        self._font = load_font(max(11, tile_size // 11))
+        self._line = round(self._font.getbbox("Ág")[3] * 1.2)
+        title_font = load_font(max(15, tile_size // 7), bold=True)
+        self._top = _MARGIN
+        if title is not None:
+            self._top += round(title_font.getbbox("Ág")[3] * 1.2) + _GAP
+        self._left = _MARGIN + left
+        lines = max((_lines(tile) for tile in tiles), default=1)
+        self._row = tile_size + 2 * _FRAME + 6 + lines * self._line + _GAP
+        rows = max(1, -(-len(tiles) // columns))
+        width = self._left + columns * self._step - _GAP + _MARGIN
+        height = self._top + rows * self._row - _GAP + _MARGIN
+        self._canvas = Image.new("RGB", (width, height), _PAGE)
+        self._pen = ImageDraw.Draw(self._canvas)
+        if title is not None:
+            shown = shorten(title, font=title_font, width=width - 2 * _MARGIN)
+            self._pen.text((_MARGIN, _MARGIN), shown, fill=_TEXT, font=title_font)
+
+    @property
+    def _step(self) -> int:
+        return self._size + 2 * _FRAME + _GAP
+
+    def draw_query(self, query: Tile) -> None:
+        """The query in the free space at the left, and a line between it and the matches."""
+        self._picture(query.image, _MARGIN, self._top, frame=_ACCENT)
+        below = self._top + self._size + 2 * _FRAME + 6
+        self._text("query", _MARGIN, below, fill=_ACCENT)
+        self._text(query.name, _MARGIN, below + self._line, fill=_TEXT)
+        x = self._left - _GAP - _GAP // 4
+        self._pen.line((x, self._top, x, self._canvas.height - _MARGIN), fill=_LINE)
+
+    def draw_note(self, text: str) -> None:
+        """A line where the first tile would be."""
+        self._text(text, self._left, self._top, fill=_QUIET)
+
+    def draw_tiles(self) -> Image.Image:
+        """All tiles, row by row; gives the finished sheet."""
+        for number, tile in enumerate(self._tiles):
+            row, column = divmod(number, self._columns)
+            self._tile(tile, self._left + column * self._step, self._top + row * self._row)
+        return self._canvas
+
+    def _tile(self, tile: Tile, x: int, y: int) -> None:
+        frame = {None: _LINE, True: _RIGHT, False: _WRONG}[tile.right]
+        self._picture(tile.image, x, y, frame=frame)
+        if tile.right is not None:
+            self._mark(tile.right, x, y)
+        below = y + self._size + 2 * _FRAME + 6
+        facts = [] if tile.rank is None else [f"{tile.rank}"]
+        facts += [] if tile.score is None else [f"{tile.score:.4f}"]
+        if facts:
+            self._text("   ".join(facts), x, below, fill=_TEXT)
+            below += self._line
+        self._text(tile.name, x, below, fill=_QUIET if facts else _TEXT)
+
+    def _picture(self, image: Image.Image | None, x: int, y: int, *, frame: str) -> None:
+        """Fits a picture into a square with a frame; its proportions stay."""
+        side = self._size + 2 * _FRAME
+        self._pen.rectangle((x, y, x + side - 1, y + side - 1), _MAT, frame, width=_FRAME)
+        if image is None:
+            image = missing_picture(self._size)
+        scale = min(self._size / image.width, self._size / image.height)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        small = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        offset = ((self._size - size[0]) // 2, (self._size - size[1]) // 2)
+        self._canvas.paste(small, (x + _FRAME + offset[0], y + _FRAME + offset[1]))
+
+    def _mark(self, right: bool, x: int, y: int) -> None:
+        """A check or a cross in the upper right corner of a tile."""
+        side = max(16, self._size // 7)
+        x1, y1 = x + self._size + 2 * _FRAME - 1, y
+        x0, y2 = x1 - side, y1 + side
+        self._pen.rectangle((x0, y1, x1, y2), fill=_RIGHT if right else _WRONG)
+        a, width = side / 4, max(2, side // 8)
+        if right:
+            points = [(x0 + a, y1 + side * 0.52), (x0 + side * 0.43, y2 - a), (x1 - a, y1 + a)]
+            self._pen.line(points, fill="white", width=width, joint="curve")
+        else:
+            self._pen.line((x0 + a, y1 + a, x1 - a, y2 - a), fill="white", width=width)
+            self._pen.line((x0 + a, y2 - a, x1 - a, y1 + a), fill="white", width=width)
+
+    def _text(self, text: str, x: int, y: int, *, fill: str) -> None:
+        shown = shorten(text, font=self._font, width=self._size + 2 * _FRAME)
+        self._pen.text((x, y), shown, fill=fill, font=self._font)
+
+
+def _lines(tile: Tile) -> int:
+    return 1 if tile.rank is None and tile.score is None else 2

@@ -1,0 +1,92 @@
+"""Stand-alone HTML pages: one file, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lookalike.errors import ConfigurationError
+from lookalike.models.preprocessing import make_thumbnail
+
+
+def render(template: str, **values: Any) -> str:
+    """Fills in one of the templates beside this module; every value is escaped.
+
+    Args:
+        template: File name, e.g. `report.html`; it extends `base.html`.
+        **values: What the template names; `title` is needed by all.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - as needed
+
+    environment = Environment(
+        loader=PackageLoader("lookalike.visualization"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file under a temporary name first, so that a reader sees all of it or the old one.
+
+    Folders above it are made.
+
+    Raises:
+        ConfigurationError: It cannot be written there.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def check_writable(path: Path) -> None:
+    """Tries to write beside a file that long work will end in, so that it fails at once.
+
+    Folders above it are made.
+
+    Raises:
+        ConfigurationError: It cannot be written there.
+    """
+    with _writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise ConfigurationError(
+            f"{path} cannot be written: {exc.strerror}. Choose another place"
+        ) from exc
+
+
+def picture_uri(image: Image.Image, *, size: int) -> str:
+    """A small JPEG of an RGB picture as a `data:` address.
+
+    Args:
+        image: RGB, upright; left as it is.
+        size: Longest side in pixels; a smaller picture is not enlarged.
+    """
+    jpeg = make_thumbnail(image, size=size)
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

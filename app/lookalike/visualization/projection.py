@@ -1,0 +1,216 @@
+"""From many dimensions to few: PCA, and t-SNE for places on a map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.cores import available_cores
+
+_EXACT_SIDE = 5_000  # the largest matrix whose eigenvectors are computed whole: 200 MB, seconds
+_BLOCK_BYTES = 64 * 1024 * 1024  # of float64: what is held of the vectors at a time
+_OVERSAMPLING = 20
+_PASSES = 4
+_TSNE_LEAST = 5
+_TSNE_PARALLEL = 500  # below, threads that wait for each other cost more than they save
+_TSNE_STEPS, _TSNE_REPORT = (250, 500), 50  # openTSNE's own phases, and how often it reports
+
+Vectors = NDArray[np.float32]
+Float64s = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Pca:
+    """Vectors in the coordinates of their first principal components.
+
+    Attributes:
+        coordinates: (N, c) float32, centered; the sign of each column is chosen so that its
+            entry of largest magnitude is positive.
+        variances: (c,) float64, of each column (divided by N - 1), falling.
+        kept: Share of the vectors' variance that the coordinates keep, 0 to 1; 1 where all
+            vectors are the same.
+    """
+
+    coordinates: Vectors
+    variances: Float64s
+    kept: float
+
+
+def pca(vectors: Vectors, *, components: int = 100, seed: int = 0) -> Pca:
+    """Principal component analysis in bounded memory; the vectors are only read, in blocks.
+
+    Exact (the eigenvectors of X X^T or X^T X, X being centered, whichever is smaller) as long as
+    there are at most 5,000 vectors or 5,000 dimensions. Above both, randomized subspace iteration
+    with 4 passes: Halko, Martinsson and Tropp 2011, algorithm 4.4.
+
+    Args:
+        vectors: (N, dim), N >= 1; perhaps a read-only memory map.
+        components: c; lowered to N - 1 and to dim, and never below 1.
+        seed: Of the randomized method alone.
+    """
+    count, dim = vectors.shape
+    components = max(1, min(components, count - 1, dim))
+    blocks = _Centered(vectors)
+    if min(count, dim) > _EXACT_SIDE:
+        basis = _random_basis(blocks, size=components + _OVERSAMPLING, seed=seed)
+        squares, turned = _top(_gram(blocks, basis), components)
+        coordinates = basis @ (turned * np.sqrt(squares))
+    elif count <= dim:
+        squares, left = _top(_gram(blocks), components)
+        coordinates = left * np.sqrt(squares)
+    else:
+        squares, axes = _top(_scatter(blocks), components)
+        coordinates = np.concatenate([block @ axes for _, block in blocks.rows()])
+    largest = np.abs(coordinates).argmax(axis=0)
+    signs = np.where(coordinates[largest, np.arange(components)] < 0, -1.0, 1.0)
+    total = blocks.squares
+    return Pca(
+        coordinates=(coordinates * signs).astype(np.float32),
+        variances=squares / max(1, count - 1),
+        kept=min(1.0, float(squares.sum() / total)) if total > 0 else 1.0,
+    )
+
+
+class _Centered:
+    """The vectors less their mean, in blocks of float64.
+
+    Attributes:
+        shape: (N, dim).
+        squares: Sum of the squares of all numbers.
+    """
+
+    def __init__(self, vectors: Vectors) -> None:
+        self.shape: tuple[int, int] = (vectors.shape[0], vectors.shape[1])
+        self._vectors = vectors
+        self._mean = vectors.mean(axis=0, dtype=np.float64)  # (dim,)
+        self.squares = sum(float(np.einsum("ij,ij", block, block)) for _, block in self.rows())
+        length = float(np.linalg.norm(self._mean))
+        if self.squares <= len(vectors) * (16 * float(np.finfo(np.float64).eps) * length) ** 2:
+            self.squares = 0.0  # all vectors are the same; what is left is rounding
+
+    def rows(self) -> Iterator[tuple[slice, Float64s]]:
+        """Blocks (n, dim), from the first row to the last, with where they are."""
+        for part in _slices(self.shape[0], width=self.shape[1]):
+            yield part, self._vectors[part].astype(np.float64) - self._mean
+
+    def columns(self) -> Iterator[Float64s]:
+        """Blocks (N, d), from the first column to the last."""
+        for part in _slices(self.shape[1], width=self.shape[0]):
+            yield self._vectors[:, part].astype(np.float64) - self._mean[part]
+
+
+def _slices(length: int, *, width: int) -> Iterator[slice]:
+    step = max(1, _BLOCK_BYTES // (8 * width))
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
+
+
+def _gram(blocks: _Centered, basis: Float64s | None = None) -> Float64s:
+    """X X^T: (N, N); with a basis Q of (N, s), (Q^T X) (Q^T X)^T: (s, s)."""
+    side = blocks.shape[0] if basis is None else basis.shape[1]
+    gram = np.zeros((side, side))
+    for block in blocks.columns():
+        part = block if basis is None else basis.T @ block
+        gram += part @ part.T
+    return gram
+
+
+def _scatter(blocks: _Centered) -> Float64s:
+    """X^T X: (dim, dim)."""
+    scatter = np.zeros((blocks.shape[1], blocks.shape[1]))
+    for _, block in blocks.rows():
+        scatter += block.T @ block
+    return scatter
+
+
+def _random_basis(blocks: _Centered, *, size: int, seed: int) -> Float64s:
+    """An orthonormal (N, size) basis of nearly the span of X's first left singular vectors."""
+    basis = np.random.default_rng(seed).standard_normal((blocks.shape[0], size))
+    for _ in range(_PASSES):
+        basis = np.linalg.qr(basis).Q
+        product = np.zeros_like(basis)
+        for block in blocks.columns():
+            product += block @ (block.T @ basis)
+        basis = product
+    return np.linalg.qr(basis).Q
+
+
+def _top(symmetric: Float64s, count: int) -> tuple[Float64s, Float64s]:
+    """The largest eigenvalues of a matrix without negative ones, falling, and their vectors."""
+    from scipy.linalg import eigh  # noqa: PLC0415 - as needed
+
+    last = len(symmetric) - 1
+    values, axes = eigh(symmetric, subset_by_index=(last - count + 1, last))
+    return np.maximum(values[::-1], 0.0), axes[:, ::-1]
+
+
+def tsne(
+    coordinates: Vectors,
+    *,
+    seed: int = 0,
+    perplexity: float = 30.0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Vectors:
+    """Places on a plane where near neighbors stay near: t-SNE, van der Maaten and Hinton 2008.
+
+    It starts from the first two coordinates, so that the large order is that of the PCA, and is
+    the same for the same seed on the same machine. Fewer than 5 pictures are placed by their
+    first two coordinates alone.
+
+    Args:
+        coordinates: (N, c), of `pca`: the columns' variances fall.
+        seed: Of the small noise that parts equal pictures, and of the search for neighbors.
+        perplexity: About how many neighbors count; lowered to (N - 1) / 3.
+        on_progress: Told the steps that are done, and how many there are.
+
+    Returns:
+        (N, 2) float32, finite, centered; the unit has no meaning.
+    """
+    count = len(coordinates)
+    start = _first_two(coordinates)
+    if count < _TSNE_LEAST:
+        return start.astype(np.float32)
+    noise = np.random.default_rng(seed).standard_normal(start.shape)
+    from openTSNE import TSNE  # noqa: PLC0415 - takes seconds
+
+    report = _Reporter(on_progress)
+    places = TSNE(
+        perplexity=lowered_perplexity(perplexity, count),
+        initialization=(start + 0.01 * noise) * 1e-4,
+        n_jobs=available_cores() if count >= _TSNE_PARALLEL else 1,
+        random_state=seed,
+        callbacks=report,
+        callbacks_every_iters=_TSNE_REPORT,
+    ).fit(coordinates)
+    result: Float64s = np.asarray(places, dtype=np.float64)
+    centered: Float64s = result - result.mean(axis=0)
+    return centered.astype(np.float32)
+
+
+def lowered_perplexity(perplexity: float, count: int) -> float:
+    """The perplexity that `count` pictures allow: at most a third of the others, at least 1."""
+    return max(1.0, min(float(perplexity), (count - 1) / 3))
+
+
+def _first_two(coordinates: Vectors) -> Float64s:
+    """The first two columns at a standard deviation of 1 for the first; (N, 2), zeros if none."""
+    start = np.zeros((len(coordinates), 2))
+    width = min(2, coordinates.shape[1])
+    start[:, :width] = coordinates[:, :width]
+    spread = float(start[:, 0].std())
+    return start / spread if spread > 0 else start
+
+
+class _Reporter:
+    """Counts openTSNE's calls, whose own step numbers start anew in each phase."""
+
+    def __init__(self, on_progress: Callable[[int, int], None] | None) -> None:
+        self._on_progress = on_progress
+        self._done = 0
+
+    def __call__(self, step: int, error: float, places: object) -> None:  # noqa: ARG002 - fixed
+        self._done += _TSNE_REPORT
+        if self._on_progress is not None:
+            self._on_progress(self._done, sum(_TSNE_STEPS))

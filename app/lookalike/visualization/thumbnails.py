@@ -1,0 +1,132 @@
+"""Small square pictures of a whole set, read once and drawn many times."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageOps
+
+from lookalike.cores import available_cores
+from lookalike.errors import LookalikeError
+from lookalike.services.vector_set import PictureReader
+
+_SIZES = (128, 96, 64, 48, 32, 16)  # multiples of 16: JPEG blocks never mix two pictures
+_PIXELS = 24_000_000  # of all thumbnails together
+_SHEET_SIDE = 2048  # every browser decodes pictures of this size
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnails:
+    """A square thumbnail of each picture.
+
+    Attributes:
+        pixels: (N, size, size, 3) uint8, RGB.
+        missing: Positions of pictures that cannot be read; gray tiles stand for them.
+    """
+
+    pixels: NDArray[np.uint8]
+    missing: frozenset[int]
+
+    def __len__(self) -> int:
+        """Pictures."""
+        return len(self.pixels)
+
+    @property
+    def size(self) -> int:
+        """Side of one, in pixels."""
+        return int(self.pixels.shape[1])
+
+    def image(self, position: int) -> Image.Image:
+        """One thumbnail as an RGB picture."""
+        return Image.fromarray(self.pixels[position])
+
+
+def thumbnail_size(count: int) -> int:
+    """The largest side, in pixels, at which `count` thumbnails stay below 24 million pixels.
+
+    Returns:
+        One of 128, 96, 64, 48, 32 and 16; never less.
+    """
+    return next((size for size in _SIZES if count * size * size <= _PIXELS), _SIZES[-1])
+
+
+def missing_picture(size: int) -> Image.Image:
+    """A gray square, crossed out, for a picture that cannot be read.
+
+    Args:
+        size: Its side, in pixels.
+    """
+    image = Image.new("RGB", (size, size), "#d5d9de")
+    pen, a = ImageDraw.Draw(image), size * 3 / 8
+    for y0, y1 in ((a, size - a), (size - a, a)):
+        pen.line((a, y0, size - a, y1), fill="#8a929b", width=max(1, size // 24))
+    return image
+
+
+def read_thumbnails(
+    picture: PictureReader,
+    count: int,
+    *,
+    size: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Thumbnails:
+    """Reads every picture and cuts a square out of its middle.
+
+    Args:
+        picture: Opens a picture by its position; called by several threads at once.
+        count: Pictures, N.
+        size: Side of a thumbnail, in pixels.
+        on_progress: Told how many of how many are done.
+    """
+    pixels = np.empty((count, size, size, 3), dtype=np.uint8)
+    missing: set[int] = set()
+
+    def read(position: int) -> Image.Image | None:
+        try:
+            image = picture(position, size=size)
+        except LookalikeError:
+            return None
+        return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+
+    with ThreadPoolExecutor(available_cores()) as threads:
+        for position, image in enumerate(threads.map(read, range(count))):
+            if image is None:
+                missing.add(position)
+                image = missing_picture(size)  # noqa: PLW2901 - the tile that stands for it
+            pixels[position] = np.asarray(image)
+            if on_progress is not None:
+                on_progress(position + 1, count)
+    return Thumbnails(pixels, frozenset(missing))
+
+
+def sheet_columns(size: int) -> int:
+    """Thumbnails along one side of a sprite sheet.
+
+    Args:
+        size: Side of one, in pixels.
+    """
+    return _SHEET_SIDE // size
+
+
+def sprite_sheets(thumbnails: Thumbnails) -> Iterator[str]:
+    """Lays the thumbnails on square sheets, row by row; gives each as a JPEG `data:` address.
+
+    Thumbnail i is on sheet i // c², where c is `sheet_columns`; the last sheet is cut off below.
+    """
+    size, columns = thumbnails.size, sheet_columns(thumbnails.size)
+    for start in range(0, len(thumbnails), columns * columns):
+        part = thumbnails.pixels[start : start + columns * columns]
+        rows = -(-len(part) // columns)
+        cells = np.full((rows * columns, size, size, 3), 255, dtype=np.uint8)
+        cells[: len(part)] = part
+        grid = cells.reshape(rows, columns, size, size, 3).swapaxes(1, 2)
+        sheet = Image.fromarray(grid.reshape(rows * size, columns * size, 3))
+        file = io.BytesIO()
+        sheet.save(file, "JPEG", quality=80)
+        yield "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,1 +1,0 @@
-"""Fits the heads of `app.embedding.heads` to labelled vectors."""

@@ -1,0 +1,268 @@
+import concurrent.futures
+import threading
+import time
+
+import numpy as np
+import pytest
+from lookalike.errors import EmbeddingFailedError, NotReadyError, QueueFullError
+from lookalike.models.batcher import Batcher
+from lookalike.models.color_extractor import ColorExtractor
+
+from tests.models.pictures import draw
+from tests.waiting import wait_for
+
+COLOR = ColorExtractor()
+PICTURES = [COLOR.prepare(draw(seed)) for seed in range(20)]
+EXPECTED = COLOR.extract(np.stack(PICTURES))
+POISON = np.zeros_like(PICTURES[0])
+
+
+class Gated(ColorExtractor):
+    """Waits for its gate, remembers its batches, and fails on a black picture."""
+
+    def __init__(self, error=None):
+        super().__init__()
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.batches = []
+        self.error = error or ValueError("poison")
+
+    def extract(self, batch):
+        self.entered.set()
+        assert self.gate.wait(10)
+        self.batches.append(len(batch))
+        if (batch == 0).all(axis=(1, 2, 3)).any():
+            raise self.error
+        return super().extract(batch)
+
+
+@pytest.fixture
+def extractor():
+    return Gated()
+
+
+@pytest.fixture
+def batcher(extractor):
+    batcher = Batcher(extractor, max_batch=4, queue_size=6)
+    yield batcher
+    extractor.gate.set()
+    batcher.close()
+
+
+def occupy(extractor, batcher):
+    """Has the worker wait inside the extractor with one picture."""
+    future = batcher.submit(PICTURES[0])
+    assert extractor.entered.wait(10)
+    return future
+
+
+def submit_until_closed(batcher):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            batcher.submit(PICTURES[0]).cancel()
+        except NotReadyError:
+            return
+    pytest.fail("the batcher still takes pictures")
+
+
+def test_callers_on_many_threads_get_their_own_vectors():
+    calls = []
+    batcher = Batcher(
+        COLOR, max_batch=8, on_batch=lambda count, seconds: calls.append((count, seconds))
+    )
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        order = [number % 20 for number in range(400)]
+        vectors = list(pool.map(lambda number: batcher.embed(PICTURES[number]), order))
+    batcher.close()
+    assert all(np.array_equal(v, EXPECTED[n]) for n, v in zip(order, vectors, strict=True))
+    assert sum(count for count, _ in calls) == 400
+    assert all(1 <= count <= 8 and seconds >= 0 for count, seconds in calls)
+    assert vectors[0].base is None
+
+
+def test_what_waits_together_becomes_one_batch(extractor, batcher):
+    first = occupy(extractor, batcher)
+    others = [batcher.submit(picture) for picture in PICTURES[1:6]]
+    assert batcher.queue_length == 5
+    extractor.gate.set()
+    for number, future in enumerate([first, *others]):
+        assert np.array_equal(future.result(10), EXPECTED[number])
+    assert extractor.batches == [1, 4, 1]
+    assert batcher.queue_length == 0
+
+
+def test_a_full_queue_refuses(extractor, batcher):
+    occupy(extractor, batcher)
+    for picture in PICTURES[:6]:
+        batcher.submit(picture)
+    with pytest.raises(QueueFullError, match="6 pictures"):
+        batcher.submit(PICTURES[0])
+    assert batcher.queue_size == batcher.queue_length == 6
+
+
+def test_bulk_work_waits_for_room(extractor, batcher):
+    occupy(extractor, batcher)
+    for picture in PICTURES[:6]:
+        batcher.submit(picture)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        blocked = pool.submit(batcher.submit, PICTURES[7], wait=True)
+        time.sleep(0.05)
+        assert not blocked.done()
+        extractor.gate.set()
+        assert np.array_equal(blocked.result(10).result(10), EXPECTED[7])
+
+
+def test_bulk_work_leaves_half_of_the_places_to_others(extractor, batcher):
+    occupy(extractor, batcher)
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        bulk = [pool.submit(batcher.submit, PICTURES[n], wait=True) for n in range(6)]
+        wait_for(lambda: batcher.queue_length == 3)
+        time.sleep(0.1)
+        assert batcher.queue_length == 3
+        others = [batcher.submit(PICTURES[n]) for n in range(3)]
+        extractor.gate.set()
+        assert all(len(task.result(10).result(10)) for task in bulk)
+        assert all(len(other.result(10)) for other in others)
+
+
+def test_an_urgent_picture_goes_first_even_where_the_queue_is_full(extractor, batcher):
+    occupy(extractor, batcher)
+    order: list[str] = []
+    for picture in PICTURES[:6]:
+        batcher.submit(picture).add_done_callback(lambda _: order.append("other"))
+    batcher.submit(PICTURES[6], urgent=True).add_done_callback(lambda _: order.append("urgent"))
+    extractor.gate.set()
+    batcher.close()
+    assert order == ["urgent", *["other"] * 6]
+
+
+def test_one_poisonous_picture_fails_alone(extractor, batcher):
+    occupy(extractor, batcher)
+    futures = [batcher.submit(p) for p in (PICTURES[1], POISON, PICTURES[2])]
+    extractor.gate.set()
+    assert np.array_equal(futures[0].result(10), EXPECTED[1])
+    assert np.array_equal(futures[2].result(10), EXPECTED[2])
+    with pytest.raises(EmbeddingFailedError, match="poison") as caught:
+        futures[1].result(10)
+    assert caught.value.__cause__ is extractor.error
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), MemoryError()])
+def test_nothing_ends_the_worker(error):
+    extractor = Gated(error)
+    extractor.gate.set()
+    batcher = Batcher(extractor)
+    with pytest.raises(EmbeddingFailedError):
+        batcher.embed(POISON)
+    assert np.array_equal(batcher.embed(PICTURES[3]), EXPECTED[3])
+    batcher.close()
+
+
+def test_another_shape_fails_alone(extractor, batcher):
+    occupy(extractor, batcher)
+    futures = [batcher.submit(p) for p in (PICTURES[1], np.ones((5, 5, 3), np.uint8))]
+    extractor.gate.set()
+    assert np.array_equal(futures[0].result(10), EXPECTED[1])
+    with pytest.raises(EmbeddingFailedError, match=r"(?i)expected pictures of"):
+        futures[1].result(10)
+
+
+def test_an_answer_of_another_shape_is_refused():
+    class Wrong(ColorExtractor):
+        def extract(self, batch):
+            return super().extract(batch)[:, :5]
+
+    batcher = Batcher(Wrong())
+    with pytest.raises(EmbeddingFailedError, match="shape"):
+        batcher.embed(PICTURES[0])
+    batcher.close()
+
+
+def test_a_failing_callback_harms_nobody(caplog):
+    def fail(count, seconds):
+        raise RuntimeError("metrics are down")
+
+    batcher = Batcher(COLOR, on_batch=fail)
+    assert np.array_equal(batcher.embed(PICTURES[0]), EXPECTED[0])
+    batcher.close()
+    assert "on_batch failed" in caplog.text
+
+
+def test_cancelled_pictures_are_dropped(extractor, batcher):
+    occupy(extractor, batcher)
+    gone, stays = batcher.submit(PICTURES[1]), batcher.submit(PICTURES[2])
+    assert gone.cancel()
+    extractor.gate.set()
+    assert np.array_equal(stays.result(10), EXPECTED[2])
+    assert extractor.batches == [1, 1]
+    alone = batcher.submit(PICTURES[3])
+    alone.cancel()
+    assert np.array_equal(batcher.embed(PICTURES[4]), EXPECTED[4])
+
+
+def test_closing_finishes_what_waits(extractor):
+    batcher = Batcher(extractor, max_batch=2, queue_size=10**9)
+    occupy(extractor, batcher)
+    futures = [batcher.submit(picture) for picture in PICTURES[:5]]
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    submit_until_closed(batcher)
+    extractor.gate.set()
+    closing.join(10)
+    assert all(np.array_equal(f.result(0), e) for f, e in zip(futures, EXPECTED, strict=False))
+    batcher.close()
+
+
+def test_closing_without_draining(extractor):
+    batcher = Batcher(extractor)
+    running = occupy(extractor, batcher)
+    waiting, cancelled = batcher.submit(PICTURES[1]), batcher.submit(PICTURES[2])
+    cancelled.cancel()
+    closing = threading.Thread(target=lambda: batcher.close(drain=False))
+    closing.start()
+    with pytest.raises(NotReadyError):
+        waiting.result(10)
+    extractor.gate.set()
+    closing.join(10)
+    assert np.array_equal(running.result(0), EXPECTED[0])
+
+
+def test_closing_releases_who_waits_for_room():
+    extractor = Gated()
+    batcher = Batcher(extractor, queue_size=1)
+    occupy(extractor, batcher)
+    batcher.submit(PICTURES[1])
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        blocked = [pool.submit(batcher.submit, PICTURES[2], wait=True) for _ in range(3)]
+        time.sleep(0.05)
+        closing = threading.Thread(target=batcher.close)
+        closing.start()
+        for future in blocked:
+            with pytest.raises(NotReadyError):
+                future.result(10)
+    extractor.gate.set()
+    closing.join(10)
+
+
+def test_no_thread_is_left():
+    before = threading.active_count()
+    batchers = [Batcher(COLOR) for _ in range(5)]
+    assert threading.active_count() == before + 5
+    for batcher in batchers:
+        batcher.close()
+    assert threading.active_count() == before
+
+
+def test_closing_from_a_callback_of_the_worker():
+    batcher = Batcher(COLOR)
+    future = batcher.submit(PICTURES[0])
+    closed = threading.Event()
+    future.add_done_callback(lambda _: (batcher.close(), closed.set()))
+    assert closed.wait(10)
+
+
+@pytest.mark.parametrize("bad", [{"max_batch": 0}, {"queue_size": 0}])
+def test_bounds_must_be_positive(bad):
+    with pytest.raises(ValueError, match=r"(?i)at least 1"):
+        Batcher(COLOR, **bad)

@@ -1,0 +1,238 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from lookalike.errors import ConfigurationError, EmbeddingFailedError
+from lookalike.models import torchvision_extractor, torchvision_network
+from lookalike.models.batcher import Batcher
+from lookalike.models.torchvision_extractor import (
+    TorchvisionExtractor,
+    choose_device,
+    choose_precision,
+)
+from torch import nn
+from torchvision.transforms import functional as transforms
+
+from tests.models.pictures import draw
+
+PICTURES = [draw(seed) for seed in range(12)]
+
+
+def reference(model, *, size, crop=False, flatten=False, pictures=PICTURES):
+    """Plain torchvision, written out: (N, dim) float32, rows of length 1."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = getattr(torchvision.models, model)(weights=None)
+    network.fc = nn.Identity()
+    if flatten:
+        network.avgpool = nn.Identity()
+    network.eval()
+    rows = []
+    for picture in pictures:
+        if crop:
+            resized = transforms.resize(picture, [round(size * 256 / 224)])
+            resized = transforms.center_crop(resized, [size, size])
+        else:
+            resized = transforms.resize(picture, [size, size])
+        tensor = transforms.to_tensor(resized)
+        tensor = transforms.normalize(tensor, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        with torch.inference_mode():
+            rows.append(nn.functional.normalize(network(tensor[None])))
+    return torch.cat(rows).numpy()
+
+
+def build(model="resnet18", **options):
+    options = {"weights": "random", "input_size": 64, "precision": "float32"} | options
+    return TorchvisionExtractor(model, **options)
+
+
+def vectors_of(extractor, pictures=PICTURES):
+    return extractor.extract(np.stack([extractor.prepare(picture) for picture in pictures]))
+
+
+@pytest.mark.parametrize("model", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("crop", [False, True])
+@pytest.mark.parametrize("flatten", [False, True])
+def test_float32_is_plain_torchvision(model, crop, flatten):
+    extractor = build(
+        model,
+        pooling="flatten" if flatten else "avg",
+        resize="crop" if crop else "squash",
+    )
+    actual = vectors_of(extractor)
+    expected = reference(model, size=64, crop=crop, flatten=flatten)
+    assert actual.dtype == np.float32
+    assert actual.shape == (12, extractor.dim) == expected.shape
+    assert np.abs(actual - expected).max() <= 1e-5
+    assert np.abs(np.linalg.norm(actual, axis=1) - 1).max() <= 1e-6
+
+
+def test_an_input_that_is_no_multiple_of_the_stride():
+    extractor = build(input_size=100, pooling="flatten")
+    expected = reference("resnet18", size=100, flatten=True, pictures=PICTURES[:2])
+    assert np.abs(vectors_of(extractor, PICTURES[:2]) - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_reduced_precision_stays_within_its_bounds(fused, monkeypatch):
+    if not fused:
+        monkeypatch.setattr(torchvision_network, "_FusedConv", _raise)
+    extractor = build("resnet50", input_size=224, precision="bfloat16")
+    pictures = PICTURES[:8]
+    expected = reference("resnet50", size=224, pictures=pictures).astype(np.float64)
+    actual = vectors_of(extractor, pictures)
+    apart = 1 - (actual * expected).sum(axis=1)
+    others = 1 - expected @ expected.T + 2 * np.eye(len(pictures))
+    assert apart.max() <= 0.001
+    assert (apart <= others.min(axis=1) / 10).all()
+    alone = 1 - (vectors_of(extractor, pictures[:1])[0] * actual[0]).sum()
+    assert alone <= min(0.001, others[0].min() / 10)
+
+
+def _raise(*args, **kwargs):
+    raise NotImplementedError("no such operator")
+
+
+def test_without_fused_convolutions_the_numbers_are_the_same(monkeypatch):
+    fused = vectors_of(build())
+    monkeypatch.setattr(torchvision_network, "_FusedConv", _raise)
+    assert np.abs(vectors_of(build()) - fused).max() <= 1e-5
+
+
+def test_a_picture_alone_equals_itself_in_a_batch():
+    extractor = build()
+    together = vectors_of(extractor)
+    alone = np.concatenate([vectors_of(extractor, [picture]) for picture in PICTURES])
+    assert np.abs(together - alone).max() <= 1e-5
+
+
+def test_passport_and_provenance():
+    extractor = build(resize="crop", pooling="flatten")
+    passport = extractor.passport
+    assert (passport.model, passport.weights) == ("resnet18", "random")
+    assert (passport.pooling, passport.resize, passport.input_size) == ("flatten", "crop", 64)
+    assert passport.dim == extractor.dim == 512 * 2 * 2
+    assert len(passport.weights_sha256) == 64
+    assert passport.differences(build(resize="crop", pooling="flatten").passport) == {}
+    assert extractor.decode_size == 73
+    assert dict(extractor.provenance) == {
+        "precision": "float32",
+        "runtime": "torch",
+        "device": "cpu",
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "pillow": torchvision_extractor.PIL.__version__,
+    }
+
+
+def test_the_batchers_thread_uses_all_threads_asked_for():
+    seen = []
+
+    class Watched(TorchvisionExtractor):
+        def _forward(self, pixels):
+            seen.append((threading.current_thread().name, torch.get_num_threads()))
+            return super()._forward(pixels)
+
+    before = torch.get_num_threads()
+    extractor = Watched("resnet18", "random", input_size=32, threads=2)
+    torch.set_num_threads(1)
+    batcher = Batcher(extractor)
+    batcher.embed(extractor.prepare(PICTURES[0]))
+    batcher.close()
+    torch.set_num_threads(before)
+    assert seen == [("batcher", 2)]
+
+
+def test_read_only_pictures_are_taken():
+    extractor = build(input_size=32)
+    batch = np.stack([extractor.prepare(PICTURES[0])])
+    batch.flags.writeable = False
+    assert extractor.extract(batch).shape == (1, 512)
+
+
+def test_other_shapes_are_refused():
+    with pytest.raises(EmbeddingFailedError, match=r"\(64, 64, 3\)"):
+        build().extract(np.zeros((1, 65, 64, 3), np.uint8))
+
+
+def test_damaged_weights_never_give_vectors(monkeypatch):
+    extractor = build()
+    for bad in (float("nan"), 0.0):
+        monkeypatch.setattr(
+            extractor, "_network", lambda pixels, bad=bad: torch.full((1, 512), bad)
+        )
+        with pytest.raises(EmbeddingFailedError, match="NaN"):
+            vectors_of(extractor, PICTURES[:1])
+
+
+def test_a_device_without_memory_gets_smaller_batches(monkeypatch):
+    extractor = build()
+    expected, network, sizes, most = vectors_of(extractor), extractor._network, [], 3
+
+    def small(pixels):
+        sizes.append(len(pixels))
+        if len(pixels) > most:
+            raise torch.OutOfMemoryError("out of memory")
+        return network(pixels)
+
+    monkeypatch.setattr(extractor, "_network", small)
+    assert np.abs(vectors_of(extractor) - expected).max() <= 1e-5
+    assert sizes == [12, 6, 3, 3, 6, 3, 3]
+    most = 0
+    with pytest.raises(EmbeddingFailedError, match=r"(?i)no memory left"):
+        vectors_of(extractor)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model": "resnet51"},
+        {"pooling": "max"},
+        {"resize": "stretch"},
+        {"precision": "int8"},
+        {"input_size": 8},
+        {"device": "toaster"},
+        {"device": "meta"},
+        {"device": "cuda:99"},
+    ],
+)
+def test_settings_that_cannot_work(options):
+    with pytest.raises(ConfigurationError):
+        build(**options)
+
+
+def test_precision_follows_the_device(monkeypatch):
+    cpu = choose_device("cpu")
+    for capabilities, expected in (
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": True, "avx2": True}, "bfloat16"),
+        ({"avx2": True, "avx512_bf16": False}, "float32"),
+        ({}, "float32"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda given=capabilities: given)
+        assert choose_precision("auto", device=cpu) == expected
+    assert choose_precision("float32", device=cpu) == "float32"
+    assert choose_precision("auto", device=torch.device("cuda")) == "float16"
+    assert choose_precision("auto", device=torch.device("mps")) == "float32"
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def test_float16_on_a_cpu_works():
+    expected = reference("resnet18", size=64, pictures=PICTURES[:2])
+    actual = vectors_of(build(precision="float16"), PICTURES[:2])
+    assert ((1 - (actual * expected).sum(axis=1)) < 0.001).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_cuda_agrees_with_the_reference(precision):
+    extractor = build("resnet50", input_size=224, precision=precision, device="cuda")
+    expected = reference("resnet50", size=224)
+    actual = vectors_of(extractor)
+    if precision == "float32":
+        assert np.abs(actual - expected).max() <= 1e-5
+    others = 1 - expected @ expected.T + 2 * np.eye(len(PICTURES))
+    assert (1 - (actual * expected).sum(axis=1) <= others.min(axis=1) / 10).all()
