@@ -255,7 +255,8 @@ def test_a_damaged_network_is_converted_anew(converted, caplog):
     again = build_backbone(settings(converted), cores=1, keep=True)
     assert "converting" not in caplog.text
     batch = np.full((1, 32, 32, 3), 7, np.uint8)
-    assert np.array_equal(again.extract(batch), built.extract(batch))
+    # Not equal to the bit on every CPU: each compilation may choose other kernels.
+    np.testing.assert_allclose(again.extract(batch), built.extract(batch), rtol=0, atol=1e-6)
 
 
 def test_a_folder_that_takes_no_files_does_not_keep_the_service_from_starting(tmp_path, caplog):
