@@ -14,6 +14,10 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.common import WEB, announce, environment, paired, pictures, prepared, rate, report
 from lookalike.bootstrap import build_extractor, build_services
 from lookalike.config import load_settings
 from lookalike.cores import available_cores
@@ -24,10 +28,6 @@ from lookalike.models.preprocessing import least_decode_size, resize_image
 from lookalike.models.vectors import normalize
 from lookalike.records import Passport
 from lookalike.services.importing import ImportOptions
-from numpy.typing import NDArray
-from PIL import Image
-
-from benchmarks.common import WEB, announce, environment, paired, pictures, prepared, rate, report
 
 COUNT = 320
 FREE_COUNT = 640

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from lookalike.cores import available_cores, limit_openmp
-from lookalike.models.base import Extractor
-from lookalike.models.preprocessing import ImageLimits, decode_image
 from numpy.typing import NDArray
 
 from benchmarks.machine import machine_line, versions_line
 from benchmarks.results import Chart, Row, Table, is_met, keep, own_command, short
+from lookalike.cores import available_cores, limit_openmp
+from lookalike.models.base import Extractor
+from lookalike.models.preprocessing import ImageLimits, decode_image
 from scripts.samples import jpeg_bytes, samples
 
 WEB = (500, 375)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+
 from lookalike.store.local.index.ann import Ann
 from lookalike.store.local.index.ann_index import AnnIndex
 from lookalike.store.local.index.calibration import Calibration
 from lookalike.store.local.index.flat_index import FlatIndex
 from lookalike.store.local.index.flat_rows import MappedRows
 from lookalike.store.local.index.index_types import plan
-from numpy.typing import NDArray
 
 K = 10
 AIM = 0.995  # on the queries that parameters are chosen with, so that others reach 0.99

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from lookalike.models.base import Extractor
-from lookalike.models.preprocessing import ImageLimits, decode_image
 from PIL import Image
 
 from benchmarks.common import CAMERA, announce, paired, pictures, report
+from lookalike.models.base import Extractor
+from lookalike.models.preprocessing import ImageLimits, decode_image
 
 COUNT = 24
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import imagehash
 import numpy as np
-from lookalike.models.base import Extractor
-from lookalike.models.preprocessing import ImageLimits, decode_image, make_thumbnail
-from lookalike.services.duplicates.pixels import reduced, same_pixels
-from lookalike.services.duplicates.service import THRESHOLD
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from benchmarks.common import announce, show
 from benchmarks.results import Table
+from lookalike.models.base import Extractor
+from lookalike.models.preprocessing import ImageLimits, decode_image, make_thumbnail
+from lookalike.services.duplicates.pixels import reduced, same_pixels
+from lookalike.services.duplicates.service import THRESHOLD
 
 FALSE_RATES = (0.001, 0.01)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.common import announce, paired, report
 from lookalike.records import Metadata, NewImage, OnConflict, Passport
 from lookalike.store.filters import Filter
 from lookalike.store.local.catalog.catalog import Catalog
-
-from benchmarks.common import announce, paired, report
 
 SHARES = {"0.1 %": 0.001, "1 %": 0.01, "10 %": 0.1, "50 %": 0.5}
 FIELDS = ("label", "price", "shop")

@@ -18,13 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lookalike.cores import available_cores
-
 from benchmarks.common import announce, draw, report, show
 from benchmarks.contestants import factory_of, is_ours
 from benchmarks.index_task import Task, run
 from benchmarks.memory import available_bytes
 from benchmarks.results import Chart, Table
+from lookalike.cores import available_cores
 
 LIBRARIES = ("hnswlib", "usearch")
 _LIBRARIES_UP_TO = 100_000

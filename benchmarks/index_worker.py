@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from lookalike.cores import available_cores, limit_openmp
 
 limit_openmp()

@@ -9,14 +9,13 @@ import argparse
 from itertools import count
 from pathlib import Path
 
+from benchmarks.common import WEB, announce, environment, paired, pictures, prepared, rate, report
 from lookalike.bootstrap import build_extractor
 from lookalike.cli.backends import Job
 from lookalike.cli.local import LocalBackend
 from lookalike.config import load_settings
 from lookalike.cores import available_cores
 from lookalike.records import OnConflict
-
-from benchmarks.common import WEB, announce, environment, paired, pictures, prepared, rate, report
 
 COUNT = 320
 BATCH = 32

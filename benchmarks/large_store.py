@@ -25,14 +25,13 @@ from lookalike.cores import limit_openmp
 
 limit_openmp()
 
-from lookalike.records import Passport  # noqa: E402
-from lookalike.store.local.index.policy import IndexPolicy  # noqa: E402 - imports FAISS
-from lookalike.store.local.local_store import LocalStore  # noqa: E402
-
 from benchmarks.common import announce, report  # noqa: E402
 from benchmarks.memory import anonymous_bytes  # noqa: E402
 from benchmarks.rebuild import COLLECTION, fill  # noqa: E402
 from benchmarks.vector_files import VectorFile  # noqa: E402
+from lookalike.records import Passport  # noqa: E402
+from lookalike.store.local.index.policy import IndexPolicy  # noqa: E402 - imports FAISS
+from lookalike.store.local.local_store import LocalStore  # noqa: E402
 
 DIM = 2048
 K = 10

@@ -11,16 +11,16 @@ import argparse
 from contextlib import closing
 
 import numpy as np
-from lookalike.bootstrap import build_decoder, build_extractors
-from lookalike.config import load_settings
-from lookalike.cores import available_cores
-from lookalike.evaluation.datasets import open_dataset
-from lookalike.evaluation.extraction import extract_vectors
 from numpy.typing import NDArray
 
 from benchmarks.common import announce, draw, report
 from benchmarks.results import Chart
 from benchmarks.vectors import clustered
+from lookalike.bootstrap import build_decoder, build_extractors
+from lookalike.config import load_settings
+from lookalike.cores import available_cores
+from lookalike.evaluation.datasets import open_dataset
+from lookalike.evaluation.extraction import extract_vectors
 
 
 def main() -> None:

@@ -20,19 +20,19 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from lookalike.cores import limit_openmp
 from numpy.typing import NDArray
 
-limit_openmp()
+from lookalike.cores import limit_openmp
 
-from lookalike.records import NewImage, Passport  # noqa: E402
-from lookalike.store.local.index.policy import IndexPolicy  # noqa: E402 - imports FAISS
-from lookalike.store.local.local_store import LocalStore  # noqa: E402
+limit_openmp()
 
 from benchmarks.common import announce, report  # noqa: E402
 from benchmarks.contestants import K, factory_of  # noqa: E402
 from benchmarks.open_loop import percentile  # noqa: E402
 from benchmarks.vector_files import VectorFile  # noqa: E402
+from lookalike.records import NewImage, Passport  # noqa: E402
+from lookalike.store.local.index.policy import IndexPolicy  # noqa: E402 - imports FAISS
+from lookalike.store.local.local_store import LocalStore  # noqa: E402
 
 PAIRS = 5
 SECONDS = 30.0  # of each run at most; a rebuild that ends sooner ends its run

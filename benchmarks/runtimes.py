@@ -23,6 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.common import announce, paired, rate, report
+from benchmarks.servers import free_port
 from lookalike.backbones import build_backbone
 from lookalike.bootstrap import open_store
 from lookalike.config import Settings, load_settings
@@ -30,10 +34,6 @@ from lookalike.cores import available_cores
 from lookalike.media.walk import walk
 from lookalike.models.base import Extractor
 from lookalike.records import DEFAULT_COLLECTION, NewImage
-from numpy.typing import NDArray
-
-from benchmarks.common import announce, paired, rate, report
-from benchmarks.servers import free_port
 
 PARTS = ("bfloat16", "int8", "start")
 BATCH = 16
@@ -138,6 +138,7 @@ def per_batch(
 def plain_torch(settings: Settings) -> Callable[[NDArray[np.uint8]], Any]:
     """Torchvision's network as it comes: float32, eager, nothing folded."""
     import torch  # noqa: PLC0415 - after faiss, see lookalike.cores
+
     from lookalike.models.registry import get_spec  # noqa: PLC0415
     from lookalike.models.torchvision_weights import load_backbone  # noqa: PLC0415
 

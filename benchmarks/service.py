@@ -11,11 +11,6 @@ import statistics
 import time
 from pathlib import Path
 
-from lookalike.bootstrap import Services, build_services
-from lookalike.config import load_settings
-from lookalike.media.sources import PictureSource
-from lookalike.services.search import SearchOptions
-
 from benchmarks.common import (
     CAMERA,
     WEB,
@@ -28,6 +23,10 @@ from benchmarks.common import (
 )
 from benchmarks.machine import machine
 from benchmarks.servers import HERE, free_port, load, server, service, write
+from lookalike.bootstrap import Services, build_services
+from lookalike.config import load_settings
+from lookalike.media.sources import PictureSource
+from lookalike.services.search import SearchOptions
 
 CLIENTS = 32
 PARTS = ("web", "camera", "library")

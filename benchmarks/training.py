@@ -13,14 +13,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import WEB, announce, environment, report
 from lookalike.bootstrap import build_decoder, build_extractors
 from lookalike.config import load_settings
 from lookalike.cores import available_cores
 from lookalike.evaluation.datasets import open_dataset
 from lookalike.evaluation.extraction import extract_vectors
 from lookalike.services.vector_set import VectorSet
-
-from benchmarks.common import WEB, announce, environment, report
 from scripts.samples import CLASSES, write_samples
 
 EPOCHS = 20

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from lookalike.cores import available_cores
 from numpy.typing import NDArray
 
 from benchmarks.vectors import BLOCK, Collection
+from lookalike.cores import available_cores
 
 _SPARE_BYTES = 2 * 2**30  # of the disk, left to others
 

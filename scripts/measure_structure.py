@@ -21,7 +21,6 @@ from typing import Any
 import lookalike
 from lookalike.client import Lookalike
 from lookalike.evaluation.runner import evaluate
-
 from scripts.samples import write_samples
 
 ROOT = Path(lookalike.__file__).parent

@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+
 from lookalike import backbones, bootstrap, converting
 from lookalike.backbones import build_backbone, choose_runtime
 from lookalike.bootstrap import build_extractors, build_services
@@ -19,7 +20,6 @@ from lookalike.model_recipes import recipe_of, settings_of
 from lookalike.models import openvino_runtime
 from lookalike.models.openvino_extractor import OpenVinoExtractor
 from lookalike.models.torchvision_extractor import TorchvisionExtractor
-
 from tests.servers import clean_environment
 
 MODEL = {"model": "resnet18", "weights": "random", "input_size": 32, "device": "cpu"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+
 from lookalike.api.logs import configure_logging
 from lookalike.bootstrap import open_store
 from lookalike.config import Settings, load_settings, unknown_variables

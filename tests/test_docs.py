@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
 from lookalike.api.main import create_app
 from lookalike.api.metrics import Metrics
 from lookalike.cli.main import app as command_line
 from lookalike.config import Settings
 from lookalike.errors import LookalikeError
-from typer.main import get_command
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lookalike.bootstrap import Services, build_services
 from lookalike.config import Settings, load_settings
 from lookalike.errors import PassportMismatchError
@@ -18,7 +19,6 @@ from lookalike.media.sources import PictureSource
 from lookalike.model_recipes import recipe_of
 from lookalike.quantizing import keep_quantized, quantize_model
 from lookalike.services.search import SearchOptions
-
 from scripts.samples import write_samples
 from tests.services.moving import Watched
 

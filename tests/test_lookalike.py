@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lookalike.client import Lookalike
 from lookalike.errors import (
     ConfigurationError,
@@ -17,8 +19,6 @@ from lookalike.errors import (
     StorageError,
 )
 from lookalike.store.search_parameters import SearchParameters
-from PIL import Image
-
 from scripts.samples import write_samples
 from tests.unreadable import refuse
 

@@ -14,8 +14,8 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from lookalike.models.heads import save_head
 
+from lookalike.models.heads import save_head
 from tests.servers import Server
 from tests.services.moving import make, vectors
 from tests.test_crash import picture

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from lookalike.api.main import create_app
-from lookalike.config import Settings
 from PIL import Image
 
+from lookalike.api.main import create_app
+from lookalike.config import Settings
 from scripts.samples import Sample, draw
 
 ADMIN_KEY = "test-admin-key"

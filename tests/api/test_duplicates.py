@@ -7,9 +7,9 @@ import threading
 
 import numpy as np
 import pytest
-from lookalike.store.memory_store import MemoryStore
 from PIL import Image
 
+from lookalike.store.memory_store import MemoryStore
 from tests.api.conftest import ADMIN, picture
 
 MUG, FISH = picture("mug"), picture("fish", 3)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+
 from lookalike.api import archive_uploads
 from lookalike.api.uploads import Admission
 from lookalike.config import Settings
@@ -24,7 +25,6 @@ from lookalike.models.color_extractor import ColorExtractor
 from lookalike.models.extractors import Extractors
 from lookalike.services.importing import ImportOptions, parse_dirs
 from lookalike.store.local.local_store import LocalStore
-
 from scripts.samples import write_samples
 from tests.api.conftest import ADMIN, Clients, picture, solid
 from tests.api.test_jobs import finished

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+
 from lookalike.config import Settings
 from lookalike.models.extractors import Extractors
-
 from scripts.samples import write_samples
 from tests.api.conftest import ADMIN, Clients, picture
 from tests.api.test_import import IN_PAIRS, Gate, archive, done, left, send, send_folder, stored

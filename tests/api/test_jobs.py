@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+
 from lookalike.models.color_extractor import ColorExtractor
 from lookalike.models.head import Head, HeadSpec
 from lookalike.models.heads import save_head
-
 from tests.api.conftest import ADMIN, picture
 from tests.services.moving import make
 from tests.waiting import wait_for

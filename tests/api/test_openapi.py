@@ -8,8 +8,6 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from lookalike.api.main import create_app
-from lookalike.config import Settings
 from PIL import Image
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -19,6 +17,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from lookalike.api.main import create_app
+from lookalike.config import Settings
 from tests.api.conftest import picture
 from tests.servers import ADMIN_KEY, Server
 

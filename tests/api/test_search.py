@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 import pytest
-from lookalike.models.color_extractor import ColorExtractor
 
+from lookalike.models.color_extractor import ColorExtractor
 from scripts.samples import Sample, draw
 from tests.api.conftest import picture, solid
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from lookalike.store.memory_store import MemoryStore
 from lookalike.store.search_parameters import LIMITS, SearchParameters
-
 from tests.api.conftest import ADMIN, ADMIN_KEY, picture
 from tests.waiting import wait_for
 from tests.web import Web, page_of

@@ -7,10 +7,10 @@ import threading
 import time
 
 import pytest
-from lookalike.config import Settings
-from lookalike.errors import ConfigurationError
 from pydantic import SecretStr
 
+from lookalike.config import Settings
+from lookalike.errors import ConfigurationError
 from tests.api.conftest import ADMIN_KEY, picture
 from tests.web import Web, endless, leads_to, page_of, silent
 

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+
 from lookalike import errors
 from lookalike.api.errors import status_of
 from lookalike.api.main import create_app
@@ -17,7 +18,6 @@ from lookalike.errors import ConfigurationError, LookalikeError
 from lookalike.models.color_extractor import ColorExtractor
 from lookalike.models.extractors import Extractors
 from lookalike.store.local.local_store import LocalStore
-
 from tests.api.conftest import ADMIN, ADMIN_KEY, picture
 
 

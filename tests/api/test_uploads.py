@@ -9,10 +9,10 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from lookalike.api.uploads import Admission
 from lookalike.errors import MalformedRequestError, QueueFullError, UploadStalledError
 from lookalike.models.extractors import Extractors
-
 from tests.api.conftest import ADMIN, picture
 from tests.api.test_service import Gate
 from tests.waiting import wait_for
@@ -142,8 +142,9 @@ def test_the_key_is_checked_before_a_body_of_any_kind_is_read(client):
 def test_a_body_that_stops_coming_is_given_up(tmp_path, monkeypatch):
     import asyncio
 
-    from lookalike.api import uploads
     from starlette.requests import Request
+
+    from lookalike.api import uploads
 
     monkeypatch.setattr(uploads, "IDLE_S", 0.1)
 

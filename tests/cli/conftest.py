@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from lookalike.cli.main import app
 from typer.testing import CliRunner
 
+from lookalike.cli.main import app
 from scripts.samples import write_samples
 from tests.servers import Server
 

@@ -10,11 +10,11 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lookalike.errors import ConfigurationError, DataFolderInUseError, ServerError
 from lookalike.store.local.catalog import purging
 from lookalike.store.local.local_store import LocalStore
-from PIL import Image
-
 from tests.servers import ADMIN_KEY, LOOKALIKE, Server, clean_environment
 
 

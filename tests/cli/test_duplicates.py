@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from lookalike.errors import CollectionNotFoundError, ServerError
 from PIL import Image
 
+from lookalike.errors import CollectionNotFoundError, ServerError
 from tests.servers import ADMIN_KEY
 
 

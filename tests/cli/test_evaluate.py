@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lookalike.errors import ConfigurationError, InvalidParameterError, LookalikeError
 from lookalike.models.color_extractor import ColorExtractor
 from lookalike.models.preprocessing import ImageLimits, decode_image
-from PIL import Image
 
 
 @pytest.fixture(autouse=True)

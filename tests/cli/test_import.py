@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lookalike.api.job_schemas import JobOut
 from lookalike.cli import watching
 from lookalike.cli.remote import RemoteBackend
@@ -16,7 +17,6 @@ from lookalike.errors import ConfigurationError
 from lookalike.services.importing import ImportOptions
 from lookalike.store.jobs import Job
 from lookalike.store.local.local_store import LocalStore
-
 from scripts.samples import write_samples
 from tests.servers import ADMIN_KEY, Server
 from tests.services.archive_maker import write_archive

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lookalike.cli.facts import about
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.local_store import LocalStore
-
 from tests.cli.conftest import Run
 from tests.servers import ADMIN_KEY, Server
 from tests.store.helpers import fill

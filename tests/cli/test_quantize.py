@@ -3,10 +3,10 @@
 import os
 
 import pytest
+
 from lookalike.backbones import build_backbone
 from lookalike.config import load_settings
 from lookalike.errors import ConfigurationError
-
 from scripts.samples import write_samples
 
 MODEL = ("--model", "resnet18", "--weights", "random", "--input-size", "32")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lookalike.cli import watching
 from lookalike.errors import (
     CollectionNotFoundError,
@@ -16,7 +17,6 @@ from lookalike.errors import (
     ServerError,
 )
 from lookalike.models.heads import save_head
-
 from tests.servers import ADMIN_KEY
 from tests.services.moving import make
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from lookalike.api.schemas import SearchOut
 from lookalike.cli.remote import RemoteBackend
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.search_parameters import LIMITS, SearchParameters
-
 from tests.servers import ADMIN_KEY
 
 FLAGS = ["--nprobe", "7", "--ef-search", "33", "--k-factor", "5"]

@@ -6,14 +6,14 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lookalike.errors import (
     ConfigurationError,
     FetchingDisabledError,
     ServerError,
     UrlNotAllowedError,
 )
-from PIL import Image
-
 from tests.servers import ADMIN_KEY, Server
 from tests.web import Web, page_of
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lookalike.errors import ConfigurationError, WeightsMismatchError
-from lookalike.models.heads import load_head
 from PIL import Image
 
+from lookalike.errors import ConfigurationError, WeightsMismatchError
+from lookalike.models.heads import load_head
 from scripts.samples import CLASSES, write_samples
 
 

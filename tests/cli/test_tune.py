@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lookalike.cli.tune import _json, _print
 from lookalike.errors import CollectionNotFoundError, ConfigurationError
 from lookalike.services.vector_sample import sample_vectors
@@ -18,8 +20,6 @@ from lookalike.store.memory_store import MemoryStore
 from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.tuning import Goal, Point, Trial, Tuning
 from lookalike.visualization.tuning_plot import draw_tuning
-from PIL import Image
-
 from tests.store.helpers import fill
 
 TYPES = ["--index", "IVF4,Flat", "--index", "SQ8"]

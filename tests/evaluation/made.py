@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from lookalike.errors import OriginalNotKeptError
 from lookalike.models.color_extractor import ColorExtractor
 from lookalike.records import Passport
 from lookalike.services.vector_set import PictureReader, Skipped, VectorSet
-from numpy.typing import NDArray
-from PIL import Image
-
 from scripts.samples import Sample, jpeg_bytes, samples
 from tests.store.helpers import digest
 

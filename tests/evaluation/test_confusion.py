@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lookalike.evaluation.confusion import confuse
 from lookalike.evaluation.metrics import encode_labels
 

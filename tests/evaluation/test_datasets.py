@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lookalike.errors import ConfigurationError, UnreadableImageError
 from lookalike.evaluation.datasets import FileDataset, open_dataset, sample
 from lookalike.models.preprocessing import ImageDecoder
-from PIL import Image
-
 from scripts.samples import write_samples
 from tests.unreadable import refuse
 

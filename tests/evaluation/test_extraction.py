@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lookalike.errors import (
     ConfigurationError,
     EmbeddingFailedError,
@@ -34,8 +36,6 @@ from lookalike.models.extractors import Extractors
 from lookalike.models.preprocessing import ImageDecoder, ImageLimits
 from lookalike.models.vectors import normalize
 from lookalike.services.vector_set import VectorSet
-from PIL import Image
-
 from scripts.samples import write_samples
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lookalike.evaluation import intervals
 from lookalike.evaluation.intervals import mean_intervals
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+
 from lookalike.errors import InvalidParameterError
 from lookalike.evaluation import metrics
 from lookalike.evaluation.metrics import Relevance, encode_labels, judge
 from lookalike.evaluation.ranking import Ranking, rank
-from numpy.typing import NDArray
-
 from tests.evaluation.made import clouds
 
 Slow = Callable[[list[bool], int, int], float]

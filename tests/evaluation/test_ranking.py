@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from lookalike.errors import ConfigurationError, InvalidParameterError
 from lookalike.evaluation import ranking
 from lookalike.evaluation.ranking import rank, rank_blocks
 from lookalike.store.names import INDEX_TYPES
-from numpy.typing import NDArray
-
 from tests.evaluation.made import clouds, vector_set
 from tests.store.helpers import unit_vectors
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lookalike.evaluation.report import write_html, write_json
 from lookalike.evaluation.results import Evaluation
 from lookalike.evaluation.runner import evaluate
 from lookalike.services.vector_set import Skipped, VectorSet
-
 from tests.evaluation.made import GONE, clouds, drawn_set, vector_set
 
 _VOID = {"meta", "img", "br"}

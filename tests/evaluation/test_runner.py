@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from lookalike.errors import ConfigurationError, InvalidParameterError
 from lookalike.evaluation import planning
 from lookalike.evaluation.metrics import average_precision_at, encode_labels, judge
@@ -13,7 +14,6 @@ from lookalike.evaluation.ranking import rank
 from lookalike.evaluation.results import Metric
 from lookalike.evaluation.runner import PAIRS, WORST, evaluate, evaluate_query
 from lookalike.services.vector_set import Skipped, VectorSet
-
 from tests.evaluation.made import clouds, drawn_set, vector_set
 
 

@@ -4,10 +4,10 @@ import time
 
 import numpy as np
 import pytest
+
 from lookalike.errors import EmbeddingFailedError, NotReadyError, QueueFullError
 from lookalike.models.batcher import Batcher
 from lookalike.models.color_extractor import ColorExtractor
-
 from tests.models.pictures import draw
 from tests.waiting import wait_for
 

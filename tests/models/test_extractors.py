@@ -2,6 +2,7 @@ import threading
 
 import numpy as np
 import pytest
+
 from lookalike.cores import available_cores
 from lookalike.errors import (
     ConfigurationError,
@@ -13,7 +14,6 @@ from lookalike.models.color_extractor import ColorExtractor
 from lookalike.models.extractors import Extractors
 from lookalike.models.registry import SPECS, get_spec
 from lookalike.models.vectors import normalize
-
 from tests.models.pictures import draw
 
 COLOR = ColorExtractor()

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
+from torch import nn
+
 from lookalike.bootstrap import build_services
 from lookalike.config import Settings
 from lookalike.errors import (
@@ -26,9 +29,6 @@ from lookalike.models.headed_extractor import HeadedExtractor
 from lookalike.models.heads import Head, HeadSpec, load_head, save_head
 from lookalike.records import Passport
 from lookalike.services.search import SearchOptions
-from PIL import Image
-from torch import nn
-
 from scripts.samples import write_samples
 from tests.store.helpers import unit_vectors
 

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from lookalike.errors import ConfigurationError, EmbeddingFailedError
 from lookalike.models import openvino_extractor, openvino_runtime
 from lookalike.models.head import Head, HeadSpec
@@ -14,7 +15,6 @@ from lookalike.models.openvino_extractor import OpenVinoExtractor
 from lookalike.models.openvino_quantize import agreement
 from lookalike.models.torchvision_export import exportable
 from lookalike.models.torchvision_extractor import TorchvisionExtractor
-
 from tests.models.pictures import draw
 
 PICTURES = [draw(seed) for seed in range(6)]

@@ -5,6 +5,7 @@ import logging
 import os
 
 import pytest
+
 from lookalike.errors import ConfigurationError, WeightsError
 from lookalike.models.openvino_files import find_network, keep_network, origin_of
 from lookalike.records import Passport

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from lookalike.models.openvino_convert import convert
 from lookalike.models.openvino_extractor import OpenVinoExtractor
 from lookalike.models.openvino_quantize import quantize

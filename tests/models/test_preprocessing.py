@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import ExifTags, Image, ImageFile
+from torchvision.transforms import v2
+from torchvision.transforms.functional import center_crop, resize
+
 from lookalike.errors import (
     ImageTooLargeError,
     InvalidImageError,
@@ -28,10 +32,6 @@ from lookalike.models.preprocessing import (
     make_thumbnail,
     resize_image,
 )
-from PIL import ExifTags, Image, ImageFile
-from torchvision.transforms import v2
-from torchvision.transforms.functional import center_crop, resize
-
 from tests.models.pictures import draw, encode
 
 LIMITS = ImageLimits()

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from torch import nn
+from torchvision.transforms import functional as transforms
+
 from lookalike.errors import ConfigurationError, EmbeddingFailedError
 from lookalike.models import torchvision_extractor, torchvision_network
 from lookalike.models.batcher import Batcher
@@ -12,9 +15,6 @@ from lookalike.models.torchvision_extractor import (
     choose_device,
     choose_precision,
 )
-from torch import nn
-from torchvision.transforms import functional as transforms
-
 from tests.models.pictures import draw
 
 PICTURES = [draw(seed) for seed in range(12)]

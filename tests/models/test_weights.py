@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+
 from lookalike.errors import WeightsError, WeightsMismatchError, WeightsNotFoundError
 from lookalike.models import torchvision_weights
 from lookalike.models.torchvision_extractor import TorchvisionExtractor

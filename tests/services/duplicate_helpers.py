@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+
 from lookalike.files.blobs import LocalFiles
 from lookalike.models.preprocessing import ImageDecoder, make_thumbnail
 from lookalike.records import DuplicateKind, ImageRecord
@@ -15,7 +16,6 @@ from lookalike.services.duplicates.stars import keep_order
 from lookalike.services.pictures import PictureService
 from lookalike.store.base import Store
 from lookalike.store.vectors import exact_scores
-
 from scripts.samples import Sample, draw
 from tests.store.helpers import DIM, digest, new_image, put
 

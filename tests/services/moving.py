@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+
 from lookalike.files.blobs import LocalFiles
 from lookalike.media.sources import PictureSource
 from lookalike.models.base import Extractor
@@ -26,7 +28,6 @@ from lookalike.services.search import SearchOptions, SearchService
 from lookalike.services.switching import PutGate
 from lookalike.store.base import Store
 from lookalike.store.embedding_sets import Recipe
-from PIL import Image
 
 OLD: Recipe = {"grid": 4}
 NEW: Recipe = {"grid": 3}

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from lookalike.errors import ArchiveError, NotAnArchiveError
 from lookalike.media import archive_formats, archives
 from lookalike.media.archive_formats import in_ascii
@@ -25,7 +26,6 @@ from lookalike.media.archives import Archive, ArchiveLimits, Member
 from lookalike.media.walk import SUFFIXES
 from lookalike.services.import_feeds import archive_label
 from lookalike.services.job_run import CanceledError
-
 from tests.services.archive_maker import KINDS, write_archive
 
 LIMIT = 1000

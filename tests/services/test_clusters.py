@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
+
 from lookalike.errors import InvalidParameterError
 from lookalike.services import clusters as clusters_module
 from lookalike.services.clusters import cluster_pictures
 from lookalike.services.vector_set import VectorSet
-
 from tests.store.helpers import PASSPORT, digest
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lookalike.errors import CollectionNotFoundError, StorageFullError
 from lookalike.files.blobs import LocalFiles
 from lookalike.models.preprocessing import ImageDecoder
@@ -20,7 +21,6 @@ from lookalike.services.switching import PutGate
 from lookalike.store.jobs import JobState
 from lookalike.store.local.catalog.connections import Connections
 from lookalike.store.local.local_store import LocalStore
-
 from tests.store.helpers import fill
 from tests.waiting import PATIENCE_S
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
 from lookalike.errors import UnreadableImageError
 from lookalike.records import DuplicateKind, ImageRecord
 from lookalike.services.duplicates.pixels import PixelComparer, reduced, same_pixels, same_shape
 from lookalike.services.duplicates.stars import DuplicateGroup, Edges, Member, keep_order, stars
-from PIL import Image, ImageDraw
-
 from scripts.samples import Sample, draw
 
 

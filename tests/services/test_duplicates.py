@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
+
 from lookalike.errors import (
     CollectionNotFoundError,
     InvalidParameterError,
@@ -28,7 +29,6 @@ from lookalike.services.duplicates.service import (
 )
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_store import MemoryStore
-
 from tests.services.duplicate_helpers import (
     CONTENTS,
     add,

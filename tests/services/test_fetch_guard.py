@@ -9,6 +9,7 @@ import httpx2
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from lookalike.errors import ConfigurationError, UrlNotAllowedError
 from lookalike.media.fetch_guard import MAX_LENGTH, FetchGuard, is_public
 

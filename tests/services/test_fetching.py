@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpcore2
 import pytest
+
 from lookalike import __version__
 from lookalike.errors import (
     FetchError,
@@ -26,7 +27,6 @@ from lookalike.errors import (
 from lookalike.media.fetch_guard import FetchGuard
 from lookalike.media.fetch_network import MAX_ADDRESSES, Deadline, TimedStream
 from lookalike.media.fetching import MAX_REDIRECTS, Fetcher
-
 from tests.web import Web, endless, leads_to, page_of, silent, trickling
 
 PICTURE = bytes(range(256)) * 16

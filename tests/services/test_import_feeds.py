@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lookalike.media.walk import Found, readable, walk
 from lookalike.services.import_feeds import FolderFeed, Place
 from lookalike.services.import_journal import Journal, Progress
 from lookalike.services.job_run import CanceledError
-
 from tests.unreadable import refuse
 
 PART = st.sampled_from(["a", "B", "b.jpg", "a-1", "a 1", "é", "z"])

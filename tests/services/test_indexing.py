@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from lookalike.bootstrap import build_services
 from lookalike.config import Settings
 from lookalike.errors import EmbeddingFailedError, OriginalNotKeptError, UnreadableImageError
@@ -17,7 +18,6 @@ from lookalike.records import Match, PutStatus
 from lookalike.services.search import SearchOptions, group_key
 from lookalike.store.filters import Filter
 from lookalike.store.memory_store import MemoryStore
-
 from scripts.samples import write_samples
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lookalike.errors import StorageError
 from lookalike.services.job_run import Watch
 from lookalike.services.jobs import Handler, JobService
 from lookalike.store.jobs import Job, JobState
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_jobs import MemoryJobs
-
 from tests.services.test_jobs import Counting, finished
 from tests.waiting import wait_for
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lookalike.errors import InvalidParameterError, JobNotFoundError, NotReadyError, StorageError
 from lookalike.services.job_run import JobStatus, Watch
 from lookalike.services.jobs import JobService
 from lookalike.store.jobs import Job, JobState, JobStore
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_jobs import MemoryJobs
-
 from tests.waiting import wait_for
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+
 from lookalike.files import blobs as files_module
 from lookalike.files.blobs import LocalFiles
 from lookalike.services.maintenance import Maintenance
 from lookalike.store.memory_store import MemoryStore
-
 from tests.waiting import PATIENCE_S, wait_for
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from lookalike.bootstrap import Services, build_services
 from lookalike.config import Settings
 from lookalike.errors import OriginalNotKeptError, UnreadableImageError
@@ -17,7 +18,6 @@ from lookalike.models.extractors import Extractors
 from lookalike.records import OnConflict, PutStatus
 from lookalike.services.index_items import IndexItem
 from lookalike.store.memory_store import MemoryStore
-
 from scripts.samples import write_samples
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lookalike.services import recall_meter
 from lookalike.services.recall_meter import WINDOW, RecallFigures, RecallMeter
 from lookalike.store.filters import Filter
@@ -18,7 +19,6 @@ from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from lookalike.store.search_parameters import SearchParameters
-
 from tests.store.helpers import (
     OTHER_PASSPORT,
     PASSPORT,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lookalike.errors import (
     CollectionNotFoundError,
     ConfigurationError,
@@ -27,7 +28,6 @@ from lookalike.store.base import Store
 from lookalike.store.embedding_sets import Recipe
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_store import MemoryStore
-
 from tests.services.moving import HEADED, NEW, OLD, Watched, World, make, picture, some
 
 

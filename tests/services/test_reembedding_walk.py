@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
+
 from lookalike.errors import LookalikeError, OriginalNotKeptError
 from lookalike.records import ImageRecord
 from lookalike.services.job_run import CanceledError
@@ -14,7 +15,6 @@ from lookalike.services.reembedding_walk import Made, Vectorizer, Walk
 from lookalike.store.base import Store
 from lookalike.store.embedding_sets import Missing
 from lookalike.store.memory_store import MemoryStore
-
 from tests.services.moving import Watched
 from tests.store.helpers import OTHER_PASSPORT, new_image, put, unit_vectors
 

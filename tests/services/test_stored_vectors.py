@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lookalike.bootstrap import Services, build_services
 from lookalike.config import Settings
 from lookalike.errors import CollectionNotFoundError, InvalidParameterError
 from lookalike.media.sources import PictureSource
 from lookalike.services.stored_vectors import stored_vectors
 from lookalike.store.filters import Filter
-
 from scripts.samples import write_samples
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lookalike.errors import ImageNotFoundError, NotReadyError, PassportMismatchError
 from lookalike.models.color_extractor import ColorExtractor
 from lookalike.records import PutStatus
@@ -21,7 +22,6 @@ from lookalike.services.switching import PutGate
 from lookalike.store.base import Store
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_store import MemoryStore
-
 from tests.services.moving import HEADED, NEW, OLD, World, make, picture, some, vectors
 
 PICTURES = some(10)

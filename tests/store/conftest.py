@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from lookalike.store.base import Store
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_store import MemoryStore

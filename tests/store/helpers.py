@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from lookalike.records import Match, Metadata, NewImage, OnConflict, Passport, PutOutcome
 from lookalike.store.base import Store
-from numpy.typing import NDArray
 
 DIM = 8
 PASSPORT = Passport(model="tiny", weights="random", weights_sha256="0" * 64, dim=DIM)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from lookalike.store.local.index import ann_index, calibration, flat_index
 from lookalike.store.local.index.ann import Ann
 from lookalike.store.local.index.ann_index import AnnIndex
@@ -16,8 +18,6 @@ from lookalike.store.local.index.flat_rows import MappedRows
 from lookalike.store.recall import recall_at_k
 from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.vectors import Vectors
-from numpy.typing import NDArray
-
 from tests.store.helpers import unit_vectors
 
 ROWS, DIM, CLUSTERS, QUERIES = 3000, 32, 20, 40

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+
 from lookalike.store.local.index import coalescer
 from lookalike.store.local.index.coalescer import Coalescer
 from lookalike.store.local.index.flat_index import FlatIndex, Found
 from lookalike.store.vectors import Vectors
-
 from tests.store.helpers import unit_vectors
 from tests.waiting import wait_for
 

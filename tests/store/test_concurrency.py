@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lookalike.errors import NotFoundError
 from lookalike.store.base import Store
 from lookalike.store.filters import Filter
@@ -21,7 +22,6 @@ from lookalike.store.local.index import flat_index, live_index
 from lookalike.store.local.index.live_index import LiveIndex
 from lookalike.store.local.index.rwlock import ReadWriteLock
 from lookalike.store.local.local_store import LocalStore
-
 from tests.store.helpers import digest, fill, ids, new_image, put, search, unit_vectors
 from tests.waiting import repeat_together
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from lookalike.errors import (
     CollectionNotFoundError,
     ImageNotFoundError,
@@ -14,7 +15,6 @@ from lookalike.errors import (
 from lookalike.records import OnConflict, PutStatus
 from lookalike.store.base import Store
 from lookalike.store.filters import Filter
-
 from tests.store.helpers import (
     DIM,
     OTHER_PASSPORT,

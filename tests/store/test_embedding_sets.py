@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from lookalike.errors import (
     CollectionNotFoundError,
     ConflictError,
@@ -22,8 +24,6 @@ from lookalike.store.base import Store
 from lookalike.store.local.index.indexes import Indexes
 from lookalike.store.local.index.live_index import LiveIndex
 from lookalike.store.local.local_store import LocalStore
-from numpy.typing import NDArray
-
 from tests.store.helpers import (
     OTHER_PASSPORT,
     PASSPORT,

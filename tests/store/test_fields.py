@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from lookalike.errors import ImageNotFoundError, InvalidFilterError, StorageError
 from lookalike.records import OnConflict
 from lookalike.store.filters import LISTS, OPERATORS, Condition, Filter, parse_field_names
@@ -39,7 +40,6 @@ from lookalike.store.local.catalog.fields import advance, register_fields, unfin
 from lookalike.store.local.catalog.filters import filter_sql
 from lookalike.store.local.catalog.migrations import MIGRATIONS
 from lookalike.store.local.local_store import LocalStore
-
 from tests.store.helpers import PASSPORT, fill, new_image, put, unit_vectors
 from tests.store.test_filters import SCALARS, TEXT
 from tests.waiting import wait_for

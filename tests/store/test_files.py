@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
 from lookalike.errors import StorageError, StorageFullError, UnreadableImageError
 from lookalike.files import blobs as files_module
 from lookalike.files.blobs import LocalFiles

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from lookalike.errors import InvalidFilterError
 from lookalike.store.filters import LISTS, MAX_CONDITIONS, MAX_ITEMS, OPERATORS, Filter
 from lookalike.store.local.catalog.filters import FUNCTION, filter_sql, holds

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from lookalike.store.local.index import flat_rows
 from lookalike.store.local.index.flat_index import FlatIndex
 from lookalike.store.vectors import best_first, exact_scores
-from numpy.typing import NDArray
-
 from tests.store.helpers import unit_vectors
 
 ROWS, DIM = 6000, 24

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
 from lookalike.errors import (
     ConfigurationError,
     DataFolderError,
@@ -23,7 +24,6 @@ from lookalike.store.local.catalog import background, purging, sqlite_errors
 from lookalike.store.local.catalog.connections import Connections
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.local_store import LocalStore
-
 from tests.store.helpers import fill, search, unit_vectors
 from tests.waiting import PATIENCE_S, wait_for
 

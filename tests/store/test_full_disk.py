@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lookalike.errors import StorageFullError
 from lookalike.files.blobs import LocalFiles
 from lookalike.files.disk import has_room
 from lookalike.store.local.local_store import LocalStore
-
 from tests.store.helpers import new_image, put, search, unit_vectors
 
 MIB = 2**20

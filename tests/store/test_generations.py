@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lookalike.store.local.index import generation_files, indexes, live_index
 from lookalike.store.local.index.flat_index import FlatIndex
 from lookalike.store.local.local_store import LocalStore
-
 from tests.store.helpers import answers, fill, new_image, put, search, unit_vectors
 
 QUERIES = unit_vectors(3, seed=42)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lookalike.errors import ConfigurationError
 from lookalike.store.local.index.ann import Ann
 from lookalike.store.local.index.ann_build import build_ann
@@ -20,7 +21,6 @@ from lookalike.store.local.index.layered_index import LayeredIndex
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.index.retries import Retries
 from lookalike.store.search_parameters import LIMITS, SearchParameters
-
 from tests.store.helpers import DIM, unit_vectors
 
 GB = 10**9

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from lookalike.store.filters import Filter
 from lookalike.store.local.index import ann_index
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from lookalike.store.search_parameters import SearchParameters
-
 from tests.store.helpers import PASSPORT, answers, new_image, put, unit_vectors
 
 LEAST = 60

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from lookalike.errors import InvalidParameterError, JobNotFoundError
 from lookalike.store.base import Store
 from lookalike.store.jobs import Job, JobState, same_work

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lookalike.files.blobs import LocalFiles
 from lookalike.store.local.local_store import LocalStore
-
 from tests.store.helpers import PASSPORT, digest, ids, new_image, put, search, unit_vectors
 
 ROUNDS = 5

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lookalike.errors import DataFolderError, StorageError
 from lookalike.store.filters import Filter
 from lookalike.store.local.local_store import LocalStore
-
 from tests.store.helpers import PASSPORT, fill, ids, new_image, put, search, unit_vectors
 
 READER = """

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lookalike.errors import NotFoundError, StorageFullError
 from lookalike.store.base import Store
 from lookalike.store.filters import Filter
@@ -29,7 +30,6 @@ from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from lookalike.store.search_parameters import SearchParameters
-
 from tests.store.helpers import answers, digest, fill, ids, new_image, put, search, unit_vectors
 from tests.store.test_embedding_sets import NEW, begin, complete, new_vectors, put_new
 from tests.store.test_kill import CHILD, vectors_of

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+
 from lookalike.store.base import Store
 from lookalike.store.filters import Filter
-
 from tests.store.helpers import digest, new_image, put, unit_vectors
 
 

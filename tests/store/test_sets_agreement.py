@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from lookalike.errors import ConflictError, NotFoundError
 from lookalike.records import Passport
 from lookalike.store.base import Store
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_store import MemoryStore
-
 from tests.store.helpers import answers, new_image, unit_vectors
 from tests.store.test_agreement import RUNS, row
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lookalike.errors import FilterTooSlowError
 from lookalike.store.filters import Filter
 from lookalike.store.local import search as searching
 from lookalike.store.local.catalog import connections
 from lookalike.store.local.catalog.connections import Connections
 from lookalike.store.local.local_store import LocalStore
-
 from tests.store.helpers import PASSPORT, fill, ids, new_image, put, search, unit_vectors
 from tests.store.test_fields import found
 from tests.waiting import wait_for

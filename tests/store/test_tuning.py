@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lookalike.errors import ConfigurationError
 from lookalike.store.local.index import tuning
 from lookalike.store.local.index.calibration import moved_rows
@@ -16,7 +17,6 @@ from lookalike.store.local.index.tuning import default_candidates, tune
 from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.tuning import Goal, Point, Trial, Tuning, pareto
 from lookalike.store.vectors import Vectors
-
 from tests.store.helpers import unit_vectors
 
 

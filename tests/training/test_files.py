@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lookalike.errors import StorageError, WeightsError
 from lookalike.models.heads import Head, load_head
 from lookalike.services.vector_set import Skipped
@@ -19,8 +21,6 @@ from lookalike.training.light import train_head
 from lookalike.training.options import TrainingOptions
 from lookalike.training.sheets import QUERIES, before_after_sheet
 from lookalike.training.task import TrainingResult
-from PIL import Image
-
 from tests.evaluation.made import clouds, drawn_set, vector_set
 
 ROOT = Path(__file__).parents[2]

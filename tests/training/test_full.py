@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from lookalike.bootstrap import build_extractor
 from lookalike.config import Settings
 from lookalike.errors import ConfigurationError, WeightsMismatchError
@@ -20,8 +22,6 @@ from lookalike.training.full_network import FullNetwork, FullOptions
 from lookalike.training.network import HeadNetwork
 from lookalike.training.options import TrainingOptions
 from lookalike.training.pictures import augment, extract_again
-from PIL import Image
-
 from tests.evaluation.made import drawn_set
 
 QUICK = TrainingOptions(epochs=2, dim=16, classes_per_batch=4, hold_out_classes=0, seed=3)

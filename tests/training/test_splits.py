@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lookalike.errors import ConfigurationError
 from lookalike.evaluation.metrics import encode_labels
 from lookalike.training.options import TrainingOptions

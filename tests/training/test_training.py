@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from lookalike.errors import ConfigurationError, InvalidParameterError
 from lookalike.evaluation.runner import evaluate
 from lookalike.services.vector_set import VectorSet
@@ -20,8 +22,6 @@ from lookalike.training.light import train_head
 from lookalike.training.losses import build_loss
 from lookalike.training.options import TrainingOptions
 from lookalike.training.task import TrainingResult
-from torch import nn
-
 from tests.evaluation.made import clouds, vector_set
 
 QUICK = TrainingOptions(epochs=8, dim=32, learning_rate=1e-3)

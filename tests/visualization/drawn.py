@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+from PIL import Image
+
 from lookalike.errors import OriginalNotKeptError
 from lookalike.models.color_extractor import ColorExtractor
 from lookalike.services.vector_set import VectorSet
-from PIL import Image
-
 from scripts.samples import Sample, draw, samples
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
+
 from lookalike.errors import ConfigurationError
 from lookalike.visualization.contact_sheet import Tile, contact_sheet, picture_sheet, save_picture
 from lookalike.visualization.fonts import load_font, printable, shorten
-from PIL import Image, ImageDraw
 
 RIGHT, WRONG, ACCENT = (0x16, 0x80, 0x3C), (0xC6, 0x28, 0x28), (0x24, 0x57, 0xD6)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
+from PIL import Image
+
 from lookalike.errors import OriginalNotKeptError
 from lookalike.visualization.duplicates_page import (
     MAX_GROUPS,
@@ -14,7 +16,6 @@ from lookalike.visualization.duplicates_page import (
     bytes_text,
     duplicates_page,
 )
-from PIL import Image
 
 
 def shown(name: str, kind: str = "") -> ShownPicture:

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
+
 from lookalike.visualization import grid as module
 from lookalike.visualization.classes import classes_of
 from lookalike.visualization.grid import Grid, draw_grid, lay_grid
-from PIL import Image
 
 PLACES = arrays.arrays(
     np.float32,

@@ -11,6 +11,8 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lookalike.errors import InvalidParameterError
 from lookalike.visualization.classes import (
     COLORS,
@@ -29,8 +31,6 @@ from lookalike.visualization.thumbnails import (
     sprite_sheets,
     thumbnail_size,
 )
-from PIL import Image
-
 from tests.visualization.drawn import drawn_set
 
 

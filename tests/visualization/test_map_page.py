@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lookalike.visualization.map import make_map, write_map
 
+from lookalike.visualization.map import make_map, write_map
 from tests.visualization.drawn import drawn_set
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from lookalike.visualization import projection
 from lookalike.visualization.projection import lowered_perplexity, pca, tsne
 
