@@ -1,4 +1,4 @@
-"""A job over an archive: against batched extraction alone, and with an extractor that is free.
+"""A job over an archive: against batched extraction alone, and with an encoder that is free.
 
 `python -m benchmarks.bulk [--quick]` from the repository's root.
 """
@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.common import WEB, announce, environment, paired, pictures, prepared, rate, report
-from lookalike.bootstrap import build_extractor, build_services
+from lookalike.bootstrap import build_encoder, build_services
 from lookalike.config import load_settings
 from lookalike.cores import available_cores
-from lookalike.models.base import Extractor, Prepared, Vectors
-from lookalike.models.color_extractor import ColorExtractor
-from lookalike.models.extractors import Extractors
+from lookalike.models.base import Encoder, Prepared, Vectors
+from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.encoders import Encoders
 from lookalike.models.preprocessing import least_decode_size, resize_image
 from lookalike.models.vectors import normalize
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 from lookalike.services.importing import ImportOptions
 
 COUNT = 320
@@ -37,13 +37,13 @@ DIM = 2048
 GOAL = 200.0  # pictures a second
 
 
-class FreeExtractor(ColorExtractor):
+class FreeEncoder(ColorEncoder):
     """Prepares pictures as ResNet-50 does; its vectors are 2,048 of their pixels."""
 
     @property
-    def passport(self) -> Passport:
+    def spec(self) -> ModelSpec:
         """What made the vectors."""
-        return replace(super().passport, model="free", input_size=INPUT, dim=DIM)
+        return replace(super().spec, model="free", input_size=INPUT, dim=DIM)
 
     @property
     def decode_size(self) -> int:
@@ -59,7 +59,7 @@ class FreeExtractor(ColorExtractor):
         """As ResNet-50's: (224, 224, 3) uint8."""
         return resize_image(image, input_size=INPUT, resize="squash")
 
-    def extract(self, batch: NDArray[np.uint8]) -> Vectors:
+    def encode(self, batch: NDArray[np.uint8]) -> Vectors:
         """(N, 2048) float32, rows of length 1."""
         pixels = batch.reshape(len(batch), -1)[:, :: INPUT * INPUT * 3 // DIM][:, :DIM]
         return normalize(pixels.astype(np.float32) + np.float32(1))
@@ -82,12 +82,12 @@ def network(folder: Path, photos: list[bytes], *, rounds: int) -> None:
     """ResNet-50 with random weights, against its batched extraction alone."""
     total = len(photos)
     packed, files = archive(folder, photos)
-    extractor = build_extractor(load_settings(), cores=available_cores())
-    batch = prepared(extractor, files[:BATCH])
+    encoder = build_encoder(load_settings(), cores=available_cores())
+    batch = prepared(encoder, files[:BATCH])
     runs = count()
     ours, alone, ratio = paired(
-        lambda: import_rate(folder / f"data-{next(runs)}", packed, extractor, total),
-        lambda: rate(total, lambda: [extractor.extract(batch) for _ in range(total // BATCH)]),
+        lambda: import_rate(folder / f"data-{next(runs)}", packed, encoder, total),
+        lambda: rate(total, lambda: [encoder.encode(batch) for _ in range(total // BATCH)]),
         rounds=rounds,
     )
     report("index an archive of web-size photos (ResNet-50) against batched extraction alone",
@@ -98,11 +98,11 @@ def free(folder: Path, photos: list[bytes], *, rounds: int) -> None:
     """Everything but the network: decode, thumbnail, hash, files, commit."""
     packed, _ = archive(folder, photos)
     speeds = [
-        import_rate(folder / f"data-{number}", packed, FreeExtractor(), len(photos))
+        import_rate(folder / f"data-{number}", packed, FreeEncoder(), len(photos))
         for number in range(rounds)
     ]
     best, middle = max(speeds), float(np.median(speeds))
-    report(f"index an archive with a free extractor, {available_cores()} cores (best {best:.0f}/s)",
+    report(f"index an archive with a free encoder, {available_cores()} cores (best {best:.0f}/s)",
            f"{middle:.0f}/s", f"{GOAL:.0f}/s", middle / GOAL, "at least 1")  # fmt: skip
 
 
@@ -117,9 +117,9 @@ def archive(folder: Path, photos: list[bytes]) -> tuple[Path, list[Path]]:
     return packed, files
 
 
-def import_rate(data: Path, packed: Path, extractor: Extractor, total: int) -> float:
+def import_rate(data: Path, packed: Path, encoder: Encoder, total: int) -> float:
     """Pictures per second from the job's first moment to its last."""
-    services = build_services(load_settings(data_dir=data), extractors=Extractors(extractor))
+    services = build_services(load_settings(data_dir=data), encoders=Encoders(encoder))
     try:
         services.jobs.resume()
         spool = services.imports.spool(packed.stat().st_size)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.machine import machine_line, versions_line
 from benchmarks.results import Chart, Row, Table, is_met, keep, own_command, short
 from lookalike.cores import available_cores, limit_openmp
-from lookalike.models.base import Extractor
+from lookalike.models.base import Encoder
 from lookalike.models.preprocessing import ImageLimits, decode_image
 from scripts.samples import jpeg_bytes, samples
 
@@ -34,13 +34,13 @@ def pictures(count: int, size: tuple[int, int]) -> list[bytes]:
         return list(pool.map(lambda sample: jpeg_bytes(sample, size=size), chosen))
 
 
-def prepared(extractor: Extractor, files: list[Path]) -> NDArray[np.uint8]:
+def prepared(encoder: Encoder, files: list[Path]) -> NDArray[np.uint8]:
     """The files decoded and resized, as one batch: (N, H, W, 3) uint8."""
-    size = extractor.decode_size
+    size = encoder.decode_size
     decoded = [
         decode_image(file.read_bytes(), limits=ImageLimits(), decode_size=size) for file in files
     ]
-    return np.stack([extractor.prepare(one.image) for one in decoded])
+    return np.stack([encoder.prepare(one.image) for one in decoded])
 
 
 def announce(title: str) -> None:

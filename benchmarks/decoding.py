@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common import CAMERA, announce, paired, pictures, report
-from lookalike.models.base import Extractor
+from lookalike.models.base import Encoder
 from lookalike.models.preprocessing import ImageLimits, decode_image
 
 COUNT = 24
@@ -31,26 +31,26 @@ def main() -> None:
     options = parser.parse_args()
     weights, model, size = options.weights, options.model, options.size
     announce(f"Decoding, {model} with {weights} weights at {size}")
-    from lookalike.models.torchvision_extractor import TorchvisionExtractor  # noqa: PLC0415
+    from lookalike.models.torchvision_encoder import TorchvisionEncoder  # noqa: PLC0415
 
-    extractor = TorchvisionExtractor(model, weights=weights, input_size=size, precision="float32")
+    encoder = TorchvisionEncoder(model, weights=weights, input_size=size, precision="float32")
     grainy = pictures(4 if options.quick else COUNT, CAMERA)
     for name, files in (("soft", [soften(data) for data in grainy]), ("grainy", grainy)):
-        compare(f"{name}, {statistics.median(map(len, files)) / 1e6:.1f} MB", files, extractor)
+        compare(f"{name}, {statistics.median(map(len, files)) / 1e6:.1f} MB", files, encoder)
 
 
-def compare(name: str, files: list[bytes], extractor: Extractor) -> None:
+def compare(name: str, files: list[bytes], encoder: Encoder) -> None:
     """Measures one kind of picture."""
 
     def reduced(data: bytes) -> Image.Image:
-        return decode_image(data, limits=ImageLimits(), decode_size=extractor.decode_size).image
+        return decode_image(data, limits=ImageLimits(), decode_size=encoder.decode_size).image
 
     def full(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data)).convert("RGB")
 
     def bare(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data))
-        image.draft(None, (extractor.decode_size, extractor.decode_size))
+        image.draft(None, (encoder.decode_size, encoder.decode_size))
         return image
 
     slow, fast, ratio = paired(
@@ -63,8 +63,8 @@ def compare(name: str, files: list[bytes], extractor: Extractor) -> None:
     )
     report(f"12-megapixel JPEG ({name}), full decode against the library's reduced decode alone",
            f"{bare_ms:.1f} ms", f"{slow:.1f} ms", ratio, "what can be reached")  # fmt: skip
-    ours = extractor.extract(np.stack([extractor.prepare(reduced(data)) for data in files]))
-    exact = extractor.extract(np.stack([extractor.prepare(full(data)) for data in files]))
+    ours = encoder.encode(np.stack([encoder.prepare(reduced(data)) for data in files]))
+    exact = encoder.encode(np.stack([encoder.prepare(full(data)) for data in files]))
     apart = 1 - np.sum(ours * exact, axis=1)  # (N,)
     others = 1 - exact @ exact.T + 2 * np.eye(len(files))  # (N, N)
     worst = float(np.max(apart / others.min(axis=1)))

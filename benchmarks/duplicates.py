@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from benchmarks.common import announce, show
 from benchmarks.results import Table
-from lookalike.models.base import Extractor
+from lookalike.models.base import Encoder
 from lookalike.models.preprocessing import ImageLimits, decode_image, make_thumbnail
 from lookalike.services.duplicates.pixels import reduced, same_pixels
 from lookalike.services.duplicates.service import THRESHOLD
@@ -71,9 +71,9 @@ def main() -> None:
         f"Duplicates, {arguments.model} with {Path(arguments.weights).name} weights at "
         f"{arguments.input_size}, {arguments.count} pictures of {arguments.folder.name}"
     )
-    from lookalike.models.torchvision_extractor import TorchvisionExtractor  # noqa: PLC0415
+    from lookalike.models.torchvision_encoder import TorchvisionEncoder  # noqa: PLC0415
 
-    extractor = TorchvisionExtractor(
+    encoder = TorchvisionEncoder(
         arguments.model,
         weights=arguments.weights,
         input_size=arguments.input_size,
@@ -83,8 +83,8 @@ def main() -> None:
     chosen = random.Random(arguments.seed).sample(files, min(arguments.count, len(files)))
     images = [decode_image(file.read_bytes(), limits=ImageLimits(), decode_size=2**16).image
               for file in chosen]  # fmt: skip
-    originals = see([file.read_bytes() for file in chosen], extractor)
-    report(originals, images, extractor)
+    originals = see([file.read_bytes() for file in chosen], encoder)
+    report(originals, images, encoder)
 
 
 def parse() -> argparse.Namespace:
@@ -106,23 +106,23 @@ def encode(image: Image.Image, quality: int) -> bytes:
     return out.getvalue()
 
 
-def see(files: list[bytes], extractor: Extractor) -> Seen:
+def see(files: list[bytes], encoder: Encoder) -> Seen:
     """Reads files as the service does, and hashes them."""
     vectors, hashes, cells, ratios = [], [], [], []
     for start in range(0, len(files), BATCH):
         prepared = []
         for data in files[start : start + BATCH]:
-            decoded = decode_image(data, limits=ImageLimits(), decode_size=extractor.decode_size)
-            prepared.append(extractor.prepare(decoded.image))
+            decoded = decode_image(data, limits=ImageLimits(), decode_size=encoder.decode_size)
+            prepared.append(encoder.prepare(decoded.image))
             thumbnail = Image.open(io.BytesIO(make_thumbnail(decoded.image)))
             cells.append(reduced(thumbnail.convert("RGB")))
             hashes.append(imagehash.phash(Image.open(io.BytesIO(data))).hash.ravel())
             ratios.append(decoded.width / decoded.height)
-        vectors.append(extractor.extract(np.stack(prepared)))
+        vectors.append(encoder.encode(np.stack(prepared)))
     return Seen(np.concatenate(vectors), np.stack(hashes), np.stack(cells), np.array(ratios))
 
 
-def report(originals: Seen, images: list[Image.Image], extractor: Extractor) -> None:
+def report(originals: Seen, images: list[Image.Image], encoder: Encoder) -> None:
     """Compares each change with its original, and the originals with each other."""
     count = len(images)
     pairs = np.triu_indices(count, 1)
@@ -137,7 +137,7 @@ def report(originals: Seen, images: list[Image.Image], extractor: Extractor) -> 
     rows = []
     for name, change in CHANGES.items():
         quality = 50 if name.startswith("JPEG") else 90
-        changed = see([encode(change(image), quality) for image in images], extractor)
+        changed = see([encode(change(image), quality) for image in images], encoder)
         own = np.sum(changed.vectors * originals.vectors, axis=1)
         apart = (changed.hashes != originals.hashes).sum(axis=1)
         same = np.array([

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import announce, paired, report
-from lookalike.records import Metadata, NewImage, OnConflict, Passport
+from lookalike.records import Metadata, ModelSpec, NewImage, OnConflict
 from lookalike.store.filters import Filter
 from lookalike.store.local.catalog.catalog import Catalog
 
 SHARES = {"0.1 %": 0.001, "1 %": 0.01, "10 %": 0.1, "50 %": 0.5}
 FIELDS = ("label", "price", "shop")
-PASSPORT = Passport(model="none", weights="random", weights_sha256="0" * 64, dim=8)
+SPEC = ModelSpec(model="none", weights="random", weights_sha256="0" * 64, dim=8)
 GROUP = 1000
 PUT = 64
 
@@ -109,7 +109,7 @@ def fill(path: Path, rows: int, *, group: int, fields: Sequence[str] = ()) -> fl
                      media_type="image/jpeg", bytes=40_000, metadata=described[n])
             for n in range(start, min(start + group, rows))
         ]  # fmt: skip
-        catalog.put("default", images, vectors[: len(images)], passport=PASSPORT, provenance={},
+        catalog.put("default", images, vectors[: len(images)], spec=SPEC, provenance={},
                     on_conflict=OnConflict.REPLACE)  # fmt: skip
     took = time.perf_counter() - started
     catalog.close()

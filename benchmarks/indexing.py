@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from benchmarks.common import WEB, announce, environment, paired, pictures, prepared, rate, report
-from lookalike.bootstrap import build_extractor
+from lookalike.bootstrap import build_encoder
 from lookalike.cli.backends import Job
 from lookalike.cli.local import LocalBackend
 from lookalike.config import load_settings
@@ -31,12 +31,12 @@ def main() -> None:
         files = [folder / f"{number:03}.jpg" for number in range(total)]
         for file, data in zip(files, pictures(total, WEB), strict=True):
             file.write_bytes(data)
-        extractor = build_extractor(load_settings(), cores=available_cores())
-        batch = prepared(extractor, files[:BATCH])
+        encoder = build_encoder(load_settings(), cores=available_cores())
+        batch = prepared(encoder, files[:BATCH])
         runs = count()
         ours, alone, ratio = paired(
             lambda: index(folder / f"data-{next(runs)}", files),
-            lambda: rate(total, lambda: [extractor.extract(batch) for _ in range(total // BATCH)]),
+            lambda: rate(total, lambda: [encoder.encode(batch) for _ in range(total // BATCH)]),
         )
     report("index a folder of web-size photos against batched extraction alone",
            f"{ours:.1f}/s", f"{alone:.1f}/s", ratio, "at least 0.85")  # fmt: skip

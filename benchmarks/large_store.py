@@ -29,7 +29,7 @@ from benchmarks.common import announce, report  # noqa: E402
 from benchmarks.memory import anonymous_bytes  # noqa: E402
 from benchmarks.rebuild import COLLECTION, fill  # noqa: E402
 from benchmarks.vector_files import VectorFile  # noqa: E402
-from lookalike.records import Passport  # noqa: E402
+from lookalike.records import ModelSpec  # noqa: E402
 from lookalike.store.local.index.policy import IndexPolicy  # noqa: E402 - imports FAISS
 from lookalike.store.local.local_store import LocalStore  # noqa: E402
 
@@ -45,13 +45,13 @@ def main() -> None:
         print(json.dumps(start(Path(options.start), options)))
         return
     announce(f"A store of {options.count:,} pictures, {DIM} numbers a vector")
-    passport = passport_of()
+    spec = spec_of()
     file = VectorFile(options.work, DIM)
     with tempfile.TemporaryDirectory(dir=options.work) as name:
         folder = Path(name)
         with closing(LocalStore(folder)) as store:
             began = time.perf_counter()
-            fill(store, file.vectors(options.count), passport)
+            fill(store, file.vectors(options.count), spec)
             print(
                 f"filled: {options.count / (time.perf_counter() - began):,.0f} rows/s", flush=True
             )
@@ -92,9 +92,9 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def passport_of() -> Passport:
+def spec_of() -> ModelSpec:
     """What stands for the model that made the vectors."""
-    return Passport(model="none", weights="drawn", weights_sha256="0" * 64, dim=DIM)
+    return ModelSpec(model="none", weights="drawn", weights_sha256="0" * 64, dim=DIM)
 
 
 def start(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def start(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
         def search(number: int) -> float:
             since = time.perf_counter()
-            store.search(COLLECTION, queries[number : number + 1], k=K, passport=passport_of())
+            store.search(COLLECTION, queries[number : number + 1], k=K, spec=spec_of())
             return time.perf_counter() - since
 
         first = search(0)

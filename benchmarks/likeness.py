@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.common import announce, draw, report
 from benchmarks.results import Chart
 from benchmarks.vectors import clustered
-from lookalike.bootstrap import build_decoder, build_extractors
+from lookalike.bootstrap import build_decoder, build_encoders
 from lookalike.config import load_settings
 from lookalike.cores import available_cores
 from lookalike.evaluation.datasets import open_dataset
@@ -50,11 +50,11 @@ def features(options: argparse.Namespace) -> NDArray[np.float32]:
         model=options.model, weights=options.weights, input_size=options.input_size
     )
     decoder, cores = build_decoder(settings), available_cores()
-    with closing(build_extractors(settings)) as extractors:
+    with closing(build_encoders(settings)) as encoders:
         parts = [
             extract_vectors(
                 open_dataset(folder, kind="folder", cache_dir=settings.cache_dir),
-                extractors.default,
+                encoders.default,
                 decoder,
                 cache=None,
                 cores=cores,

@@ -30,7 +30,7 @@ from benchmarks.common import announce, report  # noqa: E402
 from benchmarks.contestants import K, factory_of  # noqa: E402
 from benchmarks.open_loop import percentile  # noqa: E402
 from benchmarks.vector_files import VectorFile  # noqa: E402
-from lookalike.records import NewImage, Passport  # noqa: E402
+from lookalike.records import ModelSpec, NewImage  # noqa: E402
 from lookalike.store.local.index.policy import IndexPolicy  # noqa: E402 - imports FAISS
 from lookalike.store.local.local_store import LocalStore  # noqa: E402
 
@@ -48,16 +48,16 @@ def main() -> None:
     file = VectorFile(options.work, options.dim)
     vectors, queries = file.vectors(count), file.queries(200)
     kinds = two_types(factory_of(options.type, count, options.dim) or options.type)
-    passport = Passport(model="none", weights="drawn", weights_sha256="0" * 64, dim=options.dim)
+    spec = ModelSpec(model="none", weights="drawn", weights_sha256="0" * 64, dim=options.dim)
     announce(f"Searches beside a rebuild of {kinds[0]} over {count:,} x {options.dim}")
     with tempfile.TemporaryDirectory(dir=options.work) as name:
         folder = Path(name)
         with closing(opened(folder, kinds[0])) as store:
-            fill(store, vectors, passport)
+            fill(store, vectors, spec)
             store.rebuild(COLLECTION)
         stores = [partial(opened, folder, kind) for kind in kinds]
         figures = [
-            pair((stores[number % 2], stores[1 - number % 2]), queries, passport, seconds=seconds)
+            pair((stores[number % 2], stores[1 - number % 2]), queries, spec, seconds=seconds)
             for number in range(pairs)
         ]
     report(
@@ -100,7 +100,7 @@ def opened(folder: Path, index_type: str) -> LocalStore:
     return LocalStore(folder, policy=IndexPolicy(index_type=index_type, least=1))
 
 
-def fill(store: LocalStore, vectors: NDArray[np.float32], passport: Passport) -> None:
+def fill(store: LocalStore, vectors: NDArray[np.float32], spec: ModelSpec) -> None:
     """Puts every vector into the store, with a row that names no file."""
     for start in range(0, len(vectors), GROUP):
         block = np.ascontiguousarray(vectors[start : start + GROUP])
@@ -109,13 +109,13 @@ def fill(store: LocalStore, vectors: NDArray[np.float32], passport: Passport) ->
                      media_type="image/jpeg", width=500, height=375, bytes=40_000)
             for number in range(start, start + len(block))
         ]  # fmt: skip
-        store.put(COLLECTION, images, block, passport=passport, provenance={})
+        store.put(COLLECTION, images, block, spec=spec, provenance={})
 
 
 def pair(
     stores: tuple[Callable[[], LocalStore], Callable[[], LocalStore]],
     queries: NDArray[np.float32],
-    passport: Passport,
+    spec: ModelSpec,
     *,
     seconds: float,
 ) -> tuple[float, float]:
@@ -124,12 +124,12 @@ def pair(
     Args:
         stores: Open the store with the type that it was built as, and with another one.
         queries: (Q, dim).
-        passport: Of the collection.
+        spec: Of the collection.
         seconds: Of each run, at most.
     """
 
     def search(store: LocalStore) -> Callable[[NDArray[np.float32]], object]:
-        return lambda query: store.search(COLLECTION, query, k=K, passport=passport)
+        return lambda query: store.search(COLLECTION, query, k=K, spec=spec)
 
     with closing(stores[0]()) as store:
         quiet = latencies(search(store), queries, seconds)

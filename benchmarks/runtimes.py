@@ -32,7 +32,7 @@ from lookalike.bootstrap import open_store
 from lookalike.config import Settings, load_settings
 from lookalike.cores import available_cores
 from lookalike.media.walk import walk
-from lookalike.models.base import Extractor
+from lookalike.models.base import Encoder
 from lookalike.records import DEFAULT_COLLECTION, NewImage
 
 PARTS = ("bfloat16", "int8", "start")
@@ -76,8 +76,8 @@ def compare_bfloat16(data: Path, *, rounds: int) -> None:
         build_backbone(load_settings(**given, runtime=runtime), cores=available_cores())
         for runtime in ("openvino", "torch")
     )
-    pixels = noise(BATCH, ours.passport.input_size)
-    per_batch("ResNet-50 bfloat16, OpenVINO against torch", ours.extract, theirs.extract, pixels,
+    pixels = noise(BATCH, ours.spec.input_size)
+    per_batch("ResNet-50 bfloat16, OpenVINO against torch", ours.encode, theirs.encode, pixels,
               rounds=rounds, bound="at least 1.2")  # fmt: skip
 
 
@@ -104,8 +104,8 @@ def compare_int8(options: argparse.Namespace, data: Path, *, rounds: int) -> Non
     report(f"{options.model} int8, share of the ten nearest that stays, {found.pictures} pictures",
            told, "float32", found.overlap, "at least 0.95")  # fmt: skip
     ours = build_backbone(settings, cores=available_cores())
-    pixels = noise(BATCH, ours.passport.input_size)
-    per_batch(f"{options.model} int8, OpenVINO against torch float32, eager", ours.extract,
+    pixels = noise(BATCH, ours.spec.input_size)
+    per_batch(f"{options.model} int8, OpenVINO against torch float32, eager", ours.encode,
               plain_torch(settings), pixels, rounds=rounds, bound="at least 4")  # fmt: skip
 
 
@@ -139,11 +139,11 @@ def plain_torch(settings: Settings) -> Callable[[NDArray[np.uint8]], Any]:
     """Torchvision's network as it comes: float32, eager, nothing folded."""
     import torch  # noqa: PLC0415 - after faiss, see lookalike.cores
 
-    from lookalike.models.registry import get_spec  # noqa: PLC0415
+    from lookalike.models.registry import get_architecture  # noqa: PLC0415
     from lookalike.models.torchvision_weights import load_backbone  # noqa: PLC0415
 
     network = load_backbone(settings.model, weights=settings.weights).network
-    spec = get_spec(settings.model)
+    spec = get_architecture(settings.model)
     mean, std = (torch.tensor(three).reshape(1, 3, 1, 1) for three in (spec.mean, spec.std))
 
     def extract(batch: NDArray[np.uint8]) -> Any:
@@ -183,21 +183,21 @@ def compare_start(data: Path, *, rows: int) -> None:
            f"{ours:.0f} MB", f"{theirs:.0f} MB", ours / theirs, "at most 0.5")  # fmt: skip
 
 
-def fill(settings: Settings, extractor: Extractor, rows: int) -> None:
+def fill(settings: Settings, encoder: Encoder, rows: int) -> None:
     """Puts rows with random unit vectors into the data folder."""
     rng = np.random.default_rng(0)
     store = open_store(settings)
     store.load()
     for start in range(0, rows, GROUP):
-        vectors = rng.standard_normal((GROUP, extractor.dim), dtype=np.float32)
+        vectors = rng.standard_normal((GROUP, encoder.dim), dtype=np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         images = [
             NewImage(id=f"{number:06}", sha256=f"{number:064x}", filename=f"{number}.jpg",
                      media_type="image/jpeg", width=500, height=375, bytes=50_000)
             for number in range(start, start + GROUP)
         ]  # fmt: skip
-        store.put(DEFAULT_COLLECTION, images, vectors, passport=extractor.passport,
-                  provenance=extractor.provenance)  # fmt: skip
+        store.put(DEFAULT_COLLECTION, images, vectors, spec=encoder.spec,
+                  provenance=encoder.provenance)  # fmt: skip
     store.close()
 
 

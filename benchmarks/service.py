@@ -80,13 +80,13 @@ def against_the_library(folder: Path, files: list[Path], requests: int) -> None:
     port = free_port()
     services = build_services(load_settings(data_dir=folder / "direct"))
     fill(services, files)
-    extractor = services.extractors.default.extractor
-    batch = prepared(extractor, files[:CLIENTS])
+    encoder = services.encoders.default.encoder
+    batch = prepared(encoder, files[:CLIENTS])
     with service(folder / "data-library", files, port):
         served, alone, ratio = paired(
             lambda: load(port, CLIENTS, requests, files)["per_second"],
             lambda: rate(
-                requests, lambda: [extractor.extract(batch) for _ in range(requests // CLIENTS)]
+                requests, lambda: [encoder.encode(batch) for _ in range(requests // CLIENTS)]
             ),
         )
         report(f"{CLIENTS} clients, service against batched extraction alone",

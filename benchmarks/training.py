@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import WEB, announce, environment, report
-from lookalike.bootstrap import build_decoder, build_extractors
+from lookalike.bootstrap import build_decoder, build_encoders
 from lookalike.config import load_settings
 from lookalike.cores import available_cores
 from lookalike.evaluation.datasets import open_dataset
@@ -102,11 +102,11 @@ def extracted(folder: Path) -> tuple[VectorSet, float]:
     """The vectors of all pictures, and how many seconds they took once the network is loaded."""
     settings = load_settings()
     dataset = open_dataset(str(folder), kind="folder", cache_dir=settings.cache_dir)
-    with closing(build_extractors(settings)) as extractors:
+    with closing(build_encoders(settings)) as encoders:
         started = time.perf_counter()
         vectors = extract_vectors(
             dataset,
-            extractors.default,
+            encoders.default,
             build_decoder(settings),
             cache=None,
             cores=available_cores(),

@@ -13,13 +13,13 @@ import torchvision
 
 from lookalike import backbones, bootstrap, converting
 from lookalike.backbones import build_backbone, choose_runtime
-from lookalike.bootstrap import build_extractors, build_services
+from lookalike.bootstrap import build_encoders, build_services
 from lookalike.config import load_settings
 from lookalike.errors import ConfigurationError, WeightsNotFoundError
 from lookalike.model_recipes import recipe_of, settings_of
 from lookalike.models import openvino_runtime
-from lookalike.models.openvino_extractor import OpenVinoExtractor
-from lookalike.models.torchvision_extractor import TorchvisionExtractor
+from lookalike.models.openvino_encoder import OpenVinoEncoder
+from lookalike.models.torchvision_encoder import TorchvisionEncoder
 from tests.servers import clean_environment
 
 MODEL = {"model": "resnet18", "weights": "random", "input_size": 32, "device": "cpu"}
@@ -126,10 +126,10 @@ def test_color_needs_neither():
 def test_a_collection_by_color_stays_searchable_beside_a_network_that_is_compiled(monkeypatch):
     made = []
     monkeypatch.setattr(bootstrap, "CollectionModels", lambda *_, make, **__: made.append(make))
-    extractors = build_extractors(settings())
-    bootstrap._models(settings(compile=True), extractors, None, cores=1, keep=False)
-    extractors.close()
-    assert made[0]({"model": "color"}).passport.model == "color"
+    encoders = build_encoders(settings())
+    bootstrap._models(settings(compile=True), encoders, None, cores=1, keep=False)
+    encoders.close()
+    assert made[0]({"model": "color"}).spec.model == "color"
 
 
 def test_a_collection_by_color_stays_searchable_beside_an_int8_network():
@@ -138,25 +138,25 @@ def test_a_collection_by_color_stays_searchable_beside_an_int8_network():
     assert recipe_of(service, {"model": "color"})["int8"] is False
     assert recipe_of(service)["int8"] is True
     for recipe in ({"model": "color", "int8": True}, {"model": "color"}):
-        assert build_backbone(settings_of(service, recipe), cores=1).passport.model == "color"
-        assert build_backbone(settings_of(settings(), recipe), cores=1).passport.model == "color"
+        assert build_backbone(settings_of(service, recipe), cores=1).spec.model == "color"
+        assert build_backbone(settings_of(settings(), recipe), cores=1).spec.model == "color"
 
 
 SERVICE = """
 import sys
 import numpy as np
 from lookalike.api.main import create_app
-from lookalike.bootstrap import build_extractors, build_services
+from lookalike.bootstrap import build_encoders, build_services
 from lookalike.config import load_settings
 import lookalike.cli.serve
 
 services = build_services(load_settings(), read_only=len(sys.argv) > 1)
 services.canary.check()
-live = services.extractors.default
+live = services.encoders.default
 vector = live.batcher.embed(np.full((32, 32, 3), 7, np.uint8))
 np.save("vector.npy", vector)
-assert live.extractor.provenance["runtime"] == "openvino"
-print(vector.shape, live.passport.digest)
+assert live.encoder.provenance["runtime"] == "openvino"
+print(vector.shape, live.spec.digest)
 services.close()
 assert "torch" not in sys.modules and "nncf" not in sys.modules, "imported"
 """
@@ -178,9 +178,9 @@ def start(folder, *words, **options):
 
 def test_a_service_with_a_converted_network_needs_no_torch(converted):
     start(converted)
-    expected = TorchvisionExtractor(
-        "resnet18", "random", input_size=32, precision="float32"
-    ).extract(np.full((1, 32, 32, 3), 7, np.uint8))
+    expected = TorchvisionEncoder("resnet18", "random", input_size=32, precision="float32").encode(
+        np.full((1, 32, 32, 3), 7, np.uint8)
+    )
     assert float(np.load("vector.npy") @ expected[0]) >= 0.99999
 
 
@@ -214,11 +214,11 @@ def test_with_a_head_it_needs_none_either(converted, tmp_path):
     from lookalike.models.head import Head, HeadSpec
     from lookalike.models.heads import save_head
 
-    passport = build_backbone(settings(converted), cores=1).passport
+    spec = build_backbone(settings(converted), cores=1).spec
     spec = HeadSpec(dim_in=512, dim_out=8)
     tensors = {name: np.ones(shape, np.float32) for name, shape in spec.shapes().items()}
     tensors["0.weight"] = np.random.default_rng(0).normal(size=(8, 512)).astype(np.float32)
-    path = save_head(Head(spec, tensors, backbone=passport), tmp_path / "head.safetensors")
+    path = save_head(Head(spec, tensors, backbone=spec), tmp_path / "head.safetensors")
     assert start(converted, head=path).stdout.startswith("(8,)")
 
 
@@ -228,14 +228,14 @@ def test_kept_networks_are_used_and_not_written_again(converted, monkeypatch):
     monkeypatch.setattr("lookalike.models.openvino_convert.convert", None)
     for keep in (True, False):
         built = build_backbone(settings(converted, runtime="openvino"), cores=1, keep=keep)
-        assert isinstance(built, OpenVinoExtractor)
+        assert isinstance(built, OpenVinoEncoder)
     assert sorted((converted / "models").rglob("*")) == before
 
 
 def test_what_only_reads_writes_nothing(tmp_path):
     build_services(settings(model="color")).close()
     services = build_services(settings(runtime="openvino"), read_only=True)
-    assert services.extractors.default.extractor.provenance["runtime"] == "openvino"
+    assert services.encoders.default.encoder.provenance["runtime"] == "openvino"
     services.close()
     assert not (tmp_path / "data" / "models").exists()
 
@@ -256,7 +256,7 @@ def test_a_damaged_network_is_converted_anew(converted, caplog):
     assert "converting" not in caplog.text
     batch = np.full((1, 32, 32, 3), 7, np.uint8)
     # Not equal to the bit on every CPU: each compilation may choose other kernels.
-    np.testing.assert_allclose(again.extract(batch), built.extract(batch), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(again.encode(batch), built.encode(batch), rtol=0, atol=1e-6)
 
 
 def test_a_folder_that_takes_no_files_does_not_keep_the_service_from_starting(tmp_path, caplog):
@@ -269,7 +269,7 @@ def test_a_folder_that_takes_no_files_does_not_keep_the_service_from_starting(tm
 
 def test_changed_weights_never_meet_the_old_network(tmp_path):
     path = tmp_path / "mine.safetensors"
-    passports = []
+    specs = []
     for seed in (1, 2, 1):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -277,14 +277,14 @@ def test_changed_weights_never_meet_the_old_network(tmp_path):
         safetensors.torch.save_file(state, path)
         given = settings(weights=str(path), runtime="openvino", precision="float32")
         built = build_backbone(given, cores=1, keep=True)
-        torchs = TorchvisionExtractor(
+        torchs = TorchvisionEncoder(
             "resnet18", str(path), input_size=32, precision="float32", device="cpu"
         )
-        assert built.passport == torchs.passport
+        assert built.spec == torchs.spec
         batch = np.full((1, 32, 32, 3), 7, np.uint8)
-        assert float(built.extract(batch)[0] @ torchs.extract(batch)[0]) >= 0.99999
-        passports.append(built.passport.digest)
-    assert passports[0] == passports[2] != passports[1]
+        assert float(built.encode(batch)[0] @ torchs.encode(batch)[0]) >= 0.99999
+        specs.append(built.spec.digest)
+    assert specs[0] == specs[2] != specs[1]
     assert len(list((tmp_path / "data" / "models").iterdir())) == 2
     path.unlink()
     with pytest.raises(WeightsNotFoundError):

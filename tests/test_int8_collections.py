@@ -14,7 +14,7 @@ import pytest
 
 from lookalike.bootstrap import Services, build_services
 from lookalike.config import Settings, load_settings
-from lookalike.errors import PassportMismatchError
+from lookalike.errors import SpecMismatchError
 from lookalike.media.sources import PictureSource
 from lookalike.model_recipes import recipe_of
 from lookalike.quantizing import keep_quantized, quantize_model
@@ -62,7 +62,7 @@ def index(services: Services, pictures: list[Path], collection: str = "default")
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path]) -> list[Path]:
-    """Two int8 networks of the same settings, the later one last: folders named by passports."""
+    """Two int8 networks of the same settings, the later one last: folders named by specs."""
     data = tmp_path_factory.mktemp("networks")
     made = []
     for count in (30, 31):
@@ -75,7 +75,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path]) -> 
 
 
 def keep(settings: Settings, network: Path) -> str:
-    """Puts an int8 network where quantizing does; gives the passport's digest."""
+    """Puts an int8 network where quantizing does; gives the spec's digest."""
     shutil.copytree(network, settings.data_dir / "models" / network.name)
     os.utime(settings.data_dir / "models" / network.name / "manifest.json")
     return network.name
@@ -87,12 +87,12 @@ def move(services: Services, at_step: Callable[[], None] = lambda: None, **model
 
 
 def served_by(services: Services, picture: Path, collection: str = "default") -> str:
-    """Searches for a picture of the collection, and gives the digest of the passport."""
+    """Searches for a picture of the collection, and gives the digest of the spec."""
     with picture.open("rb") as file:
         found = services.search.search(file, SearchOptions(k=1, collection=collection))
     assert [match.record.id for match in found.matches] == [picture.stem]
     assert found.matches[0].score > 0.9999
-    return found.passport.digest
+    return found.spec.digest
 
 
 def test_a_collection_keeps_its_network(
@@ -110,7 +110,7 @@ def test_a_collection_keeps_its_network(
         index(services, pictures[6:8])
         assert served_by(services, pictures[7]) == first
     with serving(settings("int8")) as services:
-        assert services.extractors.default.passport.digest == second
+        assert services.encoders.default.spec.digest == second
         assert served_by(services, few[2]) == first
         move(services)
         assert served_by(services, few[2]) == second
@@ -128,7 +128,7 @@ def test_searches_go_on_while_a_collection_in_floats_moves(
         index(services, pictures[:6])
         floats = served_by(services, pictures[0])
     with serving(settings("int8")) as services:
-        with pytest.raises(PassportMismatchError, match="int8"):
+        with pytest.raises(SpecMismatchError, match="int8"):
             served_by(services, pictures[0])
         seen: list[str] = []
         move(services, lambda: seen.append(served_by(services, pictures[0])))
@@ -167,7 +167,7 @@ def test_a_network_that_is_gone_is_said(
         move(services, int8=True)
     next((settings().data_dir / "models" / first).glob("*.bin")).write_bytes(b"")
     with serving(settings()) as services:
-        with pytest.raises(PassportMismatchError):
+        with pytest.raises(SpecMismatchError):
             served_by(services, pictures[0])
         assert f"The int8 network {first} is not in" in caplog.text
         move(services)

@@ -14,20 +14,20 @@ from lookalike.config import Settings
 from lookalike.converting import float_network, models_folder, settled_origin
 from lookalike.errors import ConfigurationError
 from lookalike.models import openvino_files, openvino_runtime
-from lookalike.models.base import Extractor
+from lookalike.models.base import Encoder
 from lookalike.models.openvino_files import KeptNetwork
 
 
 def build_backbone(
     settings: Settings, *, cores: int, keep: bool = False, quantized: str | None = None
-) -> Extractor:
+) -> Encoder:
     """Builds the network that the settings name, without a head.
 
     Args:
         settings: What was asked for.
         cores: CPU threads of one call.
         keep: Whether a network that is converted is kept in the data folder.
-        quantized: Which int8 network, where the precision is int8: the digest of its passport. The
+        quantized: Which int8 network, where the precision is int8: the digest of its spec. The
             newest of these settings unless given.
 
     Raises:
@@ -36,16 +36,16 @@ def build_backbone(
     """
     if settings.model == "color":
         _refuse_for_color(settings)
-        from lookalike.models.color_extractor import ColorExtractor  # noqa: PLC0415 - as below
+        from lookalike.models.color_encoder import ColorEncoder  # noqa: PLC0415 - as below
 
-        return ColorExtractor()
+        return ColorEncoder()
     if choose_runtime(settings) == "openvino":
         return _openvino_backbone(settings, cores=cores, keep=keep, quantized=quantized)
-    from lookalike.models.torchvision_extractor import (  # noqa: PLC0415 - imports torch
-        TorchvisionExtractor,
+    from lookalike.models.torchvision_encoder import (  # noqa: PLC0415 - imports torch
+        TorchvisionEncoder,
     )
 
-    return TorchvisionExtractor(
+    return TorchvisionEncoder(
         settings.model,
         weights=settings.weights,
         pooling=settings.pooling,
@@ -69,16 +69,16 @@ def _refuse_for_color(settings: Settings) -> None:
             )
 
 
-def put_head(backbone: Extractor, path: Path) -> Extractor:
-    """Puts a head that is kept in a file on an extractor.
+def put_head(backbone: Encoder, path: Path) -> Encoder:
+    """Puts a head that is kept in a file on an encoder.
 
     Raises:
         WeightsError: The file cannot be used, or belongs to another network.
     """
-    from lookalike.models.headed_extractor import HeadedExtractor  # noqa: PLC0415 - as needed
+    from lookalike.models.headed_encoder import HeadedEncoder  # noqa: PLC0415 - as needed
     from lookalike.models.heads import load_head  # noqa: PLC0415
 
-    return HeadedExtractor(backbone, load_head(path))
+    return HeadedEncoder(backbone, load_head(path))
 
 
 def choose_runtime(settings: Settings) -> Literal["torch", "openvino"]:
@@ -142,19 +142,19 @@ def _cuda_devices() -> int:
 
 def _openvino_backbone(
     settings: Settings, *, cores: int, keep: bool, quantized: str | None
-) -> Extractor:
-    from lookalike.models.openvino_extractor import OpenVinoExtractor  # noqa: PLC0415 - as needed
+) -> Encoder:
+    from lookalike.models.openvino_encoder import OpenVinoEncoder  # noqa: PLC0415 - as needed
 
     if settings.precision == "int8":
         kept = _int8_network(settings, quantized)
-        return OpenVinoExtractor(kept.xml, passport=kept.passport, threads=cores)
+        return OpenVinoEncoder(kept.xml, spec=kept.spec, threads=cores)
     precision = openvino_runtime.choose_float(settings.precision)
-    network, passport = float_network(settings, keep=keep)
-    return OpenVinoExtractor(network, passport=passport, precision=precision, threads=cores)
+    network, spec = float_network(settings, keep=keep)
+    return OpenVinoEncoder(network, spec=spec, precision=precision, threads=cores)
 
 
 def _int8_network(settings: Settings, digest: str | None) -> KeptNetwork:
-    """The network of a passport, or the newest of these settings."""
+    """The network of a spec, or the newest of these settings."""
     folder = models_folder(settings)
     if digest is not None:
         if kept := openvino_files.open_network(folder, digest):

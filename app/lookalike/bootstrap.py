@@ -18,8 +18,8 @@ from lookalike.files.data_folder import require_data_folder
 from lookalike.media.fetch_guard import FetchGuard
 from lookalike.media.fetching import Fetcher
 from lookalike.model_recipes import keep_head, quantized_of, recipe_of, settings_of
-from lookalike.models.base import Extractor
-from lookalike.models.extractors import Extractors
+from lookalike.models.base import Encoder
+from lookalike.models.encoders import Encoders
 from lookalike.models.preprocessing import ImageDecoder, ImageLimits
 from lookalike.services.collection_models import CollectionModels
 from lookalike.services.duplicates.service import DuplicateService
@@ -48,7 +48,7 @@ class Services:
     """Everything that the shells call; `close` lets go of it all."""
 
     settings: Settings
-    extractors: Extractors
+    encoders: Encoders
     store: Store
     files: LocalFiles
     search: SearchService
@@ -67,7 +67,7 @@ class Services:
         """Finishes what waits, saves, and lets go of the data folder."""
         with contextlib.ExitStack() as parts:  # from the last to the first, whatever one raises
             parts.callback(self.store.close)
-            parts.callback(self.extractors.close)
+            parts.callback(self.encoders.close)
             parts.callback(self.indexing.close)
             parts.callback(self.recall_meter.close)
             if self.maintenance is not None:
@@ -79,7 +79,7 @@ class Services:
 def build_services(
     settings: Settings,
     *,
-    extractors: Extractors | None = None,
+    encoders: Encoders | None = None,
     store: Store | None = None,
     read_only: bool = False,
     on_batch: Callable[[int, float], None] | None = None,
@@ -88,7 +88,7 @@ def build_services(
 
     Args:
         settings: What was asked for.
-        extractors: Used instead of what the settings name; the caller's to describe, ours to close.
+        encoders: Used instead of what the settings name; the caller's to describe, ours to close.
         store: Used instead of the local store.
         read_only: Change nothing in the data folder, which another process may own.
         on_batch: Told the size and the seconds of every batch that was embedded.
@@ -105,13 +105,13 @@ def build_services(
             store = open_store(settings, read_only=read_only)
             undo.callback(store.close)
         store.load()
-        if extractors is None:
-            extractors = build_extractors(settings, keep=not read_only, on_batch=on_batch)
-            undo.callback(extractors.close)
-        models = _models(settings, extractors, store, cores=cores, keep=not read_only)
+        if encoders is None:
+            encoders = build_encoders(settings, keep=not read_only, on_batch=on_batch)
+            undo.callback(encoders.close)
+        models = _models(settings, encoders, store, cores=cores, keep=not read_only)
         models.restore()
         services = _assemble(
-            settings, extractors, store, models=models, cores=cores, tidy=not read_only
+            settings, encoders, store, models=models, cores=cores, tidy=not read_only
         )
         undo.pop_all()
     return services
@@ -149,24 +149,24 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     )
 
 
-def build_extractors(
+def build_encoders(
     settings: Settings,
     *,
     keep: bool = False,
     on_batch: Callable[[int, float], None] | None = None,
-) -> Extractors:
-    """Loads the network that the settings name, behind its queue; `keep` as `build_extractor`."""
-    return Extractors(
-        build_extractor(settings, cores=settings.threads or available_cores(), keep=keep),
+) -> Encoders:
+    """Loads the network that the settings name, behind its queue; `keep` as `build_encoder`."""
+    return Encoders(
+        build_encoder(settings, cores=settings.threads or available_cores(), keep=keep),
         max_batch=settings.max_batch,
         queue_size=settings.queue_size,
         on_batch=on_batch,
     )
 
 
-def build_extractor(
+def build_encoder(
     settings: Settings, *, cores: int, keep: bool = False, quantized: str | None = None
-) -> Extractor:
+) -> Encoder:
     """Loads the network that the settings name, and its head.
 
     Args:
@@ -207,7 +207,7 @@ def _fetcher(settings: Settings, folder: Path) -> Fetcher | None:
 
 def _assemble(
     settings: Settings,
-    extractors: Extractors,
+    encoders: Encoders,
     store: Store,
     *,
     models: CollectionModels,
@@ -216,7 +216,7 @@ def _assemble(
 ) -> Services:
     files, decoder = LocalFiles(settings.data_dir), build_decoder(settings)
     meter = RecallMeter(store, share=settings.recall_sample if tidy else 0.0)
-    search = SearchService(extractors, store, decoder, meter=meter)
+    search = SearchService(encoders, store, decoder, meter=meter)
     pictures = PictureService(store, files, decoder, max_metadata_bytes=settings.max_metadata_bytes)
     gate = PutGate()
     reembedding = ReembeddingService(
@@ -229,7 +229,7 @@ def _assemble(
         batch=settings.max_batch,
     )
     indexing = IndexingService(
-        extractors,
+        encoders,
         store,
         files,
         decoder,
@@ -245,7 +245,7 @@ def _assemble(
     handlers = {"reembed": reembedding.as_job, **imports.handlers}
     return Services(
         settings=settings,
-        extractors=extractors,
+        encoders=encoders,
         store=store,
         files=files,
         search=search,
@@ -256,7 +256,7 @@ def _assemble(
         duplicates=DuplicateService(store, pictures),
         reembedding=reembedding,
         jobs=JobService(store.jobs, handlers, ended=imports.ended),
-        canary=Canary(extractors, store, timeout_s=settings.ready_timeout),
+        canary=Canary(encoders, store, timeout_s=settings.ready_timeout),
         recall_meter=meter,
         maintenance=Maintenance(store, files) if tidy else None,
     )
@@ -275,14 +275,14 @@ def _imports(settings: Settings, indexing: IndexingService, files: LocalFiles) -
 
 
 def _models(
-    settings: Settings, extractors: Extractors, store: Store, *, cores: int, keep: bool
+    settings: Settings, encoders: Encoders, store: Store, *, cores: int, keep: bool
 ) -> CollectionModels:
-    def make(recipe: Recipe) -> Extractor:
+    def make(recipe: Recipe) -> Encoder:
         own = settings_of(settings, recipe)
-        return build_extractor(own, cores=cores, keep=keep, quantized=quantized_of(recipe))
+        return build_encoder(own, cores=cores, keep=keep, quantized=quantized_of(recipe))
 
     return CollectionModels(
-        extractors,
+        encoders,
         store,
         make=make,
         default_recipe=recipe_of(settings),

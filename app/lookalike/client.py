@@ -101,7 +101,7 @@ class Lookalike:
 
         Raises:
             ConfigurationError: A path does not exist.
-            PassportMismatchError: The collection was made by another model.
+            SpecMismatchError: The collection was made by another model.
         """
 
         def described(found: Found) -> dict[str, Any] | None:

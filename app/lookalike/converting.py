@@ -18,8 +18,8 @@ from lookalike.errors import LookalikeError
 from lookalike.models import openvino_files, openvino_runtime
 from lookalike.models.choices import check_choices
 from lookalike.models.openvino_files import KeptNetwork, Origin
-from lookalike.models.registry import get_spec
-from lookalike.records import Passport
+from lookalike.models.registry import get_architecture
+from lookalike.records import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def settled_origin(settings: Settings) -> Origin:
     Raises:
         ConfigurationError: A setting cannot work; `WeightsError` where the weights cannot.
     """
-    size = settings.input_size or get_spec(settings.model).input_size
+    size = settings.input_size or get_architecture(settings.model).input_size
     check_choices(pooling=settings.pooling, resize=settings.resize, input_size=size)
     return openvino_files.origin_of(
         settings.model,
@@ -53,7 +53,7 @@ def settled_origin(settings: Settings) -> Origin:
     )
 
 
-def float_network(settings: Settings, *, keep: bool) -> tuple[Any, Passport]:
+def float_network(settings: Settings, *, keep: bool) -> tuple[Any, ModelSpec]:
     """The settings' network for OpenVINO: the kept one, or converted now.
 
     Args:
@@ -61,7 +61,7 @@ def float_network(settings: Settings, *, keep: bool) -> tuple[Any, Passport]:
         keep: Whether one that is converted is kept in the data folder.
 
     Returns:
-        The path of its .xml file or, where it is not kept, the network; and its passport.
+        The path of its .xml file or, where it is not kept, the network; and its spec.
 
     Raises:
         WeightsError: The weights cannot be used.
@@ -70,7 +70,7 @@ def float_network(settings: Settings, *, keep: bool) -> tuple[Any, Passport]:
     if kept is None and keep and "torch" not in sys.modules:
         _convert_apart(settings)
         kept = _kept_float(settings)
-    return _convert_here(settings, keep=keep) if kept is None else (kept.xml, kept.passport)
+    return _convert_here(settings, keep=keep) if kept is None else (kept.xml, kept.spec)
 
 
 def _kept_float(settings: Settings) -> KeptNetwork | None:
@@ -81,7 +81,7 @@ def _kept_float(settings: Settings) -> KeptNetwork | None:
     )
 
 
-def _convert_here(settings: Settings, *, keep: bool) -> tuple[Any, Passport]:
+def _convert_here(settings: Settings, *, keep: bool) -> tuple[Any, ModelSpec]:
     log.info("converting %s for OpenVINO, once", settings.model)
     started = time.monotonic()
     from lookalike.models.openvino_convert import convert  # noqa: PLC0415 - for torch
@@ -98,8 +98,8 @@ def _convert_here(settings: Settings, *, keep: bool) -> tuple[Any, Passport]:
     network = convert(source.network, input_size=origin.input_size)
     log.info("converted %s in %.1f s", settings.model, time.monotonic() - started)
     if keep and settled_origin(settings) == origin:  # else the file was changed meanwhile
-        keep_network(settings, origin, source.passport, network)
-    return network, source.passport
+        keep_network(settings, origin, source.spec, network)
+    return network, source.spec
 
 
 def _convert_apart(settings: Settings) -> None:
@@ -158,7 +158,7 @@ def convert_for(given: str) -> None:
 def keep_network(
     settings: Settings,
     origin: Origin,
-    passport: Passport,
+    spec: ModelSpec,
     network: Any,
     *,
     notes: Mapping[str, Any] | None = None,
@@ -169,7 +169,7 @@ def keep_network(
         kept = openvino_files.keep_network(
             models_folder(settings),
             origin,
-            passport,
+            spec,
             openvino=openvino_runtime.installed_version(),
             save=lambda path: openvino.save_model(network, path, compress_to_fp16=False),
             notes=notes,

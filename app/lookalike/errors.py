@@ -24,12 +24,12 @@ LookalikeError
 ├── NotFoundError
 │   ├── ImageNotFoundError
 │   ├── CollectionNotFoundError
-│   ├── EmbeddingSetNotFoundError no vectors of this collection under this passport
+│   ├── EmbeddingSetNotFoundError no vectors of this collection under this spec
 │   ├── JobNotFoundError
 │   └── OriginalNotKeptError      the picture is known, its original file is not here
 ├── ConflictError
 │   ├── ImageExistsError          the id is taken, and on_conflict is `error`
-│   ├── PassportMismatchError     vectors made by another model
+│   ├── SpecMismatchError     vectors made by another model
 │   └── ReembeddingIncompleteError  pictures without a vector by the new model
 ├── UnauthorizedError             no key, or a wrong one
 ├── UnavailableError
@@ -201,7 +201,7 @@ class CollectionNotFoundError(NotFoundError):
 
 
 class EmbeddingSetNotFoundError(NotFoundError):
-    """The collection has no embedding set under this passport."""
+    """The collection has no embedding set under this spec."""
 
     code = "embedding_set_not_found"
 
@@ -230,7 +230,7 @@ class ImageExistsError(ConflictError):
     code = "image_exists"
 
 
-class PassportMismatchError(ConflictError):
+class SpecMismatchError(ConflictError):
     """A collection's vectors were made by another model than the one asked for."""
 
     code = "passport_mismatch"

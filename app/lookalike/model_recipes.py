@@ -1,4 +1,4 @@
-"""How to make an extractor again: the settings that decide its passport, as JSON."""
+"""How to make an encoder again: the settings that decide its spec, as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lookalike.config import Settings
 from lookalike.errors import InvalidParameterError
 from lookalike.models.head import Head
 from lookalike.models.heads import save_head
-from lookalike.models.registry import SPECS
+from lookalike.models.registry import ARCHITECTURES
 from lookalike.services.collection_models import INT8, RECIPE_SETTINGS
 
 
@@ -29,12 +29,12 @@ def recipe_of(settings: Settings, given: Mapping[str, Any] | None = None) -> dic
     """
     values = {name: getattr(settings, name) for name in RECIPE_SETTINGS}
     values |= {INT8: settings.precision == INT8} | dict(given or {})
-    known = {*SPECS, "color"}
+    known = {*ARCHITECTURES, "color"}
     if values["model"] not in known:
         raise InvalidParameterError(
-            f"There is no model {values['model']!r}; choose from {', '.join(sorted(SPECS))}"
+            f"There is no model {values['model']!r}; choose from {', '.join(sorted(ARCHITECTURES))}"
         )
-    values[INT8] = values[INT8] if values["model"] in SPECS else False
+    values[INT8] = values[INT8] if values["model"] in ARCHITECTURES else False
     for name in ("weights", "head"):
         if values[name] is not None:
             values[name] = _absolute(str(values[name]))
@@ -57,7 +57,7 @@ def settings_of(settings: Settings, recipe: Mapping[str, Any]) -> Settings:
 
 
 def quantized_of(recipe: Mapping[str, Any]) -> str | None:
-    """The int8 network that a recipe names by its passport's digest; None where it names none."""
+    """The int8 network that a recipe names by its spec's digest; None where it names none."""
     named = recipe.get(INT8)
     return named if isinstance(named, str) else None
 

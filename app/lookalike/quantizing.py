@@ -19,13 +19,13 @@ from lookalike.converting import float_network, keep_network, settled_origin
 from lookalike.cores import available_cores
 from lookalike.errors import ConfigurationError, InvalidImageError, StorageError
 from lookalike.media.sources import PictureSource
-from lookalike.models.base import Extractor, Prepared, Vectors
-from lookalike.models.openvino_extractor import OpenVinoExtractor
+from lookalike.models.base import Encoder, Prepared, Vectors
+from lookalike.models.openvino_encoder import OpenVinoEncoder
 from lookalike.models.openvino_files import Origin
 from lookalike.models.openvino_quantize import Agreement, agreement, quantize
 from lookalike.models.openvino_runtime import installed_version, read_network
 from lookalike.models.preprocessing import ImageDecoder, ImageLimits
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 
 CHECKED: Final = 500
 """Most pictures that the two networks are compared on."""
@@ -46,7 +46,7 @@ class Quantized:
 
     Attributes:
         network: OpenVINO's model.
-        passport: Its own.
+        spec: Its own.
         origin: What it was made from.
         calibrated: Pictures that gave the ranges.
         agreement: With float32, on other pictures.
@@ -54,7 +54,7 @@ class Quantized:
     """
 
     network: Any
-    passport: Passport
+    spec: ModelSpec
     origin: Origin
     calibrated: int
     agreement: Agreement
@@ -82,11 +82,11 @@ def quantize_model(
         ConfigurationError: Too few pictures, or a setting that cannot work.
     """
     origin = settled_origin(settings)
-    source, passport = float_network(settings, keep=True)
+    source, spec = float_network(settings, keep=True)
     if settled_origin(settings) != origin:
         raise ConfigurationError("The weights file was changed meanwhile; run the command again")
     threads = settings.threads or available_cores()
-    before = OpenVinoExtractor(source, passport=passport, precision="float32", threads=threads)
+    before = OpenVinoEncoder(source, spec=spec, precision="float32", threads=threads)
     shuffled = random.Random(seed).sample(files, len(files))  # noqa: S311 - a choice of pictures
     batch, skipped = _read(shuffled, before, settings, pictures + CHECKED, on_progress)
     if len(batch) < 2 * LEAST_CHECKED:
@@ -101,12 +101,12 @@ def quantize_model(
         batch[:count],
         on_progress=lambda done, total: on_progress("calibrating", done, total),
     )
-    quantized = _quantized_passport(passport, batch[:count])
-    after = OpenVinoExtractor(network, passport=quantized, threads=threads)
+    quantized = _quantized_spec(spec, batch[:count])
+    after = OpenVinoEncoder(network, spec=quantized, threads=threads)
     others = batch[count : count + CHECKED]
     return Quantized(
         network=network,
-        passport=quantized,
+        spec=quantized,
         origin=replace(origin, int8=True),
         calibrated=count,
         agreement=agreement(
@@ -117,12 +117,12 @@ def quantize_model(
     )
 
 
-def _quantized_passport(passport: Passport, calibration: NDArray[np.uint8]) -> Passport:
+def _quantized_spec(spec: ModelSpec, calibration: NDArray[np.uint8]) -> ModelSpec:
     """Of an int8 network: other pictures to calibrate on, or other versions, make another one."""
     made_by = f"openvino {installed_version()} nncf {version('nncf')}"
-    made_of = hashlib.sha256(f"{passport.weights_sha256} {made_by} ".encode())
+    made_of = hashlib.sha256(f"{spec.weights_sha256} {made_by} ".encode())
     made_of.update(np.ascontiguousarray(calibration).tobytes())
-    return replace(passport, int8=True, weights_sha256=made_of.hexdigest())
+    return replace(spec, int8=True, weights_sha256=made_of.hexdigest())
 
 
 def keep_quantized(settings: Settings, made: Quantized) -> Path:
@@ -132,7 +132,7 @@ def keep_quantized(settings: Settings, made: Quantized) -> Path:
         StorageError: It cannot be written.
     """
     notes = {"calibrated": made.calibrated, **asdict(made.agreement)}
-    kept = keep_network(settings, made.origin, made.passport, made.network, notes=notes)
+    kept = keep_network(settings, made.origin, made.spec, made.network, notes=notes)
     if kept is None:
         raise StorageError("The int8 network cannot be written; make room in the data folder")
     return kept
@@ -140,7 +140,7 @@ def keep_quantized(settings: Settings, made: Quantized) -> Path:
 
 def _read(
     files: Sequence[Path],
-    extractor: Extractor,
+    encoder: Encoder,
     settings: Settings,
     wanted: int,
     on_progress: Report,
@@ -152,8 +152,8 @@ def _read(
     def prepare(file: Path) -> Prepared | str:
         try:
             with PictureSource.from_path(file).open() as opened:
-                image = decoder.decode(opened, decode_size=extractor.decode_size).image
-            return extractor.prepare(image)
+                image = decoder.decode(opened, decode_size=encoder.decode_size).image
+            return encoder.prepare(image)
         except (OSError, InvalidImageError) as exc:
             return str(exc) if str(file) in str(exc) else f"{file}: {exc}"
 
@@ -174,11 +174,11 @@ def _read(
 
 
 def _vectors(
-    extractor: Extractor, batch: NDArray[np.uint8], stage: str, on_progress: Report
+    encoder: Encoder, batch: NDArray[np.uint8], stage: str, on_progress: Report
 ) -> Vectors:
     rows = []
     for start in range(0, len(batch), _BATCH):
-        rows.append(extractor.extract(batch[start : start + _BATCH]))
+        rows.append(encoder.encode(batch[start : start + _BATCH]))
         on_progress(stage, min(start + _BATCH, len(batch)), len(batch))
     return np.concatenate(rows)
 

@@ -17,7 +17,7 @@ DEFAULT_COLLECTION = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passport:
+class ModelSpec:
     """What made a set of vectors; two sets can be compared only where it agrees.
 
     Attributes:
@@ -46,8 +46,8 @@ class Passport:
     preprocessing: int = 1
     int8: bool = False
 
-    def differences(self, other: Passport) -> dict[str, tuple[Any, Any]]:
-        """Names what keeps two passports apart: field -> (own value, other's value).
+    def differences(self, other: ModelSpec) -> dict[str, tuple[Any, Any]]:
+        """Names what keeps two specs apart: field -> (own value, other's value).
 
         Empty means that the vectors can be compared. `weights` alone never differs; where the
         digests do, both names are given beside them.
@@ -66,7 +66,7 @@ class Passport:
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> Passport:
+    def from_json(cls, text: str) -> ModelSpec:
         """Reads what `to_json` wrote; fields that are not known are ignored."""
         known = {f.name for f in fields(cls)}
         return cls(**{key: value for key, value in json.loads(text).items() if key in known})
@@ -209,15 +209,15 @@ class CollectionInfo:
     Attributes:
         name: The collection's name.
         count: Pictures in it.
-        passport: What made its active vectors.
-        provenance: Recorded beside the passport: precision, runtime, library versions.
+        spec: What made its active vectors.
+        provenance: Recorded beside the spec: precision, runtime, library versions.
         index: The index type, e.g. `Flat`.
         created_at: ISO 8601 in UTC.
     """
 
     name: str
     count: int
-    passport: Passport
+    spec: ModelSpec
     provenance: Mapping[str, str]
     index: str
     created_at: str

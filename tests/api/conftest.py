@@ -1,4 +1,4 @@
-"""The whole application over real HTTP semantics, with an extractor that needs no weights."""
+"""The whole application over real HTTP semantics, with an encoder that needs no weights."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ from lookalike.config import Settings
 from lookalike.errors import StorageFullError
 from lookalike.files.blobs import LocalFiles
 from lookalike.media import archives
-from lookalike.models.color_extractor import ColorExtractor
-from lookalike.models.extractors import Extractors
+from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.encoders import Encoders
 from lookalike.services.importing import ImportOptions, parse_dirs
 from lookalike.store.local.local_store import LocalStore
 from scripts.samples import write_samples
@@ -36,7 +36,7 @@ IN_PAIRS = {"max_batch": 2, "threads": 1}
 """One decodes after the other, so that the batches that a gate lets pass are of the first ones."""
 
 
-class Gate(ColorExtractor):
+class Gate(ColorEncoder):
     """Lets `free` batches pass, and then waits until opened."""
 
     def __init__(self, free: int = 0) -> None:
@@ -46,13 +46,13 @@ class Gate(ColorExtractor):
         self.free = free
         self.count = 0
 
-    def extract(self, batch: Any) -> Any:
+    def encode(self, batch: Any) -> Any:
         self.free -= 1
         if self.free < 0:
             self.reached.set()
             assert self.open.wait(20)
         self.count += len(batch)
-        return super().extract(batch)
+        return super().encode(batch)
 
 
 def archive(folder: Path, kind: str = "zip", *, count: int = 6, name: str = "photos") -> Path:
@@ -317,7 +317,7 @@ def test_another_model_is_said_at_once(
     first = clients(settings)
     done(first, send(first, archive(tmp_path)))
     clients.stop(first)
-    second = clients(settings, extractors=Extractors(ColorExtractor(grid=2)))
+    second = clients(settings, encoders=Encoders(ColorEncoder(grid=2)))
     answer = send(second, archive(tmp_path))
     assert (answer.status_code, answer.json()["code"]) == (409, "passport_mismatch")
     wait_for(lambda: left(settings) == [])
@@ -328,7 +328,7 @@ def test_a_restart_goes_on_where_it_was(
 ) -> None:
     quick = settings.model_copy(update=IN_PAIRS)
     gate = Gate(free=3)
-    first = clients(quick, extractors=Extractors(gate, max_batch=2))
+    first = clients(quick, encoders=Encoders(gate, max_batch=2))
     files = [(f"{n}.png", picture("mug", n)) for n in range(12)]
     files.insert(1, ("bad.png", b"no picture"))
     path = write_archive(tmp_path / "photos.tar", files)
@@ -343,7 +343,7 @@ def test_a_restart_goes_on_where_it_was(
     store.close()
     assert 0 < held < 12, "stopped too late to be a test"
     counting = Gate(free=1000)
-    second = clients(quick, extractors=Extractors(counting, max_batch=2))
+    second = clients(quick, encoders=Encoders(counting, max_batch=2))
     job = finished(second, answer.headers["location"])
     assert (job["state"], job["done"], job["total"], job["errors"]) == ("done", 13, 13, 1), job
     assert job["error_texts"][0].startswith("bad.png: ")
@@ -358,13 +358,13 @@ def test_a_restart_with_another_model_says_what_to_do(
 ) -> None:
     quick = settings.model_copy(update=IN_PAIRS)
     gate = Gate(free=3)
-    first = clients(quick, extractors=Extractors(gate, max_batch=2))
+    first = clients(quick, encoders=Encoders(gate, max_batch=2))
     address = send(first, archive(tmp_path, count=12)).headers["location"]
     assert gate.reached.wait(20)
     wait_for(lambda: first.get(address, headers=ADMIN).json()["done"] >= 2)
     gate.open.set()
     clients.stop(first)
-    second = clients(quick, extractors=Extractors(ColorExtractor(grid=2)))
+    second = clients(quick, encoders=Encoders(ColorEncoder(grid=2)))
     job = finished(second, address)
     assert job["state"] == "failed"
     assert job["message"].endswith("; then send the archive again; what is stored is skipped")
@@ -376,7 +376,7 @@ def test_what_was_deleted_meanwhile_stays_deleted(
 ) -> None:
     quick = settings.model_copy(update=IN_PAIRS)
     gate = Gate(free=3)
-    first = clients(quick, extractors=Extractors(gate, max_batch=2))
+    first = clients(quick, encoders=Encoders(gate, max_batch=2))
     files = [(f"{n}.png", picture("mug", n)) for n in range(12)]
     answer = send(first, write_archive(tmp_path / "photos.zip", files))
     assert gate.reached.wait(20)
@@ -396,7 +396,7 @@ def test_cancel_while_running_and_while_queued(
 ) -> None:
     quick = settings.model_copy(update=IN_PAIRS)
     gate = Gate(free=1)
-    client = clients(quick, extractors=Extractors(gate, max_batch=2))
+    client = clients(quick, encoders=Encoders(gate, max_batch=2))
     running = send(client, archive(tmp_path, count=12)).json()["id"]
     queued = send(client, archive(tmp_path, "tar", count=12)).json()["id"]
     assert gate.reached.wait(20)
@@ -416,7 +416,7 @@ def test_a_collection_that_is_deleted_stays_deleted(
 ) -> None:
     quick = settings.model_copy(update=IN_PAIRS)
     gate = Gate(free=2)
-    client = clients(quick, extractors=Extractors(gate, max_batch=2))
+    client = clients(quick, encoders=Encoders(gate, max_batch=2))
     path = archive(tmp_path, count=12)
     running, queued, other = (
         send(client, path, collection=name, on_conflict=what).json()["id"]
@@ -603,7 +603,7 @@ def test_a_twin_that_is_canceled_leaves_the_other_how_far_it_is(
 ) -> None:
     own = IN_PAIRS | {"import_dirs": str(photos)}
     gate = Gate(free=2)
-    client = clients(settings.model_copy(update=own), extractors=Extractors(gate, max_batch=2))
+    client = clients(settings.model_copy(update=own), encoders=Encoders(gate, max_batch=2))
     running = send_folder(client, photos).json()["id"]
     assert gate.reached.wait(20)
     wait_for(lambda: client.get(f"/jobs/{running}", headers=ADMIN).json()["done"] >= 2)

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from lookalike.config import Settings
-from lookalike.models.extractors import Extractors
+from lookalike.models.encoders import Encoders
 from scripts.samples import write_samples
 from tests.api.conftest import ADMIN, Clients, picture
 from tests.api.test_import import IN_PAIRS, Gate, archive, done, left, send, send_folder, stored
@@ -23,7 +23,7 @@ def test_a_canceled_import_says_what_was_done(
     clients: Clients, settings: Settings, tmp_path: Path
 ) -> None:
     gate = Gate(free=4)
-    client = clients(settings.model_copy(update=IN_PAIRS), extractors=Extractors(gate, max_batch=2))
+    client = clients(settings.model_copy(update=IN_PAIRS), encoders=Encoders(gate, max_batch=2))
     files = [("bad.jpg", b"no picture")]
     files += [(f"{n}.png", picture("mug", n % 10)) for n in range(12)]
     job = send(client, write_archive(tmp_path / "photos.zip", files)).json()["id"]
@@ -44,7 +44,7 @@ def test_one_that_is_canceled_before_anything_was_done_says_so(
     clients: Clients, settings: Settings, tmp_path: Path
 ) -> None:
     gate = Gate()
-    client = clients(settings.model_copy(update=IN_PAIRS), extractors=Extractors(gate, max_batch=2))
+    client = clients(settings.model_copy(update=IN_PAIRS), encoders=Encoders(gate, max_batch=2))
     job = send(client, archive(tmp_path)).json()["id"]
     assert gate.reached.wait(20)
     client.post(f"/jobs/{job}/cancel", headers=ADMIN)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from lookalike.models.color_extractor import ColorExtractor
+from lookalike.models.color_encoder import ColorEncoder
 from lookalike.models.head import Head, HeadSpec
 from lookalike.models.heads import save_head
 from tests.api.conftest import ADMIN, picture
@@ -115,13 +115,13 @@ def test_a_head_that_does_not_fit_is_said_by_the_job(
     missing = finished(client, reembed(client, head="/nowhere/head").headers["location"])
     assert missing["state"] == "failed"
     assert "/nowhere/head" in missing["message"]
-    other = ColorExtractor(grid=3)
+    other = ColorEncoder(grid=3)
     spec = HeadSpec(dim_in=other.dim, dim_out=6)
     tensors = {
         name: HEADED.head.tensors["0.bias"].mean() + 0 * _ones(shape)  # type: ignore[attr-defined]
         for name, shape in spec.shapes().items()
     }
-    path = save_head(Head(spec, tensors, backbone=other.passport), tmp_path / "o.safetensors")
+    path = save_head(Head(spec, tensors, backbone=other.spec), tmp_path / "o.safetensors")
     wrong = finished(client, reembed(client, head=str(path)).headers["location"])
     assert "another network" in wrong["message"]
     path.write_bytes(path.read_bytes()[:50])
@@ -136,7 +136,7 @@ def test_what_keeps_a_collection_from_moving_is_named(
 ) -> None:
     from lookalike import bootstrap
 
-    monkeypatch.setattr(bootstrap, "build_extractor", lambda *_, **__: ColorExtractor(grid=2))
+    monkeypatch.setattr(bootstrap, "build_encoder", lambda *_, **__: ColorEncoder(grid=2))
     for path in (settings.data_dir / "images").rglob("*.png"):
         path.unlink()
     done = finished(client, reembed(client, weights="other").headers["location"])

@@ -15,13 +15,13 @@ from lookalike.api.errors import status_of
 from lookalike.api.main import create_app
 from lookalike.api.security import load_admin_key
 from lookalike.errors import ConfigurationError, LookalikeError
-from lookalike.models.color_extractor import ColorExtractor
-from lookalike.models.extractors import Extractors
+from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.encoders import Encoders
 from lookalike.store.local.local_store import LocalStore
 from tests.api.conftest import ADMIN, ADMIN_KEY, picture
 
 
-class Gate(ColorExtractor):
+class Gate(ColorEncoder):
     """Waits before it extracts, until opened; fails where told to; counts what it is given."""
 
     def __init__(self) -> None:
@@ -30,22 +30,22 @@ class Gate(ColorExtractor):
         self.broken = False
         self.taken = 0
 
-    def extract(self, batch):
+    def encode(self, batch):
         self.taken += len(batch)
         self.open.wait(20)
         if self.broken:
             raise RuntimeError("planted")
-        return super().extract(batch)
+        return super().encode(batch)
 
 
-class Other(ColorExtractor):
-    """Another model as far as its passport says."""
+class Other(ColorEncoder):
+    """Another model as far as its spec says."""
 
     @property
-    def passport(self):
+    def spec(self):
         from dataclasses import replace
 
-        return replace(super().passport, model="other", preprocessing=2)
+        return replace(super().spec, model="other", preprocessing=2)
 
 
 JOB = "0123456789abcdef"
@@ -221,7 +221,7 @@ def test_a_collection_of_another_model_is_409_and_says_what_differs(clients, set
     first = clients(settings)
     first.post("/index", headers=ADMIN, files={"files": picture()}, data={"ids": "a"})
     clients.stop(first)
-    second = clients(settings, extractors=Extractors(Other()))
+    second = clients(settings, encoders=Encoders(Other()))
     for answer in (
         second.post("/search", files={"file": picture()}),
         second.post("/index", headers=ADMIN, files={"files": picture("fish")}),
@@ -252,7 +252,7 @@ def test_ready_runs_the_canary_and_says_what_failed(clients, settings):
     gate = Gate()
     gate.open.set()
     quick = settings.model_copy(update={"ready_timeout": 0.5})
-    client = clients(quick, extractors=Extractors(gate))
+    client = clients(quick, encoders=Encoders(gate))
     assert client.get("/health/ready").json() == {"status": "ok"}
     time.sleep(1.1)  # an answer is kept for a second
     gate.broken = True
@@ -269,17 +269,17 @@ def test_ready_runs_the_canary_and_says_what_failed(clients, settings):
 
 
 def test_ready_notices_vectors_that_change(clients, settings):
-    class Drifting(ColorExtractor):
+    class Drifting(ColorEncoder):
         drift = False
 
-        def extract(self, batch):
-            vectors = super().extract(batch)
+        def encode(self, batch):
+            vectors = super().encode(batch)
             return np.roll(vectors, 7, axis=1) if self.drift else vectors
 
-    extractor = Drifting()
-    client = clients(settings, extractors=Extractors(extractor))
+    encoder = Drifting()
+    client = clients(settings, encoders=Encoders(encoder))
     assert client.get("/health/ready").status_code == 200
-    extractor.drift = True
+    encoder.drift = True
     time.sleep(1.1)
     assert client.get("/health/ready").status_code == 503
 
@@ -288,7 +288,7 @@ def test_a_failing_batch_answers_503_and_the_next_one_works(clients, settings):
     gate = Gate()
     gate.open.set()
     gate.broken = True
-    client = clients(settings, extractors=Extractors(gate))
+    client = clients(settings, encoders=Encoders(gate))
     answer = client.post("/search", files={"file": picture()})
     assert (answer.status_code, answer.json()["code"]) == (503, "embedding_failed")
     failed = client.post("/index", headers=ADMIN, files={"files": picture()})
@@ -323,14 +323,14 @@ def test_figures_are_read_beside_the_event_loop(client, monkeypatch):
 
 
 def test_frequent_probes_share_one_canary(clients, settings):
-    class Counting(ColorExtractor):
+    class Counting(ColorEncoder):
         calls = 0
 
-        def extract(self, batch):
+        def encode(self, batch):
             Counting.calls += 1
-            return super().extract(batch)
+            return super().encode(batch)
 
-    client = clients(settings, extractors=Extractors(Counting()))
+    client = clients(settings, encoders=Encoders(Counting()))
     started = time.monotonic()
     for _ in range(5):
         assert client.get("/health/ready").status_code == 200

@@ -12,7 +12,7 @@ import pytest
 
 from lookalike.api.uploads import Admission
 from lookalike.errors import MalformedRequestError, QueueFullError, UploadStalledError
-from lookalike.models.extractors import Extractors
+from lookalike.models.encoders import Encoders
 from tests.api.conftest import ADMIN, picture
 from tests.api.test_service import Gate
 from tests.waiting import wait_for
@@ -97,7 +97,7 @@ def test_a_content_length_that_is_no_number(client):
 def test_big_uploads_wait_in_the_data_folder_and_are_gone_afterwards(clients, settings):
     seen: list[int] = []
     gate = Gate()
-    client = clients(settings, extractors=Extractors(gate))
+    client = clients(settings, encoders=Encoders(gate))
     tmp = settings.data_dir / "tmp"
     noise = io.BytesIO()
     from PIL import Image
@@ -201,12 +201,12 @@ def test_there_are_more_threads_than_places(client, settings):
 def test_a_full_queue_answers_503_at_once_and_cheap_calls_still_work(clients, settings):
     gate = Gate()
     few = settings.model_copy(update={"queue_size": 4, "max_batch": 1})
-    client = clients(few, extractors=Extractors(gate, max_batch=1, queue_size=4))
+    client = clients(few, encoders=Encoders(gate, max_batch=1, queue_size=4))
     with ThreadPoolExecutor(12) as pool:
         waiting = [
             pool.submit(client.post, "/search", files={"file": picture("mug", n)}) for n in range(4)
         ]
-        wait_for(lambda: client.app.state.services.extractors.default.batcher.queue_length == 3)
+        wait_for(lambda: client.app.state.services.encoders.default.batcher.queue_length == 3)
         refused = client.post("/search", files={"file": picture()})
         assert (refused.status_code, refused.json()["code"]) == (503, "queue_full")
         assert int(refused.headers["retry-after"]) >= 1
@@ -220,14 +220,14 @@ def test_a_full_queue_answers_503_at_once_and_cheap_calls_still_work(clients, se
 def test_requests_that_arrive_together_share_batches(clients, settings):
     sizes: list[int] = []
     gate = Gate()
-    extractors = Extractors(gate, on_batch=lambda size, _: sizes.append(size))
-    client = clients(settings, extractors=extractors)
+    encoders = Encoders(gate, on_batch=lambda size, _: sizes.append(size))
+    client = clients(settings, encoders=encoders)
     with ThreadPoolExecutor(16) as pool:
         answers = [
             pool.submit(client.post, "/search", files={"file": picture("fish", n)})
             for n in range(16)
         ]
-        wait_for(lambda: gate.taken + extractors.default.batcher.queue_length == 16)
+        wait_for(lambda: gate.taken + encoders.default.batcher.queue_length == 16)
         gate.open.set()
         assert all(answer.result().status_code == 200 for answer in answers)
     assert sum(sizes) == 16

@@ -1,4 +1,4 @@
-"""The command line in a folder of its own, with an extractor that needs no weights."""
+"""The command line in a folder of its own, with an encoder that needs no weights."""
 
 from __future__ import annotations
 

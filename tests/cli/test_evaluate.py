@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import ConfigurationError, InvalidParameterError, LookalikeError
-from lookalike.models.color_extractor import ColorExtractor
+from lookalike.models.color_encoder import ColorEncoder
 from lookalike.models.preprocessing import ImageLimits, decode_image
 
 
@@ -24,12 +24,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def precision(pictures: Path, k: int) -> float:
     """Written out plainly: the mean share of the k nearest others that have the same folder."""
     paths = sorted(pictures.rglob("*.jpg"))
-    extractor = ColorExtractor()
+    encoder = ColorEncoder()
     images = [
-        decode_image(path.read_bytes(), limits=ImageLimits(), decode_size=extractor.decode_size)
+        decode_image(path.read_bytes(), limits=ImageLimits(), decode_size=encoder.decode_size)
         for path in paths
     ]
-    vectors = extractor.extract(np.stack([extractor.prepare(one.image) for one in images]))
+    vectors = encoder.encode(np.stack([encoder.prepare(one.image) for one in images]))
     scores = vectors.astype(np.float64) @ vectors.astype(np.float64).T
     np.fill_diagonal(scores, -2)
     nearest = np.argsort(-scores, axis=1, kind="stable")[:, :k]

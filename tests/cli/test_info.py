@@ -73,8 +73,8 @@ def test_a_service_says_what_serves_and_what_it_takes(
 
 
 def collection(**index: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    passport = {"model": "resnet50", "weights": "w/[b].pth", "head": "0123456789", "dim": 2048}
-    one = {"name": "a", "index": "auto", "passport": passport, "provenance": {"precision": "int8"}}
+    spec = {"model": "resnet50", "weights": "w/[b].pth", "head": "0123456789", "dim": 2048}
+    one = {"name": "a", "index": "auto", "passport": spec, "provenance": {"precision": "int8"}}
     return one, {"store": {"collections": {"a": index}}}
 
 

@@ -45,26 +45,26 @@ def test_quantizing_reports_then_saves(lookalike, many, monkeypatch):
     assert "calibrated on 36 pictures, compared with float32 on" in saved.stdout
     assert saved.stdout.index("cosine: least 0.9") < saved.stdout.index("saved in data/models/")
     quantized, plain = built("int8"), built("float32")
-    assert quantized.passport.int8
-    assert set(quantized.passport.differences(plain.passport)) == {"int8", "weights_sha256"}
+    assert quantized.spec.int8
+    assert set(quantized.spec.differences(plain.spec)) == {"int8", "weights_sha256"}
     assert quantized.provenance["precision"] == "int8"
     pictures = _prepared(many, plain)
-    apart = 1 - (quantized.extract(pictures) * plain.extract(pictures)).sum(axis=1)
+    apart = 1 - (quantized.encode(pictures) * plain.encode(pictures)).sum(axis=1)
     assert 0 < apart.max() < 0.01
 
     again = lookalike("quantize", str(many), *MODEL, "--pictures", "35", "--min-overlap", "0")
     assert again.exit_code == 0, again.output
-    newer = built("int8").passport
-    assert set(newer.differences(quantized.passport)) == {"weights_sha256"}
+    newer = built("int8").spec
+    assert set(newer.differences(quantized.spec)) == {"weights_sha256"}
 
 
-def _prepared(folder, extractor):
+def _prepared(folder, encoder):
     import numpy as np
     from PIL import Image
 
     files = sorted(folder.rglob("*.jpg"))
     opened = (Image.open(file).convert("RGB") for file in files if file.name != "broken.jpg")
-    return np.stack([extractor.prepare(image) for image, _ in zip(opened, range(8), strict=False)])
+    return np.stack([encoder.prepare(image) for image, _ in zip(opened, range(8), strict=False)])
 
 
 def test_too_few_pictures(lookalike, pictures):

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.errors import OriginalNotKeptError
-from lookalike.models.color_extractor import ColorExtractor
-from lookalike.records import Passport
+from lookalike.models.color_encoder import ColorEncoder
+from lookalike.records import ModelSpec
 from lookalike.services.vector_set import PictureReader, Skipped, VectorSet
 from scripts.samples import Sample, jpeg_bytes, samples
 from tests.store.helpers import digest
@@ -49,10 +49,10 @@ def vector_set(
     skipped: Sequence[Skipped] = (),
 ) -> VectorSet:
     count, dim = vectors.shape
-    passport = Passport(model="tiny", weights=weights, weights_sha256="0" * 64, dim=dim)
+    spec = ModelSpec(model="tiny", weights=weights, weights_sha256="0" * 64, dim=dim)
     return VectorSet(
         name=name,
-        passport=passport,
+        spec=spec,
         provenance={"precision": "float32"},
         vectors=vectors,
         ids=[f"id{n}" for n in range(count)],
@@ -65,20 +65,20 @@ def vector_set(
 
 
 def drawn_set(*, classes: Sequence[str], instances: int, views: int) -> VectorSet:
-    """Pictures of `samples` with the vectors that `ColorExtractor` gives them."""
+    """Pictures of `samples` with the vectors that `ColorEncoder` gives them."""
     drawn: list[Sample] = list(samples(classes=classes, instances=instances, views=views))
     files = [jpeg_bytes(sample, size=(96, 72)) for sample in drawn]
 
     def picture(position: int, *, size: int) -> Image.Image:
         return Image.open(io.BytesIO(files[position])).convert("RGB")
 
-    extractor = ColorExtractor()
-    batch = np.stack([extractor.prepare(picture(n, size=32)) for n in range(len(files))])
+    encoder = ColorEncoder()
+    batch = np.stack([encoder.prepare(picture(n, size=32)) for n in range(len(files))])
     return VectorSet(
         name="drawn",
-        passport=extractor.passport,
-        provenance=extractor.provenance,
-        vectors=extractor.extract(batch),
+        spec=encoder.spec,
+        provenance=encoder.provenance,
+        vectors=encoder.encode(batch),
         ids=[f"{sample.label}/{sample.filename}" for sample in drawn],
         names=[Path(sample.filename).name for sample in drawn],
         labels=[sample.label for sample in drawn],

@@ -31,15 +31,15 @@ from lookalike.errors import (
 from lookalike.evaluation import vector_files
 from lookalike.evaluation.datasets import FileDataset, open_dataset, sample
 from lookalike.evaluation.extraction import extract_vectors
-from lookalike.models.color_extractor import ColorExtractor
-from lookalike.models.extractors import Extractors
+from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.encoders import Encoders
 from lookalike.models.preprocessing import ImageDecoder, ImageLimits
 from lookalike.models.vectors import normalize
 from lookalike.services.vector_set import VectorSet
 from scripts.samples import write_samples
 
 
-class Counting(ColorExtractor):
+class Counting(ColorEncoder):
     """Counts what goes through it, and can be told to be another network, or to be slow."""
 
     def __init__(self, *, weights: str = "", precision: str = "float32", slow: float = 0) -> None:
@@ -52,8 +52,8 @@ class Counting(ColorExtractor):
         self._counting = threading.Lock()
 
     @property
-    def passport(self):
-        return replace(super().passport, weights_sha256=self._weights)
+    def spec(self):
+        return replace(super().spec, weights_sha256=self._weights)
 
     @property
     def provenance(self):
@@ -64,33 +64,33 @@ class Counting(ColorExtractor):
             self.prepared += 1
         return super().prepare(image)
 
-    def extract(self, batch):
+    def encode(self, batch):
         time.sleep(self._slow)
         self.embedded += len(batch)
-        return super().extract(batch)
+        return super().encode(batch)
 
 
-def extract(dataset, cache: Path | None, *, extractor=None, limits=None, **options) -> VectorSet:
-    extractors = Extractors(extractor or Counting(), max_batch=4, queue_size=8)
+def extract(dataset, cache: Path | None, *, encoder=None, limits=None, **options) -> VectorSet:
+    encoders = Encoders(encoder or Counting(), max_batch=4, queue_size=8)
     try:
         return extract_vectors(
             dataset,
-            extractors.default,
+            encoders.default,
             ImageDecoder(limits, slots=2),
             cache=cache,
             cores=2,
             **options,
         )
     finally:
-        extractors.close()
+        encoders.close()
 
 
 def made(dataset, cache: Path | None, **options) -> tuple[VectorSet, int]:
     """The set, and how many pictures went through the network for it."""
-    extractor = options.setdefault("extractor", Counting())
+    encoder = options.setdefault("encoder", Counting())
     found = extract(dataset, cache, **options)
-    assert extractor.prepared == extractor.embedded
-    return found, extractor.embedded
+    assert encoder.prepared == encoder.embedded
+    return found, encoder.embedded
 
 
 def opened(folder: Path):
@@ -98,16 +98,16 @@ def opened(folder: Path):
 
 
 def check(found: VectorSet, dataset, *, without: tuple[str, ...] = ()) -> None:
-    """Compares with the extractor called on each picture by itself."""
+    """Compares with the encoder called on each picture by itself."""
     expected = [position for position, id_ in enumerate(dataset.ids) if id_ not in without]
     assert list(found.ids) == [dataset.ids[position] for position in expected]
     assert list(found.labels) == [dataset.labels[position] for position in expected]
     assert [skipped.name for skipped in found.skipped] == sorted(without)
-    plain = ColorExtractor()
+    plain = ColorEncoder()
     for row, position in enumerate(expected):
         data = dataset.paths[position].read_bytes()
         image = ImageDecoder().decode(data, decode_size=plain.decode_size).image
-        vector = plain.extract(plain.prepare(image)[None])[0]
+        vector = plain.encode(plain.prepare(image)[None])[0]
         assert np.array_equal(found.vectors[row], vector)
         assert found.sha256s[row] == hashlib.sha256(data).hexdigest()
         assert found.names[row] == dataset.paths[position].name
@@ -141,12 +141,12 @@ def any_cache(request, cache) -> Path | None:
     return cache if request.param == "disk" else None
 
 
-def test_vectors_are_those_of_the_extractor(drawn, any_cache):
+def test_vectors_are_those_of_the_encoder(drawn, any_cache):
     dataset = opened(drawn)
     found, embedded = made(dataset, any_cache)
     check(found, dataset)
     assert (embedded, found.name, found.vectors.dtype) == (24, "set", np.float32)
-    assert found.passport.digest == Counting().passport.digest
+    assert found.spec.digest == Counting().spec.digest
     assert found.provenance["precision"] == "float32"
 
 
@@ -200,9 +200,9 @@ def test_the_second_run_does_nothing(drawn, cache, monkeypatch):
     monkeypatch.setattr(FileDataset, "source", None)  # no file is opened
     before = {path: path.stat().st_mtime_ns for path in folder_of(cache).iterdir()}
     told = []
-    extractor = Counting()
-    again = extract(dataset, cache, extractor=extractor, on_progress=lambda *a: told.append(a))
-    assert (extractor.prepared, extractor.embedded, told) == (0, 0, [(24, 24)])
+    encoder = Counting()
+    again = extract(dataset, cache, encoder=encoder, on_progress=lambda *a: told.append(a))
+    assert (encoder.prepared, encoder.embedded, told) == (0, 0, [(24, 24)])
     assert np.array_equal(first.vectors, again.vectors)
     assert (first.ids, first.labels, first.sha256s) == (again.ids, again.labels, again.sha256s)
     before.pop(folder_of(cache) / "lock")
@@ -217,9 +217,9 @@ class Elsewhere(Counting):
 
 def test_provenance_is_of_the_run_that_made_the_vectors(pictures, cache):
     extract(opened(pictures), cache)
-    assert extract(opened(pictures), cache, extractor=Elsewhere()).provenance["device"] == "cpu"
+    assert extract(opened(pictures), cache, encoder=Elsewhere()).provenance["device"] == "cpu"
     Image.new("RGB", (50, 50), "green").save(pictures / "fish" / "new.png")
-    later = extract(opened(pictures), cache, extractor=Elsewhere())
+    later = extract(opened(pictures), cache, encoder=Elsewhere())
     assert later.provenance["device"] == "elsewhere"
 
 
@@ -349,7 +349,7 @@ def test_other_weights_or_precision_are_another_entry(drawn, cache):
     dataset = opened(drawn)
     settings = [{}, {"weights": "other"}, {"precision": "bfloat16"}]
     for _ in range(2):
-        counts = [made(dataset, cache, extractor=Counting(**s))[1] for s in settings]
+        counts = [made(dataset, cache, encoder=Counting(**s))[1] for s in settings]
     assert counts == [0, 0, 0]
     assert len(list(cache.rglob("vectors.npy"))) == 3
 
@@ -563,7 +563,7 @@ from pathlib import Path
 from tests.evaluation.test_extraction import Counting, extract, opened
 told = lambda done, total: print(done, flush=True)
 pictures, cache, slow = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-extract(opened(pictures), cache, extractor=Counting(slow=slow), on_progress=told)
+extract(opened(pictures), cache, encoder=Counting(slow=slow), on_progress=told)
 """
 
 
@@ -647,17 +647,17 @@ def test_progress_is_told_in_order(drawn, any_cache):
 
 
 class Failing(Counting):
-    def extract(self, batch):
+    def encode(self, batch):
         if self.embedded >= 8:
             raise RuntimeError("planted")
-        return super().extract(batch)
+        return super().encode(batch)
 
 
 def test_a_network_that_fails_ends_the_run_and_what_was_made_is_kept(drawn, cache):
     dataset = opened(drawn)
     failing = Failing()
     with pytest.raises(EmbeddingFailedError, match=r"\.jpg: .*planted"):
-        extract(dataset, cache, extractor=failing)
+        extract(dataset, cache, encoder=failing)
     found, embedded = made(dataset, cache)
     assert 24 - failing.embedded <= embedded < 24  # what was embedded out of turn is not kept
     check(found, dataset)
@@ -667,21 +667,21 @@ class Wide(Counting):
     """As many numbers as a flattened ResNet-50."""
 
     @property
-    def passport(self):
-        return replace(super().passport, dim=100_352)
+    def spec(self):
+        return replace(super().spec, dim=100_352)
 
     @property
     def dim(self):
         return 100_352
 
-    def extract(self, batch):
+    def encode(self, batch):
         self.embedded += len(batch)
-        return normalize(np.tile(ColorExtractor().extract(batch), (1, 2091))[:, : self.dim])
+        return normalize(np.tile(ColorEncoder().encode(batch), (1, 2091))[:, : self.dim])
 
 
 def test_vectors_of_a_hundred_thousand_numbers(drawn, any_cache):
     dataset = opened(drawn)
-    found = extract(dataset, any_cache, extractor=Wide())
+    found = extract(dataset, any_cache, encoder=Wide())
     assert found.vectors.shape == (24, 100_352)
     narrow = extract(dataset, None)
     for row in (0, 23):
@@ -704,14 +704,14 @@ def small_disk(tmp_path: Path):
 def test_a_full_disk_says_what_to_do_and_the_next_run_goes_on(drawn, small_disk, tmp_path):
     dataset = opened(drawn)
     with pytest.raises(StorageFullError, match="make room") as caught:
-        extract(dataset, small_disk, extractor=Wide())
+        extract(dataset, small_disk, encoder=Wide())
     assert "LOOKALIKE_CACHE_DIR" in str(caught.value)
     larger = tmp_path / "larger"
     shutil.copytree(small_disk, larger)
     resumed = Wide()
-    found = extract(dataset, larger, extractor=resumed)
+    found = extract(dataset, larger, encoder=resumed)
     assert 0 < resumed.embedded < 24
-    assert np.array_equal(found.vectors, extract(dataset, None, extractor=Wide()).vectors)
+    assert np.array_equal(found.vectors, extract(dataset, None, encoder=Wide()).vectors)
 
 
 def test_no_room_for_the_whole_leaves_what_is_pending(drawn, cache, monkeypatch):

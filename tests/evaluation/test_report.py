@@ -91,7 +91,7 @@ def test_json_holds_all_that_was_found(tmp_path: Path) -> None:
         "classes": 3,
         "skipped": [{"name": "x.gif", "reason": "broken"}],
     }
-    assert read["model"] == asdict(made.passport)
+    assert read["model"] == asdict(made.spec)
     settings = read["settings"]
     assert (settings["k"], settings["ks"], settings["queries"]) == (3, [1, 3], 15)
     assert (settings["seed"], settings["index"], settings["depth"]) == (4, "Flat", found.depth)
@@ -132,7 +132,7 @@ def test_the_page_shows_figures_and_pictures(drawn: VectorSet, tmp_path: Path) -
     assert len(page.named("table", "heat")) == 1
     assert "Random weights" not in page.text
     assert "file cannot be opened" not in page.text
-    assert found.passport.weights_sha256 in page.text
+    assert found.spec.weights_sha256 in page.text
 
 
 def test_right_and_wrong_differ_by_more_than_color(drawn: VectorSet, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_counts_and_setup_are_told(mixed: VectorSet) -> None:
     assert found.skipped == (Skipped("bad.jpg", "no picture"),)
     assert (found.k, found.ks, found.seed, found.index) == (4, (1, 3, 4), 0, "Flat")
     assert (found.dataset, found.asked, found.notes) == ("made", None, ())
-    assert found.passport == mixed.passport
+    assert found.spec == mixed.spec
     assert {"index", "rank", "measure", "summarize", "total"} == set(found.seconds)
     assert {"lookalike", "python", "numpy", "faiss"} == set(found.versions)
     names = [(metric.name, metric.k) for metric in found.metrics]

@@ -7,17 +7,17 @@ import pytest
 
 from lookalike.errors import EmbeddingFailedError, NotReadyError, QueueFullError
 from lookalike.models.batcher import Batcher
-from lookalike.models.color_extractor import ColorExtractor
+from lookalike.models.color_encoder import ColorEncoder
 from tests.models.pictures import draw
 from tests.waiting import wait_for
 
-COLOR = ColorExtractor()
+COLOR = ColorEncoder()
 PICTURES = [COLOR.prepare(draw(seed)) for seed in range(20)]
-EXPECTED = COLOR.extract(np.stack(PICTURES))
+EXPECTED = COLOR.encode(np.stack(PICTURES))
 POISON = np.zeros_like(PICTURES[0])
 
 
-class Gated(ColorExtractor):
+class Gated(ColorEncoder):
     """Waits for its gate, remembers its batches, and fails on a black picture."""
 
     def __init__(self, error=None):
@@ -27,32 +27,32 @@ class Gated(ColorExtractor):
         self.batches = []
         self.error = error or ValueError("poison")
 
-    def extract(self, batch):
+    def encode(self, batch):
         self.entered.set()
         assert self.gate.wait(10)
         self.batches.append(len(batch))
         if (batch == 0).all(axis=(1, 2, 3)).any():
             raise self.error
-        return super().extract(batch)
+        return super().encode(batch)
 
 
 @pytest.fixture
-def extractor():
+def encoder():
     return Gated()
 
 
 @pytest.fixture
-def batcher(extractor):
-    batcher = Batcher(extractor, max_batch=4, queue_size=6)
+def batcher(encoder):
+    batcher = Batcher(encoder, max_batch=4, queue_size=6)
     yield batcher
-    extractor.gate.set()
+    encoder.gate.set()
     batcher.close()
 
 
-def occupy(extractor, batcher):
-    """Has the worker wait inside the extractor with one picture."""
+def occupy(encoder, batcher):
+    """Has the worker wait inside the encoder with one picture."""
     future = batcher.submit(PICTURES[0])
-    assert extractor.entered.wait(10)
+    assert encoder.entered.wait(10)
     return future
 
 
@@ -81,19 +81,19 @@ def test_callers_on_many_threads_get_their_own_vectors():
     assert vectors[0].base is None
 
 
-def test_what_waits_together_becomes_one_batch(extractor, batcher):
-    first = occupy(extractor, batcher)
+def test_what_waits_together_becomes_one_batch(encoder, batcher):
+    first = occupy(encoder, batcher)
     others = [batcher.submit(picture) for picture in PICTURES[1:6]]
     assert batcher.queue_length == 5
-    extractor.gate.set()
+    encoder.gate.set()
     for number, future in enumerate([first, *others]):
         assert np.array_equal(future.result(10), EXPECTED[number])
-    assert extractor.batches == [1, 4, 1]
+    assert encoder.batches == [1, 4, 1]
     assert batcher.queue_length == 0
 
 
-def test_a_full_queue_refuses(extractor, batcher):
-    occupy(extractor, batcher)
+def test_a_full_queue_refuses(encoder, batcher):
+    occupy(encoder, batcher)
     for picture in PICTURES[:6]:
         batcher.submit(picture)
     with pytest.raises(QueueFullError, match="6 pictures"):
@@ -101,77 +101,77 @@ def test_a_full_queue_refuses(extractor, batcher):
     assert batcher.queue_size == batcher.queue_length == 6
 
 
-def test_bulk_work_waits_for_room(extractor, batcher):
-    occupy(extractor, batcher)
+def test_bulk_work_waits_for_room(encoder, batcher):
+    occupy(encoder, batcher)
     for picture in PICTURES[:6]:
         batcher.submit(picture)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         blocked = pool.submit(batcher.submit, PICTURES[7], wait=True)
         time.sleep(0.05)
         assert not blocked.done()
-        extractor.gate.set()
+        encoder.gate.set()
         assert np.array_equal(blocked.result(10).result(10), EXPECTED[7])
 
 
-def test_bulk_work_leaves_half_of_the_places_to_others(extractor, batcher):
-    occupy(extractor, batcher)
+def test_bulk_work_leaves_half_of_the_places_to_others(encoder, batcher):
+    occupy(encoder, batcher)
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         bulk = [pool.submit(batcher.submit, PICTURES[n], wait=True) for n in range(6)]
         wait_for(lambda: batcher.queue_length == 3)
         time.sleep(0.1)
         assert batcher.queue_length == 3
         others = [batcher.submit(PICTURES[n]) for n in range(3)]
-        extractor.gate.set()
+        encoder.gate.set()
         assert all(len(task.result(10).result(10)) for task in bulk)
         assert all(len(other.result(10)) for other in others)
 
 
-def test_an_urgent_picture_goes_first_even_where_the_queue_is_full(extractor, batcher):
-    occupy(extractor, batcher)
+def test_an_urgent_picture_goes_first_even_where_the_queue_is_full(encoder, batcher):
+    occupy(encoder, batcher)
     order: list[str] = []
     for picture in PICTURES[:6]:
         batcher.submit(picture).add_done_callback(lambda _: order.append("other"))
     batcher.submit(PICTURES[6], urgent=True).add_done_callback(lambda _: order.append("urgent"))
-    extractor.gate.set()
+    encoder.gate.set()
     batcher.close()
     assert order == ["urgent", *["other"] * 6]
 
 
-def test_one_poisonous_picture_fails_alone(extractor, batcher):
-    occupy(extractor, batcher)
+def test_one_poisonous_picture_fails_alone(encoder, batcher):
+    occupy(encoder, batcher)
     futures = [batcher.submit(p) for p in (PICTURES[1], POISON, PICTURES[2])]
-    extractor.gate.set()
+    encoder.gate.set()
     assert np.array_equal(futures[0].result(10), EXPECTED[1])
     assert np.array_equal(futures[2].result(10), EXPECTED[2])
     with pytest.raises(EmbeddingFailedError, match="poison") as caught:
         futures[1].result(10)
-    assert caught.value.__cause__ is extractor.error
+    assert caught.value.__cause__ is encoder.error
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), MemoryError()])
 def test_nothing_ends_the_worker(error):
-    extractor = Gated(error)
-    extractor.gate.set()
-    batcher = Batcher(extractor)
+    encoder = Gated(error)
+    encoder.gate.set()
+    batcher = Batcher(encoder)
     with pytest.raises(EmbeddingFailedError):
         batcher.embed(POISON)
     assert np.array_equal(batcher.embed(PICTURES[3]), EXPECTED[3])
     batcher.close()
 
 
-def test_another_shape_fails_alone(extractor, batcher):
-    occupy(extractor, batcher)
+def test_another_shape_fails_alone(encoder, batcher):
+    occupy(encoder, batcher)
     futures = [batcher.submit(p) for p in (PICTURES[1], np.ones((5, 5, 3), np.uint8))]
-    extractor.gate.set()
+    encoder.gate.set()
     assert np.array_equal(futures[0].result(10), EXPECTED[1])
     with pytest.raises(EmbeddingFailedError, match=r"(?i)expected pictures of"):
         futures[1].result(10)
 
 
 def test_an_answer_of_another_shape_is_refused():
-    class Wrong(ColorExtractor):
-        def extract(self, batch):
-            return super().extract(batch)[:, :5]
+    class Wrong(ColorEncoder):
+        def encode(self, batch):
+            return super().encode(batch)[:, :5]
 
     batcher = Batcher(Wrong())
     with pytest.raises(EmbeddingFailedError, match="shape"):
@@ -189,49 +189,49 @@ def test_a_failing_callback_harms_nobody(caplog):
     assert "on_batch failed" in caplog.text
 
 
-def test_cancelled_pictures_are_dropped(extractor, batcher):
-    occupy(extractor, batcher)
+def test_cancelled_pictures_are_dropped(encoder, batcher):
+    occupy(encoder, batcher)
     gone, stays = batcher.submit(PICTURES[1]), batcher.submit(PICTURES[2])
     assert gone.cancel()
-    extractor.gate.set()
+    encoder.gate.set()
     assert np.array_equal(stays.result(10), EXPECTED[2])
-    assert extractor.batches == [1, 1]
+    assert encoder.batches == [1, 1]
     alone = batcher.submit(PICTURES[3])
     alone.cancel()
     assert np.array_equal(batcher.embed(PICTURES[4]), EXPECTED[4])
 
 
-def test_closing_finishes_what_waits(extractor):
-    batcher = Batcher(extractor, max_batch=2, queue_size=10**9)
-    occupy(extractor, batcher)
+def test_closing_finishes_what_waits(encoder):
+    batcher = Batcher(encoder, max_batch=2, queue_size=10**9)
+    occupy(encoder, batcher)
     futures = [batcher.submit(picture) for picture in PICTURES[:5]]
     closing = threading.Thread(target=batcher.close)
     closing.start()
     submit_until_closed(batcher)
-    extractor.gate.set()
+    encoder.gate.set()
     closing.join(10)
     assert all(np.array_equal(f.result(0), e) for f, e in zip(futures, EXPECTED, strict=False))
     batcher.close()
 
 
-def test_closing_without_draining(extractor):
-    batcher = Batcher(extractor)
-    running = occupy(extractor, batcher)
+def test_closing_without_draining(encoder):
+    batcher = Batcher(encoder)
+    running = occupy(encoder, batcher)
     waiting, cancelled = batcher.submit(PICTURES[1]), batcher.submit(PICTURES[2])
     cancelled.cancel()
     closing = threading.Thread(target=lambda: batcher.close(drain=False))
     closing.start()
     with pytest.raises(NotReadyError):
         waiting.result(10)
-    extractor.gate.set()
+    encoder.gate.set()
     closing.join(10)
     assert np.array_equal(running.result(0), EXPECTED[0])
 
 
 def test_closing_releases_who_waits_for_room():
-    extractor = Gated()
-    batcher = Batcher(extractor, queue_size=1)
-    occupy(extractor, batcher)
+    encoder = Gated()
+    batcher = Batcher(encoder, queue_size=1)
+    occupy(encoder, batcher)
     batcher.submit(PICTURES[1])
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         blocked = [pool.submit(batcher.submit, PICTURES[2], wait=True) for _ in range(3)]
@@ -241,7 +241,7 @@ def test_closing_releases_who_waits_for_room():
         for future in blocked:
             with pytest.raises(NotReadyError):
                 future.result(10)
-    extractor.gate.set()
+    encoder.gate.set()
     closing.join(10)
 
 

@@ -18,21 +18,21 @@ from lookalike.config import Settings
 from lookalike.errors import (
     ConfigurationError,
     EmbeddingFailedError,
-    PassportMismatchError,
+    SpecMismatchError,
     WeightsError,
     WeightsMismatchError,
     WeightsNotFoundError,
 )
 from lookalike.media.sources import PictureSource
-from lookalike.models.color_extractor import ColorExtractor
-from lookalike.models.headed_extractor import HeadedExtractor
+from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.headed_encoder import HeadedEncoder
 from lookalike.models.heads import Head, HeadSpec, load_head, save_head
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 from lookalike.services.search import SearchOptions
 from scripts.samples import write_samples
 from tests.store.helpers import unit_vectors
 
-BACKBONE = Passport(model="tiny", weights="w.pth", weights_sha256="a" * 64, dim=24)
+BACKBONE = ModelSpec(model="tiny", weights="w.pth", weights_sha256="a" * 64, dim=24)
 
 
 def sequential(spec: HeadSpec, *, seed: int = 0) -> nn.Sequential:
@@ -50,14 +50,14 @@ def sequential(spec: HeadSpec, *, seed: int = 0) -> nn.Sequential:
         return nn.Sequential(*layers).eval()
 
 
-def head_of(layers: nn.Sequential, spec: HeadSpec, *, backbone: Passport = BACKBONE) -> Head:
+def head_of(layers: nn.Sequential, spec: HeadSpec, *, backbone: ModelSpec = BACKBONE) -> Head:
     state = layers.state_dict()
     tensors = {name: state[name].numpy() for name in spec.shapes()}
     return Head(spec, tensors, backbone=backbone, trained={"loss": "triplet", "seed": 3})
 
 
 def made(
-    *, dim_in: int = 24, hidden: tuple[int, ...] = (), backbone: Passport = BACKBONE, seed: int = 0
+    *, dim_in: int = 24, hidden: tuple[int, ...] = (), backbone: ModelSpec = BACKBONE, seed: int = 0
 ) -> Head:
     spec = HeadSpec(dim_in=dim_in, dim_out=10, hidden=hidden)
     return head_of(sequential(spec, seed=seed), spec, backbone=backbone)
@@ -183,34 +183,34 @@ def test_vectors_of_another_length_and_without_direction():
 
 
 def colors(tmp_path: Path) -> tuple[Path, Head]:
-    """A head for `ColorExtractor`, as a file."""
-    extractor = ColorExtractor()
-    head = made(dim_in=extractor.dim, backbone=extractor.passport)
+    """A head for `ColorEncoder`, as a file."""
+    encoder = ColorEncoder()
+    head = made(dim_in=encoder.dim, backbone=encoder.spec)
     return save_head(head, tmp_path / "head.safetensors"), head
 
 
-def test_an_extractor_with_a_head(tmp_path):
+def test_an_encoder_with_a_head(tmp_path):
     _, head = colors(tmp_path)
-    below = ColorExtractor()
-    extractor = HeadedExtractor(below, head)
-    assert extractor.passport == replace(below.passport, head=head.digest, dim=10)
-    assert (extractor.dim, extractor.decode_size) == (10, below.decode_size)
-    assert extractor.provenance == below.provenance
+    below = ColorEncoder()
+    encoder = HeadedEncoder(below, head)
+    assert encoder.spec == replace(below.spec, head=head.digest, dim=10)
+    assert (encoder.dim, encoder.decode_size) == (10, below.decode_size)
+    assert encoder.provenance == below.provenance
     picture = below.prepare(Image.new("RGB", (60, 40), (200, 30, 90)))
-    np.testing.assert_array_equal(extractor.prepare(Image.fromarray(picture)), picture)
+    np.testing.assert_array_equal(encoder.prepare(Image.fromarray(picture)), picture)
     batch = np.stack([picture, picture // 2])
-    np.testing.assert_array_equal(extractor.extract(batch), head.apply(below.extract(batch)))
+    np.testing.assert_array_equal(encoder.encode(batch), head.apply(below.encode(batch)))
 
 
 def test_a_head_for_another_network_names_what_differs():
-    other = replace(ColorExtractor().passport, input_size=64, weights_sha256="b" * 64)
+    other = replace(ColorEncoder().spec, input_size=64, weights_sha256="b" * 64)
     head = made(dim_in=48, backbone=other)
     with pytest.raises(WeightsMismatchError, match=r"(?s)weights_sha256.*input_size is 64 .* 32"):
-        HeadedExtractor(ColorExtractor(), head)
-    _, own = ColorExtractor(), made(dim_in=48, backbone=ColorExtractor().passport)
-    headed = HeadedExtractor(ColorExtractor(), own)
+        HeadedEncoder(ColorEncoder(), head)
+    _, own = ColorEncoder(), made(dim_in=48, backbone=ColorEncoder().spec)
+    headed = HeadedEncoder(ColorEncoder(), own)
     with pytest.raises(WeightsMismatchError, match="head is None"):
-        HeadedExtractor(headed, own)  # no head on a head
+        HeadedEncoder(headed, own)  # no head on a head
 
 
 def test_the_setting_serves_a_head(tmp_path):
@@ -223,7 +223,7 @@ def test_the_setting_serves_a_head(tmp_path):
         sources = [PictureSource.from_path(file) for file in (tmp_path / "p").rglob("*.jpg")]
         list(services.indexing.index(sources))
         (info,) = services.store.collections()
-        assert (info.passport.head, info.passport.dim) == (head.digest, 10)
+        assert (info.spec.head, info.spec.dim) == (head.digest, 10)
         with picture.open("rb") as file:
             found = services.search.search(file, SearchOptions(k=1))
         assert found.matches[0].score == pytest.approx(1, abs=1e-6)
@@ -233,7 +233,7 @@ def test_the_setting_serves_a_head(tmp_path):
     try:
         with (
             picture.open("rb") as file,
-            pytest.raises(PassportMismatchError, match=f"head is {head.digest} there and None"),
+            pytest.raises(SpecMismatchError, match=f"head is {head.digest} there and None"),
         ):
             without.search.search(file, SearchOptions(k=1))
     finally:

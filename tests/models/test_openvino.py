@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from lookalike.errors import ConfigurationError, EmbeddingFailedError
-from lookalike.models import openvino_extractor, openvino_runtime
+from lookalike.models import openvino_encoder, openvino_runtime
 from lookalike.models.head import Head, HeadSpec
-from lookalike.models.headed_extractor import HeadedExtractor
+from lookalike.models.headed_encoder import HeadedEncoder
 from lookalike.models.openvino_convert import convert
-from lookalike.models.openvino_extractor import OpenVinoExtractor
+from lookalike.models.openvino_encoder import OpenVinoEncoder
 from lookalike.models.openvino_quantize import agreement
+from lookalike.models.torchvision_encoder import TorchvisionEncoder
 from lookalike.models.torchvision_export import exportable
-from lookalike.models.torchvision_extractor import TorchvisionExtractor
 from tests.models.pictures import draw
 
 PICTURES = [draw(seed) for seed in range(6)]
@@ -25,10 +25,10 @@ def pair(*, pooling="avg", resize="squash", size=64, precision="float32"):
     source = exportable(
         "resnet18", weights="random", pooling=pooling, resize=resize, input_size=size
     )
-    ours = OpenVinoExtractor(
-        convert(source.network, input_size=size), passport=source.passport, precision=precision
+    ours = OpenVinoEncoder(
+        convert(source.network, input_size=size), spec=source.spec, precision=precision
     )
-    theirs = TorchvisionExtractor(
+    theirs = TorchvisionEncoder(
         "resnet18",
         "random",
         pooling=pooling,
@@ -45,8 +45,8 @@ def both():
     return pair()
 
 
-def batch_of(extractor):
-    return np.stack([extractor.prepare(picture) for picture in PICTURES])
+def batch_of(encoder):
+    return np.stack([encoder.prepare(picture) for picture in PICTURES])
 
 
 def cosines(first, second):
@@ -63,12 +63,12 @@ def cosines(first, second):
 )
 def test_float32_is_torchs(both, options):
     ours, theirs = pair(**options) if options else both
-    assert ours.passport == theirs.passport
+    assert ours.spec == theirs.spec
     assert (ours.dim, ours.decode_size) == (theirs.dim, theirs.decode_size)
     batch = batch_of(theirs)
     assert np.array_equal(batch, batch_of(ours))
-    expected, together = theirs.extract(batch), ours.extract(batch)
-    alone = np.concatenate([ours.extract(batch[n : n + 1]) for n in range(len(batch))])
+    expected, together = theirs.encode(batch), ours.encode(batch)
+    alone = np.concatenate([ours.encode(batch[n : n + 1]) for n in range(len(batch))])
     for actual in (together, alone):
         assert actual.dtype == np.float32
         assert actual.shape == expected.shape
@@ -82,8 +82,8 @@ def test_bfloat16_stays_within_its_bounds(both):
         pytest.skip("this CPU computes no bfloat16")
     ours, _ = pair(precision="bfloat16")
     batch = batch_of(ours)
-    expected = both[1].extract(batch)
-    apart = 1 - cosines(ours.extract(batch), expected)
+    expected = both[1].encode(batch)
+    apart = 1 - cosines(ours.encode(batch), expected)
     others = 1 - expected.astype(np.float64) @ expected.T + 2 * np.eye(len(batch))
     assert 0 < apart.max() <= 0.001
     assert (apart <= others.min(axis=1) / 10).all()
@@ -114,7 +114,7 @@ def test_precisions_that_are_not_computed(monkeypatch, both):
         pair(precision="float16")
     monkeypatch.setattr(openvino_runtime, "precision_of", lambda compiled: "bf16")
     with pytest.raises(ConfigurationError, match="computes bf16 instead of float32"):
-        OpenVinoExtractor(_network(), passport=both[0].passport, precision="float32")
+        OpenVinoEncoder(_network(), spec=both[0].spec, precision="float32")
 
 
 def _network():
@@ -137,19 +137,19 @@ def test_threads_are_bounded():
 def test_files_that_are_no_network(tmp_path, both):
     (tmp_path / "model.xml").write_text("<net/>")
     with pytest.raises(ConfigurationError, match=r"cannot use the converted network.*delete"):
-        OpenVinoExtractor(tmp_path / "model.xml", passport=both[0].passport)
+        OpenVinoEncoder(tmp_path / "model.xml", spec=both[0].spec)
 
 
 def test_batches_that_cannot_be(both, monkeypatch):
     ours = both[0]
-    assert ours.extract(np.empty((0, 64, 64, 3), np.uint8)).shape == (0, 512)
+    assert ours.encode(np.empty((0, 64, 64, 3), np.uint8)).shape == (0, 512)
     with pytest.raises(EmbeddingFailedError, match=r"\(64, 64, 3\)"):
-        ours.extract(np.zeros((1, 65, 64, 3), np.uint8))
+        ours.encode(np.zeros((1, 65, 64, 3), np.uint8))
     read_only = batch_of(ours)
-    expected = ours.extract(read_only)
+    expected = ours.encode(read_only)
     read_only.flags.writeable = False
-    assert np.array_equal(ours.extract(read_only), expected)
-    assert np.array_equal(ours.extract(batch_of(ours)[::-1]), expected[::-1])
+    assert np.array_equal(ours.encode(read_only), expected)
+    assert np.array_equal(ours.encode(batch_of(ours)[::-1]), expected[::-1])
 
     class Failing:
         def infer(self, *_, **__):
@@ -162,31 +162,31 @@ def test_batches_that_cannot_be(both, monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(ours, name, failing)
             with pytest.raises(EmbeddingFailedError, match=r"could not allocate.*MAX_BATCH"):
-                ours.extract(read_only[:count])
-        assert np.array_equal(ours.extract(read_only), expected)
+                ours.encode(read_only[:count])
+        assert np.array_equal(ours.encode(read_only), expected)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_every_length_of_a_batch_gives_the_same(both, threads):
     source = exportable("resnet18", weights="random", pooling="avg", resize="squash", input_size=64)
-    ours = OpenVinoExtractor(
+    ours = OpenVinoEncoder(
         convert(source.network, input_size=64),
-        passport=source.passport,
+        spec=source.spec,
         precision="float32",
         threads=threads,
     )
     batch = np.concatenate([batch_of(ours)] * 2)
-    expected = both[1].extract(batch)
+    expected = both[1].encode(batch)
     for count in range(1, len(batch) + 1):
-        assert cosines(ours.extract(batch[:count]), expected[:count]).min() >= 0.99999
+        assert cosines(ours.encode(batch[:count]), expected[:count]).min() >= 0.99999
 
 
 def test_what_was_answered_stays_when_more_is_asked(both):
     ours = both[0]
     batch = batch_of(ours)
-    first = ours.extract(batch)
+    first = ours.encode(batch)
     before = first.copy()
-    ours.extract(batch[::-1].copy())
+    ours.encode(batch[::-1].copy())
     assert np.array_equal(first, before)
 
 
@@ -198,9 +198,9 @@ def test_a_head_goes_on_it(both):
         name: np.abs(rng.normal(size=shape)).astype(np.float32)
         for name, shape in spec.shapes().items()
     }
-    head = Head(spec, tensors, backbone=theirs.passport)
+    head = Head(spec, tensors, backbone=theirs.spec)
     batch = batch_of(ours)
-    actual, expected = (HeadedExtractor(one, head).extract(batch) for one in (ours, theirs))
+    actual, expected = (HeadedEncoder(one, head).encode(batch) for one in (ours, theirs))
     assert cosines(actual, expected).min() >= 0.99999
 
 
@@ -247,4 +247,4 @@ def test_the_versions_are_those_of_the_packages(both):
     from importlib.metadata import version
 
     assert version("openvino").startswith(both[0].provenance["openvino"])
-    assert openvino_extractor.PIL.__version__ == both[0].provenance["pillow"]
+    assert openvino_encoder.PIL.__version__ == both[0].provenance["pillow"]

@@ -8,7 +8,7 @@ import pytest
 
 from lookalike.errors import ConfigurationError, WeightsError
 from lookalike.models.openvino_files import find_network, keep_network, origin_of
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def origin(weights="random", **options):
     return origin_of("resnet18", weights=str(weights), **options)
 
 
-def passport(**options):
+def spec(**options):
     fields = {"model": "resnet18", "weights": "random", "weights_sha256": "0" * 64, "dim": 512}
-    return Passport(**fields | options)
+    return ModelSpec(**fields | options)
 
 
 def keep(folder, origin, *, made=None, content=b"net", openvino="2026.4"):
@@ -39,17 +39,17 @@ def keep(folder, origin, *, made=None, content=b"net", openvino="2026.4"):
         path.with_suffix(".bin").write_bytes(content)
 
     return keep_network(
-        folder, origin, made or passport(), openvino=openvino, save=save, notes={"calibrated": 3}
+        folder, origin, made or spec(), openvino=openvino, save=save, notes={"calibrated": 3}
     )
 
 
 def test_what_is_kept_is_found(folder):
     kept = keep(folder, origin())
     assert find_network(folder, origin()) == kept
-    assert kept.xml.parent == folder / passport().digest
+    assert kept.xml.parent == folder / spec().digest
     assert kept.xml.read_bytes() == b"<net>"
     assert kept.xml.with_suffix(".bin").read_bytes() == b"net"
-    assert (kept.passport, kept.openvino, kept.notes) == (passport(), "2026.4", {"calibrated": 3})
+    assert (kept.spec, kept.openvino, kept.notes) == (spec(), "2026.4", {"calibrated": 3})
 
 
 def test_nothing_else_is_found(folder, weights):
@@ -69,7 +69,7 @@ def test_nothing_else_is_found(folder, weights):
 
 
 def test_a_weights_file_is_its_bytes(folder, weights, monkeypatch):
-    keep(folder, origin(weights), made=passport(weights="mine.pth"))
+    keep(folder, origin(weights), made=spec(weights="mine.pth"))
     monkeypatch.chdir(weights.parent)
     assert find_network(folder, origin("mine.pth")) is not None
     before = weights.stat()
@@ -136,7 +136,7 @@ def test_a_conversion_that_stops_halfway_leaves_what_was_there(folder):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        keep_network(folder, origin(), passport(), openvino="2026.4", save=fail)
+        keep_network(folder, origin(), spec(), openvino="2026.4", save=fail)
     assert find_network(folder, origin()) == kept
     (kept.xml.with_name("manifest.json")).unlink()
     assert find_network(folder, origin()) is None
@@ -161,6 +161,6 @@ def test_quantized_ones_stand_apart(folder):
     keep(folder, origin())
     quantized = replace(origin(), int8=True)
     assert find_network(folder, quantized) is None
-    kept = keep(folder, quantized, made=passport(int8=True))
+    kept = keep(folder, quantized, made=spec(int8=True))
     assert find_network(folder, quantized) == kept
-    assert find_network(folder, origin()).passport == passport()
+    assert find_network(folder, origin()).spec == spec()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lookalike.models.openvino_convert import convert
-from lookalike.models.openvino_extractor import OpenVinoExtractor
+from lookalike.models.openvino_encoder import OpenVinoEncoder
 from lookalike.models.openvino_quantize import quantize
 from lookalike.models.torchvision_export import exportable
 
@@ -19,8 +19,8 @@ def test_one_strong_picture_among_faint_ones_keeps_its_vector(source):
     faint = rng.integers(112, 120, (19, 32, 32, 3), dtype=np.uint8)
     strong = rng.integers(0, 2, (1, 32, 32, 3), dtype=np.uint8) * 255
     network = convert(source.network, input_size=32)
-    plain = OpenVinoExtractor(network, passport=source.passport, precision="float32")
-    before = plain.extract(strong)
+    plain = OpenVinoEncoder(network, spec=source.spec, precision="float32")
+    before = plain.encode(strong)
     told = []
     quantized = quantize(
         network,
@@ -28,8 +28,8 @@ def test_one_strong_picture_among_faint_ones_keeps_its_vector(source):
         on_progress=lambda done, total: told.append((done, total)),
     )
     assert told[-20:] == [(number, 20) for number in range(1, 21)]
-    after = OpenVinoExtractor(quantized, passport=source.passport, precision="float32")
-    apart = 1 - float(after.extract(strong)[0] @ before[0])
+    after = OpenVinoEncoder(quantized, spec=source.spec, precision="float32")
+    apart = 1 - float(after.encode(strong)[0] @ before[0])
     assert 0 < apart < 0.005
-    again = OpenVinoExtractor(network, passport=source.passport, precision="float32")
-    assert np.array_equal(again.extract(strong), before)
+    again = OpenVinoEncoder(network, spec=source.spec, precision="float32")
+    assert np.array_equal(again.encode(strong), before)

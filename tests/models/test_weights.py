@@ -11,7 +11,7 @@ import torchvision
 
 from lookalike.errors import WeightsError, WeightsMismatchError, WeightsNotFoundError
 from lookalike.models import torchvision_weights
-from lookalike.models.torchvision_extractor import TorchvisionExtractor
+from lookalike.models.torchvision_encoder import TorchvisionEncoder
 from lookalike.models.torchvision_weights import load_backbone, state_sha256
 
 
@@ -62,9 +62,9 @@ def test_safetensors_and_another_classifier_agree(tmp_path, state, digest):
     assert load_backbone("resnet18", weights=str(path)).sha256 == digest
     del other["fc.weight"], other["fc.bias"]
     safetensors.torch.save_file(other, path)
-    extractor = TorchvisionExtractor("resnet18", str(path), input_size=32)
-    assert extractor.passport.weights_sha256 == digest
-    assert extractor.passport.weights == "mine.safetensors"
+    encoder = TorchvisionEncoder("resnet18", str(path), input_size=32)
+    assert encoder.spec.weights_sha256 == digest
+    assert encoder.spec.weights == "mine.safetensors"
 
 
 def test_digests_tell_tensors_apart(state, digest):

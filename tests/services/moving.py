@@ -13,11 +13,11 @@ from PIL import Image
 
 from lookalike.files.blobs import LocalFiles
 from lookalike.media.sources import PictureSource
-from lookalike.models.base import Extractor
-from lookalike.models.color_extractor import ColorExtractor
-from lookalike.models.extractors import Extractors
+from lookalike.models.base import Encoder
+from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.encoders import Encoders
 from lookalike.models.head import Head, HeadSpec
-from lookalike.models.headed_extractor import HeadedExtractor
+from lookalike.models.headed_encoder import HeadedEncoder
 from lookalike.models.preprocessing import ImageDecoder
 from lookalike.services.collection_models import CollectionModels
 from lookalike.services.index_items import IndexItem
@@ -34,9 +34,9 @@ NEW: Recipe = {"grid": 3}
 HEADED: Recipe = {"grid": 4, "head": 7}
 
 
-def make(recipe: Recipe) -> Extractor:
-    """A color extractor of some grid, perhaps with a head that its number decides."""
-    color = ColorExtractor(grid=recipe["grid"])
+def make(recipe: Recipe) -> Encoder:
+    """A color encoder of some grid, perhaps with a head that its number decides."""
+    color = ColorEncoder(grid=recipe["grid"])
     if recipe.get("head") is None:
         return color
     numbers = np.random.default_rng(recipe["head"])
@@ -45,7 +45,7 @@ def make(recipe: Recipe) -> Extractor:
         name: numbers.uniform(0.1, 1, size=shape).astype(np.float32)
         for name, shape in spec.shapes().items()
     }
-    return HeadedExtractor(color, Head(spec, tensors, backbone=color.passport))
+    return HeadedEncoder(color, Head(spec, tensors, backbone=color.spec))
 
 
 def picture(number: int) -> bytes:
@@ -89,17 +89,17 @@ class World:
 
     def __post_init__(self) -> None:
         self.heads: dict[str, Any] = {}
-        self.extractors = Extractors(self.make(self.default), queue_size=64)
+        self.encoders = Encoders(self.make(self.default), queue_size=64)
         self.made.clear()
         self.files = LocalFiles(self.folder)
         decoder, gate = ImageDecoder(), PutGate()
         self.pictures = PictureService(self.store, self.files, decoder, max_metadata_bytes=16_384)
-        self.search = SearchService(self.extractors, self.store, decoder)
+        self.search = SearchService(self.encoders, self.store, decoder)
         self.indexing = IndexingService(
-            self.extractors, self.store, self.files, decoder, group=4, gate=gate
+            self.encoders, self.store, self.files, decoder, group=4, gate=gate
         )
         self.models = CollectionModels(
-            self.extractors,
+            self.encoders,
             self.store,
             make=self.make,
             default_recipe=self.default,
@@ -109,12 +109,12 @@ class World:
             self.store, self.pictures, decoder, gate=gate, models=self.models, batch=4
         )
 
-    def make(self, recipe: Recipe) -> Extractor:
+    def make(self, recipe: Recipe) -> Encoder:
         self.made.append(recipe)
-        extractor = make(recipe)
-        if isinstance(extractor, HeadedExtractor):
-            self.heads[extractor.head.digest] = recipe["head"]
-        return extractor
+        encoder = make(recipe)
+        if isinstance(encoder, HeadedEncoder):
+            self.heads[encoder.head.digest] = recipe["head"]
+        return encoder
 
     def index(self, pictures: dict[str, bytes]) -> list[IndexItem]:
         return list(self.indexing.index(sources(pictures)))
@@ -123,13 +123,13 @@ class World:
         return self.reembedding.run("default", recipe, watched or Watched())
 
     def check(self, pictures: dict[str, bytes], recipe: Recipe) -> None:
-        """The collection holds these pictures, with what the extractor of the recipe computes."""
-        extractor = make(recipe)
-        passport = self.store.passport("default")
-        assert passport is not None
-        assert passport.digest == extractor.passport.digest
+        """The collection holds these pictures, with what the encoder of the recipe computes."""
+        encoder = make(recipe)
+        spec = self.store.spec("default")
+        assert spec is not None
+        assert spec.digest == encoder.spec.digest
         assert {r.id for r in self.store.page("default", limit=1000).records} == set(pictures)
-        expected = vectors(extractor, list(pictures.values()))
+        expected = vectors(encoder, list(pictures.values()))
         for row, image_id in enumerate(pictures):
             held = self.store.vector("default", image_id)
             assert np.allclose(held, expected[row], atol=1e-6)
@@ -143,7 +143,7 @@ class World:
 
     def close(self) -> None:
         self.indexing.close()
-        self.extractors.close()
+        self.encoders.close()
         self.store.close()
 
 
@@ -154,11 +154,11 @@ def sources(pictures: dict[str, bytes]) -> Iterator[PictureSource]:
         )
 
 
-def vectors(extractor: Extractor, pictures: Sequence[bytes]) -> np.ndarray:
-    """What an extractor makes of pictures, one after the other: (N, dim) float32."""
+def vectors(encoder: Encoder, pictures: Sequence[bytes]) -> np.ndarray:
+    """What an encoder makes of pictures, one after the other: (N, dim) float32."""
     decoder = ImageDecoder()
     rows = []
     for data in pictures:
-        image = decoder.decode(data, decode_size=extractor.decode_size).image
-        rows.append(extractor.extract(extractor.prepare(image)[None])[0])
+        image = decoder.decode(data, decode_size=encoder.decode_size).image
+        rows.append(encoder.encode(encoder.prepare(image)[None])[0])
     return np.stack(rows)

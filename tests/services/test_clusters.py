@@ -11,7 +11,7 @@ from lookalike.errors import InvalidParameterError
 from lookalike.services import clusters as clusters_module
 from lookalike.services.clusters import cluster_pictures
 from lookalike.services.vector_set import VectorSet
-from tests.store.helpers import PASSPORT, digest
+from tests.store.helpers import SPEC, digest
 
 
 def blobs(*sizes: int, dim: int = 16, labels: list[str] | None = None) -> VectorSet:
@@ -23,7 +23,7 @@ def blobs(*sizes: int, dim: int = 16, labels: list[str] | None = None) -> Vector
     ids = [f"{which[place]}-{place}" for place in range(len(which))]
     return VectorSet(
         name="blobs",
-        passport=PASSPORT,
+        spec=SPEC,
         provenance={},
         vectors=rows.astype(np.float32),
         ids=ids,

@@ -74,7 +74,7 @@ class Changing(RuleBasedStateMachine):
 
     @rule()
     def drop(self) -> None:
-        if self.store.passport("default") is not None:
+        if self.store.spec("default") is not None:
             self.store.drop("default")
 
     @rule(kind=st.sampled_from(DuplicateKind), threshold=st.sampled_from([0.82, 0.95, 0.97, 1.0]))

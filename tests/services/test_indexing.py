@@ -12,8 +12,8 @@ from lookalike.bootstrap import build_services
 from lookalike.config import Settings
 from lookalike.errors import EmbeddingFailedError, OriginalNotKeptError, UnreadableImageError
 from lookalike.media.sources import PictureSource
-from lookalike.models.color_extractor import ColorExtractor
-from lookalike.models.extractors import Extractors
+from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.encoders import Encoders
 from lookalike.records import Match, PutStatus
 from lookalike.services.search import SearchOptions, group_key
 from lookalike.store.filters import Filter
@@ -21,30 +21,30 @@ from lookalike.store.memory_store import MemoryStore
 from scripts.samples import write_samples
 
 
-class Counting(ColorExtractor):
+class Counting(ColorEncoder):
     """Counts the pictures that went through it; fails on those that are all black."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
-    def extract(self, batch):
+    def encode(self, batch):
         if not batch.reshape(len(batch), -1).any(axis=1).all():
             raise RuntimeError("planted")
         self.count += len(batch)
-        return super().extract(batch)
+        return super().encode(batch)
 
 
 @pytest.fixture
-def extractor():
+def encoder():
     return Counting()
 
 
 @pytest.fixture(params=["memory", "local"])
-def services(request, tmp_path, extractor):
+def services(request, tmp_path, encoder):
     settings = Settings(data_dir=tmp_path / "data", max_batch=4, queue_size=8, _env_file=None)
     store = MemoryStore() if request.param == "memory" else None
-    built = build_services(settings, extractors=Extractors(extractor, max_batch=4), store=store)
+    built = build_services(settings, encoders=Encoders(encoder, max_batch=4), store=store)
     yield built
     built.close()
 
@@ -68,12 +68,12 @@ def test_more_pictures_than_the_window_come_out_in_order(services, paths):
         assert found.matches[0].record.id == path.stem
 
 
-def test_what_is_there_costs_no_embedding(services, paths, extractor):
+def test_what_is_there_costs_no_embedding(services, paths, encoder):
     list(services.indexing.index(sources(paths)))
-    before = extractor.count
+    before = encoder.count
     again = list(services.indexing.index(sources(paths)))
     assert {item.status for item in again} == {PutStatus.UNCHANGED}
-    assert extractor.count == before
+    assert encoder.count == before
 
 
 def test_a_lost_original_is_kept_again_when_it_is_sent_again(services, paths):
@@ -173,9 +173,9 @@ def test_a_name_that_is_no_text_is_made_one(services, paths, tmp_path):
     assert services.store.get("default", item.id).filename == "x\ufffd.jpg"
 
 
-def test_a_file_changed_in_place_is_no_longer_served(tmp_path, extractor, paths):
+def test_a_file_changed_in_place_is_no_longer_served(tmp_path, encoder, paths):
     settings = Settings(data_dir=tmp_path / "data", originals="reference", _env_file=None)
-    built = build_services(settings, extractors=Extractors(extractor))
+    built = build_services(settings, encoders=Encoders(encoder))
     try:
         (item,) = built.indexing.index(sources(paths[:1]))
         assert built.pictures.original("default", item.id)[1] == paths[0].resolve()
@@ -284,7 +284,7 @@ def test_groups_are_found_without_reading_everything(grouped, paths, monkeypatch
 def test_indexes_are_loaded_when_the_service_starts(tmp_path, paths):
     settings = Settings(data_dir=tmp_path / "data", _env_file=None)
     for start in range(2):
-        built = build_services(settings, extractors=Extractors(Counting()))
+        built = build_services(settings, encoders=Encoders(Counting()))
         if start == 0:
             list(built.indexing.index(sources(paths)))
         else:

@@ -13,8 +13,8 @@ from lookalike.bootstrap import Services, build_services
 from lookalike.config import Settings
 from lookalike.errors import OriginalNotKeptError, UnreadableImageError
 from lookalike.media.sources import PictureSource
-from lookalike.models.color_extractor import ColorExtractor
-from lookalike.models.extractors import Extractors
+from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.encoders import Encoders
 from lookalike.records import OnConflict, PutStatus
 from lookalike.services.index_items import IndexItem
 from lookalike.store.memory_store import MemoryStore
@@ -24,7 +24,7 @@ from scripts.samples import write_samples
 def built(tmp_path: Path, *, memory: bool = False, originals: str = "reference") -> Services:
     settings = Settings(data_dir=tmp_path / "data", originals=originals, _env_file=None)
     store = MemoryStore() if memory else None
-    return build_services(settings, extractors=Extractors(ColorExtractor()), store=store)
+    return build_services(settings, encoders=Encoders(ColorEncoder()), store=store)
 
 
 @pytest.fixture(params=["memory", "local"])

@@ -21,7 +21,7 @@ from lookalike.store.memory_store import MemoryStore
 from lookalike.store.search_parameters import SearchParameters
 from tests.store.helpers import (
     OTHER_PASSPORT,
-    PASSPORT,
+    SPEC,
     fill,
     ids,
     new_image,
@@ -61,7 +61,7 @@ def best(store: MemoryStore, k: int) -> list[str]:
         "default",
         QUERY[np.newaxis],
         k=k,
-        passport=PASSPORT,
+        spec=SPEC,
         parameters=SearchParameters(exact=True),
     )
     return [match.record.id for match in found[0]]
@@ -74,7 +74,7 @@ def measuring(store: MemoryStore, **options: Any) -> Iterator[RecallMeter]:
 
 
 def offer(meter: RecallMeter, **options: Any) -> None:
-    asked = {"k": 10, "passport": PASSPORT, **options}
+    asked = {"k": 10, "spec": SPEC, **options}
     meter.offer(asked.pop("collection", "default"), asked.pop("vector", QUERY), **asked)
 
 
@@ -110,7 +110,7 @@ def test_the_search_is_done_again_as_it_was_asked(store):
     where = Filter.parse({"n": {"lt": 20}})
     passing = [
         m.record.id
-        for m in store.search("default", QUERY[np.newaxis], k=5, passport=PASSPORT, where=where)[0]
+        for m in store.search("default", QUERY[np.newaxis], k=5, spec=SPEC, where=where)[0]
     ]
     store.missed = {passing[0], passing[1]}
     with measuring(store) as meter:
@@ -188,7 +188,7 @@ def test_a_write_in_between_is_no_miss(store, change):
 
 def test_a_collection_that_moved_on_or_went_is_skipped(store):
     with measuring(store) as meter:
-        offer(meter, passport=replace(OTHER_PASSPORT, dim=PASSPORT.dim))
+        offer(meter, spec=replace(OTHER_PASSPORT, dim=SPEC.dim))
         assert settled(meter) == RecallFigures(skipped=1)
         offer(meter, where=Filter.parse({"n": -1}))  # nothing passes
         assert settled(meter, 2) == RecallFigures(skipped=2)

@@ -15,13 +15,13 @@ import pytest
 from lookalike.errors import (
     CollectionNotFoundError,
     ConfigurationError,
-    PassportMismatchError,
     ReembeddingIncompleteError,
+    SpecMismatchError,
 )
-from lookalike.models.base import Extractor
-from lookalike.models.color_extractor import ColorExtractor
+from lookalike.models.base import Encoder
+from lookalike.models.color_encoder import ColorEncoder
 from lookalike.models.preprocessing import ImageDecoder
-from lookalike.records import NewImage, Passport, PutStatus
+from lookalike.records import ModelSpec, NewImage, PutStatus
 from lookalike.services.reembedding_walk import Vectorizer
 from lookalike.services.search import SearchOptions
 from lookalike.store.base import Store
@@ -154,7 +154,7 @@ def test_an_interrupted_move_goes_on_with_what_is_missing(world: World) -> None:
     done = world.store.sets.all("default")[1].count
     assert 0 < done < 30
     world.check(pictures, OLD)
-    assert [live.extractor.dim for live in world.extractors.live] == [48], "the new one is gone"
+    assert [live.encoder.dim for live in world.encoders.live] == [48], "the new one is gone"
     watched = Watched()
     world.move(NEW, watched)
     assert watched.told[0] == (done, 30)
@@ -214,7 +214,7 @@ def test_the_file_of_a_picture_that_was_replaced_is_not_taken_for_the_old_one(
         vectorizer = Vectorizer(
             world.store,
             "default",
-            world.extractors.default,
+            world.encoders.default,
             pictures=world.pictures,
             decoder=ImageDecoder(),
             pool=pool,
@@ -235,7 +235,7 @@ def test_what_failed_is_not_tried_twice(world: World, monkeypatch: pytest.Monkey
     path.unlink()
     activate, late = world.store.sets.activate, [True]
 
-    def activate_then(collection: str, passport: Passport) -> bool:
+    def activate_then(collection: str, spec: ModelSpec) -> bool:
         if late.pop() if late else False:  # as if something had been missed
             vectors = np.ones((1, 48), np.float32) / np.sqrt(48, dtype=np.float32)
             image = NewImage(
@@ -247,8 +247,8 @@ def test_what_failed_is_not_tried_twice(world: World, monkeypatch: pytest.Monkey
                 height=1,
                 bytes=1,
             )
-            world.store.put("default", [image], vectors, passport=make(OLD).passport, provenance={})
-        return activate(collection, passport)
+            world.store.put("default", [image], vectors, spec=make(OLD).spec, provenance={})
+        return activate(collection, spec)
 
     monkeypatch.setattr(world.store.sets, "activate", activate_then)
     watched = Watched()
@@ -270,7 +270,7 @@ def test_what_cannot_be_moved(world: World) -> None:
         world.move(NEW)
     world.index(some(1))
 
-    def refuse(recipe: Recipe) -> ColorExtractor:
+    def refuse(recipe: Recipe) -> ColorEncoder:
         raise ConfigurationError("no such model")
 
     world.models._make = refuse
@@ -279,9 +279,9 @@ def test_what_cannot_be_moved(world: World) -> None:
     assert len(world.store.sets.all("default")) == 1
 
 
-def test_extractors_live_as_long_as_they_are_needed(world: World) -> None:
+def test_encoders_live_as_long_as_they_are_needed(world: World) -> None:
     def dims() -> list[int]:
-        return [live.extractor.dim for live in world.extractors.live]
+        return [live.encoder.dim for live in world.encoders.live]
 
     world.index(some(4))
     world.move(NEW)
@@ -302,7 +302,7 @@ def test_a_restart_makes_what_active_sets_need(
     first.move(NEW)
     first.close()
     second = World(LocalStore(tmp_path), tmp_path)
-    with pytest.raises(PassportMismatchError):
+    with pytest.raises(SpecMismatchError):
         second.search.search(io.BytesIO(picture(0)), SearchOptions())
     second.models.restore()
     second.check(pictures, NEW)
@@ -334,7 +334,7 @@ def test_a_restart_with_other_settings_amid_a_move(tmp_path: Path) -> None:
     second.check(pictures, OLD)
     second.move(NEW)
     second.check(pictures, NEW)
-    assert [live.extractor.dim for live in second.extractors.live] == [27]
+    assert [live.encoder.dim for live in second.encoders.live] == [27]
     second.close()
 
 
@@ -346,10 +346,10 @@ def test_a_recipe_that_makes_something_else_now_is_not_used(
     first.move(NEW)
     first.close()
     second = World(LocalStore(tmp_path), tmp_path)
-    second.models._make = lambda recipe: ColorExtractor(grid=2)
+    second.models._make = lambda recipe: ColorEncoder(grid=2)
     second.models.restore()
     assert "makes another model now" in caplog.text
-    with pytest.raises(PassportMismatchError):
+    with pytest.raises(SpecMismatchError):
         second.search.search(io.BytesIO(picture(0)), SearchOptions())
     second.close()
 
@@ -361,13 +361,13 @@ def test_a_served_head_takes_over_a_collection_made_without_it(tmp_path: Path) -
     first.close()
     second = World(LocalStore(tmp_path), tmp_path, default=dict(HEADED))
     second.models.restore()
-    with pytest.raises(PassportMismatchError, match="head"):
+    with pytest.raises(SpecMismatchError, match="head"):
         second.search.search(io.BytesIO(picture(0)), SearchOptions())
     answers = []
 
     def look() -> None:
         found = second.search.search(io.BytesIO(picture(2)), SearchOptions(k=1))
-        answers.append((found.passport.head is None, found.matches[0].record.id))
+        answers.append((found.spec.head is None, found.matches[0].record.id))
 
     second.move(HEADED, Watched(look))
     assert answers
@@ -385,13 +385,13 @@ def test_a_model_that_cannot_be_made_keeps_no_service_from_starting(
     world.move(NEW)
     second = World(world.store, world.folder)
 
-    def refuse(recipe: Recipe) -> Extractor:
+    def refuse(recipe: Recipe) -> Encoder:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(second.models, "_make", refuse)
     second.models.restore()
     assert "searches in the collection default are refused" in caplog.text
-    second.extractors.close()
+    second.encoders.close()
 
 
 def test_a_collection_that_was_made_anew_is_not_moved(world: World) -> None:

@@ -41,7 +41,7 @@ class Failing:
     def live(self) -> Any:
         return self
 
-    passport = OTHER_PASSPORT
+    spec = OTHER_PASSPORT
 
     def begin(self, records: Sequence[ImageRecord]) -> Sent:
         assert len(records) <= BATCH

@@ -46,8 +46,8 @@ def test_rows_vectors_and_pictures_belong_together(services: Services) -> None:
         small = found.picture(position, size=64)
         assert max(small.size) <= 256
         assert max(found.picture(position, size=300).size) == 400
-        live = services.extractors.default.extractor
-        again = live.extract(live.prepare(found.picture(position, size=400))[None])[0]
+        live = services.encoders.default.encoder
+        again = live.encode(live.prepare(found.picture(position, size=400))[None])[0]
         assert np.dot(again, vector) > 0.9999
 
 

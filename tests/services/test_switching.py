@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookalike.errors import ImageNotFoundError, NotReadyError, PassportMismatchError
-from lookalike.models.color_extractor import ColorExtractor
+from lookalike.errors import ImageNotFoundError, NotReadyError, SpecMismatchError
+from lookalike.models.color_encoder import ColorEncoder
 from lookalike.records import PutStatus
 from lookalike.services.readiness import Canary
 from lookalike.services.search import SearchOptions
@@ -34,9 +34,9 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     made = World(store, folder)
     made.index(PICTURES)
     made.move(NEW)
-    made.extractors.add(make(NEW))
+    made.encoders.add(make(NEW))
     made.move(OLD)
-    made.extractors.add(make(NEW))
+    made.encoders.add(make(NEW))
     yield made
     made.close()
 
@@ -57,13 +57,13 @@ def to(world: World, recipe: Any) -> Callable[[], None]:
     """Switches at once, as a move does when its last vector is there."""
 
     def switch() -> None:
-        passport = make(recipe).passport
-        missing = world.store.sets.missing("default", passport, limit=100).records
+        spec = make(recipe).spec
+        missing = world.store.sets.missing("default", spec, limit=100).records
         if missing:
             pictures = [picture(int(record.id.removeprefix("p"))) for record in missing]
             rows = vectors(make(recipe), pictures)
-            world.store.sets.add("default", passport, missing, rows)
-        assert world.store.sets.activate("default", passport)
+            world.store.sets.add("default", spec, missing, rows)
+        assert world.store.sets.activate("default", spec)
 
     return switch
 
@@ -71,7 +71,7 @@ def to(world: World, recipe: Any) -> Callable[[], None]:
 def best(world: World, number: int) -> tuple[str, int]:
     found = world.search.search(io.BytesIO(picture(number)), SearchOptions(k=3))
     assert found.matches[0].score == pytest.approx(1.0, abs=1e-5)
-    return found.matches[0].record.id, found.passport.dim
+    return found.matches[0].record.id, found.spec.dim
 
 
 def test_a_search_that_meets_the_switch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,35 +84,33 @@ def test_a_search_that_meets_two(world: World, monkeypatch: pytest.MonkeyPatch) 
     assert best(world, 3) == ("p3", 48)
 
 
-def test_a_search_whose_extractor_was_retired(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_whose_encoder_was_retired(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     to(world, NEW)()
-    new = world.extractors.for_passport(make(NEW).passport)
+    new = world.encoders.for_spec(make(NEW).spec)
 
     def retire() -> None:
         to(world, OLD)()
-        world.extractors.remove(new.passport)
+        world.encoders.remove(new.spec)
 
     before(monkeypatch, new.batcher, "embed", retire)
     assert best(world, 3) == ("p3", 48)
 
 
-def test_a_search_between_the_passport_and_its_extractor(
+def test_a_search_between_the_spec_and_its_encoder(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     to(world, NEW)()
 
     def retire() -> None:
         to(world, OLD)()
-        world.extractors.remove(make(NEW).passport)
+        world.encoders.remove(make(NEW).spec)
 
-    before(monkeypatch, world.extractors, "for_passport", retire)
+    before(monkeypatch, world.encoders, "for_spec", retire)
     assert best(world, 3) == ("p3", 48)
 
 
 def test_a_shutdown_is_told(world: World) -> None:
-    world.extractors.close()
+    world.encoders.close()
     with pytest.raises(NotReadyError):
         best(world, 3)
     (item,) = world.index({"p77": picture(77)})
@@ -121,10 +119,10 @@ def test_a_shutdown_is_told(world: World) -> None:
 
 def test_a_model_that_is_not_live_is_told(world: World) -> None:
     to(world, NEW)()
-    world.extractors.remove(make(NEW).passport)
-    with pytest.raises(PassportMismatchError):
+    world.encoders.remove(make(NEW).spec)
+    with pytest.raises(SpecMismatchError):
         best(world, 3)
-    with pytest.raises(PassportMismatchError):
+    with pytest.raises(SpecMismatchError):
         world.index({"p77": picture(77)})
 
 
@@ -135,7 +133,7 @@ def test_a_stored_picture_as_the_query_meets_the_switch(
     before(monkeypatch, world.store, "search", to(world, NEW))
     found = world.search.similar("p3", SearchOptions(k=9))
     scores = {match.record.id: match.score for match in found.matches}
-    assert found.passport.dim == 27
+    assert found.spec.dim == 27
     assert scores["p5"] == pytest.approx(float(direct[0] @ direct[1]), abs=1e-5)
     with pytest.raises(ImageNotFoundError, match="'gone'"):
         world.search.similar("gone", SearchOptions())
@@ -152,15 +150,13 @@ def test_indexing_that_meets_the_switch(
     world.check(PICTURES | fresh, switches[-1])
 
 
-def test_indexing_whose_extractor_was_retired(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_indexing_whose_encoder_was_retired(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     to(world, NEW)()
-    new = world.extractors.for_passport(make(NEW).passport)
+    new = world.encoders.for_spec(make(NEW).spec)
 
     def retire() -> None:
         to(world, OLD)()
-        world.extractors.remove(new.passport)
+        world.encoders.remove(new.spec)
 
     before(monkeypatch, new.batcher, "submit", retire)
     fresh = some(9, start=50)
@@ -171,18 +167,18 @@ def test_indexing_whose_extractor_was_retired(
 def test_a_group_of_two_models_is_never_stored_together(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two models of the same length: only their passports tell them apart."""
-    cropped = ColorExtractor(resize="crop")
-    world.extractors.add(cropped)
-    world.store.sets.begin("default", cropped.passport, provenance={})
+    """Two models of the same length: only their specs tell them apart."""
+    cropped = ColorEncoder(resize="crop")
+    world.encoders.add(cropped)
+    world.store.sets.begin("default", cropped.spec, provenance={})
 
     def switch() -> None:
-        missing = world.store.sets.missing("default", cropped.passport, limit=100).records
+        missing = world.store.sets.missing("default", cropped.spec, limit=100).records
         rows = vectors(cropped, [picture(int(r.id.removeprefix("p"))) for r in missing])
-        world.store.sets.add("default", cropped.passport, missing, rows)
-        assert world.store.sets.activate("default", cropped.passport)
+        world.store.sets.add("default", cropped.spec, missing, rows)
+        assert world.store.sets.activate("default", cropped.spec)
 
-    old = world.extractors.default
+    old = world.encoders.default
     waiting = iter([lambda: None, lambda: None, switch])
     submit = old.batcher.submit
 
@@ -200,7 +196,7 @@ def test_a_group_of_two_models_is_never_stored_together(
 
 def test_the_canary_outlives_the_switch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     before(monkeypatch, world.store, "search", to(world, NEW))
-    Canary(world.extractors, world.store).check()
+    Canary(world.encoders, world.store).check()
 
 
 def test_many_clients_beside_many_switches(world: World) -> None:

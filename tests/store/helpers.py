@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.records import Match, Metadata, NewImage, OnConflict, Passport, PutOutcome
+from lookalike.records import Match, Metadata, ModelSpec, NewImage, OnConflict, PutOutcome
 from lookalike.store.base import Store
 
 DIM = 8
-PASSPORT = Passport(model="tiny", weights="random", weights_sha256="0" * 64, dim=DIM)
-OTHER_PASSPORT = Passport(model="other", weights="random", weights_sha256="1" * 64, dim=DIM)
+SPEC = ModelSpec(model="tiny", weights="random", weights_sha256="0" * 64, dim=DIM)
+OTHER_PASSPORT = ModelSpec(model="other", weights="random", weights_sha256="1" * 64, dim=DIM)
 
 
 def unit_vectors(count: int, *, dim: int = DIM, seed: int = 0) -> NDArray[np.float32]:
@@ -54,7 +54,7 @@ def put(
         collection,
         images,
         vectors,
-        passport=PASSPORT,
+        spec=SPEC,
         provenance={"precision": "float32"},
         on_conflict=on_conflict,
     )
@@ -69,7 +69,7 @@ def fill(store: Store, count: int, *, seed: int = 0, **options: Any) -> NDArray[
 
 
 def search(store: Store, queries: NDArray[np.float32], **options: Any) -> list[list[Match]]:
-    options = {"k": 10, "passport": PASSPORT, **options}
+    options = {"k": 10, "spec": SPEC, **options}
     return store.search(options.pop("collection", "default"), queries, **options)
 
 

@@ -10,7 +10,7 @@ from lookalike.errors import (
     ImageNotFoundError,
     InvalidParameterError,
     MetadataTooLargeError,
-    PassportMismatchError,
+    SpecMismatchError,
 )
 from lookalike.records import OnConflict, PutStatus
 from lookalike.store.base import Store
@@ -18,7 +18,7 @@ from lookalike.store.filters import Filter
 from tests.store.helpers import (
     DIM,
     OTHER_PASSPORT,
-    PASSPORT,
+    SPEC,
     digest,
     fill,
     ids,
@@ -31,7 +31,7 @@ from tests.store.helpers import (
 
 def test_an_empty_store_answers(store: Store) -> None:
     assert store.collections() == []
-    assert store.passport("default") is None
+    assert store.spec("default") is None
     assert store.count("default") == 0
     assert store.find("default", ["a"]) == {}
     assert store.page("default").records == []
@@ -83,7 +83,7 @@ def test_pictures_that_need_a_vector_are_left_to_put(store: Store) -> None:
     ):
         assert store.put_known(collection, image, on_conflict=OnConflict.REPLACE) is None
     assert store.get("default", "i0").sha256 == digest("i0")
-    assert store.passport("no") is None
+    assert store.spec("no") is None
 
 
 def test_put_keeps_rows_and_vectors(store: Store) -> None:
@@ -96,7 +96,7 @@ def test_put_keeps_rows_and_vectors(store: Store) -> None:
     assert np.array_equal(store.vector("default", "i1"), vectors[1])
     assert set(store.find("default", ["i0", "i2", "no"])) == {"i0", "i2"}
     info = store.collections()[0]
-    assert (info.name, info.count, info.passport) == ("default", 3, PASSPORT)
+    assert (info.name, info.count, info.spec) == ("default", 3, SPEC)
     assert (info.provenance, info.index) == ({"precision": "float32"}, "Flat")
     assert store.describe()["collections"]["default"]["count"] == 3
 
@@ -213,12 +213,12 @@ def test_collections_keep_apart(store: Store) -> None:
     assert len(search(store, unit_vectors(1), collection="one")[0]) == 1
 
 
-def test_other_passports_are_refused(store: Store) -> None:
+def test_other_specs_are_refused(store: Store) -> None:
     vectors = fill(store, 1)
-    with pytest.raises(PassportMismatchError, match="model: 'tiny' there, 'other' here"):
-        store.put("default", [new_image("b")], vectors, passport=OTHER_PASSPORT, provenance={})
-    with pytest.raises(PassportMismatchError):
-        search(store, vectors, passport=OTHER_PASSPORT)
+    with pytest.raises(SpecMismatchError, match="model: 'tiny' there, 'other' here"):
+        store.put("default", [new_image("b")], vectors, spec=OTHER_PASSPORT, provenance={})
+    with pytest.raises(SpecMismatchError):
+        search(store, vectors, spec=OTHER_PASSPORT)
     assert store.count("default") == 1
 
 

@@ -17,16 +17,16 @@ from lookalike.errors import (
     EmbeddingSetNotFoundError,
     InvalidParameterError,
     NotFoundError,
-    PassportMismatchError,
+    SpecMismatchError,
 )
-from lookalike.records import ImageRecord, NewImage, Passport
+from lookalike.records import ImageRecord, ModelSpec, NewImage
 from lookalike.store.base import Store
 from lookalike.store.local.index.indexes import Indexes
 from lookalike.store.local.index.live_index import LiveIndex
 from lookalike.store.local.local_store import LocalStore
 from tests.store.helpers import (
     OTHER_PASSPORT,
-    PASSPORT,
+    SPEC,
     digest,
     fill,
     ids,
@@ -37,17 +37,17 @@ from tests.store.helpers import (
 )
 from tests.waiting import repeat_together
 
-NEW = Passport(model="new", weights="random", weights_sha256="2" * 64, dim=6)
+NEW = ModelSpec(model="new", weights="random", weights_sha256="2" * 64, dim=6)
 
 
 def new_vectors(records: list[ImageRecord]) -> NDArray[np.float32]:
-    """The vector that each content has under the passport NEW: (N, 6) float32."""
+    """The vector that each content has under the spec NEW: (N, 6) float32."""
     seeds = [int(record.sha256[:8], 16) for record in records]
     return np.concatenate([unit_vectors(1, dim=6, seed=seed) for seed in seeds])
 
 
-def begin(store: Store, passport: Passport = NEW) -> None:
-    store.sets.begin("default", passport, provenance={"precision": "float64"})
+def begin(store: Store, spec: ModelSpec = NEW) -> None:
+    store.sets.begin("default", spec, provenance={"precision": "float64"})
 
 
 def complete(store: Store, *, limit: int = 3) -> int:
@@ -59,8 +59,8 @@ def complete(store: Store, *, limit: int = 3) -> int:
     return added
 
 
-def missing_ids(store: Store, passport: Passport = NEW) -> list[str]:
-    return [r.id for r in store.sets.missing("default", passport, limit=100).records]
+def missing_ids(store: Store, spec: ModelSpec = NEW) -> list[str]:
+    return [r.id for r in store.sets.missing("default", spec, limit=100).records]
 
 
 def put_new(store: Store, images: list[NewImage]) -> None:
@@ -68,34 +68,34 @@ def put_new(store: Store, images: list[NewImage]) -> None:
     vectors = np.concatenate(
         [unit_vectors(1, dim=6, seed=int(image.sha256[:8], 16)) for image in images]
     )
-    store.put("default", images, vectors, passport=NEW, provenance={})
+    store.put("default", images, vectors, spec=NEW, provenance={})
 
 
 def test_a_collection_begins_with_one_active_set(store: Store) -> None:
     fill(store, 3)
     (only,) = store.sets.all("default")
-    assert (only.passport, only.count, only.active) == (PASSPORT, 3, True)
+    assert (only.spec, only.count, only.active) == (SPEC, 3, True)
     assert (only.provenance, only.recipe) == ({"precision": "float32"}, None)
 
 
 def test_a_set_is_made_once(store: Store) -> None:
     fill(store, 3)
     made = store.sets.begin("default", NEW, provenance={"a": "1"}, recipe={"model": "new"})
-    assert (made.passport, made.count, made.active) == (NEW, 0, False)
+    assert (made.spec, made.count, made.active) == (NEW, 0, False)
     assert (made.provenance, made.recipe) == ({"a": "1"}, {"model": "new"})
     again = store.sets.begin("default", NEW, provenance={"a": "2"})
     assert again == made
     changed = store.sets.begin("default", NEW, provenance={}, recipe={"model": "newer"})
     assert changed.recipe == {"model": "newer"}
-    old = store.sets.begin("default", PASSPORT, provenance={}, recipe={"model": "old"})
+    old = store.sets.begin("default", SPEC, provenance={}, recipe={"model": "old"})
     assert (old.active, old.count, old.recipe) == (True, 3, {"model": "old"})
-    assert [one.passport for one in store.sets.all("default")] == [PASSPORT, NEW]
-    assert store.passport("default") == PASSPORT
+    assert [one.spec for one in store.sets.all("default")] == [SPEC, NEW]
+    assert store.spec("default") == SPEC
 
 
 def test_the_same_weights_under_another_name_are_the_same_set(store: Store) -> None:
     fill(store, 1)
-    renamed = Passport(model="tiny", weights="file.pth", weights_sha256="0" * 64, dim=8)
+    renamed = ModelSpec(model="tiny", weights="file.pth", weights_sha256="0" * 64, dim=8)
     assert store.sets.begin("default", renamed, provenance={}).active
     assert store.sets.activate("default", renamed)
     assert len(store.sets.all("default")) == 1
@@ -116,7 +116,7 @@ def test_what_is_missing_comes_oldest_first(store: Store) -> None:
     assert [record.id for record in later.records] == ["i1", "late"]
     store.sets.add("default", NEW, later.records, new_vectors(later.records))
     assert missing_ids(store) == ["i0", "i2", "i3", "i4", "i5", "i6"]
-    assert missing_ids(store, PASSPORT) == []
+    assert missing_ids(store, SPEC) == []
 
 
 def test_the_switch_waits_for_the_last_vector(store: Store) -> None:
@@ -126,17 +126,17 @@ def test_the_switch_waits_for_the_last_vector(store: Store) -> None:
     missing = store.sets.missing("default", NEW, limit=100).records
     assert store.sets.add("default", NEW, missing[:4], new_vectors(missing[:4])) == 4
     assert not store.sets.activate("default", NEW)
-    assert store.passport("default") == PASSPORT
+    assert store.spec("default") == SPEC
     assert ids(search(store, vectors[:1], k=1)[0]) == ["i0"]
     assert store.sets.add("default", NEW, missing[4:], new_vectors(missing[4:])) == 1
     assert store.sets.activate("default", NEW)
     assert store.sets.activate("default", NEW)
-    assert store.passport("default") == NEW
-    assert [(s.passport, s.active) for s in store.sets.all("default")] == [
-        (PASSPORT, False),
+    assert store.spec("default") == NEW
+    assert [(s.spec, s.active) for s in store.sets.all("default")] == [
+        (SPEC, False),
         (NEW, True),
     ]
-    assert store.collections()[0].passport == NEW
+    assert store.collections()[0].spec == NEW
     assert store.collections()[0].provenance == {"precision": "float64"}
 
 
@@ -149,12 +149,12 @@ def test_everything_is_of_the_new_set_after_the_switch(store: Store) -> None:
     expected = new_vectors(records)
     for record, vector in zip(records, expected, strict=True):
         assert np.array_equal(store.vector("default", record.id), vector)
-        assert ids(search(store, vector[None], k=1, passport=NEW)[0]) == [record.id]
+        assert ids(search(store, vector[None], k=1, spec=NEW)[0]) == [record.id]
     (block,) = store.scan("default")
     assert np.array_equal(block.vectors, expected)
-    with pytest.raises(PassportMismatchError):
+    with pytest.raises(SpecMismatchError):
         search(store, unit_vectors(1))
-    with pytest.raises(PassportMismatchError):
+    with pytest.raises(SpecMismatchError):
         put(store, [new_image("b")], unit_vectors(1))
 
 
@@ -174,8 +174,8 @@ def test_pictures_that_come_go_and_change_meanwhile(store: Store) -> None:
     assert store.sets.activate("default", NEW)
     for record in store.page("default").records:
         vector = new_vectors([record])
-        assert ids(search(store, vector, k=1, passport=NEW)[0]) == [record.id]
-    assert len(search(store, unit_vectors(1, dim=6), k=100, passport=NEW)[0]) == 5
+        assert ids(search(store, vector, k=1, spec=NEW)[0]) == [record.id]
+    assert len(search(store, unit_vectors(1, dim=6), k=100, spec=NEW)[0]) == 5
 
 
 def test_what_is_there_is_not_written_again(store: Store) -> None:
@@ -187,7 +187,7 @@ def test_what_is_there_is_not_written_again(store: Store) -> None:
     assert store.sets.add("default", NEW, records, unit_vectors(2, dim=6)) == 0
     found = store.sets.vectors("default", NEW, records)
     assert np.array_equal(np.stack([found["i0"], found["i1"]]), first)
-    assert store.sets.add("default", PASSPORT, records, unit_vectors(2)) == 0
+    assert store.sets.add("default", SPEC, records, unit_vectors(2)) == 0
     assert store.sets.add("default", NEW, [], unit_vectors(0, dim=6)) == 0
 
 
@@ -197,7 +197,7 @@ def test_vectors_of_a_set_belong_to_the_content(store: Store) -> None:
     records = store.page("default").records
     put(store, [new_image("i1", content="other")], unit_vectors(1, seed=3))
     store.delete("default", "i2")
-    found = store.sets.vectors("default", PASSPORT, records)
+    found = store.sets.vectors("default", SPEC, records)
     assert list(found) == ["i0"]
     assert np.array_equal(found["i0"], vectors[0])
     found["i0"][:] = 0
@@ -212,15 +212,15 @@ def test_there_and_back_again_lacks_what_came_later(store: Store) -> None:
     store.sets.activate("default", NEW)
     put_new(store, [new_image("late"), new_image("i1", content="other")])
     store.delete("default", "i3")
-    assert missing_ids(store, PASSPORT) == ["late", "i1"]
-    assert not store.sets.activate("default", PASSPORT)
-    records = store.sets.missing("default", PASSPORT, limit=10).records
-    store.sets.add("default", PASSPORT, records, unit_vectors(2, seed=8))
-    assert store.sets.activate("default", PASSPORT)
+    assert missing_ids(store, SPEC) == ["late", "i1"]
+    assert not store.sets.activate("default", SPEC)
+    records = store.sets.missing("default", SPEC, limit=10).records
+    store.sets.add("default", SPEC, records, unit_vectors(2, seed=8))
+    assert store.sets.activate("default", SPEC)
     assert ids(search(store, vectors[:1], k=1)[0]) == ["i0"]
     assert len(search(store, vectors[:1], k=100)[0]) == 4
     assert store.sets.activate("default", NEW)
-    assert len(search(store, unit_vectors(1, dim=6), k=100, passport=NEW)[0]) == 4
+    assert len(search(store, unit_vectors(1, dim=6), k=100, spec=NEW)[0]) == 4
 
 
 def test_an_empty_collection_switches_at_once(store: Store) -> None:
@@ -229,17 +229,17 @@ def test_an_empty_collection_switches_at_once(store: Store) -> None:
     begin(store)
     assert store.sets.activate("default", NEW)
     put_new(store, [new_image("a")])
-    assert len(search(store, unit_vectors(1, dim=6), passport=NEW)[0]) == 1
+    assert len(search(store, unit_vectors(1, dim=6), spec=NEW)[0]) == 1
 
 
 def test_sets_are_discarded_unless_active(store: Store) -> None:
     vectors = fill(store, 1203)
     begin(store)
     with pytest.raises(ConflictError, match="in use"):
-        store.sets.discard("default", PASSPORT)
+        store.sets.discard("default", SPEC)
     complete(store, limit=1000)
     store.sets.discard("default", NEW)
-    assert [one.passport for one in store.sets.all("default")] == [PASSPORT]
+    assert [one.spec for one in store.sets.all("default")] == [SPEC]
     begin(store)
     assert store.sets.all("default")[1].count == 0
     assert ids(search(store, vectors[:1], k=1)[0]) == ["i0"]
@@ -254,7 +254,7 @@ def test_dropping_a_collection_takes_all_of_its_sets(store: Store) -> None:
     with pytest.raises(CollectionNotFoundError):
         store.sets.all("default")
     fill(store, 1)
-    assert [one.passport for one in store.sets.all("default")] == [PASSPORT]
+    assert [one.spec for one in store.sets.all("default")] == [SPEC]
 
 
 def test_what_is_not_there_is_said(store: Store) -> None:
@@ -299,9 +299,9 @@ def test_vectors_that_would_spoil_the_order_are_refused(store: Store, vectors: n
     assert missing_ids(store) == ["i0"]
 
 
-def vector_under(passport: Passport, sha256: str) -> NDArray[np.float32]:
-    """What a passport makes of a content: (dim,) float32."""
-    return unit_vectors(1, dim=passport.dim, seed=int(sha256[:8], 16))[0]
+def vector_under(spec: ModelSpec, sha256: str) -> NDArray[np.float32]:
+    """What a spec makes of a content: (dim,) float32."""
+    return unit_vectors(1, dim=spec.dim, seed=int(sha256[:8], 16))[0]
 
 
 class Traffic:
@@ -313,49 +313,49 @@ class Traffic:
         self.searches = [0, 0, 0]
         self.switching, self.changing = count(1), count(1)
 
-    def passport(self) -> Passport:
-        found = self.store.passport("default")
+    def spec(self) -> ModelSpec:
+        found = self.store.spec("default")
         assert found is not None
         return found
 
     def switch(self) -> None:
-        passport = (PASSPORT, NEW)[next(self.switching) % 2]
-        records = self.store.sets.missing("default", passport, limit=100).records
+        spec = (SPEC, NEW)[next(self.switching) % 2]
+        records = self.store.sets.missing("default", spec, limit=100).records
         if records:
-            vectors = np.stack([vector_under(passport, record.sha256) for record in records])
-            self.store.sets.add("default", passport, records, vectors)
-        self.switches += self.store.sets.activate("default", passport)
+            vectors = np.stack([vector_under(spec, record.sha256) for record in records])
+            self.store.sets.add("default", spec, records, vectors)
+        self.switches += self.store.sets.activate("default", spec)
 
     def change(self) -> None:
         turn = next(self.changing)
         image = new_image(f"c{turn % 5}", content=f"{turn}")
-        passport = self.passport()
-        vector = vector_under(passport, image.sha256)[None]
-        with suppress(PassportMismatchError):
-            self.store.put("default", [image], vector, passport=passport, provenance={})
+        spec = self.spec()
+        vector = vector_under(spec, image.sha256)[None]
+        with suppress(SpecMismatchError):
+            self.store.put("default", [image], vector, spec=spec, provenance={})
         if turn % 3 == 0:
             with suppress(NotFoundError):
                 self.store.delete("default", f"c{turn % 4}")
 
     def look(self, number: int) -> None:
-        passport = self.passport()
-        query = vector_under(passport, digest(f"i{number}"))
+        spec = self.spec()
+        query = vector_under(spec, digest(f"i{number}"))
         try:
-            matches = search(self.store, query[None], k=50, passport=passport)[0]
-        except PassportMismatchError:
+            matches = search(self.store, query[None], k=50, spec=spec)[0]
+        except SpecMismatchError:
             return
         assert matches[0].record.id == f"i{number}"
         assert {f"i{n}" for n in range(40)} <= set(ids(matches))
         for match in matches:
-            expected = float(vector_under(passport, match.record.sha256) @ query)
+            expected = float(vector_under(spec, match.record.sha256) @ query)
             assert match.score == pytest.approx(expected, abs=1e-5)
         self.searches[number] += 1
 
 
 def test_searches_and_changes_beside_switches_are_right(store: Store) -> None:
-    """Whoever reads the passport and then searches is right, or is told of the switch."""
+    """Whoever reads the spec and then searches is right, or is told of the switch."""
     images = [new_image(f"i{n}") for n in range(40)]
-    put(store, images, np.stack([vector_under(PASSPORT, image.sha256) for image in images]))
+    put(store, images, np.stack([vector_under(SPEC, image.sha256) for image in images]))
     begin(store)
     traffic = Traffic(store)
     repeat_together(
@@ -376,7 +376,7 @@ def test_the_local_index_is_there_before_the_switch(
     complete(store)
     store.sets.activate("default", NEW)
     monkeypatch.setattr(LiveIndex, "load", lambda *_: pytest.fail("the first search must not wait"))
-    assert len(search(store, unit_vectors(1, dim=6), k=20, passport=NEW)[0]) == 20
+    assert len(search(store, unit_vectors(1, dim=6), k=20, spec=NEW)[0]) == 20
     assert [folder.name for folder in (tmp_path / "index").iterdir()] in ([], ["2"])
     store.close()
 
@@ -397,8 +397,8 @@ def test_a_prepared_switch_builds_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert store.sets.activate("default", NEW)
     records = store.page("default").records
     for record, vector in zip(records, new_vectors(records), strict=True):
-        assert ids(search(store, vector[None], k=1, passport=NEW)[0]) == [record.id]
-    assert len(search(store, unit_vectors(1, dim=6), k=100, passport=NEW)[0]) == 20
+        assert ids(search(store, vector[None], k=1, spec=NEW)[0]) == [record.id]
+    assert len(search(store, unit_vectors(1, dim=6), k=100, spec=NEW)[0]) == 20
     store.close()
 
 
@@ -409,8 +409,8 @@ def test_what_was_prepared_in_vain_is_let_go(store: Store) -> None:
         assert not store.sets.activate("default", NEW)
     if isinstance(store, LocalStore):
         assert store._sets._prepared == {}
-    with store.sets.prepared("default", PASSPORT):
-        assert store.sets.activate("default", PASSPORT)
+    with store.sets.prepared("default", SPEC):
+        assert store.sets.activate("default", SPEC)
     assert ids(search(store, vectors[:1], k=1)[0]) == ["i0"]
     with pytest.raises(EmbeddingSetNotFoundError), store.sets.prepared("default", OTHER_PASSPORT):
         pass
@@ -440,8 +440,8 @@ def test_changes_while_the_local_index_is_built_are_in_it(
     assert store.sets.activate("default", NEW)
     records = store.page("default").records
     for record, vector in zip(records, new_vectors(records), strict=True):
-        assert ids(search(store, vector[None], k=1, passport=NEW)[0]) == [record.id]
-    assert len(search(store, unit_vectors(1, dim=6), k=100, passport=NEW)[0]) == 20
+        assert ids(search(store, vector[None], k=1, spec=NEW)[0]) == [record.id]
+    assert len(search(store, unit_vectors(1, dim=6), k=100, spec=NEW)[0]) == 20
     store.close()
 
 
@@ -462,7 +462,7 @@ def test_a_picture_that_comes_while_the_local_index_is_built_keeps_the_old_set(
     with monkeypatch.context() as patch:
         patch.setattr(Indexes, "build", build_then_put)
         assert not store.sets.activate("default", NEW)
-    assert store.passport("default") == PASSPORT
+    assert store.spec("default") == SPEC
     assert ids(search(store, vectors[:1], k=1)[0]) == ["i0"]
     complete(store)
     assert store.sets.activate("default", NEW)
@@ -495,7 +495,7 @@ def test_a_vector_before_those_of_the_built_index_makes_it_anew(
     monkeypatch.setattr("lookalike.store.local.catalog.sets.CatalogSets.complete", lambda *_: True)
     assert store.sets.activate("default", NEW)
     assert first.sha256 != waiting[0].sha256
-    assert ids(search(store, new_vectors(waiting), k=1, passport=NEW)[0]) == ["i0"]
+    assert ids(search(store, new_vectors(waiting), k=1, spec=NEW)[0]) == ["i0"]
     store.close()
 
 
@@ -507,19 +507,19 @@ def test_sets_survive_a_restart(tmp_path: Path) -> None:
     store.sets.add("default", NEW, half, new_vectors(half))
     store.close()
     store = LocalStore(tmp_path)
-    assert store.passport("default") == PASSPORT
+    assert store.spec("default") == SPEC
     assert store.sets.all("default")[1].recipe == {"model": "new", "n": 1}
     assert complete(store) == 3
     assert store.sets.activate("default", NEW)
     store.close()
     store = LocalStore(tmp_path)
-    assert store.passport("default") == NEW
+    assert store.spec("default") == NEW
     records = store.page("default").records
-    assert ids(search(store, new_vectors(records)[:1], k=1, passport=NEW)[0]) == [records[0].id]
+    assert ids(search(store, new_vectors(records)[:1], k=1, spec=NEW)[0]) == [records[0].id]
     store.close()
 
 
-def test_another_passport_is_another_set(store: Store) -> None:
+def test_another_spec_is_another_set(store: Store) -> None:
     fill(store, 1)
     begin(store, OTHER_PASSPORT)
     begin(store)

@@ -40,7 +40,7 @@ from lookalike.store.local.catalog.fields import advance, register_fields, unfin
 from lookalike.store.local.catalog.filters import filter_sql
 from lookalike.store.local.catalog.migrations import MIGRATIONS
 from lookalike.store.local.local_store import LocalStore
-from tests.store.helpers import PASSPORT, fill, new_image, put, unit_vectors
+from tests.store.helpers import SPEC, fill, new_image, put, unit_vectors
 from tests.store.test_filters import SCALARS, TEXT
 from tests.waiting import wait_for
 
@@ -128,7 +128,7 @@ class Fields(RuleBasedStateMachine):
             collection,
             [new_image(f"i{n}", content=f"{self.contents}", metadata=m) for n, m in items],
             unit_vectors(len(items)),
-            passport=PASSPORT,
+            spec=SPEC,
             provenance={},
             on_conflict=OnConflict.REPLACE,
         )
@@ -305,7 +305,7 @@ def test_complete_fields_agree_with_python(
         name,
         [new_image(f"i{n}", metadata=one) for n, one in enumerate(rows)],
         unit_vectors(len(rows)),
-        passport=PASSPORT,
+        spec=SPEC,
         provenance={},
         on_conflict=OnConflict.REPLACE,
     )
@@ -519,7 +519,7 @@ def test_a_catalog_of_the_second_version_is_brought_up_to_date(tmp_path: Path) -
                 old.execute(statement)
             old.execute("INSERT INTO migrations VALUES (?, '')", (name,))
         old.execute("INSERT INTO collections VALUES (1, 'default', '', NULL)")
-        old.execute("INSERT INTO embeddings VALUES (1, 1, ?, '{}', NULL)", (PASSPORT.to_json(),))
+        old.execute("INSERT INTO embeddings VALUES (1, 1, ?, '{}', NULL)", (SPEC.to_json(),))
         old.execute("UPDATE collections SET embedding = 1")
         for n, vector in enumerate(unit_vectors(4), 1):
             old.execute(

@@ -67,7 +67,7 @@ BREAKS: dict[str, Callable[[Path], None]] = {
     "manifest empty": lambda manifest: manifest.write_text(""),
     "manifest a list": lambda manifest: manifest.write_text("[]"),
     "manifest without checksum": edit("vectors", None),
-    "other passport": edit("passport", "0" * 16),
+    "other spec": edit("passport", "0" * 16),
     "other embedding set": edit("embedding", 2),
     "other dim": edit("dim", 9),
     "other count": edit("count", 3),

@@ -19,7 +19,7 @@ from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from lookalike.store.search_parameters import SearchParameters
-from tests.store.helpers import PASSPORT, answers, new_image, put, unit_vectors
+from tests.store.helpers import SPEC, answers, new_image, put, unit_vectors
 
 LEAST = 60
 TYPES = (
@@ -139,7 +139,7 @@ class IndexMachine(RuleBasedStateMachine):
                 "default",
                 queries,
                 k=k,
-                passport=PASSPORT,
+                spec=SPEC,
                 where=where,
                 exclude=exclude,
                 parameters=parameters,
@@ -155,11 +155,9 @@ class IndexMachine(RuleBasedStateMachine):
         queries = unit_vectors(1, seed=seed)
         least = SearchParameters(nprobe=1, ef_search=1, k_factor=1)
         (found,) = self.store.search(
-            "default", queries, k=k, passport=PASSPORT, where=where, parameters=least
+            "default", queries, k=k, spec=SPEC, where=where, parameters=least
         )
-        (all_there,) = self.memory.search(
-            "default", queries, k=1000, passport=PASSPORT, where=where
-        )
+        (all_there,) = self.memory.search("default", queries, k=1000, spec=SPEC, where=where)
         scores = {match.record.id: match.score for match in all_there}
         assert len(found) == min(k, len(all_there))
         assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)

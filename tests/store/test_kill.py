@@ -16,7 +16,7 @@ import pytest
 
 from lookalike.files.blobs import LocalFiles
 from lookalike.store.local.local_store import LocalStore
-from tests.store.helpers import PASSPORT, digest, ids, new_image, put, search, unit_vectors
+from tests.store.helpers import SPEC, digest, ids, new_image, put, search, unit_vectors
 
 ROUNDS = 5
 CHILD = """
@@ -68,7 +68,7 @@ def check_whole(folder: Path) -> None:
     connection.close()
     files = LocalFiles(folder)
     for sha256, length in rows:
-        assert length == 4 * PASSPORT.dim
+        assert length == 4 * SPEC.dim
         path = files.path(sha256, "image/png")
         assert path is not None
         assert digest(path.read_text()) == sha256

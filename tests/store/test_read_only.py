@@ -16,7 +16,7 @@ import pytest
 from lookalike.errors import DataFolderError, StorageError
 from lookalike.store.filters import Filter
 from lookalike.store.local.local_store import LocalStore
-from tests.store.helpers import PASSPORT, fill, ids, new_image, put, search, unit_vectors
+from tests.store.helpers import SPEC, fill, ids, new_image, put, search, unit_vectors
 
 READER = """
 import sys
@@ -27,7 +27,7 @@ with closing(LocalStore(Path(sys.argv[1]), read_only=True)) as store:
     blocks = list(store.scan("default"))
     print([record.id for block in blocks for record in block.records])
     vectors = blocks[0].vectors
-    found = store.search("default", vectors[:1], k=2, passport=store.passport("default"))
+    found = store.search("default", vectors[:1], k=2, spec=store.spec("default"))
     print([match.record.id for match in found[0]])
 """
 
@@ -101,12 +101,12 @@ def test_what_is_read_is_what_was_stored(tmp_path: Path) -> None:
     with closing(LocalStore(tmp_path, read_only=True)) as reader:
         blocks = list(reader.scan("default"))
     assert np.array_equal(np.concatenate([block.vectors for block in blocks]), vectors)
-    assert reader_passport(tmp_path) == PASSPORT
+    assert reader_spec(tmp_path) == SPEC
 
 
-def reader_passport(folder: Path) -> object:
+def reader_spec(folder: Path) -> object:
     with closing(LocalStore(folder, read_only=True)) as reader:
-        return reader.passport("default")
+        return reader.spec("default")
 
 
 def test_a_reader_searches_on_beside_changes(tmp_path: Path) -> None:

@@ -532,13 +532,13 @@ def test_an_embedding_set_gets_the_type_once_it_is_active(tmp_path: Path) -> Non
             assert store.sets.activate("default", NEW)
         wait_built(store)
         query = vectors_of_new("late")
-        found = search(store, query, k=200, passport=NEW, parameters=EVERYTHING)[0]
+        found = search(store, query, k=200, spec=NEW, parameters=EVERYTHING)[0]
         assert len(found) == 150
         assert found[0].record.id == "late"
         assert "i7" not in ids(found)
         assert not (tmp_path / "index" / "1").exists()
     with closing(opened(tmp_path)) as store:
-        again = search(store, query, k=200, passport=NEW, parameters=EVERYTHING)[0]
+        again = search(store, query, k=200, spec=NEW, parameters=EVERYTHING)[0]
         assert ids(again) == ids(found)
         assert facts(store)["type"] == TYPE
 
@@ -649,7 +649,7 @@ def test_an_index_that_missed_a_vector_is_exact_until_the_background_has_built_i
             go_on.clear()
             assert store.sets.activate("default", NEW)
             put_new(store, [new_image("late")])
-            found = search(store, new_vectors(records[:1]), k=200, passport=NEW)[0]
+            found = search(store, new_vectors(records[:1]), k=200, spec=NEW)[0]
             assert found[0].record.id == "i0"
             assert len(found) == 151
             assert begun.wait(30)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from lookalike.errors import ConflictError, NotFoundError
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 from lookalike.store.base import Store
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_store import MemoryStore
@@ -20,10 +20,10 @@ from tests.store.helpers import answers, new_image, unit_vectors
 from tests.store.test_agreement import RUNS, row
 
 PASSPORTS = [
-    Passport(model=f"m{n}", weights="random", weights_sha256=str(n) * 64, dim=4 + n)
+    ModelSpec(model=f"m{n}", weights="random", weights_sha256=str(n) * 64, dim=4 + n)
     for n in range(3)
 ]
-POOLS = {passport.model: unit_vectors(6, dim=passport.dim) for passport in PASSPORTS}
+POOLS = {spec.model: unit_vectors(6, dim=spec.dim) for spec in PASSPORTS}
 IDS = st.sampled_from([f"i{n}" for n in range(6)])
 SETS = st.sampled_from(PASSPORTS)
 
@@ -50,12 +50,12 @@ class SetsAgree(RuleBasedStateMachine):
 
     @rule(items=st.lists(st.tuples(IDS, st.integers(0, 5)), min_size=1, max_size=4))
     def put(self, items: list[Any]) -> None:
-        passport = self.memory.passport("default") or PASSPORTS[0]
+        spec = self.memory.spec("default") or PASSPORTS[0]
         images = [new_image(i, content=str(n)) for i, n in items]
-        vectors = POOLS[passport.model][[n for _, n in items]]
+        vectors = POOLS[spec.model][[n for _, n in items]]
 
         def act(store: Store) -> Any:
-            outcomes = store.put("default", images, vectors, passport=passport, provenance={})
+            outcomes = store.put("default", images, vectors, spec=spec, provenance={})
             return [(one.status, row(one.record)) for one in outcomes]
 
         self.same(act)
@@ -68,39 +68,39 @@ class SetsAgree(RuleBasedStateMachine):
     def drop(self) -> None:
         self.same(lambda store: store.drop("default"))
 
-    @rule(passport=SETS)
-    def begin(self, passport: Passport) -> None:
-        self.same(lambda store: store.sets.begin("default", passport, provenance={}))
+    @rule(spec=SETS)
+    def begin(self, spec: ModelSpec) -> None:
+        self.same(lambda store: store.sets.begin("default", spec, provenance={}))
 
-    @rule(passport=SETS, limit=st.integers(1, 6))
-    def add(self, passport: Passport, limit: int) -> None:
+    @rule(spec=SETS, limit=st.integers(1, 6))
+    def add(self, spec: ModelSpec, limit: int) -> None:
         def act(store: Store) -> Any:
-            records = store.sets.missing("default", passport, limit=limit).records
+            records = store.sets.missing("default", spec, limit=limit).records
             contents = [_content(record.sha256) for record in records]
-            vectors = POOLS[passport.model][contents].reshape(-1, passport.dim)
-            return store.sets.add("default", passport, records, vectors)
+            vectors = POOLS[spec.model][contents].reshape(-1, spec.dim)
+            return store.sets.add("default", spec, records, vectors)
 
         self.same(act)
 
-    @rule(passport=SETS, image_id=IDS, content=st.integers(0, 5))
-    def add_what_may_be_gone(self, passport: Passport, image_id: str, content: int) -> None:
+    @rule(spec=SETS, image_id=IDS, content=st.integers(0, 5))
+    def add_what_may_be_gone(self, spec: ModelSpec, image_id: str, content: int) -> None:
         def act(store: Store) -> Any:
             found = store.find("default", [image_id])
             records = [
                 r for r in found.values() if r.sha256 == new_image("x", content=str(content)).sha256
             ]
-            vectors = POOLS[passport.model][[content] * len(records)]
-            return store.sets.add("default", passport, records, vectors)
+            vectors = POOLS[spec.model][[content] * len(records)]
+            return store.sets.add("default", spec, records, vectors)
 
         self.same(act)
 
-    @rule(passport=SETS)
-    def activate(self, passport: Passport) -> None:
-        self.same(lambda store: store.sets.activate("default", passport))
+    @rule(spec=SETS)
+    def activate(self, spec: ModelSpec) -> None:
+        self.same(lambda store: store.sets.activate("default", spec))
 
-    @rule(passport=SETS)
-    def discard(self, passport: Passport) -> None:
-        self.same(lambda store: store.sets.discard("default", passport))
+    @rule(spec=SETS)
+    def discard(self, spec: ModelSpec) -> None:
+        self.same(lambda store: store.sets.discard("default", spec))
 
     @rule()
     def reopen(self) -> None:
@@ -109,33 +109,33 @@ class SetsAgree(RuleBasedStateMachine):
 
     @rule(k=st.integers(1, 7))
     def search(self, k: int) -> None:
-        passport = self.memory.passport("default") or PASSPORTS[0]
-        queries = POOLS[passport.model][:2]
-        self.same(lambda store: answers(store.search("default", queries, k=k, passport=passport)))
+        spec = self.memory.spec("default") or PASSPORTS[0]
+        queries = POOLS[spec.model][:2]
+        self.same(lambda store: answers(store.search("default", queries, k=k, spec=spec)))
 
     @invariant()
     def same_sets(self) -> None:
         self.same(lambda store: store.sets.all("default"))
-        self.same(lambda store: store.passport("default"))
+        self.same(lambda store: store.spec("default"))
 
     @invariant()
     def same_vectors(self) -> None:
         records = self.memory.page("default").records
-        for passport in PASSPORTS:
+        for spec in PASSPORTS:
             self.same(
-                lambda store, passport=passport: [
-                    row(r) for r in store.sets.missing("default", passport, limit=9).records
+                lambda store, spec=spec: [
+                    row(r) for r in store.sets.missing("default", spec, limit=9).records
                 ]
             )
             left, right = self.both(
-                lambda store, passport=passport: store.sets.vectors("default", passport, records)
+                lambda store, spec=spec: store.sets.vectors("default", spec, records)
             )
             if isinstance(left, dict):
                 assert left.keys() == right.keys()
                 for image_id, vector in left.items():
                     assert np.array_equal(vector, right[image_id])
                     content = _content(self.memory.get("default", image_id).sha256)
-                    assert np.array_equal(vector, POOLS[passport.model][content])
+                    assert np.array_equal(vector, POOLS[spec.model][content])
             else:
                 assert left is right
 

@@ -17,7 +17,7 @@ from lookalike.store.local import search as searching
 from lookalike.store.local.catalog import connections
 from lookalike.store.local.catalog.connections import Connections
 from lookalike.store.local.local_store import LocalStore
-from tests.store.helpers import PASSPORT, fill, ids, new_image, put, search, unit_vectors
+from tests.store.helpers import SPEC, fill, ids, new_image, put, search, unit_vectors
 from tests.store.test_fields import found
 from tests.waiting import wait_for
 
@@ -36,11 +36,9 @@ def test_a_filter_that_takes_too_long_is_refused_and_nothing_else(
             with pytest.raises(FilterTooSlowError, match="LOOKALIKE_FILTER_FIELDS"):
                 ask()
         with pytest.raises(FilterTooSlowError):
-            store.search(
-                "default", unit_vectors(1), k=3, passport=PASSPORT, where=Filter.parse(MANY)
-            )
+            store.search("default", unit_vectors(1), k=3, spec=SPEC, where=Filter.parse(MANY))
         assert store.count("default") == 3000
-        assert len(store.search("default", unit_vectors(1), k=3, passport=PASSPORT)[0]) == 3
+        assert len(store.search("default", unit_vectors(1), k=3, spec=SPEC)[0]) == 3
         monkeypatch.setattr(store._catalog._connections, "_filter_s", 60)
         assert len(found(store, MANY)) == 3000
 

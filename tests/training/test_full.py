@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from lookalike.bootstrap import build_extractor
+from lookalike.bootstrap import build_encoder
 from lookalike.config import Settings
 from lookalike.errors import ConfigurationError, WeightsMismatchError
 from lookalike.models.heads import HeadSpec, save_head
-from lookalike.models.registry import SPECS
-from lookalike.models.torchvision_extractor import TorchvisionExtractor
+from lookalike.models.registry import ARCHITECTURES
+from lookalike.models.torchvision_encoder import TorchvisionEncoder
 from lookalike.models.torchvision_weights import load_backbone
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.full import FullResult, train_full
@@ -31,10 +31,10 @@ CPU = FullOptions(device="cpu")
 @pytest.fixture(scope="module")
 def data() -> VectorSet:
     drawn = drawn_set(classes=["mug", "car", "fish", "leaf"], instances=4, views=2)
-    extractor = TorchvisionExtractor(
+    encoder = TorchvisionEncoder(
         "resnet18", "random", input_size=32, precision="float32", device="cpu"
     )
-    return extract_again(drawn, extractor)
+    return extract_again(drawn, encoder)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,9 @@ def test_the_saved_network_and_head_are_served(data, trained, tmp_path):
         device="cpu",
         runtime="torch",
     )
-    served = build_extractor(settings, cores=2)
-    assert served.passport.head == trained.training.head.digest
-    assert served.passport.weights_sha256 != data.passport.weights_sha256
+    served = build_encoder(settings, cores=2)
+    assert served.spec.head == trained.training.head.digest
+    assert served.spec.weights_sha256 != data.spec.weights_sha256
     vectors = extract_again(data, served).vectors
     network = rebuilt(trained)
     pixels = np.stack([served.prepare(data.picture(n, size=32)) for n in range(len(data))])
@@ -75,7 +75,7 @@ def rebuilt(trained: FullResult) -> FullNetwork:
     tensors = trained.training.head.tensors
     state = {f"layers.{name}": torch.from_numpy(value) for name, value in tensors.items()}
     head.load_state_dict(state, strict=False)
-    return FullNetwork(backbone, head, spec=SPECS["resnet18"], full=CPU).eval()
+    return FullNetwork(backbone, head, spec=ARCHITECTURES["resnet18"], full=CPU).eval()
 
 
 def test_the_network_moved_and_its_statistics_did_not(trained):
@@ -109,7 +109,7 @@ def test_interrupted_it_goes_on_to_the_same(data, trained, tmp_path):
 def gradient(full: FullOptions) -> torch.Tensor:
     backbone = load_backbone("resnet18", weights="random").network
     head = HeadNetwork(HeadSpec(dim_in=512, dim_out=16), seed=0)
-    network = FullNetwork(backbone, head, spec=SPECS["resnet18"], full=full).train()
+    network = FullNetwork(backbone, head, spec=ARCHITECTURES["resnet18"], full=full).train()
     pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     torch.autograd.backward(network(torch.from_numpy(pixels))[:, :3].sum())
     found = network.backbone.conv1.weight.grad
@@ -148,6 +148,6 @@ def test_what_cannot_be_trained_is_refused(data):
     color = drawn_set(classes=["mug", "car"], instances=2, views=2)
     with pytest.raises(ConfigurationError, match="not for color"):
         train_full(color, weights="random", options=QUICK, full=CPU)
-    other = replace(data, passport=replace(data.passport, weights_sha256="0" * 64))
+    other = replace(data, spec=replace(data.spec, weights_sha256="0" * 64))
     with pytest.raises(WeightsMismatchError, match="other weights"):
         train_full(other, weights="random", options=QUICK, full=CPU)

@@ -74,7 +74,7 @@ def test_the_two_parts_are_measured_as_they_are(data, trained):
         np.testing.assert_array_equal(
             part.headed.vectors, trained.head.apply(data.vectors[positions])
         )
-        assert part.headed.passport.head == trained.head.digest
+        assert part.headed.spec.head == trained.head.digest
         assert part.after.metrics == evaluate(part.headed).metrics
         assert part.before.metrics == evaluate(part.plain).metrics
         for before, after, change in zip(
@@ -91,7 +91,7 @@ def test_the_two_parts_are_measured_as_they_are(data, trained):
 
 def test_the_head_is_the_best_epoch_and_says_what_it_is(data, trained):
     head = trained.head
-    assert (head.spec.dim_in, head.dim, head.backbone) == (48, 32, data.passport)
+    assert (head.spec.dim_in, head.dim, head.backbone) == (48, 32, data.spec)
     assert head.trained["options"]["seed"] == 0
     assert head.trained["epoch"] == trained.best_epoch
     watched = head.apply(data.vectors[trained.split.validation])
@@ -273,7 +273,7 @@ def test_a_broken_dataset_is_refused(data):
     with pytest.raises(ConfigurationError, match="two such classes"):
         train_head(replace(data, labels=[str(n) for n in range(len(labels))]))
     with pytest.raises(ConfigurationError, match="come from a head already"):
-        train_head(replace(data, passport=replace(data.passport, head="f" * 64)))
+        train_head(replace(data, spec=replace(data.spec, head="f" * 64)))
     for value in (np.nan, np.inf, 0.5):
         vectors = data.vectors.copy()
         vectors[7, 3] = value

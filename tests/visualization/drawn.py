@@ -1,4 +1,4 @@
-"""A set of drawn pictures with the vectors of the extractor without weights."""
+"""A set of drawn pictures with the vectors of the encoder without weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from lookalike.errors import OriginalNotKeptError
-from lookalike.models.color_extractor import ColorExtractor
+from lookalike.models.color_encoder import ColorEncoder
 from lookalike.services.vector_set import VectorSet
 from scripts.samples import Sample, draw, samples
 
@@ -23,8 +23,8 @@ def drawn_set(
 ) -> VectorSet:
     """Pictures in classes; those at the positions `lost` cannot be read any more."""
     made = list(samples(classes=classes, instances=instances, views=views))
-    extractor = ColorExtractor()
-    prepared = np.stack([extractor.prepare(picture_of(sample)) for sample in made])
+    encoder = ColorEncoder()
+    prepared = np.stack([encoder.prepare(picture_of(sample)) for sample in made])
 
     def picture(position: int, *, size: int) -> Image.Image:
         if position in lost:
@@ -33,9 +33,9 @@ def drawn_set(
 
     return VectorSet(
         name="samples",
-        passport=extractor.passport,
-        provenance=extractor.provenance,
-        vectors=extractor.extract(prepared),
+        spec=encoder.spec,
+        provenance=encoder.provenance,
+        vectors=encoder.encode(prepared),
         ids=[f"{sample.label}/{sample.filename}" for sample in made],
         names=[sample.filename for sample in made],
         labels=[sample.label for sample in made] if labels else None,

@@ -35,7 +35,7 @@ from lookalike.api.uploads import Admission
 from lookalike.bootstrap import Services, build_services
 from lookalike.config import Settings
 from lookalike.files.data_folder import make_data_folder
-from lookalike.models.extractors import Extractors
+from lookalike.models.encoders import Encoders
 from lookalike.store.base import Store
 
 DESCRIPTION = """
@@ -53,18 +53,18 @@ SPARE_THREADS = 32
 
 
 def create_app(
-    settings: Settings, *, extractors: Extractors | None = None, store: Store | None = None
+    settings: Settings, *, encoders: Encoders | None = None, store: Store | None = None
 ) -> FastAPI:
     """Makes the application; the parts are put together when it starts.
 
     Args:
         settings: What was asked for.
-        extractors: Used instead of what the settings name.
+        encoders: Used instead of what the settings name.
         store: Used instead of the local store.
     """
     metrics = Metrics()
     build = partial(
-        build_services, settings, extractors=extractors, store=store, on_batch=metrics.batch
+        build_services, settings, encoders=encoders, store=store, on_batch=metrics.batch
     )
     app = FastAPIOffline(
         title="Lookalike",
@@ -110,13 +110,13 @@ async def _lifespan(
 
 
 def _say_what_runs(services: Services) -> None:
-    live = services.extractors.default
-    passport, provenance = live.passport, live.extractor.provenance
+    live = services.encoders.default
+    spec, provenance = live.spec, live.encoder.provenance
     log.info(
         "%s with %s weights: %d numbers a picture, %s, %s",
-        passport.model,
-        passport.weights,
-        passport.dim,
+        spec.model,
+        spec.weights,
+        spec.dim,
         provenance.get("device"),
         provenance.get("precision"),
     )
@@ -125,7 +125,7 @@ def _say_what_runs(services: Services) -> None:
 
 
 def _limit_uploads(app: FastAPI, settings: Settings, services: Services) -> None:
-    batcher = services.extractors.default.batcher
+    batcher = services.encoders.default.batcher
     app.state.admission = Admission(settings.queue_size, lambda: batcher.queue_length)
     app.state.archive_admission = Admission(ARCHIVES_AT_ONCE, what="archives")
     app.state.search_limits = UploadLimits(

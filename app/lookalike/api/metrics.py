@@ -94,8 +94,8 @@ class _Live(Collector):
         queue = GaugeMetricFamily(
             "lookalike_queue_length", "Pictures that wait for the network", labels=["model"]
         )
-        for live in self._services.extractors.live:
-            queue.add_metric([live.passport.model], live.batcher.queue_length)
+        for live in self._services.encoders.live:
+            queue.add_metric([live.spec.model], live.batcher.queue_length)
         yield queue
         images = GaugeMetricFamily(
             "lookalike_images", "Pictures in a collection", labels=["collection"]

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lookalike.records import CollectionInfo, ImageRecord, Match, Page, Passport
+from lookalike.records import CollectionInfo, ImageRecord, Match, ModelSpec, Page
 from lookalike.services.recall_meter import WINDOW, RecallFigures
 from lookalike.services.search import SearchResult
 
@@ -45,10 +45,10 @@ class ModelOut(Schema):
     dim: int = Field(examples=[2048])
 
     @classmethod
-    def of(cls, passport: Passport) -> Self:
+    def of(cls, spec: ModelSpec) -> Self:
         """The short form of a passport."""
-        head = None if passport.head is None else passport.head[:16]
-        return cls(name=passport.model, weights=passport.weights, head=head, dim=passport.dim)
+        head = None if spec.head is None else spec.head[:16]
+        return cls(name=spec.model, weights=spec.weights, head=head, dim=spec.dim)
 
 
 class QueryOut(Schema):
@@ -104,7 +104,7 @@ class SearchOut(Schema):
         """A search's answer as JSON."""
         return cls(
             collection=result.collection,
-            model=ModelOut.of(result.passport),
+            model=ModelOut.of(result.spec),
             query=QueryOut(**asdict(result.query)),
             matches=[MatchOut.of(match) for match in result.matches],
             took_ms=result.took_ms,
@@ -208,9 +208,9 @@ class PassportOut(Schema):
     digest: str = Field(description="16 hex digits over everything that must agree")
 
     @classmethod
-    def of(cls, passport: Passport) -> Self:
+    def of(cls, spec: ModelSpec) -> Self:
         """A passport as JSON."""
-        return cls(**asdict(passport), digest=passport.digest)
+        return cls(**asdict(spec), digest=spec.digest)
 
 
 class CollectionOut(Schema):
@@ -233,7 +233,7 @@ class CollectionOut(Schema):
             index=info.index,
             created_at=info.created_at,
             searchable=searchable,
-            passport=PassportOut.of(info.passport),
+            passport=PassportOut.of(info.spec),
             provenance=info.provenance,
         )
 

@@ -119,12 +119,12 @@ def _print(found: Evaluation, out: Path) -> None:
 
     from lookalike.cli.tables import cell  # noqa: PLC0415
 
-    passport = found.passport
+    spec = found.spec
     console = Console()
     console.print(cell(f"{found.dataset}: {found.pictures} pictures, {found.classes} classes"))
     console.print(
-        f"{passport.model}, {passport.weights} weights, {passport.pooling} pooling, input "
-        f"{passport.input_size}, {passport.dim} numbers, {found.index} index"
+        f"{spec.model}, {spec.weights} weights, {spec.pooling} pooling, input "
+        f"{spec.input_size}, {spec.dim} numbers, {found.index} index"
     )
     table = Table("metric")
     table.add_column("mean", justify="right")

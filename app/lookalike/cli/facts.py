@@ -30,11 +30,11 @@ def about(collection: Facts, facts: Facts) -> Iterator[tuple[str, str]]:
         yield "recall", recall
 
 
-def _model(passport: Facts, provenance: Facts) -> str:
-    parts = [f"{passport['model']} with {passport['weights']} weights"]
-    if passport["head"]:
-        parts.append(f"head {passport['head'][:8]}")
-    parts.append(f"{passport['dim']:,} numbers")
+def _model(spec: Facts, provenance: Facts) -> str:
+    parts = [f"{spec['model']} with {spec['weights']} weights"]
+    if spec["head"]:
+        parts.append(f"head {spec['head'][:8]}")
+    parts.append(f"{spec['dim']:,} numbers")
     if "precision" in provenance:
         parts.append(provenance["precision"])
     return ", ".join(parts)

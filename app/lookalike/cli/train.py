@@ -120,10 +120,10 @@ def _light_fit(vectors: VectorSet, **options: Any) -> tuple[TrainingResult, Vect
 
 
 def _full_fit(given: dict[str, Any], out: Path, **chosen: bool) -> _Fit:
-    from lookalike.bootstrap import build_extractor  # noqa: PLC0415 - see lookalike.cli.main
+    from lookalike.bootstrap import build_encoder  # noqa: PLC0415 - see lookalike.cli.main
     from lookalike.config import load_settings  # noqa: PLC0415
     from lookalike.cores import available_cores  # noqa: PLC0415
-    from lookalike.models.headed_extractor import HeadedExtractor  # noqa: PLC0415
+    from lookalike.models.headed_encoder import HeadedEncoder  # noqa: PLC0415
     from lookalike.training.full import train_full  # noqa: PLC0415
     from lookalike.training.full_network import FullOptions  # noqa: PLC0415
     from lookalike.training.pictures import extract_again  # noqa: PLC0415
@@ -139,11 +139,11 @@ def _full_fit(given: dict[str, Any], out: Path, **chosen: bool) -> _Fit:
         )
         path = found.save_backbone(out)
         trained = load_settings(**{**given, "weights": str(path)})
-        extractor = HeadedExtractor(
-            build_extractor(trained, cores=trained.threads or available_cores()),
+        encoder = HeadedEncoder(
+            build_encoder(trained, cores=trained.threads or available_cores()),
             found.training.head,
         )
-        return found.training, extract_again(vectors, extractor)
+        return found.training, extract_again(vectors, encoder)
 
     return fit
 
@@ -204,7 +204,7 @@ def _print(
     for path in paths:
         console.print(cell(str(path)))
     weights = ""
-    if result.head.backbone != vectors.passport:
+    if result.head.backbone != vectors.spec:
         weights = f"LOOKALIKE_WEIGHTS={paths[0].parent / result.head.backbone.weights} "
     console.print(cell(f"Serve it with {weights}LOOKALIKE_HEAD={paths[0]}"))
 

@@ -158,15 +158,15 @@ def _collection_vectors(wanted: Wanted, settings: Settings) -> Iterator[VectorSe
 
 @contextmanager
 def _dataset_vectors(wanted: Wanted, settings: Settings, report: Report) -> Iterator[VectorSet]:
-    from lookalike.bootstrap import build_decoder, build_extractors  # noqa: PLC0415 - see lookalike.cli.main
+    from lookalike.bootstrap import build_decoder, build_encoders  # noqa: PLC0415 - see lookalike.cli.main
     from lookalike.cores import available_cores  # noqa: PLC0415
     from lookalike.evaluation.extraction import extract_vectors  # noqa: PLC0415
 
     dataset = _open_dataset(wanted, settings)
-    with closing(build_extractors(settings)) as extractors:
+    with closing(build_encoders(settings)) as encoders:
         yield extract_vectors(
             dataset,
-            extractors.default,
+            encoders.default,
             build_decoder(settings),
             cache=settings.cache_dir,
             on_progress=lambda done, total: report("extracting", done, total),

@@ -23,7 +23,7 @@ from lookalike.errors import ConfigurationError, EmbeddingFailedError, InvalidIm
 from lookalike.evaluation.datasets.base import Dataset, Stamp
 from lookalike.evaluation.vector_cache import VectorKeeper, open_keeper
 from lookalike.evaluation.vector_files import Manifest, Row, Saved
-from lookalike.models.extractors import LiveExtractor
+from lookalike.models.encoders import LiveEncoder
 from lookalike.models.preprocessing import ImageDecoder, check_bytes
 from lookalike.services.vector_set import Skipped, VectorSet
 
@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 def extract_vectors(
     dataset: Dataset,
-    live: LiveExtractor,
+    live: LiveEncoder,
     decoder: ImageDecoder,
     *,
     cache: Path | None,
@@ -63,7 +63,7 @@ def extract_vectors(
         EmbeddingFailedError: The network failed on a picture.
         StorageError: The cache folder cannot be used; `StorageFullError` where the disk is full.
     """
-    with open_keeper(dataset, live.extractor, cache=cache) as keeper:
+    with open_keeper(dataset, live.encoder, cache=cache) as keeper:
         run = _Run(dataset, live, decoder, keeper, on_progress or (lambda _done, _total: None))
         run.settle_known()
         run.extract(cores=cores)
@@ -77,7 +77,7 @@ def _vector_set(dataset: Dataset, decoder: ImageDecoder, saved: Saved) -> Vector
     positions = [position_of[row.id] for row in rows]
     return VectorSet(
         name=dataset.name,
-        passport=saved.manifest.passport,
+        spec=saved.manifest.spec,
         provenance=saved.manifest.provenance,
         vectors=saved.vectors,
         ids=[row.id for row in rows],
@@ -126,7 +126,7 @@ class _Run:
     def __init__(
         self,
         dataset: Dataset,
-        live: LiveExtractor,
+        live: LiveEncoder,
         decoder: ImageDecoder,
         keeper: VectorKeeper,
         on_progress: Progress,
@@ -197,8 +197,8 @@ class _Run:
         return self._keeper.finish(
             Manifest(
                 dataset=self._dataset.name,
-                passport=self._live.passport,
-                provenance=self._live.extractor.provenance,
+                spec=self._live.spec,
+                provenance=self._live.encoder.provenance,
                 rows=tuple(self._rows[position] for position in sorted(self._rows)),
                 skipped=tuple(skipped),
             )
@@ -207,7 +207,7 @@ class _Run:
     def _read(self, position: int) -> _Read:
         """Runs on the decoding threads: all that comes before the network."""
         stamp = sha256 = None
-        extractor = self._live.extractor
+        encoder = self._live.encoder
         try:
             stamp = self._dataset.stamp(position)
             with self._dataset.source(position).open() as file:
@@ -217,13 +217,13 @@ class _Run:
             sha256 = hashlib.sha256(data).hexdigest()
             if not self._claim(sha256):
                 return _Read(stamp=stamp, sha256=sha256)
-            decoded = self._decoder.decode(data, decode_size=extractor.decode_size)
+            decoded = self._decoder.decode(data, decode_size=encoder.decode_size)
         except InvalidImageError as exc:
             return _Read(stamp=stamp, sha256=sha256, reason=str(exc))
         except OSError as exc:
             reason = f"{self._ids[position]} cannot be read: {exc.strerror}"
             return _Read(stamp=stamp, sha256=sha256, reason=reason)
-        prepared = extractor.prepare(decoded.image)
+        prepared = encoder.prepare(decoded.image)
         vector = self._live.batcher.submit(prepared, wait=True)
         return _Read(stamp=stamp, sha256=sha256, vector=vector)
 

@@ -43,7 +43,7 @@ def write_json(evaluation: Evaluation, path: Path) -> None:
     - `format`: 1.
     - `dataset`: `name`, `sha256` (over ids, contents and labels), `pictures`, `classes`, `skipped`
       (list of `name`, `reason`).
-    - `model`: the passport of the vectors; `provenance`: what is recorded beside it.
+    - `model`: the spec of the vectors; `provenance`: what is recorded beside it.
     - `settings`: `k`, `ks`, `queries` (wanted; null: all), `seed`, `index`, `depth` (ranks looked
       at), `resamples`, `confidence`.
     - `queries`: `asked`, `left_out`, `left_out_because`.
@@ -79,7 +79,7 @@ def _document(evaluation: Evaluation) -> dict[str, Any]:
             "classes": evaluation.classes,
             "skipped": [asdict(skipped) for skipped in evaluation.skipped],
         },
-        "model": asdict(evaluation.passport),
+        "model": asdict(evaluation.spec),
         "provenance": dict(evaluation.provenance),
         "settings": {
             "k": evaluation.k,

@@ -58,7 +58,7 @@ def page_values(evaluation: Evaluation, vectors: VectorSet) -> dict[str, Any]:
         "matches_shown": _MATCHES,
         "pictures": _thumbnails(vectors, _shown(evaluation, [pair for pair, _ in pairs])),
         "setup": _setup(evaluation),
-        "random_weights": evaluation.passport.weights == "random",
+        "random_weights": evaluation.spec.weights == "random",
     }
 
 
@@ -136,7 +136,7 @@ def _setup(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
     """What made the figures, under three headings."""
     asked = "all" if evaluation.asked is None else f"{evaluation.asked} at random"
     return {
-        "Model": asdict(evaluation.passport) | dict(evaluation.provenance),
+        "Model": asdict(evaluation.spec) | dict(evaluation.provenance),
         "Protocol": {
             "query against": "all other pictures of the set",
             "queries": asked,

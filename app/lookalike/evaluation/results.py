@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lookalike.evaluation.confusion import Confusion
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 from lookalike.services.vector_set import Skipped
 
 _TITLES = {
@@ -148,7 +148,7 @@ class Evaluation:
     Attributes:
         dataset: Its name.
         dataset_sha256: Over ids, contents and labels: the same for the same pictures.
-        passport: What made the vectors.
+        spec: What made the vectors.
         provenance: Recorded beside it.
         pictures: In the set.
         classes: Different labels.
@@ -175,7 +175,7 @@ class Evaluation:
 
     dataset: str
     dataset_sha256: str
-    passport: Passport
+    spec: ModelSpec
     provenance: Mapping[str, str]
     pictures: int
     classes: int

@@ -170,7 +170,7 @@ def _summarize(
     return Evaluation(
         dataset=vectors.name,
         dataset_sha256=_fingerprint(vectors),
-        passport=vectors.passport,
+        spec=vectors.spec,
         provenance=dict(vectors.provenance),
         pictures=len(vectors),
         classes=len(classes.names),

@@ -1,14 +1,14 @@
-"""Vectors that are made once: on the disk, by passport, precision and content, or in memory.
+"""Vectors that are made once: on the disk, by spec, precision and content, or in memory.
 
 ```
-<cache>/vectors/<digest of the passport>-<precision>/<dataset>-<digest of its origin>/
+<cache>/vectors/<digest of the spec>-<precision>/<dataset>-<digest of its origin>/
 ├── vectors.npy, manifest.json              the whole: see `vector_files`
 ├── pending.vectors, pending.jsonl          while an extraction runs: see `pending_vectors`
 └── lock                                    held by the process that extracts; never removed
 ```
 
 A vector is found by the sha256 of its picture's bytes, in the dataset's own files or in those of
-other datasets under the same passport and precision: a sample of a dataset that was extracted costs
+other datasets under the same spec and precision: a sample of a dataset that was extracted costs
 nothing. Everything here can be deleted while no extraction runs, and is made again.
 """
 
@@ -33,7 +33,7 @@ from lookalike.evaluation.datasets.base import Dataset, Stamp
 from lookalike.evaluation.pending_vectors import PendingVectors
 from lookalike.evaluation.vector_files import Manifest, Row, Saved
 from lookalike.files.disk import disk_errors, make_folders
-from lookalike.models.base import Extractor
+from lookalike.models.base import Encoder
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class MemoryKeeper:
 
 
 class DiskKeeper:
-    """Keeps the vectors of one dataset under one passport and precision on the disk.
+    """Keeps the vectors of one dataset under one spec and precision on the disk.
 
     Only `open_keeper` makes one: the folder must be locked.
     """
@@ -191,7 +191,7 @@ class DiskKeeper:
 
 @contextmanager
 def open_keeper(
-    dataset: Dataset, extractor: Extractor, *, cache: Path | None
+    dataset: Dataset, encoder: Encoder, *, cache: Path | None
 ) -> Iterator[VectorKeeper]:
     """Opens where a dataset's vectors are kept: in memory without a cache folder.
 
@@ -200,11 +200,11 @@ def open_keeper(
     Raises:
         StorageError: The cache folder cannot be used; `StorageFullError` where it is full.
     """
-    dim = extractor.passport.dim
+    dim = encoder.spec.dim
     if cache is None:
         yield MemoryKeeper(dataset, dim=dim)
         return
-    folder = _folder(cache, dataset, extractor)
+    folder = _folder(cache, dataset, encoder)
     with _keeping(folder):
         make_folders(folder.resolve())
         lock = FileLock(folder / "lock", thread_local=False)
@@ -222,11 +222,11 @@ def open_keeper(
         lock.release()
 
 
-def _folder(cache: Path, dataset: Dataset, extractor: Extractor) -> Path:
-    precision = extractor.provenance.get("precision", "unknown")
+def _folder(cache: Path, dataset: Dataset, encoder: Encoder) -> Path:
+    precision = encoder.provenance.get("precision", "unknown")
     origin = hashlib.sha256(os.fsencode(dataset.origin)).hexdigest()[:16]
     name = re.sub(r"[^A-Za-z0-9._]+", "-", dataset.name)[:40].strip("-.") or "dataset"
-    return cache / "vectors" / f"{extractor.passport.digest}-{precision}" / f"{name}-{origin}"
+    return cache / "vectors" / f"{encoder.spec.digest}-{precision}" / f"{name}-{origin}"
 
 
 def _keeping(folder: Path) -> AbstractContextManager[None]:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from lookalike.evaluation.datasets.base import Stamp
 from lookalike.files.disk import sync_folder
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 from lookalike.services.vector_set import Skipped
 
 VERSION = 1
@@ -69,14 +69,14 @@ class Manifest:
 
     Attributes:
         dataset: Its name.
-        passport: What made the vectors.
+        spec: What made the vectors.
         provenance: Recorded beside it, of the run that made the last of the vectors.
         rows: Which picture each vector is of.
         skipped: Pictures that could not be read.
     """
 
     dataset: str
-    passport: Passport
+    spec: ModelSpec
     provenance: Mapping[str, str]
     rows: tuple[Row, ...]
     skipped: tuple[Skipped, ...]
@@ -103,7 +103,7 @@ def save(folder: Path, manifest: Manifest, vectors: Iterable[NDArray[np.float32]
     """
     written = folder / f"{VECTORS}.tmp"
     try:
-        digest = _write_vectors(written, vectors, shape=(len(manifest.rows), manifest.passport.dim))
+        digest = _write_vectors(written, vectors, shape=(len(manifest.rows), manifest.spec.dim))
         _write(folder / _NEXT, _sealed(manifest, _describe(written, manifest, digest)))
         written.replace(folder / VECTORS)
     except BaseException:
@@ -189,7 +189,7 @@ def _describe(path: Path, manifest: Manifest, digest: str) -> dict[str, Any]:
     facts = path.stat()
     return {
         "rows": len(manifest.rows),
-        "dim": manifest.passport.dim,
+        "dim": manifest.spec.dim,
         "size": facts.st_size,
         "mtime_ns": facts.st_mtime_ns,
         "sha256": digest,
@@ -216,7 +216,7 @@ def _sealed(manifest: Manifest, vectors: dict[str, Any]) -> bytes:
     document = {
         "version": VERSION,
         "dataset": manifest.dataset,
-        "passport": asdict(manifest.passport),
+        "passport": asdict(manifest.spec),
         "provenance": dict(manifest.provenance),
         "vectors": vectors,
         "pictures": [
@@ -246,7 +246,7 @@ def _manifest(document: dict[str, Any]) -> Manifest:
         raise ValueError(f"{len(pictures)} pictures for {document['vectors']['rows']} vectors")
     return Manifest(
         dataset=document["dataset"],
-        passport=Passport.from_json(json.dumps(document["passport"])),
+        spec=ModelSpec.from_json(json.dumps(document["passport"])),
         provenance=document["provenance"],
         rows=tuple(
             Row(p["id"], p["label"], p["sha256"], Stamp(p["size"], p["mtime_ns"], p["ctime_ns"]))

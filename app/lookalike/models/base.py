@@ -1,4 +1,4 @@
-"""What every extractor offers."""
+"""What every encoder offers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 
 Prepared = NDArray[np.uint8]
 """One picture ready for the network: (H, W, 3) uint8, RGB."""
@@ -18,20 +18,20 @@ Vectors = NDArray[np.float32]
 """Unit vectors: (N, dim) float32, rows of length 1."""
 
 
-class Extractor(Protocol):
+class Encoder(Protocol):
     """The network without its classifier: prepared pictures in, unit vectors out.
 
     `prepare` may run on many threads at once; `extract` is called by one thread at a time.
     """
 
     @property
-    def passport(self) -> Passport:
+    def spec(self) -> ModelSpec:
         """What made the vectors."""
         ...
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """Recorded beside the passport: `precision`, `runtime`, `device`, library versions."""
+        """Recorded beside the spec: `precision`, `runtime`, `device`, library versions."""
         ...
 
     @property
@@ -48,6 +48,6 @@ class Extractor(Protocol):
         """Resizes an upright RGB picture to the network's input: (H, W, 3) uint8."""
         ...
 
-    def extract(self, batch: NDArray[np.uint8]) -> Vectors:
+    def encode(self, batch: NDArray[np.uint8]) -> Vectors:
         """Turns (N, H, W, 3) uint8 into (N, dim) float32 rows of length 1."""
         ...

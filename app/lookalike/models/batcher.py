@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import EmbeddingFailedError, NotReadyError, QueueFullError
-from lookalike.models.base import Extractor, Prepared, Vectors
+from lookalike.models.base import Encoder, Prepared, Vectors
 
 Vector = NDArray[np.float32]
 """One unit vector: (dim,) float32."""
@@ -22,21 +22,21 @@ _log = logging.getLogger(__name__)
 
 
 class Batcher:
-    """A bounded queue in front of one extractor, and the one thread that calls it.
+    """A bounded queue in front of one encoder, and the one thread that calls it.
 
     The thread takes whatever waits, up to `max_batch`, and never waits for more: an idle device
     starts at once. A failing batch fails its callers, never the thread.
 
     Args:
-        extractor: Called by the batcher's thread alone.
-        max_batch: Most pictures in one call of the extractor.
+        encoder: Called by the batcher's thread alone.
+        max_batch: Most pictures in one call of the encoder.
         queue_size: Most pictures that wait.
-        on_batch: Told of each call of the extractor that succeeded: pictures, seconds.
+        on_batch: Told of each call of the encoder that succeeded: pictures, seconds.
     """
 
     def __init__(
         self,
-        extractor: Extractor,
+        encoder: Encoder,
         *,
         max_batch: int = 32,
         queue_size: int = 256,
@@ -44,7 +44,7 @@ class Batcher:
     ) -> None:
         if max_batch < 1 or queue_size < 1:
             raise ValueError("max_batch and queue_size must be at least 1")
-        self._extractor = extractor
+        self._encoder = encoder
         self._max_batch = max_batch
         self._queue_size = queue_size
         self._on_batch = on_batch
@@ -70,7 +70,7 @@ class Batcher:
         """Puts a picture in the queue.
 
         Args:
-            picture: (H, W, 3) uint8, as the extractor's `prepare` gave it.
+            picture: (H, W, 3) uint8, as the encoder's `prepare` gave it.
             wait: Wait for room, as bulk work does, instead of raising when there is none. Bulk
                 work takes at most half of the places, so that others find one.
             urgent: Go before all that waits, whether there is room or not, as the canary does.
@@ -158,11 +158,11 @@ class Batcher:
             future.set_result(vector.copy())  # a row alone, not a view that keeps the batch
 
     def _extract(self, pictures: list[Prepared]) -> Vectors:
-        """Calls the extractor: (N, dim) float32."""
+        """Calls the encoder: (N, dim) float32."""
         started = time.perf_counter()
-        vectors = self._extractor.extract(np.stack(pictures))
+        vectors = self._encoder.encode(np.stack(pictures))
         seconds = time.perf_counter() - started
-        if vectors.shape != (len(pictures), self._extractor.dim):
+        if vectors.shape != (len(pictures), self._encoder.dim):
             raise EmbeddingFailedError(f"The network answered with shape {vectors.shape}")
         if self._on_batch is not None:
             try:
@@ -173,7 +173,7 @@ class Batcher:
 
 
 def _as_ours(exc: BaseException) -> EmbeddingFailedError:
-    """The error that a caller gets for whatever the extractor raised."""
+    """The error that a caller gets for whatever the encoder raised."""
     if isinstance(exc, EmbeddingFailedError):
         return exc
     error = EmbeddingFailedError(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lookalike.errors import EmbeddingFailedError, WeightsError, WeightsMismatchError
 from lookalike.models.base import Vectors
 from lookalike.models.vectors import normalize
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 
 EPSILON: Final = 1e-5
 """Added to the variance in batch normalization, torch's default."""
@@ -81,7 +81,7 @@ class Head:
         spec: HeadSpec,
         tensors: Mapping[str, NDArray[np.float32]],
         *,
-        backbone: Passport,
+        backbone: ModelSpec,
         trained: Mapping[str, Any] | None = None,
     ) -> None:
         self.spec = spec
@@ -104,8 +104,8 @@ class Head:
         """Numbers in its vectors."""
         return self.spec.dim_out
 
-    def passport_over(self, backbone: Passport) -> Passport:
-        """The passport of this head's vectors, above what made the vectors that it takes.
+    def spec_over(self, backbone: ModelSpec) -> ModelSpec:
+        """The spec of this head's vectors, above what made the vectors that it takes.
 
         Raises:
             WeightsMismatchError: See `check_backbone`.
@@ -132,13 +132,13 @@ class Head:
         ]
         return np.concatenate(blocks) if blocks else np.empty((0, self.dim), dtype=np.float32)
 
-    def check_backbone(self, passport: Passport) -> None:
+    def check_backbone(self, spec: ModelSpec) -> None:
         """Checks that vectors were made by what this head was trained on.
 
         Raises:
             WeightsMismatchError: They were not; the text names what differs.
         """
-        apart = self.backbone.differences(passport)
+        apart = self.backbone.differences(spec)
         if not apart:
             return
         named = "; ".join(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import WeightsError, WeightsMismatchError, WeightsNotFoundError
 from lookalike.models.head import Head, HeadSpec
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 
 __all__ = ["Head", "HeadSpec", "load_head", "save_head"]
 
@@ -100,7 +100,7 @@ class _Description:
     """What the JSON says."""
 
     spec: HeadSpec
-    backbone: Passport
+    backbone: ModelSpec
     sha256: str
     trained: Mapping[str, Any]
 
@@ -166,7 +166,7 @@ def _read_description(path: Path) -> _Description:
         spec = document["spec"]
         return _Description(
             spec=HeadSpec(**{**spec, "hidden": tuple(spec["hidden"])}),
-            backbone=Passport.from_json(json.dumps(document["backbone"])),
+            backbone=ModelSpec.from_json(json.dumps(document["backbone"])),
             sha256=str(document["sha256"]),
             trained=dict(document["trained"]),
         )

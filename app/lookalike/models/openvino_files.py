@@ -1,4 +1,4 @@
-"""Converted networks as files: `models/DIGEST/`, by their passport, found by what they came from.
+"""Converted networks as files: `models/DIGEST/`, by their spec, found by what they came from.
 
 A folder holds an .xml and a .bin, and `manifest.json`, which is written last and names the two with
 their checksums. So whatever a crash leaves is either whole or not there.
@@ -21,8 +21,8 @@ from typing import Any, Final
 
 from lookalike.errors import WeightsError
 from lookalike.models.preprocessing import PREPROCESSING_VERSION
-from lookalike.models.registry import get_spec
-from lookalike.records import Passport
+from lookalike.models.registry import get_architecture
+from lookalike.records import ModelSpec
 
 FORMAT: Final = 1
 """Version of the manifest, and of what a conversion is."""
@@ -46,7 +46,7 @@ class Origin:
         pooling: `avg` or `flatten`.
         resize: `squash` or `crop`.
         input_size: Side of the input in pixels.
-        preprocessing: As in the passport.
+        preprocessing: As in the spec.
         int8: Whether it is quantized.
     """
 
@@ -64,7 +64,7 @@ class Origin:
 def origin_of(
     model: str, *, weights: str, pooling: str, resize: str, input_size: int | None
 ) -> Origin:
-    """Describes what settings name; arguments as those of `TorchvisionExtractor`.
+    """Describes what settings name; arguments as those of `TorchvisionEncoder`.
 
     Raises:
         ConfigurationError: There is no such model.
@@ -82,7 +82,7 @@ def origin_of(
         versions={name: version(name) for name in _DECIDING.get(weights, ())},
         pooling=pooling,
         resize=resize,
-        input_size=input_size or get_spec(model).input_size,
+        input_size=input_size or get_architecture(model).input_size,
     )
 
 
@@ -92,13 +92,13 @@ class KeptNetwork:
 
     Attributes:
         xml: OpenVINO's file; the .bin lies beside it.
-        passport: What the network is.
+        spec: What the network is.
         openvino: The version of OpenVINO that made it.
         notes: What else is known of how it was made, for people.
     """
 
     xml: Path
-    passport: Passport
+    spec: ModelSpec
     openvino: str
     notes: Mapping[str, Any]
 
@@ -131,11 +131,11 @@ def find_network(
 
 
 def open_network(folder: Path, digest: str) -> KeptNetwork | None:
-    """The int8 network whose passport has this digest; None where it is not there, or damaged.
+    """The int8 network whose spec has this digest; None where it is not there, or damaged.
 
     Args:
         folder: `models` of a data folder; need not exist.
-        digest: Of the passport: 16 hex digits.
+        digest: Of the spec: 16 hex digits.
     """
     home = folder / Path(digest).name
     return _read(home, lambda *_: True, int8=True) if (home / _MANIFEST).is_file() else None
@@ -144,18 +144,18 @@ def open_network(folder: Path, digest: str) -> KeptNetwork | None:
 def keep_network(
     folder: Path,
     origin: Origin,
-    passport: Passport,
+    spec: ModelSpec,
     *,
     openvino: str,
     save: Callable[[Path], object],
     notes: Mapping[str, Any] | None = None,
 ) -> KeptNetwork:
-    """Writes a network; what was there under the same passport is replaced in one step.
+    """Writes a network; what was there under the same spec is replaced in one step.
 
     Args:
         folder: `models` of a data folder; made where it is missing.
         origin: What the network was converted from.
-        passport: What it is; names the folder.
+        spec: What it is; names the folder.
         openvino: The version that made it.
         save: Writes an .xml at the path that it is given, and a .bin beside it.
         notes: JSON to keep with it.
@@ -163,7 +163,7 @@ def keep_network(
     Raises:
         OSError: It cannot be written.
     """
-    home = folder / passport.digest
+    home = folder / spec.digest
     home.mkdir(parents=True, exist_ok=True)
     xml = home / f"{uuid.uuid4().hex}.xml"
     save(xml)
@@ -173,7 +173,7 @@ def keep_network(
     document: dict[str, Any] = {
         "format": FORMAT,
         "origin": asdict(origin),
-        "passport": asdict(passport),
+        "passport": asdict(spec),
         "openvino": openvino,
         "files": {file.name: _sha256(file) for file in files},
         "notes": dict(notes or {}),
@@ -182,7 +182,7 @@ def keep_network(
     for synced in (home, folder, folder.parent):
         _sync(synced)
     _tidy(home, {*document["files"], _MANIFEST})
-    return KeptNetwork(xml=xml, passport=passport, openvino=openvino, notes=document["notes"])
+    return KeptNetwork(xml=xml, spec=spec, openvino=openvino, notes=document["notes"])
 
 
 def _read(
@@ -201,9 +201,9 @@ def _read(
 
 def _checked(home: Path, document: Mapping[str, Any], *, int8: bool) -> KeptNetwork:
     """The network that a manifest describes; raises ValueError where it is not whole."""
-    passport = Passport.from_json(json.dumps(document["passport"]))
-    if passport.digest != home.name or passport.int8 != int8:
-        raise ValueError(f"it belongs to the passport {passport.digest}")
+    spec = ModelSpec.from_json(json.dumps(document["passport"]))
+    if spec.digest != home.name or spec.int8 != int8:
+        raise ValueError(f"it belongs to the spec {spec.digest}")
     files: Mapping[str, str] = document["files"]
     for name, expected in files.items():
         if Path(name).name != name or _sha256(home / name) != expected:
@@ -213,7 +213,7 @@ def _checked(home: Path, document: Mapping[str, Any], *, int8: bool) -> KeptNetw
         raise ValueError("its .bin is not named")
     return KeptNetwork(
         xml=home / xml,
-        passport=passport,
+        spec=spec,
         openvino=str(document["openvino"]),
         notes=dict(document["notes"]),
     )

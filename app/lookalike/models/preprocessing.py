@@ -28,7 +28,7 @@ from lookalike.media.colors import to_rgb
 from lookalike.models.base import Prepared
 
 PREPROCESSING_VERSION: Final = 1
-"""Raised whenever the same file would come out as other pixels; part of the passport."""
+"""Raised whenever the same file would come out as other pixels; part of the spec."""
 
 Resize = Literal["squash", "crop"]
 

@@ -12,7 +12,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractorSpec:
+class Architecture:
     """What there is to know about a network before it is built.
 
     Attributes:
@@ -41,27 +41,29 @@ class ExtractorSpec:
         return self.channels * positions * positions
 
 
-SPECS: dict[str, ExtractorSpec] = {
-    spec.name: spec
-    for spec in (
-        ExtractorSpec(name="resnet18", channels=512),
-        ExtractorSpec(name="resnet34", channels=512),
-        ExtractorSpec(name="resnet50", channels=2048),
-        ExtractorSpec(name="resnet101", channels=2048),
-        ExtractorSpec(name="resnet152", channels=2048),
+ARCHITECTURES: dict[str, Architecture] = {
+    architecture.name: architecture
+    for architecture in (
+        Architecture(name="resnet18", channels=512),
+        Architecture(name="resnet34", channels=512),
+        Architecture(name="resnet50", channels=2048),
+        Architecture(name="resnet101", channels=2048),
+        Architecture(name="resnet152", channels=2048),
     )
 }
 
 
-def get_spec(name: str) -> ExtractorSpec:
+def get_architecture(name: str) -> Architecture:
     """Finds a network by its name.
 
     Raises:
         ConfigurationError: No network has this name; the text names those there are.
     """
-    spec = SPECS.get(name)
-    if spec is not None:
-        return spec
-    nearest = difflib.get_close_matches(name.lower(), SPECS, n=1)
+    architecture = ARCHITECTURES.get(name)
+    if architecture is not None:
+        return architecture
+    nearest = difflib.get_close_matches(name.lower(), ARCHITECTURES, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise ConfigurationError(f"Unknown model {name!r}.{hint} Known models: {', '.join(SPECS)}")
+    raise ConfigurationError(
+        f"Unknown model {name!r}.{hint} Known models: {', '.join(ARCHITECTURES)}"
+    )

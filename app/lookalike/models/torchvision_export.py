@@ -1,4 +1,4 @@
-"""A torchvision network for other runtimes: plain operators, float32, and its passport."""
+"""A torchvision network for other runtimes: plain operators, float32, and its spec."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from lookalike.models.preprocessing import PREPROCESSING_VERSION
-from lookalike.models.registry import ExtractorSpec, get_spec
+from lookalike.models.registry import Architecture, get_architecture
 from lookalike.models.torchvision_network import Network
 from lookalike.models.torchvision_weights import LoadedBackbone, load_backbone
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,49 +21,54 @@ class Exportable:
     Attributes:
         network: (N, side, side, 3) uint8 -> (N, dim) float32, not normalized; batch normalization
             is folded, nothing is fused.
-        passport: As `TorchvisionExtractor` has it for the same settings.
+        spec: As `TorchvisionEncoder` has it for the same settings.
     """
 
     network: nn.Module
-    passport: Passport
+    spec: ModelSpec
 
 
 def exportable(
     model: str, *, weights: str, pooling: str, resize: str, input_size: int
 ) -> Exportable:
-    """Loads a network for export; arguments as those of `TorchvisionExtractor`.
+    """Loads a network for export; arguments as those of `TorchvisionEncoder`.
 
     Raises:
         WeightsError: The weights cannot be used.
     """
-    spec = get_spec(model)
+    architecture = get_architecture(model)
     backbone = load_backbone(model, weights=weights)
     network = Network(
         backbone.network,
-        spec=spec,
+        architecture=architecture,
         pooling=pooling,
         dtype=torch.float32,
         device=torch.device("cpu"),
         input_size=input_size,
         fused=False,
     )
-    passport = backbone_passport(
-        backbone, spec, pooling=pooling, resize=resize, input_size=input_size
+    spec = backbone_spec(
+        backbone, architecture, pooling=pooling, resize=resize, input_size=input_size
     )
-    return Exportable(network=network, passport=passport)
+    return Exportable(network=network, spec=spec)
 
 
-def backbone_passport(
-    backbone: LoadedBackbone, spec: ExtractorSpec, *, pooling: str, resize: str, input_size: int
-) -> Passport:
-    """The passport of a torchvision network's vectors, whatever runs it."""
-    return Passport(
-        model=spec.name,
+def backbone_spec(
+    backbone: LoadedBackbone,
+    architecture: Architecture,
+    *,
+    pooling: str,
+    resize: str,
+    input_size: int,
+) -> ModelSpec:
+    """The spec of a torchvision network's vectors, whatever runs it."""
+    return ModelSpec(
+        model=architecture.name,
         weights=backbone.weights,
         weights_sha256=backbone.sha256,
         pooling=pooling,
         resize=resize,
         input_size=input_size,
-        dim=spec.dim(pooling=pooling, input_size=input_size),
+        dim=architecture.dim(pooling=pooling, input_size=input_size),
         preprocessing=PREPROCESSING_VERSION,
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lookalike.models.registry import ExtractorSpec
+from lookalike.models.registry import Architecture
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Network(nn.Module):
 
     Args:
         backbone: torchvision's ResNet, float32, in evaluation mode; left as it is.
-        spec: Gives the normalization.
+        architecture: Gives the normalization.
         pooling: `avg` or `flatten`.
         dtype: Of convolutions and weights; pooling is float32 always.
         device: Where to run.
@@ -40,7 +40,7 @@ class Network(nn.Module):
         self,
         backbone: nn.Module,
         *,
-        spec: ExtractorSpec,
+        architecture: Architecture,
         pooling: str,
         dtype: torch.dtype,
         device: torch.device,
@@ -57,8 +57,8 @@ class Network(nn.Module):
             self._trunk = plain
         self._pooling = pooling
         self._dtype = dtype
-        mean = torch.tensor(spec.mean, device=device).reshape(1, 3, 1, 1) * 255
-        std = torch.tensor(spec.std, device=device).reshape(1, 3, 1, 1) * 255
+        mean = torch.tensor(architecture.mean, device=device).reshape(1, 3, 1, 1) * 255
+        std = torch.tensor(architecture.std, device=device).reshape(1, 3, 1, 1) * 255
         self.register_buffer("_mean", mean)
         self.register_buffer("_std", std)
         self.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What every extractor checks before and after the network."""
+"""What every encoder checks before and after the network."""
 
 from __future__ import annotations
 

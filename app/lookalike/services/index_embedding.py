@@ -1,4 +1,4 @@
-"""From a picture's bytes to its vector, by the extractor whose turn it is."""
+"""From a picture's bytes to its vector, by the encoder whose turn it is."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from collections.abc import Sequence
 
 from lookalike.errors import LookalikeError, NotReadyError
 from lookalike.media.sources import PictureSource
-from lookalike.models.extractors import Extractors, LiveExtractor
+from lookalike.models.encoders import Encoders, LiveEncoder
 from lookalike.models.preprocessing import DecodedImage, ImageDecoder, make_thumbnail
 from lookalike.records import Metadata, NewImage
 from lookalike.services.index_items import IndexItem, Originals, Ready, Task, Waiting
-from lookalike.services.switching import ATTEMPTS, live_extractor
+from lookalike.services.switching import ATTEMPTS, live_encoder
 from lookalike.store.base import Store
 
 
 class IndexEmbedder:
-    """Decodes pictures and sends them to the extractor of their collection's active set.
+    """Decodes pictures and sends them to the encoder of their collection's active set.
 
     Args:
-        extractors: The live extractors.
+        encoders: The live encoders.
         store: Knows which set is active.
         decoder: Decodes within the limits.
         originals: What becomes of the files themselves.
     """
 
     def __init__(
-        self, extractors: Extractors, store: Store, decoder: ImageDecoder, originals: Originals
+        self, encoders: Encoders, store: Store, decoder: ImageDecoder, originals: Originals
     ) -> None:
-        self._extractors = extractors
+        self._encoders = encoders
         self._store = store
         self._decoder = decoder
         self._originals = originals
 
-    def live(self, collection: str) -> LiveExtractor:
-        """The extractor whose turn it is; raises `PassportMismatchError` where it is not live."""
-        return live_extractor(self._extractors, self._store, collection) or self._extractors.default
+    def live(self, collection: str) -> LiveEncoder:
+        """The encoder whose turn it is; raises `SpecMismatchError` where it is not live."""
+        return live_encoder(self._encoders, self._store, collection) or self._encoders.default
 
     def embed(
         self,
@@ -63,7 +63,7 @@ class IndexEmbedder:
     def embed_again(
         self, ready: Sequence[Ready], task: Task
     ) -> tuple[list[Ready], dict[int, IndexItem]]:
-        """Embeds again what was embedded by another extractor than the one whose turn it is.
+        """Embeds again what was embedded by another encoder than the one whose turn it is.
 
         Returns:
             The pictures with vectors, and the items of those that failed, by their places.
@@ -92,7 +92,7 @@ class IndexEmbedder:
 
     def _embed_by(
         self,
-        live: LiveExtractor,
+        live: LiveEncoder,
         source: PictureSource,
         sha256: str,
         image_id: str,
@@ -100,10 +100,8 @@ class IndexEmbedder:
     ) -> Waiting:
         place = source.place() if self._originals.refers_to(source) else None
         with source.open() as file:
-            decoded: DecodedImage = self._decoder.decode(
-                file, decode_size=live.extractor.decode_size
-            )
-        vector = live.batcher.submit(live.extractor.prepare(decoded.image), wait=True)
+            decoded: DecodedImage = self._decoder.decode(file, decode_size=live.encoder.decode_size)
+        vector = live.batcher.submit(live.encoder.prepare(decoded.image), wait=True)
         image = NewImage(
             id=image_id,
             sha256=sha256,

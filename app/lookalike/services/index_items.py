@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import ImageExistsError, LookalikeError
 from lookalike.media.sources import PictureSource
-from lookalike.models.extractors import LiveExtractor
+from lookalike.models.encoders import LiveEncoder
 from lookalike.records import ImageRecord, Metadata, NewImage, OnConflict, PutOutcome, PutStatus
 
 
@@ -52,7 +52,7 @@ class Waiting:
     image: NewImage
     thumbnail: bytes
     vector: Future[NDArray[np.float32]]
-    live: LiveExtractor
+    live: LiveEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Task:
 
     collection: str
     on_conflict: OnConflict
-    live: LiveExtractor
+    live: LiveEncoder
     check: Callable[[], None] = lambda: None
 
 

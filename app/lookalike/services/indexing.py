@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from lookalike.errors import (
     ImageTooLargeError,
     LookalikeError,
-    PassportMismatchError,
+    SpecMismatchError,
     UnreadableImageError,
 )
 from lookalike.files.blobs import LocalFiles
 from lookalike.media.sources import PictureSource
-from lookalike.models.extractors import Extractors, LiveExtractor
+from lookalike.models.encoders import Encoders, LiveEncoder
 from lookalike.models.preprocessing import ImageDecoder
 from lookalike.records import (
     DEFAULT_COLLECTION,
@@ -61,7 +61,7 @@ class IndexingService:
     error and harms no other.
 
     Args:
-        extractors: The live extractors.
+        encoders: The live encoders.
         store: Where rows and vectors go.
         files: Where originals and thumbnails go.
         decoder: Decodes within the limits.
@@ -74,7 +74,7 @@ class IndexingService:
 
     def __init__(
         self,
-        extractors: Extractors,
+        encoders: Encoders,
         store: Store,
         files: LocalFiles,
         decoder: ImageDecoder,
@@ -85,7 +85,7 @@ class IndexingService:
         group: int = 32,
         gate: PutGate | None = None,
     ) -> None:
-        self._embedder = IndexEmbedder(extractors, store, decoder, originals)
+        self._embedder = IndexEmbedder(encoders, store, decoder, originals)
         self._store = store
         self._files = files
         self._decoder = decoder
@@ -110,7 +110,7 @@ class IndexingService:
 
         Raises:
             InvalidCollectionNameError: Before anything is read.
-            PassportMismatchError: The collection was made by a model that is not live.
+            SpecMismatchError: The collection was made by a model that is not live.
         """
         return flat(self.index_groups(sources, collection=collection, on_conflict=on_conflict))
 
@@ -240,7 +240,7 @@ class IndexingService:
     def _commit(self, ready: list[Ready], task: Task) -> dict[int, IndexItem]:
         """Stores a group; where the collection moved to another set, with new vectors."""
         settled: dict[int, IndexItem] = {}
-        error = PassportMismatchError(
+        error = SpecMismatchError(
             f"The collection {task.collection!r} moves from model to model; try again in a moment"
         )
         for _ in range(ATTEMPTS):
@@ -251,7 +251,7 @@ class IndexingService:
                 continue  # it changed again meanwhile
             try:
                 return settled | (self._put(ready, task, live) if ready else {})
-            except PassportMismatchError as exc:
+            except SpecMismatchError as exc:
                 error = exc
             except LookalikeError as exc:
                 return settled | failed_items(ready, exc)
@@ -260,22 +260,22 @@ class IndexingService:
         return settled | failed_items(ready, error)
 
     def _follow(self, task: Task) -> bool:
-        """Goes over to the extractor whose turn it is now; False where it is not live."""
+        """Goes over to the encoder whose turn it is now; False where it is not live."""
         try:
             task.live = self._embedder.live(task.collection)
-        except PassportMismatchError:
+        except SpecMismatchError:
             return False
         return True
 
-    def _put(self, ready: list[Ready], task: Task, live: LiveExtractor) -> dict[int, IndexItem]:
+    def _put(self, ready: list[Ready], task: Task, live: LiveEncoder) -> dict[int, IndexItem]:
         with self.gate.passing(task.collection):
             task.check()
             outcomes = self._store.put(
                 task.collection,
                 [one.waiting.image for one in ready],
                 np.stack([one.vector for one in ready]),  # (N, dim)
-                passport=live.passport,
-                provenance=live.extractor.provenance,
+                spec=live.spec,
+                provenance=live.encoder.provenance,
                 on_conflict=task.on_conflict,
             )
         return {

@@ -52,7 +52,7 @@ class PictureService:
             CollectionNotFoundError: There is no such collection.
         """
         check_collection_name(collection)
-        if collection != DEFAULT_COLLECTION and self._store.passport(collection) is None:
+        if collection != DEFAULT_COLLECTION and self._store.spec(collection) is None:
             raise unknown_collection(collection)
         return self._store.page(collection, cursor=cursor, limit=limit, where=where)
 

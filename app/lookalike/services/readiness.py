@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lookalike.errors import LookalikeError, NotReadyError, PassportMismatchError
-from lookalike.models.extractors import Extractors, LiveExtractor
+from lookalike.errors import LookalikeError, NotReadyError, SpecMismatchError
+from lookalike.models.encoders import Encoders, LiveEncoder
 from lookalike.records import DEFAULT_COLLECTION
 from lookalike.store.base import Store
 
@@ -28,13 +28,13 @@ class Canary:
     probes cost nothing.
 
     Args:
-        extractors: The live extractors; the default one is asked.
+        encoders: The live encoders; the default one is asked.
         store: Searched in the default collection.
         timeout_s: Seconds that a check may take.
     """
 
-    def __init__(self, extractors: Extractors, store: Store, *, timeout_s: float = 10.0) -> None:
-        self._extractors = extractors
+    def __init__(self, encoders: Encoders, store: Store, *, timeout_s: float = 10.0) -> None:
+        self._encoders = encoders
         self._store = store
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
@@ -48,21 +48,21 @@ class Canary:
         try:
             if time.monotonic() - self._checked_at < 1.0:
                 return
-            self._run(self._extractors.default)
+            self._run(self._encoders.default)
             self._checked_at = time.monotonic()
         finally:
             self._lock.release()
 
-    def _run(self, live: LiveExtractor) -> None:
+    def _run(self, live: LiveEncoder) -> None:
         try:
-            prepared = live.extractor.prepare(_draw_canary())
+            prepared = live.encoder.prepare(_draw_canary())
             waiting: Future[NDArray[np.float32]] = live.batcher.submit(prepared, urgent=True)
             vector = waiting.result(timeout=self._timeout_s)
-            passport = self._store.passport(DEFAULT_COLLECTION)
-            if passport is None or not passport.differences(live.passport):
-                with contextlib.suppress(PassportMismatchError):  # it has just moved to another
+            spec = self._store.spec(DEFAULT_COLLECTION)
+            if spec is None or not spec.differences(live.spec):
+                with contextlib.suppress(SpecMismatchError):  # it has just moved to another
                     self._store.search(
-                        DEFAULT_COLLECTION, vector[np.newaxis, :], k=1, passport=live.passport
+                        DEFAULT_COLLECTION, vector[np.newaxis, :], k=1, spec=live.spec
                     )
         except FutureTimeoutError as exc:
             raise NotReadyError(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import LookalikeError
-from lookalike.records import Match, Passport
+from lookalike.records import Match, ModelSpec
 from lookalike.store.base import Store
 from lookalike.store.filters import Filter
 from lookalike.store.recall import recall_at_k
@@ -69,7 +69,7 @@ class _Asked:
     collection: str
     vector: NDArray[np.float32]
     k: int
-    passport: Passport
+    spec: ModelSpec
     where: Filter | None
     exclude: Sequence[str]
 
@@ -109,7 +109,7 @@ class RecallMeter:
         vector: NDArray[np.float32],
         *,
         k: int,
-        passport: Passport,
+        spec: ModelSpec,
         where: Filter | None = None,
         exclude: Sequence[str] = (),
         parameters: SearchParameters | None = None,
@@ -123,7 +123,7 @@ class RecallMeter:
             collection: Where it searched.
             vector: (dim,) float32, of length 1.
             k: How many matches.
-            passport: What made the vector.
+            spec: What made the vector.
             where: Only pictures that pass.
             exclude: Ids that are left out.
             parameters: What the search brought; None where it brought none.
@@ -136,7 +136,7 @@ class RecallMeter:
             collection=collection,
             vector=vector,
             k=k,
-            passport=passport,
+            spec=spec,
             where=where,
             exclude=exclude,
         )
@@ -151,7 +151,7 @@ class RecallMeter:
         """What was measured, by collection; those alone that a search was chosen from."""
         with self._changed:
             figures = {name: tally.figures() for name, tally in sorted(self._tallies.items())}
-        return {n: one for n, one in figures.items() if self._store.passport(n) is not None}
+        return {n: one for n, one in figures.items() if self._store.spec(n) is not None}
 
     def close(self) -> None:
         """Ends after the search that is under way; what waits is not done. May be called twice."""
@@ -208,7 +208,7 @@ class RecallMeter:
             asked.collection,
             asked.vector[np.newaxis, :],  # (1, dim)
             k=asked.k,
-            passport=asked.passport,
+            spec=asked.spec,
             where=asked.where,
             exclude=asked.exclude,
             parameters=parameters,

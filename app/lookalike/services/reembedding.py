@@ -42,7 +42,7 @@ class ReembeddingService:
         pictures: Finds the originals.
         decoder: Decodes within the limits.
         gate: Holds puts back while the last few vectors are made.
-        models: Makes the extractors, and keeps them live as long as they are needed.
+        models: Makes the encoders, and keeps them live as long as they are needed.
         cores: Threads that decode.
         batch: Pictures embedded and committed together.
     """
@@ -68,7 +68,7 @@ class ReembeddingService:
 
     def require(self, collection: str) -> None:
         """Raises `CollectionNotFoundError` where there is nothing to re-embed."""
-        if self._store.passport(check_collection_name(collection)) is None:
+        if self._store.spec(check_collection_name(collection)) is None:
             raise unknown_collection(collection)
 
     def as_job(self, parameters: Mapping[str, Any], watch: Watch) -> str:
@@ -111,11 +111,11 @@ class ReembeddingService:
     def _run(self, collection: str, recipe: Recipe, watch: Watch) -> str:
         target = self._models.live(recipe)
         active = self._models.active(collection)
-        recipe = self._models.lasting(recipe, target.extractor)
+        recipe = self._models.lasting(recipe, target.encoder)
         self._store.sets.begin(
-            collection, target.passport, provenance=target.extractor.provenance, recipe=recipe
+            collection, target.spec, provenance=target.encoder.provenance, recipe=recipe
         )
-        if active.passport.digest == target.passport.digest:
+        if active.spec.digest == target.spec.digest:
             return f"The collection {collection!r} is on this model already"
         self._models.keep_live(collection, recipe)
         pool = ThreadPoolExecutor(self._cores, thread_name_prefix="reembed")
@@ -130,16 +130,16 @@ class ReembeddingService:
             )
             walk = Walk(self._store, vectorizer, watch, batch=self._batch)
             self._catch_up(walk)
-            with self._store.sets.prepared(collection, target.passport):
+            with self._store.sets.prepared(collection, target.spec):
                 self._switch(walk)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         walk.tell()
-        passport = target.passport
-        head = f" with head {passport.head[:16]}" if passport.head else ""
+        spec = target.spec
+        head = f" with head {spec.head[:16]}" if spec.head else ""
         return (
-            f"The collection {collection!r} is on {passport.model}{head} now: {passport.dim} "
-            f"numbers a picture, passport {passport.digest}. The old vectors are kept for the way "
+            f"The collection {collection!r} is on {spec.model}{head} now: {spec.dim} "
+            f"numbers a picture, spec {spec.digest}. The old vectors are kept for the way "
             "back"
         )
 
@@ -171,7 +171,7 @@ class ReembeddingService:
         while True:
             with self._gate.closed(walk.collection):
                 at_end = self._stretch(walk, at_least=2 * came)
-                if at_end and self._store.sets.activate(walk.collection, walk.live.passport):
+                if at_end and self._store.sets.activate(walk.collection, walk.live.spec):
                     return
                 left = walk.backlog()
             if at_end:
@@ -188,7 +188,7 @@ class ReembeddingService:
         if not walk.failed or walk.unexplained():
             walk.start_over()
             return
-        missing = self._store.sets.missing(walk.collection, walk.live.passport, limit=1)
+        missing = self._store.sets.missing(walk.collection, walk.live.spec, limit=1)
         if missing.records:
             raise ReembeddingIncompleteError(_incomplete(walk))
 

@@ -20,8 +20,8 @@ from lookalike.errors import (
     NotFoundError,
     UnreadableImageError,
 )
-from lookalike.models.extractors import LiveExtractor
-from lookalike.models.headed_extractor import HeadedExtractor
+from lookalike.models.encoders import LiveEncoder
+from lookalike.models.headed_encoder import HeadedEncoder
 from lookalike.models.preprocessing import ImageDecoder
 from lookalike.records import ImageRecord
 from lookalike.services.job_run import Watch
@@ -57,7 +57,7 @@ class Made:
 
 
 class Vectorizer:
-    """Makes vectors of stored pictures by another extractor than the one they were indexed with.
+    """Makes vectors of stored pictures by another encoder than the one they were indexed with.
 
     Where that one only puts a head on vectors which the collection has already, the pictures
     themselves are not needed; otherwise the originals are decoded, on the threads of `pool`.
@@ -75,7 +75,7 @@ class Vectorizer:
         self,
         store: Store,
         collection: str,
-        live: LiveExtractor,
+        live: LiveEncoder,
         *,
         pictures: PictureService,
         decoder: ImageDecoder,
@@ -115,23 +115,23 @@ class Vectorizer:
         return made
 
     def _below(self, records: Sequence[ImageRecord]) -> dict[str, Vector]:
-        """The stored vectors that the extractor's head takes, where it has one."""
-        extractor = self.live.extractor
-        if not isinstance(extractor, HeadedExtractor):
+        """The stored vectors that the encoder's head takes, where it has one."""
+        encoder = self.live.encoder
+        if not isinstance(encoder, HeadedEncoder):
             return {}
         try:
-            passport = extractor.extractor.passport
-            return self._store.sets.vectors(self.collection, passport, records)
+            spec = encoder.encoder.spec
+            return self._store.sets.vectors(self.collection, spec, records)
         except EmbeddingSetNotFoundError:
             return {}
 
     def _through_head(self, below: dict[str, Vector]) -> Made:
-        extractor = self.live.extractor
+        encoder = self.live.encoder
         made = Made()
-        if not below or not isinstance(extractor, HeadedExtractor):
+        if not below or not isinstance(encoder, HeadedEncoder):
             return made
         try:
-            rows = extractor.head.apply(np.stack(list(below.values())))  # (N, dim)
+            rows = encoder.head.apply(np.stack(list(below.values())))  # (N, dim)
             made.vectors = dict(zip(below, rows, strict=True))
         except EmbeddingFailedError as exc:
             if len(below) == 1:
@@ -149,12 +149,12 @@ class Vectorizer:
             if now.sha256 != record.sha256:
                 return None  # replaced: the walk meets it again
             with path.open("rb") as file:
-                decoded = self._decoder.decode(file, decode_size=self.live.extractor.decode_size)
+                decoded = self._decoder.decode(file, decode_size=self.live.encoder.decode_size)
         except ImageNotFoundError:
             return None
         except OSError as exc:
             raise UnreadableImageError(f"its original cannot be read: {exc.strerror}") from exc
-        return self.live.batcher.submit(self.live.extractor.prepare(decoded.image), wait=True)
+        return self.live.batcher.submit(self.live.encoder.prepare(decoded.image), wait=True)
 
 
 class Walk:
@@ -239,15 +239,13 @@ class Walk:
     def _counts(self) -> tuple[int, int]:
         """Pictures with a vector, and all."""
         total = self._store.count(self.collection)
-        digest = self.live.passport.digest
+        digest = self.live.spec.digest
         sets = self._store.sets.all(self.collection)
-        done = next((one.count for one in sets if one.passport.digest == digest), 0)
+        done = next((one.count for one in sets if one.spec.digest == digest), 0)
         return done, max(done, total)
 
     def _missing(self, cursor: str | None) -> Missing:
-        return self._store.sets.missing(
-            self.collection, self.live.passport, limit=_PAGE, cursor=cursor
-        )
+        return self._store.sets.missing(self.collection, self.live.spec, limit=_PAGE, cursor=cursor)
 
     def _is_fresh(self, record: ImageRecord) -> bool:
         """Whether a picture is not known to fail."""
@@ -270,7 +268,7 @@ class Walk:
         done = [record for record in batch.records if record.id in made.vectors]
         if done:
             vectors = np.stack([made.vectors[record.id] for record in done])  # (N, dim)
-            self._store.sets.add(self.collection, self.live.passport, done, vectors)
+            self._store.sets.add(self.collection, self.live.spec, done, vectors)
         here = self._store.find(self.collection, list(made.errors))
         for record in batch.records:
             error, now = made.errors.get(record.id), here.get(record.id)

@@ -16,14 +16,14 @@ from lookalike.errors import (
     ImageNotFoundError,
     InvalidParameterError,
     NotReadyError,
-    PassportMismatchError,
+    SpecMismatchError,
 )
 from lookalike.media.sources import sha256_of
-from lookalike.models.extractors import Extractors, LiveExtractor
+from lookalike.models.encoders import Encoders, LiveEncoder
 from lookalike.models.preprocessing import ImageDecoder
-from lookalike.records import DEFAULT_COLLECTION, Match, Passport
+from lookalike.records import DEFAULT_COLLECTION, Match, ModelSpec
 from lookalike.services.recall_meter import RecallMeter
-from lookalike.services.switching import ATTEMPTS, live_extractor
+from lookalike.services.switching import ATTEMPTS, live_encoder
 from lookalike.services.timing import Stopwatch
 from lookalike.store.base import Store
 from lookalike.store.filters import Condition, Filter
@@ -85,7 +85,7 @@ class SearchResult:
     """Matches, best first, with what produced them and milliseconds by stage."""
 
     collection: str
-    passport: Passport
+    spec: ModelSpec
     query: Query
     matches: list[Match]
     took_ms: dict[str, float]
@@ -95,7 +95,7 @@ class SearchService:
     """Searches by a new picture or by a stored one.
 
     Args:
-        extractors: Turn pictures into vectors.
+        encoders: Turn pictures into vectors.
         store: Where to search.
         decoder: Reads pictures.
         meter: Told of every search, to measure what the index finds; None for no such measuring.
@@ -103,13 +103,13 @@ class SearchService:
 
     def __init__(
         self,
-        extractors: Extractors,
+        encoders: Encoders,
         store: Store,
         decoder: ImageDecoder,
         *,
         meter: RecallMeter | None = None,
     ) -> None:
-        self._extractors = extractors
+        self._encoders = encoders
         self._store = store
         self._decoder = decoder
         self._meter = meter
@@ -120,39 +120,39 @@ class SearchService:
         Raises:
             InvalidImageError: The picture cannot be read.
             CollectionNotFoundError: There is no such collection.
-            PassportMismatchError: The collection was made by a model that is not live.
+            SpecMismatchError: The collection was made by a model that is not live.
             QueueFullError: Too many pictures wait already.
         """
         watch = Stopwatch()
         for attempt in range(1, ATTEMPTS + 1):
-            live = self._live_extractor(options.collection)
+            live = self._live_encoder(options.collection)
             try:
                 return self._search_with(live, picture, options, watch)
-            except PassportMismatchError:  # the collection moved to another set meanwhile
+            except SpecMismatchError:  # the collection moved to another set meanwhile
                 if attempt == ATTEMPTS:
                     raise
-            except NotReadyError:  # as above, and the extractor was retired
-                if attempt == ATTEMPTS or self._live_extractor(options.collection) is live:
+            except NotReadyError:  # as above, and the encoder was retired
+                if attempt == ATTEMPTS or self._live_encoder(options.collection) is live:
                     raise
         raise AssertionError("unreachable")
 
     def _search_with(
-        self, live: LiveExtractor, picture: BinaryIO, options: SearchOptions, watch: Stopwatch
+        self, live: LiveEncoder, picture: BinaryIO, options: SearchOptions, watch: Stopwatch
     ) -> SearchResult:
         with watch.stage("decode"):
             picture.seek(0)
             sha256 = sha256_of(picture)
             picture.seek(0)
-            decoded = self._decoder.decode(picture, decode_size=live.extractor.decode_size)
-            prepared = live.extractor.prepare(decoded.image)
+            decoded = self._decoder.decode(picture, decode_size=live.encoder.decode_size)
+            prepared = live.encoder.prepare(decoded.image)
         with watch.stage("embed"):
             vector = live.batcher.embed(prepared)
         with watch.stage("search"):
-            matches = self._matches(vector, live.passport, options, exclude=())
+            matches = self._matches(vector, live.spec, options, exclude=())
         query = Query(width=decoded.width, height=decoded.height, sha256=sha256)
         return SearchResult(
             collection=options.collection,
-            passport=live.passport,
+            spec=live.spec,
             query=query,
             matches=matches,
             took_ms=watch.took_ms(),
@@ -169,7 +169,7 @@ class SearchService:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._similar_now(image_id, options, watch)
-            except (PassportMismatchError, ImageNotFoundError, EmbeddingSetNotFoundError):
+            except (SpecMismatchError, ImageNotFoundError, EmbeddingSetNotFoundError):
                 # A switch in between; or the picture is not there, which the next look confirms.
                 if attempt == ATTEMPTS:
                     raise
@@ -179,34 +179,34 @@ class SearchService:
     def _similar_now(self, image_id: str, options: SearchOptions, watch: Stopwatch) -> SearchResult:
         """Takes the stored vector from the very set that is searched."""
         record = self._store.get(options.collection, image_id)
-        passport = self._store.passport(options.collection)
-        if passport is None:
+        spec = self._store.spec(options.collection)
+        if spec is None:
             raise unknown_collection(options.collection)
         with watch.stage("search"):
-            held = self._store.sets.vectors(options.collection, passport, [record])
+            held = self._store.sets.vectors(options.collection, spec, [record])
             if image_id not in held:
                 raise ImageNotFoundError(f"{image_id!r} was replaced or deleted meanwhile")
-            matches = self._matches(held[image_id], passport, options, exclude=(image_id,))
+            matches = self._matches(held[image_id], spec, options, exclude=(image_id,))
         query = Query(width=record.width, height=record.height, sha256=record.sha256)
         return SearchResult(
             collection=options.collection,
-            passport=passport,
+            spec=spec,
             query=query,
             matches=matches,
             took_ms=watch.took_ms(),
         )
 
-    def _live_extractor(self, collection: str) -> LiveExtractor:
-        """The extractor whose vectors the collection holds; the default one where it is empty."""
-        live = live_extractor(self._extractors, self._store, collection)
+    def _live_encoder(self, collection: str) -> LiveEncoder:
+        """The encoder whose vectors the collection holds; the default one where it is empty."""
+        live = live_encoder(self._encoders, self._store, collection)
         if live is None and collection != DEFAULT_COLLECTION:
             raise unknown_collection(collection)
-        return live or self._extractors.default
+        return live or self._encoders.default
 
     def _matches(
         self,
         vector: NDArray[np.float32],
-        passport: Passport,
+        spec: ModelSpec,
         options: SearchOptions,
         exclude: Sequence[str],
     ) -> list[Match]:
@@ -215,7 +215,7 @@ class SearchService:
                 options.collection,
                 vector[np.newaxis, :],  # (1, dim)
                 k=k,
-                passport=passport,
+                spec=spec,
                 where=where,
                 exclude=exclude,
                 parameters=options.parameters,
@@ -230,7 +230,7 @@ class SearchService:
                 options.collection,
                 vector,
                 k=options.k,
-                passport=passport,
+                spec=spec,
                 where=options.where,
                 exclude=exclude,
                 parameters=options.parameters,

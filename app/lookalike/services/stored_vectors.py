@@ -45,7 +45,7 @@ def stored_vectors(
     records: list[ImageRecord] = []
     skipped: list[Skipped] = []
     fields: Counter[str] = Counter()
-    vectors = np.empty((info.count, info.passport.dim), dtype=np.float32)
+    vectors = np.empty((info.count, info.spec.dim), dtype=np.float32)
     for block in store.scan(collection, where=where):
         for record, vector in zip(block.records, block.vectors, strict=True):
             fields.update(record.metadata.keys())
@@ -62,7 +62,7 @@ def stored_vectors(
         raise InvalidParameterError(_nothing(collection, label_field, fields))
     return VectorSet(
         name=collection,
-        passport=info.passport,
+        spec=info.spec,
         provenance=info.provenance,
         vectors=vectors[: len(records)],
         ids=[record.id for record in records],

@@ -7,27 +7,27 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lookalike.errors import PassportMismatchError
-from lookalike.models.extractors import Extractors, LiveExtractor
+from lookalike.errors import SpecMismatchError
+from lookalike.models.encoders import Encoders, LiveEncoder
 from lookalike.store.base import Store
 
 ATTEMPTS = 5
 """How often a request is tried: once more for each switch that it meets."""
 
 
-def live_extractor(extractors: Extractors, store: Store, collection: str) -> LiveExtractor | None:
-    """The extractor whose vectors the collection holds now; None where it holds none.
+def live_encoder(encoders: Encoders, store: Store, collection: str) -> LiveEncoder | None:
+    """The encoder whose vectors the collection holds now; None where it holds none.
 
     Raises:
-        PassportMismatchError: That extractor is not live.
+        SpecMismatchError: That encoder is not live.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        passport = store.passport(collection)
-        if passport is None:
+        spec = store.spec(collection)
+        if spec is None:
             return None
         try:
-            return extractors.for_passport(passport)
-        except PassportMismatchError:  # or it was retired between the two, after a switch
+            return encoders.for_spec(spec)
+        except SpecMismatchError:  # or it was retired between the two, after a switch
             if attempt == ATTEMPTS:
                 raise
     raise AssertionError("unreachable")

@@ -34,13 +34,13 @@ def sample_vectors(
     Raises:
         CollectionNotFoundError: There is no such collection.
     """
-    passport = store.passport(collection)
-    if passport is None:
+    spec = store.spec(collection)
+    if spec is None:
         raise unknown_collection(collection)
     count = store.count(collection)
     wanted = np.zeros(count, dtype=np.bool_)
     wanted[np.random.default_rng(seed).permutation(count)[:most]] = True
-    vectors = np.empty((int(wanted.sum()), passport.dim), dtype=np.float32)
+    vectors = np.empty((int(wanted.sum()), spec.dim), dtype=np.float32)
     passed = filled = 0
     for block in store.scan(collection):
         here = wanted[passed : passed + len(block.vectors)]  # what came since is left out

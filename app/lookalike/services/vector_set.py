@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.errors import LookalikeError
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 
 
 class PictureReader(Protocol):
@@ -44,8 +44,8 @@ class VectorSet:
 
     Attributes:
         name: Of the dataset or the collection, for titles.
-        passport: What made the vectors.
-        provenance: Recorded beside the passport: precision, runtime, device.
+        spec: What made the vectors.
+        provenance: Recorded beside the spec: precision, runtime, device.
         vectors: (N, dim) float32, rows of length 1; perhaps a read-only memory map.
         ids: One for each picture, each different: the path in the dataset, or the id.
         names: For display, one for each picture.
@@ -56,7 +56,7 @@ class VectorSet:
     """
 
     name: str
-    passport: Passport
+    spec: ModelSpec
     provenance: Mapping[str, str]
     vectors: NDArray[np.float32]
     ids: Sequence[str]

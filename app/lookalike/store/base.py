@@ -10,16 +10,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import PassportMismatchError
+from lookalike.errors import SpecMismatchError
 from lookalike.records import (
     CollectionInfo,
     ImageRecord,
     Match,
     Metadata,
+    ModelSpec,
     NewImage,
     OnConflict,
     Page,
-    Passport,
     PutOutcome,
 )
 from lookalike.store.embedding_sets import EmbeddingSets
@@ -29,7 +29,7 @@ from lookalike.store.metadata import MAX_METADATA_BYTES
 from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.vectors import Vectors
 
-__all__ = ["ScanBlock", "Store", "Vectors", "require_same_passport", "utc_now"]
+__all__ = ["ScanBlock", "Store", "Vectors", "require_same_spec", "utc_now"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class ScanBlock:
 
 
 class Store(Protocol):
-    """Rows, vectors, passports, and how to find them again.
+    """Rows, vectors, specs, and how to find them again.
 
     Safe to call from many threads. `put` has reached the disk when it returns. A collection comes
-    into being with its first `put`, under that call's passport.
+    into being with its first `put`, under that call's spec.
     """
 
     @property
@@ -68,8 +68,8 @@ class Store(Protocol):
         """All collections, by name."""
         ...
 
-    def passport(self, collection: str) -> Passport | None:
-        """The passport of the collection's active embedding set; None where there is none yet."""
+    def spec(self, collection: str) -> ModelSpec | None:
+        """The spec of the collection's active embedding set; None where there is none yet."""
         ...
 
     def count(self, collection: str) -> int:
@@ -82,7 +82,7 @@ class Store(Protocol):
         images: Sequence[NewImage],
         vectors: Vectors,
         *,
-        passport: Passport,
+        spec: ModelSpec,
         provenance: Mapping[str, str],
         on_conflict: OnConflict = OnConflict.REPLACE,
     ) -> list[PutOutcome]:
@@ -94,12 +94,12 @@ class Store(Protocol):
             collection: Made where it does not exist.
             images: The rows.
             vectors: (N, dim) float32, one unit vector for each row.
-            passport: What made the vectors; must agree with the collection's.
-            provenance: Recorded beside the passport when the collection is made.
+            spec: What made the vectors; must agree with the collection's.
+            provenance: Recorded beside the spec when the collection is made.
             on_conflict: What to do with ids that exist, see `decide`.
 
         Raises:
-            PassportMismatchError: The collection's vectors were made by something else.
+            SpecMismatchError: The collection's vectors were made by something else.
             StorageFullError: Nothing was stored.
             ValueError: The vectors have another shape, or are not finite or not of length 1.
         """
@@ -213,7 +213,7 @@ class Store(Protocol):
         queries: Vectors,
         *,
         k: int,
-        passport: Passport,
+        spec: ModelSpec,
         where: Filter | None = None,
         exclude: Sequence[str] = (),
         parameters: SearchParameters | None = None,
@@ -227,13 +227,13 @@ class Store(Protocol):
             collection: Where to search.
             queries: (Q, dim) float32, rows of length 1.
             k: How many matches, at least 1.
-            passport: What made the queries.
+            spec: What made the queries.
             where: Only pictures that pass; applied before ranking, never after.
             exclude: Ids that are left out.
             parameters: For indexes that are not exact; theirs unless given.
 
         Raises:
-            PassportMismatchError: The collection's vectors were made by something else.
+            SpecMismatchError: The collection's vectors were made by something else.
         """
         ...
 
@@ -264,14 +264,14 @@ class Store(Protocol):
         ...
 
 
-def require_same_passport(collection: str, own: Passport, other: Passport) -> None:
-    """Raises `PassportMismatchError`, naming what differs, where vectors cannot be compared."""
+def require_same_spec(collection: str, own: ModelSpec, other: ModelSpec) -> None:
+    """Raises `SpecMismatchError`, naming what differs, where vectors cannot be compared."""
     apart = own.differences(other)
     if apart:
         listed = "; ".join(
             f"{name}: {mine!r} there, {theirs!r} here" for name, (mine, theirs) in apart.items()
         )
-        raise PassportMismatchError(
+        raise SpecMismatchError(
             f"The collection {collection!r} was made by another model ({listed}). "
             "Use the settings it was made with or another collection, or re-embed this one"
         )

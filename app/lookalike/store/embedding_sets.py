@@ -11,26 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import ConflictError, EmbeddingSetNotFoundError
-from lookalike.records import ImageRecord, Passport
+from lookalike.records import ImageRecord, ModelSpec
 from lookalike.store.vectors import Vectors
 
 Recipe = Mapping[str, Any]
-"""How to make an extractor again: a JSON object of settings. The store only keeps it."""
+"""How to make an encoder again: a JSON object of settings. The store only keeps it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingSet:
-    """All vectors of one collection under one passport.
+    """All vectors of one collection under one spec.
 
     Attributes:
-        passport: What made the vectors.
-        provenance: Recorded beside the passport: precision, runtime, library versions.
-        recipe: How to make its extractor again; None where that was not recorded.
+        spec: What made the vectors.
+        provenance: Recorded beside the spec: precision, runtime, library versions.
+        recipe: How to make its encoder again; None where that was not recorded.
         count: Pictures with a vector in it.
         active: Whether searches are answered from it; of each collection exactly one is.
     """
 
-    passport: Passport
+    spec: ModelSpec
     provenance: Mapping[str, str]
     recipe: Recipe | None
     count: int
@@ -54,7 +54,7 @@ class EmbeddingSets(Protocol):
     A deleted or replaced picture loses its vectors in every set; a new one gets its vector in the
     active set alone and is `missing` in the others. Every method raises `CollectionNotFoundError`
     where there is no such collection, and all but `all` and `begin` raise
-    `EmbeddingSetNotFoundError` where it has no set under the passport.
+    `EmbeddingSetNotFoundError` where it has no set under the spec.
     """
 
     def all(self, collection: str) -> list[EmbeddingSet]:
@@ -64,7 +64,7 @@ class EmbeddingSets(Protocol):
     def begin(
         self,
         collection: str,
-        passport: Passport,
+        spec: ModelSpec,
         *,
         provenance: Mapping[str, str],
         recipe: Recipe | None = None,
@@ -76,7 +76,7 @@ class EmbeddingSets(Protocol):
         ...
 
     def missing(
-        self, collection: str, passport: Passport, *, limit: int, cursor: str | None = None
+        self, collection: str, spec: ModelSpec, *, limit: int, cursor: str | None = None
     ) -> Missing:
         """Up to `limit` pictures that lack a vector in the set.
 
@@ -89,7 +89,7 @@ class EmbeddingSets(Protocol):
         ...
 
     def vectors(
-        self, collection: str, passport: Passport, records: Sequence[ImageRecord]
+        self, collection: str, spec: ModelSpec, records: Sequence[ImageRecord]
     ) -> dict[str, NDArray[np.float32]]:
         """Vectors of the set by id, each (dim,) float32.
 
@@ -100,7 +100,7 @@ class EmbeddingSets(Protocol):
     def add(
         self,
         collection: str,
-        passport: Passport,
+        spec: ModelSpec,
         records: Sequence[ImageRecord],
         vectors: Vectors,
     ) -> int:
@@ -108,7 +108,7 @@ class EmbeddingSets(Protocol):
 
         Args:
             collection: Which collection.
-            passport: Which set.
+            spec: Which set.
             records: N pictures. Those that are gone or have other content now, and those that
                 have a vector already, are left out in silence.
             vectors: (N, dim) float32, rows of length 1.
@@ -122,7 +122,7 @@ class EmbeddingSets(Protocol):
         """
         ...
 
-    def prepared(self, collection: str, passport: Passport) -> AbstractContextManager[None]:
+    def prepared(self, collection: str, spec: ModelSpec) -> AbstractContextManager[None]:
         """Loads what searches in the set will need, so that `activate` in the block is quick.
 
         The set may lack vectors yet; those that come are followed. What was loaded is let go at
@@ -130,7 +130,7 @@ class EmbeddingSets(Protocol):
         """
         ...
 
-    def activate(self, collection: str, passport: Passport) -> bool:
+    def activate(self, collection: str, spec: ModelSpec) -> bool:
         """Makes the set the active one, in one step; the one before it stays, inactive.
 
         Everything that a search needs is loaded before. A set that is active already stays so.
@@ -140,16 +140,16 @@ class EmbeddingSets(Protocol):
         """
         ...
 
-    def discard(self, collection: str, passport: Passport) -> None:
+    def discard(self, collection: str, spec: ModelSpec) -> None:
         """Removes a set with its vectors. Raises `ConflictError` where it is the active one."""
         ...
 
 
-def no_such_set(collection: str, passport: Passport) -> EmbeddingSetNotFoundError:
+def no_such_set(collection: str, spec: ModelSpec) -> EmbeddingSetNotFoundError:
     """The error for a set that does not exist."""
     return EmbeddingSetNotFoundError(
-        f"The collection {collection!r} has no vectors under the passport {passport.digest} "
-        f"({passport.model}); re-embed it to make them"
+        f"The collection {collection!r} has no vectors under the spec {spec.digest} "
+        f"({spec.model}); re-embed it to make them"
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.records import ImageRecord, NewImage, Passport
+from lookalike.records import ImageRecord, ModelSpec, NewImage
 from lookalike.store.embedding_sets import Recipe
 from lookalike.store.filters import Filter
 
@@ -27,7 +27,7 @@ class Row:
 class HeldSet:
     """One embedding set: seq -> (dim,) float32."""
 
-    passport: Passport
+    spec: ModelSpec
     provenance: Mapping[str, str]
     recipe: Recipe | None = None
     vectors: dict[int, NDArray[np.float32]] = field(default_factory=dict)

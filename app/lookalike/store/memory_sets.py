@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import CollectionNotFoundError, InvalidParameterError
-from lookalike.records import ImageRecord, Passport
+from lookalike.records import ImageRecord, ModelSpec
 from lookalike.store.embedding_sets import EmbeddingSet, Missing, Recipe, active_set, no_such_set
 from lookalike.store.memory_rows import Held, HeldCollection, HeldSet, own
 from lookalike.store.names import decode_cursor, encode_cursor
@@ -31,7 +31,7 @@ class MemorySets:
     def begin(
         self,
         collection: str,
-        passport: Passport,
+        spec: ModelSpec,
         *,
         provenance: Mapping[str, str],
         recipe: Recipe | None = None,
@@ -39,23 +39,23 @@ class MemorySets:
         """Makes an empty set or finds it, see `EmbeddingSets.begin`."""
         with self._held.lock:
             held = self._collection(collection)
-            found = _find(held, passport)
+            found = _find(held, spec)
             if found is None:
-                found = HeldSet(passport, dict(provenance))
+                found = HeldSet(spec, dict(provenance))
                 held.sets.append(found)
             if recipe is not None:
                 found.recipe = dict(recipe)
             return _described(held, found)
 
     def missing(
-        self, collection: str, passport: Passport, *, limit: int, cursor: str | None = None
+        self, collection: str, spec: ModelSpec, *, limit: int, cursor: str | None = None
     ) -> Missing:
         """Pictures without a vector, see `EmbeddingSets.missing`."""
         after = decode_cursor(cursor)
         if limit < 1:
             raise InvalidParameterError("limit must be at least 1")
         with self._held.lock:
-            held, one = self._set(collection, passport)
+            held, one = self._set(collection, spec)
             rows = [
                 row for row in held.passing(None) if row.seq > after and row.seq not in one.vectors
             ][:limit]
@@ -63,11 +63,11 @@ class MemorySets:
             return Missing([own(row.record) for row in rows], encode_cursor(last))
 
     def vectors(
-        self, collection: str, passport: Passport, records: Sequence[ImageRecord]
+        self, collection: str, spec: ModelSpec, records: Sequence[ImageRecord]
     ) -> dict[str, NDArray[np.float32]]:
         """Vectors by id, see `EmbeddingSets.vectors`."""
         with self._held.lock:
-            held, one = self._set(collection, passport)
+            held, one = self._set(collection, spec)
             seqs = {record.id: _seq(held, record) for record in records}
             return {
                 image_id: one.vectors[seq].copy()
@@ -78,15 +78,15 @@ class MemorySets:
     def add(
         self,
         collection: str,
-        passport: Passport,
+        spec: ModelSpec,
         records: Sequence[ImageRecord],
         vectors: Vectors,
     ) -> int:
         """Adds vectors, see `EmbeddingSets.add`."""
-        rows = check_vectors(vectors, count=len(records), dim=passport.dim)
+        rows = check_vectors(vectors, count=len(records), dim=spec.dim)
         added = 0
         with self._held.lock:
-            held, one = self._set(collection, passport)
+            held, one = self._set(collection, spec)
             for record, vector in zip(records, rows, strict=True):
                 seq = _seq(held, record)
                 if seq and seq not in one.vectors:
@@ -94,25 +94,25 @@ class MemorySets:
                     added += 1
         return added
 
-    def prepared(self, collection: str, passport: Passport) -> AbstractContextManager[None]:
+    def prepared(self, collection: str, spec: ModelSpec) -> AbstractContextManager[None]:
         """Everything is in memory already."""
         with self._held.lock:
-            self._set(collection, passport)
+            self._set(collection, spec)
         return nullcontext()
 
-    def activate(self, collection: str, passport: Passport) -> bool:
+    def activate(self, collection: str, spec: ModelSpec) -> bool:
         """Switches where the set is complete, see `EmbeddingSets.activate`."""
         with self._held.lock:
-            held, one = self._set(collection, passport)
+            held, one = self._set(collection, spec)
             if any(row.seq not in one.vectors for row in held.rows.values()):
                 return False
             held.active = one
             return True
 
-    def discard(self, collection: str, passport: Passport) -> None:
+    def discard(self, collection: str, spec: ModelSpec) -> None:
         """Removes a set, see `EmbeddingSets.discard`."""
         with self._held.lock:
-            held, one = self._set(collection, passport)
+            held, one = self._set(collection, spec)
             if one is held.active:
                 raise active_set(collection)
             held.sets.remove(one)
@@ -123,16 +123,16 @@ class MemorySets:
             raise CollectionNotFoundError(f"There is no collection {name!r}")
         return held
 
-    def _set(self, name: str, passport: Passport) -> tuple[HeldCollection, HeldSet]:
+    def _set(self, name: str, spec: ModelSpec) -> tuple[HeldCollection, HeldSet]:
         held = self._collection(name)
-        found = _find(held, passport)
+        found = _find(held, spec)
         if found is None:
-            raise no_such_set(name, passport)
+            raise no_such_set(name, spec)
         return held, found
 
 
-def _find(held: HeldCollection, passport: Passport) -> HeldSet | None:
-    return next((one for one in held.sets if one.passport.digest == passport.digest), None)
+def _find(held: HeldCollection, spec: ModelSpec) -> HeldSet | None:
+    return next((one for one in held.sets if one.spec.digest == spec.digest), None)
 
 
 def _seq(held: HeldCollection, record: ImageRecord) -> int:
@@ -143,7 +143,7 @@ def _seq(held: HeldCollection, record: ImageRecord) -> int:
 
 def _described(held: HeldCollection, one: HeldSet) -> EmbeddingSet:
     return EmbeddingSet(
-        passport=one.passport,
+        spec=one.spec,
         provenance=dict(one.provenance),
         recipe=None if one.recipe is None else dict(one.recipe),
         count=len(one.vectors),

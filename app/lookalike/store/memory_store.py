@@ -15,14 +15,14 @@ from lookalike.records import (
     ImageRecord,
     Match,
     Metadata,
+    ModelSpec,
     NewImage,
     OnConflict,
     Page,
-    Passport,
     PutOutcome,
     PutStatus,
 )
-from lookalike.store.base import ScanBlock, require_same_passport, utc_now
+from lookalike.store.base import ScanBlock, require_same_spec, utc_now
 from lookalike.store.embedding_sets import EmbeddingSets
 from lookalike.store.filters import Filter
 from lookalike.store.jobs import JobStore
@@ -63,7 +63,7 @@ class MemoryStore:
                 CollectionInfo(
                     name=name,
                     count=len(held.rows),
-                    passport=held.active.passport,
+                    spec=held.active.spec,
                     provenance=dict(held.active.provenance),
                     index="Flat",
                     created_at=held.created_at,
@@ -71,11 +71,11 @@ class MemoryStore:
                 for name, held in sorted(self._collections.items())
             ]
 
-    def passport(self, collection: str) -> Passport | None:
-        """The passport of the collection's vectors; None where there is no collection."""
+    def spec(self, collection: str) -> ModelSpec | None:
+        """The spec of the collection's vectors; None where there is no collection."""
         with self._lock:
             held = self._collections.get(collection)
-            return held.active.passport if held else None
+            return held.active.spec if held else None
 
     def count(self, collection: str) -> int:
         """Pictures in the collection; 0 where there is no such collection."""
@@ -89,21 +89,21 @@ class MemoryStore:
         images: Sequence[NewImage],
         vectors: Vectors,
         *,
-        passport: Passport,
+        spec: ModelSpec,
         provenance: Mapping[str, str],
         on_conflict: OnConflict = OnConflict.REPLACE,
     ) -> list[PutOutcome]:
         """Adds or replaces pictures, see `Store.put`."""
-        rows = check_vectors(vectors, count=len(images), dim=passport.dim)
+        rows = check_vectors(vectors, count=len(images), dim=spec.dim)
         if not images:
             return []
         now = utc_now()
         with self._lock:
             held = self._collections.get(collection)
             if held:
-                require_same_passport(collection, held.active.passport, passport)
+                require_same_spec(collection, held.active.spec, spec)
             else:
-                active = HeldSet(passport, dict(provenance))
+                active = HeldSet(spec, dict(provenance))
                 held = HeldCollection(now, active, [active])
                 self._collections[collection] = held
             outcomes = []
@@ -233,19 +233,19 @@ class MemoryStore:
         queries: Vectors,
         *,
         k: int,
-        passport: Passport,
+        spec: ModelSpec,
         where: Filter | None = None,
         exclude: Sequence[str] = (),
         parameters: SearchParameters | None = None,  # noqa: ARG002 - always exact
     ) -> list[list[Match]]:
         """The k best matches of each query, see `Store.search`."""
-        asked = check_vectors(queries, count=None, dim=passport.dim)
+        asked = check_vectors(queries, count=None, dim=spec.dim)
         if k < 1:
             raise InvalidParameterError("k must be at least 1")
         with self._lock:
             held = self._collections.get(collection)
             if held:
-                require_same_passport(collection, held.active.passport, passport)
+                require_same_spec(collection, held.active.spec, spec)
             rows = [r for r in held.passing(where) if r.record.id not in exclude] if held else []
             vectors = [held.active.vectors[row.seq] for row in rows] if held else []
             return [_rank(rows, vectors, query, k) for query in asked]
@@ -263,7 +263,7 @@ class MemoryStore:
                 name: {
                     "index": "Flat",
                     "count": len(c.rows),
-                    "bytes": 4 * c.active.passport.dim * len(c.rows),
+                    "bytes": 4 * c.active.spec.dim * len(c.rows),
                 }
                 for name, c in sorted(self._collections.items())
             }

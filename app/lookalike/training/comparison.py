@@ -170,13 +170,13 @@ def part_of(vectors: VectorSet, positions: NDArray[np.int64], *, name: str) -> V
 
 
 def with_head(vectors: VectorSet, head: Head) -> VectorSet:
-    """The same pictures with the head's vectors and passport.
+    """The same pictures with the head's vectors and spec.
 
     Raises:
         WeightsMismatchError: The head was trained on the vectors of another network.
     """
     return replace(
         vectors,
-        passport=head.passport_over(vectors.passport),
+        spec=head.spec_over(vectors.spec),
         vectors=head.apply(np.ascontiguousarray(vectors.vectors, dtype=np.float32)),
     )

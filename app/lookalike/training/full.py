@@ -17,8 +17,8 @@ from lookalike.cores import available_cores, limit_openmp
 from lookalike.errors import ConfigurationError, WeightsMismatchError
 from lookalike.files.disk import disk_errors
 from lookalike.models.heads import Head, HeadSpec
-from lookalike.models.registry import SPECS, ExtractorSpec
-from lookalike.models.torchvision_extractor import choose_device
+from lookalike.models.registry import ARCHITECTURES, Architecture
+from lookalike.models.torchvision_encoder import choose_device
 from lookalike.models.torchvision_weights import load_backbone, state_sha256
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.checkpoints import State
@@ -47,7 +47,7 @@ class FullResult:
     backbone: Mapping[str, Tensor]
 
     def save_backbone(self, folder: Path) -> Path:
-        """Writes the state dict under the name that the head's passport gives; returns its path.
+        """Writes the state dict under the name that the head's spec gives; returns its path.
 
         Raises:
             StorageError: The file cannot be written.
@@ -101,9 +101,7 @@ def train_full(
 
     def to_head(state: State, trained: Mapping[str, Any]) -> Head:
         backbone.update(_below(state, "backbone."))
-        made = replace(
-            vectors.passport, weights=_BACKBONE_FILE, weights_sha256=state_sha256(backbone)
-        )
+        made = replace(vectors.spec, weights=_BACKBONE_FILE, weights_sha256=state_sha256(backbone))
         return network.head.to_head(_below(state, "head."), backbone=made, trained=trained)
 
     training = run_task(
@@ -125,19 +123,19 @@ def train_full(
 
 def _build_network(task: Task, *, weights: str, full: FullOptions) -> FullNetwork:
     """The network that made the set's vectors, with a head that is not trained yet."""
-    device, passport = choose_device(full.device), task.vectors.passport
-    spec = _check_passport(task.vectors)
-    loaded = load_backbone(passport.model, weights=weights)
-    if loaded.sha256 != passport.weights_sha256:
+    device, spec = choose_device(full.device), task.vectors.spec
+    architecture = _architecture_of(task.vectors)
+    loaded = load_backbone(spec.model, weights=weights)
+    if loaded.sha256 != spec.weights_sha256:
         raise WeightsMismatchError(
             f"The vectors of {task.vectors.name} were made with other weights than {weights}: "
             "give those"
         )
     torch.set_num_threads(available_cores())
     options = task.options
-    head_spec = HeadSpec(dim_in=passport.dim, dim_out=options.dim, hidden=options.hidden)
+    head_spec = HeadSpec(dim_in=spec.dim, dim_out=options.dim, hidden=options.hidden)
     head = HeadNetwork(head_spec, seed=options.seed)
-    return FullNetwork(loaded.network, head, spec=spec, full=full).to(device)
+    return FullNetwork(loaded.network, head, architecture=architecture, full=full).to(device)
 
 
 class _Material:
@@ -165,14 +163,14 @@ class _Material:
         return head.embed(self._pictures.features(self._watched_at))
 
 
-def _check_passport(vectors: VectorSet) -> ExtractorSpec:
-    passport = vectors.passport
-    if passport.model not in SPECS or passport.pooling != "avg":
+def _architecture_of(vectors: VectorSet) -> Architecture:
+    spec = vectors.spec
+    if spec.model not in ARCHITECTURES or spec.pooling != "avg":
         raise ConfigurationError(
-            f"The whole network can be trained for {', '.join(SPECS)} with avg pooling, not for "
-            f"{passport.model} with {passport.pooling}. Choose another --model, or leave --full out"
+            f"The whole network can be trained for {', '.join(ARCHITECTURES)} with avg pooling, "
+            f"not for {spec.model} with {spec.pooling}. Choose another --model, or leave --full out"
         )
-    return SPECS[passport.model]
+    return ARCHITECTURES[spec.model]
 
 
 def _below(state: State, prefix: str) -> dict[str, Tensor]:

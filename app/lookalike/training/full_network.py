@@ -9,7 +9,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from lookalike.models.registry import ExtractorSpec
+from lookalike.models.registry import Architecture
 from lookalike.training.network import HeadNetwork
 
 
@@ -38,7 +38,7 @@ class FullNetwork(nn.Module):
     Args:
         backbone: torchvision's ResNet without its classifier.
         head: The head.
-        spec: Gives the normalization of pixels.
+        architecture: Gives the normalization of pixels.
         full: Gives gradient checkpointing and mixed precision.
     """
 
@@ -46,13 +46,18 @@ class FullNetwork(nn.Module):
     _std: Tensor
 
     def __init__(
-        self, backbone: nn.Module, head: HeadNetwork, *, spec: ExtractorSpec, full: FullOptions
+        self,
+        backbone: nn.Module,
+        head: HeadNetwork,
+        *,
+        architecture: Architecture,
+        full: FullOptions,
     ) -> None:
         super().__init__()
         self.backbone: Any = backbone.requires_grad_(True)
         self.head = head
         self._full = full
-        for name, values in (("_mean", spec.mean), ("_std", spec.std)):
+        for name, values in (("_mean", architecture.mean), ("_std", architecture.std)):
             pixels = 255 * torch.tensor(values).reshape(1, 3, 1, 1)
             self.register_buffer(name, pixels, persistent=False)
 
@@ -63,7 +68,7 @@ class FullNetwork(nn.Module):
         return self
 
     def features(self, pixels: Tensor) -> Tensor:
-        """(N, H, W, 3) uint8 to (N, dim) float32 of length 1: what the extractor gives."""
+        """(N, H, W, 3) uint8 to (N, dim) float32 of length 1: what the encoder gives."""
         x = (pixels.permute(0, 3, 1, 2).float() - self._mean) / self._std
         below = self.backbone
         with torch.autocast(

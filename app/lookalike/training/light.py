@@ -45,9 +45,7 @@ def train_head(
     """
     limit_openmp()
     task = make_task(vectors, options)
-    spec = HeadSpec(
-        dim_in=vectors.passport.dim, dim_out=task.options.dim, hidden=task.options.hidden
-    )
+    spec = HeadSpec(dim_in=vectors.spec.dim, dim_out=task.options.dim, hidden=task.options.hidden)
     with one_thread():
         network = HeadNetwork(spec, seed=task.options.seed)
         material = _Features(
@@ -60,7 +58,7 @@ def train_head(
             task,
             Trainer(network, material=material, validator=task.validator, options=task.options),
             to_head=lambda state, trained: network.to_head(
-                state, backbone=vectors.passport, trained=trained
+                state, backbone=vectors.spec, trained=trained
             ),
             manner={"network": "frozen"},
             checkpoint=checkpoint,

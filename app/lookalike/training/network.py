@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lookalike.models.heads import Head, HeadSpec
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 
 _ROWS = 4096  # at a time
 
@@ -65,7 +65,7 @@ class HeadNetwork(nn.Module):
         return torch.cat([self(block) for block in torch.split(vectors, _ROWS)]).cpu().numpy()
 
     def to_head(
-        self, state: Mapping[str, Tensor], *, backbone: Passport, trained: Mapping[str, Any]
+        self, state: Mapping[str, Tensor], *, backbone: ModelSpec, trained: Mapping[str, Any]
     ) -> Head:
         """A state of this network as a head."""
         tensors = {name: state[f"layers.{name}"].numpy() for name in self.spec.shapes()}

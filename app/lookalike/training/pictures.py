@@ -1,4 +1,4 @@
-"""Pictures for a network that is trained: as the extractor sees them, or changed at random."""
+"""Pictures for a network that is trained: as the encoder sees them, or changed at random."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from lookalike.cores import available_cores
-from lookalike.models.base import Extractor
+from lookalike.models.base import Encoder
 from lookalike.models.preprocessing import Resize, least_decode_size, resize_image
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.full_network import FullNetwork, FullOptions
@@ -36,8 +36,8 @@ class Pictures:
     ) -> None:
         self.network = network
         self._vectors, self._full, self._seed = vectors, full, seed
-        self._size = vectors.passport.input_size
-        self._resize: Resize = "crop" if vectors.passport.resize == "crop" else "squash"
+        self._size = vectors.spec.input_size
+        self._resize: Resize = "crop" if vectors.spec.resize == "crop" else "squash"
 
     def pixels(self, positions: NDArray[np.int64], *, epoch: int | None = None) -> Tensor:
         """(n, H, W, 3) uint8 on the network's device; changed where an epoch is given."""
@@ -73,8 +73,8 @@ def augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return part
 
 
-def extract_again(vectors: VectorSet, extractor: Extractor) -> VectorSet:
-    """The same pictures with another extractor's vectors.
+def extract_again(vectors: VectorSet, encoder: Encoder) -> VectorSet:
+    """The same pictures with another encoder's vectors.
 
     Raises:
         InvalidImageError: A picture cannot be read any more.
@@ -84,12 +84,12 @@ def extract_again(vectors: VectorSet, extractor: Extractor) -> VectorSet:
     def blocks() -> Iterator[NDArray[np.float32]]:
         for start in range(0, len(vectors), _BATCH):
             some = range(start, min(start + _BATCH, len(vectors)))
-            images = (vectors.picture(one, size=extractor.decode_size) for one in some)
-            yield extractor.extract(np.stack([extractor.prepare(image) for image in images]))
+            images = (vectors.picture(one, size=encoder.decode_size) for one in some)
+            yield encoder.encode(np.stack([encoder.prepare(image) for image in images]))
 
     return replace(
         vectors,
-        passport=extractor.passport,
-        provenance=extractor.provenance,
+        spec=encoder.spec,
+        provenance=encoder.provenance,
         vectors=np.concatenate(list(blocks())),
     )

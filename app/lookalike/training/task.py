@@ -177,7 +177,7 @@ def _warn(before: float | None, trainer: Trainer) -> list[str]:
 
 def _check_vectors(vectors: VectorSet) -> None:
     """Raises `ConfigurationError` where there are vectors that cannot be trained on."""
-    if vectors.passport.head is not None:
+    if vectors.spec.head is not None:
         raise ConfigurationError(
             f"The vectors of {vectors.name} come from a head already, and a head is trained on "
             "those of a network without one. For a dataset, leave --head (LOOKALIKE_HEAD) out; a "
@@ -199,8 +199,8 @@ def _fingerprint(task: Task, manner: Mapping[str, Any]) -> str:
     """Of all that the result depends on."""
     vectors, classes = task.vectors, task.classes
     digest = hashlib.sha256()
-    passport = vectors.passport.digest
-    facts = [asdict(task.options), manner, passport, classes.names, _versions()]
+    spec = vectors.spec.digest
+    facts = [asdict(task.options), manner, spec, classes.names, _versions()]
     digest.update(json.dumps(facts).encode())
     digest.update(classes.codes.tobytes())
     for start in range(0, len(vectors), 4096):

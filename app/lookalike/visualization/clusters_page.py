@@ -99,7 +99,7 @@ def _page(clusters: Clusters, vectors: VectorSet, sheets: list[Path]) -> str:
         title=f"Groups in {vectors.name}",
         groups=groups,
         count=len(vectors),
-        passport=vectors.passport,
+        spec=vectors.spec,
         purity=clusters.purity,
         nmi=clusters.nmi,
         tried=sorted(clusters.tried.items()),

@@ -117,7 +117,7 @@ def write_map(
     """
     count = len(vectors)
     classes = classes_of(vectors.labels, count=count)
-    title = f"{vectors.name}: {vectors.passport.model}, {vectors.passport.weights}"
+    title = f"{vectors.name}: {vectors.spec.model}, {vectors.spec.weights}"
     caption = _caption(layout)
     thumbnails = read_thumbnails(
         vectors.picture,

@@ -18,11 +18,9 @@ router = APIRouter(prefix="/collections", tags=["collections"])
 
 def described(services: Services) -> list[CollectionOut]:
     """All collections, each with whether a live model can search it."""
-    live = [extractor.passport for extractor in services.extractors.live]
+    live = [encoder.spec for encoder in services.encoders.live]
     return [
-        CollectionOut.of(
-            info, searchable=any(not info.passport.differences(passport) for passport in live)
-        )
+        CollectionOut.of(info, searchable=any(not info.spec.differences(spec) for spec in live))
         for info in services.pictures.collections()
     ]
 

@@ -24,15 +24,13 @@ router = APIRouter(tags=["service"])
     dependencies=[Depends(require_read)],
 )
 def info(services: ServicesDep) -> InfoOut:
-    """Models with their passports, collections, index types, limits and versions."""
+    """Models with their specs, collections, index types, limits and versions."""
     settings = services.settings
     return InfoOut(
         version=__version__,
         models=[
-            LiveModelOut(
-                passport=PassportOut.of(live.passport), provenance=live.extractor.provenance
-            )
-            for live in services.extractors.live
+            LiveModelOut(passport=PassportOut.of(live.spec), provenance=live.encoder.provenance)
+            for live in services.encoders.live
         ],
         collections=described(services),
         recall={

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import NotReadyError
-from lookalike.records import ImageRecord, Match, Passport
+from lookalike.records import ImageRecord, Match, ModelSpec
 from lookalike.services.duplicates.pixels import PixelComparer
 from lookalike.services.duplicates.stars import Edges
 from lookalike.store.base import ScanBlock, Store
@@ -59,7 +59,7 @@ class Snapshot:
 
 
 class Links:
-    """The neighbors of every content of one collection under one passport.
+    """The neighbors of every content of one collection under one spec.
 
     A content (a sha256) always has the same vector and pixels, so what was found of it stays
     right whatever is added, replaced or deleted: a row that is gone drops out when groups are
@@ -89,7 +89,7 @@ class Links:
         store: Store,
         collection: str,
         *,
-        passport: Passport,
+        spec: ModelSpec,
         comparer: PixelComparer,
         stop: threading.Event,
         advance: Callable[[int], None],
@@ -99,20 +99,20 @@ class Links:
         Args:
             store: Where the pictures are.
             collection: Which collection.
-            passport: What made its vectors.
+            spec: What made its vectors.
             comparer: Compares pixels.
             stop: Ends the work soon after it is set; what was done is kept.
             advance: Told how many pictures were taken in.
 
         Raises:
             NotReadyError: `stop` was set.
-            PassportMismatchError: The collection was made anew by another model meanwhile.
+            SpecMismatchError: The collection was made anew by another model meanwhile.
         """
 
         def search(queries: Vectors, k: int) -> list[list[Match]]:
             if stop.is_set():
                 raise stopped()
-            return store.search(collection, queries, k=k, passport=passport)
+            return store.search(collection, queries, k=k, spec=spec)
 
         for block in store.scan(collection, cursor=self._cursor):
             if stop.is_set():

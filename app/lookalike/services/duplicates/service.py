@@ -13,7 +13,7 @@ from functools import partial
 from PIL import Image
 
 from lookalike.errors import ImageNotFoundError, InvalidParameterError
-from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, Passport
+from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, ModelSpec
 from lookalike.services.duplicates.links import NO_SEARCH, Links, stopped
 from lookalike.services.duplicates.pixels import PixelComparer
 from lookalike.services.duplicates.stars import DuplicateGroup, stars
@@ -159,33 +159,33 @@ class DuplicateService:
             NotReadyError: The service is shutting down.
             LookalikeError: What ended the work, perhaps work that an earlier call began.
         """
-        passport = self._store.passport(options.collection)
-        if passport is None:
+        spec = self._store.spec(options.collection)
+        if spec is None:
             if options.collection != DEFAULT_COLLECTION:
                 raise unknown_collection(options.collection)
             return _page(options, [], truncated=0)
         patient = self._waiting.acquire(blocking=False)
         try:
             deadline = time.monotonic() + (self._wait_s if patient else 0.0)
-            found = self._up_to_date(options, passport, deadline)
+            found = self._up_to_date(options, spec, deadline)
         finally:
             if patient:
                 self._waiting.release()
         return found if isinstance(found, Progress) else self._answer(found, options)
 
     def _up_to_date(
-        self, options: DuplicateOptions, passport: Passport, deadline: float
+        self, options: DuplicateOptions, spec: ModelSpec, deadline: float
     ) -> Links | Progress:
         """Links that know what was stored before the call: by a job that began after it."""
         ours = None
         while True:
             with self._lock:
-                work = self._work(options, passport)
+                work = self._work(options, spec)
                 if work.job is not None and work.job.done() and work.job.exception() is not None:
                     failed, work.job = work.job, None  # told once; the next call tries again
                     return failed.result()
                 if work.job is None or (work.job.done() and work.job is not ours):
-                    work.job = ours = self._start(work, options, passport)
+                    work.job = ours = self._start(work, options, spec)
                 job = work.job
             wait([job], timeout=max(0.0, deadline - time.monotonic()))
             if not job.done():
@@ -193,20 +193,20 @@ class DuplicateService:
             if job is ours and job.exception() is None:
                 return job.result()
 
-    def _work(self, options: DuplicateOptions, passport: Passport) -> _Work:
-        key = (options.collection, passport.digest)
+    def _work(self, options: DuplicateOptions, spec: ModelSpec) -> _Work:
+        key = (options.collection, spec.digest)
         if key not in self._works:
-            here = {(info.name, info.passport.digest) for info in self._store.collections()}
+            here = {(info.name, info.spec.digest) for info in self._store.collections()}
             self._works = {known: work for known, work in self._works.items() if known in here}
             self._works[key] = _Work(Links(NO_SEARCH))
         return self._works[key]
 
-    def _start(self, work: _Work, options: DuplicateOptions, passport: Passport) -> Future[Links]:
+    def _start(self, work: _Work, options: DuplicateOptions, spec: ModelSpec) -> Future[Links]:
         if self._stop.is_set():
             raise stopped()
-        return self._threads.submit(self._update, work, options, passport)
+        return self._threads.submit(self._update, work, options, spec)
 
-    def _update(self, work: _Work, options: DuplicateOptions, passport: Passport) -> Links:
+    def _update(self, work: _Work, options: DuplicateOptions, spec: ModelSpec) -> Links:
         """Runs in the background; others may read the links meanwhile, so new ones replace them."""
         count = self._store.count(options.collection)
         links = work.links
@@ -221,7 +221,7 @@ class DuplicateService:
         links.update(
             self._store,
             options.collection,
-            passport=passport,
+            spec=spec,
             comparer=PixelComparer(partial(self._open, options.collection)),
             stop=self._stop,
             advance=advance,

@@ -17,13 +17,13 @@ from lookalike.records import (
     ImageRecord,
     Match,
     Metadata,
+    ModelSpec,
     NewImage,
     OnConflict,
     Page,
-    Passport,
     PutOutcome,
 )
-from lookalike.store.base import ScanBlock, require_same_passport
+from lookalike.store.base import ScanBlock, require_same_spec
 from lookalike.store.embedding_sets import EmbeddingSets
 from lookalike.store.filters import Filter
 from lookalike.store.jobs import JobStore
@@ -122,10 +122,10 @@ class LocalStore:
         """All collections, by name."""
         return collection_infos(self._catalog, self._policy)
 
-    def passport(self, collection: str) -> Passport | None:
-        """The passport of the active embedding set; None where there is no collection."""
+    def spec(self, collection: str) -> ModelSpec | None:
+        """The spec of the active embedding set; None where there is no collection."""
         row = self._catalog.collection(collection)
-        return row.passport if row else None
+        return row.spec if row else None
 
     def count(self, collection: str) -> int:
         """Pictures in the collection; 0 where there is no such collection."""
@@ -195,24 +195,24 @@ class LocalStore:
         images: Sequence[NewImage],
         vectors: Vectors,
         *,
-        passport: Passport,
+        spec: ModelSpec,
         provenance: Mapping[str, str],
         on_conflict: OnConflict = OnConflict.REPLACE,
     ) -> list[PutOutcome]:
         """Adds or replaces pictures, see `Store.put`."""
-        rows = check_vectors(vectors, count=len(images), dim=passport.dim)
+        rows = check_vectors(vectors, count=len(images), dim=spec.dim)
         if not images:
             return []
         with self._change:
             row = self._catalog.collection(collection)
             if row:
-                require_same_passport(collection, row.passport, passport)
+                require_same_spec(collection, row.spec, spec)
                 self._indexes.get(row)  # loaded before the commit, which it would find there
             written = self._catalog.put(
                 collection,
                 images,
                 rows,
-                passport=passport,
+                spec=spec,
                 provenance=provenance,
                 on_conflict=on_conflict,
             )
@@ -265,7 +265,7 @@ class LocalStore:
         queries: Vectors,
         *,
         k: int,
-        passport: Passport,
+        spec: ModelSpec,
         where: Filter | None = None,
         exclude: Sequence[str] = (),
         parameters: SearchParameters | None = None,
@@ -275,7 +275,7 @@ class LocalStore:
             collection,
             queries,
             k=k,
-            passport=passport,
+            spec=spec,
             where=where,
             exclude=exclude,
             parameters=parameters,

@@ -22,7 +22,7 @@ def scan_catalog(
     row = catalog.collection(collection)
     if row is None:
         return
-    limit = max(1, _BLOCK_BYTES // (4 * row.passport.dim))
+    limit = max(1, _BLOCK_BYTES // (4 * row.spec.dim))
     while found := catalog.page(collection, after=after, limit=limit, where=where):
         after = found[-1][0]
         seqs, vectors = catalog.vectors.at(row, [seq for seq, _ in found])

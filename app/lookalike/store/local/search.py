@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from lookalike.errors import InvalidParameterError, StorageError
-from lookalike.records import ImageRecord, Match, Passport
-from lookalike.store.base import require_same_passport
+from lookalike.records import ImageRecord, Match, ModelSpec
+from lookalike.store.base import require_same_spec
 from lookalike.store.filters import Filter
 from lookalike.store.local.catalog.catalog import Catalog
 from lookalike.store.local.catalog.passing import Passing
@@ -43,13 +43,13 @@ class Searcher:
         queries: Vectors,
         *,
         k: int,
-        passport: Passport,
+        spec: ModelSpec,
         where: Filter | None,
         exclude: Sequence[str],
         parameters: SearchParameters | None,
     ) -> list[list[Match]]:
         """The k best matches of each query, see `Store.search`."""
-        asked = check_vectors(queries, count=None, dim=passport.dim)
+        asked = check_vectors(queries, count=None, dim=spec.dim)
         if k < 1:
             raise InvalidParameterError("k must be at least 1")
 
@@ -59,7 +59,7 @@ class Searcher:
             row = self._catalog.collection(collection)
             if row is None:
                 return [[] for _ in asked]
-            require_same_passport(collection, row.passport, passport)
+            require_same_spec(collection, row.spec, spec)
             live = self._indexes.get(row)
             if live is None:
                 return None

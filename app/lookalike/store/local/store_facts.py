@@ -21,7 +21,7 @@ def collection_infos(catalog: Catalog, policy: IndexPolicy) -> list[CollectionIn
         CollectionInfo(
             name=row.name,
             count=count,
-            passport=row.passport,
+            spec=row.spec,
             provenance=row.provenance,
             index=policy.index_type,
             created_at=row.created_at,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.errors import CollectionNotFoundError
-from lookalike.records import ImageRecord, Metadata, NewImage, OnConflict, Passport
+from lookalike.records import ImageRecord, Metadata, ModelSpec, NewImage, OnConflict
 from lookalike.store.base import utc_now
 from lookalike.store.filters import Filter
 from lookalike.store.local.catalog.connections import FILTER_S, Connections
@@ -206,7 +206,7 @@ class Catalog:
         images: Sequence[NewImage],
         vectors: Vectors,
         *,
-        passport: Passport,
+        spec: ModelSpec,
         provenance: Mapping[str, str],
         on_conflict: OnConflict,
     ) -> Written:
@@ -217,7 +217,7 @@ class Catalog:
                 name,
                 images,
                 vectors,
-                passport=passport,
+                spec=spec,
                 provenance=provenance,
                 on_conflict=on_conflict,
                 fields=self.fields.named,

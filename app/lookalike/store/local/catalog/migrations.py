@@ -22,7 +22,7 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
             CREATE TABLE embeddings (
                 id INTEGER PRIMARY KEY AUTOINCREMENT,
                 collection INTEGER NOT NULL REFERENCES collections (id),
-                passport TEXT NOT NULL,
+                spec TEXT NOT NULL,
                 provenance TEXT NOT NULL
             )
             """,
@@ -61,7 +61,7 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "0002_recipes_and_jobs",
         (
-            # How to make the extractor of an embedding set again; NULL where nobody said.
+            # How to make the encoder of an embedding set again; NULL where nobody said.
             "ALTER TABLE embeddings ADD COLUMN recipe TEXT",
             """
             CREATE TABLE jobs (

@@ -7,8 +7,8 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lookalike.records import NewImage, OnConflict, Passport, PutOutcome, PutStatus
-from lookalike.store.base import require_same_passport, utc_now
+from lookalike.records import ModelSpec, NewImage, OnConflict, PutOutcome, PutStatus
+from lookalike.store.base import require_same_spec, utc_now
 from lookalike.store.local.catalog.fields import register_fields
 from lookalike.store.local.catalog.rows import (
     CollectionRow,
@@ -47,7 +47,7 @@ def put_images(
     images: Sequence[NewImage],
     vectors: Vectors,
     *,
-    passport: Passport,
+    spec: ModelSpec,
     provenance: Mapping[str, str],
     on_conflict: OnConflict,
     fields: Sequence[str] = (),
@@ -59,19 +59,19 @@ def put_images(
         name: The collection, made where it does not exist.
         images: N rows.
         vectors: (N, dim) float32.
-        passport: What made the vectors.
+        spec: What made the vectors.
         provenance: Recorded where the collection is made.
         on_conflict: What to do with ids that exist.
         fields: Metadata fields that are indexed where the collection is made.
 
     Raises:
-        PassportMismatchError: The collection's vectors were made by something else.
+        SpecMismatchError: The collection's vectors were made by something else.
     """
     now = utc_now()
     row = read_collection(connection, name)
     if row:
-        require_same_passport(name, row.passport, passport)
-    written = Written(row or _make(connection, name, passport, provenance, now), new=row is None)
+        require_same_spec(name, row.spec, spec)
+    written = Written(row or _make(connection, name, spec, provenance, now), new=row is None)
     if written.new:
         register_fields(connection, written.row.id, fields, empty=True)
     held = read_images(connection, written.row, [image.id for image in images])
@@ -104,14 +104,14 @@ def _remove(connection: sqlite3.Connection, written: Written, seq: int) -> None:
 def _make(
     connection: sqlite3.Connection,
     name: str,
-    passport: Passport,
+    spec: ModelSpec,
     provenance: Mapping[str, str],
     now: str,
 ) -> CollectionRow:
     made = "INSERT INTO collections (name, created_at) VALUES (?, ?)"
     number = connection.execute(made, (name, now)).lastrowid
-    made = "INSERT INTO embeddings (collection, passport, provenance) VALUES (?, ?, ?)"
-    values = (number, passport.to_json(), json.dumps(dict(provenance)))
+    made = "INSERT INTO embeddings (collection, spec, provenance) VALUES (?, ?, ?)"
+    values = (number, spec.to_json(), json.dumps(dict(provenance)))
     embedding = connection.execute(made, values).lastrowid
     connection.execute("UPDATE collections SET embedding = ? WHERE id = ?", (embedding, number))
     row = read_collection(connection, name)

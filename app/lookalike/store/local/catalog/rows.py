@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import DataFolderError, ImageNotFoundError
-from lookalike.records import ImageRecord, Passport
+from lookalike.records import ImageRecord, ModelSpec
 from lookalike.store.metadata import canonical_json
 from lookalike.store.vectors import Seqs, Vectors
 
@@ -21,7 +21,7 @@ IN_LIST = "IN (SELECT value FROM json_each(?))"
 """Any number of values in one question mark: a JSON list."""
 
 COLLECTIONS = (
-    "SELECT collections.id, name, created_at, embedding, passport, provenance FROM collections"
+    "SELECT collections.id, name, created_at, embedding, spec, provenance FROM collections"
     " JOIN embeddings ON embeddings.id = embedding WHERE name IS NOT NULL"
 )
 """What `collection_row` reads, in its order."""
@@ -42,23 +42,23 @@ class CollectionRow:
         name: Its name.
         created_at: ISO 8601 in UTC.
         embedding: The active embedding set's number, never used again.
-        passport: What made the active vectors.
-        provenance: Recorded beside the passport.
+        spec: What made the active vectors.
+        provenance: Recorded beside the spec.
     """
 
     id: int
     name: str
     created_at: str
     embedding: int
-    passport: Passport
+    spec: ModelSpec
     provenance: Mapping[str, str]
 
 
 def collection_row(row: tuple[Any, ...]) -> CollectionRow:
-    """Reads id, name, created_at, embedding, passport, provenance."""
-    number, name, created_at, embedding, passport, provenance = row
+    """Reads id, name, created_at, embedding, spec, provenance."""
+    number, name, created_at, embedding, spec, provenance = row
     return CollectionRow(
-        number, name, created_at, embedding, Passport.from_json(passport), json.loads(provenance)
+        number, name, created_at, embedding, ModelSpec.from_json(spec), json.loads(provenance)
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import CollectionNotFoundError
-from lookalike.records import ImageRecord, Passport
+from lookalike.records import ImageRecord, ModelSpec
 from lookalike.store.embedding_sets import EmbeddingSet, Recipe, active_set, no_such_set
 from lookalike.store.local.catalog.connections import Connections
 from lookalike.store.local.catalog.rows import (
@@ -50,7 +50,7 @@ class CatalogSets:
     def begin(
         self,
         name: str,
-        passport: Passport,
+        spec: ModelSpec,
         *,
         provenance: Mapping[str, str],
         recipe: Recipe | None,
@@ -58,11 +58,11 @@ class CatalogSets:
         """Makes an empty set, or finds the one that is there."""
         with self._connections.write() as connection:
             row = _collection(connection, name)
-            embedding = _find(connection, row, passport)
+            embedding = _find(connection, row, spec)
             if embedding is None:
                 made = connection.execute(
-                    "INSERT INTO embeddings (collection, passport, provenance) VALUES (?, ?, ?)",
-                    (row.id, passport.to_json(), json.dumps(dict(provenance))),
+                    "INSERT INTO embeddings (collection, spec, provenance) VALUES (?, ?, ?)",
+                    (row.id, spec.to_json(), json.dumps(dict(provenance))),
                 )
                 assert made.lastrowid is not None
                 embedding = made.lastrowid
@@ -73,13 +73,13 @@ class CatalogSets:
                 )
             return _described(connection, row, embedding)
 
-    def row(self, name: str, passport: Passport) -> CollectionRow:
+    def row(self, name: str, spec: ModelSpec) -> CollectionRow:
         """The collection as it would be were this set the active one."""
         with self._connections.read() as connection:
-            return _row(connection, name, passport)
+            return _row(connection, name, spec)
 
     def missing(
-        self, name: str, passport: Passport, *, after: int, limit: int
+        self, name: str, spec: ModelSpec, *, after: int, limit: int
     ) -> list[tuple[int, ImageRecord]]:
         """Up to `limit` rows behind the seq `after` without a vector in the set, by seq."""
         sql = (
@@ -88,12 +88,12 @@ class CatalogSets:
             " ORDER BY seq LIMIT ?"
         )
         with self._connections.read() as connection:
-            row = _row(connection, name, passport)
+            row = _row(connection, name, spec)
             rows = connection.execute(sql, (row.id, after, row.embedding, limit))
             return [(seq, record(name, rest)) for seq, *rest in rows]
 
     def vectors(
-        self, name: str, passport: Passport, records: Sequence[ImageRecord]
+        self, name: str, spec: ModelSpec, records: Sequence[ImageRecord]
     ) -> dict[str, NDArray[np.float32]]:
         """Vectors of the set by id, of those records whose content is still the same."""
         sql = (
@@ -102,21 +102,21 @@ class CatalogSets:
         )
         wanted = {one.id: one.sha256 for one in records}
         with self._connections.read() as connection:
-            row = _row(connection, name, passport)
+            row = _row(connection, name, spec)
             found = connection.execute(sql, (row.embedding, row.id, json.dumps(list(wanted))))
             return {
-                image_id: vector_rows([blob], row.passport.dim)[0]
+                image_id: vector_rows([blob], row.spec.dim)[0]
                 for image_id, sha256, blob in found
                 if wanted[image_id] == sha256
             }
 
     def add(
-        self, name: str, passport: Passport, records: Sequence[ImageRecord], vectors: Vectors
+        self, name: str, spec: ModelSpec, records: Sequence[ImageRecord], vectors: Vectors
     ) -> int:
         """Adds vectors in one transaction; gives how many."""
         added = 0
         with self._connections.write() as connection:
-            row = _row(connection, name, passport)
+            row = _row(connection, name, spec)
             held = read_images(connection, row, [one.id for one in records])
             for one, vector in zip(records, vectors, strict=True):
                 seq, stored = held.get(one.id, (0, None))
@@ -134,7 +134,7 @@ class CatalogSets:
     def activate(self, row: CollectionRow) -> CollectionRow | None:
         """Makes the set active where it is complete; gives what was active before, or None."""
         with self._connections.write() as connection:
-            before = _row(connection, row.name, row.passport)
+            before = _row(connection, row.name, row.spec)
             if before.embedding != row.embedding or not _complete(connection, row):
                 return None
             before = _collection(connection, row.name)
@@ -142,7 +142,7 @@ class CatalogSets:
             connection.execute(sql, (row.embedding, row.id))
             return before
 
-    def discard(self, name: str, passport: Passport) -> None:
+    def discard(self, name: str, spec: ModelSpec) -> None:
         """Removes a set, in many small transactions that keep the WAL small."""
         some = (
             "DELETE FROM vectors WHERE rowid IN"
@@ -151,7 +151,7 @@ class CatalogSets:
         gone = _REMOVED_TOGETHER
         while gone:
             with self._connections.write() as connection:
-                row = _row(connection, name, passport)
+                row = _row(connection, name, spec)
                 if row.embedding == _collection(connection, name).embedding:
                     raise active_set(name)
                 values = (row.embedding, _REMOVED_TOGETHER)
@@ -168,25 +168,25 @@ def _collection(connection: sqlite3.Connection, name: str) -> CollectionRow:
     return row
 
 
-def _find(connection: sqlite3.Connection, row: CollectionRow, passport: Passport) -> int | None:
-    """The number of a collection's set under a passport; None where it has none."""
-    sql = "SELECT id, passport FROM embeddings WHERE collection = ?"
+def _find(connection: sqlite3.Connection, row: CollectionRow, spec: ModelSpec) -> int | None:
+    """The number of a collection's set under a spec; None where it has none."""
+    sql = "SELECT id, spec FROM embeddings WHERE collection = ?"
     for embedding, text in connection.execute(sql, (row.id,)):
-        if Passport.from_json(text).digest == passport.digest:
+        if ModelSpec.from_json(text).digest == spec.digest:
             return int(embedding)
     return None
 
 
-def _row(connection: sqlite3.Connection, name: str, passport: Passport) -> CollectionRow:
+def _row(connection: sqlite3.Connection, name: str, spec: ModelSpec) -> CollectionRow:
     row = _collection(connection, name)
-    embedding = _find(connection, row, passport)
+    embedding = _find(connection, row, spec)
     if embedding is None:
-        raise no_such_set(name, passport)
+        raise no_such_set(name, spec)
     described = _described(connection, row, embedding)
     return replace(
         row,
         embedding=embedding,
-        passport=described.passport,
+        spec=described.spec,
         provenance=described.provenance,
     )
 
@@ -202,10 +202,10 @@ def _count(connection: sqlite3.Connection, embedding: int) -> int:
 
 
 def _described(connection: sqlite3.Connection, row: CollectionRow, embedding: int) -> EmbeddingSet:
-    sql = "SELECT passport, provenance, recipe FROM embeddings WHERE id = ?"
-    passport, provenance, recipe = connection.execute(sql, (embedding,)).fetchone()
+    sql = "SELECT spec, provenance, recipe FROM embeddings WHERE id = ?"
+    spec, provenance, recipe = connection.execute(sql, (embedding,)).fetchone()
     return EmbeddingSet(
-        passport=Passport.from_json(passport),
+        spec=ModelSpec.from_json(spec),
         provenance=json.loads(provenance),
         recipe=json.loads(recipe) if recipe else None,
         count=_count(connection, embedding),

@@ -46,7 +46,7 @@ class CatalogVectors:
             found = connection.execute(sql, key).fetchone()
             if row is None or found is None:
                 raise image_not_found(name, image_id)
-            vector: NDArray[np.float32] = vector_rows([found[0]], row.passport.dim)[0]
+            vector: NDArray[np.float32] = vector_rows([found[0]], row.spec.dim)[0]
             return vector
 
     def embedded(self, row: CollectionRow) -> Seqs:
@@ -65,7 +65,7 @@ class CatalogVectors:
     ) -> Iterator[tuple[Seqs, Vectors]]:
         """All active vectors behind a seq: ascending seqs and (N, dim) float32, in short reads."""
         sql = "SELECT seq, vector FROM vectors WHERE embedding = ? AND seq > ? ORDER BY seq LIMIT ?"
-        limit = max(1, block_bytes // (4 * row.passport.dim))
+        limit = max(1, block_bytes // (4 * row.spec.dim))
         while True:
             seqs, vectors = self._read(sql, (row.embedding, seq, limit), row)
             if not len(seqs):
@@ -79,4 +79,4 @@ class CatalogVectors:
         with self._connections.read() as connection:
             found = connection.execute(sql, values).fetchall()
         seqs = seq_array((seq,) for seq, _ in found)
-        return seqs, vector_rows([blob for _, blob in found], row.passport.dim)
+        return seqs, vector_rows([blob for _, blob in found], row.spec.dim)

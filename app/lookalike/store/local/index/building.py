@@ -110,7 +110,7 @@ class IndexBuilding:
             raise BuildStoppedError
         self.stage = ("read", 0, rows)
         try:
-            self._generations.require_room(rows, self._row.passport.dim)
+            self._generations.require_room(rows, self._row.spec.dim)
             rows_read = catalog.vectors.after(self._row, 0, block_bytes=_BLOCK_BYTES)
             blocks = self._paced(rows_read, rows)
             builder = self._builder(plan.factory) if plan.factory else None
@@ -144,7 +144,7 @@ class IndexBuilding:
             if self.stop.wait(_PAUSE_S):
                 raise BuildStoppedError
             if number % _ROOM_EVERY == 0:
-                self._generations.require_room(0, self._row.passport.dim)
+                self._generations.require_room(0, self._row.spec.dim)
             yield block
             done += len(block[0])
             self.stage = ("read", min(done, rows), rows)
@@ -172,7 +172,7 @@ class IndexBuilding:
 
     def _exact(self, catalog: Catalog, rows: int) -> Index:
         """An exact index; where its rows are many it maps a file, which is written first."""
-        if 4 * rows * self._row.passport.dim >= MAPPED_BYTES:
+        if 4 * rows * self._row.spec.dim >= MAPPED_BYTES:
             try:
                 saved = self._generations.save(catalog.vectors.after(self._row, 0), self._row)
             except StorageError as exc:
@@ -181,7 +181,7 @@ class IndexBuilding:
             index = self._generations.load(self._row, exact=True) if saved else None
             if index:
                 return index
-        return FlatIndex(self._row.passport.dim)
+        return FlatIndex(self._row.spec.dim)
 
 
 def follow(index: Index, catalog: Catalog, row: CollectionRow, held: Seqs) -> int:

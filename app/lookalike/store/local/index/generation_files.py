@@ -122,8 +122,8 @@ def describe(seqs: Seqs, row: CollectionRow) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "embedding": row.embedding,
-        "passport": row.passport.digest,
-        "dim": row.passport.dim,
+        "passport": row.spec.digest,
+        "dim": row.spec.dim,
         "count": len(seqs),
         "last_seq": int(seqs[-1]) if len(seqs) else 0,
     }

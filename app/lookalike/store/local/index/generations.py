@@ -82,7 +82,7 @@ class Generations:
             try:
                 manifest = {"index": EXACT, **write_rows(stem, blocks, row)}
                 if build is not None:
-                    manifest.update(build(stem, row.passport.dim))
+                    manifest.update(build(stem, row.spec.dim))
                 write_manifest(stem, manifest)
             except BaseException:
                 self._remove(lambda path: path.stem == stem.name)
@@ -186,7 +186,7 @@ class Generations:
 
 def _read(stem: Path, row: CollectionRow, *, exact: bool) -> FlatIndex | LayeredIndex:
     manifest, seqs = read_manifest(stem, row)
-    dim, vectors = row.passport.dim, stem.with_suffix(".vectors")
+    dim, vectors = row.spec.dim, stem.with_suffix(".vectors")
     if vectors.stat().st_size != 4 * dim * len(seqs):
         raise BrokenGenerationError(f"{vectors.name} has the wrong size")
     if vectors.stat().st_size <= _CHECKED_BYTES:

@@ -145,7 +145,7 @@ class Indexes:
         """Removes what a delete removed."""
 
         def change(live: LiveIndex) -> None:
-            none, nothing = np.empty(0, np.int64), np.empty((0, row.passport.dim), np.float32)
+            none, nothing = np.empty(0, np.int64), np.empty((0, row.spec.dim), np.float32)
             live.apply(none, nothing, removed=np.array([seq], dtype=np.int64))
 
         self._follow(row, change)

@@ -49,7 +49,7 @@ class LiveIndex:
         self._generations = generations
         self._policy = policy
         self._building = IndexBuilding(row, generations, policy)
-        self._index: Index = FlatIndex(row.passport.dim)
+        self._index: Index = FlatIndex(row.spec.dim)
         self._lock = ReadWriteLock()
         self._joined = Coalescer(self._search_all)
         self._rebuilding = threading.Lock()

@@ -8,10 +8,10 @@ from torch import nn
 from torchvision.transforms import functional as transforms
 
 from lookalike.errors import ConfigurationError, EmbeddingFailedError
-from lookalike.models import torchvision_extractor, torchvision_network
+from lookalike.models import torchvision_encoder, torchvision_network
 from lookalike.models.batcher import Batcher
-from lookalike.models.torchvision_extractor import (
-    TorchvisionExtractor,
+from lookalike.models.torchvision_encoder import (
+    TorchvisionEncoder,
     choose_device,
     choose_precision,
 )
@@ -45,49 +45,49 @@ def reference(model, *, size, crop=False, flatten=False, pictures=PICTURES):
 
 def build(model="resnet18", **options):
     options = {"weights": "random", "input_size": 64, "precision": "float32"} | options
-    return TorchvisionExtractor(model, **options)
+    return TorchvisionEncoder(model, **options)
 
 
-def vectors_of(extractor, pictures=PICTURES):
-    return extractor.extract(np.stack([extractor.prepare(picture) for picture in pictures]))
+def vectors_of(encoder, pictures=PICTURES):
+    return encoder.encode(np.stack([encoder.prepare(picture) for picture in pictures]))
 
 
 @pytest.mark.parametrize("model", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("crop", [False, True])
 @pytest.mark.parametrize("flatten", [False, True])
 def test_float32_is_plain_torchvision(model, crop, flatten):
-    extractor = build(
+    encoder = build(
         model,
         pooling="flatten" if flatten else "avg",
         resize="crop" if crop else "squash",
     )
-    actual = vectors_of(extractor)
+    actual = vectors_of(encoder)
     expected = reference(model, size=64, crop=crop, flatten=flatten)
     assert actual.dtype == np.float32
-    assert actual.shape == (12, extractor.dim) == expected.shape
+    assert actual.shape == (12, encoder.dim) == expected.shape
     assert np.abs(actual - expected).max() <= 1e-5
     assert np.abs(np.linalg.norm(actual, axis=1) - 1).max() <= 1e-6
 
 
 def test_an_input_that_is_no_multiple_of_the_stride():
-    extractor = build(input_size=100, pooling="flatten")
+    encoder = build(input_size=100, pooling="flatten")
     expected = reference("resnet18", size=100, flatten=True, pictures=PICTURES[:2])
-    assert np.abs(vectors_of(extractor, PICTURES[:2]) - expected).max() <= 1e-5
+    assert np.abs(vectors_of(encoder, PICTURES[:2]) - expected).max() <= 1e-5
 
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_reduced_precision_stays_within_its_bounds(fused, monkeypatch):
     if not fused:
         monkeypatch.setattr(torchvision_network, "_FusedConv", _raise)
-    extractor = build("resnet50", input_size=224, precision="bfloat16")
+    encoder = build("resnet50", input_size=224, precision="bfloat16")
     pictures = PICTURES[:8]
     expected = reference("resnet50", size=224, pictures=pictures).astype(np.float64)
-    actual = vectors_of(extractor, pictures)
+    actual = vectors_of(encoder, pictures)
     apart = 1 - (actual * expected).sum(axis=1)
     others = 1 - expected @ expected.T + 2 * np.eye(len(pictures))
     assert apart.max() <= 0.001
     assert (apart <= others.min(axis=1) / 10).all()
-    alone = 1 - (vectors_of(extractor, pictures[:1])[0] * actual[0]).sum()
+    alone = 1 - (vectors_of(encoder, pictures[:1])[0] * actual[0]).sum()
     assert alone <= min(0.001, others[0].min() / 10)
 
 
@@ -102,74 +102,72 @@ def test_without_fused_convolutions_the_numbers_are_the_same(monkeypatch):
 
 
 def test_a_picture_alone_equals_itself_in_a_batch():
-    extractor = build()
-    together = vectors_of(extractor)
-    alone = np.concatenate([vectors_of(extractor, [picture]) for picture in PICTURES])
+    encoder = build()
+    together = vectors_of(encoder)
+    alone = np.concatenate([vectors_of(encoder, [picture]) for picture in PICTURES])
     assert np.abs(together - alone).max() <= 1e-5
 
 
-def test_passport_and_provenance():
-    extractor = build(resize="crop", pooling="flatten")
-    passport = extractor.passport
-    assert (passport.model, passport.weights) == ("resnet18", "random")
-    assert (passport.pooling, passport.resize, passport.input_size) == ("flatten", "crop", 64)
-    assert passport.dim == extractor.dim == 512 * 2 * 2
-    assert len(passport.weights_sha256) == 64
-    assert passport.differences(build(resize="crop", pooling="flatten").passport) == {}
-    assert extractor.decode_size == 73
-    assert dict(extractor.provenance) == {
+def test_spec_and_provenance():
+    encoder = build(resize="crop", pooling="flatten")
+    spec = encoder.spec
+    assert (spec.model, spec.weights) == ("resnet18", "random")
+    assert (spec.pooling, spec.resize, spec.input_size) == ("flatten", "crop", 64)
+    assert spec.dim == encoder.dim == 512 * 2 * 2
+    assert len(spec.weights_sha256) == 64
+    assert spec.differences(build(resize="crop", pooling="flatten").spec) == {}
+    assert encoder.decode_size == 73
+    assert dict(encoder.provenance) == {
         "precision": "float32",
         "runtime": "torch",
         "device": "cpu",
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "pillow": torchvision_extractor.PIL.__version__,
+        "pillow": torchvision_encoder.PIL.__version__,
     }
 
 
 def test_the_batchers_thread_uses_all_threads_asked_for():
     seen = []
 
-    class Watched(TorchvisionExtractor):
+    class Watched(TorchvisionEncoder):
         def _forward(self, pixels):
             seen.append((threading.current_thread().name, torch.get_num_threads()))
             return super()._forward(pixels)
 
     before = torch.get_num_threads()
-    extractor = Watched("resnet18", "random", input_size=32, threads=2)
+    encoder = Watched("resnet18", "random", input_size=32, threads=2)
     torch.set_num_threads(1)
-    batcher = Batcher(extractor)
-    batcher.embed(extractor.prepare(PICTURES[0]))
+    batcher = Batcher(encoder)
+    batcher.embed(encoder.prepare(PICTURES[0]))
     batcher.close()
     torch.set_num_threads(before)
     assert seen == [("batcher", 2)]
 
 
 def test_read_only_pictures_are_taken():
-    extractor = build(input_size=32)
-    batch = np.stack([extractor.prepare(PICTURES[0])])
+    encoder = build(input_size=32)
+    batch = np.stack([encoder.prepare(PICTURES[0])])
     batch.flags.writeable = False
-    assert extractor.extract(batch).shape == (1, 512)
+    assert encoder.encode(batch).shape == (1, 512)
 
 
 def test_other_shapes_are_refused():
     with pytest.raises(EmbeddingFailedError, match=r"\(64, 64, 3\)"):
-        build().extract(np.zeros((1, 65, 64, 3), np.uint8))
+        build().encode(np.zeros((1, 65, 64, 3), np.uint8))
 
 
 def test_damaged_weights_never_give_vectors(monkeypatch):
-    extractor = build()
+    encoder = build()
     for bad in (float("nan"), 0.0):
-        monkeypatch.setattr(
-            extractor, "_network", lambda pixels, bad=bad: torch.full((1, 512), bad)
-        )
+        monkeypatch.setattr(encoder, "_network", lambda pixels, bad=bad: torch.full((1, 512), bad))
         with pytest.raises(EmbeddingFailedError, match="NaN"):
-            vectors_of(extractor, PICTURES[:1])
+            vectors_of(encoder, PICTURES[:1])
 
 
 def test_a_device_without_memory_gets_smaller_batches(monkeypatch):
-    extractor = build()
-    expected, network, sizes, most = vectors_of(extractor), extractor._network, [], 3
+    encoder = build()
+    expected, network, sizes, most = vectors_of(encoder), encoder._network, [], 3
 
     def small(pixels):
         sizes.append(len(pixels))
@@ -177,12 +175,12 @@ def test_a_device_without_memory_gets_smaller_batches(monkeypatch):
             raise torch.OutOfMemoryError("out of memory")
         return network(pixels)
 
-    monkeypatch.setattr(extractor, "_network", small)
-    assert np.abs(vectors_of(extractor) - expected).max() <= 1e-5
+    monkeypatch.setattr(encoder, "_network", small)
+    assert np.abs(vectors_of(encoder) - expected).max() <= 1e-5
     assert sizes == [12, 6, 3, 3, 6, 3, 3]
     most = 0
     with pytest.raises(EmbeddingFailedError, match=r"(?i)no memory left"):
-        vectors_of(extractor)
+        vectors_of(encoder)
 
 
 @pytest.mark.parametrize(
@@ -229,9 +227,9 @@ def test_float16_on_a_cpu_works():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "auto"])
 def test_cuda_agrees_with_the_reference(precision):
-    extractor = build("resnet50", input_size=224, precision=precision, device="cuda")
+    encoder = build("resnet50", input_size=224, precision=precision, device="cuda")
     expected = reference("resnet50", size=224)
-    actual = vectors_of(extractor)
+    actual = vectors_of(encoder)
     if precision == "float32":
         assert np.abs(actual - expected).max() <= 1e-5
     others = 1 - expected @ expected.T + 2 * np.eye(len(PICTURES))

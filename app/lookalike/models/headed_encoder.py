@@ -1,4 +1,4 @@
-"""An extractor with a head on it."""
+"""An encoder with a head on it."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lookalike.models.base import Extractor, Prepared, Vectors
+from lookalike.models.base import Encoder, Prepared, Vectors
 from lookalike.models.head import Head
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 
 
-class HeadedExtractor:
-    """The vectors of another extractor, through a head.
+class HeadedEncoder:
+    """The vectors of another encoder, through a head.
 
     What it gives is what the head makes of the other's vectors, so vectors that are stored without
     a head can be brought over without their pictures.
 
     Args:
-        extractor: Makes the vectors that the head takes.
-        head: Trained on vectors of this extractor.
+        encoder: Makes the vectors that the head takes.
+        head: Trained on vectors of this encoder.
 
     Raises:
         WeightsMismatchError: The head was trained on the vectors of another network.
     """
 
-    def __init__(self, extractor: Extractor, head: Head) -> None:
-        self._extractor = extractor
+    def __init__(self, encoder: Encoder, head: Head) -> None:
+        self._encoder = encoder
         self._head = head
-        self._passport = head.passport_over(extractor.passport)
+        self._spec = head.spec_over(encoder.spec)
 
     @property
-    def extractor(self) -> Extractor:
+    def encoder(self) -> Encoder:
         """The one below the head."""
-        return self._extractor
+        return self._encoder
 
     @property
     def head(self) -> Head:
@@ -43,33 +43,33 @@ class HeadedExtractor:
         return self._head
 
     @property
-    def passport(self) -> Passport:
-        """What made the vectors: the extractor's, with the head's digest and its `dim`."""
-        return self._passport
+    def spec(self) -> ModelSpec:
+        """What made the vectors: the encoder's, with the head's digest and its `dim`."""
+        return self._spec
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """Recorded beside the passport: the extractor's."""
-        return self._extractor.provenance
+        """Recorded beside the spec: the encoder's."""
+        return self._encoder.provenance
 
     @property
     def dim(self) -> int:
         """Numbers in a vector."""
-        return self._passport.dim
+        return self._spec.dim
 
     @property
     def decode_size(self) -> int:
         """Shorter side, in pixels, below which a decoder must not shrink a picture."""
-        return self._extractor.decode_size
+        return self._encoder.decode_size
 
     def prepare(self, image: Image.Image) -> Prepared:
         """Resizes an upright RGB picture to the network's input: (H, W, 3) uint8."""
-        return self._extractor.prepare(image)
+        return self._encoder.prepare(image)
 
-    def extract(self, batch: NDArray[np.uint8]) -> Vectors:
+    def encode(self, batch: NDArray[np.uint8]) -> Vectors:
         """Turns (N, H, W, 3) uint8 into (N, dim) float32 rows of length 1.
 
         Raises:
-            EmbeddingFailedError: As the extractor's; or the head's result has no direction.
+            EmbeddingFailedError: As the encoder's; or the head's result has no direction.
         """
-        return self._head.apply(self._extractor.extract(batch))
+        return self._head.apply(self._encoder.encode(batch))

@@ -24,13 +24,13 @@ from lookalike.models.openvino_runtime import (
 )
 from lookalike.models.preprocessing import Resize, least_decode_size, resize_image
 from lookalike.models.vectors import check_batch, normalize
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 
 _LEAST_PART = 2
 """Pictures of a part, so that no thread is idle for long."""
 
 
-class OpenVinoExtractor:
+class OpenVinoEncoder:
     """A converted network, as `openvino_convert` or `openvino_quantize` makes it.
 
     It is prepared twice: one picture has all threads, and the parts of a batch run side by side
@@ -39,7 +39,7 @@ class OpenVinoExtractor:
     Args:
         network: OpenVINO's model, or the path of its .xml file: (N, side, side, 3) uint8 in,
             (N, dim) float32 out.
-        passport: What the network is; its `int8` says whether it was quantized.
+        spec: What the network is; its `int8` says whether it was quantized.
         precision: `float32`, `bfloat16`, or `auto` for bfloat16 where the CPU computes it in
             hardware; of a quantized network, what is left of floats in it.
         threads: Most CPU threads of one call; all cores unless given.
@@ -53,11 +53,11 @@ class OpenVinoExtractor:
         self,
         network: Any,
         *,
-        passport: Passport,
+        spec: ModelSpec,
         precision: str = "auto",
         threads: int | None = None,
     ) -> None:
-        self._passport = passport
+        self._spec = spec
         self._floats = choose_float(precision)
         self._version = installed_version()
         model = read_network(network) if isinstance(network, Path) else network
@@ -76,18 +76,18 @@ class OpenVinoExtractor:
         self._parts = [parallel.create_infer_request() for _ in range(streams)]
 
     @property
-    def passport(self) -> Passport:
+    def spec(self) -> ModelSpec:
         """What made the vectors."""
-        return self._passport
+        return self._spec
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """Recorded beside the passport: `precision`, `runtime`, `device`, library versions.
+        """Recorded beside the spec: `precision`, `runtime`, `device`, library versions.
 
         `openvino_precision` is what OpenVINO says that it computes floats in.
         """
         return {
-            "precision": "int8" if self._passport.int8 else self._floats,
+            "precision": "int8" if self._spec.int8 else self._floats,
             "openvino_precision": self._hint,
             "runtime": "openvino",
             "device": "cpu",
@@ -98,26 +98,26 @@ class OpenVinoExtractor:
     @property
     def dim(self) -> int:
         """Numbers in a vector."""
-        return self._passport.dim
+        return self._spec.dim
 
     @property
     def decode_size(self) -> int:
         """Shorter side, in pixels, below which a decoder must not shrink a picture."""
-        return least_decode_size(self._passport.input_size)
+        return least_decode_size(self._spec.input_size)
 
     def prepare(self, image: Image.Image) -> Prepared:
         """Resizes an upright RGB picture: (input_size, input_size, 3) uint8."""
-        resize = cast("Resize", self._passport.resize)
-        return resize_image(image, input_size=self._passport.input_size, resize=resize)
+        resize = cast("Resize", self._spec.resize)
+        return resize_image(image, input_size=self._spec.input_size, resize=resize)
 
-    def extract(self, batch: NDArray[np.uint8]) -> Vectors:
+    def encode(self, batch: NDArray[np.uint8]) -> Vectors:
         """Turns (N, input_size, input_size, 3) uint8 into (N, dim) float32 rows of length 1.
 
         Raises:
             EmbeddingFailedError: A batch of another shape, a result without a direction, or
                 OpenVINO failed, for want of memory for example.
         """
-        check_batch(batch, input_size=self._passport.input_size)
+        check_batch(batch, input_size=self._spec.input_size)
         if len(batch) == 0:
             return np.empty((0, self.dim), dtype=np.float32)
         try:

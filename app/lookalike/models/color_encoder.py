@@ -1,4 +1,4 @@
-"""An extractor without a network, whose vectors can be computed by hand."""
+"""An encoder without a network, whose vectors can be computed by hand."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image
 from lookalike.models.base import Prepared, Vectors
 from lookalike.models.preprocessing import PREPROCESSING_VERSION, Resize, resize_image
 from lookalike.models.vectors import check_batch, normalize
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 
 _CELL = 8  # pixels
 
 
-class ColorExtractor:
+class ColorEncoder:
     """The mean color of each cell of a small grid.
 
     A picture is cut into `grid` times `grid` cells, row by row. Each cell gives three numbers:
@@ -32,7 +32,7 @@ class ColorExtractor:
 
     def __init__(self, *, grid: int = 4, resize: Resize = "squash") -> None:
         self._grid = grid
-        self._passport = Passport(
+        self._spec = ModelSpec(
             model="color",
             weights="none",
             weights_sha256=hashlib.sha256(b"").hexdigest(),
@@ -44,13 +44,13 @@ class ColorExtractor:
         self._resize: Resize = resize
 
     @property
-    def passport(self) -> Passport:
+    def spec(self) -> ModelSpec:
         """What made the vectors."""
-        return self._passport
+        return self._spec
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """Recorded beside the passport."""
+        """Recorded beside the spec."""
         return {
             "precision": "float32",
             "runtime": "numpy",
@@ -62,20 +62,20 @@ class ColorExtractor:
     @property
     def dim(self) -> int:
         """Numbers in a vector."""
-        return self._passport.dim
+        return self._spec.dim
 
     @property
     def decode_size(self) -> int:
         """Shorter side, in pixels, below which a decoder must not shrink a picture."""
-        return 2 * self._passport.input_size
+        return 2 * self._spec.input_size
 
     def prepare(self, image: Image.Image) -> Prepared:
         """Resizes an upright RGB picture: (8 grid, 8 grid, 3) uint8."""
-        return resize_image(image, input_size=self._passport.input_size, resize=self._resize)
+        return resize_image(image, input_size=self._spec.input_size, resize=self._resize)
 
-    def extract(self, batch: NDArray[np.uint8]) -> Vectors:
+    def encode(self, batch: NDArray[np.uint8]) -> Vectors:
         """Turns (N, 8 grid, 8 grid, 3) uint8 into (N, dim) float32 rows of length 1."""
-        check_batch(batch, input_size=self._passport.input_size)
+        check_batch(batch, input_size=self._spec.input_size)
         cells = batch.reshape(len(batch), self._grid, _CELL, self._grid, _CELL, 3)
         means = cells.mean(axis=(2, 4), dtype=np.float32) + np.float32(1)  # (N, grid, grid, 3)
         return normalize(means.reshape(len(batch), self.dim))

@@ -18,17 +18,17 @@ from lookalike.errors import ConfigurationError, EmbeddingFailedError
 from lookalike.models.base import Prepared, Vectors
 from lookalike.models.choices import Pooling, Precision, check_choices
 from lookalike.models.preprocessing import Resize, least_decode_size, resize_image
-from lookalike.models.registry import get_spec
-from lookalike.models.torchvision_export import backbone_passport
+from lookalike.models.registry import get_architecture
+from lookalike.models.torchvision_export import backbone_spec
 from lookalike.models.torchvision_network import Network
 from lookalike.models.torchvision_weights import load_backbone
 from lookalike.models.vectors import check_batch, normalize
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class TorchvisionExtractor:
+class TorchvisionEncoder:
     """A ResNet without its classifier.
 
     Args:
@@ -62,8 +62,8 @@ class TorchvisionExtractor:
         threads: int | None = None,
         compiled: bool = False,
     ) -> None:
-        spec = get_spec(model)
-        size = spec.input_size if input_size is None else input_size
+        architecture = get_architecture(model)
+        size = architecture.input_size if input_size is None else input_size
         check_choices(pooling=pooling, resize=resize, input_size=size)
         _check_precision(precision)
         self._resize: Resize = resize
@@ -79,28 +79,28 @@ class TorchvisionExtractor:
         self._compiled = compiled
         network = Network(
             backbone.network,
-            spec=spec,
+            architecture=architecture,
             pooling=pooling,
             dtype=_DTYPES[self._precision],
             device=self._device,
             input_size=size,
         )
         self._network: Any = torch.compile(network) if compiled else network
-        self._passport = backbone_passport(
-            backbone, spec, pooling=pooling, resize=resize, input_size=size
+        self._spec = backbone_spec(
+            backbone, architecture, pooling=pooling, resize=resize, input_size=size
         )
         if compiled:  # now, rather than in the first request: once for one, once for any number
             for count in (1, 2, 3):
                 self._forward(torch.zeros((count, size, size, 3), dtype=torch.uint8))
 
     @property
-    def passport(self) -> Passport:
+    def spec(self) -> ModelSpec:
         """What made the vectors."""
-        return self._passport
+        return self._spec
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """Recorded beside the passport: `precision`, `runtime`, `device`, library versions."""
+        """Recorded beside the spec: `precision`, `runtime`, `device`, library versions."""
         return {
             "precision": self._precision,
             "runtime": "torch.compile" if self._compiled else "torch",
@@ -113,25 +113,25 @@ class TorchvisionExtractor:
     @property
     def dim(self) -> int:
         """Numbers in a vector."""
-        return self._passport.dim
+        return self._spec.dim
 
     @property
     def decode_size(self) -> int:
         """Shorter side, in pixels, below which a decoder must not shrink a picture."""
-        return least_decode_size(self._passport.input_size)
+        return least_decode_size(self._spec.input_size)
 
     def prepare(self, image: Image.Image) -> Prepared:
         """Resizes an upright RGB picture: (input_size, input_size, 3) uint8."""
-        return resize_image(image, input_size=self._passport.input_size, resize=self._resize)
+        return resize_image(image, input_size=self._spec.input_size, resize=self._resize)
 
-    def extract(self, batch: NDArray[np.uint8]) -> Vectors:
+    def encode(self, batch: NDArray[np.uint8]) -> Vectors:
         """Turns (N, input_size, input_size, 3) uint8 into (N, dim) float32 rows of length 1.
 
         Raises:
             EmbeddingFailedError: A batch of another shape, a result without a direction, or a
                 device without memory for even one picture.
         """
-        check_batch(batch, input_size=self._passport.input_size)
+        check_batch(batch, input_size=self._spec.input_size)
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)  # holds for the calling thread only
         pixels = torch.from_numpy(np.require(batch, requirements=["C", "W"]))

@@ -1,4 +1,4 @@
-"""The extractors that are live, each behind its batcher."""
+"""The encoders that are live, each behind its batcher."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lookalike.errors import ConfigurationError, PassportMismatchError
-from lookalike.models.base import Extractor
+from lookalike.errors import ConfigurationError, SpecMismatchError
+from lookalike.models.base import Encoder
 from lookalike.models.batcher import Batcher
-from lookalike.records import Passport
+from lookalike.records import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
-class LiveExtractor:
-    """An extractor, and the queue that leads to it."""
+class LiveEncoder:
+    """An encoder, and the queue that leads to it."""
 
-    extractor: Extractor
+    encoder: Encoder
     batcher: Batcher
 
     @property
-    def passport(self) -> Passport:
+    def spec(self) -> ModelSpec:
         """What makes its vectors."""
-        return self.extractor.passport
+        return self.encoder.spec
 
 
-class Extractors:
-    """All live extractors, found by passport; several models can be live at once.
+class Encoders:
+    """All live encoders, found by spec; several models can be live at once.
 
     Args:
         default: For new collections.
         others: For collections made by other models.
         max_batch: As in `Batcher`.
-        queue_size: As in `Batcher`, for each extractor.
+        queue_size: As in `Batcher`, for each encoder.
         on_batch: As in `Batcher`.
     """
 
     def __init__(
         self,
-        default: Extractor,
-        *others: Extractor,
+        default: Encoder,
+        *others: Encoder,
         max_batch: int = 32,
         queue_size: int = 256,
         on_batch: Callable[[int, float], None] | None = None,
@@ -49,65 +49,65 @@ class Extractors:
         self._on_batch = on_batch
         self._lock = threading.Lock()
         self._closed = False
-        self._live: dict[str, LiveExtractor] = {}
+        self._live: dict[str, LiveEncoder] = {}
         self._default = self.add(default)
-        for extractor in others:
-            self.add(extractor)
+        for encoder in others:
+            self.add(encoder)
 
     @property
-    def default(self) -> LiveExtractor:
+    def default(self) -> LiveEncoder:
         """The one for new collections."""
         return self._default
 
     @property
-    def live(self) -> list[LiveExtractor]:
+    def live(self) -> list[LiveEncoder]:
         """All of them, the default one first."""
         with self._lock:
             return list(self._live.values())
 
-    def for_passport(self, passport: Passport) -> LiveExtractor:
-        """Finds the extractor whose vectors can be compared with a collection's.
+    def for_spec(self, spec: ModelSpec) -> LiveEncoder:
+        """Finds the encoder whose vectors can be compared with a collection's.
 
         Raises:
-            PassportMismatchError: None can; the text names what differs from the default one,
+            SpecMismatchError: None can; the text names what differs from the default one,
                 and what to do.
         """
         with self._lock:
-            found = self._live.get(passport.digest)
+            found = self._live.get(spec.digest)
         if found is None:
-            raise PassportMismatchError(_mismatch(passport, self._default.passport))
+            raise SpecMismatchError(_mismatch(spec, self._default.spec))
         return found
 
-    def add(self, extractor: Extractor) -> LiveExtractor:
-        """Makes an extractor live; one with the same passport that is live already stays.
+    def add(self, encoder: Encoder) -> LiveEncoder:
+        """Makes an encoder live; one with the same spec that is live already stays.
 
         Raises:
-            ConfigurationError: The extractors are closed.
+            ConfigurationError: The encoders are closed.
         """
         with self._lock:
             if self._closed:
-                raise ConfigurationError("The extractors are closed: no model can be added")
-            digest = extractor.passport.digest
+                raise ConfigurationError("The encoders are closed: no model can be added")
+            digest = encoder.spec.digest
             if digest not in self._live:
                 batcher = Batcher(
-                    extractor,
+                    encoder,
                     max_batch=self._max_batch,
                     queue_size=self._queue_size,
                     on_batch=self._on_batch,
                 )
-                self._live[digest] = LiveExtractor(extractor, batcher)
+                self._live[digest] = LiveEncoder(encoder, batcher)
             return self._live[digest]
 
-    def remove(self, passport: Passport) -> None:
-        """Retires an extractor once what waits for it is done; unknown ones are ignored.
+    def remove(self, spec: ModelSpec) -> None:
+        """Retires an encoder once what waits for it is done; unknown ones are ignored.
 
         Raises:
             ConfigurationError: It is the default one.
         """
-        if passport.digest == self._default.passport.digest:
+        if spec.digest == self._default.spec.digest:
             raise ConfigurationError("The default model cannot be removed")
         with self._lock:
-            retired = self._live.pop(passport.digest, None)
+            retired = self._live.pop(spec.digest, None)
         if retired is not None:
             retired.batcher.close()
 
@@ -119,11 +119,11 @@ class Extractors:
             live.batcher.close()
 
 
-def _mismatch(passport: Passport, default: Passport) -> str:
-    """Says what keeps a collection's passport from the default one, and what to do."""
+def _mismatch(spec: ModelSpec, default: ModelSpec) -> str:
+    """Says what keeps a collection's spec from the default one, and what to do."""
     differences = "; ".join(
         f"{name} is {theirs} there and {ours} here"
-        for name, (theirs, ours) in passport.differences(default).items()
+        for name, (theirs, ours) in spec.differences(default).items()
     )
     return (
         f"the collection was made with other settings than the service runs with: {differences}. "
