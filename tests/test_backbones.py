@@ -214,11 +214,11 @@ def test_with_a_head_it_needs_none_either(converted, tmp_path):
     from lookalike.models.head import Head, HeadSpec
     from lookalike.models.heads import save_head
 
-    spec = build_backbone(settings(converted), cores=1).spec
+    backbone = build_backbone(settings(converted), cores=1).spec
     spec = HeadSpec(dim_in=512, dim_out=8)
     tensors = {name: np.ones(shape, np.float32) for name, shape in spec.shapes().items()}
     tensors["0.weight"] = np.random.default_rng(0).normal(size=(8, 512)).astype(np.float32)
-    path = save_head(Head(spec, tensors, backbone=spec), tmp_path / "head.safetensors")
+    path = save_head(Head(spec, tensors, backbone=backbone), tmp_path / "head.safetensors")
     assert start(converted, head=path).stdout.startswith("(8,)")
 
 
