@@ -1,12 +1,14 @@
-"""Writing so that it survives a crash, and the disk's errors in this project's words."""
+"""Writes that survive a crash, and the disk's errors in this project's words."""
 
 from __future__ import annotations
 
 import errno
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from lookalike.errors import StorageError, StorageFullError
 
@@ -29,8 +31,48 @@ def disk_errors(doing: str) -> Iterator[None]:
         raise StorageError(f"Cannot {doing}: {exc.strerror or exc}") from exc
 
 
+@contextmanager
+def atomic_write(path: Path, *, durable: bool = True, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Opens a file that appears under its name whole, at the end of the block, or not at all.
+
+    The bytes go to a temporary file beside it, which is renamed at the end. If the block raises,
+    the temporary file is removed and the old file stays.
+
+    Args:
+        path: The file's name; its folder is made if it is missing.
+        durable: Wait until file and name have reached the disk.
+        mode: Permission bits of a new file, before the umask.
+
+    Raises:
+        OSError: The disk refuses; see `disk_errors`.
+    """
+    make_folders(path.parent.absolute())
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Waits until what was written to a file, by any process, has reached the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder survive a crash."""
+    """Waits until the names in a folder have reached the disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -1,0 +1,207 @@
+"""Artifact folders: files that were made once, belong together and are checked when they are read.
+
+```
+<folder>/manifest.json      kind, version, facts, and the files with their sizes and digests
+<folder>/<content>/...      the files; a folder of its own for each time that it was written
+```
+
+The manifest is written last and replaced in one step. So after a crash an artifact is the old one
+or the new one, never a mixture, and what no manifest names is removed later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from lookalike.files.disk import atomic_write, make_folders, sync_file, sync_folder
+
+MANIFEST: Final = "manifest.json"
+_STALE_S: Final = 3600.0
+"""Younger leftovers may be another process's, about to be named by a manifest."""
+
+
+class BrokenArtifactError(Exception):
+    """An artifact that must not be used; the text completes "it cannot be used: ..."."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """An artifact that was read.
+
+    Attributes:
+        folder: The artifact's folder.
+        content: The folder inside it that holds the files.
+        facts: The JSON object that was saved with them.
+        digests: The SHA-256 of each file, as hex digits, by name.
+        sizes: The bytes of each file, by name.
+    """
+
+    folder: Path
+    content: Path
+    facts: Mapping[str, Any]
+    digests: Mapping[str, str]
+    sizes: Mapping[str, int]
+
+    def path(self, name: str) -> Path:
+        """Where a file lies.
+
+        Raises:
+            BrokenArtifactError: The artifact has no file of this name.
+        """
+        if name not in self.digests:
+            raise BrokenArtifactError(f"it has no file {name}")
+        return self.content / name
+
+    def verify(self, name: str) -> Path:
+        """Reads a whole file to compare its digest, and says where it lies.
+
+        Raises:
+            BrokenArtifactError: The file is missing, or its bytes are not those that were saved.
+            OSError: It cannot be read.
+        """
+        path = self.path(name)
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError as exc:
+            raise BrokenArtifactError(f"{name} is missing") from exc
+        if size != self.sizes[name] or sha256_of(path) != self.digests[name]:
+            raise BrokenArtifactError(f"the checksum of {name} is wrong")
+        return path
+
+
+def save_artifact(
+    folder: Path,
+    *,
+    kind: str,
+    version: int,
+    facts: Mapping[str, Any],
+    write: Callable[[Path], object],
+) -> Artifact:
+    """Writes an artifact; one that is there already is replaced in one step.
+
+    Args:
+        folder: The artifact's folder; made if it is missing.
+        kind: What it is, for example `generation`.
+        version: Version of its format.
+        facts: A JSON object to keep with it.
+        write: Writes the files into the empty folder that it is given, without folders inside.
+
+    Raises:
+        OSError: The disk refuses; the old artifact stays.
+    """
+    make_folders(folder.absolute())
+    content = folder / uuid.uuid4().hex
+    content.mkdir()
+    try:
+        write(content)
+        files = sorted(content.iterdir())
+        for file in files:
+            sync_file(file)
+        sync_folder(content)
+        artifact = Artifact(
+            folder=folder,
+            content=content,
+            facts=dict(facts),
+            digests={file.name: sha256_of(file) for file in files},
+            sizes={file.name: file.stat().st_size for file in files},
+        )
+        document = {
+            "kind": kind,
+            "version": version,
+            "content": content.name,
+            "files": {
+                name: {"sha256": digest, "bytes": artifact.sizes[name]}
+                for name, digest in artifact.digests.items()
+            },
+            "facts": artifact.facts,
+        }
+        with atomic_write(folder / MANIFEST) as manifest:
+            manifest.write(json.dumps(document, indent=1).encode())
+    except BaseException:
+        shutil.rmtree(content, ignore_errors=True)
+        raise
+    _remove_leftovers(folder, keep=content.name)
+    return artifact
+
+
+def read_artifact(folder: Path, *, kind: str, version: int, verify: bool = True) -> Artifact | None:
+    """Reads an artifact's manifest, and its files to compare their digests.
+
+    Args:
+        folder: The artifact's folder.
+        kind: As in `save_artifact`.
+        version: As in `save_artifact`; an artifact of another version is broken.
+        verify: False leaves the files for `Artifact.verify`.
+
+    Returns:
+        None if there is no artifact.
+
+    Raises:
+        BrokenArtifactError: It is damaged, or of another kind or version.
+        OSError: It cannot be read.
+    """
+    try:
+        text = (folder / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    artifact = _parse(folder, text, kind=kind, version=version)
+    for name in artifact.digests if verify else ():
+        artifact.verify(name)
+    return artifact
+
+
+def remove_artifact(folder: Path) -> None:
+    """Removes an artifact; its manifest first, so that a crash leaves no half of it in use."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _parse(folder: Path, text: bytes, *, kind: str, version: int) -> Artifact:
+    try:
+        document = json.loads(text)
+        found = document["kind"], document["version"]
+        content, files, facts = document["content"], document["files"], document["facts"]
+        names = [content, *files]
+        digests = {name: str(file["sha256"]) for name, file in files.items()}
+        sizes = {name: int(file["bytes"]) for name, file in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise BrokenArtifactError("its manifest is damaged") from exc
+    if found != (kind, version):
+        raise BrokenArtifactError(
+            f"it is a {found[0]} of version {found[1]}, not a {kind} of version {version}"
+        )
+    if not isinstance(facts, dict) or not all(map(_is_plain_name, names)):
+        raise BrokenArtifactError("its manifest is damaged")
+    return Artifact(
+        folder=folder, content=folder / content, facts=facts, digests=digests, sizes=sizes
+    )
+
+
+def _is_plain_name(name: object) -> bool:
+    """True for a file name that cannot lead out of its folder."""
+    return isinstance(name, str) and name not in {"", ".", ".."} and Path(name).name == name
+
+
+def _remove_leftovers(folder: Path, *, keep: str) -> None:
+    """Removes what an older manifest named, or a crash left, once it is old enough."""
+    limit = time.time() - _STALE_S
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if path.name in {keep, MANIFEST} or path.stat().st_mtime > limit:
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
