@@ -122,7 +122,7 @@ class Ours:
 
     def describe(self) -> str:
         """See `Contestant`."""
-        return f"{self._type} ({self.index.calibration.for_k(K).parameters})"
+        return f"{self._type} ({self.index.calibration.for_k(K).effort})"
 
 
 class Hnswlib:

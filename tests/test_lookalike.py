@@ -18,7 +18,7 @@ from lookalike.errors import (
     InvalidParameterError,
     StorageError,
 )
-from lookalike.store.search_parameters import SearchParameters
+from lookalike.store.effort import Effort
 from scripts.samples import write_samples
 from tests.unreadable import refuse
 
@@ -65,12 +65,12 @@ def test_a_folder_that_cannot_be_read_is_an_item(
 def test_how_hard_to_look_may_be_said(lookalike: Lookalike, photos: Path) -> None:
     path = photos / "fish" / "fish-01-0.jpg"
     own, exact, hard = (
-        [match.record.id for match in lookalike.search(path, parameters=parameters).matches]
-        for parameters in (None, SearchParameters(exact=True), SearchParameters(nprobe=9))
+        [match.record.id for match in lookalike.search(path, effort=effort).matches]
+        for effort in (None, Effort(exact=True), Effort(nprobe=9))
     )
     assert own == exact == hard
     with pytest.raises(InvalidParameterError, match="nprobe"):
-        lookalike.search(path, parameters=SearchParameters(nprobe=0))
+        lookalike.search(path, effort=Effort(nprobe=0))
 
 
 def test_metadata_is_made_by_a_function(lookalike: Lookalike, photos: Path) -> None:

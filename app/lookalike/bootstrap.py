@@ -36,9 +36,9 @@ from lookalike.services.search import SearchService
 from lookalike.services.switching import PutGate
 from lookalike.services.url_search import UrlSearchService
 from lookalike.store.base import Store
+from lookalike.store.effort import Effort
 from lookalike.store.embedding_sets import Recipe
 from lookalike.store.filters import parse_field_names
-from lookalike.store.search_parameters import SearchParameters
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
             index_type=settings.index,
             memory=settings.index_memory,
             recall=settings.index_recall,
-            parameters=SearchParameters.parse(settings.index_parameters),
+            effort=Effort.parse(settings.index_parameters),
         )
     except ConfigurationError as exc:
         raise ConfigurationError(f"LOOKALIKE_INDEX: {exc}") from exc

@@ -32,8 +32,8 @@ from lookalike.services.index_items import IndexItem
 from lookalike.services.search import SearchOptions, SearchResult
 from lookalike.services.stored_vectors import stored_vectors
 from lookalike.services.vector_set import VectorSet
+from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
-from lookalike.store.search_parameters import SearchParameters
 from lookalike.visualization.contact_sheet import Tile, contact_sheet
 
 Picture = str | os.PathLike[str] | bytes | Image.Image
@@ -129,7 +129,7 @@ class Lookalike:
         min_score: float | None = None,
         where: Mapping[str, Any] | None = None,
         group_by: str | None = None,
-        parameters: SearchParameters | None = None,
+        effort: Effort | None = None,
     ) -> SearchResult:
         """Finds the pictures most like one.
 
@@ -140,8 +140,8 @@ class Lookalike:
             min_score: Leave out matches below this cosine.
             where: Only pictures that pass, in the filter language: `{"label": "cat"}`.
             group_by: A metadata field: only the best match of each of its values.
-            parameters: How hard to look, where the index is not exact:
-                `SearchParameters(exact=True)`; the index's own unless given.
+            effort: How hard to look, where the index is not exact:
+                `Effort(exact=True)`; the index's own unless given.
 
         Raises:
             InvalidImageError: The picture cannot be read.
@@ -154,7 +154,7 @@ class Lookalike:
             min_score=min_score,
             where=None if where is None else Filter.parse(dict(where)),
             group_by=group_by,
-            parameters=parameters,
+            effort=effort,
         )
         with _opened(picture) as file:
             return self._services.search.search(file, options)

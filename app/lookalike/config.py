@@ -21,8 +21,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lookalike.errors import ConfigurationError, InvalidFilterError, InvalidParameterError
 from lookalike.models.choices import Precision, Runtime
+from lookalike.store.effort import Effort
 from lookalike.store.filters import parse_field_names
-from lookalike.store.search_parameters import SearchParameters
 
 PREFIX = "LOOKALIKE_"
 
@@ -194,7 +194,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_parameters(cls, value: str | None) -> str | None:
         try:
-            SearchParameters.parse(value)
+            Effort.parse(value)
         except InvalidParameterError as exc:
             raise ValueError(str(exc)) from exc
         return value

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from lookalike.store.effort import LIMITS, Effort
 from lookalike.store.memory_store import MemoryStore
-from lookalike.store.search_parameters import LIMITS, SearchParameters
 from tests.api.conftest import ADMIN, ADMIN_KEY, picture
 from tests.waiting import wait_for
 from tests.web import Web, page_of
@@ -20,14 +20,14 @@ class Approximate(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.missed = ""
-        self.asked: list[SearchParameters | None] = []
+        self.asked: list[Effort | None] = []
 
     def is_exact(self, collection):
         return False
 
-    def search(self, collection, queries, *, exclude=(), parameters=None, **options):
-        self.asked.append(parameters)
-        missed = () if parameters is not None and parameters.exact else (self.missed,)
+    def search(self, collection, queries, *, exclude=(), effort=None, **options):
+        self.asked.append(effort)
+        missed = () if effort is not None and effort.exact else (self.missed,)
         return super().search(collection, queries, exclude=[*exclude, *missed], **options)
 
 
@@ -88,8 +88,8 @@ def test_parameters_reach_the_store(door, store):
     found(door(exact=True))
     assert store.asked == [
         None,  # so that it may share a call with others
-        SearchParameters(nprobe=7, ef_search=33, k_factor=5),
-        SearchParameters(exact=True),
+        Effort(nprobe=7, ef_search=33, k_factor=5),
+        Effort(exact=True),
     ]
 
 
@@ -111,7 +111,7 @@ def test_parameters_out_of_their_range_are_refused(door, name):
 def test_grouped_searches_look_as_hard(client, store):
     form = {"group_by": "label", "nprobe": "3"}
     client.post("/search", files={"file": ("q.png", picture())}, data=form)
-    assert store.asked[-1] == SearchParameters(nprobe=3)
+    assert store.asked[-1] == Effort(nprobe=3)
 
 
 def measured(client, count: int) -> dict[str, Any]:

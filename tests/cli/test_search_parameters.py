@@ -8,8 +8,8 @@ import pytest
 
 from lookalike.api.schemas import SearchOut
 from lookalike.cli.remote import RemoteBackend
+from lookalike.store.effort import LIMITS, Effort
 from lookalike.store.local.local_store import LocalStore
-from lookalike.store.search_parameters import LIMITS, SearchParameters
 from tests.servers import ADMIN_KEY
 
 FLAGS = ["--nprobe", "7", "--ef-search", "33", "--k-factor", "5"]
@@ -18,12 +18,12 @@ GIVEN = {"nprobe": 7, "ef_search": 33, "k_factor": 5}
 
 def test_flags_reach_the_store(lookalike, pictures, monkeypatch):
     assert lookalike("index", str(pictures)).exit_code == 0
-    asked: list[SearchParameters | None] = []
+    asked: list[Effort | None] = []
     real = LocalStore.search
 
-    def watched(self, *args, parameters=None, **options):
-        asked.append(parameters)
-        return real(self, *args, parameters=parameters, **options)
+    def watched(self, *args, effort=None, **options):
+        asked.append(effort)
+        return real(self, *args, effort=effort, **options)
 
     monkeypatch.setattr(LocalStore, "search", watched)
     query = str(pictures / "fish" / "fish-01-1.jpg")
@@ -32,8 +32,8 @@ def test_flags_reach_the_store(lookalike, pictures, monkeypatch):
         assert json.loads(done.stdout)["matches"][0]["filename"] == "fish-01-1.jpg"
     assert asked == [
         None,  # so that it may share a call with others
-        SearchParameters(**GIVEN),
-        SearchParameters(exact=True),
+        Effort(**GIVEN),
+        Effort(exact=True),
     ]
 
 

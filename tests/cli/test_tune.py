@@ -15,9 +15,9 @@ from PIL import Image
 from lookalike.cli.tune import _json, _print
 from lookalike.errors import CollectionNotFoundError, ConfigurationError
 from lookalike.services.vector_sample import sample_vectors
+from lookalike.store.effort import Effort
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_store import MemoryStore
-from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.tuning import Goal, Point, Trial, Tuning
 from lookalike.visualization.tuning_plot import draw_tuning
 from tests.store.helpers import fill
@@ -120,14 +120,14 @@ def test_what_cannot_be_reached_or_built_is_said(lookalike, data):
 def measured() -> Tuning:
     """5,000 of 16,000 pictures, on which exact search is fastest."""
 
-    def trial(index: str, setting: str, ms: float, parameters: SearchParameters) -> Trial:
-        point = Point(parameters=parameters, recall=1.0, ms=ms)
+    def trial(index: str, setting: str, ms: float, effort: Effort) -> Trial:
+        point = Point(effort=effort, recall=1.0, ms=ms)
         return Trial(index=index, setting=setting, bytes=10**9, points=(point,))
 
-    looks = SearchParameters(nprobe=16, k_factor=16)
-    graph = SearchParameters(ef_search=512, k_factor=64)
+    looks = Effort(nprobe=16, k_factor=16)
+    graph = Effort(ef_search=512, k_factor=64)
     trials = (
-        trial("Flat", "Flat", 1.0, SearchParameters(exact=True)),
+        trial("Flat", "Flat", 1.0, Effort(exact=True)),
         trial("PCAR256,IVF64,PQ128x4fs", "PCAR256,IVF256,PQ128x4fs", 1.5, looks),
         trial("IVF64,SQ8", "IVF64,SQ8", 1.2, looks),
         trial("PCAR256,HNSW32,SQ8", "PCAR256,HNSW32,SQ8", 2.0, graph),
@@ -158,7 +158,7 @@ def test_no_word_of_the_table_is_broken(measured, columns, monkeypatch, capsys):
     table = shown[: shown.index("Measured on")]
     for trial in measured.trials:
         assert trial.setting in table.split()
-        assert all(str(point.parameters) in table.split() for point in trial.points)
+        assert all(str(point.effort) in table.split() for point in trial.points)
     assert table.split().count("few") == 5
     if columns >= 80:
         assert max(map(len, table.splitlines()[1:])) <= columns
@@ -212,7 +212,7 @@ def test_a_sample_of_vectors_is_theirs():
 
 def test_the_plot_shows_the_line_wanted_the_types_and_the_one_to_use():
     def trial(name: str, *points: tuple[float, float]) -> Trial:
-        made = [Point(parameters=SearchParameters(), recall=r, ms=ms) for r, ms in points]
+        made = [Point(effort=Effort(), recall=r, ms=ms) for r, ms in points]
         return Trial(index=name, setting=name, bytes=10**9, points=tuple(made))
 
     trials = (trial("Flat", (1.0, 50.0)), trial("$IVF$", (0.2, 0.2), (0.9, 1.0), (0.995, 3.0)))

@@ -14,11 +14,11 @@ import pytest
 
 from lookalike.services import recall_meter
 from lookalike.services.recall_meter import WINDOW, RecallFigures, RecallMeter
+from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_store import MemoryStore
-from lookalike.store.search_parameters import SearchParameters
 from tests.store.helpers import (
     OTHER_PASSPORT,
     SPEC,
@@ -47,8 +47,8 @@ class Forgetful(MemoryStore):
     def is_exact(self, collection: str) -> bool:
         return False
 
-    def search(self, collection, queries, *, k, exclude=(), parameters=None, **options):
-        if parameters is not None and parameters.exact:
+    def search(self, collection, queries, *, k, exclude=(), effort=None, **options):
+        if effort is not None and effort.exact:
             self.before_exact()
             self.exact += 1
             return super().search(collection, queries, k=k, exclude=exclude, **options)
@@ -62,7 +62,7 @@ def best(store: MemoryStore, k: int) -> list[str]:
         QUERY[np.newaxis],
         k=k,
         spec=SPEC,
-        parameters=SearchParameters(exact=True),
+        effort=Effort(exact=True),
     )
     return [match.record.id for match in found[0]]
 
@@ -148,8 +148,8 @@ def test_exact_indexes_and_searches_with_parameters_are_left_alone(store):
         time.sleep(0.05)
         assert meter.figures() == {}
     with measuring(store) as meter:
-        offer(meter, parameters=SearchParameters(nprobe=1))
-        offer(meter, parameters=SearchParameters(exact=True))
+        offer(meter, effort=Effort(nprobe=1))
+        offer(meter, effort=Effort(exact=True))
         time.sleep(0.05)
         assert meter.figures() == {}
         offer(meter)
@@ -251,9 +251,7 @@ def test_after_work_the_thread_rests_and_closes_at_once_all_the_same(store):
 
 
 def test_a_real_index_that_visits_one_list_of_many(tmp_path):
-    policy = IndexPolicy(
-        index_type="IVF16,SQ8", parameters=SearchParameters(nprobe=1, k_factor=1), least=500
-    )
+    policy = IndexPolicy(index_type="IVF16,SQ8", effort=Effort(nprobe=1, k_factor=1), least=500)
     with closing(LocalStore(tmp_path, policy=policy)) as store:
         fill(store, 1000)
         wait_for(lambda: not store.is_exact("default"), state=store.describe)

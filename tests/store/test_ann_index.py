@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from lookalike.store.effort import Effort
 from lookalike.store.local.index import ann_index, calibration, flat_index
 from lookalike.store.local.index.ann import Ann
 from lookalike.store.local.index.ann_index import AnnIndex
 from lookalike.store.local.index.flat_index import FlatIndex, Found
 from lookalike.store.local.index.flat_rows import MappedRows
 from lookalike.store.recall import recall_at_k
-from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.vectors import Vectors
 from tests.store.helpers import unit_vectors
 
@@ -171,17 +171,17 @@ def test_exact_is_exact(index: AnnIndex) -> None:
     exact = rows()
     exact.remove(np.arange(0, ROWS, 3))
     for k in (1, 10, 500):
-        mine = index.search(ASKED, k=k, parameters=SearchParameters(exact=True))
+        mine = index.search(ASKED, k=k, effort=Effort(exact=True))
         for found, true in zip(mine, exact.search(ASKED, k=k), strict=True):
             assert ranked(found) == ranked(true)
 
 
 def test_what_is_asked_for_goes_before_what_was_calibrated(index: AnnIndex) -> None:
-    least = SearchParameters(nprobe=1, ef_search=1, k_factor=1)
-    most = SearchParameters(nprobe=65_536, ef_search=65_536, k_factor=300)
+    least = Effort(nprobe=1, ef_search=1, k_factor=1)
+    most = Effort(nprobe=65_536, ef_search=65_536, k_factor=300)
 
-    def recall(parameters: SearchParameters | None) -> float:
-        mine = index.search(ASKED, k=10, parameters=parameters)
+    def recall(effort: Effort | None) -> float:
+        mine = index.search(ASKED, k=10, effort=effort)
         true = rows().search(ASKED, k=10)
         pairs = zip(mine, true, strict=True)
         return float(np.mean([recall_at_k(ranked(one), ranked(best)) for one, best in pairs]))
@@ -192,18 +192,18 @@ def test_what_is_asked_for_goes_before_what_was_calibrated(index: AnnIndex) -> N
 
 
 @pytest.mark.parametrize(
-    ("parameters", "asks"),
+    ("effort", "asks"),
     [
-        (SearchParameters(k_factor=10), True),
-        (SearchParameters(k_factor=100), False),
-        (SearchParameters(ef_search=5000), False),
-        (SearchParameters(), True),
+        (Effort(k_factor=10), True),
+        (Effort(k_factor=100), False),
+        (Effort(ef_search=5000), False),
+        (Effort(), True),
     ],
 )
 def test_looks_that_are_wider_than_exact_search_are_exact(
     index: AnnIndex,
     monkeypatch: pytest.MonkeyPatch,
-    parameters: SearchParameters,
+    effort: Effort,
     asks: bool,
 ) -> None:
     monkeypatch.setattr(ann_index, "_MANY", ROWS)
@@ -213,8 +213,8 @@ def test_looks_that_are_wider_than_exact_search_are_exact(
         index.ann, "nearest", lambda *given: asked.append(1) or nearest(*given), raising=True
     )
     exact = index.exact.search(ASKED, k=10)
-    found = index.search(ASKED, k=10, parameters=parameters)
-    no_knob = parameters.ef_search is not None and index.ann.knob != "ef_search"
+    found = index.search(ASKED, k=10, effort=effort)
+    no_knob = effort.ef_search is not None and index.ann.knob != "ef_search"
     assert bool(asked) == (asks or no_knob)
     if not asked:
         for (scores, seqs), (best, places) in zip(found, exact, strict=True):
@@ -246,7 +246,7 @@ def test_equal_pictures_do_not_make_it_look_harder() -> None:
         patch.setattr(calibration, "LEVELS", (10,))
         (level,) = AnnIndex.build("PQ16x4fs", vectors).calibration.levels
     assert level.recall >= 0.99
-    assert (level.parameters.k_factor or 1) <= 16
+    assert (level.effort.k_factor or 1) <= 16
 
 
 def test_a_graph_is_not_tried_with_its_own_rows() -> None:
@@ -255,7 +255,7 @@ def test_a_graph_is_not_tried_with_its_own_rows() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "LEVELS", (10,))
         index = AnnIndex.build("HNSW16,SQ8", vectors)
-    true = index.search(asked, k=10, parameters=SearchParameters(exact=True))
+    true = index.search(asked, k=10, effort=Effort(exact=True))
     pairs = zip(index.search(asked, k=10), true, strict=True)
     assert np.mean([recall_at_k(ranked(one), ranked(best)) for one, best in pairs]) >= 0.98
 

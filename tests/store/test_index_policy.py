@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lookalike.errors import ConfigurationError
+from lookalike.store.effort import LIMITS, Effort
 from lookalike.store.local.index.ann import Ann
 from lookalike.store.local.index.ann_build import build_ann
 from lookalike.store.local.index.ann_index import AnnIndex
@@ -20,13 +21,12 @@ from lookalike.store.local.index.index_types import check_index_type, lists_of, 
 from lookalike.store.local.index.layered_index import LayeredIndex
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.index.retries import Retries
-from lookalike.store.search_parameters import LIMITS, SearchParameters
 from tests.store.helpers import DIM, unit_vectors
 
 GB = 10**9
 LEVELS = (
-    Level(10, SearchParameters(nprobe=4, k_factor=4), 0.99, 0.5),
-    Level(100, SearchParameters(nprobe=8, k_factor=2), 0.995, 2.0),
+    Level(10, Effort(nprobe=4, k_factor=4), 0.99, 0.5),
+    Level(100, Effort(nprobe=8, k_factor=2), 0.995, 2.0),
 )
 
 
@@ -322,7 +322,7 @@ def test_a_build_that_failed_waits_for_half_as_many_again(rows: int, again: int)
 def test_calibrations_survive_a_manifest() -> None:
     before = Calibration(LEVELS, 1.5e-4)
     assert Calibration.from_json(json.loads(json.dumps(before.to_json()))) == before
-    bare = Calibration((Level(3, SearchParameters(), 1.0, 0.1),), 1.0)
+    bare = Calibration((Level(3, Effort(), 1.0, 0.1),), 1.0)
     assert Calibration.from_json(bare.to_json()) == bare
 
 
@@ -338,6 +338,6 @@ def test_parameters_for_any_number_of_matches() -> None:
     assert held.for_k(11) == held.for_k(100) == LEVELS[1]
     more = held.for_k(1000)
     assert (more.k, more.ms, more.recall) == (1000, 20.0, 0.995)
-    assert more.parameters == SearchParameters(nprobe=80, k_factor=2)
-    assert held.for_k(10**9).parameters.nprobe == LIMITS["nprobe"]
-    assert held.for_k(10**9).parameters.ef_search is None
+    assert more.effort == Effort(nprobe=80, k_factor=2)
+    assert held.for_k(10**9).effort.nprobe == LIMITS["nprobe"]
+    assert held.for_k(10**9).effort.ef_search is None

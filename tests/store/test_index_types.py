@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.local.index import ann_index
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_store import MemoryStore
-from lookalike.store.search_parameters import SearchParameters
 from tests.store.helpers import SPEC, answers, new_image, put, unit_vectors
 
 LEAST = 60
@@ -31,7 +31,7 @@ TYPES = (
     "PQ4x4fs",
     "IVF2,PQ4x4fs,RFlat",
 )
-EVERYTHING = SearchParameters(nprobe=65_536, ef_search=65_536, k_factor=1_000)
+EVERYTHING = Effort(nprobe=65_536, ef_search=65_536, k_factor=1_000)
 """Hard enough to find all there is in a small collection."""
 
 
@@ -133,7 +133,7 @@ class IndexMachine(RuleBasedStateMachine):
         queries = unit_vectors(2, seed=seed)
         where = None if n is None else Filter.parse({"n": n})
         exclude = [f"i{number}" for number in range(leave_out)]
-        parameters = SearchParameters(exact=True) if exact else EVERYTHING
+        effort = Effort(exact=True) if exact else EVERYTHING
         mine, true = (
             store.search(
                 "default",
@@ -142,7 +142,7 @@ class IndexMachine(RuleBasedStateMachine):
                 spec=SPEC,
                 where=where,
                 exclude=exclude,
-                parameters=parameters,
+                effort=effort,
             )
             for store in (self.store, self.memory)
         )
@@ -153,10 +153,8 @@ class IndexMachine(RuleBasedStateMachine):
         """With the least effort it may miss some, but never says anything untrue."""
         where = Filter.parse({"n": n})
         queries = unit_vectors(1, seed=seed)
-        least = SearchParameters(nprobe=1, ef_search=1, k_factor=1)
-        (found,) = self.store.search(
-            "default", queries, k=k, spec=SPEC, where=where, parameters=least
-        )
+        least = Effort(nprobe=1, ef_search=1, k_factor=1)
+        (found,) = self.store.search("default", queries, k=k, spec=SPEC, where=where, effort=least)
         (all_there,) = self.memory.search("default", queries, k=1000, spec=SPEC, where=where)
         scores = {match.record.id: match.score for match in all_there}
         assert len(found) == min(k, len(all_there))

@@ -22,6 +22,7 @@ import pytest
 
 from lookalike.errors import NotFoundError, StorageFullError
 from lookalike.store.base import Store
+from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.local.index import ann_index, build_process, calibration
 from lookalike.store.local.index.build_process import BuildError
@@ -29,14 +30,13 @@ from lookalike.store.local.index.generations import Generations
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_store import MemoryStore
-from lookalike.store.search_parameters import SearchParameters
 from tests.store.helpers import answers, digest, fill, ids, new_image, put, search, unit_vectors
 from tests.store.test_embedding_sets import NEW, begin, complete, new_vectors, put_new
 from tests.store.test_kill import CHILD, vectors_of
 from tests.waiting import repeat_together, wait_for
 
 LEAST, TYPE = 100, "IVF2,SQ8"
-EVERYTHING = SearchParameters(nprobe=65_536, ef_search=65_536, k_factor=1_000)
+EVERYTHING = Effort(nprobe=65_536, ef_search=65_536, k_factor=1_000)
 QUERIES = unit_vectors(3, seed=42)
 
 
@@ -142,7 +142,7 @@ def test_a_build_beside_searches_and_changes(tmp_path: Path) -> None:
         wait_for(lambda: facts(store)["since_build"] <= LEAST // 2)
         for where in (None, Filter.parse({"n": 1})):
             for k in (5, 1000):
-                asked: dict[str, Any] = {"k": k, "where": where, "parameters": EVERYTHING}
+                asked: dict[str, Any] = {"k": k, "where": where, "effort": EVERYTHING}
                 mine, true = search(store, QUERIES, **asked), search(memory, QUERIES, **asked)
                 assert answers(mine) == answers(true)
 
@@ -162,14 +162,14 @@ def test_the_next_generation_takes_the_place_of_the_last(
         wait_for(lambda: len(saved()) == 1)  # removed once the new one serves
         second = saved()
         assert first != second
-        expected = answers(search(store, QUERIES, k=300, parameters=EVERYTHING))
+        expected = answers(search(store, QUERIES, k=300, effort=EVERYTHING))
     caplog.clear()
     with closing(opened(tmp_path)) as store:
         store.load()
         assert facts(store)["type"] == TYPE
         assert facts(store)["calibration"]
         assert facts(store)["mapped_bytes"] >= 270 * 8 * 4
-        assert answers(search(store, QUERIES, k=300, parameters=EVERYTHING)) == expected
+        assert answers(search(store, QUERIES, k=300, effort=EVERYTHING)) == expected
         assert not store.rebuild("default")
     assert "Building" not in caplog.text
     assert saved() == second
@@ -201,7 +201,7 @@ def test_changes_and_searches_do_not_wait_for_a_build(
         go_on.set()
         wait_built(store)
         assert ids(search(store, unit_vectors(1, seed=9), k=1)[0]) == ["late"]
-        assert "i1" not in ids(search(store, vectors[1:2], k=200, parameters=EVERYTHING)[0])
+        assert "i1" not in ids(search(store, vectors[1:2], k=200, effort=EVERYTHING)[0])
 
 
 def test_a_build_that_fails_is_told_and_not_repeated(
@@ -370,7 +370,7 @@ def test_a_build_in_a_process_of_its_own(tmp_path: Path, apart: None) -> None:
             fill(one, 200)
         wait_built(store)
         assert children() == set()
-        mine, true = (search(x, QUERIES, k=50, parameters=EVERYTHING) for x in (store, memory))
+        mine, true = (search(x, QUERIES, k=50, effort=EVERYTHING) for x in (store, memory))
         assert answers(mine) == answers(true)
 
 
@@ -491,7 +491,7 @@ def test_kill_during_builds_loses_nothing(tmp_path: Path) -> None:
         acknowledged += lines
         store = often(tmp_path)
         assert set(store.find("default", acknowledged)) == set(acknowledged)
-        found = search(store, vectors_of(acknowledged), k=1, parameters=EVERYTHING)
+        found = search(store, vectors_of(acknowledged), k=1, effort=EVERYTHING)
         assert [ids(matches) for matches in found] == [[name] for name in acknowledged]
         count = store.count("default")
         assert len(search(store, QUERIES, k=100_000)[0]) == count
@@ -507,13 +507,13 @@ def test_a_reader_uses_what_was_saved_and_builds_nothing(tmp_path: Path) -> None
     with closing(opened(tmp_path)) as store:
         fill(store, 150)
         wait_built(store)
-        expected = answers(search(store, QUERIES, k=200, parameters=EVERYTHING))
+        expected = answers(search(store, QUERIES, k=200, effort=EVERYTHING))
     saved = sorted(path.name for path in (tmp_path / "index" / "1").iterdir())
     with closing(opened(tmp_path, read_only=True)) as reader:
-        assert answers(search(reader, QUERIES, k=200, parameters=EVERYTHING)) == expected
+        assert answers(search(reader, QUERIES, k=200, effort=EVERYTHING)) == expected
         assert facts(reader)["type"] == TYPE
     with closing(opened(tmp_path, "SQ8", read_only=True)) as reader:
-        assert answers(search(reader, QUERIES, k=200, parameters=EVERYTHING)) == expected
+        assert answers(search(reader, QUERIES, k=200, effort=EVERYTHING)) == expected
         assert not reader.rebuild("default")
         assert facts(reader)["type"] == TYPE
     assert sorted(path.name for path in (tmp_path / "index" / "1").iterdir()) == saved
@@ -532,13 +532,13 @@ def test_an_embedding_set_gets_the_type_once_it_is_active(tmp_path: Path) -> Non
             assert store.sets.activate("default", NEW)
         wait_built(store)
         query = vectors_of_new("late")
-        found = search(store, query, k=200, spec=NEW, parameters=EVERYTHING)[0]
+        found = search(store, query, k=200, spec=NEW, effort=EVERYTHING)[0]
         assert len(found) == 150
         assert found[0].record.id == "late"
         assert "i7" not in ids(found)
         assert not (tmp_path / "index" / "1").exists()
     with closing(opened(tmp_path)) as store:
-        again = search(store, query, k=200, spec=NEW, parameters=EVERYTHING)[0]
+        again = search(store, query, k=200, spec=NEW, effort=EVERYTHING)[0]
         assert ids(again) == ids(found)
         assert facts(store)["type"] == TYPE
 
@@ -599,7 +599,7 @@ def test_a_mapped_exact_index(
     store.load()
     wait_built(store, "SQ8")
     assert not store.is_exact("default")
-    mine, true = (search(x, QUERIES, k=300, parameters=EVERYTHING) for x in (store, memory))
+    mine, true = (search(x, QUERIES, k=300, effort=EVERYTHING) for x in (store, memory))
     assert answers(mine) == answers(true)
     store.close()
 
@@ -617,7 +617,7 @@ def test_deleting_everything_beside_searches(
             live = row and store._indexes.get(row)
             assert live
             finish = live._index.begin_search(  # type: ignore[union-attr]
-                QUERIES, k=10, among=None, without=None, parameters=None
+                QUERIES, k=10, among=None, without=None, effort=None
             )
             for n in range(130):
                 store.delete("default", f"i{n}")

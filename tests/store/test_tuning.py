@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookalike.errors import ConfigurationError
+from lookalike.store.effort import Effort
 from lookalike.store.local.index import tuning
 from lookalike.store.local.index.calibration import moved_rows
 from lookalike.store.local.index.flat_index import FlatIndex
 from lookalike.store.local.index.flat_rows import MappedRows
 from lookalike.store.local.index.index_types import AUTO, check_index_type, plan
 from lookalike.store.local.index.tuning import default_candidates, tune
-from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.tuning import Goal, Point, Trial, Tuning, pareto
 from lookalike.store.vectors import Vectors
 from tests.store.helpers import unit_vectors
@@ -41,7 +41,7 @@ def test_what_is_measured_of_an_inverted_file():
     assert (exact.index, exact.bytes, exact.points[0].recall) == ("Flat", 4 * 12 * 600, 1.0)
     assert found.exact_ms > 0
     assert (found.rows, found.measured, found.dim, found.k, found.queries) == (600, 600, 12, 5, 100)
-    recalls = {str(point.parameters): point.recall for point in trial.points}
+    recalls = {str(point.effort): point.recall for point in trial.points}
     assert recalls["nprobe=1,k_factor=1"] < 0.8
     assert recalls["nprobe=8,k_factor=1"] == 1.0  # all lists
     assert sorted(recalls.values()) == [p.recall for p in trial.points]
@@ -58,7 +58,7 @@ def test_recall_is_that_of_a_plain_computation():
     vectors = unit_vectors(400, dim=32, seed=5)
     found = tune(vectors, candidates=["PCA8,Flat"], k=5, queries=400, seed=3)
     point = found.trials[1].points[0]
-    assert point.parameters == SearchParameters(k_factor=1)
+    assert point.effort == Effort(k_factor=1)
 
     rng = np.random.default_rng(3)
     rng.choice(400, 400, replace=False)  # the rows that ask: all of them
@@ -83,7 +83,7 @@ def test_recall_is_that_of_a_plain_computation():
 def test_more_candidates_are_taken_while_they_help():
     """Vectors cut to a quarter: the order of candidates is poor, and there are no lists."""
     (_, trial) = tune(unit_vectors(2000, dim=24), candidates=["PCA6,Flat"], queries=60).trials
-    factors = [point.parameters.k_factor for point in trial.points]
+    factors = [point.effort.k_factor for point in trial.points]
     recalls = [point.recall for point in trial.points]
     assert factors == [1, 2, 4, 8, 16, 32, 64]
     assert recalls == sorted(recalls)
@@ -188,7 +188,7 @@ def test_no_index_type():
 
 
 def point(recall: float, ms: float) -> Point:
-    return Point(parameters=SearchParameters(), recall=recall, ms=ms)
+    return Point(effort=Effort(), recall=recall, ms=ms)
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6)), max_size=12))

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from lookalike.api.schemas import Schema
 from lookalike.records import DEFAULT_COLLECTION
 from lookalike.services.search import MAX_K
-from lookalike.store.search_parameters import LIMITS, SearchParameters
+from lookalike.store.effort import LIMITS, Effort
 
 PARAMETERS = ("nprobe", "ef_search", "k_factor", "exact")
 """The names, in all three places."""
@@ -25,28 +25,28 @@ _K_FACTOR = "Of a compressed index: candidates scored exactly for each match; it
 _EXACT = "Score every picture, whatever the index"
 
 
-async def _form_parameters(
+async def _form_effort(
     nprobe: Annotated[int | None, Form(ge=1, le=_MOST_NPROBE, description=_NPROBE)] = None,
     ef_search: Annotated[int | None, Form(ge=1, le=_MOST_EF_SEARCH, description=_EF_SEARCH)] = None,
     k_factor: Annotated[int | None, Form(ge=1, le=_MOST_K_FACTOR, description=_K_FACTOR)] = None,
     exact: Annotated[bool, Form(description=_EXACT)] = False,
-) -> SearchParameters:
-    return SearchParameters(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact)
+) -> Effort:
+    return Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact)
 
 
-async def _query_parameters(
+async def _query_effort(
     nprobe: Annotated[int | None, Query(ge=1, le=_MOST_NPROBE, description=_NPROBE)] = None,
     ef_search: Annotated[
         int | None, Query(ge=1, le=_MOST_EF_SEARCH, description=_EF_SEARCH)
     ] = None,
     k_factor: Annotated[int | None, Query(ge=1, le=_MOST_K_FACTOR, description=_K_FACTOR)] = None,
     exact: Annotated[bool, Query(description=_EXACT)] = False,
-) -> SearchParameters:
-    return SearchParameters(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact)
+) -> Effort:
+    return Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact)
 
 
-FormParameters = Annotated[SearchParameters, Depends(_form_parameters)]
-QueryParameters = Annotated[SearchParameters, Depends(_query_parameters)]
+FormEffort = Annotated[Effort, Depends(_form_effort)]
+QueryEffort = Annotated[Effort, Depends(_query_effort)]
 
 
 class UrlSearchIn(Schema):
@@ -80,6 +80,6 @@ class UrlSearchIn(Schema):
     exact: bool = Field(False, description=_EXACT)
 
     @property
-    def parameters(self) -> SearchParameters:
+    def effort(self) -> Effort:
         """How hard to look."""
-        return SearchParameters(**{name: getattr(self, name) for name in PARAMETERS})
+        return Effort(**{name: getattr(self, name) for name in PARAMETERS})

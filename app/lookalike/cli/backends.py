@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Protocol
 from lookalike.api.duplicate_schemas import DuplicatesOut, DuplicatesRunning
 from lookalike.api.schemas import ImageOut, SearchOut
 from lookalike.records import DuplicateKind, OnConflict
-from lookalike.store.search_parameters import SearchParameters
+from lookalike.store.effort import Effort
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Ask:
     filter: str | None
     group_by: str | None
     collection: str
-    parameters: SearchParameters
+    effort: Effort
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

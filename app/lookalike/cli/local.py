@@ -222,5 +222,5 @@ def _options(ask: Ask) -> SearchOptions:
         min_score=ask.min_score,
         where=parse_filter(ask.filter),
         group_by=ask.group_by,
-        parameters=ask.parameters,
+        effort=ask.effort,
     )

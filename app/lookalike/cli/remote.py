@@ -78,7 +78,7 @@ class RemoteBackend:
             "min_score": None if ask.min_score is None else str(ask.min_score),
             "filter": ask.filter,
             "group_by": ask.group_by,
-            **_parameters(ask),
+            **_effort(ask),
         }
         data = {name: value for name, value in form.items() if value is not None}
         content = load(Job(path=image, metadata=None)).content
@@ -101,7 +101,7 @@ class RemoteBackend:
             "min_score": ask.min_score,
             "filter": None if where is None else json.loads(ask.filter or ""),
             "group_by": ask.group_by,
-            **_parameters(ask),
+            **_effort(ask),
         }
         given = {name: value for name, value in body.items() if value is not None}
         content = json.dumps(given)  # in ASCII, whatever bytes the address was typed in
@@ -253,9 +253,9 @@ class RemoteBackend:
         raise AssertionError  # pragma: no cover - the loop always returns
 
 
-def _parameters(ask: Ask) -> dict[str, int]:
+def _effort(ask: Ask) -> dict[str, int]:
     """What was given, so that a service that does not know them yet is asked for none."""
-    return {name: value for name, value in asdict(ask.parameters).items() if value}
+    return {name: value for name, value in asdict(ask.effort).items() if value}
 
 
 def _json(answer: httpx2.Response) -> Any:

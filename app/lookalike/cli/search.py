@@ -19,7 +19,7 @@ from lookalike.cli.options import (
     Server,
     settings_flags,
 )
-from lookalike.store.search_parameters import LIMITS, SearchParameters
+from lookalike.store.effort import LIMITS, Effort
 
 if TYPE_CHECKING:
     from lookalike.api.schemas import SearchOut
@@ -81,9 +81,7 @@ def search(
         filter=filter_,
         group_by=group_by,
         collection=collection,
-        parameters=SearchParameters(
-            nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact
-        ),
+        effort=Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact),
     )
     if save is not None:
         check_suffix(save)

@@ -131,13 +131,16 @@ def _measured(trying: _Trying, settings: Settings, report: Report) -> Tuning:
 
 def _json(tuning: Tuning, goal: Goal, collection: str) -> str:
     chosen = tuning.recommended(goal)
-    facts = {
+    facts: dict[str, Any] = {
         "collection": collection,
         "goal": asdict(goal),
         "recommended": None if chosen is None else chosen.setting,
         "extrapolated": tuning.extrapolated,
         **asdict(tuning),
     }
+    for trial in facts["trials"]:
+        for point in trial["points"]:
+            point["parameters"] = point.pop("effort")
     return json.dumps(facts, indent=2)
 
 
@@ -179,7 +182,7 @@ def _cells(tuning: Tuning, trial: Trial, goal: Goal, *, best: bool) -> list[str]
     mark = "best" if best else "misses" if short else "too large" if large else ""
     return [
         mark,
-        f"{trial.setting}\n{point.parameters}",
+        f"{trial.setting}\n{point.effort}",
         f"{point.recall:.4f}",
         f"{point.ms:.3f}",
         f"{tuning.exact_ms / point.ms:.1f}x",

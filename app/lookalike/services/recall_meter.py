@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from lookalike.errors import LookalikeError
 from lookalike.records import Match, ModelSpec
 from lookalike.store.base import Store
+from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.recall import recall_at_k
-from lookalike.store.search_parameters import SearchParameters
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class RecallMeter:
         spec: ModelSpec,
         where: Filter | None = None,
         exclude: Sequence[str] = (),
-        parameters: SearchParameters | None = None,
+        effort: Effort | None = None,
     ) -> None:
         """Told of each search that was answered, as `Store.search` was asked; returns at once.
 
@@ -126,11 +126,11 @@ class RecallMeter:
             spec: What made the vector.
             where: Only pictures that pass.
             exclude: Ids that are left out.
-            parameters: What the search brought; None where it brought none.
+            effort: What the search brought; None where it brought none.
         """
         if self._closed or random.random() >= self._share:  # noqa: S311 - a sample, no secret
             return
-        if parameters is not None or self._store.is_exact(collection):
+        if effort is not None or self._store.is_exact(collection):
             return
         asked = _Asked(
             collection=collection,
@@ -191,7 +191,7 @@ class RecallMeter:
         """Recall of one search; None where nothing can be said."""
         try:
             found = self._search(asked)
-            exact = self._search(asked, parameters=SearchParameters(exact=True))
+            exact = self._search(asked, effort=Effort(exact=True))
             again = self._search(asked)
         except LookalikeError as exc:  # the collection moved or went meanwhile
             log.info("a search could not be repeated to measure recall: %s", exc)
@@ -203,7 +203,7 @@ class RecallMeter:
             return None
         return recall_at_k(_ranked(found), _ranked(exact))
 
-    def _search(self, asked: _Asked, *, parameters: SearchParameters | None = None) -> list[Match]:
+    def _search(self, asked: _Asked, *, effort: Effort | None = None) -> list[Match]:
         return self._store.search(
             asked.collection,
             asked.vector[np.newaxis, :],  # (1, dim)
@@ -211,7 +211,7 @@ class RecallMeter:
             spec=asked.spec,
             where=asked.where,
             exclude=asked.exclude,
-            parameters=parameters,
+            effort=effort,
         )[0]
 
 

@@ -26,9 +26,9 @@ from lookalike.services.recall_meter import RecallMeter
 from lookalike.services.switching import ATTEMPTS, live_encoder
 from lookalike.services.timing import Stopwatch
 from lookalike.store.base import Store
+from lookalike.store.effort import Effort
 from lookalike.store.filters import Condition, Filter
 from lookalike.store.names import check_collection_name, check_id
-from lookalike.store.search_parameters import SearchParameters
 
 MAX_K = 1000
 
@@ -45,7 +45,7 @@ class SearchOptions:
         min_score: Matches below this cosine are left out, in [-1, 1].
         where: Only pictures that pass.
         group_by: A metadata field: only the best match of each of its values.
-        parameters: How hard to look, where the index is not exact; what is not given is the
+        effort: How hard to look, where the index is not exact; what is not given is the
             index's own. None where nothing is given: such searches can be done together.
     """
 
@@ -54,7 +54,7 @@ class SearchOptions:
     min_score: float | None = None
     where: Filter | None = None
     group_by: str | None = None
-    parameters: SearchParameters | None = None
+    effort: Effort | None = None
 
     def __post_init__(self) -> None:
         """Checks the ranges; raises `InvalidParameterError`."""
@@ -67,8 +67,8 @@ class SearchOptions:
             )
         if self.group_by == "":
             raise InvalidParameterError("group_by is empty; name a metadata field or leave it out")
-        if self.parameters == SearchParameters():
-            object.__setattr__(self, "parameters", None)
+        if self.effort == Effort():
+            object.__setattr__(self, "effort", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +218,7 @@ class SearchService:
                 spec=spec,
                 where=where,
                 exclude=exclude,
-                parameters=options.parameters,
+                effort=options.effort,
             )[0]
 
         if options.group_by is None:
@@ -233,7 +233,7 @@ class SearchService:
                 spec=spec,
                 where=options.where,
                 exclude=exclude,
-                parameters=options.parameters,
+                effort=options.effort,
             )
         if options.min_score is not None:
             matches = [match for match in matches if match.score >= options.min_score]

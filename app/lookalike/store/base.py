@@ -22,11 +22,11 @@ from lookalike.records import (
     Page,
     PutOutcome,
 )
+from lookalike.store.effort import Effort
 from lookalike.store.embedding_sets import EmbeddingSets
 from lookalike.store.filters import Filter
 from lookalike.store.jobs import JobStore
 from lookalike.store.metadata import MAX_METADATA_BYTES
-from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.vectors import Vectors
 
 __all__ = ["ScanBlock", "Store", "Vectors", "require_same_spec", "utc_now"]
@@ -216,7 +216,7 @@ class Store(Protocol):
         spec: ModelSpec,
         where: Filter | None = None,
         exclude: Sequence[str] = (),
-        parameters: SearchParameters | None = None,
+        effort: Effort | None = None,
     ) -> list[list[Match]]:
         """The k best matches of each query by cosine, best first; equal scores oldest first.
 
@@ -230,7 +230,7 @@ class Store(Protocol):
             spec: What made the queries.
             where: Only pictures that pass; applied before ranking, never after.
             exclude: Ids that are left out.
-            parameters: For indexes that are not exact; theirs unless given.
+            effort: For indexes that are not exact; theirs unless given.
 
         Raises:
             SpecMismatchError: The collection's vectors were made by something else.

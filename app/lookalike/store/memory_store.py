@@ -23,6 +23,7 @@ from lookalike.records import (
     PutStatus,
 )
 from lookalike.store.base import ScanBlock, require_same_spec, utc_now
+from lookalike.store.effort import Effort
 from lookalike.store.embedding_sets import EmbeddingSets
 from lookalike.store.filters import Filter
 from lookalike.store.jobs import JobStore
@@ -32,7 +33,6 @@ from lookalike.store.memory_sets import MemorySets
 from lookalike.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
 from lookalike.store.names import decode_cursor, encode_cursor
 from lookalike.store.outcomes import put_outcome, settle_known
-from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.vectors import Vectors, best_first, check_vectors, exact_scores
 
 
@@ -236,7 +236,7 @@ class MemoryStore:
         spec: ModelSpec,
         where: Filter | None = None,
         exclude: Sequence[str] = (),
-        parameters: SearchParameters | None = None,  # noqa: ARG002 - always exact
+        effort: Effort | None = None,  # noqa: ARG002 - always exact
     ) -> list[list[Match]]:
         """The k best matches of each query, see `Store.search`."""
         asked = check_vectors(queries, count=None, dim=spec.dim)

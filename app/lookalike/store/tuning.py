@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lookalike.store.search_parameters import SearchParameters
+from lookalike.store.effort import Effort
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +26,12 @@ class Point:
     """A way to search an index.
 
     Attributes:
-        parameters: How hard it looks.
+        effort: How hard it looks.
         recall: Share of the true matches that it finds, mean over queries, in [0, 1].
         ms: Milliseconds a query on one core, median over queries asked one by one.
     """
 
-    parameters: SearchParameters
+    effort: Effort
     recall: float
     ms: float
 

@@ -20,7 +20,7 @@ from lookalike.api.deps import (
 )
 from lookalike.api.errors import responses
 from lookalike.api.schemas import ImageOut, ImagesOut, MetadataPatch, SearchOut
-from lookalike.api.search_inputs import QueryParameters
+from lookalike.api.search_inputs import QueryEffort
 from lookalike.api.security import require_admin, require_read
 from lookalike.api.uploads import JsonRoute
 from lookalike.records import DEFAULT_COLLECTION
@@ -148,7 +148,7 @@ def similar_images(
     request: Request,
     image_id: ImageId,
     search: SearchDep,
-    parameters: QueryParameters,
+    effort: QueryEffort,
     k: K = 10,
     min_score: MinScore = None,
     filter: FilterQuery = None,  # noqa: A002 - the parameter's name in HTTP
@@ -162,7 +162,7 @@ def similar_images(
         min_score=min_score,
         where=parse_filter(filter),
         group_by=group_by,
-        parameters=parameters,
+        effort=effort,
     )
     result = search.similar(image_id, options)
     request.app.state.metrics.stages("similar", result.took_ms)

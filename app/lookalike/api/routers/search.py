@@ -16,7 +16,7 @@ from lookalike.api.deps import (
 )
 from lookalike.api.errors import responses
 from lookalike.api.schemas import SearchOut
-from lookalike.api.search_inputs import PARAMETERS, FormParameters, UrlSearchIn
+from lookalike.api.search_inputs import PARAMETERS, FormEffort, UrlSearchIn
 from lookalike.api.security import Access, require_read
 from lookalike.api.uploads import JsonRoute, UploadRoute
 from lookalike.errors import InvalidParameterError, RequestTooLargeError
@@ -70,7 +70,7 @@ def search(
     request: Request,
     file: Annotated[UploadFile, "The picture"],
     service: SearchDep,
-    parameters: FormParameters,
+    effort: FormEffort,
     k: Annotated[int, Form(ge=1, le=MAX_K, description="How many matches")] = 10,
     min_score: Annotated[
         float, Form(ge=-1, le=1, description="Leave out matches below this cosine")
@@ -90,7 +90,7 @@ def search(
         min_score=min_score,
         where=parse_filter(filter),
         group_by=group_by or None,
-        parameters=parameters,
+        effort=effort,
     )
     result = service.search(file.file, options)
     request.app.state.metrics.stages("search", result.took_ms)
@@ -112,7 +112,7 @@ def search_url(request: Request, query: UrlSearchIn, service: UrlSearchDep) -> S
         min_score=query.min_score,
         where=None if query.filter is None else Filter.parse(query.filter),
         group_by=query.group_by,
-        parameters=query.parameters,
+        effort=query.effort,
     )
     result = service.search(query.url, options, place=request.app.state.admission.place)
     request.app.state.metrics.stages("search_url", result.took_ms)

@@ -24,6 +24,7 @@ from lookalike.records import (
     PutOutcome,
 )
 from lookalike.store.base import ScanBlock, require_same_spec
+from lookalike.store.effort import Effort
 from lookalike.store.embedding_sets import EmbeddingSets
 from lookalike.store.filters import Filter
 from lookalike.store.jobs import JobStore
@@ -39,7 +40,6 @@ from lookalike.store.local.store_facts import collection_infos, store_facts
 from lookalike.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
 from lookalike.store.names import decode_cursor, encode_cursor
 from lookalike.store.outcomes import settle_known
-from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.vectors import Vectors, check_vectors
 
 
@@ -268,7 +268,7 @@ class LocalStore:
         spec: ModelSpec,
         where: Filter | None = None,
         exclude: Sequence[str] = (),
-        parameters: SearchParameters | None = None,
+        effort: Effort | None = None,
     ) -> list[list[Match]]:
         """The k best matches of each query, see `Store.search`."""
         return self._searcher.search(
@@ -278,7 +278,7 @@ class LocalStore:
             spec=spec,
             where=where,
             exclude=exclude,
-            parameters=parameters,
+            effort=effort,
         )
 
     def is_exact(self, collection: str) -> bool:

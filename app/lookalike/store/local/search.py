@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from lookalike.errors import InvalidParameterError, StorageError
 from lookalike.records import ImageRecord, Match, ModelSpec
 from lookalike.store.base import require_same_spec
+from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.local.catalog.catalog import Catalog
 from lookalike.store.local.catalog.passing import Passing
@@ -16,7 +17,6 @@ from lookalike.store.local.catalog.rows import CollectionRow
 from lookalike.store.local.index.flat_index import Found
 from lookalike.store.local.index.indexes import Indexes
 from lookalike.store.local.index.live_index import LiveIndex
-from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.vectors import Seqs, Vectors, check_vectors
 
 _ATTEMPTS = 3  # searches beside changes before one that changes wait for
@@ -46,7 +46,7 @@ class Searcher:
         spec: ModelSpec,
         where: Filter | None,
         exclude: Sequence[str],
-        parameters: SearchParameters | None,
+        effort: Effort | None,
     ) -> list[list[Match]]:
         """The k best matches of each query, see `Store.search`."""
         asked = check_vectors(queries, count=None, dim=spec.dim)
@@ -63,7 +63,7 @@ class Searcher:
             live = self._indexes.get(row)
             if live is None:
                 return None
-            return self._once(live, asked, filtered, k=k, exclude=exclude, parameters=parameters)
+            return self._once(live, asked, filtered, k=k, exclude=exclude, effort=effort)
 
         for _ in range(_ATTEMPTS):
             found = once()
@@ -101,7 +101,7 @@ class Searcher:
         *,
         k: int,
         exclude: Sequence[str],
-        parameters: SearchParameters | None,
+        effort: Effort | None,
     ) -> list[list[Match]] | None:
         """The k best matches of each query; None where a change came in between: ask again.
 
@@ -111,7 +111,7 @@ class Searcher:
         row = live.row
         among = filtered.among(row)
         without = self._catalog.seqs_of(row, exclude) if exclude else None
-        found = live.search(queries, k=k, among=among, without=without, parameters=parameters)
+        found = live.search(queries, k=k, among=among, without=without, effort=effort)
         if found is None:
             return None
         seqs = {seq for _, seqs in found for seq in seqs.tolist()}

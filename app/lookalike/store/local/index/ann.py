@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.store.effort import LIMITS, Effort
 from lookalike.store.local.index.flat_rows import (
     Positions,
     faiss,
@@ -18,7 +19,6 @@ from lookalike.store.local.index.flat_rows import (
     selector,
     threads,
 )
-from lookalike.store.search_parameters import LIMITS, SearchParameters
 from lookalike.store.vectors import Vectors
 
 _PARALLEL_QUERIES = 16  # from so many on, more threads pay
@@ -113,24 +113,24 @@ class Ann:
             return self.total_bytes
         return len(self) * int(self._inner.code_size)
 
-    def setting(self, value: int) -> SearchParameters:
+    def setting(self, value: int) -> Effort:
         """Search parameters with the knob at a value."""
-        return self._turned(SearchParameters(), value)
+        return self._turned(Effort(), value)
 
-    def harder(self, parameters: SearchParameters) -> SearchParameters | None:
+    def harder(self, effort: Effort) -> Effort | None:
         """The same with the knob turned up; None where it is at its end."""
         if self.knob is None:
             return None
-        now = getattr(parameters, self.knob) or self.least
+        now = getattr(effort, self.knob) or self.least
         if now >= self.most:
             return None
-        return self._turned(parameters, min(now * _WIDER, self.most))
+        return self._turned(effort, min(now * _WIDER, self.most))
 
     def nearest(
         self,
         queries: Vectors,
         width: int,
-        parameters: SearchParameters,
+        effort: Effort,
         chosen: NDArray[np.bool_] | None = None,
     ) -> Positions:
         """Candidates, likely ones first: (Q, width) int64, -1 for none.
@@ -138,27 +138,27 @@ class Ann:
         Args:
             queries: (Q, dim) float32, C-contiguous.
             width: How many for each.
-            parameters: `nprobe` and `ef_search`; the least where not given.
+            effort: `nprobe` and `ef_search`; the least where not given.
             chosen: Which rows may be found, (N,) bool; only where `takes_selectors`.
         """
         count = most_threads() if len(queries) >= _PARALLEL_QUERIES else 1
         with threads(count):
-            arguments = self._arguments(parameters, None if chosen is None else selector(chosen))
+            arguments = self._arguments(effort, None if chosen is None else selector(chosen))
             found = search_method(self._index)(queries, min(width, len(self)), params=arguments)
             positions: Positions = found[1]
         return positions
 
-    def _turned(self, parameters: SearchParameters, value: int) -> SearchParameters:
+    def _turned(self, effort: Effort, value: int) -> Effort:
         if self.knob == "nprobe":
-            return replace(parameters, nprobe=value)
-        return replace(parameters, ef_search=value) if self.knob else parameters
+            return replace(effort, nprobe=value)
+        return replace(effort, ef_search=value) if self.knob else effort
 
-    def _arguments(self, parameters: SearchParameters, sel: Any) -> Any:
+    def _arguments(self, effort: Effort, sel: Any) -> Any:
         """A fresh object of the class that the innermost index takes.
 
         FAISS ignores a selector in silence where it is given to an outer layer.
         """
-        value = min((self.knob and getattr(parameters, self.knob)) or self.least, self.most)
+        value = min((self.knob and getattr(effort, self.knob)) or self.least, self.most)
         if self.knob == "nprobe":
             return faiss.SearchParametersIVF(sel=sel, nprobe=value)
         if self.knob == "ef_search":
@@ -172,7 +172,7 @@ class Ann:
         query = np.zeros((1, int(self._index.d)), dtype=np.float32)
         none = selector(np.zeros(len(self), dtype=np.bool_))
         try:
-            arguments = self._arguments(SearchParameters(), none)
+            arguments = self._arguments(Effort(), none)
             found = search_method(self._index)(query, 1, params=arguments)[1]
         except RuntimeError:
             return False

@@ -10,12 +10,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.store.effort import Effort
 from lookalike.store.local.index.ann import Ann
 from lookalike.store.local.index.ann_build import Progress, build_ann
 from lookalike.store.local.index.calibration import DEFAULT_RECALL, Calibration, Level, calibrate
 from lookalike.store.local.index.flat_index import FlatIndex, Found
 from lookalike.store.local.index.flat_rows import MappedRows, Positions
-from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.vectors import Vectors
 
 _SPARE = 16  # candidates beyond k, so that ties at the k-th place show
@@ -34,13 +34,13 @@ class _Look:
     Attributes:
         depth: So many of the nearest must hold k that may be found.
         width: Candidates to ask for.
-        parameters: How hard, so that nearly all of the nearest are among the candidates.
+        effort: How hard, so that nearly all of the nearest are among the candidates.
         ms: Milliseconds that it is expected to take, with the looks before it.
     """
 
     depth: int
     width: int
-    parameters: SearchParameters
+    effort: Effort
     ms: float
 
 
@@ -113,7 +113,7 @@ class AnnIndex:
         k: int,
         among: Positions | None = None,
         without: Positions | None = None,
-        parameters: SearchParameters | None = None,
+        effort: Effort | None = None,
     ) -> list[Found]:
         """The k best rows of each query that it finds, best first, equal scores by seq.
 
@@ -125,11 +125,9 @@ class AnnIndex:
             k: At least 1.
             among: Positions that may be found, each once; None for all alive.
             without: Positions that are left out.
-            parameters: Go before what was calibrated.
+            effort: Go before what was calibrated.
         """
-        return self.begin_search(
-            queries, k=k, among=among, without=without, parameters=parameters
-        )()
+        return self.begin_search(queries, k=k, among=among, without=without, effort=effort)()
 
     def begin_search(
         self,
@@ -138,7 +136,7 @@ class AnnIndex:
         k: int,
         among: Positions | None = None,
         without: Positions | None = None,
-        parameters: SearchParameters | None = None,
+        effort: Effort | None = None,
     ) -> Callable[[], list[Found]]:
         """Does what changes must not come between, see `FlatIndex.begin_search`."""
         few = self.exact.few(among, without, k=k)
@@ -151,7 +149,7 @@ class AnnIndex:
             kept=self.exact.mask(among, without),
             alive=self.exact.alive.copy(),
             picked=among is not None,
-            parameters=parameters,
+            effort=effort,
         )
 
     def search_kept(
@@ -162,7 +160,7 @@ class AnnIndex:
         kept: NDArray[np.bool_],
         alive: NDArray[np.bool_],
         picked: bool,
-        parameters: SearchParameters | None = None,
+        effort: Effort | None = None,
     ) -> list[Found]:
         """The k best of some rows that it finds, see `search`; rows may be removed meanwhile.
 
@@ -172,9 +170,9 @@ class AnnIndex:
             kept: Which rows may be found, from `FlatIndex.mask`.
             alive: Which rows were alive then: (N,) bool.
             picked: Whether `among` was given.
-            parameters: Go before what was calibrated.
+            effort: Go before what was calibrated.
         """
-        asked = parameters or SearchParameters()
+        asked = effort or Effort()
         there, dead = int(np.count_nonzero(kept)), len(alive) - int(np.count_nonzero(alive))
         # Where most rows are gone, what is left lies far from where it was calibrated.
         hides = _SKIPPED < dead <= len(self) // 2 and self.ann.takes_selectors
@@ -183,15 +181,13 @@ class AnnIndex:
         look = self._first_look(k, ruled_out, there, asked)
         if asked.exact or look is None:
             return self.exact.search_kept(queries, k=k, kept=kept, picked=picked)
-        near = self.ann.nearest(queries, look.width, look.parameters, hidden)
+        near = self.ann.nearest(queries, look.width, look.effort, hidden)
         return [
             self._settle(query, row, look, k=min(k, there), kept=kept, hidden=hidden)
             for query, row in zip(queries, near, strict=True)
         ]
 
-    def _first_look(
-        self, k: int, ruled_out: int, there: int, asked: SearchParameters
-    ) -> _Look | None:
+    def _first_look(self, k: int, ruled_out: int, there: int, asked: Effort) -> _Look | None:
         """How to begin; None where scoring all that may be found costs little more.
 
         Args:
@@ -204,32 +200,30 @@ class AnnIndex:
             return None
         if ruled_out <= _SKIPPED:
             level = self.calibration.for_k(k)
-            parameters = asked.over(level.parameters)
+            effort = asked.over(level.effort)
             width = _width(k, asked, level) + _SPARE + ruled_out
             if self._wide(width, asked):
                 return None
-            return _Look(width, width, parameters, level.ms)
+            return _Look(width, width, effort, level.ms)
         # The k best of a part are, with room to spare, among so many more of the whole.
         depth = math.ceil(_ROOM * k * (there + ruled_out) / there)
         return self._affordable(depth, asked, spent=0.0, there=there)
 
-    def _wide(self, width: int, asked: SearchParameters) -> bool:
+    def _wide(self, width: int, asked: Effort) -> bool:
         """Whether what a request asks for costs more than exact search."""
         looked_at = [width] if asked.k_factor is not None else []
         if asked.ef_search is not None and self.ann.knob == "ef_search":
             looked_at.append(asked.ef_search)
         return len(self) >= _MANY and max(looked_at, default=0) > len(self) // _WIDE
 
-    def _affordable(
-        self, depth: int, asked: SearchParameters, *, spent: float, there: int
-    ) -> _Look | None:
+    def _affordable(self, depth: int, asked: Effort, *, spent: float, there: int) -> _Look | None:
         """A look for a part of the rows, while all looks together cost little beside exactness."""
         level = self.calibration.for_k(depth)
         ms = spent + level.ms
         if ms > _TRIED * there * self.calibration.row_ms:
             return None
-        parameters = asked.over(level.parameters)
-        return _Look(depth, _width(depth, asked, level), parameters, ms)
+        effort = asked.over(level.effort)
+        return _Look(depth, _width(depth, asked, level), effort, ms)
 
     def _settle(
         self,
@@ -250,18 +244,18 @@ class AnnIndex:
             if deeper is None:
                 return self.exact.best_of(query, np.flatnonzero(kept), k)
             look = deeper
-            near = self.ann.nearest(query[None, :], look.width, look.parameters, hidden)[0]
+            near = self.ann.nearest(query[None, :], look.width, look.effort, hidden)[0]
 
     def _deeper(self, look: _Look, *, there: int) -> _Look | None:
         """The next look; None where FAISS cannot look harder, or scoring all rows is cheaper."""
-        harder = self.ann.harder(look.parameters)
+        harder = self.ann.harder(look.effort)
         if harder is None or look.depth >= len(self):
             return None
         return self._affordable(_DEEPER * look.depth, harder, spent=look.ms, there=there)
 
 
-def _width(k: int, asked: SearchParameters, level: Level) -> int:
+def _width(k: int, asked: Effort, level: Level) -> int:
     """Candidates for k matches: as many as asked for, or those that the level was measured with."""
     if asked.k_factor is not None:
         return k * asked.k_factor
-    return level.k * (level.parameters.k_factor or 1)
+    return level.k * (level.effort.k_factor or 1)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from lookalike.store.effort import LIMITS, Effort
 from lookalike.store.local.index.ann import Ann
 from lookalike.store.local.index.ann_build import Progress
 from lookalike.store.local.index.flat_index import FlatIndex
 from lookalike.store.local.index.flat_rows import Positions
 from lookalike.store.recall import TIE
-from lookalike.store.search_parameters import LIMITS, SearchParameters
 from lookalike.store.vectors import Vectors
 
 DEFAULT_RECALL = 0.99
@@ -39,13 +39,13 @@ class Level:
 
     Attributes:
         k: Matches wanted.
-        parameters: The cheapest ones that reached the recall aimed at, or the best there are.
+        effort: The cheapest ones that reached the recall aimed at, or the best there are.
         recall: Share of the true k best that were found, mean over queries.
         ms: Milliseconds a query on one core, median.
     """
 
     k: int
-    parameters: SearchParameters
+    effort: Effort
     recall: float
     ms: float
 
@@ -71,17 +71,17 @@ class Calibration:
         grown = {
             name: min(limit, int(value * k / last.k))
             for name, limit in LIMITS.items()
-            if name != "k_factor" and (value := getattr(last.parameters, name)) is not None
+            if name != "k_factor" and (value := getattr(last.effort, name)) is not None
         }
-        parameters = SearchParameters(**grown).over(last.parameters)  # type: ignore[arg-type]
-        return Level(int(k), parameters, last.recall, last.ms * k / last.k)
+        effort = Effort(**grown).over(last.effort)  # type: ignore[arg-type]
+        return Level(int(k), effort, last.recall, last.ms * k / last.k)
 
     def to_json(self) -> dict[str, Any]:
         """As a manifest keeps it."""
         return {
             "row_ms": self.row_ms,
             "levels": [
-                {"k": x.k, "parameters": str(x.parameters), "recall": x.recall, "ms": x.ms}
+                {"k": x.k, "parameters": str(x.effort), "recall": x.recall, "ms": x.ms}
                 for x in self.levels
             ],
         }
@@ -90,7 +90,7 @@ class Calibration:
     def from_json(cls, value: Any) -> Calibration:
         """Reads `to_json`. Raises `KeyError`, `TypeError` or `ValueError` where it is not that."""
         levels = tuple(
-            Level(x["k"], SearchParameters.parse(x["parameters"]), x["recall"], x["ms"])
+            Level(x["k"], Effort.parse(x["parameters"]), x["recall"], x["ms"])
             for x in value["levels"]
         )
         return cls(levels, float(value["row_ms"]))
@@ -156,7 +156,7 @@ class Trial:
             others = positions != own
             self._best.append((scores[others], positions[others]))
 
-    def places(self, parameters: SearchParameters, *, k: int, width: int) -> Positions:
+    def places(self, effort: Effort, *, k: int, width: int) -> Positions:
         """Where the true k best of all queries are among `width` candidates, likely ones first.
 
         A query whose k-th neighbor is no nearer than the next one is left out: which of them is
@@ -165,7 +165,7 @@ class Trial:
         Returns:
             (M,) int64, 0 for the likeliest candidate, `width` where it is none.
         """
-        found = self.ann.nearest(self._vectors, width + 1, parameters)
+        found = self.ann.nearest(self._vectors, width + 1, effort)
         place = np.full(len(self.exact), width)
         places = [np.empty(0, dtype=np.int64)]
         for row, own, (scores, best) in zip(found, self._asked, self._best, strict=True):
@@ -177,12 +177,12 @@ class Trial:
             place[candidates] = width
         return np.concatenate(places)
 
-    def query_ms(self, parameters: SearchParameters, k: int) -> float:
+    def query_ms(self, effort: Effort, k: int) -> float:
         """Median milliseconds of one query on one core: candidates, then their scores."""
         times = []
         for query in self._vectors[:_TIMED]:
             started = time.perf_counter()
-            found = self.ann.nearest(query[None, :], k * (parameters.k_factor or 1), parameters)
+            found = self.ann.nearest(query[None, :], k * (effort.k_factor or 1), effort)
             self.exact.best_of(query, found[0][found[0] >= 0], k)
             times.append(time.perf_counter() - started)
         return 1e3 * statistics.median(times)
@@ -217,8 +217,8 @@ def _level(trial: Trial, k: int, aim: float) -> Level:
     """The fastest of the first parameters that reach the aim and of the next harder ones."""
     tried: list[Level] = []
     for value in _values(trial.ann, k):
-        parameters, share = _fewest_candidates(trial, trial.ann.setting(value), k, aim)
-        tried.append(Level(k, parameters, share, trial.query_ms(parameters, k)))
+        effort, share = _fewest_candidates(trial, trial.ann.setting(value), k, aim)
+        tried.append(Level(k, effort, share, trial.query_ms(effort, k)))
         if len(tried) > 1 and tried[-2].recall >= aim:
             break
         if len(tried) > _PATIENCE and share < tried[-1 - _PATIENCE].recall + _WORTH_IT:
@@ -239,20 +239,18 @@ def _values(ann: Ann, k: int) -> Iterator[int]:
     yield ann.most
 
 
-def _fewest_candidates(
-    trial: Trial, parameters: SearchParameters, k: int, aim: float
-) -> tuple[SearchParameters, float]:
+def _fewest_candidates(trial: Trial, effort: Effort, k: int, aim: float) -> tuple[Effort, float]:
     """The least `k_factor` that reaches the aim, and the recall with it."""
     widest = min(_MOST_CANDIDATES, max(1, len(trial.exact) - 1))
     at_once = trial.ann.knob != "ef_search"
     if not at_once:  # more candidates than `ef_search` raise it: the next value tries that
-        widest = min(widest, max(k, parameters.ef_search or 1))
-    places = trial.places(parameters, k=k, width=widest) if at_once else None
+        widest = min(widest, max(k, effort.ef_search or 1))
+    places = trial.places(effort, k=k, width=widest) if at_once else None
     factor = 1
     while True:
         width = min(k * factor, widest)
-        held = trial.places(parameters, k=k, width=width) if places is None else places
+        held = trial.places(effort, k=k, width=width) if places is None else places
         share = float(np.mean(held < width)) if len(held) else 1.0
         if share >= aim or width == widest or 2 * factor > LIMITS["k_factor"]:
-            return replace(parameters, k_factor=factor), share
+            return replace(effort, k_factor=factor), share
         factor *= 2

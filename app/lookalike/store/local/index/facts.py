@@ -26,7 +26,7 @@ def index_facts(index: Index, policy: IndexPolicy) -> dict[str, Any]:
     }
     if layered and isinstance(layered.base, AnnIndex):
         facts["calibration"] = [
-            {"k": x.k, "parameters": str(x.parameters), "recall": x.recall, "ms": round(x.ms, 3)}
+            {"k": x.k, "parameters": str(x.effort), "recall": x.recall, "ms": round(x.ms, 3)}
             for x in layered.base.calibration.levels
         ]
     return facts

@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.store.effort import Effort
 from lookalike.store.local.index.flat_rows import FlatRows, MemoryRows, Near, Positions
-from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.vectors import Scores, Seqs, Vectors, best_first, exact_scores
 
 Found = tuple[Scores, Seqs]
@@ -168,7 +168,7 @@ class FlatIndex:
         k: int,
         among: Positions | None = None,
         without: Positions | None = None,
-        parameters: SearchParameters | None = None,  # noqa: ARG002 - always exact
+        effort: Effort | None = None,  # noqa: ARG002 - always exact
     ) -> Callable[[], list[Found]]:
         """Does what changes must not come between, and gives the rest, which they may.
 

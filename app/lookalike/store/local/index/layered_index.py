@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.store.effort import Effort
 from lookalike.store.local.index.ann_index import AnnIndex
 from lookalike.store.local.index.flat_index import FlatIndex, Found
 from lookalike.store.local.index.flat_rows import Positions
-from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.vectors import Seqs, Vectors, best_first
 
 
@@ -115,13 +115,13 @@ class LayeredIndex:
         k: int,
         among: Positions | None,
         without: Positions | None,
-        parameters: SearchParameters | None,
+        effort: Effort | None,
     ) -> Callable[[], list[Found]]:
         """Does what changes must not come between, see `FlatIndex.begin_search`."""
         allowed, left_out = self._split(among), self._split(without)
         since = self.tail.search(queries, k=k, among=allowed[1], without=left_out[1])
         finish = self.base.begin_search(
-            queries, k=k, among=allowed[0], without=left_out[0], parameters=parameters
+            queries, k=k, among=allowed[0], without=left_out[0], effort=effort
         )
         return lambda: [_merged(*both, k) for both in zip(finish(), since, strict=True)]
 

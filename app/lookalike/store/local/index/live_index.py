@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from lookalike.errors import StorageError
+from lookalike.store.effort import Effort
 from lookalike.store.local.catalog.catalog import Catalog
 from lookalike.store.local.catalog.rows import CollectionRow
 from lookalike.store.local.index.building import IndexBuilding, follow
@@ -18,7 +19,6 @@ from lookalike.store.local.index.generations import Generations
 from lookalike.store.local.index.index_types import EXACT
 from lookalike.store.local.index.policy import Index, IndexPolicy
 from lookalike.store.local.index.rwlock import ReadWriteLock
-from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.vectors import Seqs, Vectors
 
 _SAVE_AFTER = 20_000  # changes, and at least half of the rows
@@ -81,7 +81,7 @@ class LiveIndex:
         k: int,
         among: Seqs | None,
         without: Seqs | None,
-        parameters: SearchParameters | None = None,
+        effort: Effort | None = None,
     ) -> list[Found] | None:
         """The k best rows of each query, see `FlatIndex.search`; with seqs for positions.
 
@@ -90,11 +90,11 @@ class LiveIndex:
         """
         before, exact = self._index, self.is_exact
         plain = among is None and without is None and k <= _JOINED_K
-        if plain and (parameters is None or exact):
+        if plain and (effort is None or exact):
             found = self._joined.search(queries, k)
-            if parameters is None or self._index is before:  # no other took its place meanwhile
+            if effort is None or self._index is before:  # no other took its place meanwhile
                 return found
-        how = (parameters or SearchParameters()).over(self._policy.parameters)
+        how = (effort or Effort()).over(self._policy.effort)
         with self._lock.read():
             index = self._index
             allowed = None if among is None else index.locate(among)
@@ -102,15 +102,13 @@ class LiveIndex:
             for asked, here in ((among, allowed), (without, left_out)):
                 if asked is not None and here is not None and len(asked) != len(here):
                     return None
-            finish = index.begin_search(
-                queries, k=k, among=allowed, without=left_out, parameters=how
-            )
+            finish = index.begin_search(queries, k=k, among=allowed, without=left_out, effort=how)
         return finish()
 
     def _search_all(self, queries: Vectors, k: int) -> list[Found]:
         with self._lock.read():
             finish = self._index.begin_search(
-                queries, k=k, among=None, without=None, parameters=self._policy.parameters
+                queries, k=k, among=None, without=None, effort=self._policy.effort
             )
         return finish()
 

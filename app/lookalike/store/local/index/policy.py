@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lookalike.cores import memory_bytes
+from lookalike.store.effort import Effort
 from lookalike.store.local.index.calibration import DEFAULT_RECALL
 from lookalike.store.local.index.flat_index import FlatIndex
 from lookalike.store.local.index.flat_rows import MAPPED_BYTES
@@ -18,7 +19,6 @@ from lookalike.store.local.index.index_types import (
     plan,
 )
 from lookalike.store.local.index.layered_index import LayeredIndex
-from lookalike.store.search_parameters import SearchParameters
 
 Index = FlatIndex | LayeredIndex
 
@@ -35,7 +35,7 @@ class IndexPolicy:
         index_type: `Flat` (exact), `auto`, or a factory string of FAISS.
         memory: Bytes that the type `auto` may take; a quarter of the machine's unless given.
         recall: Share of the true matches that an approximate index is to find.
-        parameters: Go before what was calibrated.
+        effort: Go before what was calibrated.
         least: Pictures below which search stays exact.
 
     Raises:
@@ -45,7 +45,7 @@ class IndexPolicy:
     index_type: str = EXACT
     memory: int | None = None
     recall: float = DEFAULT_RECALL
-    parameters: SearchParameters = field(default_factory=SearchParameters)
+    effort: Effort = field(default_factory=Effort)
     least: int = LEAST_ROWS
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.errors import ConfigurationError
+from lookalike.store.effort import Effort
 from lookalike.store.local.index.ann import Ann
 from lookalike.store.local.index.ann_build import Progress, build_ann
 from lookalike.store.local.index.ann_index import AnnIndex
@@ -28,7 +29,6 @@ from lookalike.store.local.index.index_types import (
     suitable_lists,
 )
 from lookalike.store.recall import recall_at_k
-from lookalike.store.search_parameters import SearchParameters
 from lookalike.store.tuning import Point, Trial, Tuning
 from lookalike.store.vectors import Vectors
 
@@ -167,7 +167,7 @@ def _exact_trial(bench: _Bench) -> Trial:
         bench.exact.search(query[np.newaxis, :], k=bench.k, without=np.array([own]))
         times.append(time.perf_counter() - started)
     ms = 1e3 * statistics.median(times)
-    point = Point(parameters=SearchParameters(exact=True), recall=1.0, ms=ms)
+    point = Point(effort=Effort(exact=True), recall=1.0, ms=ms)
     size = 4 * bench.vectors.shape[1] * bench.rows
     return Trial(index=EXACT, setting=EXACT, bytes=size, points=(point,))
 
@@ -188,7 +188,7 @@ def _trial(
             on_progress=lambda _, done, total: tell(index, done if total == count else 0, count),
         )
         build_s = time.perf_counter() - started
-        any_k = Level(bench.k, SearchParameters(), recall=0.0, ms=0.0)
+        any_k = Level(bench.k, Effort(), recall=0.0, ms=0.0)
         searched = AnnIndex(bench.exact, ann, Calibration((any_k,), row_ms=limit_ms / count))
         points = tuple(_climb(bench, searched, limit_ms))
     except (RuntimeError, MemoryError) as exc:
@@ -227,8 +227,8 @@ def _climb(bench: _Bench, index: AnnIndex, limit_ms: float) -> list[Point]:
     reached: list[float] = []  # the recall at each step of the knob
 
     def look(value: int, factor: int) -> Point:
-        parameters = SearchParameters(k_factor=factor).over(index.ann.setting(value))
-        points.append(_measure(bench, index, parameters))
+        effort = Effort(k_factor=factor).over(index.ann.setting(value))
+        points.append(_measure(bench, index, effort))
         return points[-1]
 
     value, factor = index.ann.least, 1
@@ -246,17 +246,17 @@ def _climb(bench: _Bench, index: AnnIndex, limit_ms: float) -> list[Point]:
         value = min(value * 2, index.ann.most)
 
 
-def _measure(bench: _Bench, index: AnnIndex, parameters: SearchParameters) -> Point:
+def _measure(bench: _Bench, index: AnnIndex, effort: Effort) -> Point:
     times, recalls = [], []
     for query, own, true in zip(bench.queries, bench.asked, bench.true, strict=True):
         started = time.perf_counter()
         (found,) = index.search(
-            query[np.newaxis, :], k=bench.k, without=np.array([own]), parameters=parameters
+            query[np.newaxis, :], k=bench.k, without=np.array([own]), effort=effort
         )
         times.append(time.perf_counter() - started)
         recalls.append(recall_at_k(_ranked(found), _ranked(true)))
     recall, ms = statistics.fmean(recalls), 1e3 * statistics.median(times)
-    return Point(parameters=parameters, recall=recall, ms=ms)
+    return Point(effort=effort, recall=recall, ms=ms)
 
 
 def _ranked(found: Found) -> list[tuple[int, float]]:

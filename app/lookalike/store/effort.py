@@ -1,4 +1,4 @@
-"""How hard a search looks: parameters of approximate indexes, by setting or by request."""
+"""How hard an approximate index searches: set by the service or by a request."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 from lookalike.errors import InvalidParameterError
 
 LIMITS = {"nprobe": 65_536, "ef_search": 65_536, "k_factor": 1_000}
-"""The parameters that are numbers, and the most that each may be; the least is 1."""
+"""The parameters that are numbers, each with its maximum; the minimum is 1."""
 
 _PAIR = re.compile(r"\s*([a-z_]+)\s*=\s*(\d{1,9})\s*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SearchParameters:
-    """What is not given is left to the index; what an index has no use for is ignored.
+class Effort:
+    """Search parameters. None leaves the choice to the index; a type ignores those it lacks.
 
     Attributes:
-        nprobe: Lists of an inverted file that are visited.
-        ef_search: Candidates that an HNSW graph keeps on its way.
+        nprobe: Lists of an inverted file (IVF) that are visited.
+        ef_search: Candidates that an HNSW graph keeps while it searches.
         k_factor: Candidates that are scored exactly, for each match wanted.
-        exact: Every picture is scored; the other parameters do nothing.
+        exact: Score every image; the other parameters then do nothing.
 
     Raises:
-        InvalidParameterError: A number is out of its range.
+        InvalidParameterError: A number is out of range.
     """
 
     nprobe: int | None = None
@@ -41,11 +41,11 @@ class SearchParameters:
                 raise InvalidParameterError(f"{name} is {value}; choose a number from 1 to {most}")
 
     @classmethod
-    def parse(cls, text: str | None) -> SearchParameters:
-        """Reads `nprobe=16,k_factor=4`; an empty text gives no parameters.
+    def parse(cls, text: str | None) -> Effort:
+        """Parses `nprobe=16,k_factor=4`; an empty text sets nothing.
 
         Raises:
-            InvalidParameterError: It is written in another way, or a name is unknown.
+            InvalidParameterError: The text is malformed or names an unknown parameter.
         """
         values: dict[str, Any] = {}
         for pair in (text or "").split(",") if (text or "").strip() else []:
@@ -58,15 +58,15 @@ class SearchParameters:
             values[found[1]] = int(found[2])
         return cls(**values)
 
-    def over(self, defaults: SearchParameters) -> SearchParameters:
-        """These parameters, and where one is not given that of `defaults`."""
+    def over(self, defaults: Effort) -> Effort:
+        """These parameters, with those not given taken from `defaults`."""
         mine = {f.name: getattr(self, f.name) for f in fields(self)}
-        return SearchParameters(
+        return Effort(
             **{name: getattr(defaults, name) if v is None else v for name, v in mine.items()}
         )
 
     def __str__(self) -> str:
-        """As `parse` reads it; `exact` where it is."""
+        """The text that `parse` reads, or `exact`."""
         if self.exact:
             return "exact"
         given = ((name, getattr(self, name)) for name in LIMITS)
