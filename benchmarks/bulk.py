@@ -24,15 +24,15 @@ from lookalike.cores import available_cores
 from lookalike.models.base import Encoder, Prepared, Vectors
 from lookalike.models.color_encoder import ColorEncoder
 from lookalike.models.encoders import Encoders
-from lookalike.models.preprocessing import least_decode_size, resize_image
+from lookalike.models.resizing import least_decode_size, resize_image
 from lookalike.models.vectors import normalize
-from lookalike.records import ModelSpec
+from lookalike.records import ModelSpec, Preprocess
 from lookalike.services.importing import ImportOptions
 
 COUNT = 320
 FREE_COUNT = 640
 BATCH = 32
-INPUT = 224
+PREPROCESS = Preprocess()
 DIM = 2048
 GOAL = 200.0  # pictures a second
 
@@ -43,12 +43,12 @@ class FreeEncoder(ColorEncoder):
     @property
     def spec(self) -> ModelSpec:
         """What made the vectors."""
-        return replace(super().spec, model="free", input_size=INPUT, dim=DIM)
+        return replace(super().spec, model="free", preprocess=PREPROCESS, dim=DIM)
 
     @property
     def decode_size(self) -> int:
         """As ResNet-50's."""
-        return least_decode_size(INPUT)
+        return least_decode_size(PREPROCESS)
 
     @property
     def dim(self) -> int:
@@ -57,11 +57,11 @@ class FreeEncoder(ColorEncoder):
 
     def prepare(self, image: Image.Image) -> Prepared:
         """As ResNet-50's: (224, 224, 3) uint8."""
-        return resize_image(image, input_size=INPUT, resize="squash")
+        return resize_image(image, PREPROCESS)
 
     def encode(self, batch: NDArray[np.uint8]) -> Vectors:
         """(N, 2048) float32, rows of length 1."""
-        pixels = batch.reshape(len(batch), -1)[:, :: INPUT * INPUT * 3 // DIM][:, :DIM]
+        pixels = batch.reshape(len(batch), -1)[:, :: PREPROCESS.input_size**2 * 3 // DIM][:, :DIM]
         return normalize(pixels.astype(np.float32) + np.float32(1))
 
 

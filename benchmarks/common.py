@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from benchmarks.machine import machine_line, versions_line
 from benchmarks.results import Chart, Row, Table, is_met, keep, own_command, short
 from lookalike.cores import available_cores, limit_openmp
+from lookalike.media.decode import ImageLimits, decode_image
 from lookalike.models.base import Encoder
-from lookalike.models.preprocessing import ImageLimits, decode_image
 from scripts.samples import jpeg_bytes, samples
 
 WEB = (500, 375)

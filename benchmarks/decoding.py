@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common import CAMERA, announce, paired, pictures, report
+from lookalike.media.decode import ImageLimits, decode_image
 from lookalike.models.base import Encoder
-from lookalike.models.preprocessing import ImageLimits, decode_image
 
 COUNT = 24
 

@@ -20,8 +20,8 @@ from PIL import Image, ImageOps
 
 from benchmarks.common import announce, show
 from benchmarks.results import Table
+from lookalike.media.decode import ImageLimits, decode_image, make_thumbnail
 from lookalike.models.base import Encoder
-from lookalike.models.preprocessing import ImageLimits, decode_image, make_thumbnail
 from lookalike.services.duplicates.pixels import reduced, same_pixels
 from lookalike.services.duplicates.service import THRESHOLD
 

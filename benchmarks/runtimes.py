@@ -76,7 +76,7 @@ def compare_bfloat16(data: Path, *, rounds: int) -> None:
         build_backbone(load_settings(**given, runtime=runtime), cores=available_cores())
         for runtime in ("openvino", "torch")
     )
-    pixels = noise(BATCH, ours.spec.input_size)
+    pixels = noise(BATCH, ours.spec.preprocess.input_size)
     per_batch("ResNet-50 bfloat16, OpenVINO against torch", ours.encode, theirs.encode, pixels,
               rounds=rounds, bound="at least 1.2")  # fmt: skip
 
@@ -104,7 +104,7 @@ def compare_int8(options: argparse.Namespace, data: Path, *, rounds: int) -> Non
     report(f"{options.model} int8, share of the ten nearest that stays, {found.pictures} pictures",
            told, "float32", found.overlap, "at least 0.95")  # fmt: skip
     ours = build_backbone(settings, cores=available_cores())
-    pixels = noise(BATCH, ours.spec.input_size)
+    pixels = noise(BATCH, ours.spec.preprocess.input_size)
     per_batch(f"{options.model} int8, OpenVINO against torch float32, eager", ours.encode,
               plain_torch(settings), pixels, rounds=rounds, bound="at least 4")  # fmt: skip
 
@@ -144,7 +144,10 @@ def plain_torch(settings: Settings) -> Callable[[NDArray[np.uint8]], Any]:
 
     network = load_backbone(settings.model, weights=settings.weights).network
     spec = get_architecture(settings.model)
-    mean, std = (torch.tensor(three).reshape(1, 3, 1, 1) for three in (spec.mean, spec.std))
+    mean, std = (
+        torch.tensor(three).reshape(1, 3, 1, 1)
+        for three in (spec.preprocess.mean, spec.preprocess.std)
+    )
 
     def extract(batch: NDArray[np.uint8]) -> Any:
         torch.set_num_threads(available_cores())

@@ -15,12 +15,12 @@ from lookalike.cores import available_cores, limit_openmp
 from lookalike.errors import ConfigurationError
 from lookalike.files.blobs import LocalFiles
 from lookalike.files.data_folder import require_data_folder
+from lookalike.media.decode import ImageDecoder, ImageLimits
 from lookalike.media.fetch_guard import FetchGuard
 from lookalike.media.fetching import Fetcher
 from lookalike.model_recipes import keep_head, quantized_of, recipe_of, settings_of
 from lookalike.models.base import Encoder
 from lookalike.models.encoders import Encoders
-from lookalike.models.preprocessing import ImageDecoder, ImageLimits
 from lookalike.services.collection_models import CollectionModels
 from lookalike.services.duplicates.service import DuplicateService
 from lookalike.services.importing import ImportService, parse_dirs

@@ -42,7 +42,7 @@ def settled_origin(settings: Settings) -> Origin:
     Raises:
         ConfigurationError: A setting cannot work; `WeightsError` where the weights cannot.
     """
-    size = settings.input_size or get_architecture(settings.model).input_size
+    size = settings.input_size or get_architecture(settings.model).preprocess.input_size
     check_choices(pooling=settings.pooling, resize=settings.resize, input_size=size)
     return openvino_files.origin_of(
         settings.model,

@@ -18,13 +18,13 @@ from lookalike.config import Settings
 from lookalike.converting import float_network, keep_network, settled_origin
 from lookalike.cores import available_cores
 from lookalike.errors import ConfigurationError, InvalidImageError, StorageError
+from lookalike.media.decode import ImageDecoder, ImageLimits
 from lookalike.media.sources import PictureSource
 from lookalike.models.base import Encoder, Prepared, Vectors
 from lookalike.models.openvino_encoder import OpenVinoEncoder
 from lookalike.models.openvino_files import Origin
 from lookalike.models.openvino_quantize import Agreement, agreement, quantize
 from lookalike.models.openvino_runtime import installed_version, read_network
-from lookalike.models.preprocessing import ImageDecoder, ImageLimits
 from lookalike.records import ModelSpec
 
 CHECKED: Final = 500

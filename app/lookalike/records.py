@@ -8,7 +8,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Metadata = Mapping[str, Any]
 """A JSON object: what the caller stores with a picture."""
@@ -16,22 +19,63 @@ Metadata = Mapping[str, Any]
 DEFAULT_COLLECTION = "default"
 
 
+def without_defaults(instance: DataclassInstance) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their default.
+
+    Digests and keys are made of these alone, so that adding a field with a default changes none.
+    """
+    values = {each: getattr(instance, each.name) for each in fields(instance)}
+    return {each.name: value for each, value in values.items() if value != each.default}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """What made a set of vectors; two sets can be compared only where it agrees.
+class Preprocess:
+    """How a picture becomes a network's input. Never change a default: digests leave it out.
 
     Attributes:
-        model: The network's name, e.g. `resnet50`.
+        input_size: Side of the square input, in pixels.
+        resize: `squash` ignores proportions; `crop` takes the center square; `pad` shows the
+            whole picture with a border around it.
+        crop_share: With `crop`, `input_size` divided by the shorter side before cutting.
+        interpolation: Pillow's name of the resampling filter, in lower case.
+        mean: Subtracted from each channel, red first, on a scale of 0 to 1.
+        std: What each channel is then divided by.
+        padding: With `pad`, the border's color: red, green, blue, 0 to 255.
+        version: Raised whenever the same file would come out as other pixels; `preprocessing` in
+            JSON and in errors.
+    """
+
+    input_size: int = 224
+    resize: str = "squash"
+    crop_share: float = 0.875
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    padding: tuple[int, ...] = (0, 0, 0)
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        """Brings equal numbers to one type, so that they have one digest."""
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        object.__setattr__(self, "padding", tuple(self.padding))
+        object.__setattr__(self, "crop_share", float(self.crop_share))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """What made a set of vectors; two sets can be compared only if it agrees.
+
+    Attributes:
+        model: The network's name: `resnet50`, or the family before it, as in `timm/NAME`.
         weights: The weights' name (`IMAGENET1K_V1`, `random`) or file name. A label only: the
             same tensors under another name are the same weights, `weights_sha256` decides.
         weights_sha256: Hex digest over the state dict that is in use, without classifier; with
             `int8`, over that digest and the pictures that it was calibrated on.
         head: The embedding head's digest, or None.
         pooling: `avg` or `flatten`.
-        resize: `squash` or `crop`.
-        input_size: Side of the network's square input, in pixels.
+        preprocess: What happens to a picture before the network.
         dim: Numbers in a vector.
-        preprocessing: Version of decoding, resizing and normalizing.
         int8: Whether the network was quantized to 8-bit integers.
     """
 
@@ -40,43 +84,73 @@ class ModelSpec:
     weights_sha256: str
     head: str | None = None
     pooling: str = "avg"
-    resize: str = "squash"
-    input_size: int = 224
+    preprocess: Preprocess = Preprocess()
     dim: int
-    preprocessing: int = 1
     int8: bool = False
 
     def differences(self, other: ModelSpec) -> dict[str, tuple[Any, Any]]:
         """Names what keeps two specs apart: field -> (own value, other's value).
 
-        Empty means that the vectors can be compared. `weights` alone never differs; where the
+        Empty means that the vectors can be compared. `weights` alone never differs; if the
         digests do, both names are given beside them.
         """
+        own, others = self.to_dict(), other.to_dict()
         apart = {
-            f.name: (getattr(self, f.name), getattr(other, f.name))
-            for f in fields(self)
-            if f.name != "weights" and getattr(self, f.name) != getattr(other, f.name)
+            name: (value, others.get(name))
+            for name, value in own.items()
+            if name != "weights" and value != others.get(name)
         }
         if "weights_sha256" in apart and self.weights != other.weights:
             apart = {"weights": (self.weights, other.weights), **apart}
         return apart
 
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as one flat JSON object, those of `preprocess` among them."""
+        return _flat(asdict(self), asdict(self.preprocess))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
+        """Reads what `to_dict` wrote; fields that are not known are ignored."""
+        given = {_JSON_NAMES.get(each.name, each.name): each.name for each in fields(Preprocess)}
+        own = {each.name for each in fields(cls)} - {"preprocess"}
+        return cls(
+            **{name: value for name, value in values.items() if name in own},
+            preprocess=Preprocess(
+                **{given[name]: value for name, value in values.items() if name in given}
+            ),
+        )
+
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return _canonical(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
         """Reads what `to_json` wrote; fields that are not known are ignored."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{key: value for key, value in json.loads(text).items() if key in known})
+        return cls.from_dict(json.loads(text))
 
     @property
     def digest(self) -> str:
-        """16 hex digits that stand for everything that must agree."""
-        comparable = {key: value for key, value in asdict(self).items() if key != "weights"}
-        text = json.dumps(comparable, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """16 hex digits over everything that must agree; a field at its default is left out."""
+        given = _flat(without_defaults(self), without_defaults(self.preprocess))
+        given.pop("weights")
+        return hashlib.sha256(_canonical(given).encode()).hexdigest()[:16]
+
+
+_JSON_NAMES = {"version": "preprocessing"}
+
+
+def _flat(spec: dict[str, Any], preprocess: dict[str, Any]) -> dict[str, Any]:
+    """One JSON object of a spec's fields and its preprocessing's."""
+    merged = {name: value for name, value in spec.items() if name != "preprocess"}
+    merged |= {_JSON_NAMES.get(name, name): value for name, value in preprocess.items()}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in merged.items()
+    }
+
+
+def _canonical(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import ConfigurationError, InvalidParameterError, LookalikeError
+from lookalike.media.decode import ImageLimits, decode_image
 from lookalike.models.color_encoder import ColorEncoder
-from lookalike.models.preprocessing import ImageLimits, decode_image
 
 
 @pytest.fixture(autouse=True)

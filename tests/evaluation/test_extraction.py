@@ -31,9 +31,9 @@ from lookalike.errors import (
 from lookalike.evaluation import vector_files
 from lookalike.evaluation.datasets import FileDataset, open_dataset, sample
 from lookalike.evaluation.extraction import extract_vectors
+from lookalike.media.decode import ImageDecoder, ImageLimits
 from lookalike.models.color_encoder import ColorEncoder
 from lookalike.models.encoders import Encoders
-from lookalike.models.preprocessing import ImageDecoder, ImageLimits
 from lookalike.models.vectors import normalize
 from lookalike.services.vector_set import VectorSet
 from scripts.samples import write_samples

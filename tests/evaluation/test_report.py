@@ -91,7 +91,7 @@ def test_json_holds_all_that_was_found(tmp_path: Path) -> None:
         "classes": 3,
         "skipped": [{"name": "x.gif", "reason": "broken"}],
     }
-    assert read["model"] == asdict(made.spec)
+    assert read["model"] == made.spec.to_dict()
     settings = read["settings"]
     assert (settings["k"], settings["ks"], settings["queries"]) == (3, [1, 3], 15)
     assert (settings["seed"], settings["index"], settings["depth"]) == (4, "Flat", found.depth)

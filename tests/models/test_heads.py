@@ -27,7 +27,7 @@ from lookalike.media.sources import PictureSource
 from lookalike.models.color_encoder import ColorEncoder
 from lookalike.models.headed_encoder import HeadedEncoder
 from lookalike.models.heads import Head, HeadSpec, load_head, save_head
-from lookalike.records import ModelSpec
+from lookalike.records import ModelSpec, Preprocess
 from lookalike.services.search import SearchOptions
 from scripts.samples import write_samples
 from tests.store.helpers import unit_vectors
@@ -203,7 +203,9 @@ def test_an_encoder_with_a_head(tmp_path):
 
 
 def test_a_head_for_another_network_names_what_differs():
-    other = replace(ColorEncoder().spec, input_size=64, weights_sha256="b" * 64)
+    other = replace(
+        ColorEncoder().spec, preprocess=Preprocess(input_size=64), weights_sha256="b" * 64
+    )
     head = made(dim_in=48, backbone=other)
     with pytest.raises(WeightsMismatchError, match=r"(?s)weights_sha256.*input_size is 64 .* 32"):
         HeadedEncoder(ColorEncoder(), head)

@@ -15,6 +15,7 @@ from lookalike.models.torchvision_encoder import (
     choose_device,
     choose_precision,
 )
+from lookalike.records import Preprocess
 from tests.models.pictures import draw
 
 PICTURES = [draw(seed) for seed in range(12)]
@@ -112,7 +113,7 @@ def test_spec_and_provenance():
     encoder = build(resize="crop", pooling="flatten")
     spec = encoder.spec
     assert (spec.model, spec.weights) == ("resnet18", "random")
-    assert (spec.pooling, spec.resize, spec.input_size) == ("flatten", "crop", 64)
+    assert (spec.pooling, spec.preprocess) == ("flatten", Preprocess(resize="crop", input_size=64))
     assert spec.dim == encoder.dim == 512 * 2 * 2
     assert len(spec.weights_sha256) == 64
     assert spec.differences(build(resize="crop", pooling="flatten").spec) == {}

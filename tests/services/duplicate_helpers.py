@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lookalike.files.blobs import LocalFiles
-from lookalike.models.preprocessing import ImageDecoder, make_thumbnail
+from lookalike.media.decode import ImageDecoder, make_thumbnail
 from lookalike.records import DuplicateKind, ImageRecord
 from lookalike.services.duplicates.service import DuplicateOptions, Duplicates, DuplicateService
 from lookalike.services.duplicates.stars import keep_order

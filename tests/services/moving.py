@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image
 
 from lookalike.files.blobs import LocalFiles
+from lookalike.media.decode import ImageDecoder
 from lookalike.media.sources import PictureSource
 from lookalike.models.base import Encoder
 from lookalike.models.color_encoder import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.models.head import Head, HeadSpec
 from lookalike.models.headed_encoder import HeadedEncoder
-from lookalike.models.preprocessing import ImageDecoder
 from lookalike.services.collection_models import CollectionModels
 from lookalike.services.index_items import IndexItem
 from lookalike.services.indexing import IndexingService

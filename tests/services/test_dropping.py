@@ -12,7 +12,7 @@ import pytest
 
 from lookalike.errors import CollectionNotFoundError, StorageFullError
 from lookalike.files.blobs import LocalFiles
-from lookalike.models.preprocessing import ImageDecoder
+from lookalike.media.decode import ImageDecoder
 from lookalike.services.dropping import drop_collection
 from lookalike.services.importing import FOLDER_KIND
 from lookalike.services.jobs import JobService

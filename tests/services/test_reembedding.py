@@ -18,9 +18,9 @@ from lookalike.errors import (
     ReembeddingIncompleteError,
     SpecMismatchError,
 )
+from lookalike.media.decode import ImageDecoder
 from lookalike.models.base import Encoder
 from lookalike.models.color_encoder import ColorEncoder
-from lookalike.models.preprocessing import ImageDecoder
 from lookalike.records import ModelSpec, NewImage, PutStatus
 from lookalike.services.reembedding_walk import Vectorizer
 from lookalike.services.search import SearchOptions

@@ -210,7 +210,8 @@ class PassportOut(Schema):
     @classmethod
     def of(cls, spec: ModelSpec) -> Self:
         """A passport as JSON."""
-        return cls(**asdict(spec), digest=spec.digest)
+        values = spec.to_dict() | {"digest": spec.digest}
+        return cls(**{name: values[name] for name in cls.model_fields})
 
 
 class CollectionOut(Schema):

@@ -124,7 +124,7 @@ def _print(found: Evaluation, out: Path) -> None:
     console.print(cell(f"{found.dataset}: {found.pictures} pictures, {found.classes} classes"))
     console.print(
         f"{spec.model}, {spec.weights} weights, {spec.pooling} pooling, input "
-        f"{spec.input_size}, {spec.dim} numbers, {found.index} index"
+        f"{spec.preprocess.input_size}, {spec.dim} numbers, {found.index} index"
     )
     table = Table("metric")
     table.add_column("mean", justify="right")

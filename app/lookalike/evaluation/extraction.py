@@ -23,8 +23,8 @@ from lookalike.errors import ConfigurationError, EmbeddingFailedError, InvalidIm
 from lookalike.evaluation.datasets.base import Dataset, Stamp
 from lookalike.evaluation.vector_cache import VectorKeeper, open_keeper
 from lookalike.evaluation.vector_files import Manifest, Row, Saved
+from lookalike.media.decode import ImageDecoder, check_bytes
 from lookalike.models.encoders import LiveEncoder
-from lookalike.models.preprocessing import ImageDecoder, check_bytes
 from lookalike.services.vector_set import Skipped, VectorSet
 
 Progress = Callable[[int, int], None]

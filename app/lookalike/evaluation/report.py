@@ -79,7 +79,7 @@ def _document(evaluation: Evaluation) -> dict[str, Any]:
             "classes": evaluation.classes,
             "skipped": [asdict(skipped) for skipped in evaluation.skipped],
         },
-        "model": asdict(evaluation.spec),
+        "model": evaluation.spec.to_dict(),
         "provenance": dict(evaluation.provenance),
         "settings": {
             "k": evaluation.k,

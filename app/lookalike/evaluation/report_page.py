@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
@@ -136,7 +135,7 @@ def _setup(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
     """What made the figures, under three headings."""
     asked = "all" if evaluation.asked is None else f"{evaluation.asked} at random"
     return {
-        "Model": asdict(evaluation.spec) | dict(evaluation.provenance),
+        "Model": evaluation.spec.to_dict() | dict(evaluation.provenance),
         "Protocol": {
             "query against": "all other pictures of the set",
             "queries": asked,

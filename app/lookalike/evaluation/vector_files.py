@@ -24,7 +24,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +216,7 @@ def _sealed(manifest: Manifest, vectors: dict[str, Any]) -> bytes:
     document = {
         "version": VERSION,
         "dataset": manifest.dataset,
-        "passport": asdict(manifest.spec),
+        "passport": manifest.spec.to_dict(),
         "provenance": dict(manifest.provenance),
         "vectors": vectors,
         "pictures": [
@@ -246,7 +246,7 @@ def _manifest(document: dict[str, Any]) -> Manifest:
         raise ValueError(f"{len(pictures)} pictures for {document['vectors']['rows']} vectors")
     return Manifest(
         dataset=document["dataset"],
-        spec=ModelSpec.from_json(json.dumps(document["passport"])),
+        spec=ModelSpec.from_dict(document["passport"]),
         provenance=document["provenance"],
         rows=tuple(
             Row(p["id"], p["label"], p["sha256"], Stamp(p["size"], p["mtime_ns"], p["ctime_ns"]))

@@ -7,6 +7,7 @@ from typing import Final, Literal
 from lookalike.errors import ConfigurationError
 
 Pooling = Literal["avg", "flatten"]
+Resize = Literal["squash", "crop"]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Runtime = Literal["auto", "torch", "openvino"]
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.models.base import Prepared, Vectors
-from lookalike.models.preprocessing import PREPROCESSING_VERSION, Resize, resize_image
+from lookalike.models.choices import Resize
+from lookalike.models.resizing import PREPROCESSING_VERSION, resize_image
 from lookalike.models.vectors import check_batch, normalize
-from lookalike.records import ModelSpec
+from lookalike.records import ModelSpec, Preprocess
 
 _CELL = 8  # pixels
 
@@ -36,12 +37,11 @@ class ColorEncoder:
             model="color",
             weights="none",
             weights_sha256=hashlib.sha256(b"").hexdigest(),
-            resize=resize,
-            input_size=grid * _CELL,
+            preprocess=Preprocess(
+                input_size=grid * _CELL, resize=resize, version=PREPROCESSING_VERSION
+            ),
             dim=grid * grid * 3,
-            preprocessing=PREPROCESSING_VERSION,
         )
-        self._resize: Resize = resize
 
     @property
     def spec(self) -> ModelSpec:
@@ -67,15 +67,15 @@ class ColorEncoder:
     @property
     def decode_size(self) -> int:
         """Shorter side, in pixels, below which a decoder must not shrink a picture."""
-        return 2 * self._spec.input_size
+        return 2 * self._spec.preprocess.input_size
 
     def prepare(self, image: Image.Image) -> Prepared:
         """Resizes an upright RGB picture: (8 grid, 8 grid, 3) uint8."""
-        return resize_image(image, input_size=self._spec.input_size, resize=self._resize)
+        return resize_image(image, self._spec.preprocess)
 
     def encode(self, batch: NDArray[np.uint8]) -> Vectors:
         """Turns (N, 8 grid, 8 grid, 3) uint8 into (N, dim) float32 rows of length 1."""
-        check_batch(batch, input_size=self._spec.input_size)
+        check_batch(batch, input_size=self._spec.preprocess.input_size)
         cells = batch.reshape(len(batch), self._grid, _CELL, self._grid, _CELL, 3)
         means = cells.mean(axis=(2, 4), dtype=np.float32) + np.float32(1)  # (N, grid, grid, 3)
         return normalize(means.reshape(len(batch), self.dim))

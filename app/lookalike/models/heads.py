@@ -79,7 +79,7 @@ def save_head(head: Head, path: str | os.PathLike[str]) -> Path:
     document = {
         "format": FORMAT,
         "spec": {**asdict(head.spec), "hidden": list(head.spec.hidden)},
-        "backbone": asdict(head.backbone),
+        "backbone": head.backbone.to_dict(),
         "sha256": head.digest,
         "trained": head.trained,
     }
@@ -166,7 +166,7 @@ def _read_description(path: Path) -> _Description:
         spec = document["spec"]
         return _Description(
             spec=HeadSpec(**{**spec, "hidden": tuple(spec["hidden"])}),
-            backbone=ModelSpec.from_json(json.dumps(document["backbone"])),
+            backbone=ModelSpec.from_dict(document["backbone"]),
             sha256=str(document["sha256"]),
             trained=dict(document["trained"]),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import PIL
@@ -22,7 +22,7 @@ from lookalike.models.openvino_runtime import (
     precision_of,
     read_network,
 )
-from lookalike.models.preprocessing import Resize, least_decode_size, resize_image
+from lookalike.models.resizing import least_decode_size, resize_image
 from lookalike.models.vectors import check_batch, normalize
 from lookalike.records import ModelSpec
 
@@ -103,12 +103,11 @@ class OpenVinoEncoder:
     @property
     def decode_size(self) -> int:
         """Shorter side, in pixels, below which a decoder must not shrink a picture."""
-        return least_decode_size(self._spec.input_size)
+        return least_decode_size(self._spec.preprocess)
 
     def prepare(self, image: Image.Image) -> Prepared:
         """Resizes an upright RGB picture: (input_size, input_size, 3) uint8."""
-        resize = cast("Resize", self._spec.resize)
-        return resize_image(image, input_size=self._spec.input_size, resize=resize)
+        return resize_image(image, self._spec.preprocess)
 
     def encode(self, batch: NDArray[np.uint8]) -> Vectors:
         """Turns (N, input_size, input_size, 3) uint8 into (N, dim) float32 rows of length 1.
@@ -117,7 +116,7 @@ class OpenVinoEncoder:
             EmbeddingFailedError: A batch of another shape, a result without a direction, or
                 OpenVINO failed, for want of memory for example.
         """
-        check_batch(batch, input_size=self._spec.input_size)
+        check_batch(batch, input_size=self._spec.preprocess.input_size)
         if len(batch) == 0:
             return np.empty((0, self.dim), dtype=np.float32)
         try:

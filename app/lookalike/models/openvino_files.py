@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from lookalike.errors import WeightsError
-from lookalike.models.preprocessing import PREPROCESSING_VERSION
 from lookalike.models.registry import get_architecture
+from lookalike.models.resizing import PREPROCESSING_VERSION
 from lookalike.records import ModelSpec
 
 FORMAT: Final = 1
@@ -82,7 +82,7 @@ def origin_of(
         versions={name: version(name) for name in _DECIDING.get(weights, ())},
         pooling=pooling,
         resize=resize,
-        input_size=input_size or get_architecture(model).input_size,
+        input_size=input_size or get_architecture(model).preprocess.input_size,
     )
 
 
@@ -173,7 +173,7 @@ def keep_network(
     document: dict[str, Any] = {
         "format": FORMAT,
         "origin": asdict(origin),
-        "passport": asdict(spec),
+        "passport": spec.to_dict(),
         "openvino": openvino,
         "files": {file.name: _sha256(file) for file in files},
         "notes": dict(notes or {}),
@@ -201,7 +201,7 @@ def _read(
 
 def _checked(home: Path, document: Mapping[str, Any], *, int8: bool) -> KeptNetwork:
     """The network that a manifest describes; raises ValueError where it is not whole."""
-    spec = ModelSpec.from_json(json.dumps(document["passport"]))
+    spec = ModelSpec.from_dict(document["passport"])
     if spec.digest != home.name or spec.int8 != int8:
         raise ValueError(f"it belongs to the spec {spec.digest}")
     files: Mapping[str, str] = document["files"]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lookalike.errors import ConfigurationError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from lookalike.records import Preprocess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,19 +17,13 @@ class Architecture:
         name: As torchvision names it, e.g. `resnet50`.
         channels: Channels of the last feature map, the vector's length under `avg` pooling.
         stride: Input pixels for each position of the last feature map, along one side.
-        input_size: Side of the square input in pixels, unless said otherwise.
-        crop_resize_size: Under `crop`, the shorter side before the center of `input_size` is cut.
-        mean: Of each channel, red first, on a scale of 0 to 1.
-        std: Standard deviation of each channel, on the same scale.
+        preprocess: What happens to a picture before the network, unless said otherwise.
     """
 
     name: str
     channels: int
     stride: int = 32
-    input_size: int = 224
-    crop_resize_size: int = 256
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    preprocess: Preprocess = field(default=Preprocess())
 
     def dim(self, *, pooling: str, input_size: int) -> int:
         """Numbers in a vector under `pooling` (`avg` or `flatten`), for this input in pixels."""

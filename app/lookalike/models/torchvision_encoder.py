@@ -16,9 +16,9 @@ from PIL import Image
 from lookalike.cores import available_cores
 from lookalike.errors import ConfigurationError, EmbeddingFailedError
 from lookalike.models.base import Prepared, Vectors
-from lookalike.models.choices import Pooling, Precision, check_choices
-from lookalike.models.preprocessing import Resize, least_decode_size, resize_image
+from lookalike.models.choices import Pooling, Precision, Resize, check_choices
 from lookalike.models.registry import get_architecture
+from lookalike.models.resizing import least_decode_size, resize_image
 from lookalike.models.torchvision_export import backbone_spec
 from lookalike.models.torchvision_network import Network
 from lookalike.models.torchvision_weights import load_backbone
@@ -63,10 +63,9 @@ class TorchvisionEncoder:
         compiled: bool = False,
     ) -> None:
         architecture = get_architecture(model)
-        size = architecture.input_size if input_size is None else input_size
+        size = architecture.preprocess.input_size if input_size is None else input_size
         check_choices(pooling=pooling, resize=resize, input_size=size)
         _check_precision(precision)
-        self._resize: Resize = resize
         self._threads = threads or available_cores()
         self._device = choose_device(device)
         if compiled and self._device.type != "cuda":
@@ -118,11 +117,11 @@ class TorchvisionEncoder:
     @property
     def decode_size(self) -> int:
         """Shorter side, in pixels, below which a decoder must not shrink a picture."""
-        return least_decode_size(self._spec.input_size)
+        return least_decode_size(self._spec.preprocess)
 
     def prepare(self, image: Image.Image) -> Prepared:
         """Resizes an upright RGB picture: (input_size, input_size, 3) uint8."""
-        return resize_image(image, input_size=self._spec.input_size, resize=self._resize)
+        return resize_image(image, self._spec.preprocess)
 
     def encode(self, batch: NDArray[np.uint8]) -> Vectors:
         """Turns (N, input_size, input_size, 3) uint8 into (N, dim) float32 rows of length 1.
@@ -131,7 +130,7 @@ class TorchvisionEncoder:
             EmbeddingFailedError: A batch of another shape, a result without a direction, or a
                 device without memory for even one picture.
         """
-        check_batch(batch, input_size=self._spec.input_size)
+        check_batch(batch, input_size=self._spec.preprocess.input_size)
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)  # holds for the calling thread only
         pixels = torch.from_numpy(np.require(batch, requirements=["C", "W"]))

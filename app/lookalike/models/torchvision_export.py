@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from lookalike.models.preprocessing import PREPROCESSING_VERSION
 from lookalike.models.registry import Architecture, get_architecture
+from lookalike.models.resizing import PREPROCESSING_VERSION
 from lookalike.models.torchvision_network import Network
 from lookalike.models.torchvision_weights import LoadedBackbone, load_backbone
 from lookalike.records import ModelSpec
@@ -67,8 +67,11 @@ def backbone_spec(
         weights=backbone.weights,
         weights_sha256=backbone.sha256,
         pooling=pooling,
-        resize=resize,
-        input_size=input_size,
+        preprocess=replace(
+            architecture.preprocess,
+            resize=resize,
+            input_size=input_size,
+            version=PREPROCESSING_VERSION,
+        ),
         dim=architecture.dim(pooling=pooling, input_size=input_size),
-        preprocessing=PREPROCESSING_VERSION,
     )

@@ -57,8 +57,8 @@ class Network(nn.Module):
             self._trunk = plain
         self._pooling = pooling
         self._dtype = dtype
-        mean = torch.tensor(architecture.mean, device=device).reshape(1, 3, 1, 1) * 255
-        std = torch.tensor(architecture.std, device=device).reshape(1, 3, 1, 1) * 255
+        mean = torch.tensor(architecture.preprocess.mean, device=device).reshape(1, 3, 1, 1) * 255
+        std = torch.tensor(architecture.preprocess.std, device=device).reshape(1, 3, 1, 1) * 255
         self.register_buffer("_mean", mean)
         self.register_buffer("_std", std)
         self.eval().requires_grad_(False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lookalike.errors import LookalikeError, NotReadyError
+from lookalike.media.decode import DecodedImage, ImageDecoder, make_thumbnail
 from lookalike.media.sources import PictureSource
 from lookalike.models.encoders import Encoders, LiveEncoder
-from lookalike.models.preprocessing import DecodedImage, ImageDecoder, make_thumbnail
 from lookalike.records import Metadata, NewImage
 from lookalike.services.index_items import IndexItem, Originals, Ready, Task, Waiting
 from lookalike.services.switching import ATTEMPTS, live_encoder

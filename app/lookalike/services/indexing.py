@@ -17,9 +17,9 @@ from lookalike.errors import (
     UnreadableImageError,
 )
 from lookalike.files.blobs import LocalFiles
+from lookalike.media.decode import ImageDecoder
 from lookalike.media.sources import PictureSource
 from lookalike.models.encoders import Encoders, LiveEncoder
-from lookalike.models.preprocessing import ImageDecoder
 from lookalike.records import (
     DEFAULT_COLLECTION,
     OnConflict,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lookalike.errors import OriginalNotKeptError
 from lookalike.files.blobs import LocalFiles
-from lookalike.models.preprocessing import ImageDecoder, make_thumbnail
+from lookalike.media.decode import ImageDecoder, make_thumbnail
 from lookalike.records import DEFAULT_COLLECTION, CollectionInfo, ImageRecord, Metadata, Page
 from lookalike.services.originals import original_of
 from lookalike.services.search import unknown_collection

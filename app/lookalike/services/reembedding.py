@@ -13,7 +13,7 @@ from lookalike.errors import (
     CollectionNotFoundError,
     ReembeddingIncompleteError,
 )
-from lookalike.models.preprocessing import ImageDecoder
+from lookalike.media.decode import ImageDecoder
 from lookalike.services.collection_models import CollectionModels
 from lookalike.services.job_run import Watch
 from lookalike.services.pictures import PictureService

@@ -20,9 +20,9 @@ from lookalike.errors import (
     NotFoundError,
     UnreadableImageError,
 )
+from lookalike.media.decode import ImageDecoder
 from lookalike.models.encoders import LiveEncoder
 from lookalike.models.headed_encoder import HeadedEncoder
-from lookalike.models.preprocessing import ImageDecoder
 from lookalike.records import ImageRecord
 from lookalike.services.job_run import Watch
 from lookalike.services.pictures import PictureService

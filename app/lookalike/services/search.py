@@ -18,9 +18,9 @@ from lookalike.errors import (
     NotReadyError,
     SpecMismatchError,
 )
+from lookalike.media.decode import ImageDecoder
 from lookalike.media.sources import sha256_of
 from lookalike.models.encoders import Encoders, LiveEncoder
-from lookalike.models.preprocessing import ImageDecoder
 from lookalike.records import DEFAULT_COLLECTION, Match, ModelSpec
 from lookalike.services.recall_meter import RecallMeter
 from lookalike.services.switching import ATTEMPTS, live_encoder

@@ -94,7 +94,7 @@ def _document(
             "pictures": len(headed),
             "skipped": [asdict(skipped) for skipped in headed.skipped],
         },
-        "backbone": asdict(result.head.backbone),
+        "backbone": result.head.backbone.to_dict(),
         "head": {"sha256": result.head.digest, **asdict(result.head.spec)},
         "options": asdict(result.options),
         "split": {

@@ -57,7 +57,10 @@ class FullNetwork(nn.Module):
         self.backbone: Any = backbone.requires_grad_(True)
         self.head = head
         self._full = full
-        for name, values in (("_mean", architecture.mean), ("_std", architecture.std)):
+        for name, values in (
+            ("_mean", architecture.preprocess.mean),
+            ("_std", architecture.preprocess.std),
+        ):
             pixels = 255 * torch.tensor(values).reshape(1, 3, 1, 1)
             self.register_buffer(name, pixels, persistent=False)
 

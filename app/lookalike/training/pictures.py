@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lookalike.cores import available_cores
 from lookalike.models.base import Encoder
-from lookalike.models.preprocessing import Resize, least_decode_size, resize_image
+from lookalike.models.resizing import least_decode_size, resize_image
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.full_network import FullNetwork, FullOptions
 
@@ -36,8 +36,7 @@ class Pictures:
     ) -> None:
         self.network = network
         self._vectors, self._full, self._seed = vectors, full, seed
-        self._size = vectors.spec.input_size
-        self._resize: Resize = "crop" if vectors.spec.resize == "crop" else "squash"
+        self._preprocess = vectors.spec.preprocess
 
     def pixels(self, positions: NDArray[np.int64], *, epoch: int | None = None) -> Tensor:
         """(n, H, W, 3) uint8 on the network's device; changed where an epoch is given."""
@@ -55,10 +54,10 @@ class Pictures:
         return torch.cat([self.network.features(block) for block in blocks])
 
     def _open(self, position: int, *, epoch: int | None) -> NDArray[np.uint8]:
-        image = self._vectors.picture(position, size=least_decode_size(self._size))
+        image = self._vectors.picture(position, size=least_decode_size(self._preprocess))
         if epoch is not None and self._full.augmentation:
             image = augment(image, np.random.default_rng([self._seed, epoch, position]))
-        return resize_image(image, input_size=self._size, resize=self._resize)
+        return resize_image(image, self._preprocess)
 
 
 def augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from lookalike.errors import ConfigurationError
-from lookalike.models.preprocessing import make_thumbnail
+from lookalike.media.decode import make_thumbnail
 
 
 def render(template: str, **values: Any) -> str:

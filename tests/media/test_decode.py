@@ -13,8 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageFile
-from torchvision.transforms import v2
-from torchvision.transforms.functional import center_crop, resize
 
 from lookalike.errors import (
     ImageTooLargeError,
@@ -23,15 +21,11 @@ from lookalike.errors import (
     TooManyPixelsError,
     UnreadableImageError,
 )
+from lookalike.media import decode as decoding
 from lookalike.media import formats
-from lookalike.models import preprocessing
-from lookalike.models.preprocessing import (
-    ImageDecoder,
-    ImageLimits,
-    decode_image,
-    make_thumbnail,
-    resize_image,
-)
+from lookalike.media.decode import ImageDecoder, ImageLimits, decode_image, make_thumbnail
+from lookalike.models.resizing import resize_image
+from lookalike.records import Preprocess
 from tests.models.pictures import draw, encode
 
 LIMITS = ImageLimits()
@@ -274,7 +268,7 @@ def test_transparency_is_laid_on_white():
 def test_rare_modes_with_transparency(mode):
     base = "LA" if mode == "La" else "RGBA"
     image = Image.new(base, (4, 4), (0, 0) if base == "LA" else (0, 0, 0, 0)).convert(mode)
-    assert (np.asarray(preprocessing.to_rgb(image)) == 255).all()
+    assert (np.asarray(decoding.to_rgb(image)) == 255).all()
 
 
 def test_transparent_colors():
@@ -401,9 +395,7 @@ def test_reduced_decoding_changes_the_input_little():
     reduced = decode(data, decode_size=448)
     full = decode(data, decode_size=1200)
     assert reduced.image.size == (800, 600)
-    small, large = (
-        resize_image(d.image, input_size=224, resize="squash").astype(int) for d in (reduced, full)
-    )
+    small, large = (resize_image(d.image, Preprocess()).astype(int) for d in (reduced, full))
     assert np.abs(small - large).mean() < 1
 
 
@@ -444,7 +436,7 @@ def test_slots_bound_what_is_decoded_at_once(monkeypatch):
             running -= 1
         return decode_image(*args, **kwargs)
 
-    monkeypatch.setattr(preprocessing, "decode_image", slow)
+    monkeypatch.setattr(decoding, "decode_image", slow)
     decoder = ImageDecoder(LIMITS, slots=2)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         data = make("PNG")
@@ -468,28 +460,3 @@ def test_thumbnails():
     for size, expected in (((600, 300), (256, 128)), ((90, 40), (90, 40)), ((2000, 1), (256, 1))):
         thumbnail = Image.open(io.BytesIO(make_thumbnail(draw(1).resize(size))))
         assert (thumbnail.format, thumbnail.size) == ("JPEG", expected)
-
-
-@pytest.mark.parametrize("size", [(160, 120), (120, 161), (333, 77), (64, 64), (1000, 301)])
-@pytest.mark.parametrize("input_size", [64, 96, 224])
-def test_resizing_is_torchvisions(size, input_size):
-    image = draw(4, size)
-    squashed = resize_image(image, input_size=input_size, resize="squash")
-    assert np.array_equal(squashed, np.asarray(resize(image, [input_size, input_size])))
-    cropped = resize_image(image, input_size=input_size, resize="crop")
-    larger = resize(image, [round(256 / 224 * input_size)])
-    assert np.array_equal(cropped, np.asarray(center_crop(larger, [input_size, input_size])))
-    assert cropped.dtype == np.uint8
-    assert cropped.flags.writeable
-    transform = v2.Compose([v2.Resize(round(256 / 224 * input_size)), v2.CenterCrop(input_size)])
-    assert np.array_equal(cropped, np.asarray(transform(image)))
-
-
-def test_a_strip_is_cropped_without_enlarging_all_of_it(monkeypatch):
-    image = draw(4, (640, 80))
-    whole = resize_image(image, input_size=224, resize="crop")
-    monkeypatch.setattr(preprocessing, "_LARGEST_RESIZE", 1000)
-    part = resize_image(image, input_size=224, resize="crop")
-    assert np.abs(part.astype(int) - whole).max() <= 1
-    strip = Image.new("RGB", (60_000, 1), (9, 8, 7))
-    assert (resize_image(strip, input_size=224, resize="crop") == [9, 8, 7]).all()

@@ -1,4 +1,4 @@
-"""Picture bytes to upright RGB, and upright RGB to what a network takes.
+"""Decodes picture files to upright RGB pictures.
 
 Pillow's errors become ours here and nowhere else.
 """
@@ -10,9 +10,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, Final, Literal
+from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from lookalike.cores import available_cores
@@ -24,13 +25,6 @@ from lookalike.errors import (
     UnreadableImageError,
 )
 from lookalike.media import formats
-from lookalike.media.colors import to_rgb
-from lookalike.models.base import Prepared
-
-PREPROCESSING_VERSION: Final = 1
-"""Raised whenever the same file would come out as other pixels; part of the spec."""
-
-Resize = Literal["squash", "crop"]
 
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _TRANSPOSITIONS = {
@@ -42,7 +36,8 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_LARGEST_RESIZE = 16_000_000  # pixels
+_DEEP_MODES = frozenset(("I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
+_ALPHA_MODES = frozenset(("RGBA", "LA", "PA", "La", "RGBa"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,44 +225,65 @@ def make_thumbnail(image: Image.Image, *, size: int = 256) -> bytes:
     return target.getvalue()
 
 
-def least_decode_size(input_size: int) -> int:
-    """Shorter side, in pixels, that a reduced decode leaves at least for a network's input.
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turns a loaded picture of any mode into RGB.
 
-    An eighth more than the input, which is also what `crop` starts from. Measured on pictures of
-    4 to 12 megapixels, the vector moves by less than a twentieth of its distance to the nearest
-    other picture's.
+    Transparency is laid on white; more than 8 bits are scaled down to 8, not clipped. Color
+    profiles are not applied.
+
+    Raises:
+        ValueError: Pillow knows no way from this mode to RGB.
     """
-    return round(input_size * 256 / 224)
+    if image.mode in _DEEP_MODES:
+        return _deep_to_rgb(image)
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        return _on_white(_with_alpha(image))
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    image.info = {}
+    return image
 
 
-def resize_image(image: Image.Image, *, input_size: int, resize: Resize) -> Prepared:
-    """Resizes an RGB picture to a network's input, pixel for pixel as torchvision does.
+def _with_alpha(image: Image.Image) -> Image.Image:
+    """The same picture in RGBA."""
+    transparent = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
+        # A 16-bit PNG: its pixels were read down to 8 bits, its transparent color was not.
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    if image.mode == "La":
+        image = image.convert("LA")
+    return image if image.mode == "RGBA" else image.convert("RGBA")
 
-    Args:
-        image: RGB, upright.
-        input_size: Side of the square result, in pixels.
-        resize: `squash` takes the whole picture, ignoring its proportions; `crop` takes the
-            center square, after the shorter side was brought to 256/224 of `input_size`.
 
-    Returns:
-        (input_size, input_size, 3) uint8.
+def _on_white(image: Image.Image) -> Image.Image:
+    """Lays an RGBA picture on white."""
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    white.alpha_composite(image)
+    return white.convert("RGB")
+
+
+def _deep_to_rgb(image: Image.Image) -> Image.Image:
+    """Scales grayscale of 16 or 32 bits, integer or float, down to 8 bits."""
+    values = np.asarray(image)
+    gray = _to_8_bits(values)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        gray = np.where(values == transparent, np.uint8(255), gray)
+    return Image.fromarray(gray).convert("RGB")
+
+
+def _to_8_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Maps the range that the values seem to be meant in onto 0 to 255.
+
+    Integers from 0 to 65,535 are 16-bit gray. Floats from 0 to 1, to 255 and to 65,535 are taken
+    as such. Anything else is stretched from its least to its greatest value.
     """
-    if resize == "squash":
-        resized = image.resize((input_size, input_size), Image.Resampling.BILINEAR)
-    else:
-        resized = _resize_and_crop(image, input_size=input_size)
-    return np.array(resized, dtype=np.uint8)
-
-
-def _resize_and_crop(image: Image.Image, *, input_size: int) -> Image.Image:
-    """Does what Resize of the shorter side and CenterCrop do in torchvision."""
-    short = least_decode_size(input_size)
-    width, height = (int(short * side / min(image.size)) for side in image.size)
-    left, top = round((width - input_size) / 2), round((height - input_size) / 2)
-    box = (left, top, left + input_size, top + input_size)
-    if width * height <= _LARGEST_RESIZE:
-        return image.resize((width, height), Image.Resampling.BILINEAR).crop(box)
-    # A long strip of a picture would take gigabytes: resize the part that remains, and only it.
-    across, down = image.width / width, image.height / height
-    part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-    return image.resize((input_size, input_size), Image.Resampling.BILINEAR, box=part)
+    if values.dtype.itemsize == 2:
+        return (values.astype(np.uint16) >> 8).astype(np.uint8)
+    floats = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(floats.min()), float(floats.max())
+    ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
+    full = next((bound for bound in ranges if low >= 0.0 and high <= bound), None)
+    if full is not None:
+        return (floats * (255.0 / full)).round().astype(np.uint8)
+    return ((floats - low) * (255.0 / max(high - low, 1e-300))).round().astype(np.uint8)
