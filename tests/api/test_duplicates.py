@@ -131,7 +131,7 @@ class Gated(MemoryStore):
 def test_a_search_that_takes_long_is_answered_202_until_it_is_done(clients, settings):
     store = Gated()
     client = clients(settings, store=store)
-    client.app.state.services.duplicates._wait_s = 0.1
+    client.app.state.parts.services.duplicates._wait_s = 0.1
     files = [("files", ("a.png", MUG)), ("files", ("b.jpg", jpeg(MUG)))]
     assert client.post("/index", headers=ADMIN, files=files).status_code == 201
     answer = client.get("/duplicates")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from lookalike.api import archive_uploads
+from lookalike.api import uploads
 from lookalike.api.uploads import Admission
 from lookalike.config import Settings
 from lookalike.errors import StorageFullError
@@ -132,7 +132,7 @@ def test_an_archives_name_is_a_label_as_it_is_and_a_message_in_ascii(
 
 
 def test_an_archive_needs_no_name(client: TestClient, settings: Settings, tmp_path: Path) -> None:
-    services = client.app.state.services  # type: ignore[attr-defined]
+    services = client.app.state.parts.services  # type: ignore[attr-defined]
     spool = services.imports.spool(0)
     write_archive(tmp_path / "x.zip", [("a.png", picture())]).replace(spool)
     job = services.imports.begin_archive(spool, "", ImportOptions(), services.jobs).job
@@ -244,7 +244,7 @@ def test_a_full_disk(
             self._file.close()
 
     with monkeypatch.context() as patch:
-        limits = archive_uploads.ArchiveUploadLimits
+        limits = uploads.ArchiveUploadLimits
         patch.setattr(limits, "spool", lambda self: NoRoom(self.path))
         answer = send(client, path)
         assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")
@@ -300,9 +300,9 @@ def test_archives_on_their_way_leave_the_places_of_searches(
 ) -> None:
     path = archive(tmp_path)
     done(client, send(client, path))
-    admission: Admission = client.app.state.archive_admission  # type: ignore[attr-defined]
+    admission: Admission = client.app.state.parts.archive_admission  # type: ignore[attr-defined]
     with ExitStack() as on_their_way:
-        for _ in range(archive_uploads.ARCHIVES_AT_ONCE):
+        for _ in range(uploads.ARCHIVES_AT_ONCE):
             on_their_way.enter_context(admission.place())
         refused = send(client, path)
         assert (refused.status_code, refused.json()["code"]) == (503, "queue_full")

@@ -176,7 +176,7 @@ def test_slow_addresses_take_no_place_of_other_searches(clients, settings, web):
 
 
 def test_nothing_is_fetched_for_a_full_queue(client, web):
-    admission = client.app.state.admission
+    admission = client.app.state.parts.admission
     places = [admission.place() for _ in range(128)]
     for place in places:
         place.__enter__()

@@ -307,7 +307,7 @@ def test_methods_that_are_invented_share_one_label(client):
 
 def test_figures_are_read_beside_the_event_loop(client, monkeypatch):
     busy = threading.Event()
-    store = client.app.state.services.store
+    store = client.app.state.parts.services.store
     real = store.collections
     monkeypatch.setattr(store, "collections", lambda: busy.wait(60) and real())
     answers: list[int] = []
@@ -341,7 +341,7 @@ def test_the_canary_searches_too(client, monkeypatch):
     def broken(*_args, **_options):
         raise errors.StorageError("planted")
 
-    monkeypatch.setattr(client.app.state.services.store, "search", broken)
+    monkeypatch.setattr(client.app.state.parts.services.store, "search", broken)
     assert client.get("/health/ready").status_code == 503
 
 

@@ -206,7 +206,7 @@ def test_a_full_queue_answers_503_at_once_and_cheap_calls_still_work(clients, se
         waiting = [
             pool.submit(client.post, "/search", files={"file": picture("mug", n)}) for n in range(4)
         ]
-        wait_for(lambda: client.app.state.services.encoders.default.batcher.queue_length == 3)
+        wait_for(lambda: client.app.state.parts.services.encoders.default.batcher.queue_length == 3)
         refused = client.post("/search", files={"file": picture()})
         assert (refused.status_code, refused.json()["code"]) == (503, "queue_full")
         assert int(refused.headers["retry-after"]) >= 1

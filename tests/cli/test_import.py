@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from lookalike.api.job_schemas import JobOut
 from lookalike.cli import watching
 from lookalike.cli.remote import RemoteBackend
 from lookalike.errors import ConfigurationError
+from lookalike.schemas import JobOut
 from lookalike.services.importing import ImportOptions
 from lookalike.store.jobs import Job
 from lookalike.store.local.local_store import LocalStore

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from lookalike.api.schemas import SearchOut
 from lookalike.cli.remote import RemoteBackend
+from lookalike.schemas import SearchOut
 from lookalike.store.effort import LIMITS, Effort
 from lookalike.store.local.local_store import LocalStore
 from tests.servers import ADMIN_KEY

@@ -1,4 +1,4 @@
-"""What routes ask for, as annotated aliases.
+"""Parameters that several routes share, as annotated aliases.
 
 Dependencies are `async`, because FastAPI runs each of the others on a thread of its own.
 """
@@ -9,15 +9,12 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Form, Path, Query, Request
 
-from lookalike.bootstrap import Services
+from lookalike.api.state import Parts, parts_of
 from lookalike.errors import InvalidMetadataError, InvalidParameterError
-from lookalike.services.duplicates.service import DuplicateService
-from lookalike.services.indexing import IndexingService
-from lookalike.services.pictures import PictureService
-from lookalike.services.search import MAX_K, SearchService
-from lookalike.services.url_search import UrlSearchService
+from lookalike.services.search import MAX_K
+from lookalike.store.effort import LIMITS, Effort
 
 COLLECTION_PATTERN = "^[a-z][a-z0-9_]{0,62}$"
 ID_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$"
@@ -28,33 +25,66 @@ FILTER_HELP = (
 )
 
 
-async def services(request: Request) -> Services:
-    """The parts, made when the service started."""
-    found: Services = request.app.state.services
-    return found
+async def _parts(request: Request) -> Parts:
+    return parts_of(request)
 
 
-ServicesDep = Annotated[Services, Depends(services)]
+PartsDep = Annotated[Parts, Depends(_parts)]
+
+CollectionQuery = Annotated[
+    str, Query(description="Collection", pattern=COLLECTION_PATTERN, max_length=63)
+]
+ImageId = Annotated[str, Path(description="The picture's id", pattern=ID_PATTERN, max_length=128)]
+K = Annotated[int, Query(ge=1, le=MAX_K, description="How many matches")]
+MinScore = Annotated[
+    float | None, Query(ge=-1, le=1, description="Leave out matches below this cosine")
+]
+FilterQuery = Annotated[str | None, Query(alias="filter", description=FILTER_HELP)]
+GroupBy = Annotated[
+    str | None,
+    Query(min_length=1, max_length=256, description="Only the best of each value of this field"),
+]
+
+# The same names as form fields, as query parameters, and in a body of JSON.
+
+PARAMETERS = ("nprobe", "ef_search", "k_factor", "exact")
+
+MAX_NPROBE, MAX_EF_SEARCH, MAX_K_FACTOR = (
+    LIMITS[name] for name in ("nprobe", "ef_search", "k_factor")
+)
+
+NPROBE_HELP = "Of an IVF index: lists that are visited; the index's own if not given"
+EF_SEARCH_HELP = "Of an HNSW index: candidates kept on the way; the index's own if not given"
+K_FACTOR_HELP = (
+    "Of a compressed index: candidates scored exactly for each match; its own if not given"
+)
+EXACT_HELP = "Score every picture, whatever the index"
 
 
-async def _duplicates(services: ServicesDep) -> DuplicateService:
-    return services.duplicates
+async def _form_effort(
+    nprobe: Annotated[int | None, Form(ge=1, le=MAX_NPROBE, description=NPROBE_HELP)] = None,
+    ef_search: Annotated[
+        int | None, Form(ge=1, le=MAX_EF_SEARCH, description=EF_SEARCH_HELP)
+    ] = None,
+    k_factor: Annotated[int | None, Form(ge=1, le=MAX_K_FACTOR, description=K_FACTOR_HELP)] = None,
+    exact: Annotated[bool, Form(description=EXACT_HELP)] = False,
+) -> Effort:
+    return Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact)
 
 
-async def _search(services: ServicesDep) -> SearchService:
-    return services.search
+async def _query_effort(
+    nprobe: Annotated[int | None, Query(ge=1, le=MAX_NPROBE, description=NPROBE_HELP)] = None,
+    ef_search: Annotated[
+        int | None, Query(ge=1, le=MAX_EF_SEARCH, description=EF_SEARCH_HELP)
+    ] = None,
+    k_factor: Annotated[int | None, Query(ge=1, le=MAX_K_FACTOR, description=K_FACTOR_HELP)] = None,
+    exact: Annotated[bool, Query(description=EXACT_HELP)] = False,
+) -> Effort:
+    return Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact)
 
 
-async def _url_search(services: ServicesDep) -> UrlSearchService:
-    return services.url_search
-
-
-async def _indexing(services: ServicesDep) -> IndexingService:
-    return services.indexing
-
-
-async def _pictures(services: ServicesDep) -> PictureService:
-    return services.pictures
+FormEffort = Annotated[Effort, Depends(_form_effort)]
+QueryEffort = Annotated[Effort, Depends(_query_effort)]
 
 
 def parse_metadata(text: str, count: int) -> list[dict[str, Any] | None]:
@@ -78,7 +108,7 @@ def parse_metadata(text: str, count: int) -> list[dict[str, Any] | None]:
 
 
 async def no_query_parameters(request: Request) -> None:
-    """Refuses parameters in the address of a form call, which would be ignored in silence."""
+    """Refuses query parameters on a call that takes form fields and would ignore them."""
     if request.query_params:
         raise InvalidParameterError(
             f"{sorted(request.query_params)} came in the address; this call takes form fields: "
@@ -87,7 +117,7 @@ async def no_query_parameters(request: Request) -> None:
 
 
 def known_fields(*names: str) -> Any:
-    """Dependency that refuses form fields nobody reads."""
+    """Dependency that refuses form fields with other names."""
 
     async def check(request: Request) -> None:
         _refuse_others((await request.form()).keys(), names)
@@ -96,7 +126,7 @@ def known_fields(*names: str) -> Any:
 
 
 def known_query(*names: str) -> Any:
-    """Dependency that refuses parameters in the address that nobody reads."""
+    """Dependency that refuses query parameters with other names."""
 
     async def check(request: Request) -> None:
         _refuse_others(request.query_params.keys(), names)
@@ -109,24 +139,3 @@ def _refuse_others(sent: Iterable[str], names: tuple[str, ...]) -> None:
         raise InvalidParameterError(
             f"{', '.join(unknown)}: no such field; this call takes {', '.join(names)}"
         )
-
-
-DuplicatesDep = Annotated[DuplicateService, Depends(_duplicates)]
-SearchDep = Annotated[SearchService, Depends(_search)]
-UrlSearchDep = Annotated[UrlSearchService, Depends(_url_search)]
-IndexingDep = Annotated[IndexingService, Depends(_indexing)]
-PicturesDep = Annotated[PictureService, Depends(_pictures)]
-
-CollectionQuery = Annotated[
-    str, Query(description="Collection", pattern=COLLECTION_PATTERN, max_length=63)
-]
-ImageId = Annotated[str, Path(description="The picture's id", pattern=ID_PATTERN, max_length=128)]
-K = Annotated[int, Query(ge=1, le=MAX_K, description="How many matches")]
-MinScore = Annotated[
-    float | None, Query(ge=-1, le=1, description="Leave out matches below this cosine")
-]
-FilterQuery = Annotated[str | None, Query(alias="filter", description=FILTER_HELP)]
-GroupBy = Annotated[
-    str | None,
-    Query(min_length=1, max_length=256, description="Only the best of each value of this field"),
-]

@@ -11,10 +11,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from lookalike import errors
-from lookalike.api.schemas import Problem
 from lookalike.errors import LookalikeError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,19 @@ _HTTP_CODES = {
     413: errors.RequestTooLargeError.code,
     415: "unsupported_media_type",
 }
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str = Field(
+        default="about:blank", description="Always about:blank; `code` tells errors apart"
+    )
+    title: str = Field(description="The status in words", examples=["Unsupported Media Type"])
+    status: int = Field(description="The HTTP status", examples=[415])
+    detail: str = Field(description="What is wrong, and what to do next")
+    code: str = Field(description="Stable name of the error", examples=["not_an_image"])
+    request_id: str = Field(description="Also in the header X-Request-ID and in the logs")
 
 
 def status_of(error: LookalikeError | type[LookalikeError]) -> int:

@@ -15,23 +15,18 @@ from fastapi_offline import FastAPIOffline
 
 from lookalike import __version__
 from lookalike.api import errors
-from lookalike.api.archive_uploads import ARCHIVES_AT_ONCE, ArchiveUploadLimits
+from lookalike.api.logs import Observe
 from lookalike.api.metrics import Metrics
-from lookalike.api.middleware import Observe
 from lookalike.api.routers import (
     collections,
-    duplicates,
     images,
-    imports,
     indexing,
-    jobs,
     search,
     service,
 )
-from lookalike.api.schemas import Problem
 from lookalike.api.security import Keys, load_admin_key
-from lookalike.api.upload_limits import UploadLimits
-from lookalike.api.uploads import Admission
+from lookalike.api.state import Parts
+from lookalike.api.uploads import ARCHIVES_AT_ONCE, Admission, ArchiveUploadLimits, UploadLimits
 from lookalike.bootstrap import Services, build_services
 from lookalike.config import Settings
 from lookalike.files.data_folder import make_data_folder
@@ -50,6 +45,9 @@ log = logging.getLogger(__name__)
 
 SPARE_THREADS = 32
 """Threads beyond the queue's places, so that cheap calls are answered while it is full."""
+
+FIELD_OVERHEAD_BYTES = 64_000
+"""Room in a field beside the metadata of its pictures."""
 
 
 def create_app(
@@ -77,7 +75,7 @@ def create_app(
     )
     errors.install(app)
     app.add_middleware(Observe, metrics=metrics)
-    for router in (search, indexing, imports, images, duplicates, collections, jobs, service):
+    for router in (search, indexing, images, collections, service):
         app.include_router(router.router)
     _complete_openapi(app)
     return app
@@ -91,25 +89,52 @@ async def _lifespan(
     to_thread.current_default_thread_limiter().total_tokens = settings.queue_size + SPARE_THREADS
     services: Services = await to_thread.run_sync(build)
     try:
-        admin = settings.admin_key
-        app.state.keys = Keys(
-            admin=admin.get_secret_value() if admin else load_admin_key(settings.data_dir),
-            read=settings.read_key.get_secret_value() if settings.read_key else None,
-        )
         metrics.watch(services)
-        app.state.metrics = metrics
-        app.state.services = services
-        app.state.canary_threads = CapacityLimiter(2)
-        app.state.metrics_threads = CapacityLimiter(2)
-        _limit_uploads(app, settings, services)
-        _say_what_runs(services)
+        app.state.parts = _parts(settings, services, metrics)
+        _log_what_runs(services)
         services.jobs.resume()
         yield
     finally:
         await to_thread.run_sync(services.close)
 
 
-def _say_what_runs(services: Services) -> None:
+def _parts(settings: Settings, services: Services, metrics: Metrics) -> Parts:
+    admin, read = settings.admin_key, settings.read_key
+    batcher = services.encoders.default.batcher
+    one_picture = UploadLimits(
+        file_bytes=settings.max_file_bytes,
+        field_bytes=settings.max_metadata_bytes + FIELD_OVERHEAD_BYTES,
+        files=1,
+        folder=services.files.tmp,
+    )
+    return Parts(
+        services=services,
+        keys=Keys(
+            admin=admin.get_secret_value() if admin else load_admin_key(settings.data_dir),
+            read=read.get_secret_value() if read else None,
+        ),
+        metrics=metrics,
+        admission=Admission(settings.queue_size, lambda: batcher.queue_length),
+        archive_admission=Admission(ARCHIVES_AT_ONCE, what="archives"),
+        search_limits=one_picture,
+        index_limits=replace(
+            one_picture,
+            field_bytes=settings.max_files * settings.max_metadata_bytes + FIELD_OVERHEAD_BYTES,
+            files=settings.max_files,
+            asked="the pictures as files; e.g. curl -F files=@photo.jpg",
+        ),
+        archive_limits=ArchiveUploadLimits(
+            file_bytes=settings.max_archive_bytes,
+            field_bytes=one_picture.field_bytes,
+            files=1,
+            folder=services.files.tmp,
+        ),
+        canary_threads=CapacityLimiter(2),
+        metrics_threads=CapacityLimiter(2),
+    )
+
+
+def _log_what_runs(services: Services) -> None:
     live = services.encoders.default
     spec, provenance = live.spec, live.encoder.provenance
     log.info(
@@ -124,30 +149,6 @@ def _say_what_runs(services: Services) -> None:
         log.info("collection %s: %d pictures", info.name, info.count)
 
 
-def _limit_uploads(app: FastAPI, settings: Settings, services: Services) -> None:
-    batcher = services.encoders.default.batcher
-    app.state.admission = Admission(settings.queue_size, lambda: batcher.queue_length)
-    app.state.archive_admission = Admission(ARCHIVES_AT_ONCE, what="archives")
-    app.state.search_limits = UploadLimits(
-        file_bytes=settings.max_file_bytes,
-        field_bytes=settings.max_metadata_bytes + 64_000,
-        files=1,
-        folder=services.files.tmp,
-    )
-    app.state.index_limits = replace(
-        app.state.search_limits,
-        field_bytes=settings.max_files * settings.max_metadata_bytes + 64_000,
-        files=settings.max_files,
-        asked="the pictures as files; e.g. curl -F files=@photo.jpg",
-    )
-    app.state.archive_limits = ArchiveUploadLimits(
-        file_bytes=settings.max_archive_bytes,
-        field_bytes=settings.max_metadata_bytes + 64_000,
-        files=1,
-        folder=services.files.tmp,
-    )
-
-
 def _complete_openapi(app: FastAPI) -> None:
     """Adds to OpenAPI what FastAPI leaves out.
 
@@ -159,7 +160,7 @@ def _complete_openapi(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = make()
         schemas = document["components"]["schemas"]
-        schemas.setdefault("Problem", Problem.model_json_schema())
+        schemas.setdefault("Problem", errors.Problem.model_json_schema())
         for schema in schemas.values():
             for field in schema.get("properties", {}).values():
                 upload = field.get("items", field)

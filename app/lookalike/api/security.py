@@ -14,6 +14,7 @@ from pathlib import Path
 from fastapi import Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
+from lookalike.api.state import parts_of
 from lookalike.errors import ConfigurationError, UnauthorizedError
 from lookalike.files.disk import sync_folder
 
@@ -131,11 +132,11 @@ async def require_read(
     request: Request, _key: str | None = Security(_header), _token: object = Security(_bearer)
 ) -> None:
     """Dependency of every call that reads; the parameters put the keys into OpenAPI."""
-    request.app.state.keys.check(request, Access.READ)
+    parts_of(request).keys.check(request, Access.READ)
 
 
 async def require_admin(
     request: Request, _key: str | None = Security(_header), _token: object = Security(_bearer)
 ) -> None:
     """Dependency of every call that changes something."""
-    request.app.state.keys.check(request, Access.ADMIN)
+    parts_of(request).keys.check(request, Access.ADMIN)

@@ -5,32 +5,140 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, cast
 
-from anyio import current_time, fail_after
+from anyio import current_time, fail_after, to_thread
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.datastructures import FormData, Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from lookalike.api.security import Access
-from lookalike.api.upload_limits import BODY_S, UploadLimits
+from lookalike.api.state import parts_of
 from lookalike.errors import (
+    ArchiveTooLargeError,
+    ImageTooLargeError,
     LookalikeError,
     MalformedRequestError,
     MetadataTooLargeError,
     QueueFullError,
     RequestTooLargeError,
+    TooManyFilesError,
     UploadStalledError,
 )
 
 IDLE_S = 10.0
 """Seconds without a byte after which a body has stalled."""
 
+BODY_S = 120.0
+"""Seconds after which a body must be complete."""
+
+ARCHIVE_BODY_S = 6 * 3600.0
+"""Seconds after which an archive must be complete."""
+
+ARCHIVES_AT_ONCE = 8
+"""Most archives on their way. They have their own places, so that searches keep theirs."""
+
+FORM_OVERHEAD_BYTES = 64_000
+"""Room for boundaries and part headers, for each part."""
+
 OTHER_FIELDS = 16
 """Most fields beside files and their ids."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadLimits:
+    """How much a multipart body may hold, and where its files wait.
+
+    Attributes:
+        file_bytes: Most bytes of one file.
+        field_bytes: Most bytes of one field that is no file.
+        files: Most files.
+        folder: Where files beyond 1 MB are spooled.
+        body_s: Seconds after which a body must be complete.
+        asked: What is to be sent, and an example of it.
+    """
+
+    file_bytes: int
+    field_bytes: int
+    files: int
+    folder: Path
+    body_s: float = BODY_S
+    asked: str = "the picture as a file; e.g. curl -F file=@photo.jpg"
+
+    @property
+    def body_bytes(self) -> int:
+        """Most bytes of the whole body."""
+        parts = self.files * (self.file_bytes + FORM_OVERHEAD_BYTES)
+        return parts + self.field_bytes + FORM_OVERHEAD_BYTES
+
+    def body_too_large(self) -> LookalikeError:
+        """The error for a body with too many bytes."""
+        if self.files == 1:
+            return ImageTooLargeError(
+                f"The picture has more than {self.file_bytes:,} bytes; send a smaller file, or "
+                "raise LOOKALIKE_MAX_FILE_BYTES"
+            )
+        return RequestTooLargeError(
+            f"The request has more than {self.body_bytes:,} bytes; send fewer or smaller files"
+        )
+
+    def file_too_large(self, filename: str | None) -> LookalikeError:
+        """The error for a file with too many bytes."""
+        return ImageTooLargeError(
+            f"{filename!r} has more than {self.file_bytes:,} bytes; send a smaller file, or raise "
+            "LOOKALIKE_MAX_FILE_BYTES"
+        )
+
+    def too_many_files(self) -> LookalikeError:
+        """The error for more files than these."""
+        most = "one file" if self.files == 1 else f"{self.files} files"
+        return TooManyFilesError(f"More than {most} in one request; send them in several")
+
+    def no_form(self) -> LookalikeError:
+        """The error for a body that is no multipart form."""
+        return MalformedRequestError(f"The body must be multipart/form-data with {self.asked}")
+
+    def spool(self) -> BinaryIO:
+        """A new file for what is sent."""
+        spool = SpooledTemporaryFile(  # noqa: SIM115 - closed with the form
+            max_size=MultiPartParser.spool_max_size, dir=str(self.folder)
+        )
+        return cast("BinaryIO", spool)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveUploadLimits(UploadLimits):
+    """How much an archive may have.
+
+    Attributes:
+        path: The file that it is written to.
+    """
+
+    path: Path | None = None
+    body_s: float = ARCHIVE_BODY_S
+    asked: str = "the archive as a file; e.g. curl -F file=@photos.zip"
+
+    def body_too_large(self) -> LookalikeError:
+        """The error for an archive with too many bytes."""
+        return ArchiveTooLargeError(
+            f"The archive has more than {self.file_bytes:,} bytes; send it in parts, or raise "
+            "LOOKALIKE_MAX_ARCHIVE_BYTES"
+        )
+
+    def file_too_large(self, filename: str | None) -> LookalikeError:  # noqa: ARG002 - as above
+        """The error for an archive with too many bytes."""
+        return self.body_too_large()
+
+    def spool(self) -> BinaryIO:
+        """The file that the archive is written to."""
+        assert self.path is not None
+        return self.path.open("x+b")
 
 
 class Admission:
@@ -173,12 +281,12 @@ class UploadRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def limited(request: Request) -> Response:
-            state = request.app.state
-            state.keys.check(request, self.access)
-            limits: UploadLimits = state.search_limits if self.one_file else state.index_limits
+            parts = parts_of(request)
+            parts.keys.check(request, self.access)
+            limits = parts.search_limits if self.one_file else parts.index_limits
             if announced_bytes(request) > limits.body_bytes:
                 raise limits.body_too_large()
-            with state.admission.place():
+            with parts.admission.place():
                 request._form = await read_form(request, limits)  # FastAPI finds it read
                 return await handle(request)
 
@@ -192,7 +300,7 @@ class JsonRoute(APIRoute):
 
     def admit(self, request: Request) -> None:
         """Decides before a body is read. Raises what the answer shall say."""
-        request.app.state.keys.check(request, Access.ADMIN)
+        parts_of(request).keys.check(request, Access.ADMIN)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wraps FastAPI's handler, which would read the body first of all."""
@@ -202,7 +310,7 @@ class JsonRoute(APIRoute):
 
         async def limited(request: Request) -> Response:
             self.admit(request)
-            limit = request.app.state.search_limits.field_bytes
+            limit = parts_of(request).search_limits.field_bytes
             body = bytearray()
             async for chunk in unstalled(request):
                 body += chunk
@@ -221,9 +329,33 @@ class IndexRoute(UploadRoute):
     one_file = False
 
 
-def upload_size(upload: UploadFile) -> int:
-    """Bytes of an upload."""
-    return upload.size or 0
+class ArchiveRoute(APIRoute):
+    """A route that takes one archive: key, room, and then the body, straight into its file.
+
+    The route finds the file's path in `request.state.spool`, and moves it where it is kept.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wraps FastAPI's handler, which would read the body first of all."""
+        handle = super().get_route_handler()
+
+        async def limited(request: Request) -> Response:
+            parts = parts_of(request)
+            parts.keys.check(request, Access.ADMIN)
+            limits = parts.archive_limits
+            size = announced_bytes(request)
+            if size > limits.body_bytes:
+                raise limits.body_too_large()
+            with parts.archive_admission.place():
+                spool = await to_thread.run_sync(parts.services.imports.spool, size)
+                request.state.spool = spool
+                try:
+                    request._form = await read_form(request, replace(limits, path=spool))
+                    return await handle(request)
+                finally:
+                    spool.unlink(missing_ok=True)
+
+        return limited
 
 
 def announced_bytes(request: Request) -> int:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from lookalike.api.duplicate_schemas import DuplicatesOut, DuplicatesRunning
-from lookalike.api.schemas import ImageOut, SearchOut
 from lookalike.records import DuplicateKind, OnConflict
+from lookalike.schemas import DuplicatesOut, DuplicatesRunning, ImageOut, SearchOut
 from lookalike.store.effort import Effort
 
 

@@ -15,8 +15,8 @@ from lookalike.records import DuplicateKind
 if TYPE_CHECKING:
     from PIL import Image
 
-    from lookalike.api.duplicate_schemas import DuplicateGroupOut, DuplicatesOut, KeptOut
     from lookalike.cli.backends import Backend, DuplicatesAsk
+    from lookalike.schemas import DuplicateGroupOut, DuplicatesOut, KeptOut
 
 SHOWN_GROUPS = 50
 """Groups in the table."""

@@ -26,8 +26,8 @@ from lookalike.records import OnConflict
 from lookalike.services.import_feeds import ARCHIVE_ENDINGS
 
 if TYPE_CHECKING:
-    from lookalike.api.job_schemas import JobOut
     from lookalike.cli.backends import Backend, Line
+    from lookalike.schemas import JobOut
     from lookalike.services.importing import ImportOptions
 
 STAGE = "indexing"

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from lookalike import __version__
-from lookalike.api.duplicate_schemas import DuplicatesOut, DuplicatesRunning
-from lookalike.api.schemas import CollectionOut, ImageOut, SearchOut
 from lookalike.bootstrap import (
     Services,
     build_pictures,
@@ -26,6 +24,7 @@ from lookalike.media.archives import ArchiveLimits
 from lookalike.media.sources import PictureSource
 from lookalike.model_recipes import recipe_of
 from lookalike.records import OnConflict
+from lookalike.schemas import CollectionOut, DuplicatesOut, DuplicatesRunning, ImageOut, SearchOut
 from lookalike.services.dropping import drop_collection
 from lookalike.services.duplicates.service import (
     MAX_LIMIT,

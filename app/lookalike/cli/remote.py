@@ -14,14 +14,12 @@ from typing import Any, BinaryIO, Self
 
 import httpx2
 
-from lookalike.api.duplicate_schemas import DuplicatesOut, DuplicatesRunning
-from lookalike.api.job_schemas import JobOut
-from lookalike.api.schemas import ImageOut, SearchOut
 from lookalike.cli.backends import Ask, DuplicatesAsk, Job, Line
 from lookalike.cli.progress import Report
 from lookalike.cli.sending import Archive, Loaded, batches, form, load
 from lookalike.errors import ServerError, UnreadableImageError
 from lookalike.records import OnConflict
+from lookalike.schemas import DuplicatesOut, DuplicatesRunning, ImageOut, JobOut, SearchOut
 from lookalike.services.importing import ImportOptions
 from lookalike.store.filters import parse_filter
 from lookalike.store.metadata import canonical_json

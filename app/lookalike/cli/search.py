@@ -22,7 +22,7 @@ from lookalike.cli.options import (
 from lookalike.store.effort import LIMITS, Effort
 
 if TYPE_CHECKING:
-    from lookalike.api.schemas import SearchOut
+    from lookalike.schemas import SearchOut
 
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

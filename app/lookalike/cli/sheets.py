@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from lookalike.api.schemas import SearchOut
 from lookalike.cli.backends import Backend
 from lookalike.errors import LookalikeError
 from lookalike.media.decode import ImageLimits, decode_image
+from lookalike.schemas import SearchOut
 from lookalike.visualization.contact_sheet import Tile, contact_sheet
 
 _TILE = 160  # pixels

@@ -11,8 +11,8 @@ import typer
 from lookalike.errors import ServerError
 
 if TYPE_CHECKING:
-    from lookalike.api.job_schemas import JobOut
     from lookalike.cli.remote import RemoteBackend
+    from lookalike.schemas import JobOut
 
 POLL_S = 0.5
 RETRY_S = 60.0

@@ -1,19 +1,83 @@
-"""GET /collections and DELETE /collections/{name}."""
+"""/collections and what changes one, and /jobs: long work that is done in the background."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
+from pydantic import ConfigDict, Field
 
-from lookalike.api.deps import COLLECTION_PATTERN, ServicesDep
+from lookalike.api.deps import COLLECTION_PATTERN, PartsDep
 from lookalike.api.errors import responses
-from lookalike.api.schemas import CollectionOut, CollectionsOut
 from lookalike.api.security import require_admin, require_read
+from lookalike.api.uploads import JsonRoute
 from lookalike.bootstrap import Services
+from lookalike.errors import RequestTooLargeError
+from lookalike.model_recipes import recipe_of
+from lookalike.schemas import CollectionOut, CollectionsOut, JobOut, JobsOut, Schema
 from lookalike.services.dropping import drop_collection
+from lookalike.services.job_run import JobStatus
 
-router = APIRouter(prefix="/collections", tags=["collections"])
+ACCEPTED = {
+    "description": "The job waits or runs; GET its Location to see how far it is",
+    "headers": {"Location": {"schema": {"type": "string"}, "description": "/jobs/{id}"}},
+}
+"""OpenAPI's description of an answer 202 with a job."""
+
+PATH_PATTERN = r"^[^\x00-\x1f\x7f]+$"
+
+CollectionName = Annotated[str, Path(pattern=COLLECTION_PATTERN, max_length=63)]
+JobId = Annotated[str, Path(description="The job's id", pattern="^[0-9a-f]{16}$")]
+
+
+class JobRoute(JsonRoute):
+    """A route whose body, where it has one, says what to do."""
+
+    too_large = RequestTooLargeError
+
+
+router = APIRouter()
+_collections = APIRouter(prefix="/collections", tags=["collections"])
+_jobs = APIRouter(route_class=JobRoute, tags=["jobs"], dependencies=[Depends(require_admin)])
+
+
+class ReembedIn(Schema):
+    """The model to move a collection to; what is left out is the service's own setting."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str | None = Field(
+        None, pattern="^[a-z0-9_]{1,64}$", description="resnet18, 34, 50, 101 or 152"
+    )
+    weights: str | None = Field(
+        None,
+        pattern=PATH_PATTERN,
+        max_length=1024,
+        description="A torchvision weights name, a path on the service's machine, or random",
+    )
+    pooling: Literal["avg", "flatten"] | None = None
+    resize: Literal["squash", "crop"] | None = None
+    input_size: int | None = Field(
+        None, ge=32, le=1024, description="Side of the network's input; null: the model's own"
+    )
+    head: str | None = Field(
+        None,
+        pattern=PATH_PATTERN,
+        max_length=1024,
+        description="A head's file on the service's machine; null: no head",
+    )
+    int8: bool | None = Field(
+        None, description="Whether the newest int8 network of these settings makes the vectors"
+    )
+
+    def given(self) -> dict[str, Any]:
+        """What was sent: null counts for `head` and `input_size` alone."""
+        sent = {name: getattr(self, name) for name in self.model_fields_set}
+        return {
+            name: value
+            for name, value in sent.items()
+            if value is not None or name in {"head", "input_size"}
+        }
 
 
 def described(services: Services) -> list[CollectionOut]:
@@ -25,19 +89,19 @@ def described(services: Services) -> list[CollectionOut]:
     ]
 
 
-@router.get(
+@_collections.get(
     "",
     summary="List collections",
     operation_id="list_collections",
     responses=responses(401),
     dependencies=[Depends(require_read)],
 )
-def list_collections(services: ServicesDep) -> CollectionsOut:
+def list_collections(parts: PartsDep) -> CollectionsOut:
     """Every collection with its count and what made its vectors."""
-    return CollectionsOut(collections=described(services))
+    return CollectionsOut(collections=described(parts.services))
 
 
-@router.delete(
+@_collections.delete(
     "/{name}",
     status_code=204,
     summary="Delete a collection",
@@ -45,11 +109,84 @@ def list_collections(services: ServicesDep) -> CollectionsOut:
     responses=responses(401, 404, 422, 507),
     dependencies=[Depends(require_admin)],
 )
-def delete_collection(
-    name: Annotated[str, Path(pattern=COLLECTION_PATTERN, max_length=63)], services: ServicesDep
-) -> Response:
+def delete_collection(name: CollectionName, parts: PartsDep) -> Response:
     """All of its pictures, vectors and files go; imports into it end."""
+    services = parts.services
     drop_collection(
         name, pictures=services.pictures, jobs=services.jobs, gate=services.indexing.gate
     )
     return Response(status_code=204)
+
+
+def accepted(response: Response, job: JobStatus) -> JobOut:
+    """The answer 202: the job, and its address in the header."""
+    response.headers["Location"] = f"/jobs/{job.job.id}"
+    return JobOut.of(job)
+
+
+@_jobs.post(
+    "/collections/{name}/reembed",
+    status_code=202,
+    summary="Move a collection to another model",
+    operation_id="reembed",
+    responses={202: ACCEPTED, **responses(400, 401, 404, 408, 413, 422, 503, 507)},
+)
+def reembed(
+    name: CollectionName,
+    parts: PartsDep,
+    response: Response,
+    asked: ReembedIn | None = None,
+) -> JobOut:
+    """New vectors for every picture, in the background; the old ones answer until the switch.
+
+    The very same work is not begun twice: the job that is under way is given again.
+    """
+    services = parts.services
+    services.reembedding.require(name)
+    recipe = recipe_of(services.settings, asked.given() if asked else None)
+    job = services.jobs.start("reembed", services.reembedding.parameters(name, recipe))
+    return accepted(response, job)
+
+
+@_jobs.get(
+    "/jobs",
+    summary="List jobs",
+    operation_id="list_jobs",
+    responses=responses(401, 422, 503),
+)
+def list_jobs(
+    parts: PartsDep,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most jobs to return")] = 100,
+    cursor: Annotated[
+        str | None, Query(description="`next_cursor` of the jobs before", max_length=64)
+    ] = None,
+) -> JobsOut:
+    """The newest first; those that ended long ago are forgotten."""
+    found, next_cursor = parts.services.jobs.page(cursor=cursor or None, limit=limit)
+    return JobsOut(jobs=[JobOut.of(one) for one in found], next_cursor=next_cursor)
+
+
+@_jobs.get(
+    "/jobs/{job_id}",
+    summary="How far a job is",
+    operation_id="get_job",
+    responses=responses(401, 404, 422, 503),
+)
+def get_job(job_id: JobId, parts: PartsDep) -> JobOut:
+    """Progress, rate, errors so far and time left."""
+    return JobOut.of(parts.services.jobs.get(job_id))
+
+
+@_jobs.post(
+    "/jobs/{job_id}/cancel",
+    summary="End a job",
+    operation_id="cancel_job",
+    responses=responses(401, 404, 422, 503, 507),
+)
+def cancel_job(job_id: JobId, parts: PartsDep) -> JobOut:
+    """At its next step; what it did is kept, and one that ended stays as it is."""
+    return JobOut.of(parts.services.jobs.cancel(job_id))
+
+
+router.include_router(_collections)
+router.include_router(_jobs)

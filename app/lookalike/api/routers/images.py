@@ -1,12 +1,13 @@
-"""Everything under /images."""
+"""Everything under /images, and GET /duplicates."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Query, Response
 from fastapi.responses import FileResponse
+from pydantic import Field
 
 from lookalike.api.deps import (
     CollectionQuery,
@@ -15,26 +16,49 @@ from lookalike.api.deps import (
     ImageId,
     K,
     MinScore,
-    PicturesDep,
-    SearchDep,
+    PartsDep,
+    QueryEffort,
+    known_query,
 )
 from lookalike.api.errors import responses
-from lookalike.api.schemas import ImageOut, ImagesOut, MetadataPatch, SearchOut
-from lookalike.api.search_inputs import QueryEffort
 from lookalike.api.security import require_admin, require_read
 from lookalike.api.uploads import JsonRoute
-from lookalike.records import DEFAULT_COLLECTION
+from lookalike.records import DEFAULT_COLLECTION, DuplicateKind
+from lookalike.schemas import (
+    DuplicatesOut,
+    DuplicatesRunning,
+    ImageOut,
+    ImagesOut,
+    Schema,
+    SearchOut,
+)
+from lookalike.services.duplicates.service import (
+    MAX_LIMIT,
+    MIN_THRESHOLD,
+    THRESHOLD,
+    DuplicateOptions,
+    Progress,
+)
 from lookalike.services.search import SearchOptions
 from lookalike.store.filters import parse_filter
 
-router = APIRouter(prefix="/images", tags=["images"], route_class=JsonRoute)
+router = APIRouter()
+_images = APIRouter(prefix="/images", tags=["images"], route_class=JsonRoute)
+_duplicates = APIRouter(tags=["duplicates"])
 
 READ = [Depends(require_read)]
 ADMIN = [Depends(require_admin)]
+RETRY_AFTER_S = 2
 _SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'"}
 
 
-@router.get(
+class MetadataPatch(Schema):
+    """Changes to a picture's metadata: keys are set, null removes one (RFC 7396)."""
+
+    metadata: dict[str, Any] = Field(examples=[{"label": "cat"}])
+
+
+@_images.get(
     "",
     summary="List pictures",
     operation_id="list_images",
@@ -42,18 +66,20 @@ _SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "defaul
     dependencies=READ,
 )
 def list_images(
-    pictures: PicturesDep,
+    parts: PartsDep,
     collection: CollectionQuery = DEFAULT_COLLECTION,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the stretch before")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most pictures to return")] = 100,
     filter: FilterQuery = None,  # noqa: A002 - the parameter's name in HTTP
 ) -> ImagesOut:
     """Pictures, oldest first, a stretch at a time."""
-    page = pictures.page(collection, cursor=cursor or None, limit=limit, where=parse_filter(filter))
+    page = parts.services.pictures.page(
+        collection, cursor=cursor or None, limit=limit, where=parse_filter(filter)
+    )
     return ImagesOut.of(collection, page)
 
 
-@router.get(
+@_images.get(
     "/{image_id}",
     summary="Read a picture's record",
     operation_id="get_image",
@@ -61,13 +87,13 @@ def list_images(
     dependencies=READ,
 )
 def get_image(
-    image_id: ImageId, pictures: PicturesDep, collection: CollectionQuery = DEFAULT_COLLECTION
+    image_id: ImageId, parts: PartsDep, collection: CollectionQuery = DEFAULT_COLLECTION
 ) -> ImageOut:
     """What is stored about one picture."""
-    return ImageOut.of(pictures.get(collection, image_id))
+    return ImageOut.of(parts.services.pictures.get(collection, image_id))
 
 
-@router.patch(
+@_images.patch(
     "/{image_id}",
     summary="Change a picture's metadata",
     operation_id="patch_image",
@@ -77,14 +103,14 @@ def get_image(
 def patch_image(
     image_id: ImageId,
     patch: Annotated[MetadataPatch, Body()],
-    pictures: PicturesDep,
+    parts: PartsDep,
     collection: CollectionQuery = DEFAULT_COLLECTION,
 ) -> ImageOut:
     """Keys that are given are set, null removes one, the rest stays (RFC 7396)."""
-    return ImageOut.of(pictures.patch_metadata(collection, image_id, patch.metadata))
+    return ImageOut.of(parts.services.pictures.patch_metadata(collection, image_id, patch.metadata))
 
 
-@router.delete(
+@_images.delete(
     "/{image_id}",
     status_code=204,
     summary="Delete a picture",
@@ -93,14 +119,14 @@ def patch_image(
     dependencies=ADMIN,
 )
 def delete_image(
-    image_id: ImageId, pictures: PicturesDep, collection: CollectionQuery = DEFAULT_COLLECTION
+    image_id: ImageId, parts: PartsDep, collection: CollectionQuery = DEFAULT_COLLECTION
 ) -> Response:
     """Never found again from the answer on."""
-    pictures.delete(collection, image_id)
+    parts.services.pictures.delete(collection, image_id)
     return Response(status_code=204)
 
 
-@router.get(
+@_images.get(
     "/{image_id}/file",
     summary="The picture as it was sent",
     operation_id="get_image_file",
@@ -109,10 +135,10 @@ def delete_image(
     dependencies=READ,
 )
 def get_file(
-    image_id: ImageId, pictures: PicturesDep, collection: CollectionQuery = DEFAULT_COLLECTION
+    image_id: ImageId, parts: PartsDep, collection: CollectionQuery = DEFAULT_COLLECTION
 ) -> FileResponse:
     """The very bytes."""
-    record, path = pictures.original(collection, image_id)
+    record, path = parts.services.pictures.original(collection, image_id)
     disposition = f"inline; filename*=utf-8''{quote(record.filename, safe='')}"
     return FileResponse(
         path,
@@ -121,7 +147,7 @@ def get_file(
     )
 
 
-@router.get(
+@_images.get(
     "/{image_id}/thumbnail",
     summary="The picture in small",
     operation_id="get_image_thumbnail",
@@ -130,14 +156,14 @@ def get_file(
     dependencies=READ,
 )
 def get_thumbnail(
-    image_id: ImageId, pictures: PicturesDep, collection: CollectionQuery = DEFAULT_COLLECTION
+    image_id: ImageId, parts: PartsDep, collection: CollectionQuery = DEFAULT_COLLECTION
 ) -> FileResponse:
     """A JPEG of at most 256 pixels a side."""
-    path = pictures.thumbnail(collection, image_id)
+    path = parts.services.pictures.thumbnail(collection, image_id)
     return FileResponse(path, media_type="image/jpeg", headers=_SAFE)
 
 
-@router.get(
+@_images.get(
     "/{image_id}/similar",
     summary="Find the pictures most like a stored one",
     operation_id="similar_images",
@@ -145,9 +171,8 @@ def get_thumbnail(
     dependencies=READ,
 )
 def similar_images(
-    request: Request,
     image_id: ImageId,
-    search: SearchDep,
+    parts: PartsDep,
     effort: QueryEffort,
     k: K = 10,
     min_score: MinScore = None,
@@ -164,6 +189,69 @@ def similar_images(
         group_by=group_by,
         effort=effort,
     )
-    result = search.similar(image_id, options)
-    request.app.state.metrics.stages("similar", result.took_ms)
+    result = parts.services.search.similar(image_id, options)
+    parts.metrics.stages("similar", result.took_ms)
     return SearchOut.of(result)
+
+
+@_duplicates.get(
+    "/duplicates",
+    response_model=DuplicatesOut,
+    summary="Find pictures that are stored more than once",
+    operation_id="list_duplicates",
+    responses={
+        202: {
+            "model": DuplicatesRunning,
+            "description": "The search is under way; ask again after Retry-After seconds",
+            "headers": {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds"}},
+        },
+        **responses(401, 404, 409, 422, 503),
+    },
+    dependencies=[
+        Depends(require_read),
+        known_query("collection", "kind", "threshold", "limit", "cursor"),
+    ],
+)
+def list_duplicates(
+    parts: PartsDep,
+    collection: CollectionQuery = DEFAULT_COLLECTION,
+    kind: Annotated[
+        DuplicateKind, Query(description="The weakest kind to find; stricter ones are included")
+    ] = DuplicateKind.NEAR,
+    threshold: Annotated[
+        float,
+        Query(
+            ge=MIN_THRESHOLD,
+            le=1,
+            description="The lowest cosine of two duplicates; the same bytes need none",
+        ),
+    ] = THRESHOLD,
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most groups to return")] = 100,
+    cursor: Annotated[
+        str | None, Query(description="`next_cursor` of the groups before", max_length=140)
+    ] = None,
+) -> DuplicatesOut | Response:
+    """Groups of one picture to keep and those that are directly like it, the largest first.
+
+    Where the search takes longer than a few seconds, the answer is 202 with how far it is.
+    """
+    options = DuplicateOptions(
+        collection=collection,
+        kind=kind,
+        threshold=threshold,
+        limit=limit,
+        cursor=cursor or None,
+    )
+    found = parts.services.duplicates.find(options)
+    if isinstance(found, Progress):
+        return Response(
+            DuplicatesRunning.of(found).model_dump_json(),
+            status_code=202,
+            media_type="application/json",
+            headers={"Retry-After": str(RETRY_AFTER_S)},
+        )
+    return DuplicatesOut.of(found)
+
+
+router.include_router(_images)
+router.include_router(_duplicates)

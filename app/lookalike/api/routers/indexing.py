@@ -1,4 +1,4 @@
-"""POST /index."""
+"""POST /index, and POST /index/archive and /index/folder: many pictures as a job."""
 
 from __future__ import annotations
 
@@ -8,28 +8,39 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
+from pydantic import ConfigDict, Field
 
 from lookalike.api import errors
 from lookalike.api.deps import (
     COLLECTION_PATTERN,
-    IndexingDep,
+    PartsDep,
     known_fields,
     no_query_parameters,
     parse_metadata,
 )
-from lookalike.api.schemas import IndexItemOut, IndexOut, ItemError
+from lookalike.api.routers.collections import ACCEPTED, PATH_PATTERN, JobRoute, accepted
 from lookalike.api.security import require_admin
-from lookalike.api.uploads import IndexRoute, upload_size
-from lookalike.errors import InvalidIdError, LookalikeError
+from lookalike.api.uploads import ArchiveRoute, IndexRoute
+from lookalike.errors import InvalidIdError, InvalidMetadataError, LookalikeError
 from lookalike.media.sources import PictureSource
 from lookalike.records import DEFAULT_COLLECTION, OnConflict
+from lookalike.schemas import IndexItemOut, IndexOut, ItemError, JobOut, Schema
+from lookalike.services.importing import ImportOptions
 from lookalike.services.index_items import IndexItem
 from lookalike.services.timing import Stopwatch
 
-router = APIRouter(route_class=IndexRoute, tags=["index"])
+router = APIRouter(tags=["index"])
+_pictures = APIRouter(route_class=IndexRoute)
+_archives = APIRouter(route_class=ArchiveRoute)
+_folders = APIRouter(route_class=JobRoute)
+
+OnConflictForm = Annotated[OnConflict, Form(description="What to do with ids that exist")]
+CollectionForm = Annotated[
+    str, Form(pattern=COLLECTION_PATTERN, description="Made where it does not exist")
+]
 
 
-@router.post(
+@_pictures.post(
     "/index",
     response_model=IndexOut,
     status_code=201,
@@ -49,7 +60,7 @@ router = APIRouter(route_class=IndexRoute, tags=["index"])
 def index(
     request: Request,
     files: Annotated[list[UploadFile], "One picture or many"],
-    service: IndexingDep,
+    parts: PartsDep,
     ids: Annotated[
         list[str],
         Form(
@@ -59,12 +70,8 @@ def index(
     metadata: Annotated[
         str, Form(description='JSON: one object for all, or a list: {"label": "cat"}')
     ] = "",
-    on_conflict: Annotated[
-        OnConflict, Form(description="What to do with ids that exist")
-    ] = OnConflict.REPLACE,
-    collection: Annotated[
-        str, Form(pattern=COLLECTION_PATTERN, description="Made where it does not exist")
-    ] = DEFAULT_COLLECTION,
+    on_conflict: OnConflictForm = OnConflict.REPLACE,
+    collection: CollectionForm = DEFAULT_COLLECTION,
 ) -> Response:
     """Send pictures as `files`; what was answered 201 is on the disk and findable.
 
@@ -76,15 +83,17 @@ def index(
     sources = [
         PictureSource(
             filename=upload.filename or "",
-            size=upload_size(upload),
+            size=upload.size or 0,
             file=upload.file,
             id=image_id,
             metadata=fields,
         )
         for upload, image_id, fields in zip(files, named, described, strict=True)
     ]
-    items = list(service.index(sources, collection=collection, on_conflict=on_conflict))
-    request.app.state.metrics.stages("index", watch.took_ms())
+    items = list(
+        parts.services.indexing.index(sources, collection=collection, on_conflict=on_conflict)
+    )
+    parts.metrics.stages("index", watch.took_ms())
     return _answer(request, collection, items)
 
 
@@ -150,3 +159,104 @@ def _item(item: IndexItem) -> IndexItemOut:
     return IndexItemOut.model_validate(
         {"filename": filename, "status": item.status.value, "id": item.id}
     )
+
+
+class FolderIn(Schema):
+    """A folder of the server whose pictures are indexed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    path: str = Field(
+        pattern=PATH_PATTERN, min_length=1, max_length=4096, description="Whole path on the server"
+    )
+    collection: str = Field(
+        DEFAULT_COLLECTION, max_length=63, description="Made where it does not exist"
+    )
+    on_conflict: OnConflict = Field(
+        OnConflict.REPLACE, strict=False, description="What to do with ids that exist"
+    )
+    metadata: dict[str, Any] | None = Field(None, description="For every picture")
+    folder_field: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="Metadata field for the name of the picture's folder",
+    )
+
+
+@_archives.post(
+    "/index/archive",
+    status_code=202,
+    summary="Add the pictures of an archive",
+    operation_id="index_archive",
+    responses={202: ACCEPTED, **errors.responses(400, 401, 408, 409, 413, 415, 422, 503, 507)},
+    dependencies=[
+        Depends(require_admin),
+        Depends(no_query_parameters),
+        known_fields("file", "metadata", "folder_field", "on_conflict", "collection"),
+    ],
+)
+def index_archive(
+    request: Request,
+    file: Annotated[UploadFile, "A zip file, or a tar file, plain or packed: gz, bz2, xz"],
+    parts: PartsDep,
+    response: Response,
+    metadata: Annotated[
+        str, Form(description='JSON object for every picture: {"label": "cat"}')
+    ] = "",
+    folder_field: Annotated[
+        str,
+        Form(max_length=256, description="Metadata field for the name of the picture's folder"),
+    ] = "",
+    on_conflict: OnConflictForm = OnConflict.REPLACE,
+    collection: CollectionForm = DEFAULT_COLLECTION,
+) -> JobOut:
+    """Send a zip or tar file as `file`; its pictures are indexed in the background.
+
+    A picture that fails is an error of the job and harms no other.
+    """
+    file.file.flush()  # so that what is read by its name is whole
+    options = ImportOptions(
+        collection=collection,
+        on_conflict=on_conflict,
+        metadata=_one_object(metadata),
+        folder_field=folder_field or None,
+    )
+    spool, services = request.state.spool, parts.services
+    job = services.imports.begin_archive(spool, file.filename or "", options, services.jobs)
+    return accepted(response, job)
+
+
+@_folders.post(
+    "/index/folder",
+    status_code=202,
+    summary="Add the pictures of a folder of the server",
+    operation_id="index_folder",
+    responses={202: ACCEPTED, **errors.responses(400, 401, 403, 408, 409, 413, 422, 503, 507)},
+    dependencies=[Depends(require_admin)],
+)
+def index_folder(asked: FolderIn, parts: PartsDep, response: Response) -> JobOut:
+    """Its pictures are indexed in the background, as `lookalike index` would.
+
+    Only below the folders of LOOKALIKE_IMPORT_DIRS. The very same work is not begun twice: the
+    job that is under way is given again.
+    """
+    options = ImportOptions(
+        collection=asked.collection,
+        on_conflict=asked.on_conflict,
+        metadata=asked.metadata,
+        folder_field=asked.folder_field,
+    )
+    services = parts.services
+    return accepted(response, services.imports.begin_folder(asked.path, options, services.jobs))
+
+
+def _one_object(text: str) -> dict[str, Any] | None:
+    (found,) = parse_metadata(text, 1)
+    if text.lstrip().startswith("["):
+        raise InvalidMetadataError("metadata must be one JSON object, for every picture")
+    return found
+
+
+for part in (_pictures, _archives, _folders):
+    router.include_router(part)

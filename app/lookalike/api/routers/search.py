@@ -2,27 +2,73 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Request, UploadFile
+from pydantic import ConfigDict, Field
 
 from lookalike.api.deps import (
     COLLECTION_PATTERN,
+    EF_SEARCH_HELP,
+    EXACT_HELP,
     FILTER_HELP,
-    SearchDep,
-    UrlSearchDep,
+    K_FACTOR_HELP,
+    MAX_EF_SEARCH,
+    MAX_K_FACTOR,
+    MAX_NPROBE,
+    NPROBE_HELP,
+    PARAMETERS,
+    FormEffort,
+    PartsDep,
     known_fields,
     no_query_parameters,
 )
 from lookalike.api.errors import responses
-from lookalike.api.schemas import SearchOut
-from lookalike.api.search_inputs import PARAMETERS, FormEffort, UrlSearchIn
 from lookalike.api.security import Access, require_read
+from lookalike.api.state import parts_of
 from lookalike.api.uploads import JsonRoute, UploadRoute
 from lookalike.errors import InvalidParameterError, RequestTooLargeError
 from lookalike.records import DEFAULT_COLLECTION
+from lookalike.schemas import Schema, SearchOut
 from lookalike.services.search import MAX_K, SearchOptions
+from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter, parse_filter
+
+
+class UrlSearchIn(Schema):
+    """A search by the picture at an address."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    url: str = Field(
+        min_length=1,
+        max_length=2048,
+        description="Where the picture is; http or https",
+        examples=["https://example.com/photo.jpg"],
+    )
+    k: int = Field(10, ge=1, le=MAX_K, description="How many matches")
+    min_score: float = Field(-1.0, ge=-1, le=1, description="Leave out matches below this cosine")
+    filter: dict[str, Any] | None = Field(
+        None, description="Conditions on metadata", examples=[{"label": "cat"}]
+    )
+    group_by: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="Only the best of each value of this metadata field",
+    )
+    collection: str = Field(
+        DEFAULT_COLLECTION, pattern=COLLECTION_PATTERN, description="Where to search"
+    )
+    nprobe: int | None = Field(None, ge=1, le=MAX_NPROBE, description=NPROBE_HELP)
+    ef_search: int | None = Field(None, ge=1, le=MAX_EF_SEARCH, description=EF_SEARCH_HELP)
+    k_factor: int | None = Field(None, ge=1, le=MAX_K_FACTOR, description=K_FACTOR_HELP)
+    exact: bool = Field(False, description=EXACT_HELP)
+
+    @property
+    def effort(self) -> Effort:
+        """How hard to look."""
+        return Effort(**{name: getattr(self, name) for name in PARAMETERS})
 
 
 class UrlRoute(JsonRoute):
@@ -35,10 +81,10 @@ class UrlRoute(JsonRoute):
 
     def admit(self, request: Request) -> None:
         """Nothing is fetched for a queue that has no room."""
-        state = request.app.state
-        state.keys.check(request, Access.READ)
-        state.services.url_search.require_fetcher()
-        with state.admission.place():
+        parts = parts_of(request)
+        parts.keys.check(request, Access.READ)
+        parts.services.url_search.require_fetcher()
+        with parts.admission.place():
             pass
 
 
@@ -67,9 +113,8 @@ _by_url = APIRouter(route_class=UrlRoute)
     ],
 )
 def search(
-    request: Request,
     file: Annotated[UploadFile, "The picture"],
-    service: SearchDep,
+    parts: PartsDep,
     effort: FormEffort,
     k: Annotated[int, Form(ge=1, le=MAX_K, description="How many matches")] = 10,
     min_score: Annotated[
@@ -92,8 +137,8 @@ def search(
         group_by=group_by or None,
         effort=effort,
     )
-    result = service.search(file.file, options)
-    request.app.state.metrics.stages("search", result.took_ms)
+    result = parts.services.search.search(file.file, options)
+    parts.metrics.stages("search", result.took_ms)
     return SearchOut.of(result)
 
 
@@ -104,7 +149,7 @@ def search(
     responses=responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 502, 503, 504, 507),
     dependencies=[Depends(require_read), Depends(_no_query_parameters)],
 )
-def search_url(request: Request, query: UrlSearchIn, service: UrlSearchDep) -> SearchOut:
+def search_url(query: UrlSearchIn, parts: PartsDep) -> SearchOut:
     """The same answer as POST /search gives; LOOKALIKE_FETCH_URLS turns it on."""
     options = SearchOptions(
         collection=query.collection,
@@ -114,8 +159,8 @@ def search_url(request: Request, query: UrlSearchIn, service: UrlSearchDep) -> S
         group_by=query.group_by,
         effort=query.effort,
     )
-    result = service.search(query.url, options, place=request.app.state.admission.place)
-    request.app.state.metrics.stages("search_url", result.took_ms)
+    result = parts.services.url_search.search(query.url, options, place=parts.admission.place)
+    parts.metrics.stages("search_url", result.took_ms)
     return SearchOut.of(result)
 
 

@@ -2,18 +2,66 @@
 
 from __future__ import annotations
 
-from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Depends, Request, Response
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal, Self
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Response
+from pydantic import Field
 
 from lookalike import __version__
-from lookalike.api.deps import ServicesDep
+from lookalike.api.deps import PartsDep
 from lookalike.api.errors import responses
 from lookalike.api.metrics import CONTENT_TYPE
 from lookalike.api.routers.collections import described
-from lookalike.api.schemas import HealthOut, InfoOut, LiveModelOut, PassportOut, RecallOut
 from lookalike.api.security import require_read
+from lookalike.schemas import CollectionOut, PassportOut, Schema
+from lookalike.services.recall_meter import WINDOW, RecallFigures
 
 router = APIRouter(tags=["service"])
+
+
+class LiveModelOut(Schema):
+    """A model that answers now."""
+
+    passport: PassportOut
+    provenance: Mapping[str, str]
+
+
+class RecallOut(Schema):
+    """What an approximate index finds of the true answers, measured on real searches."""
+
+    samples: int = Field(description="Searches that were done again exactly, since the start")
+    mean: float | None = Field(
+        ge=0, le=1, description=f"Mean recall of the last {WINDOW} of them; null before the first"
+    )
+    dropped: int = Field(description="Chosen, but too many waited already")
+    skipped: int = Field(description="Tried, but pictures changed meanwhile or nothing was found")
+
+    @classmethod
+    def of(cls, figures: RecallFigures) -> Self:
+        """The figures as JSON."""
+        return cls(**asdict(figures))
+
+
+class InfoOut(Schema):
+    """What runs here."""
+
+    version: str
+    models: list[LiveModelOut]
+    collections: list[CollectionOut]
+    recall: dict[str, RecallOut] = Field(
+        description="By collection; where the index is approximate, once a search was measured"
+    )
+    store: dict[str, Any]
+    limits: dict[str, int]
+
+
+class HealthOut(Schema):
+    """The service lives, or is ready."""
+
+    status: Literal["ok"] = "ok"
 
 
 @router.get(
@@ -23,9 +71,9 @@ router = APIRouter(tags=["service"])
     responses=responses(401),
     dependencies=[Depends(require_read)],
 )
-def info(services: ServicesDep) -> InfoOut:
-    """Models with their specs, collections, index types, limits and versions."""
-    settings = services.settings
+def info(parts: PartsDep) -> InfoOut:
+    """Models with their passports, collections, index types, limits and versions."""
+    services, settings = parts.services, parts.services.settings
     return InfoOut(
         version=__version__,
         models=[
@@ -60,10 +108,9 @@ async def live() -> HealthOut:
     operation_id="ready",
     responses=responses(503),
 )
-async def ready(request: Request) -> HealthOut:
+async def ready(parts: PartsDep) -> HealthOut:
     """Runs a canary picture through the whole line, within a time limit."""
-    limiter: CapacityLimiter = request.app.state.canary_threads
-    await to_thread.run_sync(request.app.state.services.canary.check, limiter=limiter)
+    await to_thread.run_sync(parts.services.canary.check, limiter=parts.canary_threads)
     return HealthOut()
 
 
@@ -75,8 +122,7 @@ async def ready(request: Request) -> HealthOut:
     responses={200: {"content": {"text/plain": {}}}, **responses(401)},
     dependencies=[Depends(require_read)],
 )
-async def metrics(request: Request) -> Response:
+async def metrics(parts: PartsDep) -> Response:
     """Requests, latencies by stage, batch sizes, queue, index size."""
-    limiter: CapacityLimiter = request.app.state.metrics_threads
-    figures = await to_thread.run_sync(request.app.state.metrics.render, limiter=limiter)
+    figures = await to_thread.run_sync(parts.metrics.render, limiter=parts.metrics_threads)
     return Response(figures, media_type=CONTENT_TYPE)
