@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from lookalike.model_recipes import recipe_of, settings_of
 from lookalike.models import openvino_runtime
 from lookalike.models.openvino_encoder import OpenVinoEncoder
 from lookalike.models.torchvision_encoder import TorchvisionEncoder
+from lookalike.store.memory_store import MemoryStore
 from tests.servers import clean_environment
 
 MODEL = {"model": "resnet18", "weights": "random", "input_size": 32, "device": "cpu"}
@@ -127,7 +129,7 @@ def test_a_collection_by_color_stays_searchable_beside_a_network_that_is_compile
     made = []
     monkeypatch.setattr(bootstrap, "CollectionModels", lambda *_, make, **__: made.append(make))
     encoders = build_encoders(settings())
-    bootstrap._models(settings(compile=True), encoders, None, cores=1, keep=False)
+    bootstrap._models(settings(compile=True), encoders, MemoryStore(), cores=1, keep=False)
     encoders.close()
     assert made[0]({"model": "color"}).spec.model == "color"
 
@@ -204,9 +206,10 @@ def test_errors_of_the_other_process_arrive(tmp_path, caplog):
 def test_where_no_other_process_can_convert_this_one_does(python, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(sys, "executable", python)
     monkeypatch.delitem(sys.modules, "torch")
-    monkeypatch.setattr(converting, "_convert_here", lambda *_, **__: ("network", "passport"))
+    made: Any = ("network", "passport")
+    monkeypatch.setattr(converting, "_convert_here", lambda *_, **__: made)
     found = converting.float_network(settings(runtime="openvino"), keep=True)
-    assert found == ("network", "passport")
+    assert found == made
     assert "in this process" in caplog.text
 
 

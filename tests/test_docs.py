@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from lookalike.api.main import create_app
@@ -13,6 +14,7 @@ from lookalike.api.metrics import Metrics
 from lookalike.cli.main import app as command_line
 from lookalike.config import Settings
 from lookalike.errors import LookalikeError
+from tests.settings import make_settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
@@ -31,12 +33,14 @@ def test_every_setting_is_documented_with_its_default():
 
 
 def test_every_command_is_documented():
-    for name in get_command(command_line).commands:
+    group = get_command(command_line)
+    assert isinstance(group, TyperGroup)
+    for name in group.commands:
         assert f"## `lookalike {name}" in PAGES["cli.md"]
 
 
 def test_every_call_is_documented():
-    for path, methods in create_app(Settings(_env_file=None)).openapi()["paths"].items():
+    for path, methods in create_app(make_settings()).openapi()["paths"].items():
         for method in methods:
             assert f"`{method.upper()} {path}`" in PAGES["api.md"]
 

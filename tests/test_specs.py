@@ -100,7 +100,7 @@ def test_differences_and_json_name_preprocessing_fields_beside_the_others():
 
 
 def test_equal_numbers_have_one_digest():
-    whole = replace(RESNET, preprocess=Preprocess(mean=[0, 0, 0], crop_share=1))
+    whole = replace(RESNET, preprocess=Preprocess(mean=[0, 0, 0], crop_share=1))  # type: ignore[arg-type]
     floats = replace(RESNET, preprocess=Preprocess(mean=(0.0, 0.0, 0.0), crop_share=1.0))
     assert whole == floats
     assert whole.digest == floats.digest

@@ -14,6 +14,7 @@ from PIL import Image
 from lookalike.api.main import create_app
 from lookalike.config import Settings
 from scripts.samples import Sample, draw
+from tests.settings import make_settings
 
 ADMIN_KEY = "test-admin-key"
 ADMIN = {"X-API-Key": ADMIN_KEY}
@@ -37,7 +38,11 @@ def solid(
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data", model="color", admin_key=ADMIN_KEY, _env_file=None)
+    return make_settings(
+        data_dir=tmp_path / "data",
+        model="color",
+        admin_key=ADMIN_KEY,
+    )
 
 
 class Clients:

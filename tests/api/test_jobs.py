@@ -99,7 +99,8 @@ def test_bad_requests(client: TestClient, held: None) -> None:
     model = reembed(client, model="resnet51")
     assert (model.status_code, model.json()["code"]) == (422, "invalid_parameter")
     assert "resnet50" in model.json()["detail"]
-    for body in ({"size": 1}, {"input_size": 1}, {"pooling": "max"}, {"head": "a\nb"}, []):
+    bodies: list[Any] = [{"size": 1}, {"input_size": 1}, {"pooling": "max"}, {"head": "a\nb"}, []]
+    for body in bodies:
         answer = client.post("/collections/default/reembed", headers=ADMIN, json=body)
         assert answer.status_code == 422, body
     for path in ("/jobs/0123456789abcdef", "/jobs/0123456789abcdef/cancel"):

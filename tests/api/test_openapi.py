@@ -18,9 +18,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from lookalike.api.main import create_app
-from lookalike.config import Settings
 from tests.api.conftest import picture
 from tests.servers import ADMIN_KEY, Server
+from tests.settings import make_settings
 
 CHECKS = [
     not_a_server_error,
@@ -61,7 +61,12 @@ def server(tmp_path_factory: pytest.TempPathFactory):
     made.close()
 
 
-_application = create_app(Settings(model="color", admin_key=ADMIN_KEY, _env_file=None))
+_application = create_app(
+    make_settings(
+        model="color",
+        admin_key=ADMIN_KEY,
+    )
+)
 schema = schemathesis.openapi.from_dict(_application.openapi())
 
 

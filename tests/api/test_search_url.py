@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from lookalike.config import Settings
 from lookalike.errors import ConfigurationError
 from tests.api.conftest import ADMIN_KEY, picture
+from tests.settings import make_settings
 from tests.web import Web, endless, leads_to, page_of, silent
 
 JSON = {"Content-Type": "application/json"}
@@ -28,7 +29,7 @@ def web():
 @pytest.fixture
 def settings(tmp_path, web) -> Settings:
     """Fetching is on, and from this machine allowed."""
-    return Settings(
+    return make_settings(
         data_dir=tmp_path / "data",
         model="color",
         admin_key=ADMIN_KEY,
@@ -37,7 +38,6 @@ def settings(tmp_path, web) -> Settings:
         fetch_ports=f"80,443,{web.port}",
         fetch_timeout=2,
         max_file_bytes=200_000,
-        _env_file=None,
     )
 
 

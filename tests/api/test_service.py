@@ -45,7 +45,8 @@ class Other(ColorEncoder):
     def spec(self):
         from dataclasses import replace
 
-        return replace(super().spec, model="other", preprocessing=2)
+        spec = super().spec
+        return replace(spec, model="other", preprocess=replace(spec.preprocess, version=2))
 
 
 JOB = "0123456789abcdef"

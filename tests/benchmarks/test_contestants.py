@@ -73,7 +73,7 @@ def test_filtered_searches_are_compared_over_the_same_rows(
     ours.build(vectors, threads=1)
     figures = compare(ours, vectors, queries[:5], at_random(COUNT, 0.1))
     assert figures["recall"] == 1
-    assert min(figures["ours_ms"], figures["exact_ms"], figures["numpy_ms"]) > 0
+    assert min(figures[name] or 0 for name in ("ours_ms", "exact_ms", "numpy_ms")) > 0
 
 
 def test_every_share_of_the_rows_is_filtered_both_ways(tmp_path: Path) -> None:

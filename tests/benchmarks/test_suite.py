@@ -99,7 +99,7 @@ def test_a_command_is_what_a_person_would_type(monkeypatch: pytest.MonkeyPatch) 
         class __spec__:  # noqa: N801 - as the import system calls it
             name = "benchmarks.duplicates"
 
-    monkeypatch.setitem(sys.modules, "__main__", Main)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "__main__", Main)
     monkeypatch.setattr(sys, "argv", ["/x/duplicates.py", "my photos"])
     assert own_command() == "python -m benchmarks.duplicates 'my photos'"
 

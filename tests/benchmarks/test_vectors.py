@@ -97,7 +97,7 @@ def test_intrinsic_dimension_of_a_ball_is_its_dimension() -> None:
     for dim in (2, 6):
         # Distances of uniform points of a ball to its center: the k nearest of many.
         radii = np.sort(rng.random((400, 5000)) ** (1 / dim), axis=1)[:, :100]
-        cosines = (1 - radii**2 / 2).astype(np.float64)
+        cosines = (1 - radii**2 / 2).astype(np.float32)
         assert intrinsic_dimension(cosines) == pytest.approx(dim, rel=0.05)
 
 

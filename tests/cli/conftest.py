@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from lookalike.cli.main import app
 from scripts.samples import write_samples
@@ -32,7 +32,7 @@ def lookalike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("LOOKALIKE_RUNTIME", "torch")  # where a test names another model
     monkeypatch.setenv("COLUMNS", "200")
 
-    def run(*words: str, **options: object) -> Result:
+    def run(*words: str, **options: Any) -> Result:
         return CliRunner().invoke(app, list(words), **options)
 
     return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,7 +178,7 @@ def test_vectors_are_made_once(lookalike, pictures, cache):
 
 
 def test_the_choice_of_queries_is_said_by_count_and_seed(lookalike, pictures):
-    def report(*words: str) -> dict[str, object]:
+    def report(*words: str) -> Any:
         done = lookalike("evaluate", "pictures", "-k", "2", "--json", *words)
         assert done.exit_code == 0, done.exception
         return json.loads(done.stdout)

@@ -248,7 +248,7 @@ def test_ctrl_c_ends_the_watching_alone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(watching.time, "sleep", interrupt)
+        patch.setattr("time.sleep", interrupt)
         stopped = lookalike("index", str(archive), *there)
     assert stopped.exit_code == 130
     assert "goes on" in stopped.stderr

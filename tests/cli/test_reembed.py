@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from lookalike.cli import watching
 from lookalike.errors import (
     CollectionNotFoundError,
     ConfigurationError,
@@ -16,16 +15,24 @@ from lookalike.errors import (
     ReembeddingIncompleteError,
     ServerError,
 )
+from lookalike.models.headed_encoder import HeadedEncoder
 from lookalike.models.heads import save_head
 from tests.servers import ADMIN_KEY
 from tests.services.moving import make
 
-HEADED = make({"grid": 4, "head": 7})
+
+def headed(number: int) -> HeadedEncoder:
+    encoder = make({"grid": 4, "head": number})
+    assert isinstance(encoder, HeadedEncoder)
+    return encoder
+
+
+HEADED = headed(7)
 
 
 @pytest.fixture
 def head(tmp_path: Path) -> str:
-    return str(save_head(HEADED.head, tmp_path / "head.safetensors"))  # type: ignore[attr-defined]
+    return str(save_head(HEADED.head, tmp_path / "head.safetensors"))
 
 
 @pytest.fixture
@@ -132,7 +139,7 @@ def test_ctrl_c_ends_the_watching_alone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(watching.time, "sleep", interrupt)
+        patch.setattr("time.sleep", interrupt)
         stopped = lookalike("reembed", "--watch", "--head", head, *there)
     assert stopped.exit_code == 130
     assert "goes on" in stopped.stderr
@@ -152,7 +159,7 @@ def test_another_head_under_the_same_name_is_another_head(
         return next(one["passport"]["head"] for one in facts if one["name"] == collection)
 
     assert used("default") == HEADED.head.digest
-    other = make({"grid": 4, "head": 8})
+    other = headed(8)
     save_head(other.head, head)
     query = str(pictures / "mug" / "mug-00-0.jpg")
     found = json.loads(lookalike("search", query, "--json").stdout)

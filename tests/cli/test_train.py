@@ -88,8 +88,8 @@ def test_a_collection_is_trained_on(lookalike, many, tmp_path):
     unlabeled = lookalike("train", "-c", "default")
     assert isinstance(unlabeled.exception, ConfigurationError)
     assert "--label-field" in str(unlabeled.exception)
-    words = ("evaluate", "many", "--head", "made/here")
-    other = lookalike(*words, "--model", "resnet18", "--weights", "random", "--input-size", "32")
+    asked = ("evaluate", "many", "--head", "made/here")
+    other = lookalike(*asked, "--model", "resnet18", "--weights", "random", "--input-size", "32")
     assert isinstance(other.exception, WeightsMismatchError)
     assert "model is color in the head's and resnet18 here" in str(other.exception)
 
@@ -141,8 +141,8 @@ def test_the_whole_network_is_trained_and_served(lookalike, pictures, tmp_path):
     weights = "head/backbone.safetensors"
     served = f"LOOKALIKE_WEIGHTS={weights} LOOKALIKE_HEAD=head/head.safetensors"
     assert served in " ".join(done.stdout.split())
-    words = ("evaluate", "pictures", "--weights", weights, "--head", "head", "-k", "3", *model)
-    assert "16 numbers" in lookalike(*words).stdout
+    asked = ("evaluate", "pictures", "--weights", weights, "--head", "head", "-k", "3", *model)
+    assert "16 numbers" in lookalike(*asked).stdout
     other = lookalike("train", "-c", "default", "--label-field", "x", "--full")
     assert "--full belongs to a DATASET" in str(other.exception)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +17,7 @@ def slowly(values: np.ndarray, *, seed: int, resamples: int) -> tuple[list[float
     """Draws queries one set at a time, and sorts the means of each metric."""
     rng = np.random.default_rng(seed)
     queries = values.shape[1]
-    sets = [rng.integers(0, queries, size=queries) for _ in range(resamples)]
+    sets: list[Any] = [rng.integers(0, queries, size=queries) for _ in range(resamples)]
     low, high = [], []
     for row in values:
         means = [sum(row[query] for query in drawn) / queries for drawn in sets]

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import tracemalloc
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from lookalike.errors import (
 )
 from lookalike.media import decode as decoding
 from lookalike.media import formats
-from lookalike.media.decode import ImageDecoder, ImageLimits, decode_image, make_thumbnail
+from lookalike.media.decode import ImageDecoder, ImageLimits, decode_image, make_thumbnail, to_rgb
 from lookalike.models.resizing import resize_image
 from lookalike.records import Preprocess
 from tests.models.pictures import draw, encode
@@ -42,8 +43,8 @@ LOSSLESS = {
 LOSSY = {"JPEG": {"quality": 95}, "AVIF": {"quality": 95}, "GIF": {}, "HEIF": {"quality": 95}}
 
 
-def decode(source, **options):
-    options = {"limits": LIMITS, "decode_size": 64} | options
+def decode(source, **changes):
+    options: dict[str, Any] = {"limits": LIMITS, "decode_size": 64} | changes
     return decode_image(source, **options)
 
 
@@ -268,7 +269,7 @@ def test_transparency_is_laid_on_white():
 def test_rare_modes_with_transparency(mode):
     base = "LA" if mode == "La" else "RGBA"
     image = Image.new(base, (4, 4), (0, 0) if base == "LA" else (0, 0, 0, 0)).convert(mode)
-    assert (np.asarray(decoding.to_rgb(image)) == 255).all()
+    assert (np.asarray(to_rgb(image)) == 255).all()
 
 
 def test_transparent_colors():

@@ -14,7 +14,6 @@ from PIL import Image
 from torch import nn
 
 from lookalike.bootstrap import build_services
-from lookalike.config import Settings
 from lookalike.errors import (
     ConfigurationError,
     EmbeddingFailedError,
@@ -30,6 +29,7 @@ from lookalike.models.heads import Head, HeadSpec, load_head, save_head
 from lookalike.records import ModelSpec, Preprocess
 from lookalike.services.search import SearchOptions
 from scripts.samples import write_samples
+from tests.settings import make_settings
 from tests.store.helpers import unit_vectors
 
 BACKBONE = ModelSpec(model="tiny", weights="w.pth", weights_sha256="a" * 64, dim=24)
@@ -44,6 +44,8 @@ def sequential(spec: HeadSpec, *, seed: int = 0) -> nn.Sequential:
             norm = nn.BatchNorm1d(after)
             nn.init.uniform_(norm.weight, 0.5, 2)
             nn.init.normal_(norm.bias)
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             nn.init.uniform_(norm.running_mean, 0, 0.2)
             nn.init.uniform_(norm.running_var, 0.01, 0.1)
             layers += [nn.Linear(before, after), nn.ReLU(), norm]
@@ -218,7 +220,7 @@ def test_a_head_for_another_network_names_what_differs():
 def test_the_setting_serves_a_head(tmp_path):
     path, head = colors(tmp_path)
     (picture, *_) = write_samples(tmp_path / "p", classes=["mug", "car"], instances=2, views=1)
-    settings = Settings(_env_file=None, data_dir=tmp_path / "data", model="color")
+    settings = make_settings(data_dir=tmp_path / "data", model="color")
     with_head = settings.model_copy(update={"head": path})
     services = build_services(with_head)
     try:

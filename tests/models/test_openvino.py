@@ -4,10 +4,11 @@ import subprocess
 import sys
 
 import numpy as np
+import PIL
 import pytest
 
 from lookalike.errors import ConfigurationError, EmbeddingFailedError
-from lookalike.models import openvino_encoder, openvino_runtime
+from lookalike.models import openvino_runtime
 from lookalike.models.head import Head, HeadSpec
 from lookalike.models.headed_encoder import HeadedEncoder
 from lookalike.models.openvino_convert import convert
@@ -247,4 +248,4 @@ def test_the_versions_are_those_of_the_packages(both):
     from importlib.metadata import version
 
     assert version("openvino").startswith(both[0].provenance["openvino"])
-    assert openvino_encoder.PIL.__version__ == both[0].provenance["pillow"]
+    assert PIL.__version__ == both[0].provenance["pillow"]

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from typing import Any
 
 import pytest
 
@@ -23,13 +24,18 @@ def weights(tmp_path):
     return path
 
 
-def origin(weights="random", **options):
-    options = {"pooling": "avg", "resize": "squash", "input_size": 64} | options
+def origin(weights="random", **given):
+    options: dict[str, Any] = {"pooling": "avg", "resize": "squash", "input_size": 64} | given
     return origin_of("resnet18", weights=str(weights), **options)
 
 
 def spec(**options):
-    fields = {"model": "resnet18", "weights": "random", "weights_sha256": "0" * 64, "dim": 512}
+    fields: dict[str, Any] = {
+        "model": "resnet18",
+        "weights": "random",
+        "weights_sha256": "0" * 64,
+        "dim": 512,
+    }
     return ModelSpec(**fields | options)
 
 
@@ -163,4 +169,6 @@ def test_quantized_ones_stand_apart(folder):
     assert find_network(folder, quantized) is None
     kept = keep(folder, quantized, made=spec(int8=True))
     assert find_network(folder, quantized) == kept
-    assert find_network(folder, origin()).spec == spec()
+    found = find_network(folder, origin())
+    assert found is not None
+    assert found.spec == spec()

@@ -1,6 +1,8 @@
 import threading
+from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 import torchvision
@@ -8,7 +10,7 @@ from torch import nn
 from torchvision.transforms import functional as transforms
 
 from lookalike.errors import ConfigurationError, EmbeddingFailedError
-from lookalike.models import torchvision_encoder, torchvision_network
+from lookalike.models import torchvision_network
 from lookalike.models.batcher import Batcher
 from lookalike.models.torchvision_encoder import (
     TorchvisionEncoder,
@@ -44,8 +46,12 @@ def reference(model, *, size, crop=False, flatten=False, pictures=PICTURES):
     return torch.cat(rows).numpy()
 
 
-def build(model="resnet18", **options):
-    options = {"weights": "random", "input_size": 64, "precision": "float32"} | options
+def build(model="resnet18", **given):
+    options: dict[str, Any] = {
+        "weights": "random",
+        "input_size": 64,
+        "precision": "float32",
+    } | given
     return TorchvisionEncoder(model, **options)
 
 
@@ -124,7 +130,7 @@ def test_spec_and_provenance():
         "device": "cpu",
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "pillow": torchvision_encoder.PIL.__version__,
+        "pillow": PIL.__version__,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def write_thumbnails(files: LocalFiles) -> None:
         files.put_thumbnail(sha256, _thumbnail(shown))
 
 
-def add(store: Store, image_id: str, content: int, **options: object) -> None:
+def add(store: Store, image_id: str, content: int, **options: Any) -> None:
     """Puts one picture; contents differ in pixels and bytes."""
     size = content % 3 + 1
     image = replace(
@@ -75,7 +76,7 @@ def groups_of(found: Duplicates) -> list[Group]:
     ]
 
 
-def ready(service: DuplicateService, **options: object) -> Duplicates:
+def ready(service: DuplicateService, **options: Any) -> Duplicates:
     found = service.find(DuplicateOptions(**options))
     assert isinstance(found, Duplicates)
     return found

@@ -63,7 +63,7 @@ def some(count: int, *, start: int = 0) -> dict[str, bytes]:
 class Watched:
     """A `Watch` that remembers, and may do something at each step."""
 
-    def __init__(self, at_step: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, at_step: Callable[[], object] = lambda: None) -> None:
         self.at_step = at_step
         self.told: list[tuple[int, int]] = []
         self.errors: list[str] = []

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lookalike.bootstrap import build_services
-from lookalike.config import Settings
 from lookalike.errors import EmbeddingFailedError, OriginalNotKeptError, UnreadableImageError
 from lookalike.media.sources import PictureSource
 from lookalike.models.color_encoder import ColorEncoder
@@ -19,6 +19,7 @@ from lookalike.services.search import SearchOptions, group_key
 from lookalike.store.filters import Filter
 from lookalike.store.memory_store import MemoryStore
 from scripts.samples import write_samples
+from tests.settings import make_settings
 
 
 class Counting(ColorEncoder):
@@ -42,7 +43,11 @@ def encoder():
 
 @pytest.fixture(params=["memory", "local"])
 def services(request, tmp_path, encoder):
-    settings = Settings(data_dir=tmp_path / "data", max_batch=4, queue_size=8, _env_file=None)
+    settings = make_settings(
+        data_dir=tmp_path / "data",
+        max_batch=4,
+        queue_size=8,
+    )
     store = MemoryStore() if request.param == "memory" else None
     built = build_services(settings, encoders=Encoders(encoder, max_batch=4), store=store)
     yield built
@@ -174,14 +179,17 @@ def test_a_name_that_is_no_text_is_made_one(services, paths, tmp_path):
 
 
 def test_a_file_changed_in_place_is_no_longer_served(tmp_path, encoder, paths):
-    settings = Settings(data_dir=tmp_path / "data", originals="reference", _env_file=None)
+    settings = make_settings(
+        data_dir=tmp_path / "data",
+        originals="reference",
+    )
     built = build_services(settings, encoders=Encoders(encoder))
     try:
         (item,) = built.indexing.index(sources(paths[:1]))
-        assert built.pictures.original("default", item.id)[1] == paths[0].resolve()
+        assert built.pictures.original("default", str(item.id))[1] == paths[0].resolve()
         paths[0].write_bytes(b"\0" * paths[0].stat().st_size)
         with pytest.raises(OriginalNotKeptError):
-            built.pictures.original("default", item.id)
+            built.pictures.original("default", str(item.id))
     finally:
         built.close()
 
@@ -200,7 +208,9 @@ def test_groups_are_found_however_far_down_they_are(services, paths):
 @pytest.fixture
 def grouped(services, paths):
     """One large group, pictures without the field, and small groups."""
-    metadata = [{"group": 1.5}] * 14 + [{}] * 4 + [{"group": [1]}, {"group": None}, {"group": "b"}]
+    metadata: list[dict[str, Any]] = (
+        [{"group": 1.5}] * 14 + [{}] * 4 + [{"group": [1]}, {"group": None}, {"group": "b"}]
+    )
     given = [
         PictureSource.from_path(path, id=f"i{n}", metadata=one)
         for n, (path, one) in enumerate(zip(paths, metadata, strict=False))
@@ -217,7 +227,7 @@ def searched(services, picture: Path, **options) -> list[Match]:
 
 @pytest.mark.parametrize("place", [0, 15, 18, 20])
 def test_the_best_of_each_group(grouped, paths, place):
-    best = {}
+    best: dict[Any, str] = {}
     for match in searched(grouped, paths[place], k=1000):
         if "group" in match.record.metadata:
             best.setdefault(group_key(match.record.metadata["group"]), match.record.id)
@@ -282,7 +292,9 @@ def test_groups_are_found_without_reading_everything(grouped, paths, monkeypatch
 
 
 def test_indexes_are_loaded_when_the_service_starts(tmp_path, paths):
-    settings = Settings(data_dir=tmp_path / "data", _env_file=None)
+    settings = make_settings(
+        data_dir=tmp_path / "data",
+    )
     for start in range(2):
         built = build_services(settings, encoders=Encoders(Counting()))
         if start == 0:

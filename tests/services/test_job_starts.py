@@ -221,7 +221,8 @@ def test_an_end_that_cannot_be_written_is_no_crash(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lookalike.services.jobs._RETRY_S", 0.01)
-    change, refused = life.store.change, []
+    change = life.store.change
+    refused: list[Any] = []
 
     def refuse(job_id: str, change_it: Callable[[Job], Job]) -> Job:
         if change_it(life.store.get(job_id)).state is JobState.DONE and len(refused) < 6:

@@ -281,7 +281,8 @@ def test_a_disk_that_refuses_is_outlived(
     """The end of a job that cannot be written is written later."""
     monkeypatch.setattr("lookalike.services.jobs._RETRY_S", 0.01)
     service = JobService(store, {"count": count}, every_s=60.0)
-    change, refused = store.change, []
+    change = store.change
+    refused: list[Any] = []
 
     def refuse(job_id: str, change_it: Callable[[Job], Job]) -> Job:
         if change_it(store.get(job_id)).state is JobState.DONE and len(refused) < 2:
@@ -304,7 +305,8 @@ def test_what_keeps_a_job_from_beginning_does_not_end_the_thread(
 ) -> None:
     monkeypatch.setattr("lookalike.services.jobs._RETRY_S", 0.01)
     service = JobService(store, {"count": count})
-    unfinished, raised = store.unfinished, []
+    unfinished = store.unfinished
+    raised: list[Any] = []
 
     def refuse() -> list[Job]:
         if threading.current_thread().name == "jobs" and len(raised) < 2:
@@ -367,7 +369,8 @@ def test_an_end_that_cannot_be_written_for_no_known_reason_is_tried_again(
 ) -> None:
     monkeypatch.setattr("lookalike.services.jobs._RETRY_S", 0.01)
     service = JobService(store, {"count": count}, every_s=60.0)
-    change, refused = store.change, []
+    change = store.change
+    refused: list[Any] = []
 
     def refuse(job_id: str, change_it: Callable[[Job], Job]) -> Job:
         if change_it(store.get(job_id)).state.finished and len(refused) < times:

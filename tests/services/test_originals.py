@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from lookalike.bootstrap import Services, build_services
-from lookalike.config import Settings
 from lookalike.errors import OriginalNotKeptError, UnreadableImageError
 from lookalike.media.sources import PictureSource
 from lookalike.models.color_encoder import ColorEncoder
@@ -19,10 +18,14 @@ from lookalike.records import OnConflict, PutStatus
 from lookalike.services.index_items import IndexItem
 from lookalike.store.memory_store import MemoryStore
 from scripts.samples import write_samples
+from tests.settings import make_settings
 
 
 def built(tmp_path: Path, *, memory: bool = False, originals: str = "reference") -> Services:
-    settings = Settings(data_dir=tmp_path / "data", originals=originals, _env_file=None)
+    settings = make_settings(
+        data_dir=tmp_path / "data",
+        originals=originals,
+    )
     store = MemoryStore() if memory else None
     return build_services(settings, encoders=Encoders(ColorEncoder()), store=store)
 

@@ -143,7 +143,7 @@ def test_starting_over_leaves_little_for_the_time_that_puts_wait(scene: Scene) -
 def test_starting_over_does_not_follow_what_comes_meanwhile(scene: Scene) -> None:
     numbers = iter(range(10_000))
     fresh = lambda: [new_image(f"more{next(numbers)}") for _ in range(BATCH)]  # noqa: E731
-    scene.watch.at_step = lambda: put(scene.store, fresh(), unit_vectors(BATCH)) and None
+    scene.watch.at_step = lambda: put(scene.store, fresh(), unit_vectors(BATCH))
     scene.walk.start_over()
     assert next(numbers) < 10 * COUNT
 

@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 
 from lookalike.bootstrap import Services, build_services
-from lookalike.config import Settings
 from lookalike.errors import CollectionNotFoundError, InvalidParameterError
 from lookalike.media.sources import PictureSource
 from lookalike.services.stored_vectors import stored_vectors
 from lookalike.store.filters import Filter
 from scripts.samples import write_samples
+from tests.settings import make_settings
 
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
-    settings = Settings(data_dir=tmp_path / "data", model="color", _env_file=None)
+    settings = make_settings(
+        data_dir=tmp_path / "data",
+        model="color",
+    )
     paths = write_samples(tmp_path / "in", classes=["mug", "fish"], instances=2, views=2)
     with closing(build_services(settings)) as made:
         sources = [

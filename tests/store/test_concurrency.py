@@ -118,6 +118,7 @@ def test_a_filter_is_evaluated_once_however_much_changes_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Replacements, deletions and other metadata between the filter and the index."""
+    store = LocalStore(tmp_path)
     where = Filter.parse({"n": 1})
     full: list[int] = []
     evaluate, find = passing.passing_seqs, LiveIndex.search
@@ -140,7 +141,7 @@ def test_a_filter_is_evaluated_once_however_much_changes_meanwhile(
         next(changes, lambda: None)()
         return find(*given, **named)
 
-    with closing(LocalStore(tmp_path)) as store:
+    with closing(store):
         images = [new_image(f"i{n}", metadata={"n": 1}) for n in range(6)]
         put(store, images, unit_vectors(6))
         monkeypatch.setattr(passing, "passing_seqs", counted)

@@ -426,7 +426,7 @@ def test_changes_while_the_local_index_is_built_are_in_it(
     complete(store)
     built = Indexes.build
 
-    def build_then_change(self, row):  # type: ignore[no-untyped-def]
+    def build_then_change(self, row):
         index = built(self, row)
         monkeypatch.setattr(Indexes, "build", built)
         store.delete("default", "i1")
@@ -454,7 +454,7 @@ def test_a_picture_that_comes_while_the_local_index_is_built_keeps_the_old_set(
     complete(store)
     built = Indexes.build
 
-    def build_then_put(self, row):  # type: ignore[no-untyped-def]
+    def build_then_put(self, row):
         index = built(self, row)
         put(store, [new_image("late")], unit_vectors(1, seed=4))
         return index
@@ -482,7 +482,7 @@ def test_a_vector_before_those_of_the_built_index_makes_it_anew(
     put(store, [new_image("i0", content="other")], unit_vectors(1))
     waiting = store.sets.missing("default", NEW, limit=1).records
 
-    def build_then_add(self, row):  # type: ignore[no-untyped-def]
+    def build_then_add(self, row):
         monkeypatch.setattr(Indexes, "build", built)
         put(store, [new_image("last")], unit_vectors(1, seed=4))
         last = store.sets.missing("default", NEW, limit=2).records[-1:]

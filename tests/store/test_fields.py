@@ -65,7 +65,9 @@ def is_orderable(value: Any) -> bool:
 def filters(draw: st.DrawFn, held: list[Any]) -> Filter:
     """Conditions, any of them more than once; half of the filters let some metadata held pass."""
     some = [metadata for metadata in held if metadata]
-    one = draw(st.sampled_from(some)) if some and draw(st.booleans()) else {}
+    one: dict[str, Any] = {}
+    if some and bool(draw(st.booleans())):
+        one = draw(st.sampled_from(some))
     fields = st.sampled_from(sorted(one)) if one else FIELDS
     conditions: list[Condition] = []
     for field in draw(st.lists(fields, min_size=1, max_size=2, unique=True)):

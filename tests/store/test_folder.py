@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -300,7 +301,11 @@ def test_a_drop_on_a_failing_disk_is_still_a_drop(
             wait_for(lambda: not any(left(store).values()))
         assert store.collections() == []
         for sql in ("SELECT count(*) FROM field_values", "PRAGMA freelist_count"):
-            wait_for(lambda sql=sql: counted(store, sql) == 0)
+            wait_for(partial(is_empty, store, sql))
+
+
+def is_empty(store: LocalStore, sql: str) -> bool:
+    return counted(store, sql) == 0
 
 
 def counted(store: LocalStore, sql: str) -> int:

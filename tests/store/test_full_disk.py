@@ -15,6 +15,7 @@ import pytest
 from lookalike.errors import StorageFullError
 from lookalike.files.blobs import LocalFiles
 from lookalike.files.disk import has_room
+from lookalike.records import NewImage
 from lookalike.store.local.local_store import LocalStore
 from tests.store.helpers import new_image, put, search, unit_vectors
 
@@ -47,7 +48,7 @@ def fill_disk(folder: Path) -> Path:
     return ballast
 
 
-def large(n: int) -> object:
+def large(n: int) -> NewImage:
     return new_image(f"i{n}", metadata={"text": "x" * 30_000})
 
 

@@ -54,7 +54,7 @@ def on(suffix: str, change: Callable[[Path], None]) -> Callable[[Path], None]:
     return lambda manifest: change(manifest.with_suffix(suffix))
 
 
-BREAKS: dict[str, Callable[[Path], None]] = {
+BREAKS: dict[str, Callable[[Path], object]] = {
     "vectors flipped": on(".vectors", flip),
     "vectors truncated": on(".vectors", truncate),
     "vectors too long": on(".vectors", lengthen),

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from lookalike.bootstrap import build_encoder
-from lookalike.config import Settings
 from lookalike.errors import ConfigurationError, WeightsMismatchError
 from lookalike.models.heads import HeadSpec, save_head
 from lookalike.models.registry import ARCHITECTURES
@@ -23,6 +22,7 @@ from lookalike.training.network import HeadNetwork
 from lookalike.training.options import TrainingOptions
 from lookalike.training.pictures import augment, extract_again
 from tests.evaluation.made import drawn_set
+from tests.settings import make_settings
 
 QUICK = TrainingOptions(epochs=2, dim=16, classes_per_batch=4, hold_out_classes=0, seed=3)
 CPU = FullOptions(device="cpu")
@@ -45,8 +45,7 @@ def trained(data) -> FullResult:
 def test_the_saved_network_and_head_are_served(data, trained, tmp_path):
     path = trained.save_backbone(tmp_path)
     head = save_head(trained.training.head, tmp_path / "head.safetensors")
-    settings = Settings(
-        _env_file=None,
+    settings = make_settings(
         model="resnet18",
         weights=str(path),
         head=head,
@@ -75,7 +74,7 @@ def rebuilt(trained: FullResult) -> FullNetwork:
     tensors = trained.training.head.tensors
     state = {f"layers.{name}": torch.from_numpy(value) for name, value in tensors.items()}
     head.load_state_dict(state, strict=False)
-    return FullNetwork(backbone, head, spec=ARCHITECTURES["resnet18"], full=CPU).eval()
+    return FullNetwork(backbone, head, architecture=ARCHITECTURES["resnet18"], full=CPU).eval()
 
 
 def test_the_network_moved_and_its_statistics_did_not(trained):
@@ -109,7 +108,7 @@ def test_interrupted_it_goes_on_to_the_same(data, trained, tmp_path):
 def gradient(full: FullOptions) -> torch.Tensor:
     backbone = load_backbone("resnet18", weights="random").network
     head = HeadNetwork(HeadSpec(dim_in=512, dim_out=16), seed=0)
-    network = FullNetwork(backbone, head, spec=ARCHITECTURES["resnet18"], full=full).train()
+    network = FullNetwork(backbone, head, architecture=ARCHITECTURES["resnet18"], full=full).train()
     pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     torch.autograd.backward(network(torch.from_numpy(pixels))[:, :3].sum())
     found = network.backbone.conv1.weight.grad

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from lookalike.training.options import TrainingOptions
 from lookalike.training.splits import Split, make_split
 
 
-def split_of(sizes: list[int], **options: object) -> tuple[Split, np.ndarray]:
+def split_of(sizes: list[int], **options: Any) -> tuple[Split, np.ndarray]:
     labels = [f"c{number:03d}" for number, size in enumerate(sizes) for _ in range(size)]
     classes = encode_labels(labels)
     return make_split(classes, TrainingOptions(**options)), classes.codes

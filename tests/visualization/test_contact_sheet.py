@@ -26,6 +26,12 @@ def box(sheet: Image.Image, color: tuple[int, int, int]) -> tuple[int, int, int,
     return int(left), int(top), int(right), int(bottom)
 
 
+def found_box(sheet: Image.Image, color: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    found = box(sheet, color)
+    assert found is not None
+    return found
+
+
 def match(color: str, *, right: bool | None = None, size=(40, 40)) -> Tile:
     return Tile(image=plain(color, size), name="match.jpg", rank=1, score=0.5, right=right)
 
@@ -43,20 +49,20 @@ def test_frames_and_marks_say_what_is_right():
     assert not box(unknown, WRONG)
     marks = []
     for sheet, color in ((right, RIGHT), (wrong, WRONG)):
-        _, top, edge, _ = box(sheet, color)
+        _, top, edge, _ = found_box(sheet, color)
         corner = sheet.crop((edge - 20, top + 1, edge, top + 21))
         marks.append((np.asarray(corner) > 200).all(axis=2))
         assert marks[-1].any()
-    assert not np.array_equal(*marks)  # a check is no cross, whatever the color
+    assert not np.array_equal(marks[0], marks[1])  # a check is no cross, whatever the color
 
 
 def test_the_query_stands_apart_at_the_left():
     query = Tile(image=plain("#00ffff"), name="query.jpg")
     sheet = contact_sheet(query, [match("#ff00ff")] * 7, columns=3)
-    asked, found = box(sheet, (0, 255, 255)), box(sheet, (255, 0, 255))
+    asked, found = found_box(sheet, (0, 255, 255)), found_box(sheet, (255, 0, 255))
     assert asked[2] + 32 < found[0]
     assert asked[1] == found[1]
-    assert box(sheet, ACCENT)[:2] < asked[:2]
+    assert found_box(sheet, ACCENT)[:2] < asked[:2]
     assert found[3] - found[1] > 2 * (asked[3] - asked[1])  # three rows
 
 
@@ -66,9 +72,9 @@ def test_proportions_are_kept():
         [match("#ff00ff", size=(10, 50))],
         tile_size=100,
     )
-    left, top, right, bottom = box(sheet, (0, 255, 255))
+    left, top, right, bottom = found_box(sheet, (0, 255, 255))
     assert (right - left + 1, bottom - top + 1) == (100, 25)
-    left, top, right, bottom = box(sheet, (255, 0, 255))
+    left, top, right, bottom = found_box(sheet, (255, 0, 255))
     assert (right - left + 1, bottom - top + 1) == (20, 100)
 
 

@@ -35,7 +35,8 @@ from tests.visualization.drawn import drawn_set
 
 
 def data_of(page: str) -> dict:
-    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))
+    (data,) = re.findall(r'id="data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(data)
 
 
 def test_a_map_is_four_files(tmp_path):
