@@ -24,10 +24,10 @@ from lookalike.models.encoders import Encoders
 from lookalike.services.collection_models import CollectionModels
 from lookalike.services.duplicates.service import DuplicateService
 from lookalike.services.importing import ImportService, parse_dirs
-from lookalike.services.index_items import Originals
 from lookalike.services.indexing import IndexingService
 from lookalike.services.jobs import JobService
 from lookalike.services.maintenance import Maintenance
+from lookalike.services.originals import Originals
 from lookalike.services.pictures import PictureService
 from lookalike.services.readiness import Canary
 from lookalike.services.recall_meter import RecallMeter

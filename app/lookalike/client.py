@@ -28,7 +28,7 @@ from lookalike.files.data_folder import make_data_folder
 from lookalike.media.sources import PictureSource
 from lookalike.media.walk import Found, walk
 from lookalike.records import DEFAULT_COLLECTION, Match, OnConflict
-from lookalike.services.index_items import IndexItem
+from lookalike.services.indexing import IndexItem
 from lookalike.services.search import SearchOptions, SearchResult
 from lookalike.services.stored_vectors import stored_vectors
 from lookalike.services.vector_set import VectorSet

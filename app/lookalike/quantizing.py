@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from lookalike.models.openvino_files import Origin
 from lookalike.models.openvino_quantize import Agreement, agreement, quantize
 from lookalike.models.openvino_runtime import installed_version, read_network
 from lookalike.records import ModelSpec
+from lookalike.services.pipeline import Pipeline, reading
 
 CHECKED: Final = 500
 """Most pictures that the two networks are compared on."""
@@ -149,28 +150,30 @@ def _read(
     limits = ImageLimits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
     decoder = ImageDecoder(limits, slots=settings.threads or available_cores())
 
-    def prepare(file: Path) -> Prepared | str:
-        try:
-            with PictureSource.from_path(file).open() as opened:
-                image = decoder.decode(opened, decode_size=encoder.decode_size).image
-            return encoder.prepare(image)
-        except (OSError, InvalidImageError) as exc:
-            return str(exc) if str(file) in str(exc) else f"{file}: {exc}"
+    def prepare(file: Path) -> tuple[Prepared, None]:
+        with reading(str(file)), PictureSource.from_path(file).open() as opened:
+            image = decoder.decode(opened, decode_size=encoder.decode_size).image
+        return encoder.prepare(image), None
 
     read: list[Prepared] = []
     skipped: list[str] = []
     total = min(wanted, len(files))
-    with ThreadPoolExecutor(settings.threads or available_cores()) as pool:
-        for chunk in _chunks(files):
-            if len(read) >= wanted:
-                break
-            for one in pool.map(prepare, chunk):
-                if isinstance(one, str):
-                    skipped.append(one)
-                else:
-                    read.append(one)
-            on_progress("reading", min(len(read), total), total)
-    return np.stack(read[:wanted]) if read else np.empty((0,), dtype=np.uint8), skipped
+    with (
+        Pipeline(threads=settings.threads or available_cores(), window=_BATCH) as pipeline,
+        closing(pipeline.run(files, prepare)) as results,
+    ):
+        for result in results:
+            if isinstance(result.error, InvalidImageError):
+                text, file = str(result.error), str(result.item)
+                skipped.append(text if file in text else f"{file}: {text}")
+            elif result.value is not None:
+                read.append(result.value)
+                on_progress("reading", len(read), total)
+                if len(read) == wanted:
+                    break
+            elif result.error is not None:
+                raise result.error
+    return np.stack(read) if read else np.empty((0,), dtype=np.uint8), skipped
 
 
 def _vectors(
@@ -181,8 +184,3 @@ def _vectors(
         rows.append(encoder.encode(batch[start : start + _BATCH]))
         on_progress(stage, min(start + _BATCH, len(batch)), len(batch))
     return np.concatenate(rows)
-
-
-def _chunks(files: Sequence[Path]) -> Iterator[Sequence[Path]]:
-    for start in range(0, len(files), _BATCH):
-        yield files[start : start + _BATCH]

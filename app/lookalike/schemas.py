@@ -25,9 +25,9 @@ from lookalike.records import (
 from lookalike.store.jobs import JobState
 
 if TYPE_CHECKING:
-    from lookalike.services.duplicates.service import Duplicates, Progress
+    from lookalike.services.duplicates.service import Duplicates, Unfinished
     from lookalike.services.duplicates.stars import DuplicateGroup, Member
-    from lookalike.services.job_run import JobStatus
+    from lookalike.services.jobs import JobStatus
     from lookalike.services.search import SearchResult
 
 
@@ -340,7 +340,7 @@ class DuplicatesRunning(Schema):
     total: int = Field(description="Pictures to search for, as counted at the start")
 
     @classmethod
-    def of(cls, progress: Progress) -> Self:
+    def of(cls, progress: Unfinished) -> Self:
         """How far it is, as JSON."""
         return cls(done=progress.done, total=progress.total)
 

@@ -19,9 +19,9 @@ from lookalike.models.color_encoder import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.models.head import Head, HeadSpec
 from lookalike.models.headed_encoder import HeadedEncoder
+from lookalike.progress import Progress
 from lookalike.services.collection_models import CollectionModels
-from lookalike.services.index_items import IndexItem
-from lookalike.services.indexing import IndexingService
+from lookalike.services.indexing import IndexingService, IndexItem
 from lookalike.services.pictures import PictureService
 from lookalike.services.reembedding import ReembeddingService
 from lookalike.services.search import SearchOptions, SearchService
@@ -60,18 +60,19 @@ def some(count: int, *, start: int = 0) -> dict[str, bytes]:
     return {f"p{number}": picture(number) for number in range(start, start + count)}
 
 
-class Watched:
-    """A `Watch` that remembers, and may do something at each step."""
+class Watched(Progress):
+    """Remembers what is reported, and may do something at each check."""
 
     def __init__(self, at_step: Callable[[], object] = lambda: None) -> None:
+        super().__init__()
         self.at_step = at_step
         self.told: list[tuple[int, int]] = []
         self.errors: list[str] = []
 
-    def step(self) -> None:
+    def check(self) -> None:
         self.at_step()
 
-    def progress(self, done: int, total: int) -> None:
+    def report(self, done: int, total: int, *, stage: str = "") -> None:
         self.told.append((done, total))
 
     def error(self, text: str) -> None:
@@ -106,7 +107,7 @@ class World:
             keep_head=lambda head: self.heads[head.digest],
         )
         self.reembedding = ReembeddingService(
-            self.store, self.pictures, decoder, gate=gate, models=self.models, batch=4
+            self.store, self.pictures, decoder, gate=gate, models=self.models, batch=4, slice_s=0.2
         )
 
     def make(self, recipe: Recipe) -> Encoder:

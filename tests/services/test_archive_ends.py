@@ -18,7 +18,7 @@ import pytest
 from lookalike.errors import ArchiveError, NotAnArchiveError
 from lookalike.media import archives
 from lookalike.media.archives import Archive, ArchiveLimits
-from lookalike.services.job_run import CanceledError
+from lookalike.services.jobs import CanceledError
 from tests.services.archive_maker import KINDS, write_archive
 
 LIMITS = ArchiveLimits(file_bytes=5_000)

@@ -25,7 +25,7 @@ from lookalike.media.archive_formats import in_ascii
 from lookalike.media.archives import Archive, ArchiveLimits, Member
 from lookalike.media.walk import SUFFIXES
 from lookalike.services.import_feeds import archive_label
-from lookalike.services.job_run import CanceledError
+from lookalike.services.jobs import CanceledError
 from tests.services.archive_maker import KINDS, write_archive
 
 LIMIT = 1000

@@ -25,7 +25,7 @@ from lookalike.services.duplicates import links as links_module
 from lookalike.services.duplicates.service import (
     DuplicateOptions,
     DuplicateService,
-    Progress,
+    Unfinished,
 )
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_store import MemoryStore
@@ -256,11 +256,11 @@ def test_long_work_is_told_and_shared(store, make):
     options = DuplicateOptions()
     for _ in range(3):
         running = service.find(options)
-        assert isinstance(running, Progress)
+        assert isinstance(running, Unfinished)
         assert (running.done, running.total) == (0, 10)
     store.gate.set()
     deadline = time.monotonic() + WAIT_S
-    while isinstance(service.find(options), Progress):
+    while isinstance(service.find(options), Unfinished):
         assert time.monotonic() < deadline
     assert store.queries == 10
 
@@ -270,7 +270,7 @@ def test_closing_stops_the_work_promptly(store, make, monkeypatch):
     store.takes_s = 0.05
     service = make(wait_s=0.1)
     fill(store, 1000)
-    assert isinstance(service.find(DuplicateOptions()), Progress)
+    assert isinstance(service.find(DuplicateOptions()), Unfinished)
     started = time.monotonic()
     service.close()
     assert time.monotonic() - started < 20
@@ -284,7 +284,7 @@ def test_a_caller_whose_work_had_not_begun_is_told_when_the_service_closes(store
         fill(store, 3, collection=name)
     store.gate.clear()
     for name in ("one", "two"):  # as many as work at a time
-        assert isinstance(service.find(DuplicateOptions(collection=name)), Progress)
+        assert isinstance(service.find(DuplicateOptions(collection=name)), Unfinished)
     service._wait_s = WAIT_S
     with ThreadPoolExecutor(2) as threads:
         asked = threads.submit(service.find, DuplicateOptions(collection="three"))
@@ -315,7 +315,7 @@ def test_an_error_after_the_caller_left_reaches_the_next_one(store, make, monkey
     service = make(wait_s=0.05)
     fill(store, 5)
     store.gate.clear()
-    assert isinstance(service.find(DuplicateOptions()), Progress)
+    assert isinstance(service.find(DuplicateOptions()), Unfinished)
     service._wait_s = WAIT_S
     with monkeypatch.context() as broken:
         broken.setattr(MemoryStore, "search", lambda *_, **__: 1 / 0)

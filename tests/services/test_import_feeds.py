@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookalike.media.walk import Found, readable, walk
-from lookalike.services.import_feeds import FolderFeed, Place
-from lookalike.services.import_journal import Journal, Progress
-from lookalike.services.job_run import CanceledError
+from lookalike.progress import NO_PROGRESS, Progress
+from lookalike.services.import_feeds import Cursor, FolderFeed
+from lookalike.services.importing import Checkpoint, Journal
+from lookalike.services.jobs import CanceledError
 from tests.unreadable import refuse
 
 PART = st.sampled_from(["a", "B", "b.jpg", "a-1", "a 1", "é", "z"])
@@ -27,8 +28,8 @@ def feed(top: Path) -> FolderFeed:
     return FolderFeed(top, inside=[top], describe=lambda _: None)
 
 
-def places(top: Path, after: Place | None = None) -> list[Place]:
-    return [picture.place for picture in feed(top).pictures(after)]
+def places(top: Path, after: Cursor | None = None) -> list[Cursor]:
+    return [picture.cursor for picture in feed(top).pictures(after)]
 
 
 def write(top: Path, paths: Sequence[Sequence[str]]) -> None:
@@ -48,7 +49,7 @@ def test_a_folder_is_gone_on_with_though_it_changed(
         write(top, before)
         first = places(top)
         assert first == [found.path.relative_to(top).as_posix() for found in walk([top])]
-        assert feed(top).count(lambda: None) == len(first)
+        assert feed(top).count(NO_PROGRESS) == len(first)
         place = first[at % len(first)]
         rest = first[at % len(first) + 1 :]
         assert places(top, place) == rest
@@ -66,7 +67,7 @@ def test_folders_that_cannot_be_read_stand_where_their_pictures_would(
     refuse(monkeypatch, tmp_path / "a.d", tmp_path / "b.d" / "x.d", tmp_path / "d.d")
     expected = ["z.png", "a.d/", "b.d/1.png", "b.d/x.d/", "c.d/1.png", "d.d/"]
     assert places(tmp_path) == expected
-    assert feed(tmp_path).count(lambda: None) == len(expected)
+    assert feed(tmp_path).count(NO_PROGRESS) == len(expected)
     for at, place in enumerate(expected):
         assert places(tmp_path, place) == expected[at + 1 :]
     refused = [one for one in feed(tmp_path).pictures(None) if one.source.error is not None]
@@ -81,7 +82,7 @@ def test_a_top_that_cannot_be_read_and_what_is_readable(
     with monkeypatch.context() as patch:
         refuse(patch, tmp_path)
         (found,) = feed(tmp_path).pictures(None)
-        assert (found.place, found.name) == ("", ".")
+        assert (found.cursor, found.name) == ("", ".")
         assert places(tmp_path, "") == []
     assert places(tmp_path, "") == ["z.png", "a.d/1.png"]
     refuse(monkeypatch, tmp_path / "a.d")
@@ -105,16 +106,18 @@ def test_the_work_can_be_ended_in_every_folder(tmp_path: Path) -> None:
         (tmp_path / f"empty-{number}").mkdir()
     write(tmp_path, [["z", "1"]])
     for at in range(11):
-        left = iter(range(at))
 
-        def step(left: Iterator[int] = left) -> None:
-            if next(left, None) is None:
-                raise CanceledError
+        class Ending(Progress):
+            left = iter(range(at))
+
+            def check(self) -> None:
+                if next(self.left, None) is None:
+                    raise CanceledError
 
         with pytest.raises(CanceledError):
-            feed(tmp_path).count(step)
+            feed(tmp_path).count(Ending())
         with pytest.raises(CanceledError):
-            list(feed(tmp_path).pictures(None, step))
+            list(feed(tmp_path).pictures(None, Ending()))
 
 
 @contextmanager
@@ -145,15 +148,16 @@ def test_permissions_are_felt() -> None:
 
 def test_a_journal_that_is_gone_or_broken_stands_for_the_start(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "x.journal")
-    assert journal.read() == Progress()
-    progress = Progress(total=9, place="a/\udce9.png")
-    progress.counts["created"] += 2
-    progress.failed("b: broken")
-    journal.write(progress)
-    assert journal.read() == progress
-    assert (progress.done, progress.errors) == (3, ["b: broken"])
-    for text in ("", "{", "[]", '{"total": 1}'):
+    assert journal.read() == Checkpoint()
+    checkpoint = Checkpoint(total=9, cursor="a/\udce9.png")
+    checkpoint.counts["created"] += 2
+    checkpoint.failed("b: broken")
+    journal.write(checkpoint)
+    assert journal.read() == checkpoint
+    assert (checkpoint.done, checkpoint.errors) == (3, ["b: broken"])
+    newer = (tmp_path / "x.journal").read_text().replace('"version": 1', '"version": 2')
+    for text in ("", "{", "[]", '{"total": 1}', newer):
         (tmp_path / "x.journal").write_text(text)
-        assert journal.read() == Progress()
+        assert journal.read() == Checkpoint()
     journal.remove()
     assert list(tmp_path.iterdir()) == []

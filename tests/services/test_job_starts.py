@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lookalike.errors import StorageError
-from lookalike.services.job_run import Watch
+from lookalike.progress import Progress
 from lookalike.services.jobs import Handler, JobService
 from lookalike.store.jobs import Job, JobState
 from lookalike.store.local.local_store import LocalStore
@@ -58,11 +58,11 @@ class Stuck:
         self._done = done
         self.inside = threading.Event()
 
-    def __call__(self, parameters: Mapping[str, Any], watch: Watch) -> str:
-        watch.progress(self._done, 100)
+    def __call__(self, parameters: Mapping[str, Any], progress: Progress) -> str:
+        progress.report(self._done, 100)
         self.inside.set()
         while True:
-            watch.step()
+            progress.check()
             threading.Event().wait(0.005)
 
 
@@ -79,6 +79,7 @@ class Life:
             self.store,
             {"count": handler},
             every_s=NEVER_S,
+            retry_s=0.01,
             ended=lambda job: self.told.append(job.id),
         )
         service.resume()
@@ -110,7 +111,7 @@ def test_a_job_that_ends_the_process_is_not_begun_for_ever(tmp_path: Path) -> No
     calls: list[Mapping[str, Any]] = []
     told: list[Job] = []
 
-    def count(parameters: Mapping[str, Any], watch: Watch) -> str:
+    def count(parameters: Mapping[str, Any], progress: Progress) -> str:
         calls.append(parameters)
         return "Counted"
 
@@ -175,10 +176,10 @@ def test_a_shutdown_is_no_crash(life: Life) -> None:
 def test_a_shutdown_that_is_cut_short_is_none_either(life: Life) -> None:
     inside, end = threading.Event(), threading.Event()
 
-    def deaf(parameters: Mapping[str, Any], watch: Watch) -> str:
+    def deaf(parameters: Mapping[str, Any], progress: Progress) -> str:
         inside.set()
         end.wait()
-        watch.step()
+        progress.check()
         return "not to be said"
 
     job_id = life.queue()
@@ -220,7 +221,6 @@ def test_what_is_given_up_keeps_its_errors(life: Life) -> None:
 def test_an_end_that_cannot_be_written_is_no_crash(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lookalike.services.jobs._RETRY_S", 0.01)
     change = life.store.change
     refused: list[Any] = []
 

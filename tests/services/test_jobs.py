@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import pytest
 
 from lookalike.errors import InvalidParameterError, JobNotFoundError, NotReadyError, StorageError
-from lookalike.services.job_run import JobStatus, Watch
-from lookalike.services.jobs import JobService
+from lookalike.progress import Progress
+from lookalike.services.jobs import JobService, JobStatus
 from lookalike.store.jobs import Job, JobState, JobStore
 from lookalike.store.local.local_store import LocalStore
 from lookalike.store.memory_jobs import MemoryJobs
@@ -27,16 +26,16 @@ class Counting:
         self.done = 0
         self.calls = 0
 
-    def __call__(self, parameters: Mapping[str, Any], watch: Watch) -> str:
+    def __call__(self, parameters: Mapping[str, Any], progress: Progress) -> str:
         self.calls += 1
         while self.done < parameters["to"]:
-            watch.progress(self.done, parameters["to"])
+            progress.report(self.done, parameters["to"])
             while not self.let.acquire(timeout=0.01):
-                watch.step()
+                progress.check()
             self.done += 1
             if parameters.get("fails"):
-                watch.error(f"step {self.done} failed")
-        watch.progress(self.done, parameters["to"])
+                progress.error(f"step {self.done} failed")
+        progress.report(self.done, parameters["to"])
         return f"Counted to {self.done}"
 
 
@@ -63,8 +62,8 @@ def service(store: JobStore, count: Counting) -> Iterator[JobService]:
     made.close()
 
 
-def _break(parameters: Mapping[str, Any], watch: Watch) -> str:
-    watch.progress(1, 2)
+def _break(parameters: Mapping[str, Any], progress: Progress) -> str:
+    progress.report(1, 2)
     if parameters.get("ours"):
         raise StorageError("the disk refuses; make room")
     raise ZeroDivisionError("planted")
@@ -236,7 +235,7 @@ def test_a_cancel_survives_a_crash(store: JobStore, count: Counting) -> None:
 def test_a_failure_amid_the_shutdown_is_no_failure(store: JobStore) -> None:
     inside, end = threading.Event(), threading.Event()
 
-    def breaks_at_shutdown(parameters: Mapping[str, Any], watch: Watch) -> str:
+    def breaks_at_shutdown(parameters: Mapping[str, Any], progress: Progress) -> str:
         inside.set()
         end.wait(10)
         raise NotReadyError("The service is shutting down")
@@ -247,8 +246,7 @@ def test_a_failure_amid_the_shutdown_is_no_failure(store: JobStore) -> None:
     assert inside.wait(10)
     closing = threading.Thread(target=service.close)
     closing.start()
-    while not service._closed:
-        time.sleep(0.001)
+    wait_for(lambda: service._closed)
     end.set()
     closing.join()
     assert store.get(job.id).state is JobState.RUNNING
@@ -279,8 +277,7 @@ def test_a_disk_that_refuses_is_outlived(
     store: JobStore, count: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end of a job that cannot be written is written later."""
-    monkeypatch.setattr("lookalike.services.jobs._RETRY_S", 0.01)
-    service = JobService(store, {"count": count}, every_s=60.0)
+    service = JobService(store, {"count": count}, every_s=60.0, retry_s=0.01)
     change = store.change
     refused: list[Any] = []
 
@@ -303,8 +300,7 @@ def test_a_disk_that_refuses_is_outlived(
 def test_what_keeps_a_job_from_beginning_does_not_end_the_thread(
     store: JobStore, count: Counting, monkeypatch: pytest.MonkeyPatch, planted: Exception
 ) -> None:
-    monkeypatch.setattr("lookalike.services.jobs._RETRY_S", 0.01)
-    service = JobService(store, {"count": count})
+    service = JobService(store, {"count": count}, retry_s=0.01)
     unfinished = store.unfinished
     raised: list[Any] = []
 
@@ -347,7 +343,7 @@ def test_an_end_that_nobody_thought_of_does_not_end_the_thread(
 ) -> None:
     """A message that no disk takes, and somebody told who breaks."""
 
-    def name_a_file(parameters: Mapping[str, Any], watch: Watch) -> str:
+    def name_a_file(parameters: Mapping[str, Any], progress: Progress) -> str:
         raise StorageError("\udcff.png cannot be read")
 
     def ended(job: Job) -> None:
@@ -367,8 +363,7 @@ def test_an_end_that_nobody_thought_of_does_not_end_the_thread(
 def test_an_end_that_cannot_be_written_for_no_known_reason_is_tried_again(
     store: JobStore, count: Counting, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    monkeypatch.setattr("lookalike.services.jobs._RETRY_S", 0.01)
-    service = JobService(store, {"count": count}, every_s=60.0)
+    service = JobService(store, {"count": count}, every_s=60.0, retry_s=0.01)
     change = store.change
     refused: list[Any] = []
 

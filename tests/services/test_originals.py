@@ -15,7 +15,7 @@ from lookalike.media.sources import PictureSource
 from lookalike.models.color_encoder import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.records import OnConflict, PutStatus
-from lookalike.services.index_items import IndexItem
+from lookalike.services.indexing import IndexItem
 from lookalike.store.memory_store import MemoryStore
 from scripts.samples import write_samples
 from tests.settings import make_settings

@@ -22,7 +22,8 @@ from lookalike.media.decode import ImageDecoder
 from lookalike.models.base import Encoder
 from lookalike.models.color_encoder import ColorEncoder
 from lookalike.records import ModelSpec, NewImage, PutStatus
-from lookalike.services.reembedding_walk import Vectorizer
+from lookalike.services.backfill import Vectorizer
+from lookalike.services.pipeline import Pipeline
 from lookalike.services.search import SearchOptions
 from lookalike.store.base import Store
 from lookalike.store.embedding_sets import Recipe
@@ -161,9 +162,8 @@ def test_an_interrupted_move_goes_on_with_what_is_missing(world: World) -> None:
     world.check(pictures, NEW)
 
 
-def test_steady_indexing_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steady_indexing_is_not_waited_for(world: World) -> None:
     """Each step of the walk finds more pictures than it embeds, and still it ends."""
-    monkeypatch.setattr("lookalike.services.reembedding._SLICE_S", 0.2)
     pictures = some(12)
     world.index(pictures)
     numbers = iter(range(100, 100_000))
@@ -210,20 +210,21 @@ def test_the_file_of_a_picture_that_was_replaced_is_not_taken_for_the_old_one(
     """Not even when the old content comes back before its vector is stored."""
     world.index(some(1))
     (before,) = world.store.page("default").records
-    with ThreadPoolExecutor(1) as pool:
+    with Pipeline(threads=1, window=1) as pipeline:
         vectorizer = Vectorizer(
             world.store,
             "default",
             world.encoders.default,
             pictures=world.pictures,
             decoder=ImageDecoder(),
-            pool=pool,
+            pipeline=pipeline,
+            batch=1,
         )
         world.index({"p0": picture(9)})
-        made = vectorizer.finish(vectorizer.begin([before]))
+        (made,) = vectorizer.run([[before]])
         assert (made.vectors, made.errors) == ({}, {})
         world.index({"p0": picture(0)})
-        made = vectorizer.finish(vectorizer.begin([before]))
+        (made,) = vectorizer.run([[before]])
         assert list(made.vectors) == ["p0"]
 
 

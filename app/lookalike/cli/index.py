@@ -22,6 +22,7 @@ from lookalike.cli.options import (
 from lookalike.cli.watching import print_errors, watched
 from lookalike.errors import ConfigurationError, LookalikeError
 from lookalike.media.walk import Found, walk
+from lookalike.progress import NO_PROGRESS
 from lookalike.records import OnConflict
 from lookalike.services.import_feeds import ARCHIVE_ENDINGS
 
@@ -140,7 +141,7 @@ def _index_archives(backend: Backend, archives: list[Path], options: ImportOptio
             before = len(lines)
             try:
                 feed = backend.open_archive(path, options)
-                total = feed.count(lambda: None)
+                total = feed.count(NO_PROGRESS)
                 for line in backend.index_archive(path, feed, options):
                     lines.append(line)
                     report(f"{STAGE} {path.name}", len(lines) - before, total)

@@ -23,6 +23,7 @@ from lookalike.files.data_folder import make_data_folder
 from lookalike.media.archives import ArchiveLimits
 from lookalike.media.sources import PictureSource
 from lookalike.model_recipes import recipe_of
+from lookalike.progress import Progress
 from lookalike.records import OnConflict
 from lookalike.schemas import CollectionOut, DuplicatesOut, DuplicatesRunning, ImageOut, SearchOut
 from lookalike.services.dropping import drop_collection
@@ -31,12 +32,11 @@ from lookalike.services.duplicates.service import (
     THRESHOLD,
     DuplicateOptions,
     DuplicateService,
-    Progress,
+    Unfinished,
 )
 from lookalike.services.import_feeds import ArchiveFeed, Picture
 from lookalike.services.importing import ImportOptions
-from lookalike.services.index_items import IndexItem
-from lookalike.services.job_run import Watch
+from lookalike.services.indexing import IndexItem
 from lookalike.services.jobs import JobService
 from lookalike.services.pictures import PictureService
 from lookalike.services.search import SearchOptions
@@ -179,16 +179,16 @@ class LocalBackend:
             cursor=ask.cursor,
         )
         found = self._duplicates.find(options)
-        if isinstance(found, Progress):
+        if isinstance(found, Unfinished):
             return DuplicatesRunning.of(found)
         return DuplicatesOut.of(found)
 
-    def reembed(self, collection: str, model: Mapping[str, Any], watch: Watch) -> str:
+    def reembed(self, collection: str, model: Mapping[str, Any], progress: Progress) -> str:
         """Moves a collection to another model, here and now; says how it ended."""
         pictures = self._pictures  # refuses an unknown collection before the network is loaded
         pictures.page(collection, limit=1)
         recipe = recipe_of(self._settings, model)
-        return self._services.reembedding.run(collection, recipe, watch)
+        return self._services.reembedding.run(collection, recipe, progress)
 
     def thumbnail(self, collection: str, image_id: str) -> bytes:
         """A small JPEG of a picture."""

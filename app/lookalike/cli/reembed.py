@@ -17,6 +17,7 @@ from lookalike.cli.options import (
 )
 from lookalike.cli.watching import print_errors, watched
 from lookalike.errors import ConfigurationError
+from lookalike.progress import Progress
 
 if TYPE_CHECKING:
     from lookalike.cli.progress import Report
@@ -118,19 +119,12 @@ def _number(text: Any) -> int:
         raise ConfigurationError(f"--input-size is {text!r}; give a number of pixels") from exc
 
 
-class _Bar:
-    """The progress of work that is done here."""
+class _Bar(Progress):
+    """The progress of work that is done here; keeps the first few errors."""
 
     def __init__(self, report: Report) -> None:
-        self._report = report
+        super().__init__(lambda _, done, total: report(STAGE, done, total))
         self.errors: list[str] = []
-
-    def step(self) -> None:
-        """Goes on; Ctrl-C ends it."""
-
-    def progress(self, done: int, total: int) -> None:
-        """Draws how far it is."""
-        self._report(STAGE, done, total)
 
     def error(self, text: str) -> None:
         """Keeps the first few errors."""

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.errors import ConfigurationError, EmbeddingFailedError, InvalidImageError
@@ -25,6 +21,7 @@ from lookalike.evaluation.vector_cache import VectorKeeper, open_keeper
 from lookalike.evaluation.vector_files import Manifest, Row, Saved
 from lookalike.media.decode import ImageDecoder, check_bytes
 from lookalike.models.encoders import LiveEncoder
+from lookalike.services.pipeline import Pipeline, Prepared, Result, reading
 from lookalike.services.vector_set import Skipped, VectorSet
 
 Progress = Callable[[int, int], None]
@@ -109,14 +106,11 @@ class _Read:
     Attributes:
         stamp: Of its file; None where there is none.
         sha256: None where its bytes could not be read.
-        vector: None where its content's vector is known, comes from an identical picture, or
-            cannot be had.
         reason: Why there will be no vector.
     """
 
     stamp: Stamp | None = None
     sha256: str | None = None
-    vector: Future[NDArray[np.float32]] | None = None
     reason: str | None = None
 
 
@@ -165,20 +159,13 @@ class _Run:
             return
         self._keeper.expect()
         window = self._live.batcher.queue_size + cores
-        pool = ThreadPoolExecutor(cores, thread_name_prefix="decode")
-        waiting: deque[tuple[int, Future[_Read]]] = deque()
-        positions = iter(unsettled)
-        try:
-            while True:
-                for position in islice(positions, window - len(waiting)):
-                    waiting.append((position, pool.submit(self._read, position)))
-                if not waiting:
-                    return
-                position, read = waiting.popleft()
-                self._take(position, read.result())
+        with (
+            Pipeline(threads=cores, window=window) as pipeline,
+            closing(pipeline.run(unsettled, self._read)) as results,
+        ):
+            for result in results:
+                self._take(result)
                 self._report()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
     def finish(self) -> Saved:
         """Everything that could be read, in the dataset's order. Raises `ConfigurationError`."""
@@ -204,28 +191,24 @@ class _Run:
             )
         )
 
-    def _read(self, position: int) -> _Read:
-        """Runs on the decoding threads: all that comes before the network."""
+    def _read(self, position: int) -> Prepared[_Read]:
+        """Runs on the pipeline's threads: everything before the network."""
         stamp = sha256 = None
         encoder = self._live.encoder
         try:
             stamp = self._dataset.stamp(position)
-            with self._dataset.source(position).open() as file:
+            with reading(self._ids[position]), self._dataset.source(position).open() as file:
                 check_bytes(file, limits=self._decoder.limits)
                 file.seek(0)
                 data = file.read()
             sha256 = hashlib.sha256(data).hexdigest()
             if not self._claim(sha256):
-                return _Read(stamp=stamp, sha256=sha256)
+                return _Read(stamp=stamp, sha256=sha256), None
             decoded = self._decoder.decode(data, decode_size=encoder.decode_size)
         except InvalidImageError as exc:
-            return _Read(stamp=stamp, sha256=sha256, reason=str(exc))
-        except OSError as exc:
-            reason = f"{self._ids[position]} cannot be read: {exc.strerror}"
-            return _Read(stamp=stamp, sha256=sha256, reason=reason)
-        prepared = encoder.prepare(decoded.image)
-        vector = self._live.batcher.submit(prepared, wait=True)
-        return _Read(stamp=stamp, sha256=sha256, vector=vector)
+            return _Read(stamp=stamp, sha256=sha256, reason=str(exc)), None
+        vector = self._live.batcher.submit(encoder.prepare(decoded.image), wait=True)
+        return _Read(stamp=stamp, sha256=sha256), vector
 
     def _claim(self, sha256: str) -> bool:
         """Whether the caller is the one to embed a content: true for the first that asks."""
@@ -235,20 +218,22 @@ class _Run:
             self._claimed.add(sha256)
         return not self._keeper.knows(sha256)
 
-    def _take(self, position: int, read: _Read) -> None:
-        """Notes what became of a picture; waits for its vector."""
+    def _take(self, result: Result[int, _Read]) -> None:
+        """Notes what became of a picture."""
+        if isinstance(result.error, EmbeddingFailedError):
+            raise EmbeddingFailedError(f"{self._ids[result.item]}: {result.error}")
+        if result.error is not None:
+            raise result.error
+        position, read = result.item, result.value
+        assert read is not None
         if read.stamp is None or read.sha256 is None:
             self._skipped[position] = read.reason or "it cannot be read"
             return
         row = self._rows[position] = self._row(position, read.sha256, read.stamp)
         if read.reason is not None:
             self._undecodable[read.sha256] = read.reason
-            return
-        try:
-            vector = None if read.vector is None else read.vector.result()
-        except EmbeddingFailedError as exc:
-            raise EmbeddingFailedError(f"{row.id}: {exc}") from exc
-        self._keeper.add(row, vector)
+        else:
+            self._keeper.add(row, result.vector)
 
     def _row(self, position: int, sha256: str, stamp: Stamp) -> Row:
         label = None if self._labels is None else self._labels[position]

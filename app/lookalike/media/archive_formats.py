@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from lookalike.errors import ArchiveError, LookalikeError, UnreadableImageError
 from lookalike.media.archive_streams import ForwardReader
-from lookalike.media.work_end import WorkEndedError
+from lookalike.progress import TaskEndedError
 
 MAX_HEADER_BYTES = 1_000_000
 """Most bytes of the headers between two members of a tar file."""
@@ -122,7 +122,7 @@ def archive_errors() -> Iterator[None]:
     """Whatever the libraries raise over a broken archive becomes `ArchiveError`."""
     try:
         yield
-    except (LookalikeError, WorkEndedError):
+    except (LookalikeError, TaskEndedError):
         raise
     except Exception as exc:
         raise ArchiveError(
@@ -136,7 +136,7 @@ def member_errors() -> Iterator[None]:
     """Whatever the libraries raise over a broken member becomes `UnreadableImageError`."""
     try:
         yield
-    except (LookalikeError, WorkEndedError):
+    except (LookalikeError, TaskEndedError):
         raise
     except Exception as exc:
         why = in_ascii(str(exc) or type(exc).__name__)

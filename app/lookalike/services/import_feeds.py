@@ -12,12 +12,13 @@ from lookalike.media.archive_formats import as_text, in_ascii
 from lookalike.media.archives import Archive, ArchiveLimits
 from lookalike.media.sources import PictureSource
 from lookalike.media.walk import Found, walk
+from lookalike.progress import NO_PROGRESS, Progress
 
-Place = int | str
-"""Where a picture stands in its feed, so that a later reading can go on behind it."""
+Cursor = int | str
+"""A picture's position in its feed; a later reading can go on behind it."""
 
 Describe = Callable[[str], Mapping[str, Any] | None]
-"""Gives a picture's metadata, from the name of its folder."""
+"""Returns a picture's metadata, given the name of its folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,12 @@ class Picture:
     """A picture of a feed.
 
     Attributes:
-        place: Where it stands.
+        cursor: Its position.
         name: For messages, in ASCII.
         source: Its bytes, or why they cannot be had.
     """
 
-    place: Place
+    cursor: Cursor
     name: str
     source: PictureSource
 
@@ -38,16 +39,16 @@ class Picture:
 class Feed(Protocol):
     """Pictures in an order that stays the same whenever they are read."""
 
-    def count(self, step: Callable[[], None]) -> int:
-        """How many there are; `step` is called often and may raise to end it.
+    def count(self, progress: Progress) -> int:
+        """How many there are; `progress.check` is called often.
 
         Raises:
             ArchiveError: The archive is broken, or beyond a bound.
         """
         ...
 
-    def pictures(self, after: Place | None, step: Callable[[], None] = ...) -> Iterator[Picture]:
-        """All pictures, or those behind a place; `step` as of `count`.
+    def pictures(self, after: Cursor | None, progress: Progress = NO_PROGRESS) -> Iterator[Picture]:
+        """All pictures, or those behind a cursor; calls `progress.check` often.
 
         Raises:
             ArchiveError: The archive is broken, or beyond a bound.
@@ -76,18 +77,16 @@ class ArchiveFeed:
         self._label = archive_label(as_text(name))
         self._describe = describe
 
-    def count(self, step: Callable[[], None]) -> int:
+    def count(self, progress: Progress) -> int:
         """See `Feed.count`."""
         with self._open() as archive:
-            return archive.count(step)
+            return archive.count(progress.check)
 
-    def pictures(
-        self, after: Place | None, step: Callable[[], None] = lambda: None
-    ) -> Iterator[Picture]:
-        """See `Feed.pictures`; places are the members' positions."""
+    def pictures(self, after: Cursor | None, progress: Progress = NO_PROGRESS) -> Iterator[Picture]:
+        """See `Feed.pictures`; cursors are the members' positions."""
         start = 0 if after is None else int(after) + 1
         with self._open() as archive:
-            for member in archive.members(start=start, step=step):
+            for member in archive.members(start=start, step=progress.check):
                 source = PictureSource(
                     filename=member.filename,
                     size=member.size,
@@ -115,24 +114,22 @@ class FolderFeed:
         self._inside = inside
         self._describe = describe
 
-    def count(self, step: Callable[[], None]) -> int:
+    def count(self, progress: Progress) -> int:
         """See `Feed.count`."""
-        return sum(1 for _ in self._walk(step))
+        return sum(1 for _ in self._walk(progress))
 
-    def pictures(
-        self, after: Place | None, step: Callable[[], None] = lambda: None
-    ) -> Iterator[Picture]:
-        """See `Feed.pictures`; places are paths below the folder, in the order of the walk."""
+    def pictures(self, after: Cursor | None, progress: Progress = NO_PROGRESS) -> Iterator[Picture]:
+        """See `Feed.pictures`; cursors are paths below the folder, in the order of the walk."""
         behind = None if after is None else _order(str(after))
-        for found in self._walk(step):
+        for found in self._walk(progress):
             name = found.path.relative_to(self._top).as_posix()
-            place = name if found.error is None else f"{name}/".removeprefix("./")
-            if behind is None or _order(place) > behind:
-                yield Picture(place, in_ascii(name), self._source(found))
+            cursor = name if found.error is None else f"{name}/".removeprefix("./")
+            if behind is None or _order(cursor) > behind:
+                yield Picture(cursor, in_ascii(name), self._source(found))
 
-    def _walk(self, step: Callable[[], None]) -> Iterator[Found]:
-        for found in walk([self._top], step):
-            step()
+    def _walk(self, progress: Progress) -> Iterator[Found]:
+        for found in walk([self._top], progress.check):
+            progress.check()
             yield found
 
     def _source(self, found: Found) -> PictureSource:
@@ -172,10 +169,10 @@ ARCHIVE_ENDINGS = (
 """How the names of archives that can be read end."""
 
 
-def _order(place: str) -> list[tuple[int, str]]:
+def _order(cursor: str) -> list[tuple[int, str]]:
     """Sorts paths as `walk` does: a folder's files before the folders inside.
 
     A folder that cannot be read ends with a slash, or is empty at the top: it stands at its start.
     """
-    *folders, name = place.split("/")
+    *folders, name = cursor.split("/")
     return [*((1, folder) for folder in folders), (0, name)]

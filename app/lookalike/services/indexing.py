@@ -2,74 +2,115 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lookalike.errors import (
+    ImageExistsError,
     ImageTooLargeError,
     LookalikeError,
+    NotReadyError,
     SpecMismatchError,
-    UnreadableImageError,
 )
 from lookalike.files.blobs import LocalFiles
-from lookalike.media.decode import ImageDecoder
+from lookalike.media.decode import ImageDecoder, make_thumbnail
 from lookalike.media.sources import PictureSource
 from lookalike.models.encoders import Encoders, LiveEncoder
 from lookalike.records import (
     DEFAULT_COLLECTION,
+    ImageRecord,
+    Metadata,
+    NewImage,
     OnConflict,
     PutOutcome,
     PutStatus,
 )
-from lookalike.services.index_embedding import IndexEmbedder, failed_items
-from lookalike.services.index_items import (
-    IndexItem,
-    Known,
-    Originals,
-    Ready,
-    Started,
-    Task,
-    Waiting,
-    flat,
-    item_of,
-    known_image,
-)
-from lookalike.services.originals import OriginalKeeper
-from lookalike.services.switching import ATTEMPTS, PutGate
+from lookalike.services.originals import OriginalKeeper, Originals
+from lookalike.services.pipeline import Pipeline, Prepared, Result, Vector, grouped, reading
+from lookalike.services.switching import ATTEMPTS, PutGate, live_encoder
 from lookalike.store.base import Store
 from lookalike.store.metadata import check_metadata
 from lookalike.store.names import check_collection_name, check_id
 from lookalike.store.outcomes import decide
 
 ID_LENGTH = 16
-"""Hex digits of the sha256 that make an id where the caller gives none."""
+"""Hex digits of the sha256 that make an id if the caller gives none."""
 
 _KEEPERS = 8
-"""Threads that keep files: they wait for the disk, which makes several files durable at once."""
+"""Threads that write files. They wait for the disk, so several files become durable at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexItem:
+    """What became of one picture: its status and id, or the error that stopped it."""
+
+    source: PictureSource
+    status: PutStatus | None = None
+    id: str | None = None
+    error: LookalikeError | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the picture is not in the collection as it was sent."""
+        return self.error is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A picture between its source and its row.
+
+    `embedder` makes its vector; it is None if the same bytes seem to be stored already.
+    """
+
+    source: PictureSource
+    image: NewImage
+    embedder: LiveEncoder | None = None
+    thumbnail: bytes = b""
+
+    def failed(self, error: LookalikeError) -> IndexItem:
+        return IndexItem(source=self.source, id=self.image.id, error=error)
+
+
+@dataclass(slots=True)
+class _Task:
+    """What one call of `index` fixes for its pictures.
+
+    `live` changes if the collection moves to another model meanwhile. `check` is called right
+    before each commit and may raise to end the work.
+    """
+
+    collection: str
+    on_conflict: OnConflict
+    live: LiveEncoder
+    check: Callable[[], None]
+
+
+_Embedded = dict[int, tuple[_Picture, Vector]]
+"""Pictures with their vectors, by their position in a group."""
 
 
 class IndexingService:
-    """Decodes, embeds, keeps and stores pictures.
+    """Decodes, embeds and stores pictures.
 
-    Decoding runs on `cores` threads while the network works on what came before, files are kept
-    several at a time, and rows are committed in groups. A picture that fails answers with its own
-    error and harms no other.
+    Pictures are decoded on `cores` threads while the network works on earlier ones, files are
+    written several at a time, and rows are committed in groups. A picture that fails answers with
+    its own error and affects no other.
 
     Args:
         encoders: The live encoders.
         store: Where rows and vectors go.
         files: Where originals and thumbnails go.
         decoder: Decodes within the limits.
-        originals: What becomes of the files themselves.
-        max_metadata_bytes: Most bytes of one picture's metadata, as JSON.
+        originals: Whether originals are kept.
+        max_metadata_bytes: Upper bound of one picture's metadata, as JSON.
         cores: Threads that decode.
-        group: Most pictures embedded and committed together.
-        gate: Held shut for a moment while a collection moves to another embedding set.
+        group: Most pictures committed together.
+        gate: Closed for a moment while a collection switches to another model.
     """
 
     def __init__(
@@ -85,16 +126,16 @@ class IndexingService:
         group: int = 32,
         gate: PutGate | None = None,
     ) -> None:
-        self._embedder = IndexEmbedder(encoders, store, decoder, originals)
+        self._encoders = encoders
         self._store = store
         self._files = files
         self._decoder = decoder
+        self._originals = originals
         self._keeper = OriginalKeeper(store, files, originals)
         self._max_metadata_bytes = max_metadata_bytes
         self._group = group
         self.gate = gate or PutGate()
-        self._window = 3 * group + cores
-        self._pool = ThreadPoolExecutor(cores, thread_name_prefix="decode")
+        self._pipeline = Pipeline(threads=cores, window=3 * group + cores)
         self._keepers = ThreadPoolExecutor(_KEEPERS, thread_name_prefix="keep")
 
     def index(
@@ -112,7 +153,8 @@ class IndexingService:
             InvalidCollectionNameError: Before anything is read.
             SpecMismatchError: The collection was made by a model that is not live.
         """
-        return flat(self.index_groups(sources, collection=collection, on_conflict=on_conflict))
+        groups = self.index_groups(sources, collection=collection, on_conflict=on_conflict)
+        return _flat(groups)
 
     def index_groups(
         self,
@@ -124,49 +166,46 @@ class IndexingService:
     ) -> Generator[list[IndexItem], None, None]:
         """As `index`, but yields what was committed together as one list. Raises as it does.
 
-        `check` is called right before each commit, and may raise to end the work.
+        `check` is called right before each commit and may raise to end the work.
         """
         self.require(collection)
-        task = Task(collection, on_conflict, self._embedder.live(collection), check)
-        return self._stream(iter(sources), task)
+        return self._index(sources, _Task(collection, on_conflict, self._live(collection), check))
 
     def require(self, collection: str) -> None:
         """Checks that pictures can be added to a collection; raises as `index` does."""
         check_collection_name(collection)
-        self._embedder.live(collection)
+        self._live(collection)
 
     def close(self) -> None:
         """Stops the threads after what they are doing."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pipeline.close()
         self._keepers.shutdown(wait=True)
 
-    def _stream(
-        self, sources: Iterator[PictureSource], task: Task
+    def _index(
+        self, sources: Iterable[PictureSource], task: _Task
     ) -> Generator[list[IndexItem], None, None]:
-        window: deque[Future[Started]] = deque()
-        try:
-            while True:
-                for source in islice(sources, self._window - len(window)):
-                    window.append(self._pool.submit(self._start, source, task))
-                if not window:
-                    return
-                group = [window.popleft() for _ in range(min(self._group, len(window)))]
-                yield self._finish([started.result() for started in group], task)
-        finally:
-            for started in window:
-                started.cancel()
+        with closing(self._pipeline.run(sources, partial(self._prepare, task))) as results:
+            kept = ((result, self._keepers.submit(self._keep, result)) for result in results)
+            for group in grouped(kept, self._group):
+                yield self._store_group(group, task)
 
-    def _start(self, source: PictureSource, task: Task) -> Started:
-        """Everything before the network: returns an item where that settles the matter."""
-        try:
-            return self._prepare(source, task)
-        except LookalikeError as exc:
-            return IndexItem(source=source, id=source.id, error=exc)
-        except OSError as exc:
-            unreadable = UnreadableImageError(f"{source.filename} cannot be read: {exc.strerror}")
-            return IndexItem(source=source, id=source.id, error=unreadable)
+    # Before the network, on the pipeline's threads
 
-    def _prepare(self, source: PictureSource, task: Task) -> Started:
+    def _prepare(self, task: _Task, source: PictureSource) -> Prepared[_Picture]:
+        """Checks a picture, looks up its bytes, and decodes and queues it if they are new."""
+        with reading(source.filename):
+            metadata = self._check(source)
+            sha256 = source.sha256()
+            image_id = source.id or sha256[:ID_LENGTH]
+            existing = self._store.find(task.collection, [image_id]).get(image_id)
+            if existing is not None:
+                known = self._as_stored(existing, source, sha256, metadata)
+                if decide(existing, known, task.on_conflict) is not PutStatus.REPLACED:
+                    return _Picture(source, known), None
+            return self._embed(source, sha256, image_id, metadata, task)
+
+    def _check(self, source: PictureSource) -> Metadata | None:
+        """Raises if a picture's id, metadata or size are out of bounds; returns its metadata."""
         if source.id is not None:
             check_id(source.id)
         metadata = source.metadata
@@ -177,108 +216,198 @@ class IndexingService:
                 f"{source.filename} has {source.size:,} bytes; the limit is {limit:,}. "
                 "Send a smaller file, or raise LOOKALIKE_MAX_FILE_BYTES"
             )
-        sha256 = source.sha256()
-        image_id = source.id or sha256[:ID_LENGTH]
-        existing = self._store.find(task.collection, [image_id]).get(image_id)
-        if existing is not None:
-            same = existing.sha256 == sha256
-            place = self._keeper.moved(source, existing) if same else None
-            known = known_image(existing, sha256, metadata, source=place)
-            if decide(existing, known, task.on_conflict) is not PutStatus.REPLACED:
-                return Known(source, known)
-        return self._embedder.embed(source, sha256, image_id, metadata, task)
+        return metadata
 
-    def _finish(self, started: list[Started], task: Task) -> list[IndexItem]:
-        """Keeps the files of a group, commits its rows, and gives its items in order."""
-        settled: dict[int, IndexItem] = {}
-        ready: list[Ready] = []
-        complete = [
-            self._keepers.submit(self._complete, item) if isinstance(item, Waiting) else None
-            for item in started
-        ]
-        for place, item in enumerate(started):
-            if isinstance(item, IndexItem):
-                settled[place] = item
+    def _as_stored(
+        self, existing: ImageRecord, source: PictureSource, sha256: str, metadata: Metadata | None
+    ) -> NewImage:
+        """A picture that seems to be stored already: the row tells what decoding it would."""
+        same = existing.sha256 == sha256
+        return NewImage(
+            id=existing.id,
+            sha256=sha256,
+            filename=existing.filename,
+            media_type=existing.media_type,
+            width=existing.width,
+            height=existing.height,
+            bytes=existing.bytes,
+            metadata=metadata,
+            source=self._keeper.moved(source, existing) if same else None,
+        )
+
+    def _embed(
+        self,
+        source: PictureSource,
+        sha256: str,
+        image_id: str,
+        metadata: Metadata | None,
+        task: _Task,
+    ) -> tuple[_Picture, Future[Vector]]:
+        """Decodes a picture and puts it in the network's queue, waiting for room.
+
+        Raises:
+            InvalidImageError: The picture cannot be read.
+            NotReadyError: The service is shutting down.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            live = task.live
+            path = source.place() if self._originals.refers_to(source) else None
+            with source.open() as file:
+                decoded = self._decoder.decode(file, decode_size=live.encoder.decode_size)
+            try:
+                vector = live.batcher.submit(live.encoder.prepare(decoded.image), wait=True)
+            except NotReadyError:  # retired after a switch, or the service is shutting down
+                task.live = self._live(task.collection)
+                if task.live is live or attempt == ATTEMPTS:
+                    raise
+                continue
+            image = NewImage(
+                id=image_id,
+                sha256=sha256,
+                filename=source.filename,
+                media_type=decoded.media_type,
+                width=decoded.width,
+                height=decoded.height,
+                bytes=source.size,
+                metadata=metadata,
+                source=path,
+            )
+            return _Picture(source, image, live, make_thumbnail(decoded.image)), vector
+        raise AssertionError("unreachable")
+
+    def _live(self, collection: str) -> LiveEncoder:
+        """The encoder of a collection; raises `SpecMismatchError` if it is not live."""
+        return live_encoder(self._encoders, self._store, collection) or self._encoders.default
+
+    # After the network
+
+    def _keep(self, result: Result[PictureSource, _Picture]) -> None:
+        """Writes the original and the thumbnail of a picture that was embedded."""
+        picture = result.value
+        if result.error is None and picture is not None and picture.embedder is not None:
+            self._keep_files(picture)
+
+    def _keep_files(self, picture: _Picture) -> None:
+        self._keeper.keep(picture.source, picture.image)
+        self._files.put_thumbnail(picture.image.sha256, picture.thumbnail)
+
+    def _store_group(
+        self, group: list[tuple[Result[PictureSource, _Picture], Future[None]]], task: _Task
+    ) -> list[IndexItem]:
+        """Commits a group's rows and returns its items in order."""
+        items: dict[int, IndexItem] = {}
+        ready: _Embedded = {}
+        for position, (result, kept) in enumerate(group):
+            picture, vector = result.value, result.vector
+            if picture is None or result.error is not None:
+                image_id = result.item.id if picture is None else picture.image.id
+                items[position] = IndexItem(source=result.item, id=image_id, error=result.error)
                 continue
             try:
-                if isinstance(item, Known):
-                    if any(one.waiting.image.id == item.image.id for one in ready):
-                        settled.update(self._commit(ready, task))
-                        ready.clear()
-                    outcome = self._settle(item, task)
+                if vector is None:
+                    if any(one.image.id == picture.image.id for one, _ in ready.values()):
+                        items |= self._put(ready, task)
+                        ready = {}
+                    outcome = self._put_known(picture, task)
                     if outcome is not None:
-                        settled[place] = item_of(item.source, outcome)
+                        items[position] = _item(picture.source, outcome)
                         continue
-                waiting = self._embed_now(item, task) if isinstance(item, Known) else item
-                kept = complete[place]
-                vector = kept.result() if kept is not None else self._complete(waiting)
-                ready.append(Ready(place, waiting, vector))
+                    picture, vector = self._embed_again(picture, task)
+                    self._keep_files(picture)
+                kept.result()
+                ready[position] = picture, vector
             except LookalikeError as exc:
-                settled[place] = IndexItem(source=item.source, id=item.image.id, error=exc)
-        settled.update(self._commit(ready, task))
-        return [settled[place] for place in range(len(started))]
+                items[position] = picture.failed(exc)
+        items |= self._put(ready, task)
+        return [items[position] for position in range(len(group))]
 
-    def _complete(self, waiting: Waiting) -> NDArray[np.float32]:
-        """Waits for a picture's vector and keeps its files."""
-        vector = waiting.vector.result()
-        self._keeper.keep(waiting.source, waiting.image)
-        self._files.put_thumbnail(waiting.image.sha256, waiting.thumbnail)
-        return vector
-
-    def _settle(self, item: Known, task: Task) -> PutOutcome | None:
-        """A picture that needs no vector after all that came before it; None where it does."""
-        outcome = self._store.put_known(task.collection, item.image, on_conflict=task.on_conflict)
-        if outcome is not None and outcome.record.sha256 == item.image.sha256:
-            self._keeper.keep_known(item.source, item.image, outcome.record)
+    def _put_known(self, picture: _Picture, task: _Task) -> PutOutcome | None:
+        """Stores a picture that needs no vector; None if by now it does need one."""
+        image = picture.image
+        outcome = self._store.put_known(task.collection, image, on_conflict=task.on_conflict)
+        if outcome is not None and outcome.record.sha256 == image.sha256:
+            self._keeper.keep_known(picture.source, image, outcome.record)
         return outcome
 
-    def _embed_now(self, item: Known, task: Task) -> Waiting:
-        """A picture that was known when it was looked up, and no longer is."""
-        image = item.image
-        return self._embedder.embed(item.source, image.sha256, image.id, image.metadata, task)
+    def _embed_again(self, picture: _Picture, task: _Task) -> tuple[_Picture, Vector]:
+        """A picture with its vector by the model that the collection is on now."""
+        image = picture.image
+        with reading(picture.source.filename):
+            fresh, vector = self._embed(
+                picture.source, image.sha256, image.id, image.metadata, task
+            )
+        return fresh, vector.result()
 
-    def _commit(self, ready: list[Ready], task: Task) -> dict[int, IndexItem]:
-        """Stores a group; where the collection moved to another set, with new vectors."""
-        settled: dict[int, IndexItem] = {}
-        error = SpecMismatchError(
+    def _put(self, ready: _Embedded, task: _Task) -> dict[int, IndexItem]:
+        """Stores pictures with their vectors, made anew if the collection switched its model."""
+        items: dict[int, IndexItem] = {}
+        error: LookalikeError = SpecMismatchError(
             f"The collection {task.collection!r} moves from model to model; try again in a moment"
         )
         for _ in range(ATTEMPTS):
-            ready, failed = self._embedder.embed_again(ready, task)
-            settled |= failed
+            items |= self._replace_stale(ready, task)
+            if not ready:
+                return items
             live = task.live
-            if any(one.waiting.live is not live for one in ready):
-                continue  # it changed again meanwhile
+            if any(picture.embedder is not live for picture, _ in ready.values()):
+                continue  # it switched again meanwhile
             try:
-                return settled | (self._put(ready, task, live) if ready else {})
+                return items | self._commit(ready, live, task)
             except SpecMismatchError as exc:
                 error = exc
             except LookalikeError as exc:
-                return settled | failed_items(ready, exc)
-            if not self._follow(task):
+                error = exc
                 break
-        return settled | failed_items(ready, error)
+            try:
+                task.live = self._live(task.collection)
+            except SpecMismatchError:
+                break
+        return items | {place: picture.failed(error) for place, (picture, _) in ready.items()}
 
-    def _follow(self, task: Task) -> bool:
-        """Goes over to the encoder whose turn it is now; False where it is not live."""
-        try:
-            task.live = self._embedder.live(task.collection)
-        except SpecMismatchError:
-            return False
-        return True
+    def _replace_stale(self, ready: _Embedded, task: _Task) -> dict[int, IndexItem]:
+        """Makes vectors anew that are not by the collection's model; returns what failed."""
+        failed: dict[int, IndexItem] = {}
+        for position, (picture, _) in list(ready.items()):
+            if picture.embedder is task.live:
+                continue
+            try:
+                ready[position] = self._embed_again(picture, task)
+            except LookalikeError as exc:
+                del ready[position]
+                failed[position] = picture.failed(exc)
+        return failed
 
-    def _put(self, ready: list[Ready], task: Task, live: LiveEncoder) -> dict[int, IndexItem]:
+    def _commit(self, ready: _Embedded, live: LiveEncoder, task: _Task) -> dict[int, IndexItem]:
+        pictures = [picture for picture, _ in ready.values()]
         with self.gate.passing(task.collection):
             task.check()
             outcomes = self._store.put(
                 task.collection,
-                [one.waiting.image for one in ready],
-                np.stack([one.vector for one in ready]),  # (N, dim)
+                [picture.image for picture in pictures],
+                np.stack([vector for _, vector in ready.values()]),  # (N, dim)
                 spec=live.spec,
                 provenance=live.encoder.provenance,
                 on_conflict=task.on_conflict,
             )
         return {
-            one.place: item_of(one.waiting.source, outcome)
-            for one, outcome in zip(ready, outcomes, strict=True)
+            position: _item(picture.source, outcome)
+            for position, picture, outcome in zip(ready, pictures, outcomes, strict=True)
         }
+
+
+def _flat(groups: Generator[list[IndexItem], None, None]) -> Iterator[IndexItem]:
+    """The items of the groups one by one; closes them if it is closed."""
+    with closing(groups):
+        for group in groups:
+            yield from group
+
+
+def _item(source: PictureSource, outcome: PutOutcome) -> IndexItem:
+    image_id = outcome.record.id
+    if outcome.status is not PutStatus.CONFLICT:
+        return IndexItem(source=source, status=outcome.status, id=image_id)
+    error = ImageExistsError(
+        f"The id {image_id!r} is taken by another picture or other metadata; send "
+        "on_conflict=replace to replace it, or choose another id"
+    )
+    return IndexItem(source=source, id=image_id, error=error)

@@ -1,31 +1,26 @@
-"""Long work in the background: one thread, progress on the disk, going on after a restart."""
+"""Long tasks in the background: one thread, progress on the disk, resumed after a restart."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lookalike.errors import InvalidParameterError, LookalikeError, NotReadyError
-from lookalike.services.job_run import (
-    CanceledError,
-    JobRun,
-    JobStatus,
-    JobWatch,
-    ended,
-    of_the_program,
-)
+from lookalike.progress import Progress, TaskEndedError
 from lookalike.store.base import utc_now
-from lookalike.store.jobs import Job, JobPage, JobState, JobStore, same_work
+from lookalike.store.jobs import Job, JobState, JobStore, same_work
+from lookalike.worker import Worker, log_failure
 
 KEPT = 1000
 """Finished jobs that are remembered."""
 
-_STARTS = 3  # that may end with the process before the job came any further
-_RETRY_S = 5.0  # after the disk refused
+_ERROR_TEXTS = 20  # errors whose text is kept
+_STARTS = 3  # that may end with the process before the job comes any further
 _ENDED_THE_SERVICE = (
     f"The service ended {_STARTS} times while it worked on this, and came no further: a picture "
     "may crash it, or its memory may be too small. Look at its log, at its memory and at the "
@@ -35,22 +30,159 @@ _ENDED_THE_SERVICE = (
 log = logging.getLogger(__name__)
 
 
-Handler = Callable[[Mapping[str, Any], JobWatch], str]
-"""Does the work of one kind of job and gives a sentence on how it ended.
+class CanceledError(TaskEndedError):
+    """Somebody canceled the job."""
 
-It is called again with the same parameters after a restart, and goes on where it was.
+
+class StoppedError(TaskEndedError):
+    """The service is shutting down."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """A job, with its speed if it is running.
+
+    Attributes:
+        job: As it is stored, or as it stands this moment.
+        rate: Steps per second since it was started or resumed, or None.
+        seconds_left: At this rate, or None.
+    """
+
+    job: Job
+    rate: float | None = None
+    seconds_left: float | None = None
+
+
+class JobRun(Progress):
+    """A running job: the progress that its handler is given.
+
+    Args:
+        job: As it was begun.
+        store: Keeps it.
+        every_s: Seconds between two writes of its progress.
+    """
+
+    def __init__(self, job: Job, store: JobStore, *, every_s: float) -> None:
+        super().__init__()
+        self.job_id = job.id
+        self.kind = job.kind
+        self.parameters = job.parameters
+        self._job = job
+        self._store = store
+        self._every_s = every_s
+        self._canceled = threading.Event()
+        self._why = ""
+        self._stopped = threading.Event()
+        self._since: tuple[float, int] | None = None
+        self._written = time.monotonic()
+
+    @property
+    def starts(self) -> int:
+        """See `Job.starts`; this one counts until the job comes further or the service stops."""
+        return max(0, self._job.starts - self.stopped)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the service is shutting down."""
+        return self._stopped.is_set()
+
+    def stop(self) -> None:
+        """Makes the next `check` raise; the job stays unfinished."""
+        self._stopped.set()
+
+    def cancel(self, why: str = "") -> None:
+        """Makes the next `check` raise; the job ends as canceled, with `why` as its message."""
+        self._why = why
+        self._canceled.set()
+
+    def check(self) -> None:
+        """Raises if the service is shutting down or the job was canceled."""
+        if self._stopped.is_set():
+            raise StoppedError
+        if self._canceled.is_set():
+            raise CanceledError(self._why)
+
+    def report(self, done: int, total: int, *, stage: str = "") -> None:  # noqa: ARG002
+        """Notes the progress; writes it every `every_s`, or at once if `starts` depends on it.
+
+        The first report tells what was done before this start: only the next one is this start's
+        own work.
+        """
+        first, grew = self._since is None, done > self._job.done
+        at_once = grew and (first or self._job.starts > 0)
+        starts = self._job.starts
+        if first:
+            self._since = (time.monotonic(), done)
+        if grew:
+            starts = min(starts, 1 if first else 0)
+        self._job = replace(self._job, done=done, total=total, starts=starts)
+        if at_once or time.monotonic() - self._written >= self._every_s:
+            self.write()
+
+    def error(self, text: str) -> None:
+        """Counts a step that failed, and keeps the first few texts."""
+        texts = (*self._job.error_texts, text)[:_ERROR_TEXTS]
+        self._job = replace(self._job, errors=self._job.errors + 1, error_texts=texts)
+
+    def write(self, change: Callable[[Job], Job] = lambda job: job) -> Job:
+        """Writes the progress, and a further change; returns the job."""
+        job = self._store.change(self.job_id, lambda job: change(self._now(job)))
+        self._written = time.monotonic()
+        return job
+
+    def end(self, state: JobState, message: str) -> Job:
+        """Writes how the job ended; returns it."""
+        try:
+            return self.write(lambda job: _ended(job, state, message))
+        except LookalikeError:
+            raise
+        except Exception as exc:  # perhaps because of the message: this one can be written
+            log.exception("the end of job %s cannot be written", self.job_id)
+            text = _bug(exc)
+            return self.write(lambda job: _ended(job, JobState.FAILED, text))
+
+    def status(self, job: Job) -> JobStatus:
+        """The job as it stands this moment, with its rate."""
+        job = self._now(job)
+        if self._since is None:
+            return JobStatus(job)
+        since, before = self._since
+        seconds = time.monotonic() - since
+        rate = (job.done - before) / seconds if seconds > 0 else 0.0
+        if rate <= 0 or job.total is None:
+            return JobStatus(job)
+        return JobStatus(job, rate, max(0, job.total - job.done) / rate)
+
+    def _now(self, stored: Job) -> Job:
+        own = self._job
+        return replace(
+            stored,
+            done=own.done,
+            total=own.total,
+            errors=own.errors,
+            error_texts=own.error_texts,
+            starts=self.starts,
+            updated_at=utc_now(),
+        )
+
+
+Handler = Callable[[Mapping[str, Any], JobRun], str]
+"""Does the work of one kind of job; returns a sentence on how it ended.
+
+It is called again with the same parameters after a restart, and resumes its work itself.
 """
 
 
 class JobService:
-    """Runs jobs one after the other on a thread of its own, once `resume` was called.
+    """Runs jobs one after the other on a background thread, once `resume` was called.
 
     Args:
         store: Keeps them.
-        kinds: What to call for each kind.
+        kinds: The handler of each kind.
         every_s: Seconds between two writes of a job's progress.
         kept: Finished jobs that are remembered.
-        ended: Told of every job that ended, in whatever way, once that is written.
+        retry_s: Seconds to wait when a job's state cannot be read or written.
+        ended: Called with every job that ended, in whatever way, once that is written.
     """
 
     def __init__(
@@ -60,35 +192,36 @@ class JobService:
         *,
         every_s: float = 1.0,
         kept: int = KEPT,
+        retry_s: float = 5.0,
         ended: Callable[[Job], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._kinds = dict(kinds)
         self._every_s = every_s
         self._kept = kept
-        self._ended = ended
-        self._changed = threading.Condition()
+        self._tell_ended = ended
+        self._lock = threading.Lock()
+        self._resumed = False
         self._closed = False
         self._run: JobRun | None = None
         self._begun: str | None = None
-        self._thread: threading.Thread | None = None
+        failure = "jobs cannot go on for now and are tried again"
+        self._worker = Worker("jobs", self._work, failure=failure, retry_s=retry_s)
 
     def resume(self) -> None:
-        """Starts to work: first on what an earlier service left queued or running."""
-        with self._changed:
-            if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
-                self._thread.start()
+        """Starts to work, first on what an earlier service left queued or running."""
+        self._resumed = True
+        self._worker.wake()
 
     def start(self, kind: str, parameters: Mapping[str, Any]) -> JobStatus:
-        """Queues a job; where the very same is the last one for a collection, gives that one.
+        """Queues a job; if the same is the last one for a collection, returns that one.
 
         Raises:
             NotReadyError: The service is shutting down.
         """
         if kind not in self._kinds:
             raise InvalidParameterError(f"There is no kind of job {kind!r}")
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise NotReadyError("The service is shutting down: try again later")
             last = self._last_unfinished(kind, parameters)
@@ -103,11 +236,12 @@ class JobService:
                 updated_at=now,
             )
             self._store.add(job)
-            self._changed.notify_all()
+        if self._resumed:
+            self._worker.wake()
         return self._status(job)
 
     def _last_unfinished(self, kind: str, parameters: Mapping[str, Any]) -> Job | None:
-        """The job after which nothing else of this kind happens to the same collection."""
+        """The last unfinished job of this kind for the same collection."""
         collection = parameters.get("collection")
         jobs = self._store.unfinished()
         of_it = [j for j in jobs if j.kind == kind and j.parameters.get("collection") == collection]
@@ -120,30 +254,30 @@ class JobService:
     def page(
         self, *, cursor: str | None = None, limit: int = 100
     ) -> tuple[list[JobStatus], str | None]:
-        """A stretch of jobs, newest first, and where the next one starts (None: at the end).
+        """Jobs, newest first, and the cursor of the next page (None at the end).
 
         Raises:
-            InvalidParameterError: The cursor is not one that this call gave.
+            InvalidParameterError: The cursor is not one that this call returned.
         """
-        page: JobPage = self._store.page(cursor=cursor, limit=limit)
+        page = self._store.page(cursor=cursor, limit=limit)
         return [self._status(job) for job in page.jobs], page.next_cursor
 
     def cancel(self, job_id: str, *, why: str = "") -> JobStatus:
-        """Ends a queued job at once and a running one at its next step; what ended stays.
+        """Ends a queued job at once and a running one at its next step.
 
         Args:
-            job_id: Which one.
-            why: The job's message in the end, instead of the usual one.
+            job_id: Which one; one that ended stays as it is.
+            why: The job's final message, instead of the usual one.
 
         Raises:
             JobNotFoundError: There is no such job.
         """
-        with self._changed:
+        with self._lock:
             before = self._store.get(job_id).state
 
             def request(job: Job) -> Job:
                 if job.state is JobState.QUEUED:
-                    return ended(job, JobState.CANCELED, why or "Canceled before it began")
+                    return _ended(job, JobState.CANCELED, why or "Canceled before it began")
                 if job.state is JobState.RUNNING:
                     return replace(job, cancel_requested=True, updated_at=utc_now())
                 return job
@@ -156,28 +290,22 @@ class JobService:
         return self._status(job)
 
     def cancel_all(self, which: Callable[[Job], bool], why: str) -> None:
-        """Cancels all unfinished jobs of which `which` holds, as `cancel` does."""
+        """Cancels all unfinished jobs for which `which` is true, as `cancel` does."""
         for job in self._store.unfinished():
             if which(job):
                 self.cancel(job.id, why=why)
 
     def close(self) -> None:
-        """Ends after the step that is under way; the job is taken up at the next `resume`."""
-        with self._changed:
+        """Ends after the step that is under way; the job goes on at the next `resume`."""
+        with self._lock:
             self._closed = True
             if self._run is not None:
-                self._stop(self._run)
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _stop(self, run: JobRun) -> None:
-        """Ends a job's work, and notes that first: the process may be killed meanwhile."""
-        run.stop()
-        try:
-            run.write()
-        except Exception as exc:  # the thread is to be waited for
-            _warn(exc, "how far job %s is could not be written", run.job_id)
+                self._run.stop()
+                try:
+                    self._run.write()  # now, since the process may be killed before the job ends
+                except Exception as exc:  # the thread is waited for in any case
+                    log_failure(exc, f"the progress of job {self._run.job_id} cannot be written")
+        self._worker.close()
 
     def _status(self, job: Job) -> JobStatus:
         run = self._run
@@ -185,24 +313,15 @@ class JobService:
             return JobStatus(job)
         return run.status(job)
 
-    def _work(self) -> None:
-        """The thread: one job after the other until closed."""
-        while True:
-            with self._changed:
-                run = None
-                try:
-                    self._changed.wait_for(lambda: self._closed or bool(self._store.unfinished()))
-                    if self._closed:
-                        return
-                    run = self._begin(self._store.unfinished()[0])
-                except LookalikeError as exc:
-                    log.warning("jobs wait, because the catalog cannot be used: %s", exc)
-                    self._changed.wait(_RETRY_S)
-                except Exception:  # the thread must live: what is queued would wait for ever
-                    log.exception("no job can be begun")
-                    self._changed.wait(_RETRY_S)
-            if run is not None:
-                self._finish(run)
+    def _work(self) -> bool:
+        """Runs the next job, if there is one; the worker's step."""
+        with self._lock:
+            unfinished = [] if self._closed else self._store.unfinished()
+            if not unfinished:
+                return False
+            run = self._begin(unfinished[0])
+        self._finish(run)
+        return True
 
     def _begin(self, job: Job) -> JobRun:
         """Marks a job as running; the caller holds the lock."""
@@ -228,63 +347,58 @@ class JobService:
         return self._run
 
     def _finish(self, run: JobRun) -> None:
-        """Does a job's work and writes how it ended."""
+        """Does a job's work and writes how it ended.
+
+        If the end cannot be written, this raises and the job is soon begun again: its work, being
+        done, is quickly done again.
+        """
         state, message = self._outcome(run)
-        try:
-            with self._changed:
-                job = run.end(state, message) if state else run.write()
-                self._run = None
-        except Exception as exc:  # the thread must live
-            # It is unfinished still, and its work, being done, is soon done again.
-            _warn(exc, "the end of job %s could not be written", run.job_id)
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed, timeout=_RETRY_S)
-                self._run = None
-            return
+        with self._lock:
+            job = run.end(state, message) if state else run.write()
+            self._run = None
         if job.state.finished:
             log.info("job %s: %s: %s", job.id, job.state, job.message)
             self._tell(job)
-            self._prune()
+            try:
+                self._store.prune(keep=self._kept)
+            except Exception as exc:  # the next job that ends tries again
+                log_failure(exc, "old jobs cannot be forgotten")
 
     def _tell(self, job: Job) -> None:
-        """Says that a job ended; what goes wrong then is no longer the job's."""
+        """Says that a job ended; an error then is no longer the job's."""
         try:
-            self._ended(job)
+            self._tell_ended(job)
         except Exception as exc:
-            _warn(exc, "what job %s left could not be removed", job.id)
-
-    def _prune(self) -> None:
-        """Forgets old jobs, now or when the next one ends."""
-        try:
-            self._store.prune(keep=self._kept)
-        except Exception as exc:
-            _warn(exc, "old jobs could not be forgotten")
+            log_failure(exc, f"what job {job.id} left cannot be removed")
 
     def _refusal(self, run: JobRun) -> str:
-        """Why a job is not worked on; empty where it is."""
+        """Why a job cannot be run; empty if it can."""
         if run.kind not in self._kinds:
             return f"This version of Lookalike has no jobs of the kind {run.kind!r}"
         return _ENDED_THE_SERVICE if run.starts > _STARTS else ""
 
     def _outcome(self, run: JobRun) -> tuple[JobState | None, str]:
-        """How the work ended; None where it is only interrupted."""
+        """Does the work; returns how it ended, or None if it was interrupted."""
         try:
-            run.step()
+            run.check()
             if refusal := self._refusal(run):
                 return JobState.FAILED, refusal
             return JobState.DONE, self._kinds[run.kind](run.parameters, run)
         except CanceledError as exc:
             return JobState.CANCELED, str(exc) or "Canceled; what was done is kept"
         except Exception as exc:
-            if run.stopped:  # whatever the shutdown broke is whole again at the next start
+            if run.stopped:  # whatever the shutdown broke works again at the next start
                 return None, ""
             if isinstance(exc, LookalikeError):
                 return JobState.FAILED, str(exc)
             log.exception("job %s failed", run.job_id)
-            return JobState.FAILED, of_the_program(exc)
+            return JobState.FAILED, _bug(exc)
 
 
-def _warn(exc: Exception, text: str, *names: str) -> None:
-    """Logs what is outlived; with its place where nobody thought of it."""
-    known = isinstance(exc, (LookalikeError, OSError))
-    log.warning(f"{text}: %s", *names, exc, exc_info=None if known else exc)
+def _ended(job: Job, state: JobState, message: str) -> Job:
+    now = utc_now()
+    return replace(job, state=state, message=message, updated_at=now, finished_at=now)
+
+
+def _bug(exc: Exception) -> str:
+    return f"Failed by an error of the program: {exc!r}; see the log"

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 from lookalike.files.blobs import LocalFiles
 from lookalike.media.sources import PictureSource, sha256_of
 from lookalike.records import ImageRecord, NewImage
-from lookalike.services.index_items import Originals
 from lookalike.store.base import Store
+
+
+class Originals(StrEnum):
+    """Whether the files of indexed pictures are kept."""
+
+    KEEP = "keep"
+    REFERENCE = "reference"
+    NONE = "none"
+
+    def refers_to(self, source: PictureSource) -> bool:
+        """Whether a picture's file is used where it lies, without a copy."""
+        return self is Originals.REFERENCE and source.path is not None
 
 
 def original_of(record: ImageRecord, files: LocalFiles) -> Path | None:

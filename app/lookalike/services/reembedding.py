@@ -5,27 +5,23 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
-from lookalike.errors import (
-    CollectionNotFoundError,
-    ReembeddingIncompleteError,
-)
+from lookalike.errors import CollectionNotFoundError, ReembeddingIncompleteError
 from lookalike.media.decode import ImageDecoder
+from lookalike.progress import Progress
+from lookalike.services.backfill import Backfill, Vectorizer
 from lookalike.services.collection_models import CollectionModels
-from lookalike.services.job_run import Watch
 from lookalike.services.pictures import PictureService
-from lookalike.services.reembedding_walk import Vectorizer, Walk
+from lookalike.services.pipeline import Pipeline
 from lookalike.services.search import unknown_collection
 from lookalike.services.switching import PutGate
 from lookalike.store.base import Store
 from lookalike.store.embedding_sets import Recipe
 from lookalike.store.names import check_collection_name
 
-_SLICE_S = 2.0  # that puts wait at a stretch, at least, where the last pictures do not end
-_OPENING_S = 0.25  # that puts have between two such stretches
+_OPENING_S = 0.25  # that indexing has between two stretches in which it waits
 _NAMED = 3  # pictures without a vector that the error names
 
 log = logging.getLogger(__name__)
@@ -41,10 +37,12 @@ class ReembeddingService:
         store: Where the collections are.
         pictures: Finds the originals.
         decoder: Decodes within the limits.
-        gate: Holds puts back while the last few vectors are made.
+        gate: Holds indexing back while the last few vectors are made.
         models: Makes the encoders, and keeps them live as long as they are needed.
         cores: Threads that decode.
         batch: Pictures embedded and committed together.
+        slice_s: Seconds that indexing waits at a stretch, at least, if the last pictures keep
+            coming.
     """
 
     def __init__(
@@ -57,6 +55,7 @@ class ReembeddingService:
         models: CollectionModels,
         cores: int = 2,
         batch: int = 32,
+        slice_s: float = 2.0,
     ) -> None:
         self._store = store
         self._pictures = pictures
@@ -65,23 +64,23 @@ class ReembeddingService:
         self._models = models
         self._cores = cores
         self._batch = batch
+        self._slice_s = slice_s
 
     def require(self, collection: str) -> None:
-        """Raises `CollectionNotFoundError` where there is nothing to re-embed."""
+        """Raises `CollectionNotFoundError` if there is nothing to re-embed."""
         if self._store.spec(check_collection_name(collection)) is None:
             raise unknown_collection(collection)
 
-    def as_job(self, parameters: Mapping[str, Any], watch: Watch) -> str:
-        """`run` with the parameters that `parameters` gave."""
+    def as_job(self, parameters: Mapping[str, Any], progress: Progress) -> str:
+        """Calls `run` with what `parameters` returned."""
         collection = parameters["collection"]
         self.require(collection)
-        if parameters.get("created_at", self._created_at(collection)) != self._created_at(
-            collection
-        ):
+        created_at = self._created_at(collection)
+        if parameters.get("created_at", created_at) != created_at:
             raise CollectionNotFoundError(
                 f"The collection {collection!r} was deleted and made anew since this was asked for"
             )
-        return self.run(collection, parameters["recipe"], watch)
+        return self.run(collection, parameters["recipe"], progress)
 
     def parameters(self, collection: str, recipe: Recipe) -> dict[str, Any]:
         """What a job needs to know. Raises `CollectionNotFoundError`."""
@@ -92,8 +91,8 @@ class ReembeddingService:
             "recipe": dict(recipe),
         }
 
-    def run(self, collection: str, recipe: Recipe, watch: Watch) -> str:
-        """Moves a collection to the model of a recipe; gives a sentence on how it ended.
+    def run(self, collection: str, recipe: Recipe, progress: Progress) -> str:
+        """Moves a collection to the model of a recipe; returns a sentence on how it ended.
 
         Raises:
             CollectionNotFoundError: There is no such collection.
@@ -104,11 +103,11 @@ class ReembeddingService:
         """
         self.require(collection)
         try:
-            return self._run(collection, recipe, watch)
+            return self._run(collection, recipe, progress)
         finally:
             self._models.retire()
 
-    def _run(self, collection: str, recipe: Recipe, watch: Watch) -> str:
+    def _run(self, collection: str, recipe: Recipe, progress: Progress) -> str:
         target = self._models.live(recipe)
         active = self._models.active(collection)
         recipe = self._models.lasting(recipe, target.encoder)
@@ -118,23 +117,21 @@ class ReembeddingService:
         if active.spec.digest == target.spec.digest:
             return f"The collection {collection!r} is on this model already"
         self._models.keep_live(collection, recipe)
-        pool = ThreadPoolExecutor(self._cores, thread_name_prefix="reembed")
-        try:
+        with Pipeline(threads=self._cores, window=self._batch + self._cores) as pipeline:
             vectorizer = Vectorizer(
                 self._store,
                 collection,
                 target,
                 pictures=self._pictures,
                 decoder=self._decoder,
-                pool=pool,
+                pipeline=pipeline,
+                batch=self._batch,
             )
-            walk = Walk(self._store, vectorizer, watch, batch=self._batch)
-            self._catch_up(walk)
+            backfill = Backfill(self._store, vectorizer, progress, batch=self._batch)
+            self._catch_up(backfill)
             with self._store.sets.prepared(collection, target.spec):
-                self._switch(walk)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-        walk.tell()
+                self._switch(backfill)
+        backfill.report()
         spec = target.spec
         head = f" with head {spec.head[:16]}" if spec.head else ""
         return (
@@ -147,56 +144,51 @@ class ReembeddingService:
         infos = self._store.collections()
         return next((info.created_at for info in infos if info.name == collection), "")
 
-    # The walk and the switch
-
-    def _catch_up(self, walk: Walk) -> None:
-        """Walks while that shrinks what is left: indexing beside it may be as fast as this."""
-        left = walk.backlog()
-        walk.tell()
+    def _catch_up(self, backfill: Backfill) -> None:
+        """Makes vectors while that shrinks the backlog: indexing beside it may be as fast."""
+        left = backfill.backlog()
+        backfill.report()
         while True:
-            goal = walk.met + left
-            if walk.run(lambda goal=goal: walk.met >= goal):  # type: ignore[misc]
+            if backfill.run(goal=backfill.met + left):
                 return
-            before, left = left, walk.backlog()
+            before, left = left, backfill.backlog()
             if left <= self._batch or left > before // 2:
                 return
 
-    def _switch(self, walk: Walk) -> None:
-        """Makes the last vectors while puts wait, and switches.
+    def _switch(self, backfill: Backfill) -> None:
+        """Makes the last vectors while indexing waits, and switches.
 
-        Where there are many, puts wait for a stretch at a time, each long enough for twice as many
-        pictures as came between the last two, so that it comes to an end.
+        If there are many, indexing waits for a stretch at a time, each long enough for twice as
+        many pictures as came between the last two, so that this comes to an end.
         """
         came = 0
         while True:
-            with self._gate.closed(walk.collection):
-                at_end = self._stretch(walk, at_least=2 * came)
-                if at_end and self._store.sets.activate(walk.collection, walk.live.spec):
+            with self._gate.closed(backfill.collection):
+                at_end = backfill.run(
+                    goal=backfill.met + 2 * came, deadline=time.monotonic() + self._slice_s
+                )
+                if at_end and self._store.sets.activate(backfill.collection, backfill.live.spec):
                     return
-                left = walk.backlog()
+                left = backfill.backlog()
             if at_end:
-                self._require_more(walk)
+                self._require_more(backfill)
             time.sleep(_OPENING_S)
-            came = max(0, walk.backlog() - left)
+            came = max(0, backfill.backlog() - left)
 
-    def _stretch(self, walk: Walk, *, at_least: int) -> bool:
-        end, enough = time.monotonic() + _SLICE_S, walk.met + at_least
-        return walk.run(lambda: time.monotonic() >= end and walk.met >= enough)
-
-    def _require_more(self, walk: Walk) -> None:
-        """Starts over where something is left to do; raises where all that is left has failed."""
-        if not walk.failed or walk.unexplained():
-            walk.start_over()
+    def _require_more(self, backfill: Backfill) -> None:
+        """Starts over if something is left to do; raises if all that is left has failed."""
+        if not backfill.failed or backfill.unexplained():
+            backfill.start_over()
             return
-        missing = self._store.sets.missing(walk.collection, walk.live.spec, limit=1)
+        missing = self._store.sets.missing(backfill.collection, backfill.live.spec, limit=1)
         if missing.records:
-            raise ReembeddingIncompleteError(_incomplete(walk))
+            raise ReembeddingIncompleteError(_incomplete(backfill))
 
 
-def _incomplete(walk: Walk) -> str:
-    named = "; ".join(f"{key}: {text}" for key, text in islice(walk.errors.items(), _NAMED))
+def _incomplete(backfill: Backfill) -> str:
+    named = "; ".join(f"{key}: {text}" for key, text in islice(backfill.errors.items(), _NAMED))
     return (
-        f"{len(walk.failed)} pictures of the collection {walk.collection!r} have no vector by the "
-        f"new model, so it stays on the old one ({named}). Index these pictures again or delete "
-        "them, then re-embed once more: what is done is kept"
+        f"{len(backfill.failed)} pictures of the collection {backfill.collection!r} have no vector "
+        f"by the new model, so it stays on the old one ({named}). Index these pictures again or "
+        "delete them, then re-embed once more: what is done is kept"
     )

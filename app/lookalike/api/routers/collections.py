@@ -16,7 +16,7 @@ from lookalike.errors import RequestTooLargeError
 from lookalike.model_recipes import recipe_of
 from lookalike.schemas import CollectionOut, CollectionsOut, JobOut, JobsOut, Schema
 from lookalike.services.dropping import drop_collection
-from lookalike.services.job_run import JobStatus
+from lookalike.services.jobs import JobStatus
 
 ACCEPTED = {
     "description": "The job waits or runs; GET its Location to see how far it is",

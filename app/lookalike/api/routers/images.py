@@ -37,7 +37,7 @@ from lookalike.services.duplicates.service import (
     MIN_THRESHOLD,
     THRESHOLD,
     DuplicateOptions,
-    Progress,
+    Unfinished,
 )
 from lookalike.services.search import SearchOptions
 from lookalike.store.filters import parse_filter
@@ -243,7 +243,7 @@ def list_duplicates(
         cursor=cursor or None,
     )
     found = parts.services.duplicates.find(options)
-    if isinstance(found, Progress):
+    if isinstance(found, Unfinished):
         return Response(
             DuplicatesRunning.of(found).model_dump_json(),
             status_code=202,

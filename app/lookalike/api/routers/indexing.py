@@ -26,7 +26,7 @@ from lookalike.media.sources import PictureSource
 from lookalike.records import DEFAULT_COLLECTION, OnConflict
 from lookalike.schemas import IndexItemOut, IndexOut, ItemError, JobOut, Schema
 from lookalike.services.importing import ImportOptions
-from lookalike.services.index_items import IndexItem
+from lookalike.services.indexing import IndexItem
 from lookalike.services.timing import Stopwatch
 
 router = APIRouter(tags=["index"])

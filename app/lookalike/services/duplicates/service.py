@@ -85,7 +85,7 @@ class DuplicateOptions:
 
 
 @dataclass(slots=True)
-class Progress:
+class Unfinished:
     """How far the search for duplicates is, in pictures."""
 
     done: int = 0
@@ -120,7 +120,7 @@ class _Work:
     """What is known of one collection, and the job that brings it up to date."""
 
     links: Links
-    progress: Progress = field(default_factory=Progress)
+    progress: Unfinished = field(default_factory=Unfinished)
     job: Future[Links] | None = None
 
 
@@ -151,7 +151,7 @@ class DuplicateService:
             self._stop.set()
         self._threads.shutdown()  # what had not begun ends at its first step
 
-    def find(self, options: DuplicateOptions) -> Duplicates | Progress:
+    def find(self, options: DuplicateOptions) -> Duplicates | Unfinished:
         """Groups as of now, or how far the search for them is where it takes longer.
 
         Raises:
@@ -171,11 +171,11 @@ class DuplicateService:
         finally:
             if patient:
                 self._waiting.release()
-        return found if isinstance(found, Progress) else self._answer(found, options)
+        return found if isinstance(found, Unfinished) else self._answer(found, options)
 
     def _up_to_date(
         self, options: DuplicateOptions, spec: ModelSpec, deadline: float
-    ) -> Links | Progress:
+    ) -> Links | Unfinished:
         """Links that know what was stored before the call: by a job that began after it."""
         ours = None
         while True:
@@ -189,7 +189,7 @@ class DuplicateService:
                 job = work.job
             wait([job], timeout=max(0.0, deadline - time.monotonic()))
             if not job.done():
-                return Progress(work.progress.done, work.progress.total)
+                return Unfinished(work.progress.done, work.progress.total)
             if job is ours and job.exception() is None:
                 return job.result()
 
@@ -212,7 +212,7 @@ class DuplicateService:
         links = work.links
         if options.floor < links.floor or len(links) > _STALE * count + _STALE_SPARE:
             links = Links(_rounded(min(options.floor, links.floor)))
-        work.progress = progress = Progress(total=max(0, count - len(links)))
+        work.progress = progress = Unfinished(total=max(0, count - len(links)))
 
         def advance(pictures: int) -> None:
             progress.done += pictures

@@ -1,8 +1,8 @@
-"""The walk over pictures that lack a vector, where many of them fail."""
+"""The backfill of pictures that lack a vector, where many of them fail."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,8 +10,8 @@ import pytest
 
 from lookalike.errors import LookalikeError, OriginalNotKeptError
 from lookalike.records import ImageRecord
-from lookalike.services.job_run import CanceledError
-from lookalike.services.reembedding_walk import Made, Vectorizer, Walk
+from lookalike.services.backfill import Backfill, Made, Vectorizer
+from lookalike.services.jobs import CanceledError
 from lookalike.store.base import Store
 from lookalike.store.embedding_sets import Missing
 from lookalike.store.memory_store import MemoryStore
@@ -21,13 +21,6 @@ from tests.store.helpers import OTHER_PASSPORT, new_image, put, unit_vectors
 COUNT = 95
 BATCH = 4
 PAGE = 20
-
-
-@dataclass
-class Sent:
-    """A batch of the vectorizer below."""
-
-    records: Sequence[ImageRecord]
 
 
 @dataclass
@@ -43,18 +36,17 @@ class Failing:
 
     spec = OTHER_PASSPORT
 
-    def begin(self, records: Sequence[ImageRecord]) -> Sent:
-        assert len(records) <= BATCH
-        return Sent(records)
-
-    def finish(self, batch: Sent) -> Made:
-        errors: dict[str, LookalikeError] = {
-            one.id: OriginalNotKeptError("not here")
-            for one in batch.records
-            if one.id not in self.good
-        }
-        good = [one.id for one in batch.records if one.id in self.good]
-        return Made(dict(zip(good, unit_vectors(len(good)), strict=True)), errors)
+    def run(self, batches: Iterable[Sequence[ImageRecord]]) -> Iterator[Made]:
+        for records in batches:
+            assert len(records) <= BATCH
+            errors: dict[str, LookalikeError] = {
+                one.id: OriginalNotKeptError("not here")
+                for one in records
+                if one.id not in self.good
+            }
+            good = [one.id for one in records if one.id in self.good]
+            vectors = dict(zip(good, unit_vectors(len(good)), strict=True))
+            yield Made(records, vectors, errors)
 
 
 @dataclass
@@ -62,7 +54,7 @@ class Scene:
     """A collection whose pictures all failed, and what its walk reads from now on."""
 
     store: Store
-    walk: Walk
+    backfill: Backfill
     watch: Watched
     vectorizer: Failing
     read: list[int]
@@ -70,12 +62,11 @@ class Scene:
 
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr("lookalike.services.reembedding_walk._PAGE", PAGE)
     store, watch, vectorizer = MemoryStore(), Watched(), Failing()
     put(store, [new_image(f"i{n}") for n in range(COUNT)], unit_vectors(COUNT))
     store.sets.begin("default", OTHER_PASSPORT, provenance={})
-    walk = Walk(store, cast("Vectorizer", vectorizer), watch, batch=BATCH)
-    assert walk.run(lambda: False)
+    backfill = Backfill(store, cast("Vectorizer", vectorizer), watch, batch=BATCH, page=PAGE)
+    assert backfill.run()
     read: list[int] = []
     missing = store.sets.missing
 
@@ -85,7 +76,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
         return found
 
     monkeypatch.setattr(store.sets, "missing", count)
-    yield Scene(store, walk, watch, vectorizer, read)
+    yield Scene(store, backfill, watch, vectorizer, read)
     store.close()
 
 
@@ -94,16 +85,16 @@ def late(scene: Scene) -> None:
 
 
 def test_every_error_is_counted_and_few_texts_are_kept(scene: Scene) -> None:
-    assert len(scene.walk.failed) == len(scene.watch.errors) == COUNT
-    assert len(scene.walk.errors) == 20
-    assert scene.walk.errors["i0"] == "not here"
+    assert len(scene.backfill.failed) == len(scene.watch.errors) == COUNT
+    assert len(scene.backfill.errors) == 20
+    assert scene.backfill.errors["i0"] == "not here"
 
 
 def test_what_failed_is_read_a_page_at_a_time(scene: Scene) -> None:
-    assert not scene.walk.unexplained()
+    assert not scene.backfill.unexplained()
     assert scene.read == [PAGE] * 4 + [COUNT - 4 * PAGE, 0]
     late(scene)
-    assert scene.walk.unexplained()
+    assert scene.backfill.unexplained()
 
 
 def test_looking_for_what_did_not_fail_can_be_ended(scene: Scene) -> None:
@@ -113,7 +104,7 @@ def test_looking_for_what_did_not_fail_can_be_ended(scene: Scene) -> None:
 
     scene.watch.at_step = cancel
     with pytest.raises(CanceledError):
-        scene.walk.unexplained()
+        scene.backfill.unexplained()
 
 
 def test_starting_over_can_be_ended(scene: Scene) -> None:
@@ -124,18 +115,18 @@ def test_starting_over_can_be_ended(scene: Scene) -> None:
     late(scene)
     scene.watch.at_step = cancel
     with pytest.raises(CanceledError):
-        scene.walk.start_over()
+        scene.backfill.start_over()
 
 
 def test_starting_over_leaves_little_for_the_time_that_puts_wait(scene: Scene) -> None:
     late(scene)
     scene.vectorizer.good = {"late"}
-    scene.walk.start_over()
+    scene.backfill.start_over()
     assert sum(scene.read) == COUNT + 1
     (_, made) = scene.store.sets.all("default")
     assert made.count == 1
     scene.read.clear()
-    assert scene.walk.run(lambda: False)
+    assert scene.backfill.run()
     assert scene.read == [0]
     assert len(scene.watch.errors) == COUNT, "what failed is not tried twice"
 
@@ -144,15 +135,14 @@ def test_starting_over_does_not_follow_what_comes_meanwhile(scene: Scene) -> Non
     numbers = iter(range(10_000))
     fresh = lambda: [new_image(f"more{next(numbers)}") for _ in range(BATCH)]  # noqa: E731
     scene.watch.at_step = lambda: put(scene.store, fresh(), unit_vectors(BATCH))
-    scene.walk.start_over()
+    scene.backfill.start_over()
     assert next(numbers) < 10 * COUNT
 
 
 def test_passing_over_what_failed_ends_when_told_so(scene: Scene) -> None:
-    scene.walk._cursor = None
-    asked = iter([False, False, True])
-    assert not scene.walk.run(lambda: next(asked))
+    scene.backfill._cursor = None
+    assert not scene.backfill.run(goal=scene.backfill.met + 2 * BATCH)
     assert scene.read == [PAGE]
-    met = scene.walk.met
-    assert scene.walk.run(lambda: False), "and goes on from there"
-    assert scene.walk.met - met == COUNT - 2 * BATCH
+    met = scene.backfill.met
+    assert scene.backfill.run(), "and goes on from there"
+    assert scene.backfill.met - met == COUNT - 2 * BATCH

@@ -1,0 +1,121 @@
+"""The embedding pipeline: decode ahead on threads, queue for the network, keep the order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import LookalikeError, UnreadableImageError
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+Vector = NDArray[np.float32]
+"""One unit vector: (dim,) float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Generic[Item, Value]):
+    """What became of one item.
+
+    Attributes:
+        item: As it was given.
+        value: What `prepare` returned beside the vector; None if it raised.
+        vector: (dim,) float32; None if the item needed no vector, or failed.
+        error: Why it failed, or None.
+    """
+
+    item: Item
+    value: Value | None = None
+    vector: Vector | None = None
+    error: LookalikeError | None = None
+
+
+Prepared = tuple[Value, Future[Vector] | None]
+"""What `prepare` returns: a value, and the vector that the network is making, if one is needed."""
+
+
+class Pipeline:
+    """Embeds many pictures; several runs may share its threads.
+
+    Args:
+        threads: Threads that prepare items: read, decode and put them in the network's queue.
+        window: Most items of one run between its input and its output.
+    """
+
+    def __init__(self, *, threads: int, window: int) -> None:
+        self._window = window
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    def __enter__(self) -> Self:
+        """Ready to run."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops the threads."""
+        self.close()
+
+    def close(self) -> None:
+        """Stops the threads after what they are doing; may be called twice."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def run(
+        self, items: Iterable[Item], prepare: Callable[[Item], Prepared[Value]]
+    ) -> Generator[Result[Item, Value], None, None]:
+        """Yields one result for each item, in order.
+
+        An item that raises a `LookalikeError` carries it in its result and affects no other. Any
+        other exception ends the run. Closing the generator cancels what has not begun and waits
+        for what has.
+
+        Args:
+            items: Taken one by one as there is room, on the caller's thread.
+            prepare: Called on the pipeline's threads, for several items at once.
+        """
+        window: deque[tuple[Item, Future[Prepared[Value]]]] = deque()
+        left = iter(items)
+        try:
+            while True:
+                for item in islice(left, self._window - len(window)):
+                    window.append((item, self._pool.submit(prepare, item)))
+                if not window:
+                    return
+                yield _result(*window.popleft())
+        finally:
+            for _, begun in window:
+                begun.cancel()
+            wait([begun for _, begun in window])
+
+
+def _result(item: Item, begun: Future[Prepared[Value]]) -> Result[Item, Value]:
+    """Waits for one item."""
+    value = None
+    try:
+        value, vector = begun.result()
+        return Result(item, value, None if vector is None else vector.result())
+    except LookalikeError as exc:
+        return Result(item, value, error=exc)
+
+
+def grouped(results: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` results; the last one may be shorter."""
+    left = iter(results)
+    while group := list(islice(left, size)):
+        yield group
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Translates an `OSError` inside the block into `UnreadableImageError`."""
+    try:
+        yield
+    except OSError as exc:
+        raise UnreadableImageError(f"{name} cannot be read: {exc.strerror}") from exc
