@@ -31,7 +31,7 @@ from benchmarks.rebuild import COLLECTION, fill  # noqa: E402
 from benchmarks.vector_files import VectorFile  # noqa: E402
 from lookalike.records import ModelSpec  # noqa: E402
 from lookalike.store.local.index.policy import IndexPolicy  # noqa: E402 - imports FAISS
-from lookalike.store.local.local_store import LocalStore  # noqa: E402
+from lookalike.store.local.store import LocalStore  # noqa: E402
 
 DIM = 2048
 K = 10

@@ -32,7 +32,7 @@ from benchmarks.open_loop import percentile  # noqa: E402
 from benchmarks.vector_files import VectorFile  # noqa: E402
 from lookalike.records import ModelSpec, NewImage  # noqa: E402
 from lookalike.store.local.index.policy import IndexPolicy  # noqa: E402 - imports FAISS
-from lookalike.store.local.local_store import LocalStore  # noqa: E402
+from lookalike.store.local.store import LocalStore  # noqa: E402
 
 PAIRS = 5
 SECONDS = 30.0  # of each run at most; a rebuild that ends sooner ends its run

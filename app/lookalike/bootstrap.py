@@ -128,7 +128,7 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
         require_data_folder(settings.data_dir)
     from lookalike.store.local.index.flat_rows import use_at_most  # noqa: PLC0415 - imports faiss
     from lookalike.store.local.index.policy import IndexPolicy  # noqa: PLC0415
-    from lookalike.store.local.local_store import LocalStore  # noqa: PLC0415
+    from lookalike.store.local.store import LocalStore  # noqa: PLC0415
 
     use_at_most(settings.threads or available_cores())
     try:

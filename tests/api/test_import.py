@@ -24,7 +24,7 @@ from lookalike.media import archives
 from lookalike.models.color_encoder import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.services.importing import ImportOptions, parse_dirs
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from scripts.samples import write_samples
 from tests.api.conftest import ADMIN, Clients, picture, solid
 from tests.api.test_jobs import finished

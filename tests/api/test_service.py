@@ -17,7 +17,7 @@ from lookalike.api.security import load_admin_key
 from lookalike.errors import ConfigurationError, LookalikeError
 from lookalike.models.color_encoder import ColorEncoder
 from lookalike.models.encoders import Encoders
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from tests.api.conftest import ADMIN, ADMIN_KEY, picture
 
 

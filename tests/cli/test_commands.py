@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import ConfigurationError, DataFolderInUseError, ServerError
-from lookalike.store.local.catalog import purging
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local import purging
+from lookalike.store.local.store import LocalStore
 from tests.servers import ADMIN_KEY, LOOKALIKE, Server, clean_environment
 
 

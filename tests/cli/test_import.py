@@ -16,7 +16,7 @@ from lookalike.errors import ConfigurationError
 from lookalike.schemas import JobOut
 from lookalike.services.importing import ImportOptions
 from lookalike.store.jobs import Job
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from scripts.samples import write_samples
 from tests.servers import ADMIN_KEY, Server
 from tests.services.archive_maker import write_archive

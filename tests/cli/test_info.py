@@ -11,7 +11,7 @@ import pytest
 
 from lookalike.cli.facts import about
 from lookalike.store.local.index.policy import IndexPolicy
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from tests.cli.conftest import Run
 from tests.servers import ADMIN_KEY, Server
 from tests.store.helpers import fill

@@ -9,7 +9,7 @@ import pytest
 from lookalike.cli.remote import RemoteBackend
 from lookalike.schemas import SearchOut
 from lookalike.store.effort import LIMITS, Effort
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from tests.servers import ADMIN_KEY
 
 FLAGS = ["--nprobe", "7", "--ef-search", "33", "--k-factor", "5"]

@@ -16,7 +16,7 @@ from lookalike.cli.tune import _json, _print
 from lookalike.errors import CollectionNotFoundError, ConfigurationError
 from lookalike.services.vector_sample import sample_vectors
 from lookalike.store.effort import Effort
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from lookalike.store.tuning import Goal, Point, Trial, Tuning
 from lookalike.visualization.tuning_plot import draw_tuning

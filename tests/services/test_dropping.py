@@ -19,8 +19,8 @@ from lookalike.services.jobs import JobService
 from lookalike.services.pictures import PictureService
 from lookalike.services.switching import PutGate
 from lookalike.store.jobs import JobState
-from lookalike.store.local.catalog.connections import Connections
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.connections import Connections
+from lookalike.store.local.store import LocalStore
 from tests.store.helpers import fill
 from tests.waiting import PATIENCE_S
 

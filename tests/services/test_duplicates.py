@@ -27,7 +27,7 @@ from lookalike.services.duplicates.service import (
     DuplicateService,
     Unfinished,
 )
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from tests.services.duplicate_helpers import (
     CONTENTS,

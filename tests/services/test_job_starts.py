@@ -17,7 +17,7 @@ from lookalike.errors import StorageError
 from lookalike.progress import Progress
 from lookalike.services.jobs import Handler, JobService
 from lookalike.store.jobs import Job, JobState
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_jobs import MemoryJobs
 from tests.services.test_jobs import Counting, finished
 from tests.waiting import wait_for
@@ -27,7 +27,7 @@ CHILD = """
 import os, sys, time
 from pathlib import Path
 from lookalike.services.jobs import JobService
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 jobs = JobService(LocalStore(Path(sys.argv[1])).jobs, {"count": lambda *_: os._exit(9)})
 if not jobs.page()[0]:
     jobs.start("count", {"to": 1})

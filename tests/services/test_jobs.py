@@ -13,7 +13,7 @@ from lookalike.errors import InvalidParameterError, JobNotFoundError, NotReadyEr
 from lookalike.progress import Progress
 from lookalike.services.jobs import JobService, JobStatus
 from lookalike.store.jobs import Job, JobState, JobStore
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_jobs import MemoryJobs
 from tests.waiting import wait_for
 

@@ -17,7 +17,7 @@ from lookalike.services.recall_meter import WINDOW, RecallFigures, RecallMeter
 from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.local.index.policy import IndexPolicy
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from tests.store.helpers import (
     OTHER_PASSPORT,

@@ -27,7 +27,7 @@ from lookalike.services.pipeline import Pipeline
 from lookalike.services.search import SearchOptions
 from lookalike.store.base import Store
 from lookalike.store.embedding_sets import Recipe
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from tests.services.moving import HEADED, NEW, OLD, Watched, World, make, picture, some
 

@@ -20,7 +20,7 @@ from lookalike.services.readiness import Canary
 from lookalike.services.search import SearchOptions
 from lookalike.services.switching import PutGate
 from lookalike.store.base import Store
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from tests.services.moving import HEADED, NEW, OLD, World, make, picture, some, vectors
 

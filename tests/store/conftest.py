@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lookalike.store.base import Store
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 
 

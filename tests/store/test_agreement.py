@@ -17,7 +17,7 @@ from lookalike.errors import NotFoundError
 from lookalike.records import ImageRecord, OnConflict
 from lookalike.store.filters import Filter
 from lookalike.store.local.index import flat_index, live_index
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from tests.store.helpers import answers, new_image, put, search, unit_vectors
 

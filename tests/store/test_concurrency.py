@@ -17,11 +17,11 @@ import pytest
 from lookalike.errors import NotFoundError
 from lookalike.store.base import Store
 from lookalike.store.filters import Filter
-from lookalike.store.local.catalog import passing
+from lookalike.store.local.catalog import Catalog
 from lookalike.store.local.index import flat_index, live_index
 from lookalike.store.local.index.live_index import LiveIndex
 from lookalike.store.local.index.rwlock import ReadWriteLock
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from tests.store.helpers import digest, fill, ids, new_image, put, search, unit_vectors
 from tests.waiting import repeat_together
 
@@ -114,18 +114,18 @@ def test_a_replaced_picture_is_never_missing(store: Store) -> None:
     run_together(replace, replace, search_filtered, search_all)
 
 
-def test_a_filter_is_evaluated_once_however_much_changes_meanwhile(
+def test_columns_are_read_once_however_much_changes_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Replacements, deletions and other metadata between the filter and the index."""
     store = LocalStore(tmp_path)
     where = Filter.parse({"n": 1})
-    full: list[int] = []
-    evaluate, find = passing.passing_seqs, LiveIndex.search
+    blocks: list[Any] = []
+    read, find = Catalog.metadata, LiveIndex.search
 
-    def counted(*given: Any, after: int = 0) -> Any:
-        full.extend([1] * (after == 0))
-        return evaluate(*given, after=after)
+    def counted(*given: Any) -> Any:
+        blocks.append(given)
+        return read(*given)
 
     changes = iter(
         [
@@ -144,12 +144,12 @@ def test_a_filter_is_evaluated_once_however_much_changes_meanwhile(
     with closing(store):
         images = [new_image(f"i{n}", metadata={"n": 1}) for n in range(6)]
         put(store, images, unit_vectors(6))
-        monkeypatch.setattr(passing, "passing_seqs", counted)
+        monkeypatch.setattr(Catalog, "metadata", counted)
         monkeypatch.setattr(LiveIndex, "search", interrupted)
         (found,) = search(store, unit_vectors(1), k=10, where=where)
         assert sorted(ids(found)) == ["i0", "i3", "i4", "i5"]
         assert found[0].record.id == "i0"
-        assert full == [1]
+        assert len(blocks) == 1
 
 
 def test_collections_come_and_go_beside_searches(store: Store) -> None:

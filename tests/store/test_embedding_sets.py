@@ -23,7 +23,7 @@ from lookalike.records import ImageRecord, ModelSpec, NewImage
 from lookalike.store.base import Store
 from lookalike.store.local.index.indexes import Indexes
 from lookalike.store.local.index.live_index import LiveIndex
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from tests.store.helpers import (
     OTHER_PASSPORT,
     SPEC,
@@ -492,7 +492,7 @@ def test_a_vector_before_those_of_the_built_index_makes_it_anew(
         return index
 
     monkeypatch.setattr(Indexes, "build", build_then_add)
-    monkeypatch.setattr("lookalike.store.local.catalog.sets.CatalogSets.complete", lambda *_: True)
+    monkeypatch.setattr("lookalike.store.local.spaces._is_complete", lambda *_: True)
     assert store.sets.activate("default", NEW)
     assert first.sha256 != waiting[0].sha256
     assert ids(search(store, new_vectors(waiting), k=1, spec=NEW)[0]) == ["i0"]

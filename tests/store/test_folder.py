@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,12 @@ from lookalike.errors import (
     StorageError,
     StorageFullError,
 )
+from lookalike.store import sqlite
 from lookalike.store.filters import Filter
-from lookalike.store.local.catalog import background, purging, sqlite_errors
-from lookalike.store.local.catalog.connections import Connections
+from lookalike.store.local import purging
+from lookalike.store.local.connections import Connections
 from lookalike.store.local.index.policy import IndexPolicy
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from tests.store.helpers import fill, search, unit_vectors
 from tests.waiting import PATIENCE_S, wait_for
 
@@ -33,7 +33,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from lookalike.errors import DataFolderInUseError
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 try:
     LocalStore(Path(sys.argv[1])).close()
 except DataFolderInUseError as exc:
@@ -72,11 +72,35 @@ def test_a_second_store_in_this_process_is_refused(tmp_path: Path) -> None:
 def test_a_newer_catalog_is_refused(tmp_path: Path) -> None:
     LocalStore(tmp_path).close()
     with sqlite3.connect(tmp_path / "catalog.db") as connection:
-        connection.execute("INSERT INTO migrations VALUES ('0999_from_the_future', '')")
+        connection.execute("PRAGMA user_version = 999")
     connection.close()
     for _ in range(2):
-        with pytest.raises(DataFolderError, match=r"newer version.*0999_from_the_future"):
+        with pytest.raises(DataFolderError, match=r"newer version.*999"):
             LocalStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "PRAGMA user_version = 0",
+        "PRAGMA application_id = 0",
+    ],
+)
+def test_an_older_or_foreign_catalog_is_refused(tmp_path: Path, statement: str) -> None:
+    LocalStore(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / "catalog.db")) as connection:
+        connection.execute(statement)
+    for read_only in (False, True):
+        with pytest.raises(DataFolderError, match=r"older version.*index the pictures again"):
+            LocalStore(tmp_path, read_only=read_only)
+
+
+def test_older_jobs_are_refused(tmp_path: Path) -> None:
+    LocalStore(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        connection.execute("PRAGMA user_version = 0")
+    with pytest.raises(DataFolderError, match=r"jobs\.db.*older version.*move the file away"):
+        LocalStore(tmp_path)
 
 
 def test_a_file_that_is_no_catalog_is_refused(tmp_path: Path) -> None:
@@ -138,7 +162,7 @@ def test_a_closed_store_says_so(tmp_path: Path) -> None:
 def test_the_catalog_is_set_up_as_designed(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     fill(store, 1)
-    with store._catalog._connections.write() as connection:
+    with store._catalog.connections.write() as connection:
         settings = {
             name: connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("journal_mode", "synchronous", "auto_vacuum", "page_size", "foreign_keys")
@@ -152,7 +176,7 @@ def test_the_catalog_is_set_up_as_designed(tmp_path: Path) -> None:
     }
     with (
         pytest.raises(StorageError, match="readonly"),
-        store._catalog._connections.read() as connection,
+        store._catalog.connections.read() as connection,
     ):
         connection.execute("DELETE FROM images")
     store.close()
@@ -193,7 +217,7 @@ class Held:
 def left(store: LocalStore) -> dict[str, int]:
     """Rows of the tables that a dropped collection is removed from."""
     tables = ("collections", "embeddings", "images", "vectors")
-    with store._catalog._connections.read() as connection:
+    with store._catalog.connections.read() as connection:
         return {t: connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables}
 
 
@@ -229,7 +253,7 @@ def test_closing_waits_for_no_more_rows_to_go(
         assert held.begun.wait(PATIENCE_S)
         closing_ = threading.Thread(target=store.close)
         closing_.start()
-        wait_for(store._catalog.purger._background._stop.is_set)
+        wait_for(store._purger._worker.closing.is_set)
         held.free.set()
         closing_.join(PATIENCE_S)
         assert not closing_.is_alive()
@@ -272,11 +296,11 @@ def test_an_input_output_error_tells_whether_room_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: bool, expected: type[StorageError]
 ) -> None:
     """SQLite names a used-up quota so, and a full disk where it maps memory."""
-    monkeypatch.setattr(sqlite_errors, "has_room", lambda _: room)
+    monkeypatch.setattr(sqlite, "has_room", lambda _: room)
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
     with closing(LocalStore(tmp_path)) as store:
-        connections = store._catalog._connections
+        connections = store._catalog.connections
         with pytest.raises(StorageError) as caught, connections.write():
             raise error
         assert type(caught.value) is expected
@@ -289,7 +313,7 @@ def test_a_drop_on_a_failing_disk_is_still_a_drop(
     def fail(_: object) -> None:
         raise StorageError("the disk is failing")
 
-    monkeypatch.setattr(background, "RETRY_S", 0.01)
+    monkeypatch.setattr(purging, "RETRY_S", 0.01)
     monkeypatch.setattr(purging, "TOGETHER", 3)
     with closing(LocalStore(tmp_path, filter_fields=["n"])) as store:
         fill(store, 10)
@@ -300,15 +324,10 @@ def test_a_drop_on_a_failing_disk_is_still_a_drop(
             wait_for(lambda: "the disk is failing" in caplog.text)
             wait_for(lambda: not any(left(store).values()))
         assert store.collections() == []
-        for sql in ("SELECT count(*) FROM field_values", "PRAGMA freelist_count"):
-            wait_for(partial(is_empty, store, sql))
-
-
-def is_empty(store: LocalStore, sql: str) -> bool:
-    return counted(store, sql) == 0
+        wait_for(lambda: counted(store, "PRAGMA freelist_count") == 0)
 
 
 def counted(store: LocalStore, sql: str) -> int:
-    with store._catalog._connections.read() as connection:
+    with store._catalog.connections.read() as connection:
         count: int = connection.execute(sql).fetchone()[0]
     return count

@@ -16,7 +16,7 @@ from lookalike.errors import StorageFullError
 from lookalike.files.blobs import LocalFiles
 from lookalike.files.disk import has_room
 from lookalike.records import NewImage
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from tests.store.helpers import new_image, put, search, unit_vectors
 
 MIB = 2**20

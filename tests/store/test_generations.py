@@ -15,7 +15,7 @@ import pytest
 
 from lookalike.store.local.index import generation_files, indexes, live_index
 from lookalike.store.local.index.flat_index import FlatIndex
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from tests.store.helpers import answers, fill, new_image, put, search, unit_vectors
 
 QUERIES = unit_vectors(3, seed=42)

@@ -17,7 +17,7 @@ from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.local.index import ann_index
 from lookalike.store.local.index.policy import IndexPolicy
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from tests.store.helpers import SPEC, answers, new_image, put, unit_vectors
 
@@ -103,7 +103,7 @@ class IndexMachine(RuleBasedStateMachine):
     def kill(self) -> None:
         """What is on the disk right now is all that the next process gets."""
         copy = Path(tempfile.mkdtemp(prefix="lookalike-test-"))
-        with self.store._catalog._connections._write_lock:  # files copied one by one, of one moment
+        with self.store._catalog.connections._write_lock:  # files copied one by one, of one moment
             shutil.copytree(
                 self.folder,
                 copy,

@@ -10,7 +10,7 @@ import pytest
 from lookalike.errors import InvalidParameterError, JobNotFoundError
 from lookalike.store.base import Store
 from lookalike.store.jobs import Job, JobState, same_work
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 
 TIME = "2026-01-01T00:00:00.000Z"
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from lookalike.files.blobs import LocalFiles
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from tests.store.helpers import SPEC, digest, ids, new_image, put, search, unit_vectors
 
 ROUNDS = 5

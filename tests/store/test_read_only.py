@@ -15,14 +15,14 @@ import pytest
 
 from lookalike.errors import DataFolderError, StorageError
 from lookalike.store.filters import Filter
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from tests.store.helpers import SPEC, fill, ids, new_image, put, search, unit_vectors
 
 READER = """
 import sys
 from contextlib import closing
 from pathlib import Path
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 with closing(LocalStore(Path(sys.argv[1]), read_only=True)) as store:
     blocks = list(store.scan("default"))
     print([record.id for block in blocks for record in block.records])
@@ -88,7 +88,7 @@ def test_a_reader_wants_a_catalog_that_is_there_and_up_to_date(tmp_path: Path) -
     import sqlite3
 
     with closing(sqlite3.connect(tmp_path / "catalog.db")) as catalog:
-        catalog.execute("DELETE FROM migrations WHERE name = (SELECT max(name) FROM migrations)")
+        catalog.execute("PRAGMA user_version = 0")
         catalog.commit()
     with pytest.raises(DataFolderError, match="older version"):
         LocalStore(tmp_path, read_only=True)

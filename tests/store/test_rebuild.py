@@ -28,7 +28,7 @@ from lookalike.store.local.index import ann_index, build_process, calibration
 from lookalike.store.local.index.build_process import BuildError
 from lookalike.store.local.index.generations import Generations
 from lookalike.store.local.index.policy import IndexPolicy
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from tests.store.helpers import answers, digest, fill, ids, new_image, put, search, unit_vectors
 from tests.store.test_embedding_sets import NEW, begin, complete, new_vectors, put_new

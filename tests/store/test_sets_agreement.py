@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from lookalike.errors import ConflictError, NotFoundError
 from lookalike.records import ModelSpec
 from lookalike.store.base import Store
-from lookalike.store.local.local_store import LocalStore
+from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from tests.store.helpers import answers, new_image, unit_vectors
 from tests.store.test_agreement import RUNS, row

@@ -13,8 +13,7 @@ from lookalike.files.blobs import LocalFiles
 from lookalike.media.decode import ImageDecoder, make_thumbnail
 from lookalike.records import DEFAULT_COLLECTION, CollectionInfo, ImageRecord, Metadata, Page
 from lookalike.services.originals import original_of
-from lookalike.services.search import unknown_collection
-from lookalike.store.base import Store
+from lookalike.store.base import Store, unknown_collection
 from lookalike.store.filters import Filter
 from lookalike.store.metadata import check_metadata
 from lookalike.store.names import check_collection_name, check_id

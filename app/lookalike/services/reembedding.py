@@ -15,9 +15,8 @@ from lookalike.services.backfill import Backfill, Vectorizer
 from lookalike.services.collection_models import CollectionModels
 from lookalike.services.pictures import PictureService
 from lookalike.services.pipeline import Pipeline
-from lookalike.services.search import unknown_collection
 from lookalike.services.switching import PutGate
-from lookalike.store.base import Store
+from lookalike.store.base import Store, unknown_collection
 from lookalike.store.embedding_sets import Recipe
 from lookalike.store.names import check_collection_name
 

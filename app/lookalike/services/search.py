@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import (
-    CollectionNotFoundError,
     EmbeddingSetNotFoundError,
     ImageNotFoundError,
     InvalidParameterError,
@@ -25,7 +24,7 @@ from lookalike.records import DEFAULT_COLLECTION, Match, ModelSpec
 from lookalike.services.recall_meter import RecallMeter
 from lookalike.services.switching import ATTEMPTS, live_encoder
 from lookalike.services.timing import Stopwatch
-from lookalike.store.base import Store
+from lookalike.store.base import Store, unknown_collection
 from lookalike.store.effort import Effort
 from lookalike.store.filters import Condition, Filter
 from lookalike.store.names import check_collection_name, check_id
@@ -266,14 +265,6 @@ def _best_of_groups(
         wanted = min(4 * wanted, _MOST_GROUPED)
     top = sorted(best.values(), key=lambda match: -match.score)[: options.k]
     return [replace(match, rank=rank) for rank, match in enumerate(top, start=1)]
-
-
-def unknown_collection(name: str) -> CollectionNotFoundError:
-    """The error for a collection that does not exist."""
-    return CollectionNotFoundError(
-        f"There is no collection {name!r}; GET /collections lists them, and indexing a picture "
-        "into a new name makes one"
-    )
 
 
 def group_key(value: Any) -> str:

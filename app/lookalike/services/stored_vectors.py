@@ -11,9 +11,9 @@ from PIL import Image
 from lookalike.errors import InvalidParameterError
 from lookalike.records import ImageRecord
 from lookalike.services.pictures import PictureService
-from lookalike.services.search import group_key, unknown_collection
+from lookalike.services.search import group_key
 from lookalike.services.vector_set import Skipped, VectorSet
-from lookalike.store.base import Store
+from lookalike.store.base import Store, unknown_collection
 from lookalike.store.filters import Filter
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lookalike.services.search import unknown_collection
-from lookalike.store.base import Store
+from lookalike.store.base import Store, unknown_collection
 from lookalike.store.vectors import Vectors
 
 

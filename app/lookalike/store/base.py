@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import SpecMismatchError
+from lookalike.errors import CollectionNotFoundError, ImageNotFoundError, SpecMismatchError
 from lookalike.records import (
     CollectionInfo,
     ImageRecord,
@@ -275,6 +275,19 @@ def require_same_spec(collection: str, own: ModelSpec, other: ModelSpec) -> None
             f"The collection {collection!r} was made by another model ({listed}). "
             "Use the settings it was made with or another collection, or re-embed this one"
         )
+
+
+def unknown_collection(name: str) -> CollectionNotFoundError:
+    """The error for a collection that does not exist."""
+    return CollectionNotFoundError(
+        f"There is no collection {name!r}; GET /collections lists them, and indexing a picture "
+        "into a new name makes one"
+    )
+
+
+def image_not_found(collection: str, image_id: str) -> ImageNotFoundError:
+    """The error for an id that a collection does not have."""
+    return ImageNotFoundError(f"No picture {image_id!r} in the collection {collection!r}")
 
 
 def utc_now() -> str:

@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import CollectionNotFoundError, InvalidParameterError
+from lookalike.errors import InvalidParameterError
 from lookalike.records import ImageRecord, ModelSpec
+from lookalike.store.base import unknown_collection
 from lookalike.store.embedding_sets import EmbeddingSet, Missing, Recipe, active_set, no_such_set
 from lookalike.store.memory_rows import Held, HeldCollection, HeldSet, own
 from lookalike.store.names import decode_cursor, encode_cursor
@@ -120,7 +121,7 @@ class MemorySets:
     def _collection(self, name: str) -> HeldCollection:
         held = self._held.collections.get(name)
         if held is None:
-            raise CollectionNotFoundError(f"There is no collection {name!r}")
+            raise unknown_collection(name)
         return held
 
     def _set(self, name: str, spec: ModelSpec) -> tuple[HeldCollection, HeldSet]:

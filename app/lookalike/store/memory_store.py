@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import CollectionNotFoundError, ImageNotFoundError, InvalidParameterError
+from lookalike.errors import InvalidParameterError
 from lookalike.records import (
     CollectionInfo,
     ImageRecord,
@@ -22,7 +22,13 @@ from lookalike.records import (
     PutOutcome,
     PutStatus,
 )
-from lookalike.store.base import ScanBlock, require_same_spec, utc_now
+from lookalike.store.base import (
+    ScanBlock,
+    image_not_found,
+    require_same_spec,
+    unknown_collection,
+    utc_now,
+)
 from lookalike.store.effort import Effort
 from lookalike.store.embedding_sets import EmbeddingSets
 from lookalike.store.filters import Filter
@@ -221,7 +227,7 @@ class MemoryStore:
         """Removes a collection. Raises `CollectionNotFoundError`."""
         with self._lock:
             if collection not in self._collections:
-                raise CollectionNotFoundError(f"There is no collection {collection!r}")
+                raise unknown_collection(collection)
             return len(self._collections.pop(collection).rows)
 
     def purge(self) -> None:
@@ -283,7 +289,7 @@ class MemoryStore:
         held = self._collections.get(collection)
         row = held.rows.get(image_id) if held else None
         if row is None:
-            raise ImageNotFoundError(f"No picture {image_id!r} in the collection {collection!r}")
+            raise image_not_found(collection, image_id)
         return row
 
 

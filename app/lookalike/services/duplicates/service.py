@@ -18,8 +18,7 @@ from lookalike.services.duplicates.links import NO_SEARCH, Links, stopped
 from lookalike.services.duplicates.pixels import PixelComparer
 from lookalike.services.duplicates.stars import DuplicateGroup, stars
 from lookalike.services.pictures import THUMBNAIL_SIZE, PictureService
-from lookalike.services.search import unknown_collection
-from lookalike.store.base import Store
+from lookalike.store.base import Store, unknown_collection
 from lookalike.store.names import check_collection_name
 
 THRESHOLD = 0.95

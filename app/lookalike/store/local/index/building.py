@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import StorageError
-from lookalike.store.local.catalog.catalog import Catalog
-from lookalike.store.local.catalog.rows import CollectionRow
+from lookalike.store.local.catalog import Catalog, CollectionRow
 from lookalike.store.local.index.build_process import (
     BuildError,
     BuildRequest,
@@ -65,7 +64,7 @@ class IndexBuilding:
 
         What the type needs beyond exact search is left to a later `build`.
         """
-        held = catalog.vectors.embedded(self._row)
+        held = catalog.embedded(self._row)
         index = self._generations.load(self._row, exact=self._policy.index_type == EXACT)
         if index and not _agree(index, catalog, self._row, held):
             log.warning("The saved index of %r is not of this catalog", self._row.name)
@@ -84,8 +83,8 @@ class IndexBuilding:
         What the policy wants is left to a later `build`, which can be stopped.
         """
         self._generations.discard()
-        index = self._exact(catalog, len(catalog.vectors.embedded(self._row)))
-        return index, follow(index, catalog, self._row, catalog.vectors.embedded(self._row))
+        index = self._exact(catalog, len(catalog.embedded(self._row)))
+        return index, follow(index, catalog, self._row, catalog.embedded(self._row))
 
     def due(self, index: Index) -> Plan | None:
         """What should be built now; None where the index serves well as it is."""
@@ -111,7 +110,7 @@ class IndexBuilding:
         self.stage = ("read", 0, rows)
         try:
             self._generations.require_room(rows, self._row.spec.dim)
-            rows_read = catalog.vectors.after(self._row, 0, block_bytes=_BLOCK_BYTES)
+            rows_read = catalog.vectors_after(self._row, 0, block_bytes=_BLOCK_BYTES)
             blocks = self._paced(rows_read, rows)
             builder = self._builder(plan.factory) if plan.factory else None
             saved = self._generations.save(blocks, self._row, build=builder)
@@ -174,7 +173,7 @@ class IndexBuilding:
         """An exact index; where its rows are many it maps a file, which is written first."""
         if 4 * rows * self._row.spec.dim >= MAPPED_BYTES:
             try:
-                saved = self._generations.save(catalog.vectors.after(self._row, 0), self._row)
+                saved = self._generations.save(catalog.vectors_after(self._row, 0), self._row)
             except StorageError as exc:
                 log.warning("The index of %r is kept in memory: %s", self._row.name, exc)
                 saved = None
@@ -191,12 +190,12 @@ def follow(index: Index, catalog: Catalog, row: CollectionRow, held: Seqs) -> in
         index: Changed.
         catalog: What it follows.
         row: The collection and embedding set.
-        held: From `CatalogVectors.embedded`, just now.
+        held: From `Catalog.embedded`, just now.
     """
     gone = np.setdiff1d(index.seqs[index.alive], held, assume_unique=True)
     index.remove(gone)
     changes = len(gone)
-    for seqs, vectors in catalog.vectors.after(row, index.last_seq):
+    for seqs, vectors in catalog.vectors_after(row, index.last_seq):
         index.add(seqs, vectors)
         changes += len(seqs)
     return changes
@@ -212,5 +211,5 @@ def _agree(index: Index, catalog: Catalog, row: CollectionRow, held: Seqs) -> bo
     if index.last_seq > catalog.last_seq() or len(index.locate(covered)) != len(covered):
         return False
     picked = covered[:: max(1, len(covered) // _SAMPLED)]
-    seqs, vectors = catalog.vectors.at(row, picked.tolist())
+    seqs, vectors = catalog.vectors_at(row, picked.tolist())
     return np.array_equal(index.vectors(index.locate(seqs)), vectors)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.files.disk import sync_folder
-from lookalike.store.local.catalog.rows import CollectionRow
+from lookalike.store.local.catalog import CollectionRow
 from lookalike.store.local.index.flat_rows import VERSION
 from lookalike.store.vectors import Seqs, Vectors
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from lookalike.errors import StorageFullError
 from lookalike.files.disk import disk_errors, make_folders
-from lookalike.store.local.catalog.rows import CollectionRow
+from lookalike.store.local.catalog import CollectionRow
 from lookalike.store.local.index.ann import Ann
 from lookalike.store.local.index.ann_index import AnnIndex
 from lookalike.store.local.index.calibration import Calibration

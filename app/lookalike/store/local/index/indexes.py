@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.files.disk import disk_errors, make_folders
-from lookalike.store.local.catalog.catalog import Catalog
-from lookalike.store.local.catalog.put import Written
-from lookalike.store.local.catalog.rows import CollectionRow
+from lookalike.store.local.catalog import Catalog, CollectionRow, Written
 from lookalike.store.local.index.build_process import BuildStoppedError
 from lookalike.store.local.index.generations import Generations
 from lookalike.store.local.index.live_index import LiveIndex
@@ -193,7 +191,7 @@ class Indexes:
 
     def _remove_strangers(self) -> None:
         """Removes saved indexes of embedding sets that are gone."""
-        known = {str(row.embedding) for row, _ in self._catalog.collections()}
+        known = {str(row.embedding) for row in self._catalog.collections()}
         with disk_errors("use the folder of indexes"):
             make_folders(self._folder.resolve())
             for folder in self._folder.iterdir():

@@ -8,8 +8,7 @@ from typing import Any
 
 from lookalike.errors import StorageError
 from lookalike.store.effort import Effort
-from lookalike.store.local.catalog.catalog import Catalog
-from lookalike.store.local.catalog.rows import CollectionRow
+from lookalike.store.local.catalog import Catalog, CollectionRow
 from lookalike.store.local.index.building import IndexBuilding, follow
 from lookalike.store.local.index.coalescer import Coalescer
 from lookalike.store.local.index.facts import index_facts
@@ -70,7 +69,7 @@ class LiveIndex:
         False where vectors came that belong before those it has: it must be loaded anew.
         """
         with self._lock.write():
-            held = catalog.vectors.embedded(self.row)
+            held = catalog.embedded(self.row)
             self._changes += follow(self._index, catalog, self.row, held)
             return len(self._index) - self._index.dead == len(held)
 
@@ -183,9 +182,9 @@ class LiveIndex:
             built = self._building.build(catalog, plan, rows)
             if built is None:
                 return False
-            follow(built, catalog, self.row, catalog.vectors.embedded(self.row))
+            follow(built, catalog, self.row, catalog.embedded(self.row))
             with change:
-                follow(built, catalog, self.row, catalog.vectors.embedded(self.row))
+                follow(built, catalog, self.row, catalog.embedded(self.row))
                 before = self._exchange(built)
                 self._changes = 0
             del before  # freed, and its files removed, while nobody waits for a lock

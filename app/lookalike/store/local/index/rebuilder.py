@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from lookalike.store.local.catalog.catalog import Catalog
+from lookalike.store.local.catalog import Catalog
 from lookalike.store.local.index.build_process import BuildStoppedError
 from lookalike.store.local.index.live_index import LiveIndex
 

@@ -1,4 +1,4 @@
-"""Jobs in the catalog."""
+"""Jobs in a SQLite file of their own, whatever the store of the pictures is."""
 
 # ruff: noqa: S608 - only constants go into the SQL texts, every value is bound
 
@@ -6,14 +6,53 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from lookalike.errors import InvalidParameterError
+from lookalike.errors import InvalidParameterError, StorageError
 from lookalike.store.jobs import Job, JobPage, JobState, no_such_job
-from lookalike.store.local.catalog.connections import Connections
 from lookalike.store.names import MAX_SEQ, decode_cursor, encode_cursor
+from lookalike.store.sqlite import (
+    Schema,
+    open_reader,
+    open_writer,
+    require_schema,
+    sqlite_errors,
+    transaction,
+)
 
+_SCHEMA = Schema(
+    application=0x4C4B4A42,  # "LKJB"
+    version=1,
+    statements=(
+        """
+        CREATE TABLE jobs (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            kind TEXT NOT NULL,
+            parameters TEXT NOT NULL,
+            state TEXT NOT NULL,
+            cancel_requested INTEGER NOT NULL,
+            done INTEGER NOT NULL,
+            total INTEGER,
+            errors INTEGER NOT NULL,
+            error_texts TEXT NOT NULL,
+            message TEXT NOT NULL,
+            starts INTEGER NOT NULL,
+            created_at TEXT NOT NULL,
+            started_at TEXT,
+            updated_at TEXT NOT NULL,
+            finished_at TEXT
+        )
+        """,
+        "CREATE INDEX jobs_by_state ON jobs (state)",
+    ),
+    remedy="move the file away: it holds the history of jobs, and no pictures",
+    journal="DELETE",
+)
 _COLUMNS = (
     "id, kind, parameters, state, cancel_requested, done, total, errors, error_texts, message, "
     "starts, created_at, started_at, updated_at, finished_at"
@@ -25,11 +64,40 @@ _CHANGED = (
 _UNFINISHED = f"state IN ('{JobState.QUEUED}', '{JobState.RUNNING}')"
 
 
-class CatalogJobs:
-    """A `JobStore` in the catalog's file."""
+class SqliteJobs:
+    """A `JobStore` in one SQLite file.
 
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
+    Args:
+        path: The file, made where it does not exist. Its folder must belong to this process,
+            unless `read_only`.
+        read_only: Whether to change nothing; then there may be no file yet.
+
+    Raises:
+        DataFolderError: The file is damaged, or was written by another version.
+        StorageError: The disk refuses.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._path = path
+        self._read_only = read_only
+        self._lock = threading.Lock()
+        self._closed = False
+        with sqlite_errors(path):
+            if not read_only:
+                self._connection = open_writer(path, _SCHEMA)
+            elif path.exists():
+                self._connection = open_reader(path)
+                require_schema(self._connection, path, _SCHEMA)
+            else:
+                self._connection = sqlite3.connect(":memory:", check_same_thread=False)
+                for statement in _SCHEMA.statements:
+                    self._connection.execute(statement)
+
+    def close(self) -> None:
+        """Closes the file; may be called twice."""
+        with self._lock:
+            self._closed = True
+            self._connection.close()
 
     def add(self, job: Job) -> None:
         """Keeps a new job, see `JobStore.add`."""
@@ -42,19 +110,19 @@ class CatalogJobs:
             job.created_at,
             *_times(job),
         )
-        with self._connections.write() as connection:
+        with self._write() as connection:
             if connection.execute("SELECT 1 FROM jobs WHERE id = ?", (job.id,)).fetchone():
                 raise ValueError(f"the job {job.id} is there already")
             connection.execute(sql, values)
 
     def get(self, job_id: str) -> Job:
         """One job. Raises `JobNotFoundError`."""
-        with self._connections.read() as connection:
+        with self._read() as connection:
             return _get(connection, job_id)
 
     def change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         """Writes `change(job)`, see `JobStore.change`."""
-        with self._connections.write() as connection:
+        with self._write() as connection:
             job = change(_get(connection, job_id))
             values = (*_standing(job), *_times(job), job_id)
             connection.execute(f"UPDATE jobs SET {_CHANGED} WHERE id = ?", values)
@@ -63,7 +131,7 @@ class CatalogJobs:
     def unfinished(self) -> list[Job]:
         """Those queued or running, oldest first."""
         sql = f"SELECT {_COLUMNS} FROM jobs WHERE {_UNFINISHED} ORDER BY number"
-        with self._connections.read() as connection:
+        with self._read() as connection:
             return [_job(row) for row in connection.execute(sql)]
 
     def page(self, *, cursor: str | None = None, limit: int = 100) -> JobPage:
@@ -72,7 +140,7 @@ class CatalogJobs:
         if limit < 1:
             raise InvalidParameterError("limit must be at least 1")
         sql = f"SELECT number, {_COLUMNS} FROM jobs WHERE number < ? ORDER BY number DESC LIMIT ?"
-        with self._connections.read() as connection:
+        with self._read() as connection:
             rows = connection.execute(sql, (before, limit + 1)).fetchall()
         more = len(rows) > limit
         jobs = [_job(row[1:]) for row in rows[:limit]]
@@ -84,8 +152,23 @@ class CatalogJobs:
             "DELETE FROM jobs WHERE number IN (SELECT number FROM jobs"
             f" WHERE NOT {_UNFINISHED} ORDER BY number DESC LIMIT -1 OFFSET ?)"
         )
-        with self._connections.write() as connection:
+        with self._write() as connection:
             return connection.execute(sql, (keep,)).rowcount
+
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, sqlite_errors(self._path):
+            if self._closed:
+                raise StorageError("The store is closed")
+            yield self._connection
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._read() as connection:
+            if self._read_only:
+                raise StorageError("The data folder was opened for reading only")
+            with transaction(connection):
+                yield connection
 
 
 def _get(connection: sqlite3.Connection, job_id: str) -> Job:

@@ -6,9 +6,11 @@ import logging
 import sqlite3
 
 from lookalike.errors import StorageError
-from lookalike.store.local.catalog.background import Background
-from lookalike.store.local.catalog.connections import Connections
-from lookalike.store.local.catalog.field_builder import FieldBuilder
+from lookalike.store.local.connections import Connections
+from lookalike.worker import Worker
+
+RETRY_S = 60.0
+"""Seconds until what failed, on a full disk perhaps, is tried again."""
 
 TOGETHER = 500
 """Rows that one step removes: many small transactions keep the WAL small."""
@@ -21,18 +23,21 @@ log = logging.getLogger(__name__)
 class Purger:
     """Removes the rows of collections that have no name any more, a few at a time.
 
-    What a shutdown or a crash leaves is removed after the next start.
+    At least half of the time is left to others. What a shutdown or a crash leaves is removed after
+    the next start.
 
     Args:
         connections: The catalog's.
-        fields: Told of every collection that is gone, as its fields may go then, too.
     """
 
-    def __init__(self, connections: Connections, fields: FieldBuilder) -> None:
+    def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._fields = fields
-        self._background = Background(
-            "purge", self._step, undone="Rows of a dropped collection stay for now"
+        self._worker = Worker(
+            "purge",
+            self._step,
+            failure="Rows of a dropped collection stay for now",
+            share=0.5,
+            retry_s=RETRY_S,
         )
 
     def begin(self) -> None:
@@ -40,11 +45,11 @@ class Purger:
         with self._connections.read() as connection:
             left = connection.execute(_DROPPED).fetchone()
         if left:
-            self.wake()
+            self._worker.wake()
 
     def wake(self) -> None:
         """Has the background look for something to remove."""
-        self._background.wake()
+        self._worker.wake()
 
     def finish(self) -> None:
         """Removes all there is, now; what the disk refuses is left to the background."""
@@ -55,29 +60,27 @@ class Purger:
             log.warning("Rows of a dropped collection stay for now: %s", exc)
 
     def close(self) -> None:
-        """Stops after the step that is under way."""
-        self._background.close()
+        """Stops after the step that is under way; may be called twice."""
+        self._worker.close()
 
     def _step(self) -> bool:
         """Removes some rows, and with the last ones their collection; False where all is gone."""
         with self._connections.write() as connection:
             found = connection.execute(_DROPPED).fetchone()
-            last = found is not None and _remove_some(connection, *found)
-        if last:
-            self._fields.wake()
+            if found is not None:
+                _remove_some(connection, *found)
         self._connections.give_room_back()  # where nothing was found: what failed the last time
         return found is not None
 
 
-def _remove_some(connection: sqlite3.Connection, number: int) -> bool:
-    """Removes rows of a collection; where those were the last, all else of it, and says so."""
+def _remove_some(connection: sqlite3.Connection, number: int) -> None:
+    """Removes rows of a collection; where those were the last, all else of it."""
     some = (
         "DELETE FROM images WHERE seq IN"
         " (SELECT seq FROM images WHERE collection = ? ORDER BY seq LIMIT ?)"
     )
     if connection.execute(some, (number, TOGETHER)).rowcount == TOGETHER:
-        return False
+        return
     connection.execute("UPDATE collections SET embedding = NULL WHERE id = ?", (number,))
     connection.execute("DELETE FROM embeddings WHERE collection = ?", (number,))
     connection.execute("DELETE FROM collections WHERE id = ?", (number,))
-    return True

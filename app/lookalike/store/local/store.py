@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import ImageNotFoundError, InvalidParameterError
+from lookalike.errors import InvalidParameterError
 from lookalike.records import (
     CollectionInfo,
     ImageRecord,
@@ -23,24 +23,28 @@ from lookalike.records import (
     Page,
     PutOutcome,
 )
-from lookalike.store.base import ScanBlock, require_same_spec
+from lookalike.store import sqlite
+from lookalike.store.base import ScanBlock, image_not_found, require_same_spec
 from lookalike.store.effort import Effort
 from lookalike.store.embedding_sets import EmbeddingSets
 from lookalike.store.filters import Filter
 from lookalike.store.jobs import JobStore
-from lookalike.store.local.catalog.catalog import Catalog
-from lookalike.store.local.catalog.connections import FILTER_S
+from lookalike.store.local.catalog import Catalog, Changes, CollectionRow
 from lookalike.store.local.folder_lock import FolderLock
+from lookalike.store.local.index import flat_rows
+from lookalike.store.local.index.generations import Generations
 from lookalike.store.local.index.indexes import Indexes
 from lookalike.store.local.index.policy import IndexPolicy
-from lookalike.store.local.local_sets import LocalSets
-from lookalike.store.local.scan import scan_catalog
-from lookalike.store.local.search import Searcher
-from lookalike.store.local.store_facts import collection_infos, store_facts
+from lookalike.store.local.purging import Purger
+from lookalike.store.local.search import FILTER_S, Filtering, Query, Searcher
+from lookalike.store.local.spaces import LocalSets
 from lookalike.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
 from lookalike.store.names import decode_cursor, encode_cursor
 from lookalike.store.outcomes import settle_known
+from lookalike.store.sqlite_jobs import SqliteJobs
 from lookalike.store.vectors import Vectors, check_vectors
+
+_BLOCK_BYTES = 8 * 2**20
 
 
 class LocalStore:
@@ -65,8 +69,8 @@ class LocalStore:
         Args:
             folder: The data folder.
             policy: What indexes are built; exact ones unless given.
-            filter_fields: Metadata fields that the catalog indexes in every collection.
-            filter_s: Seconds that a filter may take.
+            filter_fields: Metadata fields whose columns are read when a collection is loaded.
+            filter_s: Seconds that a filter may wait for its columns.
             read_only: Change nothing; then another process may own the folder, and what it
                 changes later may not be seen by searches.
 
@@ -81,10 +85,10 @@ class LocalStore:
         with contextlib.ExitStack() as undo:
             if not read_only:
                 undo.callback(FolderLock(folder).release)
-            self._catalog = Catalog(
-                folder / "catalog.db", fields=filter_fields, filter_s=filter_s, read_only=read_only
-            )
+            self._catalog = Catalog(folder / "catalog.db", read_only=read_only)
             undo.callback(self._catalog.close)
+            self._jobs = SqliteJobs(folder / "jobs.db", read_only=read_only)
+            undo.callback(self._jobs.close)
             self._indexes = Indexes(
                 self._catalog,
                 folder / "index",
@@ -92,8 +96,21 @@ class LocalStore:
                 change=self._change,
                 read_only=read_only,
             )
-            self._searcher = Searcher(self._catalog, self._indexes, change=self._change)
+            self._filtering = Filtering(
+                self._catalog,
+                self._change,
+                fields=filter_fields,
+                seconds=filter_s,
+                read_only=read_only,
+            )
+            self._searcher = Searcher(
+                self._catalog, self._indexes, self._filtering, change=self._change
+            )
             self._sets = LocalSets(self._catalog, self._indexes, change=self._change)
+            self._purger = Purger(self._catalog.connections)
+            undo.callback(self._purger.close)
+            if not read_only:
+                self._purger.begin()
             self._owned = undo.pop_all()
 
     @property
@@ -104,7 +121,7 @@ class LocalStore:
     @property
     def jobs(self) -> JobStore:
         """Long work, its progress and its end."""
-        return self._catalog.jobs
+        return self._jobs
 
     def close(self) -> None:
         """Saves the indexes and lets go of the folder; may be called twice."""
@@ -114,13 +131,24 @@ class LocalStore:
             self._owned.close()
 
     def load(self) -> None:
-        """Loads the index of every collection now, so that the first search need not wait."""
-        for row, _ in self._catalog.collections():
+        """Loads every collection's index, and the columns of the fields that were named."""
+        for row in self._catalog.collections():
             self._indexes.get(row)
+            self._filtering.load(row)
 
     def collections(self) -> list[CollectionInfo]:
         """All collections, by name."""
-        return collection_infos(self._catalog, self._policy)
+        return [
+            CollectionInfo(
+                name=row.name,
+                count=row.images,
+                spec=row.spec,
+                provenance=row.provenance,
+                index=self._policy.index_type,
+                created_at=row.created_at,
+            )
+            for row in self._catalog.collections()
+        ]
 
     def spec(self, collection: str) -> ModelSpec | None:
         """The spec of the active embedding set; None where there is no collection."""
@@ -129,19 +157,21 @@ class LocalStore:
 
     def count(self, collection: str) -> int:
         """Pictures in the collection; 0 where there is no such collection."""
-        return self._catalog.count(collection)
+        row = self._catalog.collection(collection)
+        return row.images if row else 0
 
     def drop(self, collection: str) -> int:
         """Removes a collection; its rows follow in the background, see `Store.drop`."""
         with self._change:
-            row, count = self._catalog.drop(collection)
+            row = self._catalog.drop(collection)
             self._indexes.drop(row)
-        self._catalog.purger.wake()
-        return count
+            self._filtering.drop(row)
+        self._purger.wake()
+        return row.images
 
     def purge(self) -> None:
         """Removes the rows of dropped collections now, see `Store.purge`."""
-        self._catalog.purger.finish()
+        self._purger.finish()
 
     # Rows
 
@@ -149,7 +179,7 @@ class LocalStore:
         """One picture's row. Raises `ImageNotFoundError`."""
         found = self._catalog.find(collection, [image_id])
         if image_id not in found:
-            raise ImageNotFoundError(f"No picture {image_id!r} in the collection {collection!r}")
+            raise image_not_found(collection, image_id)
         return found[image_id]
 
     def find(self, collection: str, image_ids: Sequence[str]) -> dict[str, ImageRecord]:
@@ -158,7 +188,14 @@ class LocalStore:
 
     def vector(self, collection: str, image_id: str) -> NDArray[np.float32]:
         """One picture's active vector, (dim,) float32. Raises `ImageNotFoundError`."""
-        return self._catalog.vectors.of(collection, image_id)
+        row = self._catalog.collection(collection)
+        if row is not None:
+            seqs = self._catalog.seqs_of(row, [image_id])
+            vectors: Vectors
+            _, vectors = self._catalog.vectors_at(row, seqs.tolist())
+            if len(vectors):
+                return vectors.reshape(-1)
+        raise image_not_found(collection, image_id)
 
     def page(
         self,
@@ -172,16 +209,35 @@ class LocalStore:
         after = decode_cursor(cursor)
         if limit < 1:
             raise InvalidParameterError("limit must be at least 1")
-        rows = self._catalog.page(collection, after=after, limit=limit + 1, where=where)
-        more = len(rows) > limit
-        records = [record for _, record in rows[:limit]]
-        return Page(records, encode_cursor(rows[limit - 1][0]) if more else None)
+        row = self._catalog.collection(collection)
+        rows = self._rows(row, where, after=after, limit=limit + 1) if row else {}
+        seqs, records = list(rows), list(rows.values())
+        more = len(seqs) > limit
+        return Page(records[:limit], encode_cursor(seqs[limit - 1]) if more else None)
 
     def scan(
         self, collection: str, *, cursor: str | None = None, where: Filter | None = None
     ) -> Iterator[ScanBlock]:
-        """Rows with their vectors, oldest first, see `Store.scan`."""
-        return scan_catalog(self._catalog, collection, after=decode_cursor(cursor), where=where)
+        """Rows with their vectors, oldest first, see `Store.scan`.
+
+        A picture that is replaced or deleted between the two reads of a block is left out of it.
+        """
+        return self._scan(collection, decode_cursor(cursor), where)
+
+    def _scan(self, collection: str, after: int, where: Filter | None) -> Iterator[ScanBlock]:
+        row = self._catalog.collection(collection)
+        limit = max(1, _BLOCK_BYTES // (4 * row.spec.dim)) if row else 0
+        while row and (found := self._rows(row, where, after=after, limit=limit)):
+            after = max(found)
+            seqs, vectors = self._catalog.vectors_at(row, found)
+            yield ScanBlock([found[seq] for seq in seqs.tolist()], vectors, encode_cursor(after))
+
+    def _rows(
+        self, row: CollectionRow, where: Filter | None, *, after: int, limit: int
+    ) -> dict[int, ImageRecord]:
+        if where is None or not where.conditions:
+            return self._catalog.page(row, after=after, limit=limit)
+        return self._filtering.page(row, where, after=after, limit=limit)
 
     def references(self, sha256s: Iterable[str]) -> set[str]:
         """Those of the digests that some row of any collection names."""
@@ -217,6 +273,9 @@ class LocalStore:
                 on_conflict=on_conflict,
             )
             self._indexes.follow_put(written, rows)
+            if written.new:
+                self._filtering.made(written.row)
+            self._filtering.follow(written.row, written.changes)
             return written.outcomes
 
     def put_known(
@@ -239,13 +298,19 @@ class LocalStore:
         def merge(old: Metadata) -> Metadata:
             return check_metadata(merge_patch(old, patch), max_bytes)
 
-        with self._change:
-            return self._catalog.change_metadata(collection, image_id, merge)
+        return self._change_metadata(collection, image_id, merge)
 
     def set_metadata(self, collection: str, image_id: str, metadata: Metadata) -> ImageRecord:
         """Replaces a picture's metadata. Raises `ImageNotFoundError`."""
+        return self._change_metadata(collection, image_id, lambda _: metadata)
+
+    def _change_metadata(
+        self, collection: str, image_id: str, change: Callable[[Metadata], Metadata]
+    ) -> ImageRecord:
         with self._change:
-            return self._catalog.change_metadata(collection, image_id, lambda _: metadata)
+            row, seq, record = self._catalog.change_metadata(collection, image_id, change)
+            self._filtering.follow(row, Changes(updated=[(seq, record.metadata)]))
+            return record
 
     def refer(self, collection: str, image: NewImage) -> None:
         """Notes where a picture's file lies by now, see `Store.refer`."""
@@ -256,6 +321,7 @@ class LocalStore:
         with self._change:
             row, seq = self._catalog.delete(collection, image_id)
             self._indexes.follow_delete(row, seq)
+            self._filtering.follow(row, Changes(removed=[seq]))
 
     # Search
 
@@ -272,13 +338,15 @@ class LocalStore:
     ) -> list[list[Match]]:
         """The k best matches of each query, see `Store.search`."""
         return self._searcher.search(
-            collection,
-            queries,
-            k=k,
-            spec=spec,
-            where=where,
-            exclude=exclude,
-            effort=effort,
+            Query(
+                collection=collection,
+                vectors=queries,
+                k=k,
+                spec=spec,
+                where=where,
+                exclude=exclude,
+                effort=effort,
+            )
         )
 
     def is_exact(self, collection: str) -> bool:
@@ -295,5 +363,27 @@ class LocalStore:
         return row is not None and self._indexes.rebuild(row)
 
     def describe(self) -> dict[str, Any]:
-        """Facts for `GET /info`: versions, and what each index holds; bytes of memory."""
-        return store_facts(self._folder, self._catalog, self._indexes, self._policy)
+        """Facts for `GET /info`: versions, and what each collection takes; bytes of memory."""
+        collections = {
+            row.name: {
+                "index": self._policy.index_type,
+                "count": row.images,
+                **self._index_facts(row),
+                "filter_fields": self._filtering.describe(row),
+            }
+            for row in self._catalog.collections()
+        }
+        return {
+            "kind": "local",
+            "path": str(self._folder),
+            "sqlite": sqlite.VERSION,
+            "faiss": flat_rows.VERSION,
+            "collections": collections,
+        }
+
+    def _index_facts(self, row: CollectionRow) -> dict[str, Any]:
+        """Facts about an index; what is saved of it, where it is not loaded."""
+        facts = self._indexes.describe(row)
+        if "type" in facts:
+            return facts
+        return facts | {"saved": Generations(self._folder / "index" / str(row.embedding)).saved()}

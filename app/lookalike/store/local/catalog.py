@@ -1,0 +1,613 @@
+"""The catalog: collections, rows and vectors in SQLite. The truth of the local store."""
+
+# ruff: noqa: S608 - only constants go into the SQL texts, every value is bound
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookalike.errors import DataFolderError
+from lookalike.records import (
+    ImageRecord,
+    Metadata,
+    ModelSpec,
+    NewImage,
+    OnConflict,
+    PutOutcome,
+    PutStatus,
+)
+from lookalike.store.base import image_not_found, require_same_spec, unknown_collection, utc_now
+from lookalike.store.local.connections import Connections
+from lookalike.store.metadata import canonical_json
+from lookalike.store.outcomes import put_outcome
+from lookalike.store.sqlite import Schema
+from lookalike.store.vectors import Seqs, Vectors
+
+SCHEMA = Schema(
+    application=0x4C4B4341,  # "LKCA"
+    version=1,
+    statements=(
+        # A collection without a name was dropped; its rows are being removed. `images` counts its
+        # rows, `changes` the commits that changed them.
+        """
+        CREATE TABLE collections (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            name TEXT UNIQUE,
+            created_at TEXT NOT NULL,
+            embedding INTEGER REFERENCES embeddings (id),
+            images INTEGER NOT NULL DEFAULT 0,
+            changes INTEGER NOT NULL DEFAULT 0
+        )
+        """,
+        # `recipe` says how to make the encoder again; NULL where nobody said.
+        """
+        CREATE TABLE embeddings (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            collection INTEGER NOT NULL REFERENCES collections (id),
+            spec TEXT NOT NULL,
+            provenance TEXT NOT NULL,
+            recipe TEXT
+        )
+        """,
+        "CREATE INDEX embeddings_by_collection ON embeddings (collection)",
+        # `changed` is the collection's `changes` when this row's metadata last changed; NULL where
+        # it never did.
+        """
+        CREATE TABLE images (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            collection INTEGER NOT NULL REFERENCES collections (id),
+            id TEXT NOT NULL,
+            sha256 TEXT NOT NULL,
+            filename TEXT NOT NULL,
+            media_type TEXT NOT NULL,
+            width INTEGER NOT NULL,
+            height INTEGER NOT NULL,
+            bytes INTEGER NOT NULL,
+            created_at TEXT NOT NULL,
+            updated_at TEXT NOT NULL,
+            source TEXT,
+            metadata TEXT NOT NULL,
+            changed INTEGER,
+            UNIQUE (collection, id)
+        )
+        """,
+        "CREATE INDEX images_by_collection ON images (collection)",
+        "CREATE INDEX images_by_sha256 ON images (sha256)",
+        "CREATE INDEX images_changed ON images (collection, changed) WHERE changed NOT NULL",
+        """
+        CREATE TABLE vectors (
+            embedding INTEGER NOT NULL REFERENCES embeddings (id),
+            seq INTEGER NOT NULL REFERENCES images (seq) ON DELETE CASCADE,
+            vector BLOB NOT NULL,
+            PRIMARY KEY (embedding, seq)
+        )
+        """,
+        "CREATE INDEX vectors_by_seq ON vectors (seq)",
+    ),
+    remedy="index the pictures again, into another data folder",
+)
+
+IN_LIST = "IN (SELECT value FROM json_each(?))"
+"""Any number of values in one question mark: a JSON list."""
+
+RECORD_COLUMNS = (
+    "images.id, sha256, filename, media_type, width, height, bytes, "
+    "images.created_at, updated_at, source, metadata"
+)
+"""What `record` reads, in its order."""
+
+Rows = Sequence[tuple[int, Metadata]]
+"""Seqs, ascending, each with the row's metadata."""
+
+_COLLECTIONS = (
+    "SELECT collections.id, name, created_at, embedding, spec, provenance, images, changes"
+    " FROM collections JOIN embeddings ON embeddings.id = embedding WHERE name NOT NULL"
+)
+_BLOCK_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionRow:
+    """A collection and its active embedding set, as they were when it was read.
+
+    Attributes:
+        id: Its number, never used again.
+        name: Its name.
+        created_at: ISO 8601 in UTC.
+        embedding: The active embedding set's number, never used again.
+        spec: What made the active vectors.
+        provenance: Recorded beside the spec.
+        images: How many rows it has.
+        changes: How many commits have changed its rows.
+    """
+
+    id: int
+    name: str
+    created_at: str
+    embedding: int
+    spec: ModelSpec
+    provenance: Mapping[str, str]
+    images: int = 0
+    changes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one commit did to the metadata of a collection.
+
+    Attributes:
+        added: New rows; their seqs are higher than all before.
+        updated: Rows with other metadata than before.
+        removed: Seqs of deleted rows.
+    """
+
+    added: Rows = ()
+    updated: Rows = ()
+    removed: Sequence[int] = ()
+
+
+@dataclass(slots=True)
+class Written:
+    """What a put changed.
+
+    Attributes:
+        row: The collection as it is now.
+        new: Whether the put made it.
+        outcomes: One for each picture, in order.
+        added: seq -> position in the call, of the vectors that are there afterwards; ascending.
+        updated: seq -> metadata, of rows that were there before and have other metadata now.
+        removed: Seqs that were there before and are gone.
+    """
+
+    row: CollectionRow
+    new: bool
+    outcomes: list[PutOutcome] = field(default_factory=list)
+    added: dict[int, int] = field(default_factory=dict)
+    updated: dict[int, Metadata] = field(default_factory=dict)
+    removed: list[int] = field(default_factory=list)
+
+    @property
+    def changes(self) -> Changes:
+        """The same for the columns of metadata."""
+        metadata = {one.record.id: one.record.metadata for one in self.outcomes}
+        added = [
+            (seq, metadata[self.outcomes[position].record.id])
+            for seq, position in self.added.items()
+        ]
+        return Changes(added, sorted(self.updated.items()), self.removed)
+
+
+class Catalog:
+    """Rows and vectors in one SQLite file; safe to call from many threads.
+
+    Every method that writes has reached the disk when it returns, and has changed nothing where
+    it raises `StorageError`.
+
+    Attributes:
+        connections: To the file.
+
+    Raises:
+        DataFolderError: The file is damaged, or was written by another version.
+        StorageError: The disk refuses.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.connections = Connections(path, SCHEMA, read_only=read_only)
+
+    def close(self) -> None:
+        """Closes the file; may be called twice."""
+        self.connections.close()
+
+    # Collections
+
+    def collections(self) -> list[CollectionRow]:
+        """All collections by name."""
+        with self.connections.read() as connection:
+            found = connection.execute(f"{_COLLECTIONS} ORDER BY name")
+            return [_collection_row(row) for row in found]
+
+    def collection(self, name: str) -> CollectionRow | None:
+        """One collection; None where there is none of this name."""
+        with self.connections.read() as connection:
+            return read_collection(connection, name)
+
+    def drop(self, name: str) -> CollectionRow:
+        """Removes a collection and gives what it was.
+
+        Its name goes at once; its rows stay, out of sight, until the `Purger` removes them.
+
+        Raises:
+            CollectionNotFoundError: There is none of this name.
+        """
+        with self.connections.write() as connection:
+            row = require_collection(connection, name)
+            connection.execute("UPDATE collections SET name = NULL WHERE id = ?", (row.id,))
+            return row
+
+    # Rows
+
+    def find(self, name: str, ids: Iterable[str]) -> dict[str, ImageRecord]:
+        """Those of the ids that exist, with their rows."""
+        with self.connections.read() as connection:
+            row = read_collection(connection, name)
+            found = read_images(connection, row, ids) if row else {}
+            return {image_id: image for image_id, (_, image) in found.items()}
+
+    def at(self, row: CollectionRow, seqs: Iterable[int]) -> dict[int, ImageRecord]:
+        """Those of the seqs that exist, with their rows, by seq."""
+        sql = (
+            f"SELECT seq, {RECORD_COLUMNS} FROM images"
+            f" WHERE collection = ? AND seq {IN_LIST} ORDER BY seq"
+        )
+        with self.connections.read() as connection:
+            rows = connection.execute(sql, (row.id, json.dumps(list(seqs))))
+            return {seq: record(row.name, rest) for seq, *rest in rows}
+
+    def page(self, row: CollectionRow, *, after: int, limit: int) -> dict[int, ImageRecord]:
+        """Up to `limit` rows behind the seq `after`, by seq."""
+        sql = (
+            f"SELECT seq, {RECORD_COLUMNS} FROM images"
+            " WHERE collection = ? AND seq > ? ORDER BY seq LIMIT ?"
+        )
+        with self.connections.read() as connection:
+            rows = connection.execute(sql, (row.id, after, limit))
+            return {seq: record(row.name, rest) for seq, *rest in rows}
+
+    def seqs_of(self, row: CollectionRow, ids: Iterable[str]) -> Seqs:
+        """The seqs of those ids that exist, ascending."""
+        # Sorted here: asked to, SQLite would walk the whole collection in order of seq.
+        sql = f"SELECT seq FROM images WHERE collection = ? AND id {IN_LIST}"
+        with self.connections.read() as connection:
+            return np.sort(_seq_array(connection.execute(sql, (row.id, json.dumps(list(ids))))))
+
+    def references(self, sha256s: Iterable[str]) -> set[str]:
+        """Those of the digests that some row names."""
+        sql = f"SELECT DISTINCT sha256 FROM images WHERE sha256 {IN_LIST}"
+        with self.connections.read() as connection:
+            return {digest for (digest,) in connection.execute(sql, (json.dumps(list(sha256s)),))}
+
+    def last_seq(self) -> int:
+        """The highest seq ever given."""
+        sql = "SELECT seq FROM sqlite_sequence WHERE name = 'images'"
+        with self.connections.read() as connection:
+            found = connection.execute(sql).fetchone()
+            return int(found[0]) if found else 0
+
+    # Metadata for columns
+
+    def seqs(self, row: CollectionRow) -> tuple[Seqs, int]:
+        """All seqs of a collection, ascending, and the change number that they are of."""
+        with self.connections.read() as connection:
+            return _seqs(connection, row), _changes(connection, row)
+
+    def metadata(self, row: CollectionRow, above: int, upto: int) -> Rows:
+        """The metadata of the rows with seqs above one number and up to another, by seq."""
+        sql = (
+            "SELECT seq, metadata FROM images"
+            " WHERE collection = ? AND seq > ? AND seq <= ? ORDER BY seq"
+        )
+        with self.connections.read() as connection:
+            return _decoded(connection.execute(sql, (row.id, above, upto)).fetchall())
+
+    def changes_since(
+        self, row: CollectionRow, seqs: Seqs, last_seq: int, number: int
+    ) -> tuple[Changes, int]:
+        """What happened to a collection's rows since a change number, and the number now.
+
+        Args:
+            row: The collection.
+            seqs: The rows that there were, ascending.
+            last_seq: The highest seq that is known.
+            number: The change number then.
+        """
+        new = "SELECT seq, metadata FROM images WHERE collection = ? AND seq > ? ORDER BY seq"
+        changed = (
+            "SELECT seq, metadata FROM images"
+            " WHERE collection = ? AND changed > ? AND seq <= ? ORDER BY seq"
+        )
+        with self.connections.read() as connection:
+            added = connection.execute(new, (row.id, last_seq)).fetchall()
+            updated = connection.execute(changed, (row.id, number, last_seq)).fetchall()
+            sql = "SELECT images FROM collections WHERE id = ?"
+            count = connection.execute(sql, (row.id,)).fetchone()
+            removed: list[int] = []
+            if count is None or count[0] != len(seqs) + len(added):  # seqs are never used again
+                gone = np.setdiff1d(seqs, _seqs(connection, row), assume_unique=True)
+                removed = gone.tolist()
+            number = _changes(connection, row)
+        return Changes(_decoded(added), _decoded(updated), removed), number
+
+    # Vectors
+
+    def embedded(self, row: CollectionRow) -> Seqs:
+        """The seqs of all active vectors of a collection, ascending."""
+        sql = "SELECT seq FROM vectors WHERE embedding = ? ORDER BY seq"
+        with self.connections.read() as connection:
+            return _seq_array(connection.execute(sql, (row.embedding,)))
+
+    def vectors_at(self, row: CollectionRow, seqs: Iterable[int]) -> tuple[Seqs, Vectors]:
+        """Those of the seqs that have an active vector, ascending, and (N, dim) float32."""
+        sql = f"SELECT seq, vector FROM vectors WHERE embedding = ? AND seq {IN_LIST} ORDER BY seq"
+        return self._vectors(sql, (row.embedding, json.dumps(list(seqs))), row)
+
+    def vectors_after(
+        self, row: CollectionRow, seq: int, *, block_bytes: int = _BLOCK_BYTES
+    ) -> Iterator[tuple[Seqs, Vectors]]:
+        """All active vectors behind a seq: ascending seqs and (N, dim) float32, in short reads."""
+        sql = "SELECT seq, vector FROM vectors WHERE embedding = ? AND seq > ? ORDER BY seq LIMIT ?"
+        limit = max(1, block_bytes // (4 * row.spec.dim))
+        while True:
+            seqs, vectors = self._vectors(sql, (row.embedding, seq, limit), row)
+            if not len(seqs):
+                return
+            yield seqs, vectors
+            seq = int(seqs[-1])
+
+    def _vectors(
+        self, sql: str, values: tuple[int | str, ...], row: CollectionRow
+    ) -> tuple[Seqs, Vectors]:
+        with self.connections.read() as connection:
+            found = connection.execute(sql, values).fetchall()
+        seqs = _seq_array((seq,) for seq, _ in found)
+        return seqs, vector_rows([blob for _, blob in found], row.spec.dim)
+
+    # Changes
+
+    def put(
+        self,
+        name: str,
+        images: Sequence[NewImage],
+        vectors: Vectors,
+        *,
+        spec: ModelSpec,
+        provenance: Mapping[str, str],
+        on_conflict: OnConflict,
+    ) -> Written:
+        """Writes pictures in one transaction, an id that is given twice as two calls would.
+
+        Args:
+            name: The collection, made where it does not exist.
+            images: N rows.
+            vectors: (N, dim) float32.
+            spec: What made the vectors.
+            provenance: Recorded where the collection is made.
+            on_conflict: What to do with ids that exist.
+
+        Raises:
+            SpecMismatchError: The collection's vectors were made by something else.
+        """
+        now = utc_now()
+        with self.connections.write() as connection:
+            row = read_collection(connection, name)
+            if row:
+                require_same_spec(name, row.spec, spec)
+            made = row or _make_collection(connection, name, spec, provenance, now)
+            written = Written(made, new=row is None)
+            held = read_images(connection, made, [image.id for image in images])
+            for position, image in enumerate(images):
+                seq, existing = held.get(image.id, (0, None))
+                outcome = put_outcome(name, existing, image, on_conflict=on_conflict, now=now)
+                written.outcomes.append(outcome)
+                seq = _write(connection, written, seq, outcome, position)
+                if seq in written.added and written.added[seq] == position:
+                    values = (made.embedding, seq, vector_blob(vectors[position]))
+                    connection.execute("INSERT INTO vectors VALUES (?, ?, ?)", values)
+                held[image.id] = (seq, outcome.record)
+            if written.added or written.updated or written.removed:
+                grown = len(written.added) - len(written.removed)
+                written.row = _count_change(connection, made, images=grown)
+            return written
+
+    def change_metadata(
+        self, name: str, image_id: str, change: Callable[[Metadata], Metadata]
+    ) -> tuple[CollectionRow, int, ImageRecord]:
+        """Writes `change(metadata)` of a picture; gives its collection, seq and row.
+
+        Raises:
+            ImageNotFoundError: No picture has this id.
+        """
+        with self.connections.write() as connection:
+            row, seq, old = _require_image(connection, name, image_id)
+            _set_metadata(connection, row, seq, change(old.metadata), utc_now())
+            _, changed = read_images(connection, row, [image_id])[image_id]
+            return _count_change(connection, row), seq, changed
+
+    def refer(self, name: str, image: NewImage) -> None:
+        """Writes where a picture's file lies by now, see `Store.refer`."""
+        sql = (
+            "UPDATE images SET source = ? WHERE id = ? AND sha256 = ?"
+            " AND collection = (SELECT id FROM collections WHERE name = ?)"
+        )
+        with self.connections.write() as connection:
+            connection.execute(sql, (image.source, image.id, image.sha256, name))
+
+    def delete(self, name: str, image_id: str) -> tuple[CollectionRow, int]:
+        """Removes a picture; gives its collection and seq. Raises `ImageNotFoundError`."""
+        with self.connections.write() as connection:
+            row, seq, _ = _require_image(connection, name, image_id)
+            connection.execute("DELETE FROM images WHERE seq = ?", (seq,))
+            return _count_change(connection, row, images=-1), seq
+
+
+def read_collection(connection: sqlite3.Connection, name: str) -> CollectionRow | None:
+    """One collection; None where there is none of this name."""
+    found = connection.execute(f"{_COLLECTIONS} AND name = ?", (name,)).fetchone()
+    return _collection_row(found) if found else None
+
+
+def require_collection(connection: sqlite3.Connection, name: str) -> CollectionRow:
+    """One collection. Raises `CollectionNotFoundError`."""
+    row = read_collection(connection, name)
+    if row is None:
+        raise unknown_collection(name)
+    return row
+
+
+def read_images(
+    connection: sqlite3.Connection, row: CollectionRow, ids: Iterable[str]
+) -> dict[str, tuple[int, ImageRecord]]:
+    """Those of the ids that exist: id -> (seq, row)."""
+    sql = f"SELECT seq, {RECORD_COLUMNS} FROM images WHERE collection = ? AND id {IN_LIST}"
+    rows = connection.execute(sql, (row.id, json.dumps(list(ids))))
+    return {rest[0]: (seq, record(row.name, rest)) for seq, *rest in rows}
+
+
+def record(collection: str, row: Sequence[Any]) -> ImageRecord:
+    """Reads `RECORD_COLUMNS`."""
+    return ImageRecord(
+        collection=collection,
+        id=row[0],
+        sha256=row[1],
+        filename=row[2],
+        media_type=row[3],
+        width=row[4],
+        height=row[5],
+        bytes=row[6],
+        created_at=row[7],
+        updated_at=row[8],
+        source=row[9],
+        metadata=json.loads(row[10]),
+    )
+
+
+def vector_blob(vector: Vectors) -> bytes:
+    """One (dim,) float32 vector as stored: little-endian float32."""
+    return vector.astype("<f4").tobytes()
+
+
+def vector_rows(blobs: list[bytes], dim: int) -> Vectors:
+    """Stored vectors as (N, dim) float32. Raises `DataFolderError` where one is damaged."""
+    if any(len(blob) != 4 * dim for blob in blobs):
+        raise DataFolderError(
+            "A stored vector has the wrong length: the catalog is damaged; restore it from a backup"
+        )
+    return np.frombuffer(b"".join(blobs), dtype="<f4").astype(np.float32).reshape(-1, dim)
+
+
+def _collection_row(row: tuple[Any, ...]) -> CollectionRow:
+    number, name, created_at, embedding, spec, provenance, images, changes = row
+    return CollectionRow(
+        number,
+        name,
+        created_at,
+        embedding,
+        ModelSpec.from_json(spec),
+        json.loads(provenance),
+        images,
+        changes,
+    )
+
+
+def _make_collection(
+    connection: sqlite3.Connection,
+    name: str,
+    spec: ModelSpec,
+    provenance: Mapping[str, str],
+    now: str,
+) -> CollectionRow:
+    made = "INSERT INTO collections (name, created_at) VALUES (?, ?)"
+    number = connection.execute(made, (name, now)).lastrowid
+    made = "INSERT INTO embeddings (collection, spec, provenance) VALUES (?, ?, ?)"
+    values = (number, spec.to_json(), json.dumps(dict(provenance)))
+    embedding = connection.execute(made, values).lastrowid
+    connection.execute("UPDATE collections SET embedding = ? WHERE id = ?", (embedding, number))
+    return require_collection(connection, name)
+
+
+def _require_image(
+    connection: sqlite3.Connection, name: str, image_id: str
+) -> tuple[CollectionRow, int, ImageRecord]:
+    row = read_collection(connection, name)
+    found = read_images(connection, row, [image_id]) if row else {}
+    if row is None or image_id not in found:
+        raise image_not_found(name, image_id)
+    return row, *found[image_id]
+
+
+def _write(
+    connection: sqlite3.Connection, written: Written, seq: int, outcome: PutOutcome, position: int
+) -> int:
+    """Writes what a put decided about the row `seq`, or 0; gives the seq that the row has now."""
+    if outcome.status in {PutStatus.CREATED, PutStatus.REPLACED}:
+        if seq:
+            connection.execute("DELETE FROM images WHERE seq = ?", (seq,))
+            written.updated.pop(seq, None)
+            if written.added.pop(seq, None) is None:
+                written.removed.append(seq)
+        seq = _insert_image(connection, written.row.id, outcome.record)
+        written.added[seq] = position
+    elif outcome.status is PutStatus.UPDATED:
+        metadata, now = outcome.record.metadata, outcome.record.updated_at
+        _set_metadata(connection, written.row, seq, metadata, now)
+        if seq not in written.added:
+            written.updated[seq] = metadata
+    return seq
+
+
+def _insert_image(connection: sqlite3.Connection, collection: int, row: ImageRecord) -> int:
+    """Adds a row and gives its seq, one never used before."""
+    cursor = connection.execute(
+        "INSERT INTO images (collection, id, sha256, filename, media_type, width, height, bytes,"
+        " created_at, updated_at, source, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            collection,
+            row.id,
+            row.sha256,
+            row.filename,
+            row.media_type,
+            row.width,
+            row.height,
+            row.bytes,
+            row.created_at,
+            row.updated_at,
+            row.source,
+            canonical_json(row.metadata),
+        ),
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def _set_metadata(
+    connection: sqlite3.Connection, row: CollectionRow, seq: int, metadata: Metadata, now: str
+) -> None:
+    sql = "UPDATE images SET metadata = ?, updated_at = ?, changed = ? WHERE seq = ?"
+    connection.execute(sql, (canonical_json(metadata), now, row.changes + 1, seq))
+
+
+def _count_change(
+    connection: sqlite3.Connection, row: CollectionRow, *, images: int = 0
+) -> CollectionRow:
+    """Counts one more change of a collection, and the rows that came or went with it."""
+    sql = "UPDATE collections SET images = images + ?, changes = changes + 1 WHERE id = ?"
+    connection.execute(sql, (images, row.id))
+    return require_collection(connection, row.name)
+
+
+def _changes(connection: sqlite3.Connection, row: CollectionRow) -> int:
+    sql = "SELECT changes FROM collections WHERE id = ?"
+    found = connection.execute(sql, (row.id,)).fetchone()
+    return int(found[0]) if found else row.changes
+
+
+def _seqs(connection: sqlite3.Connection, row: CollectionRow) -> Seqs:
+    sql = "SELECT seq FROM images WHERE collection = ? ORDER BY seq"
+    return _seq_array(connection.execute(sql, (row.id,)))
+
+
+def _seq_array(rows: Iterable[tuple[int]]) -> Seqs:
+    """One column of seqs as (N,) int64."""
+    return np.fromiter((seq for (seq,) in rows), dtype=np.int64)
+
+
+def _decoded(rows: Sequence[tuple[int, str]]) -> Rows:
+    """Rows with their metadata read; all texts at once, which takes half of the time."""
+    texts: list[Metadata] = json.loads(f"[{','.join(text for _, text in rows)}]")
+    return [(seq, metadata) for (seq, _), metadata in zip(rows, texts, strict=True)]

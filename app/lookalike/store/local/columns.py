@@ -1,0 +1,449 @@
+"""The metadata of a collection as NumPy columns, one for each field that a filter names.
+
+`Filter.matches` defines what a filter means; a column gives the same answer for all rows at once.
+Nothing here is saved: columns are read from the catalog when a filter first names their field, and
+follow every later change.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.store.filters import ORDERINGS, Condition, Filter, Scalar, kind_of
+from lookalike.store.local.catalog import Changes, Rows
+from lookalike.store.metadata import MAX_INT, MIN_INT
+from lookalike.store.vectors import Seqs
+
+MAX_UNNAMED = 64
+"""Columns of a collection that are kept though no setting names their field."""
+
+_BLOCK = 4096  # rows that are read at a time for a new column
+_COMPACT_AFTER = 1_000  # deleted rows or unused values, and at least as many as are in use
+
+# What a row has under the field. Numbers keep their type, so that each is exact.
+_MISSING, _NULL, _FALSE, _TRUE, _INT, _FLOAT, _TEXT, _LIST, _OTHER = range(9)
+
+Mask = NDArray[np.bool_]
+Slots = NDArray[np.int64]
+"""Positions of rows in the columns."""
+
+
+class Growing:
+    """A one-dimensional array that values are appended to."""
+
+    def __init__(self, dtype: Any, values: Any = ()) -> None:
+        self._array = np.array(values, dtype=dtype)
+        self._size = len(self._array)
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """What is in it; writing to it changes the array."""
+        return self._array[: self._size]
+
+    def append(self, values: Any) -> None:
+        """Adds values at the end."""
+        more = np.asarray(values, dtype=self._array.dtype)
+        size = self._size + len(more)
+        if size > len(self._array):
+            larger = np.zeros(size + size // 4, dtype=self._array.dtype)
+            larger[: self._size] = self.values
+            self._array = larger
+        self._array[self._size : size] = more
+        self._size = size
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return self._array.nbytes
+
+
+MISSING: Any = object()
+"""Stands for the value of a row that has no such field."""
+
+
+class Column:
+    """One field of all rows: nine bytes for each, and every distinct text and list item once.
+
+    Attributes:
+        reached: Rows up to this seq have their value; the others were not read from the catalog.
+        used: When a filter last named it, as a number that only grows.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._kinds = Growing(np.uint8, np.zeros(rows, np.uint8))
+        self._cells = Growing(np.int64, np.zeros(rows, np.int64))
+        self._texts: dict[str, int] = {}
+        # A list stands as pairs of its row's slot and the code of an item; -1 is a removed pair.
+        self._items: dict[tuple[str, Scalar], int] = {}
+        self._pair_slots = Growing(np.int64)
+        self._pair_items = Growing(np.int64)
+        self._removed_pairs = 0
+        self.reached = 0
+        self.used = 0
+
+    def append(self, values: Sequence[Any]) -> None:
+        """Adds rows at the end; `MISSING` where a row has no such field."""
+        start = len(self._kinds.values)
+        self._kinds.append(np.zeros(len(values), np.uint8))
+        self._cells.append(np.zeros(len(values), np.int64))
+        self.write(np.arange(start, start + len(values)), values)
+
+    def write(self, slots: Slots, values: Iterable[Any]) -> None:
+        """Sets the values of rows, each of them once."""
+        encoded = [self._encode(value) for value in values]
+        lists = slots[self._kinds.values[slots] == _LIST]
+        if len(lists):
+            stale = np.isin(self._pair_slots.values, lists) & (self._pair_items.values >= 0)
+            self._pair_items.values[stale] = -1
+            self._removed_pairs += int(np.count_nonzero(stale))
+        self._kinds.values[slots] = [kind for kind, _ in encoded]
+        self._cells.values[slots] = [0 if kind == _LIST else cell for kind, cell in encoded]
+        pairs = [
+            (slot, item)
+            for slot, (kind, cell) in zip(slots.tolist(), encoded, strict=True)
+            if kind == _LIST
+            for item in cell
+        ]
+        self._pair_slots.append([slot for slot, _ in pairs])
+        self._pair_items.append([item for _, item in pairs])
+
+    def holds(self, condition: Condition) -> Mask:
+        """For which rows a condition holds, (rows,) bool."""
+        op, operand = condition.op, condition.operand
+        kinds = self._kinds.values
+        if op == "contains":
+            assert not isinstance(operand, tuple)
+            return self._contains(operand)
+        if op in ORDERINGS:
+            assert isinstance(operand, str | int | float)
+            return self._ordered(op, operand)
+        same = self._one_of(operand if isinstance(operand, tuple) else (operand,))
+        return same if op in {"eq", "in"} else (kinds != _MISSING) & ~same
+
+    def kept(self, slots: Slots) -> Column:
+        """A copy of some rows, without texts and items that no row has any more."""
+        copy = Column(0)
+        copy.reached, copy.used = self.reached, self.used
+        kinds, cells = self._kinds.values[slots], self._cells.values[slots]
+        text = kinds == _TEXT
+        copy._texts, cells[text] = _recoded(self._texts, cells[text])
+        copy._kinds, copy._cells = Growing(np.uint8, kinds), Growing(np.int64, cells)
+        moved = np.full(len(self._kinds.values), -1, np.int64)
+        moved[slots] = np.arange(len(slots))
+        pair_slots = moved[self._pair_slots.values]
+        stay = (pair_slots >= 0) & (self._pair_items.values >= 0)
+        copy._items, items = _recoded(self._items, self._pair_items.values[stay])
+        copy._pair_slots = Growing(np.int64, pair_slots[stay])
+        copy._pair_items = Growing(np.int64, items)
+        return copy
+
+    @property
+    def is_wasteful(self) -> bool:
+        """Whether most of its texts, or of its pairs, may belong to no row any more."""
+        rows, pairs = len(self._kinds.values), len(self._pair_items.values)
+        return (
+            len(self._texts) > 2 * rows + _COMPACT_AFTER
+            or self._removed_pairs > pairs // 2 + _COMPACT_AFTER
+        )
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes; texts and items are estimated."""
+        arrays = (self._kinds, self._cells, self._pair_slots, self._pair_items)
+        texts = sum(150 + len(text) for text in self._texts)
+        return sum(array.bytes for array in arrays) + texts + 250 * len(self._items)
+
+    def _encode(self, value: Any) -> tuple[int, Any]:
+        """The kind of a value and its cell: a number's bits, a text's code, a list's items."""
+        if isinstance(value, bool):
+            return (_TRUE if value else _FALSE), 0
+        if isinstance(value, int):
+            return _INT, value
+        if isinstance(value, float):
+            return _FLOAT, struct.unpack("<q", struct.pack("<d", value))[0]
+        if isinstance(value, str):
+            return _TEXT, self._texts.setdefault(value, len(self._texts))
+        if isinstance(value, list):
+            scalars = {(kind_of(item), item) for item in value if not isinstance(item, list | dict)}
+            return _LIST, [self._items.setdefault(one, len(self._items)) for one in scalars]
+        return {id(None): _NULL, id(MISSING): _MISSING}.get(id(value), _OTHER), 0
+
+    def _one_of(self, items: Iterable[Scalar]) -> Mask:
+        """Which rows have one of the items as their value."""
+        kinds, cells = self._kinds.values, self._cells.values
+        wanted: dict[int, list[Any]] = {}
+        for item in items:
+            if isinstance(item, bool):
+                wanted[_TRUE if item else _FALSE] = []
+            elif item is None:
+                wanted[_NULL] = []
+            elif isinstance(item, str):
+                if item in self._texts:
+                    wanted.setdefault(_TEXT, []).append(self._texts[item])
+            else:
+                if int(item) == item and MIN_INT <= item <= MAX_INT:
+                    wanted.setdefault(_INT, []).append(int(item))
+                if float(item) == item:
+                    wanted.setdefault(_FLOAT, []).append(float(item))
+        found = np.zeros(len(kinds), bool)
+        for kind, values in wanted.items():
+            same = kinds == kind
+            if values:
+                same &= _equal(cells.view(np.float64) if kind == _FLOAT else cells, values)
+            found |= same
+        return found
+
+    def _ordered(self, op: str, operand: float | str) -> Mask:
+        """Which rows have a value of the operand's kind on one side of it."""
+        kinds, cells = self._kinds.values, self._cells.values
+        if isinstance(operand, str):
+            found: Mask = kinds == _TEXT
+            passes = (ORDERINGS[op](text, operand) for text in self._texts)
+            table = np.fromiter(passes, bool, len(self._texts))
+            found[found] = table[cells[found]]
+            return found
+        low, high = _int_bounds(op, operand)
+        found = (kinds == _INT) & (cells >= low) & (cells <= high) if low <= high else kinds < 0
+        least, most = _float_bounds(op, operand)
+        floats = cells.view(np.float64)
+        with np.errstate(invalid="ignore"):  # cells of other kinds may look like NaN
+            found |= (kinds == _FLOAT) & (floats >= least) & (floats <= most)
+        return found
+
+    def _contains(self, operand: Scalar) -> Mask:
+        """Which rows have a list with the operand among its items."""
+        found = np.zeros(len(self._kinds.values), bool)
+        item = self._items.get((kind_of(operand), operand))
+        if item is not None:
+            found[self._pair_slots.values[self._pair_items.values == item]] = True
+        return found
+
+
+class Columns:
+    """The rows of one collection, and a column for each field that was asked for.
+
+    Safe to call from many threads. Whoever calls `apply` does so in the order of the commits.
+
+    Args:
+        seqs: The rows that there are, ascending.
+        changes: The collection's change number that `seqs` are of.
+        named: Fields that get a column at once.
+    """
+
+    def __init__(self, seqs: Seqs, changes: int, named: Iterable[str] = ()) -> None:
+        self._lock = threading.Lock()
+        self._filling = threading.Lock()
+        self._seqs = Growing(np.int64, seqs)
+        self._alive = Growing(bool, np.ones(len(seqs), bool))
+        self._named = tuple(named)
+        self._columns = {name: Column(len(seqs)) for name in self._named}
+        self._dead = 0
+        self._clock = itertools.count(1)
+        # Rows that changed while a block of older values was being read.
+        self._touched: set[int] = set()
+        self.changes = changes
+
+    def apply(self, changes: Changes, number: int) -> None:
+        """Follows a commit; `number` is the collection's change number after it."""
+        with self._lock:
+            if changes.added:
+                self._add(changes.added)
+            if changes.updated:
+                self._touched.update(seq for seq, _ in changes.updated)
+                slots, rows = self._known(changes.updated)
+                for name, column in self._columns.items():
+                    column.write(slots, [metadata.get(name, MISSING) for _, metadata in rows])
+            if changes.removed:
+                slots, _ = self._known([(seq, {}) for seq in changes.removed])
+                self._dead += int(np.count_nonzero(self._alive.values[slots]))
+                self._alive.values[slots] = False
+            self._compact()
+            self.changes = number
+
+    def passing(self, where: Filter) -> Seqs | None:
+        """The seqs of the rows that pass, ascending; None where a column must be filled first."""
+        with self._lock:
+            if not self._are_full(where):
+                return None
+            mask = self._alive.values.copy()
+            for condition in where.conditions:
+                column = self._columns[condition.field]
+                column.used = next(self._clock)
+                mask &= column.holds(condition)
+            found: Seqs = self._seqs.values[mask]
+            return found
+
+    def is_ready(self, where: Filter) -> bool:
+        """Whether `passing` needs nothing to be read first."""
+        with self._lock:
+            return self._are_full(where)
+
+    def fill(
+        self, names: Iterable[str], read: Callable[[int, int], Rows], *, deadline: float
+    ) -> bool:
+        """Reads what the columns of some fields lack; False where time ran out.
+
+        What was read stays, so that the next call goes on from there.
+
+        Args:
+            names: The fields.
+            read: Gives the rows with seqs above its first argument and up to its second.
+            deadline: When to stop, on the clock of `time.monotonic`.
+        """
+        wanted = set(names)
+        patience = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+        if not self._filling.acquire(timeout=patience):
+            return False
+        try:
+            self._begin(wanted)
+            while (block := self._next_block(wanted)) is not None:
+                self._take(wanted, *block, read(*block))
+                if time.monotonic() > deadline and self._next_block(wanted) is not None:
+                    return False
+        finally:
+            self._filling.release()
+        return True
+
+    @property
+    def seqs(self) -> Seqs:
+        """The rows that there are, ascending."""
+        with self._lock:
+            found: Seqs = self._seqs.values[self._alive.values]
+            return found
+
+    @property
+    def last_seq(self) -> int:
+        """The highest seq that was ever here, or 0."""
+        with self._lock:
+            return self._last
+
+    def describe(self) -> dict[str, str]:
+        """`complete` or `building` for each field that has a column, by name."""
+        with self._lock:
+            return {
+                name: "complete" if column.reached >= self._last else "building"
+                for name, column in sorted(self._columns.items())
+            }
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the columns take."""
+        with self._lock:
+            rows = self._seqs.bytes + self._alive.bytes
+            return rows + sum(column.bytes for column in self._columns.values())
+
+    def _add(self, rows: Rows) -> None:
+        full = [column for column in self._columns.values() if column.reached >= self._last]
+        self._seqs.append([seq for seq, _ in rows])
+        self._alive.append(np.ones(len(rows), bool))
+        for name, column in self._columns.items():
+            column.append([metadata.get(name, MISSING) for _, metadata in rows])
+        for column in full:
+            column.reached = self._last
+
+    def _known(self, rows: Rows) -> tuple[Slots, Rows]:
+        """Those of the rows that are here, with their slots."""
+        seqs = self._seqs.values
+        wanted = np.array([seq for seq, _ in rows], np.int64)
+        slots = np.searchsorted(seqs, wanted)
+        here = slots < len(seqs)
+        here[here] = seqs[slots[here]] == wanted[here]
+        return slots[here], [row for row, known in zip(rows, here.tolist(), strict=True) if known]
+
+    @property
+    def _last(self) -> int:
+        return int(self._seqs.values[-1]) if len(self._seqs.values) else 0
+
+    def _compact(self) -> None:
+        """Drops deleted rows where they are as many as the others."""
+        rows = len(self._seqs.values)
+        if self._dead > _COMPACT_AFTER and 2 * self._dead > rows:
+            slots = np.flatnonzero(self._alive.values)
+            self._seqs = Growing(np.int64, self._seqs.values[slots])
+            self._alive = Growing(bool, np.ones(len(slots), bool))
+            self._columns = {name: column.kept(slots) for name, column in self._columns.items()}
+            self._dead = 0
+            return
+        for name, column in self._columns.items():
+            if column.is_wasteful:
+                self._columns[name] = column.kept(np.arange(rows))
+
+    def _are_full(self, where: Filter) -> bool:
+        found = [self._columns.get(condition.field) for condition in where.conditions]
+        return all(column is not None and column.reached >= self._last for column in found)
+
+    def _begin(self, names: set[str]) -> None:
+        """Makes the columns that are missing, and drops some that were not used for long."""
+        with self._lock:
+            for name in names - self._columns.keys():
+                self._columns[name] = Column(len(self._seqs.values))
+            unnamed = [name for name in self._columns if name not in {*self._named, *names}]
+            unnamed.sort(key=lambda name: self._columns[name].used)
+            for name in unnamed[: max(0, len(unnamed) - MAX_UNNAMED)]:
+                del self._columns[name]
+
+    def _next_block(self, names: set[str]) -> tuple[int, int] | None:
+        """Between which seqs to read next: above the first, up to the second; None where full."""
+        with self._lock:
+            seqs = self._seqs.values
+            low = min((self._columns[name].reached for name in names), default=self._last)
+            start = int(np.searchsorted(seqs, low, side="right"))
+            if start == len(seqs):
+                return None
+            self._touched.clear()
+            return low, int(seqs[min(start + _BLOCK, len(seqs)) - 1])
+
+    def _take(self, names: set[str], low: int, high: int, rows: Rows) -> None:
+        """Writes a block that was just read, but for rows that were changed meanwhile."""
+        with self._lock:
+            slots, rows = self._known([row for row in rows if row[0] not in self._touched])
+            for name in names:
+                column = self._columns[name]
+                if column.reached == low:
+                    column.write(slots, [metadata.get(name, MISSING) for _, metadata in rows])
+                    column.reached = high
+
+
+def _equal(values: NDArray[Any], wanted: list[Any]) -> Mask:
+    """Which values are among the wanted ones."""
+    if len(wanted) == 1:
+        same: Mask = values == wanted[0]
+        return same
+    return np.isin(values, np.array(wanted, values.dtype))
+
+
+def _int_bounds(op: str, operand: float) -> tuple[int, int]:
+    """The least and the greatest signed 64-bit integer for which an ordering holds."""
+    if op in {"lt", "lte"}:
+        most = math.ceil(operand) - 1 if op == "lt" else math.floor(operand)
+        return MIN_INT, min(most, MAX_INT)
+    least = math.floor(operand) + 1 if op == "gt" else math.ceil(operand)
+    return max(least, MIN_INT), MAX_INT
+
+
+def _float_bounds(op: str, operand: float) -> tuple[float, float]:
+    """The least and the greatest double for which an ordering holds.
+
+    An integer operand may lie between two doubles: Python compares the two exactly.
+    """
+    bound = float(operand)
+    if not ORDERINGS[op](bound, operand):
+        bound = math.nextafter(bound, -math.inf if op in {"lt", "lte"} else math.inf)
+    return (-math.inf, bound) if op in {"lt", "lte"} else (bound, math.inf)
+
+
+def _recoded(codes: dict[Any, int], cells: NDArray[np.int64]) -> tuple[dict[Any, int], Slots]:
+    """A dictionary with only those codes that occur, numbered anew, and the cells under it."""
+    used = np.unique(cells)
+    kept = set(used.tolist())
+    fresh = {key: int(np.searchsorted(used, code)) for key, code in codes.items() if code in kept}
+    return fresh, np.searchsorted(used, cells)
