@@ -12,12 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.store.local.index.ann import Ann
-from lookalike.store.local.index.ann_index import AnnIndex
-from lookalike.store.local.index.calibration import Calibration
-from lookalike.store.local.index.flat_index import FlatIndex
-from lookalike.store.local.index.flat_rows import MappedRows
-from lookalike.store.local.index.index_types import plan
+from lookalike.progress import Progress
+from lookalike.store.local.index.approximate import ApproximateSegment, CandidateIndex
+from lookalike.store.local.index.calibration import Calibration, build_segment
+from lookalike.store.local.index.exact import ExactSegment
+from lookalike.store.local.index.policy import IndexPolicy, Limits
 
 K = 10
 AIM = 0.995  # on the queries that parameters are chosen with, so that others reach 0.99
@@ -71,7 +70,8 @@ def factory_of(name: str, count: int, dim: int) -> str | None:
 
     `auto` is given a quarter of what the float32 vectors take, the goal for memory.
     """
-    return plan(name, rows=count, dim=dim, memory=count * dim, least=0).factory
+    policy = IndexPolicy(index_type=name, memory=count * dim, limits=Limits(min_rows=0))
+    return policy.plan(count, dim).factory
 
 
 class Ours:
@@ -79,35 +79,34 @@ class Ours:
 
     def __init__(self, index_type: str) -> None:
         self._type = index_type
-        self.index: AnnIndex
+        self.index: ApproximateSegment
 
     def build(self, vectors: Vectors, *, threads: int) -> float:
         """See `Contestant`."""
         self._type = factory_of(self._type, *vectors.shape) or self._type
         told = [time.perf_counter()]
-        self.index = AnnIndex.build(
+        self.index = build_segment(
             self._type,
-            vectors,
+            ExactSegment(vectors.shape[1], vectors, np.arange(len(vectors))),
+            recall=0.99,
             threads=threads,
-            on_progress=lambda *_: told.append(time.perf_counter()),
+            progress=Progress(lambda *_: told.append(time.perf_counter())),
         )
         return time.perf_counter() - told[-1]
 
     def save(self, folder: Path) -> None:
         """See `Contestant`."""
-        self.index.ann.write(folder / "index.faiss")
+        self.index.candidates.write(folder / "index.faiss")
         about = {"factory": self._type, "calibration": self.index.calibration.to_json()}
         (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
 
     def load(self, folder: Path, vectors: Vectors) -> None:
         """See `Contestant`."""
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-        seqs = np.arange(len(vectors), dtype=np.int64)
-        exact = FlatIndex(vectors.shape[1], MappedRows(vectors), seqs)
+        exact = ExactSegment(vectors.shape[1], vectors, np.arange(len(vectors)))
         calibration = Calibration.from_json(about["calibration"])
-        self.index = AnnIndex(
-            exact, Ann.read(folder / "index.faiss", factory=about["factory"]), calibration
-        )
+        candidates = CandidateIndex.read(folder / "index.faiss", factory=about["factory"])
+        self.index = ApproximateSegment(exact, candidates, calibration)
         self._type = about["factory"]
 
     def tune(self, queries: Vectors, truth: Rows) -> None:

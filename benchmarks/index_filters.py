@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.contestants import K, Ours
 from benchmarks.index_task import Task, warm
-from lookalike.store.local.index.flat_rows import Positions
+from lookalike.store.local.index.exact import Positions
 
 SHARES = (0.001, 0.01, 0.1, 0.5)
 _QUERIES = 50
@@ -65,9 +65,9 @@ def compare(
     for query in queries:
         row = query[None, :]
         started = time.perf_counter()
-        [(_, found)] = ours.index.search(row, k=K, among=passing)
+        [(_, found)] = ours.index.search(row, k=K, allowed=passing)
         middle = time.perf_counter()
-        [(_, true)] = ours.index.exact.search(row, k=K, among=passing)
+        [(_, true)] = ours.index.exact.search(row, k=K, allowed=passing)
         ended = time.perf_counter()
         mine.append(middle - started)
         exactly.append(ended - middle)

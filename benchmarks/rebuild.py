@@ -31,7 +31,7 @@ from benchmarks.contestants import K, factory_of  # noqa: E402
 from benchmarks.open_loop import percentile  # noqa: E402
 from benchmarks.vector_files import VectorFile  # noqa: E402
 from lookalike.records import ModelSpec, NewImage  # noqa: E402
-from lookalike.store.local.index.policy import IndexPolicy  # noqa: E402 - imports FAISS
+from lookalike.store.local.index.policy import IndexPolicy, Limits  # noqa: E402 - imports FAISS
 from lookalike.store.local.store import LocalStore  # noqa: E402
 
 PAIRS = 5
@@ -97,7 +97,7 @@ def two_types(factory: str) -> tuple[str, str]:
 
 def opened(folder: Path, index_type: str) -> LocalStore:
     """The store with an index type set; what is saved of another serves until it is rebuilt."""
-    return LocalStore(folder, policy=IndexPolicy(index_type=index_type, least=1))
+    return LocalStore(folder, policy=IndexPolicy(index_type=index_type, limits=Limits(min_rows=1)))
 
 
 def fill(store: LocalStore, vectors: NDArray[np.float32], spec: ModelSpec) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lookalike.backbones import build_backbone, put_head
 from lookalike.config import Settings
@@ -21,6 +23,7 @@ from lookalike.media.fetching import Fetcher
 from lookalike.model_recipes import keep_head, quantized_of, recipe_of, settings_of
 from lookalike.models.base import Encoder
 from lookalike.models.encoders import Encoders
+from lookalike.progress import Progress
 from lookalike.services.collection_models import CollectionModels
 from lookalike.services.duplicates.service import DuplicateService
 from lookalike.services.importing import ImportService, parse_dirs
@@ -35,10 +38,15 @@ from lookalike.services.reembedding import ReembeddingService
 from lookalike.services.search import SearchService
 from lookalike.services.switching import PutGate
 from lookalike.services.url_search import UrlSearchService
+from lookalike.services.vector_sample import sample_vectors
 from lookalike.store.base import Store
 from lookalike.store.effort import Effort
 from lookalike.store.embedding_sets import Recipe
 from lookalike.store.filters import parse_field_names
+
+if TYPE_CHECKING:
+    from lookalike.store.local.index.policy import Plan
+    from lookalike.store.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +134,7 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     """
     if read_only:
         require_data_folder(settings.data_dir)
-    from lookalike.store.local.index.flat_rows import use_at_most  # noqa: PLC0415 - imports faiss
+    from lookalike.store.local.index.faiss_calls import use_at_most  # noqa: PLC0415 - imports faiss
     from lookalike.store.local.index.policy import IndexPolicy  # noqa: PLC0415
     from lookalike.store.local.store import LocalStore  # noqa: PLC0415
 
@@ -147,6 +155,60 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
         filter_s=settings.filter_timeout,
         read_only=read_only,
     )
+
+
+def tune_collection(
+    settings: Settings,
+    collection: str,
+    *,
+    candidates: Sequence[str],
+    k: int,
+    queries: int,
+    sample: int,
+    seed: int,
+    progress: Progress,
+) -> Tuning:
+    """Tries index types on the vectors of a collection.
+
+    Args:
+        settings: Name the data folder and the threads.
+        collection: Which collection.
+        candidates: Index types; several are chosen if there are none.
+        k: Matches asked for.
+        queries: How many queries at most.
+        sample: Vectors that are read at most.
+        seed: Chooses vectors and queries.
+        progress: Told what is done.
+    """
+    limit_openmp()
+    from lookalike.store.local.index.calibration import tune  # noqa: PLC0415 - imports faiss
+
+    with closing(open_store(settings, read_only=True)) as store:
+        vectors = sample_vectors(
+            store,
+            collection,
+            most=sample,
+            seed=seed,
+            on_progress=progress.stage("reading vectors").report,
+        )
+        rows = store.count(collection)
+    return tune(
+        vectors,
+        rows=rows,
+        candidates=candidates,
+        k=k,
+        queries=queries,
+        seed=seed,
+        threads=settings.threads or available_cores(),
+        progress=progress,
+    )
+
+
+def plan_index(index_type: str, rows: int, dim: int) -> Plan:
+    """What the service builds of an index type for so many images."""
+    from lookalike.store.local.index.policy import IndexPolicy  # noqa: PLC0415 - imports faiss
+
+    return IndexPolicy(index_type=index_type).plan(rows, dim)
 
 
 def build_encoders(

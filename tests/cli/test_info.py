@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lookalike.cli.facts import about
-from lookalike.store.local.index.policy import IndexPolicy
+from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
 from tests.cli.conftest import Run
 from tests.servers import ADMIN_KEY, Server
@@ -24,7 +24,7 @@ LONG = "b" + "0" * 62
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A folder that a service with an index type of its own has left."""
-    policy = IndexPolicy(index_type=TYPE, least=100)
+    policy = IndexPolicy(index_type=TYPE, limits=Limits(min_rows=100))
     with closing(LocalStore(tmp_path / "data", policy=policy)) as store:
         fill(store, 200)
         fill(store, 3, collection=LONG)
@@ -39,8 +39,8 @@ def words(text: str) -> str:
 def test_a_folder_says_what_is_saved_rather_than_what_is_set_here(lookalike: Run, data: Path):
     shown = lookalike("info", env={"COLUMNS": "80", "LOOKALIKE_INDEX": "HNSW32"})
     assert shown.exit_code == 0, shown.output
-    (manifest,) = (data / "index" / "1").glob("*.json")
-    size = sum(path.stat().st_size for path in manifest.parent.iterdir())
+    manifest = data / "index" / "1" / "manifest.json"
+    size = sum(path.stat().st_size for path in manifest.parent.glob("*/*"))
     said = words(shown.stdout)
     assert f"index not loaded; saved: {TYPE} of 200 pictures, {size / 1e3:.1f} KB on" in said
     assert "HNSW32" not in said
@@ -55,7 +55,8 @@ def test_a_folder_says_what_is_saved_rather_than_what_is_set_here(lookalike: Run
 
 
 def test_beside_the_owner_too(lookalike: Run, data: Path):
-    with closing(LocalStore(data, policy=IndexPolicy(index_type=TYPE, least=100))):
+    policy = IndexPolicy(index_type=TYPE, limits=Limits(min_rows=100))
+    with closing(LocalStore(data, policy=policy)):
         assert f"not loaded; saved: {TYPE} of 200 pictures" in words(lookalike("info").stdout)
 
 

@@ -16,7 +16,7 @@ from lookalike.services import recall_meter
 from lookalike.services.recall_meter import WINDOW, RecallFigures, RecallMeter
 from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
-from lookalike.store.local.index.policy import IndexPolicy
+from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from tests.store.helpers import (
@@ -251,7 +251,11 @@ def test_after_work_the_thread_rests_and_closes_at_once_all_the_same(store):
 
 
 def test_a_real_index_that_visits_one_list_of_many(tmp_path):
-    policy = IndexPolicy(index_type="IVF16,SQ8", effort=Effort(nprobe=1, k_factor=1), least=500)
+    policy = IndexPolicy(
+        index_type="IVF16,SQ8",
+        effort=Effort(nprobe=1, k_factor=1),
+        limits=Limits(min_rows=500),
+    )
     with closing(LocalStore(tmp_path, policy=policy)) as store:
         fill(store, 1000)
         wait_for(lambda: not store.is_exact("default"), state=store.describe)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -16,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from lookalike.errors import NotFoundError
 from lookalike.records import ImageRecord, OnConflict
 from lookalike.store.filters import Filter
-from lookalike.store.local.index import flat_index, live_index
+from lookalike.store.local.index.policy import DEFAULT_LIMITS, IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from tests.store.helpers import answers, new_image, put, search, unit_vectors
@@ -50,11 +49,13 @@ def row(record: ImageRecord) -> dict[str, Any]:
 
 
 class Agreement(RuleBasedStateMachine):
+    limits = DEFAULT_LIMITS
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.memory = MemoryStore()
-        self.local = LocalStore(self.folder)
+        self.local = LocalStore(self.folder, policy=IndexPolicy(limits=self.limits))
 
     def both(self, method: str, *args: Any, **options: Any) -> tuple[Any, Any]:
         results: list[Any] = []
@@ -98,7 +99,7 @@ class Agreement(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.local.close()
-        self.local = LocalStore(self.folder)
+        self.local = LocalStore(self.folder, policy=IndexPolicy(limits=self.limits))
 
     @rule(
         collection=COLLECTIONS,
@@ -142,18 +143,9 @@ class Agreement(RuleBasedStateMachine):
 class SmallLimits(Agreement):
     """The same with saves and compactions all the time, and FAISS asked even for few rows."""
 
-    def __init__(self) -> None:
-        self.patch_limits = pytest.MonkeyPatch()
-        self.patch_limits.setattr(live_index, "_SAVE_AFTER", 2)
-        self.patch_limits.setattr(live_index, "_COMPACT_AFTER", 1)
-        self.patch_limits.setattr(flat_index, "_GATHERED", 0)
-        self.patch_limits.setattr(flat_index, "_SPARE", 1)
-        self.patch_limits.setattr(flat_index, "_SKIPPED", 2)
-        super().__init__()
-
-    def teardown(self) -> None:
-        self.patch_limits.undo()
-        super().teardown()
+    limits = Limits(
+        saved_changes=2, compacted_rows=1, scored_rows=0, exact_spare=1, exact_overfetched=2
+    )
 
 
 RUNS = settings(

@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from lookalike.store.local.index import coalescer
-from lookalike.store.local.index.coalescer import Coalescer
-from lookalike.store.local.index.flat_index import FlatIndex, Found
+from lookalike.store.local.index.exact import ExactSegment, Found
+from lookalike.store.local.index.live import Coalescer
 from lookalike.store.vectors import Vectors
 from tests.store.helpers import unit_vectors
 from tests.waiting import wait_for
@@ -20,7 +19,7 @@ class Slow:
     """An index that is held up until told to go on, and that counts what comes together."""
 
     def __init__(self) -> None:
-        self.index = FlatIndex(8)
+        self.index = ExactSegment(8)
         self.index.add(np.arange(1, 101), unit_vectors(100))
         self.go_on = threading.Event()
         self.sizes: list[int] = []
@@ -51,13 +50,10 @@ def test_who_waits_is_searched_for_together() -> None:
 
 
 @pytest.mark.parametrize("apart", [0, 9])
-def test_a_search_that_fails_fails_its_callers_and_no_others(
-    monkeypatch: pytest.MonkeyPatch, apart: int
-) -> None:
-    monkeypatch.setattr(coalescer, "_APART", apart)
+def test_a_search_that_fails_fails_its_callers_and_no_others(apart: int) -> None:
     slow = Slow()
     slow.go_on.set()
-    joined = Coalescer(slow.search)
+    joined = Coalescer(slow.search, apart=apart)
     for _ in range(3):
         with pytest.raises(ValueError, match="mismatch"):
             joined.search(unit_vectors(1, dim=9), 1)

@@ -18,9 +18,8 @@ from lookalike.errors import NotFoundError
 from lookalike.store.base import Store
 from lookalike.store.filters import Filter
 from lookalike.store.local.catalog import Catalog
-from lookalike.store.local.index import flat_index, live_index
-from lookalike.store.local.index.live_index import LiveIndex
-from lookalike.store.local.index.rwlock import ReadWriteLock
+from lookalike.store.local.index.live import LiveIndex, ReadWriteLock
+from lookalike.store.local.index.policy import Limits
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import digest, fill, ids, new_image, put, search, unit_vectors
 from tests.waiting import repeat_together
@@ -28,12 +27,10 @@ from tests.waiting import repeat_together
 SECONDS = 2.0
 
 
-@pytest.fixture(autouse=True)
-def busy_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def limits() -> Limits:
     """Saves and compactions in between, and FAISS asked even for few rows."""
-    monkeypatch.setattr(live_index, "_SAVE_AFTER", 100)
-    monkeypatch.setattr(live_index, "_COMPACT_AFTER", 50)
-    monkeypatch.setattr(flat_index, "_GATHERED", 0)
+    return Limits(saved_changes=100, compacted_rows=50, scored_rows=0)
 
 
 def run_together(*jobs: Callable[[], None]) -> None:

@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookalike.store.local.index import generation_files, indexes, live_index
-from lookalike.store.local.index.flat_index import FlatIndex
+from lookalike.files import artifacts
+from lookalike.store.local.index import indexes
+from lookalike.store.local.index.exact import ExactSegment
+from lookalike.store.local.index.live import LiveIndex
+from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import answers, fill, new_image, put, search, unit_vectors
 
@@ -23,8 +26,14 @@ QUERIES = unit_vectors(3, seed=42)
 
 def saved(folder: Path) -> Path:
     """The one manifest of the one collection."""
-    (manifest,) = (folder / "index" / "1").glob("*.json")
+    manifest = folder / "index" / "1" / "manifest.json"
+    assert manifest.exists()
     return manifest
+
+
+def content(manifest: Path) -> Path:
+    """The folder of the files that a manifest names."""
+    return manifest.parent / str(json.loads(manifest.read_text())["content"])
 
 
 def flip(path: Path) -> None:
@@ -44,34 +53,35 @@ def lengthen(path: Path) -> None:
 def edit(key: str, value: object) -> Callable[[Path], None]:
     def change(manifest: Path) -> None:
         held = json.loads(manifest.read_text())
-        held[key] = value
+        (held if key in held else held["facts"])[key] = value
         manifest.write_text(json.dumps(held))
 
     return change
 
 
-def on(suffix: str, change: Callable[[Path], None]) -> Callable[[Path], None]:
-    return lambda manifest: change(manifest.with_suffix(suffix))
+def on(name: str, change: Callable[[Path], object]) -> Callable[[Path], object]:
+    return lambda manifest: change(content(manifest) / name)
 
 
 BREAKS: dict[str, Callable[[Path], object]] = {
-    "vectors flipped": on(".vectors", flip),
-    "vectors truncated": on(".vectors", truncate),
-    "vectors too long": on(".vectors", lengthen),
-    "vectors missing": on(".vectors", Path.unlink),
-    "seqs flipped": on(".seqs", flip),
-    "seqs truncated": on(".seqs", truncate),
-    "seqs missing": on(".seqs", Path.unlink),
+    "vectors flipped": on("vectors", flip),
+    "vectors truncated": on("vectors", truncate),
+    "vectors too long": on("vectors", lengthen),
+    "vectors missing": on("vectors", Path.unlink),
+    "seqs flipped": on("seqs", flip),
+    "seqs truncated": on("seqs", truncate),
+    "seqs missing": on("seqs", Path.unlink),
     "manifest missing": Path.unlink,
     "manifest truncated": truncate,
     "manifest empty": lambda manifest: manifest.write_text(""),
     "manifest a list": lambda manifest: manifest.write_text("[]"),
-    "manifest without checksum": edit("vectors", None),
-    "other spec": edit("passport", "0" * 16),
+    "manifest without checksums": edit("files", {}),
+    "other spec": edit("spec", "0" * 16),
     "other embedding set": edit("embedding", 2),
     "other dim": edit("dim", 9),
     "other count": edit("count", 3),
-    "other format": edit("format", 1),
+    "other format": edit("version", 1),
+    "other kind": edit("kind", "head"),
     "other last seq": edit("last_seq", 999),
     "folder gone": lambda manifest: shutil.rmtree(manifest.parent),
 }
@@ -100,7 +110,7 @@ def test_a_whole_generation_is_used(tmp_path: Path, caplog: pytest.LogCaptureFix
     fill(store, 50)
     expected = answers(search(store, QUERIES))
     store.close()
-    before = saved(tmp_path)
+    before = saved(tmp_path).read_bytes()
     with caplog.at_level(logging.WARNING):
         store = LocalStore(tmp_path)
         store.load()
@@ -108,7 +118,7 @@ def test_a_whole_generation_is_used(tmp_path: Path, caplog: pytest.LogCaptureFix
         assert answers(search(store, QUERIES)) == expected
         store.close()
     assert caplog.text == ""
-    assert saved(tmp_path) == before, "nothing changed, nothing is saved"
+    assert saved(tmp_path).read_bytes() == before, "nothing changed, nothing is saved"
 
 
 def test_a_generation_is_brought_up_to_date(
@@ -122,7 +132,7 @@ def test_a_generation_is_brought_up_to_date(
     store.delete("default", "i49")
     expected = answers(search(store, QUERIES, k=60))
     with monkeypatch.context() as patch:
-        patch.setattr(live_index.LiveIndex, "close", lambda _: None)
+        patch.setattr(LiveIndex, "close", lambda _: None)
         store.close()
     store = LocalStore(tmp_path)
     with caplog.at_level(logging.WARNING):
@@ -160,15 +170,14 @@ def test_an_index_of_another_catalog_is_not_used(
     store.close()
 
 
-def test_many_changes_save_and_compact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_index, "_SAVE_AFTER", 60)
-    monkeypatch.setattr(live_index, "_COMPACT_AFTER", 20)
-    store = LocalStore(tmp_path)
+def test_many_changes_save_and_compact(tmp_path: Path) -> None:
+    limits = Limits(saved_changes=60, compacted_rows=20)
+    store = LocalStore(tmp_path, policy=IndexPolicy(limits=limits))
     fill(store, 50)
     assert not (tmp_path / "index" / "1").exists()
     fill(store, 50, seed=1, on_conflict="replace")
     put(store, [new_image(f"i{n}", content=f"x{n}") for n in range(30)], unit_vectors(30, seed=2))
-    assert saved(tmp_path).name == "00000001.json"
+    assert json.loads(saved(tmp_path).read_text())["facts"]["count"] == 50
     assert store.describe()["collections"]["default"]["tombstones"] == 0
     assert len(search(store, QUERIES, k=60)[0]) == 50
     store.close()
@@ -189,17 +198,18 @@ def test_a_save_that_fails_loses_nothing(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(generation_files, "sync_folder", fail)
+        patch.setattr(artifacts, "sync_folder", fail)
         store.close()
     assert "was not saved" in caplog.text
-    assert sorted(p.suffix for p in before.parent.iterdir()) == [".json", ".seqs", ".vectors"]
+    assert {path.name for path in before.parent.iterdir()} == {before.name, content(before).name}
+    assert {path.name for path in content(before).iterdir()} == {"seqs", "vectors"}
     store = LocalStore(tmp_path)
     assert answers(search(store, QUERIES, k=60)) == expected
     store.close()
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(FlatIndex, "add"), (indexes, "np")], ids=["adding", "preparing"]
+    ("owner", "name"), [(ExactSegment, "add"), (indexes, "np")], ids=["adding", "preparing"]
 )
 def test_an_index_that_does_not_follow_is_loaded_anew(
     tmp_path: Path,
@@ -215,7 +225,7 @@ def test_an_index_that_does_not_follow_is_loaded_anew(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, fail if owner is FlatIndex else SimpleNamespace(array=fail))
+        patch.setattr(owner, name, fail if owner is ExactSegment else SimpleNamespace(array=fail))
         assert put(store, [new_image("new")], unit_vectors(1, seed=1))[0].status == "created"
     assert "did not follow" in caplog.text
     assert search(store, unit_vectors(1, seed=1), k=1)[0][0].record.id == "new"

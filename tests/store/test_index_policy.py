@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,26 @@ import pytest
 
 from lookalike.errors import ConfigurationError
 from lookalike.store.effort import LIMITS, Effort
-from lookalike.store.local.index.ann import Ann
-from lookalike.store.local.index.ann_build import build_ann
-from lookalike.store.local.index.ann_index import AnnIndex
+from lookalike.store.local.index.approximate import (
+    ApproximateSegment,
+    CandidateIndex,
+    build_candidates,
+)
+from lookalike.store.local.index.building import Retries
 from lookalike.store.local.index.calibration import Calibration, Level
-from lookalike.store.local.index.facts import index_facts
-from lookalike.store.local.index.flat_index import FlatIndex
-from lookalike.store.local.index.flat_rows import MappedRows
-from lookalike.store.local.index.index_types import check_index_type, lists_of, plan
-from lookalike.store.local.index.layered_index import LayeredIndex
-from lookalike.store.local.index.policy import IndexPolicy
-from lookalike.store.local.index.retries import Retries
+from lookalike.store.local.index.exact import ExactSegment
+from lookalike.store.local.index.policy import (
+    EXACT,
+    IndexPolicy,
+    Limits,
+    check_index_type,
+    list_count,
+)
+from lookalike.store.local.index.segments import Segments, in_memory
 from tests.store.helpers import DIM, unit_vectors
 
 GB = 10**9
+SMALL = Limits(min_rows=100)
 LEVELS = (
     Level(10, Effort(nprobe=4, k_factor=4), 0.99, 0.5),
     Level(100, Effort(nprobe=8, k_factor=2), 0.995, 2.0),
@@ -90,17 +97,14 @@ def test_index_types_that_do_not_serve(text: str) -> None:
 
 
 def test_lists_of_an_inverted_file() -> None:
-    assert [lists_of(x) for x in ("IVF64,Flat", "PCAR9,IVF4k,SQ8", "IVF7_HNSW9,SQ8", "HNSW9")] == [
-        64,
-        4096,
-        7,
-        0,
-    ]
+    types = ("IVF64,Flat", "PCAR9,IVF4k,SQ8", "IVF7_HNSW9,SQ8", "HNSW9")
+    assert [list_count(one) for one in types] == [64, 4096, 7, 0]
 
 
 def test_what_is_set_is_built_where_there_are_enough() -> None:
     def planned(index_type: str, rows: int, least: int = 10_000) -> tuple[str | None, str]:
-        found = plan(index_type, rows=rows, dim=512, memory=GB, least=least)
+        policy = IndexPolicy(index_type=index_type, memory=GB, limits=Limits(min_rows=least))
+        found = policy.plan(rows, 512)
         return found.factory, found.reason
 
     assert planned("Flat", 10**9) == (None, "exact, as set")
@@ -134,7 +138,7 @@ def test_what_is_set_is_built_where_there_are_enough() -> None:
     ],
 )
 def test_auto_fits_the_memory(rows: int, dim: int, memory: int, factory: str | None) -> None:
-    found = plan("auto", rows=rows, dim=dim, memory=memory)
+    found = IndexPolicy(index_type="auto", memory=memory).plan(rows, dim)
     assert found.factory == factory
     assert f"{rows} pictures of {dim} numbers" in found.reason
     if factory:
@@ -156,35 +160,37 @@ def test_auto_fits_the_memory(rows: int, dim: int, memory: int, factory: str | N
         (320, 64, GB),
     ],
 )
-def test_auto_knows_what_an_index_takes(
-    monkeypatch: pytest.MonkeyPatch, dim: int, pca: int, memory: int
-) -> None:
+def test_auto_knows_what_an_index_takes(dim: int, pca: int, memory: int) -> None:
     """What `auto` says, against an index that was built."""
-    for name, value in (("_EXACT_NUMBERS", 0), ("LEAST_ROWS", 100), ("_MOST_PCA_DIM", pca)):
-        monkeypatch.setattr(f"lookalike.store.local.index.index_types.{name}", value)
-    found = plan("auto", rows=4000, dim=dim, memory=memory)
+    limits = Limits(exact_numbers=0, min_rows=100, pca_dim=pca)
+    found = IndexPolicy(index_type="auto", memory=memory, limits=limits).plan(4000, dim)
     assert found.factory is not None
     told = float(found.reason.split("about ")[1].split(" MB")[0])
-    assert build_ann(found.factory, unit_vectors(4000, dim=dim)).total_bytes == pytest.approx(
-        told * 1e6, rel=0.15
-    )
+    built = build_candidates(found.factory, unit_vectors(4000, dim=dim))
+    assert built.total_bytes == pytest.approx(told * 1e6, rel=0.15)
 
 
 @pytest.fixture(scope="module")
-def ann() -> Ann:
-    return build_ann("SQ8", unit_vectors(400))
+def ann() -> CandidateIndex:
+    return build_candidates("SQ8", unit_vectors(400))
 
 
-def made(count: int, ann: Ann | None) -> LayeredIndex:
-    vectors = unit_vectors(count)
-    rows = FlatIndex(DIM, MappedRows(vectors), np.arange(1, count + 1, dtype=np.int64))
-    return LayeredIndex(AnnIndex(rows, ann, Calibration(LEVELS, 1e-4)) if ann else rows)
+def made(
+    count: int, ann: CandidateIndex | None, built_with: dict[str, Any] | None = None
+) -> Segments:
+    rows = ExactSegment(DIM, unit_vectors(count), np.arange(1, count + 1))
+    approximate = ApproximateSegment(rows, ann, Calibration(LEVELS, 1e-4)) if ann else None
+    return Segments(rows, approximate=approximate, built_with=built_with)
+
+
+def policy(index_type: str = "SQ8", *, limits: Limits = SMALL, **given: Any) -> IndexPolicy:
+    return IndexPolicy(index_type=index_type, limits=limits, **given)
 
 
 def test_few_pictures_need_no_index() -> None:
-    flat = FlatIndex(DIM)
+    flat = in_memory(ExactSegment(DIM))
     flat.add(np.arange(1, 100), unit_vectors(99))
-    set_type = IndexPolicy(index_type="SQ8", least=100)
+    set_type = policy()
     assert set_type.due(flat) is None
     flat.add(np.array([100]), unit_vectors(1))
     due = set_type.due(flat)
@@ -196,33 +202,31 @@ def test_few_pictures_need_no_index() -> None:
     assert IndexPolicy(index_type="auto").due(flat) is None
 
 
-def test_what_came_since_makes_a_build_due(ann: Ann) -> None:
+def test_what_came_since_makes_a_build_due(ann: CandidateIndex) -> None:
     index = made(400, ann)
-    policy = IndexPolicy(index_type="SQ8", least=100)
-    assert policy.due(index) is None
-    index.add(np.arange(1001, 1051), unit_vectors(50))  # half of `least`, more than a tenth
-    assert policy.due(index) is None
+    assert policy().due(index) is None
+    index.add(np.arange(1001, 1051), unit_vectors(50))  # half of `min_rows`, over a tenth
+    assert policy().due(index) is None
     index.add(np.array([1051]), unit_vectors(1))
-    due = policy.due(index)
+    due = policy().due(index)
     assert due is not None
     assert due.factory == "SQ8"
 
 
-def test_tombstones_make_a_build_due(ann: Ann) -> None:
+def test_tombstones_make_a_build_due(ann: CandidateIndex) -> None:
     index = made(400, ann)
-    policy = IndexPolicy(index_type="SQ8", least=100)
     index.remove(np.arange(1, 101))
-    assert policy.due(index) is None
+    assert policy().due(index) is None
     index.remove(np.array([101]))
-    assert policy.due(index) is not None
+    assert policy().due(index) is not None
 
 
-def test_another_type_that_was_set_is_built(ann: Ann) -> None:
+def test_another_type_that_was_set_is_built(ann: CandidateIndex) -> None:
     index = made(400, ann)
-    due = IndexPolicy(index_type="IVF2,SQ8", least=100).due(index)
+    due = policy("IVF2,SQ8").due(index)
     assert due is not None
     assert due.factory == "IVF2,SQ8"
-    assert IndexPolicy(index_type="auto", least=100).due(index) is None, "any that was built serves"
+    assert policy("auto").due(index) is None, "any that was built serves"
 
 
 @pytest.mark.parametrize(
@@ -240,42 +244,35 @@ def test_another_type_that_was_set_is_built(ann: Ann) -> None:
     ],
 )
 def test_settings_that_changed_are_heard(
-    ann: Ann,
-    monkeypatch: pytest.MonkeyPatch,
+    ann: CandidateIndex,
     before: dict[str, Any],
     now: dict[str, Any],
     due: str | None,
 ) -> None:
-    monkeypatch.setattr("lookalike.store.local.index.index_types._EXACT_NUMBERS", 0)
-    monkeypatch.setattr("lookalike.store.local.index.index_types.LEAST_ROWS", 100)
-    rows = made(400, ann).built
-    asked = json.loads(json.dumps(IndexPolicy(**{"index_type": "SQ8"} | before).asked))
-    index = LayeredIndex(AnnIndex(rows, ann, Calibration(LEVELS, 1e-4)), asked=asked)
-    found = IndexPolicy(**{"index_type": "SQ8", "least": 100} | now).due(index)
+    built_with = json.loads(json.dumps(policy(**before).build_settings))
+    limits = replace(SMALL, exact_numbers=0)
+    found = policy(limits=limits, **now).due(made(400, ann, built_with))
     assert (found and (found.factory or "Flat")) == due
 
 
-def test_a_mapped_index_keeps_little_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.store.local.index.policy.MAPPED_BYTES", 4 * DIM * 100)
+def test_a_mapped_index_keeps_little_in_memory() -> None:
+    exact = policy(EXACT, limits=Limits(mapped_bytes=4 * DIM * 100))
     index = made(400, None)
     index.add(np.arange(1001, 1101), unit_vectors(100))
-    assert IndexPolicy().due(index) is None
+    assert exact.due(index) is None
     index.add(np.array([1101]), unit_vectors(1))
-    assert IndexPolicy().due(index) is not None
+    assert exact.due(index) is not None
 
 
-def test_an_index_that_has_shrunk_serves_on(ann: Ann) -> None:
+def test_an_index_that_has_shrunk_serves_on(ann: CandidateIndex) -> None:
     index = made(400, ann)
     index.remove(np.arange(1, 350))
-    assert IndexPolicy(index_type="SQ8", least=100).due(index) is None
+    assert policy().due(index) is None
 
 
-def test_the_reason_is_that_of_the_type_that_serves(
-    ann: Ann, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def reason(index: Any, **policy: Any) -> str:
-        found = index_facts(index, IndexPolicy(**{"index_type": "SQ8", "least": 100} | policy))
-        return f"{found['type']}: {found['reason']}"
+def test_the_reason_is_that_of_the_type_that_serves(ann: CandidateIndex) -> None:
+    def reason(index: Segments, index_type: str = "SQ8") -> str:
+        return f"{index.factory or EXACT}: {policy(index_type).explain(index)}"
 
     index = made(400, ann)
     assert reason(index) == "SQ8: as set"
@@ -284,28 +281,24 @@ def test_the_reason_is_that_of_the_type_that_serves(
     assert reason(index, index_type="IVF64,SQ8") == (
         f"SQ8: it was built before, and serves on; built now, it would be Flat ({few})"
     )
-    flat = FlatIndex(DIM)
+    flat = in_memory(ExactSegment(DIM))
     assert reason(flat) == "Flat: exact until there are 100 pictures to build SQ8 of"
     flat.add(np.arange(1, 151), unit_vectors(150))
     assert reason(flat) == "Flat: until SQ8 is built (as set)"
 
 
-def test_a_mapped_exact_index_becomes_approximate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mapped_exact_index_becomes_approximate() -> None:
     index = made(400, None)
     assert IndexPolicy().due(index) is None
     for index_type in ("SQ8", "auto"):
-        policy = IndexPolicy(index_type=index_type, least=100)
-        if index_type == "auto":
-            monkeypatch.setattr("lookalike.store.local.index.index_types._EXACT_NUMBERS", 100)
-            monkeypatch.setattr("lookalike.store.local.index.index_types.LEAST_ROWS", 100)
-        due = policy.due(index)
+        due = policy(index_type, limits=replace(SMALL, exact_numbers=100)).due(index)
         assert due is not None
         assert due.factory is not None
 
 
 @pytest.mark.parametrize(("rows", "again"), [(0, 1), (1, 2), (10, 16), (1000, 1501)])
 def test_a_build_that_failed_waits_for_half_as_many_again(rows: int, again: int) -> None:
-    retries = Retries()
+    retries = Retries(600.0)
     assert retries.allowed(rows)
     retries.failed(rows)
     assert not retries.allowed(again - 1)

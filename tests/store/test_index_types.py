@@ -8,20 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
-from lookalike.store.local.index import ann_index
-from lookalike.store.local.index.policy import IndexPolicy
+from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from tests.store.helpers import SPEC, answers, new_image, put, unit_vectors
 
-LEAST = 60
 TYPES = (
     "IVF4,Flat",
     "IVF4,SQ8,RFlat",
@@ -35,10 +32,6 @@ EVERYTHING = Effort(nprobe=65_536, ef_search=65_536, k_factor=1_000)
 """Hard enough to find all there is in a small collection."""
 
 
-def policy(index_type: str, **given: object) -> IndexPolicy:
-    return IndexPolicy(index_type=index_type, least=LEAST, **given)  # type: ignore[arg-type]
-
-
 def copy_if_there(source: str, target: str) -> None:
     """Copies a file; one that a build removes meanwhile is not there for the next process."""
     with suppress(FileNotFoundError):
@@ -47,6 +40,8 @@ def copy_if_there(source: str, target: str) -> None:
 
 class IndexMachine(RuleBasedStateMachine):
     """Adds, replaces, deletes, filters, rebuilds, kills and restarts, beside a memory store."""
+
+    limits = Limits(min_rows=60)
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +57,8 @@ class IndexMachine(RuleBasedStateMachine):
             self.put([f"i{n}" for n in range(count)], seed=1)
 
     def open(self) -> LocalStore:
-        return LocalStore(self.folder, policy=policy(self.index_type))
+        policy = IndexPolicy(index_type=self.index_type, limits=self.limits)
+        return LocalStore(self.folder, policy=policy)
 
     def put(self, ids: list[str], *, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -175,16 +171,7 @@ class IndexMachine(RuleBasedStateMachine):
 class SmallLimits(IndexMachine):
     """The same with FAISS asked for parts too, and tombstones hidden from it."""
 
-    def __init__(self) -> None:
-        self.patch_limits = pytest.MonkeyPatch()
-        self.patch_limits.setattr(ann_index, "_TRIED", 1e9)
-        self.patch_limits.setattr(ann_index, "_SPARE", 1)
-        self.patch_limits.setattr(ann_index, "_SKIPPED", 1)
-        super().__init__()
-
-    def teardown(self) -> None:
-        self.patch_limits.undo()
-        super().teardown()
+    limits = Limits(min_rows=60, tried_share=1e9, spare=1, overfetched=1)
 
 
 RUNS = settings(

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from lookalike.errors import NotFoundError, StorageFullError
 from lookalike.store.base import Store
 from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
-from lookalike.store.local.index import ann_index, build_process, calibration
+from lookalike.store.local.index import build_process, calibration
+from lookalike.store.local.index.approximate import CandidateIndex
 from lookalike.store.local.index.build_process import BuildError
 from lookalike.store.local.index.generations import Generations
-from lookalike.store.local.index.policy import IndexPolicy
+from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from tests.store.helpers import answers, digest, fill, ids, new_image, put, search, unit_vectors
@@ -40,13 +42,18 @@ EVERYTHING = Effort(nprobe=65_536, ef_search=65_536, k_factor=1_000)
 QUERIES = unit_vectors(3, seed=42)
 
 
-@pytest.fixture(autouse=True)
-def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "LEVELS", (10,))
+LIMITS = Limits(min_rows=LEAST, calibrated_k=(10,))
+APART = replace(LIMITS, inline_numbers=0)
+"""Every index is built in a process of its own."""
+MAPPED = replace(LIMITS, mapped_bytes=50 * 8 * 4)
+SOON = replace(LIMITS, retry_s=0.2, poll_s=0.02)
+"""An interrupted build is tried again soon."""
 
 
-def opened(folder: Path, index_type: str = TYPE, **given: Any) -> LocalStore:
-    return LocalStore(folder, policy=IndexPolicy(index_type=index_type, least=LEAST), **given)
+def opened(
+    folder: Path, index_type: str = TYPE, *, limits: Limits = LIMITS, **given: Any
+) -> LocalStore:
+    return LocalStore(folder, policy=IndexPolicy(index_type=index_type, limits=limits), **given)
 
 
 def facts(store: LocalStore, name: str = "default") -> dict[str, Any]:
@@ -81,21 +88,16 @@ def hold_child() -> int:
 def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
     """Builds wait for the second event after setting the first."""
     begun, go_on = threading.Event(), threading.Event()
-    build = build_process._build
+    build = build_process.build_here
 
     def wait(*given: Any) -> Any:
         begun.set()
         assert go_on.wait(30)
         return build(*given)
 
-    monkeypatch.setattr(build_process, "_build", wait)
+    monkeypatch.setattr(build_process, "build_here", wait)
     yield begun, go_on
     go_on.set()
-
-
-@pytest.fixture
-def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_process, "_INLINE_NUMBERS", 0)
 
 
 NAMES = [f"i{n}" for n in range(400)]
@@ -151,7 +153,8 @@ def test_the_next_generation_takes_the_place_of_the_last(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def saved() -> set[str]:
-        return {path.stem for path in (tmp_path / "index" / "1").iterdir()}
+        folders = (path for path in (tmp_path / "index" / "1").iterdir() if path.is_dir())
+        return {path.name for path in folders}
 
     with closing(opened(tmp_path)) as store:
         fill(store, 150)
@@ -226,25 +229,25 @@ def test_a_build_that_fails_is_told_and_not_repeated(
 
 
 def test_a_program_in_the_working_folder_is_not_run(
-    tmp_path: Path, apart: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign = tmp_path / "there" / "lookalike"
     foreign.mkdir(parents=True)
     (foreign / "__init__.py").write_text("print('foreign')\nraise SystemExit(7)\n")
     monkeypatch.chdir(foreign.parent)
-    with closing(opened(tmp_path / "data")) as store:
+    with closing(opened(tmp_path / "data", limits=APART)) as store:
         fill(store, 150)
         wait_built(store)
 
 
 def test_a_process_that_ends_says_its_last_word(
-    tmp_path: Path, apart: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho no answer\necho first >&2\necho out of luck >&2\nexit 3\n")
     broken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(broken))
-    with closing(opened(tmp_path / "data")) as store:
+    with closing(opened(tmp_path / "data", limits=APART)) as store:
         fill(store, 150)
         wait_for(lambda: "ended with status 3: out of luck" in facts(store).get("failure", ""))
 
@@ -254,11 +257,13 @@ def test_what_a_kill_left_of_an_older_generation_goes(tmp_path: Path) -> None:
         fill(store, 150)
         wait_built(store)
     folder = tmp_path / "index" / "1"
-    for path in list(folder.iterdir()):
-        shutil.copy(path, path.with_stem("00000099"))
+    whole = {path.name for path in folder.iterdir()}
+    (folder / "older").mkdir()
+    (folder / "older" / "vectors").touch()
+    (folder / ".manifest.json.1.part").touch()
     with closing(opened(tmp_path)) as store:
         store.load()
-        assert {path.stem for path in folder.iterdir()} == {"00000099"}
+        assert {path.name for path in folder.iterdir()} == whole
 
 
 def test_any_error_of_a_build_leaves_the_thread_alive(
@@ -272,7 +277,7 @@ def test_any_error_of_a_build_leaves_the_thread_alive(
 
     with closing(opened(tmp_path)) as store:
         with monkeypatch.context() as patch:
-            patch.setattr(build_process, "_build", fail)
+            patch.setattr(build_process, "build_here", fail)
             fill(store, 100)
             wait_for(lambda: "cannot" in facts(store).get("failure", ""))
             put(store, [new_image("x")], unit_vectors(1))
@@ -289,19 +294,17 @@ def test_what_may_pass_is_tried_again_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """Without another picture, and longer after each time."""
-    monkeypatch.setattr("lookalike.store.local.index.retries._FIRST_S", 0.2)
-    monkeypatch.setattr("lookalike.store.local.index.rebuilder._LOOK_S", 0.02)
     times: list[float] = []
 
-    def build_ann(*given: Any, **named: Any) -> Any:
+    def build_candidates(*given: Any, **named: Any) -> Any:
         times.append(time.monotonic())
         if len(times) < 4:
             raise error
         return real(*given, **named)
 
-    real = ann_index.build_ann
-    monkeypatch.setattr(ann_index, "build_ann", build_ann)
-    with closing(opened(tmp_path)) as store:
+    real = calibration.build_candidates
+    monkeypatch.setattr(calibration, "build_candidates", build_candidates)
+    with closing(opened(tmp_path, limits=SOON)) as store:
         fill(store, 150)
         wait_for(lambda: "failure" in facts(store))
         wait_built(store)
@@ -313,8 +316,6 @@ def test_what_may_pass_is_tried_again_after_a_while(
 
 
 def test_a_build_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.store.local.index.retries._FIRST_S", 0.2)
-    monkeypatch.setattr("lookalike.store.local.index.rebuilder._LOOK_S", 0.02)
     free = [10_000]
     usage = shutil.disk_usage
 
@@ -322,18 +323,17 @@ def test_a_build_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.Mon
         return usage(path)._replace(free=free[0], total=100_000)
 
     monkeypatch.setattr(shutil, "disk_usage", little)
-    with closing(opened(tmp_path)) as store:
+    with closing(opened(tmp_path, limits=SOON)) as store:
         vectors = fill(store, 150)
         wait_for(lambda: "MB are free on the disk" in facts(store).get("failure", ""))
-        assert not list((tmp_path / "index").rglob("*.vectors"))
+        assert not list((tmp_path / "index").rglob("vectors"))
         assert ids(search(store, vectors[:1], k=1)[0]) == ["i0"]
         free[0] = 4 * 8 * 150 * 1.25 + 5_000
         wait_built(store)
 
 
 def test_room_that_gets_short_ends_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.store.local.index.building._BLOCK_BYTES", 10 * 8 * 4)
-    monkeypatch.setattr("lookalike.store.local.index.building._ROOM_EVERY", 2)
+    limits = replace(LIMITS, block_bytes=10 * 8 * 4, room_blocks=2)
     asked: list[int] = []
     require = Generations.require_room
 
@@ -344,7 +344,7 @@ def test_room_that_gets_short_ends_a_build(tmp_path: Path, monkeypatch: pytest.M
         require(self, rows, dim)
 
     monkeypatch.setattr(Generations, "require_room", short)
-    with closing(opened(tmp_path)) as store:
+    with closing(opened(tmp_path, limits=limits)) as store:
         fill(store, 150)
         wait_for(lambda: "short" in facts(store).get("failure", ""))
         assert asked == [150, 0, 0, 0]
@@ -356,16 +356,16 @@ def test_an_index_that_cannot_be_read_back_is_a_failure(
 ) -> None:
     with closing(opened(tmp_path)) as store:
         with monkeypatch.context() as patch:
-            patch.setattr("lookalike.store.local.index.ann.Ann.read", lambda *_, **__: 1 / 0)
+            patch.setattr(CandidateIndex, "read", lambda *_, **__: 1 / 0)
             patch.setattr(Generations, "load", lambda *_, **__: None)
             fill(store, 100)
             wait_for(lambda: "cannot be read" in facts(store).get("failure", ""))
         assert len(search(store, QUERIES, k=200)[0]) == 100
 
 
-def test_a_build_in_a_process_of_its_own(tmp_path: Path, apart: None) -> None:
+def test_a_build_in_a_process_of_its_own(tmp_path: Path) -> None:
     memory = MemoryStore()
-    with closing(opened(tmp_path)) as store:
+    with closing(opened(tmp_path, limits=APART)) as store:
         for one in (store, memory):
             fill(one, 200)
         wait_built(store)
@@ -374,31 +374,28 @@ def test_a_build_in_a_process_of_its_own(tmp_path: Path, apart: None) -> None:
         assert answers(mine) == answers(true)
 
 
-def test_a_process_that_fails_says_why(tmp_path: Path, apart: None) -> None:
-    with closing(opened(tmp_path, "PCAR9,SQ8")) as store:
+def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
+    with closing(opened(tmp_path, "PCAR9,SQ8", limits=APART)) as store:
         fill(store, 100)
         wait_for(lambda: "9 dimensions" in facts(store).get("failure", ""))
 
 
-def test_closing_ends_a_build(tmp_path: Path, apart: None) -> None:
-    store = opened(tmp_path)
+def test_closing_ends_a_build(tmp_path: Path) -> None:
+    store = opened(tmp_path, limits=APART)
     fill(store, 200)
     hold_child()
     started = time.monotonic()
     store.close()
     assert time.monotonic() - started < 20
     assert children() == set()
-    kept = {path.suffix for path in (tmp_path / "index" / "1").iterdir()}
-    assert kept <= {".json", ".seqs", ".vectors"}, "at most the exact index"
-    with closing(opened(tmp_path)) as store:
+    assert not list(tmp_path.rglob("candidates")), "at most the exact index"
+    with closing(opened(tmp_path, limits=APART)) as store:
         store.load()
         wait_built(store)
 
 
-def test_dropping_ends_a_build(
-    tmp_path: Path, apart: None, caplog: pytest.LogCaptureFixture
-) -> None:
-    with closing(opened(tmp_path)) as store:
+def test_dropping_ends_a_build(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with closing(opened(tmp_path, limits=APART)) as store:
         fill(store, 200)
         hold_child()
         store.drop("default")
@@ -433,10 +430,8 @@ def test_a_collection_dropped_while_it_waits_is_not_built(
 ORPHAN = """
 import sys, time
 from pathlib import Path
-from lookalike.store.local.index import build_process
-from tests.store.test_rebuild import fill, hold_child, opened
-build_process._INLINE_NUMBERS = 0
-store = opened(Path(sys.argv[1]))
+from tests.store.test_rebuild import APART, fill, hold_child, opened
+store = opened(Path(sys.argv[1]), limits=APART)
 fill(store, 200)
 print(hold_child(), flush=True)
 time.sleep(60)
@@ -452,7 +447,7 @@ def test_the_process_ends_with_the_one_that_asked(tmp_path: Path) -> None:
         parent.wait()
     os.kill(child, signal.SIGCONT)
     wait_for(lambda: not Path(f"/proc/{child}").exists(), seconds=20)
-    assert not list(tmp_path.rglob("*.ann")), "it did not go on"
+    assert not list(tmp_path.rglob("candidates")), "it did not go on"
     with closing(opened(tmp_path)) as store:
         assert len(search(store, QUERIES, k=300)[0]) == 200
         wait_built(store)
@@ -469,12 +464,11 @@ def rebuild_often() -> None:
     """Runs in a child: few pictures more make a build due."""
     from tests.store import test_kill
 
-    calibration.LEVELS = (10,)
     test_kill.LocalStore = often  # type: ignore[misc,assignment]
 
 
 def often(folder: Path) -> LocalStore:
-    return LocalStore(folder, policy=IndexPolicy(index_type=TYPE, least=80))
+    return opened(folder, limits=replace(LIMITS, min_rows=80))
 
 
 def test_kill_during_builds_loses_nothing(tmp_path: Path) -> None:
@@ -547,15 +541,7 @@ def vectors_of_new(content: str) -> np.ndarray:
     return unit_vectors(1, dim=6, seed=int(digest(content)[:8], 16))
 
 
-@pytest.fixture
-def everything_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("generations", "live_index", "building", "policy"):
-        monkeypatch.setattr(f"lookalike.store.local.index.{module}.MAPPED_BYTES", 50 * 8 * 4)
-
-
-def test_a_mapped_exact_index(
-    tmp_path: Path, everything_mapped: None, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_mapped_exact_index(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     memory = MemoryStore()
 
     def agree(store: LocalStore) -> None:
@@ -564,11 +550,11 @@ def test_a_mapped_exact_index(
                 mine, true = (search(x, QUERIES, k=k, where=where) for x in (store, memory))
                 assert answers(mine) == answers(true)
 
-    store = opened(tmp_path, "Flat")
+    store = opened(tmp_path, "Flat", limits=MAPPED)
     for one in (store, memory):
         fill(one, 120)
     store.close()
-    store = opened(tmp_path, "Flat")
+    store = opened(tmp_path, "Flat", limits=MAPPED)
     agree(store)
     wait_for(lambda: facts(store)["mapped_bytes"] == 120 * 8 * 4)
     assert facts(store)["type"] == "Flat"
@@ -587,7 +573,7 @@ def test_a_mapped_exact_index(
     assert facts(store)["tombstones"] == 16
     store.close()
     caplog.clear()
-    store = opened(tmp_path, "Flat")
+    store = opened(tmp_path, "Flat", limits=MAPPED)
     agree(store)
     assert "Building" not in caplog.text
     for one in (store, memory):
@@ -595,7 +581,7 @@ def test_a_mapped_exact_index(
     wait_for(lambda: facts(store)["since_build"] == 0)
     agree(store)
     store.close()
-    store = opened(tmp_path, "SQ8")
+    store = opened(tmp_path, "SQ8", limits=MAPPED)
     store.load()
     wait_built(store, "SQ8")
     assert not store.is_exact("default")
@@ -604,24 +590,22 @@ def test_a_mapped_exact_index(
     store.close()
 
 
-def test_deleting_everything_beside_searches(
-    tmp_path: Path, everything_mapped: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deleting_everything_beside_searches(tmp_path: Path) -> None:
     """A search that has begun goes on with the rows that were there."""
-    monkeypatch.setattr("lookalike.store.local.index.flat_index._GATHERED", 0)
+    limits = replace(MAPPED, scored_rows=0)
     for index_type in ("Flat", TYPE):
-        with closing(opened(tmp_path / index_type, index_type)) as store:
+        with closing(opened(tmp_path / index_type, index_type, limits=limits)) as store:
             fill(store, 130)
             wait_for(lambda store=store: facts(store)["mapped_bytes"] > 0)
             row = store._catalog.collection("default")
             live = row and store._indexes.get(row)
             assert live
-            finish = live._index.begin_search(  # type: ignore[union-attr]
-                QUERIES, k=10, among=None, without=None, effort=None
-            )
+            index = live._index
+            prepared = index.prepare(QUERIES, None, None, k=10)
             for n in range(130):
                 store.delete("default", f"i{n}")
-            assert [len(seqs) for _, seqs in finish()] == [10, 10, 10]
+            found = index.finish(QUERIES, prepared, k=10, effort=Effort())
+            assert [len(seqs) for _, seqs in found] == [10, 10, 10]
             assert search(store, QUERIES)[0] == []
 
 

@@ -8,13 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookalike.errors import ConfigurationError
+from lookalike.progress import Progress
 from lookalike.store.effort import Effort
-from lookalike.store.local.index import tuning
-from lookalike.store.local.index.calibration import moved_rows
-from lookalike.store.local.index.flat_index import FlatIndex
-from lookalike.store.local.index.flat_rows import MappedRows
-from lookalike.store.local.index.index_types import AUTO, check_index_type, plan
-from lookalike.store.local.index.tuning import default_candidates, tune
+from lookalike.store.local.index import calibration
+from lookalike.store.local.index.calibration import moved_rows, tune
+from lookalike.store.local.index.exact import ExactSegment
+from lookalike.store.local.index.policy import (
+    AUTO,
+    IndexPolicy,
+    check_index_type,
+    default_candidates,
+)
 from lookalike.store.tuning import Goal, Point, Trial, Tuning, pareto
 from lookalike.store.vectors import Vectors
 from tests.store.helpers import unit_vectors
@@ -35,7 +39,7 @@ def test_what_is_measured_of_an_inverted_file():
         candidates=["IVF8,Flat", "Flat"],
         k=5,
         queries=100,
-        on_progress=lambda *step: seen.append(step),
+        progress=Progress(lambda *step: seen.append(step)),
     )
     exact, trial = found.trials
     assert (exact.index, exact.bytes, exact.points[0].recall) == ("Flat", 4 * 12 * 600, 1.0)
@@ -62,7 +66,7 @@ def test_recall_is_that_of_a_plain_computation():
 
     rng = np.random.default_rng(3)
     rng.choice(400, 400, replace=False)  # the rows that ask: all of them
-    exact = FlatIndex(32, MappedRows(vectors), np.arange(400))
+    exact = ExactSegment(32, vectors, np.arange(400))
     queries = moved_rows(exact, np.arange(400), rng)
     mean = vectors.mean(axis=0)
     axes = np.linalg.svd(vectors - mean, full_matrices=False)[2][:8].T
@@ -160,16 +164,16 @@ def test_default_candidates_by_size_and_length():
 @pytest.mark.parametrize("rows", [10_000, 15_000, 16_000, 19_968, 70_000, 1_000_000])
 def test_what_is_tried_and_chosen_by_default_can_be_built_of_so_many(rows: int, dim: int):
     tried = [check_index_type(one) for one in default_candidates(rows, dim)]
-    automatic = plan(AUTO, rows=rows, dim=dim, memory=10**12).factory
+    automatic = IndexPolicy(index_type=AUTO, memory=10**12).plan(rows, dim).factory
     for one in tried if automatic is None else [*tried, automatic]:
-        assert plan(one, rows=rows, dim=dim, memory=10**12).factory == one
+        assert IndexPolicy(index_type=one).plan(rows, dim).factory == one
 
 
 def test_a_build_without_memory_is_a_problem_of_its_own(monkeypatch: pytest.MonkeyPatch):
     def no_memory(*_: object, **__: object) -> None:
         raise MemoryError("std::bad_alloc")
 
-    monkeypatch.setattr(tuning, "build_ann", no_memory)
+    monkeypatch.setattr(calibration, "build_candidates", no_memory)
     (_, failed) = tune(clustered(100), candidates=["SQ8"], queries=20).trials
     assert failed.problem == "std::bad_alloc"
 

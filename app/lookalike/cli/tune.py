@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,10 +11,9 @@ import typer
 
 from lookalike.cli.options import DEFAULT, Collection, Json, settings_flags
 from lookalike.errors import ConfigurationError
+from lookalike.progress import Progress
 
 if TYPE_CHECKING:
-    from lookalike.cli.progress import Report
-    from lookalike.config import Settings
     from lookalike.store.tuning import Goal, Trial, Tuning
 
 _TEXTS = 2  # columns of the table that are folded at spaces
@@ -57,7 +55,8 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Try index types on a collection: recall, milliseconds, memory, seconds to build."""
-    from lookalike.cli.progress import progress  # noqa: PLC0415 - see lookalike.cli.main
+    from lookalike.bootstrap import tune_collection  # noqa: PLC0415 - see lookalike.cli.main
+    from lookalike.cli.progress import progress  # noqa: PLC0415
     from lookalike.config import load_settings  # noqa: PLC0415
     from lookalike.store.tuning import Goal  # noqa: PLC0415
     from lookalike.visualization.pages import check_writable, write_whole  # noqa: PLC0415
@@ -68,11 +67,17 @@ def tune(
         if out.suffix.lower() != ".png":
             raise ConfigurationError(f"{out} has to end in .png")
         check_writable(out)
-    trying = _Trying(
-        collection=collection, index=index or [], k=k, queries=queries, sample=sample, seed=seed
-    )
     with progress() as report:
-        tuning = _measured(trying, settings, report).for_all()
+        tuning = tune_collection(
+            settings,
+            collection,
+            candidates=index or [],
+            k=k,
+            queries=queries,
+            sample=sample,
+            seed=seed,
+            progress=Progress(report),
+        ).for_all()
     if out is not None:
         from lookalike.visualization.tuning_plot import draw_tuning  # noqa: PLC0415 - see lookalike.cli.main
 
@@ -86,47 +91,6 @@ def tune(
     if tuning.recommended(goal) is None:
         typer.echo(_nothing(goal), err=as_json)
         raise typer.Exit(1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Trying:
-    """What to try, as the flags say."""
-
-    collection: str
-    index: list[str]
-    k: int
-    queries: int
-    sample: int
-    seed: int
-
-
-def _measured(trying: _Trying, settings: Settings, report: Report) -> Tuning:
-    from lookalike.bootstrap import open_store  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.cores import available_cores, limit_openmp  # noqa: PLC0415
-    from lookalike.services.vector_sample import sample_vectors  # noqa: PLC0415
-
-    limit_openmp()
-    from lookalike.store.local.index.tuning import tune as try_types  # noqa: PLC0415 - imports faiss
-
-    with closing(open_store(settings, read_only=True)) as store:
-        vectors = sample_vectors(
-            store,
-            trying.collection,
-            most=trying.sample,
-            seed=trying.seed,
-            on_progress=lambda done, total: report("reading vectors", done, total),
-        )
-        rows = store.count(trying.collection)
-    return try_types(
-        vectors,
-        rows=rows,
-        candidates=trying.index,
-        k=trying.k,
-        queries=trying.queries,
-        seed=trying.seed,
-        threads=settings.threads or available_cores(),
-        on_progress=report,
-    )
 
 
 def _json(tuning: Tuning, goal: Goal, collection: str) -> str:
@@ -221,11 +185,10 @@ def _advice(tuning: Tuning, chosen: Trial | None, goal: Goal) -> list[str]:
 
 
 def _about_building(tuning: Tuning, chosen: Trial, goal: Goal) -> list[str]:
-    from lookalike.store.local.index.calibration import DEFAULT_RECALL  # noqa: PLC0415 - imports faiss
-    from lookalike.store.local.index.policy import IndexPolicy  # noqa: PLC0415 - imports faiss
+    from lookalike.bootstrap import plan_index  # noqa: PLC0415 - see lookalike.cli.main
 
-    what = IndexPolicy(index_type=chosen.setting).plan(tuning.rows, tuning.dim)
-    if what.factory is None:
-        return [f"In the service: {what.reason}."]
-    said = [] if goal.recall == DEFAULT_RECALL else [f"LOOKALIKE_INDEX_RECALL={goal.recall:g}"]
+    plan = plan_index(chosen.setting, tuning.rows, tuning.dim)
+    if plan.factory is None:
+        return [f"In the service: {plan.reason}."]
+    said = [] if goal.recall == type(goal)().recall else [f"LOOKALIKE_INDEX_RECALL={goal.recall:g}"]
     return [*said, "When it is built, the parameters that reach the recall are found anew."]

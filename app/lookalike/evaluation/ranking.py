@@ -16,7 +16,7 @@ from lookalike.store.names import check_index_type
 from lookalike.store.vectors import check_vectors
 
 if TYPE_CHECKING:
-    from lookalike.store.local.index.flat_index import FlatIndex
+    from lookalike.store.local.index.exact import ExactSegment
 
 Positions = NDArray[np.int64]
 """Places in a vector set, from 0."""
@@ -117,14 +117,14 @@ def rank_blocks(
     return _search(_filled(rows, index), rows, queries, k=k, on_progress=on_progress)
 
 
-def _filled(rows: NDArray[np.float32], name: str) -> FlatIndex:
+def _filled(rows: NDArray[np.float32], name: str) -> ExactSegment:
     """The index with all rows, under their positions plus one: seqs start at 1."""
     limit_openmp()
-    from lookalike.store.local.index.flat_index import FlatIndex  # noqa: PLC0415 - imports faiss
+    from lookalike.store.local.index.exact import ExactSegment  # noqa: PLC0415 - imports faiss
 
     check_index_type(name)
     dim = rows.shape[1]
-    index = FlatIndex(dim)
+    index = ExactSegment(dim)
     step = max(1, _BLOCK_BYTES // (4 * dim))
     for start in range(0, len(rows), step):
         block = check_vectors(rows[start : start + step], count=None, dim=dim)
@@ -133,7 +133,7 @@ def _filled(rows: NDArray[np.float32], name: str) -> FlatIndex:
 
 
 def _search(
-    index: FlatIndex,
+    index: ExactSegment,
     rows: NDArray[np.float32],
     queries: Positions,
     *,

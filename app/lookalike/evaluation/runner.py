@@ -214,11 +214,11 @@ def _fingerprint(vectors: VectorSet) -> str:
 
 
 def _versions() -> dict[str, str]:
-    from lookalike.store.local.index import flat_rows  # noqa: PLC0415 - imports faiss
+    from lookalike.store.local.index import faiss_calls  # noqa: PLC0415 - imports faiss
 
     return {
         "lookalike": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "faiss": flat_rows.VERSION,
+        "faiss": faiss_calls.VERSION,
     }

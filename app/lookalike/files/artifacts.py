@@ -92,7 +92,7 @@ def save_artifact(
         folder: The artifact's folder; made if it is missing.
         kind: What it is, for example `generation`.
         version: Version of its format.
-        facts: A JSON object to keep with it.
+        facts: A JSON object to keep with it; `write` may still add to it.
         write: Writes the files into the empty folder that it is given, without folders inside.
 
     Raises:
@@ -129,7 +129,7 @@ def save_artifact(
     except BaseException:
         shutil.rmtree(content, ignore_errors=True)
         raise
-    _remove_leftovers(folder, keep=content.name)
+    remove_leftovers(artifact)
     return artifact
 
 
@@ -197,11 +197,16 @@ def _is_plain_name(name: object) -> bool:
     return isinstance(name, str) and name not in {"", ".", ".."} and Path(name).name == name
 
 
-def _remove_leftovers(folder: Path, *, keep: str) -> None:
-    """Removes what an older manifest named, or a crash left, once it is old enough."""
-    limit = time.time() - _STALE_S
-    for path in folder.iterdir():
+def remove_leftovers(artifact: Artifact, *, older_than_s: float = _STALE_S) -> None:
+    """Removes what an older manifest named, or a crash left.
+
+    Args:
+        artifact: What stays.
+        older_than_s: Younger leftovers stay; 0 if no other process writes to the folder.
+    """
+    limit = time.time() - older_than_s
+    for path in artifact.folder.iterdir():
         with contextlib.suppress(OSError):
-            if path.name in {keep, MANIFEST} or path.stat().st_mtime > limit:
+            if path.name in {artifact.content.name, MANIFEST} or path.stat().st_mtime > limit:
                 continue
             shutil.rmtree(path) if path.is_dir() else path.unlink()

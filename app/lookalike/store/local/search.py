@@ -21,7 +21,7 @@ from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow, Rows
 from lookalike.store.local.columns import Columns
-from lookalike.store.local.index.flat_index import Found
+from lookalike.store.local.index.exact import Found
 from lookalike.store.local.index.indexes import Indexes
 from lookalike.store.vectors import Seqs, Vectors, check_vectors
 
@@ -254,8 +254,8 @@ class Searcher:
             found = live.search(
                 query.vectors,
                 k=query.k,
-                among=allowed,
-                without=excluded,
+                allowed=allowed,
+                excluded=excluded,
                 effort=query.effort,
             )
         if found is None:

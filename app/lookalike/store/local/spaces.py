@@ -29,7 +29,7 @@ from lookalike.store.local.catalog import (
     vector_rows,
 )
 from lookalike.store.local.index.indexes import Indexes
-from lookalike.store.local.index.live_index import LiveIndex
+from lookalike.store.local.index.live import LiveIndex
 from lookalike.store.names import decode_cursor, encode_cursor
 from lookalike.store.vectors import Vectors, check_vectors
 
@@ -174,7 +174,7 @@ class LocalSets:
                 return True
             built = self._prepared.get(row.embedding) or self._indexes.build(row)
             with self._change:
-                built = self._indexes.caught_up(built)
+                built = self._indexes.synced(built)
                 before = self._switch(row)
                 if before is None:
                     return False

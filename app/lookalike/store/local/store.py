@@ -31,8 +31,7 @@ from lookalike.store.filters import Filter
 from lookalike.store.jobs import JobStore
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow
 from lookalike.store.local.folder_lock import FolderLock
-from lookalike.store.local.index import flat_rows
-from lookalike.store.local.index.generations import Generations
+from lookalike.store.local.index import faiss_calls
 from lookalike.store.local.index.indexes import Indexes
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.purging import Purger
@@ -368,7 +367,7 @@ class LocalStore:
             row.name: {
                 "index": self._policy.index_type,
                 "count": row.images,
-                **self._index_facts(row),
+                **self._indexes.describe(row),
                 "filter_fields": self._filtering.describe(row),
             }
             for row in self._catalog.collections()
@@ -377,13 +376,6 @@ class LocalStore:
             "kind": "local",
             "path": str(self._folder),
             "sqlite": sqlite.VERSION,
-            "faiss": flat_rows.VERSION,
+            "faiss": faiss_calls.VERSION,
             "collections": collections,
         }
-
-    def _index_facts(self, row: CollectionRow) -> dict[str, Any]:
-        """Facts about an index; what is saved of it, where it is not loaded."""
-        facts = self._indexes.describe(row)
-        if "type" in facts:
-            return facts
-        return facts | {"saved": Generations(self._folder / "index" / str(row.embedding)).saved()}

@@ -1,49 +1,40 @@
-"""Builds an approximate index of a file of vectors, in a process of its own where that takes long.
+"""Builds an approximate index of a file of vectors, in a process of its own if that takes long.
 
-So it slows the service down no more than one busy core does, can be ended at any moment, and gives
-its memory back. As a program it reads a request from its input, and ends when that is closed.
+Such a process takes no more than one core from the service, can be ended at any moment, and gives
+its memory back. The program reads a request from its input, and exits when that is closed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from lookalike.store.local.index.ann_index import AnnIndex
-from lookalike.store.local.index.flat_rows import MappedRows, said_by, use_at_most
-from lookalike.store.local.index.generation_files import digest_of, sync_file
+from lookalike.progress import Progress
+from lookalike.store.local.index.calibration import build_segment
+from lookalike.store.local.index.exact import ExactSegment
+from lookalike.store.local.index.faiss_calls import error_text, use_at_most
+from lookalike.store.local.index.policy import Limits
 
-_INLINE_NUMBERS = 500_000  # so many are built within a few seconds, without a process
-_WAIT_S = 0.1
+_POLL_S = 0.1
 _NICE = 10  # other work goes first
-_SAID_BYTES = 2000  # of what the process wrote before it ended
-
-log = logging.getLogger(__name__)
-
-Stage = tuple[str, int, int]
-"""What is being done (`read`, or what `Progress` says), how far, of how many."""
+_ERROR_BYTES = 2000  # of what the process wrote before it ended
 
 
 class BuildError(Exception):
-    """An index was not built; the text says why."""
+    """FAISS cannot build this type of these vectors; the text says why."""
 
 
 class BuildInterruptedError(Exception):
-    """Something came between that may be gone the next time; the text says what."""
-
-
-class BuildStoppedError(Exception):
-    """Whoever asked for an index wants none any more."""
+    """A build ended for a reason that may have passed the next time; the text says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,88 +42,85 @@ class BuildRequest:
     """What to build.
 
     Attributes:
-        stem: The generation: `.vectors` is there, `.ann` is made.
+        folder: Holds `vectors`; `candidates` is made there.
         dim: Numbers in a vector.
         factory: A factory string of FAISS.
-        recall: What its search parameters are to reach.
+        recall: What its calibrated effort is to reach.
+        calibrated_k: Numbers of matches to calibrate for.
     """
 
-    stem: str
+    folder: str
     dim: int
     factory: str
     recall: float
+    calibrated_k: tuple[int, ...]
 
 
-def build_files(
-    request: BuildRequest, *, stop: threading.Event, tell: Callable[[Stage], None]
-) -> dict[str, Any]:
-    """Builds and calibrates; gives what a manifest says of it.
+def build(request: BuildRequest, progress: Progress, *, inline_numbers: int) -> dict[str, Any]:
+    """Builds and calibrates; returns the calibration as JSON.
 
     Args:
         request: What to build.
-        stop: Set when nobody wants it any more.
-        tell: Told how far it is.
+        progress: Told how far it is; ends the build.
+        inline_numbers: So many numbers are built in this process.
 
     Raises:
         BuildError: FAISS cannot build this type of these vectors.
         BuildInterruptedError: Memory ran short, or the process was ended.
-        BuildStoppedError: `stop` was set.
+        TaskEndedError: `progress` ended it.
     """
-    ann = Path(request.stem).with_suffix(".ann")
-    vectors = Path(request.stem).with_suffix(".vectors")
-    if vectors.stat().st_size <= 4 * _INLINE_NUMBERS:
-        calibration = _build(request, tell)
-    else:
-        calibration = _build_apart(request, stop, tell)
-    sync_file(ann)
-    return {"index": request.factory, "ann": digest_of(ann), "calibration": calibration}
+    vectors = Path(request.folder) / "vectors"
+    if vectors.stat().st_size <= 4 * inline_numbers:
+        return build_here(request, progress)
+    return _build_apart(request, progress)
 
 
-def _build(request: BuildRequest, tell: Callable[[Stage], None]) -> dict[str, Any]:
-    stem = Path(request.stem)
-    rows = MappedRows.open(stem.with_suffix(".vectors"), dim=request.dim).array
+def build_here(request: BuildRequest, progress: Progress) -> dict[str, Any]:
+    """Builds and calibrates in this process, see `build`."""
+    folder, limits = Path(request.folder), Limits(calibrated_k=tuple(request.calibrated_k))
+    rows = ExactSegment.map(folder / "vectors", request.dim, limits=limits)
     try:
-        index = AnnIndex.build(
-            request.factory,
-            rows,
-            recall=request.recall,
-            on_progress=lambda *stage: tell(stage),
-        )
-        index.ann.write(stem.with_suffix(".ann"))
+        index = build_segment(request.factory, rows, recall=request.recall, progress=progress)
+        index.candidates.write(folder / "candidates")
     except MemoryError as exc:
         raise BuildInterruptedError("memory ran short") from exc
     except (RuntimeError, ValueError, AssertionError) as exc:  # of FAISS's bindings
-        raise BuildError(said_by(exc)) from exc
+        raise BuildError(error_text(exc)) from exc
     return index.calibration.to_json()
 
 
-def _build_apart(
-    request: BuildRequest, stop: threading.Event, tell: Callable[[Stage], None]
-) -> dict[str, Any]:
+def _build_apart(request: BuildRequest, progress: Progress) -> dict[str, Any]:
     """Runs this module as a program."""
+    answers: list[dict[str, Any]] = []
     with tempfile.TemporaryFile() as errors:
-        process = _start(errors)
-        answers = _ask(process, request, stop, tell)
-        errors.seek(0, os.SEEK_END)
-        errors.seek(max(0, errors.tell() - _SAID_BYTES))
-        said = errors.read().decode("utf-8", "replace").strip().rsplit("\n", 1)[-1]
-    if stop.is_set():
-        raise BuildStoppedError
-    if not answers:
-        why = f"the process that builds it ended with status {process.returncode}"
-        raise BuildInterruptedError(f"{why}: {said}" if said else why)
-    answer = answers[-1]
+        with _program(errors) as process:
+            reader = threading.Thread(
+                target=_read_answers, args=(process, answers, progress), daemon=True
+            )
+            reader.start()
+            try:
+                _wait(process, request, progress)
+            finally:
+                process.kill()
+                process.wait()
+                reader.join()
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - _ERROR_BYTES))
+        last_line = errors.read().decode("utf-8", "replace").strip().rsplit("\n", 1)[-1]
+    answer = answers[-1] if answers else {}
     if "error" in answer:
         raise BuildError(answer["error"])
-    if "interrupted" in answer:
-        raise BuildInterruptedError(answer["interrupted"])
+    if "calibration" not in answer:
+        why = f"the process that builds it ended with status {process.returncode}"
+        why = f"{why}: {last_line}" if last_line else why
+        raise BuildInterruptedError(answer.get("interrupted", why))
     calibration: dict[str, Any] = answer["calibration"]
     return calibration
 
 
-def _start(errors: IO[bytes]) -> subprocess.Popen[str]:
-    """This module as a program; -P: not what lies in the working folder."""
-    return subprocess.Popen(
+@contextlib.contextmanager
+def _program(errors: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
+    """This module as a program; -P keeps it from importing from the working folder."""
+    process = subprocess.Popen(
         [sys.executable, "-P", "-m", "lookalike.store.local.index.build_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -144,49 +132,40 @@ def _start(errors: IO[bytes]) -> subprocess.Popen[str]:
             "OMP_NUM_THREADS": "1",
         },
     )
-
-
-def _ask(
-    process: subprocess.Popen[str],
-    request: BuildRequest,
-    stop: threading.Event,
-    tell: Callable[[Stage], None],
-) -> list[dict[str, Any]]:
-    """Waits for the end, and gives what was answered but for the progress."""
-    answers: list[dict[str, Any]] = []
-    reader = threading.Thread(target=_read_answers, args=(process, answers, tell), daemon=True)
-    reader.start()
     try:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(asdict(request)) + "\n")
-        process.stdin.flush()
-        while process.poll() is None and not stop.wait(_WAIT_S):
-            pass
-    except BrokenPipeError:
-        pass
+        yield process
     finally:
-        process.kill()
-        process.wait()
-        reader.join()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                with contextlib.suppress(BrokenPipeError):  # what was written is not wanted
+                with contextlib.suppress(BrokenPipeError):  # the request, unread
                     stream.close()
-    return answers
+
+
+def _wait(process: subprocess.Popen[str], request: BuildRequest, progress: Progress) -> None:
+    """Sends the request, and waits until the process ends or the task does."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it ended at once
+        process.stdin.write(json.dumps(asdict(request)) + "\n")
+        process.stdin.flush()
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_S)
+            break
+        progress.check()
+    progress.check()
 
 
 def _read_answers(
-    process: subprocess.Popen[str],
-    answers: list[dict[str, Any]],
-    tell: Callable[[Stage], None],
+    process: subprocess.Popen[str], answers: list[dict[str, Any]], progress: Progress
 ) -> None:
+    """Passes progress on, and collects what else is answered."""
     for line in process.stdout or ():
         try:
             answer = json.loads(line)
         except ValueError:  # something else that was printed
             continue
         if "stage" in answer:
-            tell(tuple(answer["stage"]))
+            progress.report(answer["done"], answer["total"], stage=answer["stage"])
         else:
             answers.append(answer)
 
@@ -196,22 +175,23 @@ def main() -> None:
     os.nice(_NICE)
     use_at_most(1)
     request = BuildRequest(**json.loads(sys.stdin.readline()))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
-    def say(answer: dict[str, Any]) -> None:
+    def say(**answer: Any) -> None:
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
+    progress = Progress(lambda stage, done, total: say(stage=stage, done=done, total=total))
     try:
-        say({"calibration": _build(request, lambda stage: say({"stage": stage}))})
+        say(calibration=build_here(request, progress))
     except BuildError as exc:
-        say({"error": str(exc)})
+        say(error=str(exc))
     except BuildInterruptedError as exc:
-        say({"interrupted": str(exc)})
+        say(interrupted=str(exc))
 
 
-def _end_with_parent() -> None:
-    """Whoever asked has ended where the input is closed: then the work is for nobody."""
+def _exit_with_parent() -> None:
+    """Exits when the parent process closes our input, or ends."""
     sys.stdin.read()
     os._exit(1)
 

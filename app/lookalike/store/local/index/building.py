@@ -1,9 +1,10 @@
-"""Indexes made of what is in the catalog: loaded, brought up to date, or built anew."""
+"""The index of one embedding set, made from the catalog: loaded, synced, or built anew."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,205 +12,253 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import StorageError
+from lookalike.progress import Progress, TaskEndedError
 from lookalike.store.local.catalog import Catalog, CollectionRow
-from lookalike.store.local.index.build_process import (
-    BuildError,
-    BuildRequest,
-    BuildStoppedError,
-    Stage,
-    build_files,
-)
-from lookalike.store.local.index.flat_index import FlatIndex
-from lookalike.store.local.index.flat_rows import MAPPED_BYTES
-from lookalike.store.local.index.generations import Generations
-from lookalike.store.local.index.index_types import EXACT, Plan
-from lookalike.store.local.index.layered_index import LayeredIndex
-from lookalike.store.local.index.policy import Index, IndexPolicy
-from lookalike.store.local.index.retries import Retries
+from lookalike.store.local.index import build_process
+from lookalike.store.local.index.build_process import BuildError, BuildRequest
+from lookalike.store.local.index.exact import ExactSegment
+from lookalike.store.local.index.generations import Build, Generations
+from lookalike.store.local.index.policy import EXACT, IndexPolicy, Plan
+from lookalike.store.local.index.segments import Segments, in_memory
 from lookalike.store.vectors import Seqs, Vectors
 
-_BLOCK_BYTES = 2**19  # read for a build at a time: while they are copied, no search goes on
-_PAUSE_S = 0.0005  # after each, so that searches do
-_ROOM_EVERY = 64  # blocks
-_SAMPLED = 16  # vectors that a saved index is compared with the catalog by
+_PAUSE_S = 0.0005  # after each block that a build reads, so that searches run
+_COMPARED = 16  # vectors that a saved index is compared with the catalog by
+_MORE_ROWS = 1.5
+_MAX_RETRY_S = 6 * 3600.0
 
 log = logging.getLogger(__name__)
 
 
-class IndexBuilding:
-    """Makes the indexes of one embedding set, and knows how far a build is.
+class Retries:
+    """When a build that failed is tried again.
+
+    A type that FAISS cannot build waits for more rows. What may pass by itself, such as a full
+    disk, waits for some time, and longer each time.
 
     Args:
-        row: The collection and its embedding set.
-        generations: Where its indexes are saved.
-        policy: What is to be built.
-
-    Attributes:
-        stop: Set when nobody needs the index any more: a build that is under way ends.
-        stage: What is being done; None where nothing is.
-        failure: Why the last build came to nothing; None where it did not.
+        first_s: Seconds that the first wait takes.
     """
 
-    def __init__(self, row: CollectionRow, generations: Generations, policy: IndexPolicy) -> None:
-        self._row = row
-        self._generations = generations
-        self._policy = policy
-        self._retries = Retries()
-        self.stop = threading.Event()
-        self.stage: Stage | None = None
-        self.failure: str | None = None
+    def __init__(self, first_s: float) -> None:
+        self._first_s = first_s
+        self._pause = first_s
+        self._rows = 0
+        self._at = 0.0
 
-    def load(self, catalog: Catalog) -> tuple[Index, int]:
-        """The newest saved index that fits, else one of all rows; and changes since it was saved.
-
-        What the type needs beyond exact search is left to a later `build`.
-        """
-        held = catalog.embedded(self._row)
-        index = self._generations.load(self._row, exact=self._policy.index_type == EXACT)
-        if index and not _agree(index, catalog, self._row, held):
-            log.warning("The saved index of %r is not of this catalog", self._row.name)
-            self._generations.discard()
-            index = None
-        if index is None and len(held):
-            log.warning(
-                "Building the index of %r from %d stored vectors", self._row.name, len(held)
-            )
-        index = index or self._exact(catalog, len(held))
-        return index, follow(index, catalog, self._row, held)
-
-    def make(self, catalog: Catalog) -> tuple[Index, int]:
-        """An exact index of a set that nobody searches yet, whatever was saved before.
-
-        What the policy wants is left to a later `build`, which can be stopped.
-        """
-        self._generations.discard()
-        index = self._exact(catalog, len(catalog.embedded(self._row)))
-        return index, follow(index, catalog, self._row, catalog.embedded(self._row))
-
-    def due(self, index: Index) -> Plan | None:
-        """What should be built now; None where the index serves well as it is."""
-        if not self._retries.allowed(len(index) - index.dead):
-            return None
-        return self._policy.due(index)
+    def allowed(self, rows: int) -> bool:
+        """True if a build of so many rows may be tried now."""
+        return rows >= self._rows and not self.waiting
 
     @property
     def waiting(self) -> bool:
-        """Whether a build was interrupted, and is due again after some time."""
-        return self._retries.waiting
+        """True if time alone will allow a build."""
+        return time.monotonic() < self._at
 
-    def build(self, catalog: Catalog, plan: Plan, rows: int) -> Index | None:
-        """Builds and saves an index of what is in the catalog; None where that fails.
+    def failed(self, rows: int) -> None:
+        """FAISS cannot build the type of so many rows; half as many more may do."""
+        self._rows = int(rows * _MORE_ROWS) + 1
+
+    def interrupted(self) -> None:
+        """The disk was full, memory was short, or a process was ended."""
+        self._at = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, _MAX_RETRY_S)
+
+    def succeeded(self) -> None:
+        """Allows the next build at once."""
+        self._rows, self._at, self._pause = 0, 0.0, self._first_s
+
+
+class BuildProgress(Progress):
+    """How far a build is; `stop` ends it.
+
+    Attributes:
+        now: The stage, what is done and of how many; None while nothing is built.
+        stopped: Set once nobody needs the index any more.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now: tuple[str, int, int] | None = None
+        self.stopped = threading.Event()
+
+    def check(self) -> None:
+        """Raises `TaskEndedError` once nobody needs the index any more."""
+        if self.stopped.is_set():
+            raise TaskEndedError
+
+    def report(self, done: int, total: int, *, stage: str = "") -> None:
+        """Remembers how far the build is."""
+        self.now = stage, done, total
+
+
+class IndexBuilding:
+    """Makes the index of one embedding set.
+
+    Args:
+        catalog: What it is made from.
+        row: The collection and its embedding set.
+        generations: Where the index is saved.
+        policy: What is to be built.
+
+    Attributes:
+        progress: How far a build is.
+        retries: When a build that failed is tried again.
+        failure: Why the last build failed; None if it did not.
+    """
+
+    def __init__(
+        self, catalog: Catalog, row: CollectionRow, generations: Generations, policy: IndexPolicy
+    ) -> None:
+        self._catalog = catalog
+        self._row = row
+        self._generations = generations
+        self._policy = policy
+        self._limits = policy.limits
+        self.progress = BuildProgress()
+        self.retries = Retries(policy.limits.retry_s)
+        self.failure: str | None = None
+
+    def load(self) -> tuple[Segments, int]:
+        """The saved index if it fits, else an exact one; and the changes since it was saved.
+
+        What the policy wants beyond exact search is left to a later `build`.
+        """
+        name, held = self._row.name, self._catalog.embedded(self._row)
+        index = self._generations.load(self._row, exact=self._policy.index_type == EXACT)
+        if index and not self._agrees(index, held):
+            log.warning("The saved index of %r is not of this catalog", name)
+            self._generations.discard()
+            index = None
+        if index is None:
+            if len(held):
+                log.warning("Building the index of %r from %d stored vectors", name, len(held))
+            index = self._exact(len(held))
+        return index, self.sync(index)
+
+    def make(self) -> tuple[Segments, int]:
+        """An exact index of a set that nobody searches yet, and the changes that it followed.
+
+        What the policy wants beyond that is left to a later `build`, which can be stopped.
+        """
+        self._generations.discard()
+        index = self._exact(len(self._catalog.embedded(self._row)))
+        return index, self.sync(index)
+
+    def sync(self, index: Segments) -> int:
+        """Brings an index up to date with the catalog; returns the number of changes."""
+        held = self._catalog.embedded(self._row)
+        gone = np.setdiff1d(index.seqs[index.alive], held, assume_unique=True)
+        index.remove(gone)
+        changes = len(gone)
+        for seqs, vectors in self._catalog.vectors_after(self._row, index.last_seq):
+            index.add(seqs, vectors)
+            changes += len(seqs)
+        return changes
+
+    def due(self, index: Segments) -> Plan | None:
+        """What to build now; None if the index serves well, or a build has just failed."""
+        return self._policy.due(index) if self.retries.allowed(index.live_rows) else None
+
+    def build(self, plan: Plan, rows: int) -> Segments | None:
+        """Builds and saves an index of what is in the catalog; None if that fails.
 
         Takes minutes for a million rows, while searches and changes go on.
 
         Raises:
-            BuildStoppedError: `stop` was set.
+            TaskEndedError: Nobody needs the index any more.
         """
-        if self.stop.is_set():
-            raise BuildStoppedError
-        self.stage = ("read", 0, rows)
+        self.progress.check()
         try:
-            self._generations.require_room(rows, self._row.spec.dim)
-            rows_read = catalog.vectors_after(self._row, 0, block_bytes=_BLOCK_BYTES)
-            blocks = self._paced(rows_read, rows)
-            builder = self._builder(plan.factory) if plan.factory else None
-            saved = self._generations.save(blocks, self._row, build=builder)
-            built = self._read_back(plan) if saved else None
-        except BuildStoppedError:
+            built = self._build(plan, rows)
+        except TaskEndedError:
             raise
-        except Exception as exc:  # whatever it is, at once again would fail again
-            if self.stop.is_set():  # the collection was dropped, and its folder with it
-                raise BuildStoppedError from exc
+        except Exception as exc:  # whatever it is, it would fail again at once
+            # If the collection was dropped, its folder went with it.
+            self.progress.check()
             why = str(exc) or type(exc).__name__
             self.failure = f"{plan.factory or EXACT} was not built: {why}"
             if isinstance(exc, BuildError):
-                self._retries.failed(rows)
+                self.retries.failed(rows)
             else:
-                self._retries.interrupted()
+                self.retries.interrupted()
             log.warning("The index of %r stays as it is: %s", self._row.name, self.failure)
             return None
         finally:
-            self.stage = None
+            self.progress.now = None
         self.failure = None
-        self._retries.succeeded()
+        self.retries.succeeded()
         return built
 
-    def _paced(
-        self, blocks: Iterator[tuple[Seqs, Vectors]], rows: int
-    ) -> Iterator[tuple[Seqs, Vectors]]:
-        """The blocks, with a pause after each, until nobody wants them or room gets short."""
-        done = 0
-        for number, block in enumerate(blocks):
-            if self.stop.wait(_PAUSE_S):
-                raise BuildStoppedError
-            if number % _ROOM_EVERY == 0:
-                self._generations.require_room(0, self._row.spec.dim)
-            yield block
-            done += len(block[0])
-            self.stage = ("read", min(done, rows), rows)
-        if self.stop.is_set():
-            raise BuildStoppedError
-
-    def _read_back(self, plan: Plan) -> Index:
-        """What was just saved; an older generation would be due again at once."""
+    def _build(self, plan: Plan, rows: int) -> Segments | None:
+        self.progress.report(0, rows, stage="read")
+        self._generations.require_room(rows, self._row.spec.dim)
+        build = self._builder(plan.factory) if plan.factory else None
+        if not self._generations.save(self._paced_blocks(rows), self._row, build=build):
+            return None
         built = self._generations.load(self._row, exact=False)
-        factory = built.factory if isinstance(built, LayeredIndex) else None
-        if built is None or factory != plan.factory:
+        if built is None or built.factory != plan.factory:  # it would be due again at once
             raise BuildError("what was saved cannot be read")
         return built
 
-    def _builder(self, factory: str) -> Any:
-        def tell(stage: Stage) -> None:
-            self.stage = stage
+    def _paced_blocks(self, rows: int) -> Iterator[tuple[Seqs, Vectors]]:
+        """All vectors, with a pause after each block; ends the build if room gets short."""
+        blocks = self._catalog.vectors_after(self._row, 0, block_bytes=self._limits.block_bytes)
+        done = 0
+        for number, block in enumerate(blocks):
+            time.sleep(_PAUSE_S)
+            self.progress.check()
+            if number % self._limits.room_blocks == 0:
+                self._generations.require_room(0, self._row.spec.dim)
+            yield block
+            done += len(block[0])
+            self.progress.report(min(done, rows), rows, stage="read")
+        self.progress.check()
 
-        def build(stem: Path, dim: int) -> dict[str, Any]:
-            request = BuildRequest(str(stem), dim, factory, self._policy.recall)
-            made = build_files(request, stop=self.stop, tell=tell)
-            return {**made, "asked": self._policy.asked}
+    def _builder(self, factory: str) -> Build:
+        def build(folder: Path, dim: int) -> dict[str, Any]:
+            calibration = build_process.build(
+                BuildRequest(
+                    folder=str(folder),
+                    dim=dim,
+                    factory=factory,
+                    recall=self._policy.recall,
+                    calibrated_k=self._limits.calibrated_k,
+                ),
+                self.progress,
+                inline_numbers=self._limits.inline_numbers,
+            )
+            return {
+                "index": factory,
+                "calibration": calibration,
+                "built_with": self._policy.build_settings,
+            }
 
         return build
 
-    def _exact(self, catalog: Catalog, rows: int) -> Index:
-        """An exact index; where its rows are many it maps a file, which is written first."""
-        if 4 * rows * self._row.spec.dim >= MAPPED_BYTES:
+    def _exact(self, rows: int) -> Segments:
+        """An exact index; if its rows are many, they are written to a file that is mapped."""
+        if 4 * rows * self._row.spec.dim >= self._limits.mapped_bytes:
             try:
-                saved = self._generations.save(catalog.vectors_after(self._row, 0), self._row)
+                saved = self._generations.save(self._catalog.vectors_after(self._row, 0), self._row)
             except StorageError as exc:
                 log.warning("The index of %r is kept in memory: %s", self._row.name, exc)
-                saved = None
+                saved = False
             index = self._generations.load(self._row, exact=True) if saved else None
             if index:
                 return index
-        return FlatIndex(self._row.spec.dim)
+        return in_memory(ExactSegment(self._row.spec.dim, limits=self._limits))
 
+    def _agrees(self, index: Segments, held: Seqs) -> bool:
+        """True if a saved index was made from this catalog.
 
-def follow(index: Index, catalog: Catalog, row: CollectionRow, held: Seqs) -> int:
-    """Brings an index up to date with the catalog; gives the number of changes.
-
-    Args:
-        index: Changed.
-        catalog: What it follows.
-        row: The collection and embedding set.
-        held: From `Catalog.embedded`, just now.
-    """
-    gone = np.setdiff1d(index.seqs[index.alive], held, assume_unique=True)
-    index.remove(gone)
-    changes = len(gone)
-    for seqs, vectors in catalog.vectors_after(row, index.last_seq):
-        index.add(seqs, vectors)
-        changes += len(seqs)
-    return changes
-
-
-def _agree(index: Index, catalog: Catalog, row: CollectionRow, held: Seqs) -> bool:
-    """Whether a saved index was made of this catalog, and not e.g. of a later one.
-
-    A catalog that was restored from a backup gives seqs again that the index knows; a few vectors
-    are compared to see it.
-    """
-    covered = held[held <= index.last_seq]
-    if index.last_seq > catalog.last_seq() or len(index.locate(covered)) != len(covered):
-        return False
-    picked = covered[:: max(1, len(covered) // _SAMPLED)]
-    seqs, vectors = catalog.vectors_at(row, picked.tolist())
-    return np.array_equal(index.vectors(index.locate(seqs)), vectors)
+        A catalog restored from a backup gives seqs again that the index knows; comparing a few
+        vectors shows it.
+        """
+        covered = held[held <= index.last_seq]
+        in_catalog = index.last_seq <= self._catalog.last_seq()
+        if not in_catalog or len(index.locate(covered)) != len(covered):
+            return False
+        picked = covered[:: max(1, len(covered) // _COMPARED)]
+        seqs, vectors = self._catalog.vectors_at(self._row, picked.tolist())
+        return np.array_equal(index.vectors(index.locate(seqs)), vectors)

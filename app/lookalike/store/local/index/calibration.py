@@ -1,45 +1,61 @@
-"""How hard an approximate index must look to find what an exact search finds."""
+"""How hard an approximate index must look: measured when it is built, and to compare types."""
 
 from __future__ import annotations
 
+import logging
 import statistics
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lookalike.errors import ConfigurationError
+from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.store.effort import LIMITS, Effort
-from lookalike.store.local.index.ann import Ann
-from lookalike.store.local.index.ann_build import Progress
-from lookalike.store.local.index.flat_index import FlatIndex
-from lookalike.store.local.index.flat_rows import Positions
-from lookalike.store.recall import TIE
+from lookalike.store.local.index.approximate import (
+    ApproximateSegment,
+    CandidateIndex,
+    build_candidates,
+)
+from lookalike.store.local.index.exact import ExactSegment, Found, Positions
+from lookalike.store.local.index.faiss_calls import error_text, faiss
+from lookalike.store.local.index.policy import (
+    AUTO,
+    EXACT,
+    check_index_type,
+    default_candidates,
+)
+from lookalike.store.recall import TIE, recall_at_k
+from lookalike.store.tuning import Point, Trial, Tuning
 from lookalike.store.vectors import Vectors
 
-DEFAULT_RECALL = 0.99
-"""Share of the true matches that parameters are to find."""
-
-LEVELS = (10, 32, 100, 320, 1000)
-"""Numbers of matches that parameters are found for."""
-
 _QUERIES = 200
-_NEIGHBOR = 10  # whose distance queries are moved by
-_TIMED = 30  # of them, one by one
-_GATHERED_ROWS = 4096  # whose scoring is timed
-_MOST_CANDIDATES = 8192
+_NEIGHBOR = 10  # queries are moved by its distance
+_TIMED = 30  # queries that are timed, one by one
+_SCORED_ROWS = 4096  # whose scoring is timed
+_MAX_CANDIDATES = 8192
 _PATIENCE = 3  # harder looks in a row that may find next to nothing new
-_WORTH_IT = 1e-3
+_CALIBRATED_GAIN = 1e-3  # of recall; a smaller gain is next to nothing
+_TUNED_GAIN = 2e-3
+_MAX_FACTOR = 64
+_COMPLETE = 0.9995  # recall beyond which nothing harder is tried
+_QUICK_MS = 2.0  # below it, harder looks are tried even if exact search is faster
+_MIN_ROWS = 50
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What finds k matches.
+    """The effort that finds k matches.
 
     Attributes:
         k: Matches wanted.
-        effort: The cheapest ones that reached the recall aimed at, or the best there are.
+        effort: The cheapest that reached the recall aimed at, or the best there is.
         recall: Share of the true k best that were found, mean over queries.
         ms: Milliseconds a query on one core, median.
     """
@@ -63,145 +79,72 @@ class Calibration:
     row_ms: float
 
     def for_k(self, k: float) -> Level:
-        """The level that finds k matches; beyond the last, its parameters grow with k."""
+        """The level that finds k matches; beyond the last, its effort grows with k."""
         for level in self.levels:
             if k <= level.k:
                 return level
         last = self.levels[-1]
-        grown = {
-            name: min(limit, int(value * k / last.k))
-            for name, limit in LIMITS.items()
-            if name != "k_factor" and (value := getattr(last.effort, name)) is not None
-        }
-        effort = Effort(**grown).over(last.effort)  # type: ignore[arg-type]
-        return Level(int(k), effort, last.recall, last.ms * k / last.k)
+        times = k / last.k
+        effort = last.effort
+        if effort.nprobe is not None:
+            effort = replace(effort, nprobe=min(LIMITS["nprobe"], int(effort.nprobe * times)))
+        if effort.ef_search is not None:
+            grown = min(LIMITS["ef_search"], int(effort.ef_search * times))
+            effort = replace(effort, ef_search=grown)
+        return Level(int(k), effort, last.recall, last.ms * times)
 
     def to_json(self) -> dict[str, Any]:
         """As a manifest keeps it."""
         return {
             "row_ms": self.row_ms,
             "levels": [
-                {"k": x.k, "parameters": str(x.effort), "recall": x.recall, "ms": x.ms}
+                {"k": x.k, "effort": str(x.effort), "recall": x.recall, "ms": x.ms}
                 for x in self.levels
             ],
         }
 
     @classmethod
     def from_json(cls, value: Any) -> Calibration:
-        """Reads `to_json`. Raises `KeyError`, `TypeError` or `ValueError` where it is not that."""
+        """Reads `to_json`. Raises `KeyError`, `TypeError` or `ValueError` if it is damaged."""
         levels = tuple(
-            Level(x["k"], Effort.parse(x["parameters"]), x["recall"], x["ms"])
-            for x in value["levels"]
+            Level(x["k"], Effort.parse(x["effort"]), x["recall"], x["ms"]) for x in value["levels"]
         )
         return cls(levels, float(value["row_ms"]))
 
 
-def calibrate(
-    exact: FlatIndex,
-    ann: Ann,
-    *,
-    recall: float,
-    seed: int = 0,
-    queries: int = _QUERIES,
-    on_progress: Progress | None = None,
-) -> Calibration:
-    """Finds parameters by asking for the neighbors of rows of the index, moved a little.
-
-    It aims halfway between the recall wanted and 1, because a few hundred queries say no more.
+class Questions:
+    """Queries with known neighbors: random rows, moved a little, and never their own answer.
 
     Args:
-        exact: The rows, none of them a tombstone.
-        ann: Built of the same rows.
-        recall: Share of the true matches to find, in (0, 1].
+        exact: Rows, none of them a tombstone; their seqs are their positions.
+        k: Neighbors that must be known.
         seed: Chooses the queries.
-        queries: How many at most.
-        on_progress: Told how far it is.
-    """
-    tell = on_progress or (lambda *_: None)
-    depths = tuple(k for k in LEVELS if k < len(exact)) or (max(1, len(exact) - 1),)
-    tell("calibrate", 0, len(depths))
-    trial = Trial(exact, ann, k=depths[-1], seed=seed, queries=queries)
-    aim = recall + (1 - recall) / 2
-    levels = []
-    for done, k in enumerate(depths):
-        tell("calibrate", done, len(depths))
-        levels.append(_level(trial, k, aim))
-    return Calibration(tuple(levels), trial.row_ms())
+        count: How many at most.
 
-
-class Trial:
-    """Queries with known neighbors: beside random rows of an index, these rows left out.
-
-    Args:
-        exact: The rows, none of them a tombstone.
-        ann: Built of the same rows.
-        k: Most neighbors that are known.
-        seed: Chooses the queries.
-        queries: How many at most.
+    Attributes:
+        rows: The row beside which each query lies: (Q,) int64.
+        vectors: The queries: (Q, dim) float32.
+        true: The best rows of each query without its own, k of them or one more.
+        rng: Goes on after the choice of the queries.
     """
 
-    def __init__(self, exact: FlatIndex, ann: Ann, *, k: int, seed: int, queries: int) -> None:
-        self.exact = exact
-        self.ann = ann
-        rng = np.random.default_rng(seed)
-        self._asked = np.sort(rng.choice(len(exact), min(queries, len(exact)), replace=False))
-        self._vectors = moved_rows(exact, self._asked, rng)
-        count = min(_GATHERED_ROWS, len(exact))
-        self._gathered = np.sort(rng.choice(len(exact), count, replace=False))
-        self._best = []
-        for (scores, seqs), own in zip(
-            exact.search(self._vectors, k=k + 2), self._asked, strict=True
-        ):
-            positions = np.searchsorted(exact.seqs, seqs)
-            others = positions != own
-            self._best.append((scores[others], positions[others]))
-
-    def places(self, effort: Effort, *, k: int, width: int) -> Positions:
-        """Where the true k best of all queries are among `width` candidates, likely ones first.
-
-        A query whose k-th neighbor is no nearer than the next one is left out: which of them is
-        found says nothing.
-
-        Returns:
-            (M,) int64, 0 for the likeliest candidate, `width` where it is none.
-        """
-        found = self.ann.nearest(self._vectors, width + 1, effort)
-        place = np.full(len(self.exact), width)
-        places = [np.empty(0, dtype=np.int64)]
-        for row, own, (scores, best) in zip(found, self._asked, self._best, strict=True):
-            if len(scores) > k and scores[k - 1] - scores[k] <= TIE:
-                continue
-            candidates = row[(row >= 0) & (row != own)][:width]
-            place[candidates] = np.arange(len(candidates))
-            places.append(place[best[:k]])
-            place[candidates] = width
-        return np.concatenate(places)
-
-    def query_ms(self, effort: Effort, k: int) -> float:
-        """Median milliseconds of one query on one core: candidates, then their scores."""
-        times = []
-        for query in self._vectors[:_TIMED]:
-            started = time.perf_counter()
-            found = self.ann.nearest(query[None, :], k * (effort.k_factor or 1), effort)
-            self.exact.best_of(query, found[0][found[0] >= 0], k)
-            times.append(time.perf_counter() - started)
-        return 1e3 * statistics.median(times)
-
-    def row_ms(self) -> float:
-        """Milliseconds that scoring one scattered row exactly takes."""
-        times = []
-        for query in self._vectors[:3]:
-            started = time.perf_counter()
-            self.exact.best_of(query, self._gathered, 10)
-            times.append(time.perf_counter() - started)
-        return 1e3 * statistics.median(times) / len(self._gathered)
+    def __init__(self, exact: ExactSegment, *, k: int, seed: int, count: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        size = min(count, len(exact))
+        self.rows: Positions = np.sort(self.rng.choice(len(exact), size, replace=False))
+        self.vectors = moved_rows(exact, self.rows, self.rng)
+        found = exact.search(self.vectors, k=k + 2)
+        self.true = [
+            (scores[seqs != own], seqs[seqs != own])
+            for (scores, seqs), own in zip(found, self.rows, strict=True)
+        ]
 
 
-def moved_rows(exact: FlatIndex, positions: Positions, rng: np.random.Generator) -> Vectors:
+def moved_rows(exact: ExactSegment, positions: Positions, rng: np.random.Generator) -> Vectors:
     """Rows, each moved in a random direction by the distance of its 10th neighbor: (N, dim).
 
-    A graph has the neighbors of its own rows one step away: they are found far more easily than
-    those of a picture that is not there. Moved rows are as hard as pictures that were held out.
+    A graph has the neighbors of its own rows one step away and finds them far more easily than
+    those of an image that is not there. Moved rows are as hard as images that were held out.
     """
     rows = exact.vectors(positions)
     near = [scores[-1] for scores, _ in exact.search(rows, k=_NEIGHBOR + 1)]
@@ -210,47 +153,356 @@ def moved_rows(exact: FlatIndex, positions: Positions, rng: np.random.Generator)
     directions *= (distances / np.linalg.norm(directions, axis=1))[:, np.newaxis]
     moved = rows + directions
     moved /= np.linalg.norm(moved, axis=1, keepdims=True)
-    return np.ascontiguousarray(moved, dtype=np.float32)
+    return np.ascontiguousarray(moved, np.float32)
 
 
-def _level(trial: Trial, k: int, aim: float) -> Level:
-    """The fastest of the first parameters that reach the aim and of the next harder ones."""
-    tried: list[Level] = []
-    for value in _values(trial.ann, k):
-        effort, share = _fewest_candidates(trial, trial.ann.setting(value), k, aim)
-        tried.append(Level(k, effort, share, trial.query_ms(effort, k)))
-        if len(tried) > 1 and tried[-2].recall >= aim:
-            break
-        if len(tried) > _PATIENCE and share < tried[-1 - _PATIENCE].recall + _WORTH_IT:
-            break
-    enough = [level for level in tried if level.recall >= aim]
-    return min(enough, key=lambda x: x.ms) if enough else max(tried, key=lambda x: x.recall)
+def _median_ms(call: Callable[[Any], object], arguments: Iterable[Any]) -> float:
+    """The median milliseconds of a call."""
+    times = []
+    for argument in arguments:
+        started = time.perf_counter()
+        call(argument)
+        times.append(time.perf_counter() - started)
+    return 1e3 * statistics.median(times)
 
 
-def _values(ann: Ann, k: int) -> Iterator[int]:
-    """Values of the knob, each twice the one before.
+# Calibration: the effort that reaches a recall
 
-    FAISS searches a graph no less hard than k.
+
+def build_segment(
+    factory: str,
+    exact: ExactSegment,
+    *,
+    recall: float,
+    threads: int = 1,
+    seed: int = 0,
+    progress: Progress = NO_PROGRESS,
+) -> ApproximateSegment:
+    """Builds an approximate index of all rows and calibrates it.
+
+    Args:
+        factory: A factory string of FAISS, see `check_index_type`.
+        exact: The rows, none of them a tombstone; their seqs are their positions.
+        recall: Share of the true matches that it is to find.
+        threads: Cores that it may take.
+        seed: Chooses what it is trained and calibrated on.
+        progress: Told the stages `train`, `add` and `calibrate`.
+
+    Raises:
+        RuntimeError: FAISS cannot build this type of these vectors.
     """
-    value = max(ann.least, min(k, ann.most)) if ann.knob == "ef_search" else ann.least
-    while value < ann.most:
-        yield value
-        value *= 2
-    yield ann.most
+    candidates = build_candidates(
+        factory, exact.array, threads_used=threads, seed=seed, progress=progress
+    )
+    measured = calibrate(exact, candidates, recall=recall, seed=seed, progress=progress)
+    return ApproximateSegment(exact, candidates, measured)
 
 
-def _fewest_candidates(trial: Trial, effort: Effort, k: int, aim: float) -> tuple[Effort, float]:
-    """The least `k_factor` that reaches the aim, and the recall with it."""
-    widest = min(_MOST_CANDIDATES, max(1, len(trial.exact) - 1))
-    at_once = trial.ann.knob != "ef_search"
-    if not at_once:  # more candidates than `ef_search` raise it: the next value tries that
-        widest = min(widest, max(k, effort.ef_search or 1))
-    places = trial.places(effort, k=k, width=widest) if at_once else None
-    factor = 1
-    while True:
-        width = min(k * factor, widest)
-        held = trial.places(effort, k=k, width=width) if places is None else places
-        share = float(np.mean(held < width)) if len(held) else 1.0
-        if share >= aim or width == widest or 2 * factor > LIMITS["k_factor"]:
-            return replace(effort, k_factor=factor), share
-        factor *= 2
+def calibrate(
+    exact: ExactSegment,
+    candidates: CandidateIndex,
+    *,
+    recall: float,
+    seed: int = 0,
+    progress: Progress = NO_PROGRESS,
+) -> Calibration:
+    """Finds the cheapest effort for several numbers of matches.
+
+    It aims halfway between the recall wanted and 1, because a few hundred queries say no more.
+
+    Args:
+        exact: The rows, none of them a tombstone; their seqs are their positions.
+        candidates: Built of the same rows.
+        recall: Share of the true matches to find, in (0, 1].
+        seed: Chooses the queries.
+        progress: Told the levels of the stage `calibrate`.
+    """
+    depths = tuple(k for k in exact.limits.calibrated_k if k < len(exact))
+    depths = depths or (max(1, len(exact) - 1),)
+    progress.report(0, len(depths), stage="calibrate")
+    search = _EffortSearch(exact, candidates, k=depths[-1], seed=seed)
+    levels = []
+    for done, k in enumerate(depths):
+        progress.report(done, len(depths), stage="calibrate")
+        levels.append(search.level(k, recall + (1 - recall) / 2))
+    return Calibration(tuple(levels), search.row_ms())
+
+
+class _EffortSearch:
+    """Looks for the cheapest effort that reaches a recall."""
+
+    def __init__(
+        self, exact: ExactSegment, candidates: CandidateIndex, *, k: int, seed: int
+    ) -> None:
+        self._exact = exact
+        self._candidates = candidates
+        self._asked = Questions(exact, k=k, seed=seed, count=_QUERIES)
+
+    def level(self, k: int, aim: float) -> Level:
+        """The fastest of the first effort that reaches the aim and the next harder one."""
+        tried: list[Level] = []
+        for value in self._knob_values(k):
+            effort, recall = self._fewest_candidates(self._candidates.effort(value), k, aim)
+            tried.append(Level(k, effort, recall, self._query_ms(effort, k)))
+            if len(tried) > 1 and tried[-2].recall >= aim:
+                break
+            if len(tried) > _PATIENCE:
+                before = tried[-1 - _PATIENCE].recall
+                if recall < before + _CALIBRATED_GAIN:
+                    break
+        enough = [one for one in tried if one.recall >= aim]
+        if enough:
+            return min(enough, key=lambda one: one.ms)
+        return max(tried, key=lambda one: one.recall)
+
+    def row_ms(self) -> float:
+        """Milliseconds that scoring one scattered row exactly takes."""
+        exact = self._exact
+        count = min(_SCORED_ROWS, len(exact))
+        rows = np.sort(self._asked.rng.choice(len(exact), count, replace=False))
+        return (
+            _median_ms(lambda query: exact.best(query, rows, 10), self._asked.vectors[:3]) / count
+        )
+
+    def _knob_values(self, k: int) -> Iterator[int]:
+        """Values of the knob, each twice the one before; for a graph, at least k."""
+        index = self._candidates
+        value = index.knob_min
+        if index.knob == "ef_search":
+            value = max(value, min(k, index.knob_max))
+        while value < index.knob_max:
+            yield value
+            value *= 2
+        yield index.knob_max
+
+    def _fewest_candidates(self, effort: Effort, k: int, aim: float) -> tuple[Effort, float]:
+        """The effort with the least `k_factor` that reaches the aim, and the recall with it."""
+        widest = min(_MAX_CANDIDATES, max(1, len(self._exact) - 1))
+        graph = self._candidates.knob == "ef_search"
+        if graph:  # more candidates than `ef_search` raise it: the next value tries that
+            widest = min(widest, max(k, effort.ef_search or 1))
+        ranks = None if graph else self._ranks(effort, k=k, width=widest)
+        factor = 1
+        while True:
+            width = min(k * factor, widest)
+            found = self._ranks(effort, k=k, width=width) if ranks is None else ranks
+            recall = float(np.mean(found < width)) if len(found) else 1.0
+            if recall >= aim or width == widest or 2 * factor > LIMITS["k_factor"]:
+                return replace(effort, k_factor=factor), recall
+            factor *= 2
+
+    def _ranks(self, effort: Effort, *, k: int, width: int) -> Positions:
+        """The ranks of the true k best of all queries among `width` candidates.
+
+        A query whose k-th neighbor is no nearer than the next one is left out: which of them is
+        found says nothing.
+
+        Returns:
+            (M,) int64, 0 for the likeliest candidate, `width` for what is no candidate.
+        """
+        found = self._candidates.nearest(self._asked.vectors, width + 1, effort)
+        rank = np.full(len(self._exact), width)
+        ranks = [np.empty(0, np.int64)]
+        for row, own, (scores, best) in zip(found, self._asked.rows, self._asked.true, strict=True):
+            if len(scores) > k and scores[k - 1] - scores[k] <= TIE:
+                continue
+            near = row[(row >= 0) & (row != own)][:width]
+            rank[near] = np.arange(len(near))
+            ranks.append(rank[best[:k]])
+            rank[near] = width
+        return np.concatenate(ranks)
+
+    def _query_ms(self, effort: Effort, k: int) -> float:
+        """Median milliseconds of one query on one core: candidates, then their scores."""
+        width = k * (effort.k_factor or 1)
+
+        def search(query: Any) -> None:
+            near = self._candidates.nearest(query[None, :], width, effort)[0]
+            self._exact.best(query, near[near >= 0], k)
+
+        return _median_ms(search, self._asked.vectors[:_TIMED])
+
+
+# Tuning: index types compared on a collection's own vectors
+
+
+def tune(
+    vectors: Vectors,
+    *,
+    rows: int | None = None,
+    candidates: Sequence[str] = (),
+    k: int = 10,
+    queries: int = 200,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Progress = NO_PROGRESS,
+) -> Tuning:
+    """Builds index types and measures what they find, and how fast.
+
+    The queries lie beside images of the collection, and these are left out. They go one by one, on
+    one core, through the code that the service searches with.
+
+    Args:
+        vectors: (N, dim) float32 unit vectors, C-contiguous: the collection's, or a sample.
+        rows: Images in the collection; N unless given.
+        candidates: Index types; `default_candidates` unless given. Exact search is always tried.
+        k: Matches asked for, at least 1.
+        queries: How many queries at most.
+        seed: Chooses them, and what indexes are trained on.
+        threads: Cores that a build may take.
+        progress: Told how many rows are in; the stage is the type that is being built.
+
+    Raises:
+        ConfigurationError: A candidate is no index type, or there are too few images.
+    """
+    count, dim = vectors.shape
+    if count < max(_MIN_ROWS, 2 * k):
+        raise ConfigurationError(
+            f"{count} pictures are too few to measure recall@{k} on; below 10,000 exact search "
+            f"({EXACT}) takes a few milliseconds anyway"
+        )
+    types = _types_to_try(candidates, count, rows or count, dim)
+    tuner = _Tuner(vectors, rows=rows or count, k=k, queries=queries, seed=seed, threads=threads)
+    progress.report(0, count, stage=EXACT)
+    trials = [tuner.try_exact()]
+    progress.report(count, count, stage=EXACT)
+    trials += [tuner.try_type(*one, progress=progress) for one in types]
+    return Tuning(
+        rows=rows or count,
+        measured=count,
+        dim=dim,
+        k=k,
+        queries=min(queries, count),
+        trials=tuple(trials),
+    )
+
+
+def _types_to_try(
+    candidates: Sequence[str], measured: int, rows: int, dim: int
+) -> list[tuple[str, str]]:
+    """Types to build of the rows measured, each with its setting for the whole collection."""
+    if candidates:
+        checked = [check_index_type(text) for text in dict.fromkeys(candidates)]
+        if AUTO in checked:
+            raise ConfigurationError(
+                f"{AUTO} is the service's own choice; leave --index out to try what it chooses from"
+            )
+        return [(index, index) for index in checked if index != EXACT]
+    own, whole = default_candidates(measured, dim), default_candidates(rows, dim)
+    return list(zip(own, whole, strict=True))
+
+
+class _Tuner:
+    """The rows and the queries that every type is measured with; see `tune`."""
+
+    def __init__(
+        self, vectors: Vectors, *, rows: int, k: int, queries: int, seed: int, threads: int
+    ) -> None:
+        self._vectors = vectors
+        self._rows = rows
+        self._k = k
+        self._seed = seed
+        self._threads = threads
+        self._exact = ExactSegment(vectors.shape[1], vectors, np.arange(len(vectors)))
+        self._asked = Questions(self._exact, k=k, seed=seed, count=queries)
+        self._limit_ms = _QUICK_MS
+
+    def try_exact(self) -> Trial:
+        """Measures exact search, which finds everything."""
+        ms = _median_ms(
+            lambda asked: self._exact.search(
+                asked[0][np.newaxis, :], k=self._k, excluded=np.array([asked[1]])
+            ),
+            zip(self._asked.vectors, self._asked.rows, strict=True),
+        )
+        self._limit_ms = max(_QUICK_MS, ms)
+        point = Point(effort=Effort(exact=True), recall=1.0, ms=ms)
+        size = 4 * self._vectors.shape[1] * self._rows
+        return Trial(index=EXACT, setting=EXACT, bytes=size, points=(point,))
+
+    def try_type(self, index: str, setting: str, *, progress: Progress) -> Trial:
+        """Builds one type and searches it harder and harder."""
+        count = len(self._vectors)
+
+        def show(stage: str, done: int, _: int) -> None:
+            progress.report(done if stage == "add" else 0, count, stage=index)
+
+        started = time.perf_counter()
+        try:
+            built = build_candidates(
+                index,
+                self._vectors,
+                threads_used=self._threads,
+                seed=self._seed,
+                progress=Progress(show),
+            )
+            build_s = time.perf_counter() - started
+            points = tuple(self._climb(built))
+        except (RuntimeError, MemoryError) as exc:
+            problem = error_text(exc)
+            log.warning("%s cannot be built or searched: %s", index, problem)
+            return Trial(index=index, setting=setting, problem=problem)
+        size = _size_for(built, self._rows)
+        return Trial(index=index, setting=setting, bytes=size, build_s=build_s, points=points)
+
+    def _climb(self, built: CandidateIndex) -> list[Point]:
+        """Turns the knob up step by step, and at each step takes more candidates while that helps.
+
+        It ends once everything is found, harder looks find nothing more, or exact search is as
+        fast.
+        """
+        points: list[Point] = []
+        reached: list[float] = []  # the recall at each step of the knob
+        any_k = Level(self._k, Effort(), recall=0.0, ms=0.0)
+        limit_ms = self._limit_ms
+        calibration = Calibration((any_k,), row_ms=limit_ms / len(self._vectors))
+        index = ApproximateSegment(self._exact, built, calibration)
+        value, factor = built.knob_min, 1
+        while True:
+            now = self._measure(index, replace(built.effort(value), k_factor=factor))
+            points.append(now)
+            while now.recall < _COMPLETE and factor < _MAX_FACTOR and now.ms < limit_ms:
+                wider = self._measure(index, replace(built.effort(value), k_factor=2 * factor))
+                points.append(wider)
+                if wider.recall < now.recall + _TUNED_GAIN:
+                    break
+                now, factor = wider, factor * 2
+            reached.append(points[-1].recall)
+            stuck = len(reached) > _PATIENCE and reached[-1] < reached[-1 - _PATIENCE] + _TUNED_GAIN
+            if stuck or reached[-1] >= _COMPLETE or value >= built.knob_max or now.ms >= limit_ms:
+                return points
+            value = min(value * 2, built.knob_max)
+
+    def _measure(self, index: ApproximateSegment, effort: Effort) -> Point:
+        found: list[Found] = []
+
+        def search(asked: Any) -> None:
+            query, own = asked
+            excluded = np.array([own])
+            found.extend(
+                index.search(query[np.newaxis, :], k=self._k, excluded=excluded, effort=effort)
+            )
+
+        ms = _median_ms(search, zip(self._asked.vectors, self._asked.rows, strict=True))
+        recalls = [
+            recall_at_k(_ranked(one, self._k), _ranked(true, self._k))
+            for one, true in zip(found, self._asked.true, strict=True)
+        ]
+        return Point(effort=effort, recall=statistics.fmean(recalls), ms=ms)
+
+
+def _size_for(built: CandidateIndex, rows: int) -> int:
+    """Bytes of an index of so many rows: what was trained stays, the rest grows."""
+    if rows == len(built):
+        return built.total_bytes
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "index"
+        built.write(path)
+        trained = faiss.read_index(str(path))
+    trained.reset()
+    fixed = CandidateIndex(trained, factory=built.factory).total_bytes
+    return fixed + (built.total_bytes - fixed) * rows // len(built)
+
+
+def _ranked(found: Found, k: int) -> list[tuple[int, float]]:
+    return list(zip(found[1][:k].tolist(), found[0][:k].tolist(), strict=True))

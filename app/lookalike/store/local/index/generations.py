@@ -1,107 +1,115 @@
-"""An index on the disk: generations of it, each whole or not used. Only ever a cache."""
+"""A saved index: an artifact folder that is whole and fits the catalog, or not used.
+
+It holds `seqs`, (N,) little-endian int64; `vectors`, (N, dim) little-endian float32, which are
+mapped; and `candidates` in FAISS's own format, if the index is approximate. It is only a cache.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lookalike.errors import StorageFullError
-from lookalike.files.disk import disk_errors, make_folders
-from lookalike.store.local.catalog import CollectionRow
-from lookalike.store.local.index.ann import Ann
-from lookalike.store.local.index.ann_index import AnnIndex
-from lookalike.store.local.index.calibration import Calibration
-from lookalike.store.local.index.flat_index import FlatIndex
-from lookalike.store.local.index.flat_rows import MAPPED_BYTES, MappedRows
-from lookalike.store.local.index.generation_files import (
-    BrokenGenerationError,
-    check_digest,
-    read_blocks,
-    read_manifest,
-    write_manifest,
-    write_rows,
+from lookalike.files.artifacts import (
+    Artifact,
+    BrokenArtifactError,
+    read_artifact,
+    remove_artifact,
+    remove_leftovers,
+    save_artifact,
 )
-from lookalike.store.local.index.index_types import EXACT
-from lookalike.store.local.index.layered_index import LayeredIndex
+from lookalike.files.disk import disk_errors
+from lookalike.store.local.catalog import CollectionRow
+from lookalike.store.local.index.approximate import ApproximateSegment, CandidateIndex
+from lookalike.store.local.index.calibration import Calibration
+from lookalike.store.local.index.exact import ExactSegment
+from lookalike.store.local.index.faiss_calls import VERSION
+from lookalike.store.local.index.policy import EXACT, Limits
+from lookalike.store.local.index.segments import Segments, in_memory
 from lookalike.store.vectors import Seqs, Vectors
 
-Builder = Callable[[Path, int], dict[str, Any]]
-"""Builds the `.ann` file of a stem from its `.vectors` of so many numbers each.
-
-Gives what the manifest says of it: `index`, `ann` (SHA-256), `calibration`, `asked`.
-"""
-
-_MANIFEST = re.compile(r"(\d{8})\.json")
-_WITH_INDEX = 1.25  # of the vectors' bytes, as most types hold far less than the vectors
+_KIND, _FORMAT = "index", 3
+_SIZE_SHARE = 1.25  # of the vectors' bytes; most types take far less than the vectors
 _SPARE_BYTES = 2**30
 _SPARE_SHARE = 20  # of a small disk
 _CHECKED_BYTES = 2**28  # up to which a mapped file is read as a whole before it is used
+_READ_BYTES = 8 * 2**20
+
+Build = Callable[[Path, int], dict[str, Any]]
+"""Writes `candidates` into the folder that holds `vectors` of so many numbers each.
+
+Returns what to keep of it: `index`, `calibration`, `built_with`.
+"""
 
 log = logging.getLogger(__name__)
 
 
 class Generations:
-    """The saved generations of one embedding set's index; nothing is changed where `read_only`.
+    """The saved index of one embedding set. Each save replaces the last one in one step.
 
-    See `generation_files` for the files.
+    Args:
+        folder: Where it is saved.
+        limits: Sizes at which indexes change what they do.
+        read_only: True if nothing may be saved or removed.
     """
 
-    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+    def __init__(self, folder: Path, *, limits: Limits, read_only: bool = False) -> None:
         self._folder = folder
+        self._limits = limits
         self._read_only = read_only
+        self._newest: Artifact | None = None
 
     def save(
         self,
         blocks: Iterable[tuple[Seqs, Vectors]],
         row: CollectionRow,
         *,
-        build: Builder | None = None,
+        build: Build | None = None,
     ) -> bool:
-        """Writes a new generation beside the older ones; False where nothing may be changed.
+        """Saves a generation; False if nothing may be saved.
 
         Args:
             blocks: Seqs, ascending, and (N, dim) float32 vectors.
-            row: The collection and embedding set that they are of.
-            build: Makes the index approximate.
+            row: The collection and embedding set that they belong to.
+            build: Builds an approximate index.
 
         Raises:
-            StorageError: The disk refuses; the older generations stay.
+            StorageError: The disk refuses; the older generation stays.
         """
         if self._read_only:
             return False
-        newest = max(self._numbers(), default=0)
-        stem = self._folder / f"{newest + 1:08d}"
+        facts: dict[str, Any] = {"index": EXACT, "faiss": VERSION}
+
+        def write(folder: Path) -> None:
+            seqs = _write_rows(folder, blocks)
+            facts.update(_identity(seqs, row))
+            if build is not None:
+                facts.update(build(folder, row.spec.dim))
+
         with disk_errors("save the index"):
-            make_folders(self._folder.resolve())
-            try:
-                manifest = {"index": EXACT, **write_rows(stem, blocks, row)}
-                if build is not None:
-                    manifest.update(build(stem, row.spec.dim))
-                write_manifest(stem, manifest)
-            except BaseException:
-                self._remove(lambda path: path.stem == stem.name)
-                raise
+            self._newest = save_artifact(
+                self._folder, kind=_KIND, version=_FORMAT, facts=facts, write=write
+            )
         return True
 
     def require_room(self, rows: int, dim: int) -> None:
-        """Leaves room on the disk for the pictures that come.
+        """Checks that the disk has room for a build and for the images to come.
 
         Args:
-            rows: That are to be written, with what is made of them.
+            rows: Rows that are to be written, with what is built of them.
             dim: Numbers in a vector.
 
         Raises:
-            StorageFullError: They would not fit beside that.
+            StorageFullError: There is too little.
         """
         folder = next(one for one in (self._folder, *self._folder.parents) if one.is_dir())
         disk = shutil.disk_usage(folder)
-        needed = int(4 * dim * rows * _WITH_INDEX)
+        needed = int(4 * dim * rows * _SIZE_SHARE)
         left = min(_SPARE_BYTES, disk.total // _SPARE_SHARE)
         if disk.free < needed + left:
             raise StorageFullError(
@@ -110,96 +118,108 @@ class Generations:
                 "pictures: make room"
             )
 
-    def keep_newest(self) -> None:
-        """Removes older generations; a mapped file stays readable for those who have it."""
-        self._keep_only(f"{max(self._numbers(), default=0):08d}")
+    def load(self, row: CollectionRow, *, exact: bool) -> Segments | None:
+        """The saved index; None if there is none that is whole and fits.
 
-    def load(self, row: CollectionRow, *, exact: bool) -> FlatIndex | LayeredIndex | None:
-        """The newest generation that is whole and fits; None where there is none.
-
-        What is broken is removed, and the log says why.
+        A broken one is removed, and the log says why.
 
         Args:
-            row: What it must be of.
-            exact: Whether an approximate part is left aside.
+            row: What it must belong to.
+            exact: Leave an approximate part aside.
         """
-        self._remove_unfinished()
-        for number in sorted(self._numbers(), reverse=True):
-            stem = self._folder / f"{number:08d}"
-            try:
-                found = _read(stem, row, exact=exact)
-            except (
-                BrokenGenerationError,
-                OSError,
-                ValueError,
-                KeyError,
-                TypeError,
-                RuntimeError,
-            ) as exc:
-                log.warning("The saved index of %r cannot be used: %s", row.name, exc)
-                continue
-            self._keep_only(stem.name)
-            return found
+        try:
+            artifact = read_artifact(self._folder, kind=_KIND, version=_FORMAT, verify=False)
+            if artifact is not None:
+                found = self._open(artifact, row, exact=exact)
+                self._newest = artifact
+                self.remove_older()
+                return found
+        except (
+            BrokenArtifactError,
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            RuntimeError,
+        ) as exc:
+            log.warning("The saved index of %r cannot be used: %s", row.name, exc)
         self.discard()
         return None
 
-    def saved(self) -> dict[str, Any] | None:
-        """What the newest generation says of itself, unchecked: its type, rows, bytes on the disk.
+    def _open(self, artifact: Artifact, row: CollectionRow, *, exact: bool) -> Segments:
+        facts, dim = artifact.facts, row.spec.dim
+        seqs = np.frombuffer(artifact.verify("seqs").read_bytes(), "<i8").astype(np.int64)
+        for key, wanted in _identity(seqs, row).items():
+            if facts[key] != wanted:
+                raise BrokenArtifactError(f"its {key} is {facts[key]!r}, not {wanted!r}")
+        vectors = artifact.path("vectors")
+        size = vectors.stat().st_size
+        if size != 4 * dim * len(seqs):
+            raise BrokenArtifactError("vectors has the wrong size")
+        if size <= _CHECKED_BYTES:
+            artifact.verify("vectors")
+        approximate = not exact and facts["index"] != EXACT
+        if not approximate and size < self._limits.mapped_bytes:
+            return in_memory(_read_rows(vectors, seqs, dim, self._limits))
+        rows = ExactSegment.map(vectors, dim, seqs, limits=self._limits)
+        if not approximate:
+            return Segments(rows)
+        path = artifact.verify("candidates")
+        candidates = CandidateIndex.read(path, factory=facts["index"])
+        segment = ApproximateSegment(rows, candidates, Calibration.from_json(facts["calibration"]))
+        return Segments(rows, approximate=segment, built_with=facts["built_with"])
 
-        None where there is none that says so.
-        """
-        name = f"{max(self._numbers(), default=0):08d}"
+    def saved(self) -> dict[str, Any] | None:
+        """Type, rows and bytes on the disk, as the manifest says; None if there is none."""
         try:
-            manifest = json.loads((self._folder / f"{name}.json").read_bytes())
-            size = sum(path.stat().st_size for path in self._folder.glob(f"{name}.*"))
-            return {"type": manifest["index"], "count": manifest["count"], "bytes": size}
-        except (OSError, ValueError, KeyError, TypeError):  # damaged, or exchanged meanwhile
+            found = read_artifact(self._folder, kind=_KIND, version=_FORMAT, verify=False)
+            if found is None:
+                return None
+            size = sum(found.sizes.values())
+            return {"type": found.facts["index"], "count": found.facts["count"], "bytes": size}
+        except (BrokenArtifactError, OSError, KeyError):  # damaged, or replaced meanwhile
             return None
 
+    def remove_older(self) -> None:
+        """Removes what an older generation or a crash left; mapped files stay readable."""
+        if self._newest is not None and not self._read_only:
+            remove_leftovers(self._newest, older_than_s=0)
+
     def discard(self) -> None:
-        """Removes every generation."""
+        """Removes the saved index."""
         if not self._read_only:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _numbers(self) -> list[int]:
-        if not self._folder.is_dir():
-            return []
-        names = (path.name for path in self._folder.iterdir())
-        return [int(found[1]) for name in names if (found := _MANIFEST.fullmatch(name))]
-
-    def _keep_only(self, name: str) -> None:
-        if not self._read_only:
-            self._remove(lambda path: path.stem != name)
-
-    def _remove_unfinished(self) -> None:
-        """Removes what a crash has left of a generation that was being written."""
-        whole = {f"{number:08d}" for number in self._numbers()}
-        if not self._read_only:
-            self._remove(lambda path: path.stem not in whole)
-
-    def _remove(self, which: Callable[[Path], bool]) -> None:
-        for path in self._folder.iterdir() if self._folder.is_dir() else ():
-            if which(path):
-                with contextlib.suppress(OSError):  # the next save tries again
-                    path.unlink()
+            remove_artifact(self._folder)
 
 
-def _read(stem: Path, row: CollectionRow, *, exact: bool) -> FlatIndex | LayeredIndex:
-    manifest, seqs = read_manifest(stem, row)
-    dim, vectors = row.spec.dim, stem.with_suffix(".vectors")
-    if vectors.stat().st_size != 4 * dim * len(seqs):
-        raise BrokenGenerationError(f"{vectors.name} has the wrong size")
-    if vectors.stat().st_size <= _CHECKED_BYTES:
-        check_digest(vectors, manifest["vectors"])
-    if not exact and manifest["index"] != EXACT:
-        check_digest(stem.with_suffix(".ann"), manifest["ann"])
-        rows = FlatIndex(dim, MappedRows.open(vectors, dim=dim), seqs)
-        ann = Ann.read(stem.with_suffix(".ann"), factory=manifest["index"])
-        calibration = Calibration.from_json(manifest["calibration"])
-        return LayeredIndex(AnnIndex(rows, ann, calibration), asked=manifest.get("asked"))
-    if vectors.stat().st_size >= MAPPED_BYTES:
-        return LayeredIndex(FlatIndex(dim, MappedRows.open(vectors, dim=dim), seqs))
-    index = FlatIndex(dim)
-    for block, rows_read in read_blocks(vectors, seqs, dim):
-        index.add(block, rows_read)
-    return index
+def _write_rows(folder: Path, blocks: Iterable[tuple[Seqs, Vectors]]) -> Seqs:
+    held: list[Seqs] = [np.empty(0, np.int64)]
+    with (folder / "vectors").open("wb") as file:
+        for seqs, vectors in blocks:
+            held.append(seqs)
+            file.write(vectors.astype("<f4").data)
+    seqs = np.concatenate(held)
+    (folder / "seqs").write_bytes(seqs.astype("<i8").tobytes())
+    return seqs
+
+
+def _read_rows(path: Path, seqs: Seqs, dim: int, limits: Limits) -> ExactSegment:
+    """A growing segment with a copy of the rows, read block by block."""
+    segment = ExactSegment(dim, limits=limits)
+    step = max(1, _READ_BYTES // (4 * dim))
+    with path.open("rb") as file:
+        for start in range(0, len(seqs), step):
+            block = seqs[start : start + step]
+            rows = np.frombuffer(file.read(4 * dim * len(block)), "<f4")
+            segment.add(block, rows.reshape(len(block), dim))
+    return segment
+
+
+def _identity(seqs: Seqs, row: CollectionRow) -> dict[str, Any]:
+    """What a generation of these rows must say of itself."""
+    return {
+        "embedding": row.embedding,
+        "spec": row.spec.digest,
+        "dim": row.spec.dim,
+        "count": len(seqs),
+        "last_seq": int(seqs[-1]) if len(seqs) else 0,
+    }

@@ -1,42 +1,118 @@
-"""When an index is built, of what type, and how hard it is searched."""
+"""Index types, and the policy that chooses which one to build and when."""
 
 from __future__ import annotations
 
+import functools
+import math
+import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lookalike.cores import memory_bytes
+from lookalike.errors import ConfigurationError
 from lookalike.store.effort import Effort
-from lookalike.store.local.index.calibration import DEFAULT_RECALL
-from lookalike.store.local.index.flat_index import FlatIndex
-from lookalike.store.local.index.flat_rows import MAPPED_BYTES
-from lookalike.store.local.index.index_types import (
-    AUTO,
-    EXACT,
-    LEAST_ROWS,
-    Plan,
-    check_index_type,
-    plan,
-)
-from lookalike.store.local.index.layered_index import LayeredIndex
+from lookalike.store.local.index.faiss_calls import error_text, faiss
 
-Index = FlatIndex | LayeredIndex
+if TYPE_CHECKING:
+    from lookalike.store.local.index.segments import Segments
 
-_TAIL_SHARE = 10  # a tenth of what was built may come before it is built anew,
-_TAIL_NUMBERS = 40_000_000  # but never more than is scored exactly in about 10 ms
+EXACT = "Flat"
+AUTO = "auto"
+
+_TRIED_DIMS = (2048, 512, 192, 64)  # a type must fit vectors of some length, not yet known
+_ROWS_PER_LIST = 39  # FAISS cannot train good centers from fewer
+_SEQ_BYTES = 8  # in a list, beside the codes
+_REDUCED = 256  # dimensions that are kept at most if vectors are reduced
+_GROWING_SHARE = 10  # build again once a tenth as many rows were added,
+_GROWING_NUMBERS = 40_000_000  # but no later than when they take about 10 ms to score exactly
 _DEAD_SHARE = 4
+_REFINED = re.compile(r",(?:RFlat|Refine\([^()]*\))$")
+_TOO_FEW = re.compile(r"IVF0+(?!\d)|HNSW0*[01](?!\d)")
+_MAX_LISTS = 2**24
+_LISTS = re.compile(r"(?:^|,)IVF(\d+)([kM]?)")
+_UNITS = {"": 1, "k": 1024, "M": 1024**2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Sizes at which indexes change what they do. The defaults were measured; tests use small ones.
+
+    Attributes:
+        min_rows: Rows below which search stays exact: it takes a few milliseconds.
+        exact_numbers: Numbers up to which `auto` stays exact: scoring them takes about 10 ms.
+        pca_dim: Dimensions up to which vectors are reduced by PCA: beyond it, its covariance
+            matrix is too large, and a random rotation is used.
+        mapped_bytes: Bytes of vectors from which on an exact index is mapped from a file.
+        scored_rows: Allowed rows up to which each is scored without FAISS.
+        exact_spare: Candidates of an exact segment beyond k.
+        exact_overfetched: Rows that a filter excludes, up to which an exact segment fetches as
+            many more candidates, instead of passing FAISS a mask.
+        parallel_work: Multiplications from which on a batch of queries uses all cores.
+        spare: Candidates of an approximate segment beyond k.
+        overfetched: Rows that must not be found, up to which an approximate segment fetches as many
+            more candidates.
+        small_rows: Rows of which any search is fast, however hard it looks.
+        tried_share: Share of the cost of exact search that may be spent on approximate search of
+            the allowed rows before they are scored exactly.
+        calibrated_k: Numbers of matches that an index is calibrated for.
+        inline_numbers: Numbers of which an index is built within seconds, without a process.
+        block_bytes: Bytes of vectors that a build reads at a time: no search runs while they are
+            copied.
+        room_blocks: Blocks after which a build checks again that the disk has room.
+        retry_s: Seconds before an interrupted build is tried again; doubled each time.
+        poll_s: Seconds after which the background looks for builds to try again.
+        saved_changes: Changes, and at least half of the rows, after which an index is saved.
+        compacted_rows: Tombstones, and at least a quarter of the rows, that are compacted.
+    """
+
+    min_rows: int = 10_000
+    exact_numbers: int = 40_000_000
+    pca_dim: int = 4096
+    mapped_bytes: int = 2**30
+    scored_rows: int = 2048
+    exact_spare: int = 16
+    exact_overfetched: int = 256
+    parallel_work: int = 2**27
+    spare: int = 16
+    overfetched: int = 64
+    small_rows: int = 20_000
+    tried_share: float = 0.2
+    calibrated_k: tuple[int, ...] = (10, 32, 100, 320, 1000)
+    inline_numbers: int = 500_000
+    block_bytes: int = 2**19
+    room_blocks: int = 64
+    retry_s: float = 600.0
+    poll_s: float = 30.0
+    saved_changes: int = 20_000
+    compacted_rows: int = 1_000
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to build for a collection of some size.
+
+    Attributes:
+        factory: A factory string of FAISS; None for exact search.
+        reason: Why, for people.
+    """
+
+    factory: str | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexPolicy:
-    """What was set about indexes.
+    """The settings about indexes, and what follows from them.
 
     Attributes:
         index_type: `Flat` (exact), `auto`, or a factory string of FAISS.
-        memory: Bytes that the type `auto` may take; a quarter of the machine's unless given.
+        memory: Bytes that the type `auto` may take; None for a quarter of the machine's memory.
         recall: Share of the true matches that an approximate index is to find.
-        effort: Go before what was calibrated.
-        least: Pictures below which search stays exact.
+        effort: How hard to search; what is not given is calibrated.
+        limits: Sizes at which indexes change what they do.
 
     Raises:
         ConfigurationError: There is no such index type.
@@ -44,51 +120,190 @@ class IndexPolicy:
 
     index_type: str = EXACT
     memory: int | None = None
-    recall: float = DEFAULT_RECALL
+    recall: float = 0.99
     effort: Effort = field(default_factory=Effort)
-    least: int = LEAST_ROWS
+    limits: Limits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
-        """Reads the index type."""
+        """Checks the index type."""
         object.__setattr__(self, "index_type", check_index_type(self.index_type))
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """What decides how an index is built, as JSON."""
+    def build_settings(self) -> dict[str, Any]:
+        """The settings that decide how an index is built, as JSON."""
         return {"type": self.index_type, "memory": self.memory, "recall": self.recall}
 
     def plan(self, rows: int, dim: int) -> Plan:
-        """What to build of so many rows."""
-        memory = memory_bytes() // 4 if self.memory is None else self.memory
-        return plan(self.index_type, rows=rows, dim=dim, memory=memory, least=self.least)
+        """What to build of so many rows with `dim` numbers each."""
+        if self.index_type == EXACT:
+            return Plan(None, "exact, as set")
+        if self.index_type == AUTO:
+            return self._plan_auto(rows, dim)
+        needed = max(self.limits.min_rows, _ROWS_PER_LIST * list_count(self.index_type))
+        if rows < needed:
+            reason = f"exact until there are {needed} pictures to build {self.index_type} of"
+            return Plan(None, reason)
+        return Plan(self.index_type, "as set")
 
-    def due(self, index: Index) -> Plan | None:
-        """What to build now; None where the index serves well as it is."""
-        wanted = self.plan(len(index) - index.dead, index.dim)
-        if isinstance(index, FlatIndex):
-            return wanted if wanted.factory or index.bytes >= MAPPED_BYTES else None
+    def _plan_auto(self, rows: int, dim: int) -> Plan:
+        if rows * dim <= self.limits.exact_numbers or rows < self.limits.min_rows:
+            return Plan(None, f"exact: {rows} pictures of {dim} numbers take about 10 ms or less")
+        memory = memory_bytes() // 4 if self.memory is None else self.memory
+        kept, lists = min(_REDUCED, dim), suitable_lists(rows)
+        beside = self._reduction_bytes(dim, kept) + 4 * lists * kept
+        codes, code_bytes = "SQ8", kept
+        if beside + rows * (kept + _SEQ_BYTES) > memory:
+            codes, code_bytes = (
+                ("SQ4", kept // 2) if kept % 2 else (f"PQ{kept // 2}x4fs", kept // 4)
+            )
+        total = beside + rows * (code_bytes + _SEQ_BYTES)
+        room = "of" if total <= memory else "and so more than the"
+        return Plan(
+            f"{reduction(dim, kept, self.limits)}IVF{lists},{codes}",
+            f"{rows} pictures of {dim} numbers: about {_mb(total)} {room} {_mb(memory)} "
+            "it may take",
+        )
+
+    def _reduction_bytes(self, dim: int, kept: int) -> int:
+        """Bytes of `reduction`; FAISS keeps every direction of a PCA, used or not."""
+        if dim <= kept:
+            return 0
+        return 4 * dim * (kept + (dim if dim <= self.limits.pca_dim else 0))
+
+    def due(self, index: Segments) -> Plan | None:
+        """What to build now; None if the index serves well as it is."""
+        wanted = self.plan(index.live_rows, index.dim)
+        if not len(index.sealed):
+            return wanted if wanted.factory or index.bytes >= self.limits.mapped_bytes else None
         if wanted.factory is None and index.factory is not None:
-            return wanted if self._set_anew(index) else None  # where it has shrunk, it still serves
+            # An approximate index of a collection that has shrunk still serves.
+            return wanted if self._settings_changed(index) else None
         return wanted if self._differs(index, wanted) or self._outgrown(index) else None
 
-    def _set_anew(self, index: LayeredIndex) -> bool:
-        """Whether the settings changed since it was built."""
-        return index.asked is not None and index.asked != self.asked
+    def explain(self, index: Segments) -> str:
+        """Why the index has its type, for people."""
+        serves = index.factory or EXACT
+        wanted = self.plan(index.live_rows, index.dim)
+        factory = wanted.factory or EXACT
+        if factory == serves:
+            return wanted.reason
+        if self.due(index) is not None:
+            return f"until {factory} is built ({wanted.reason})"
+        return (
+            f"it was built before, and serves on; built now, it would be {factory} "
+            f"({wanted.reason})"
+        )
 
-    def _differs(self, index: LayeredIndex, wanted: Plan) -> bool:
-        """Whether what is set asks for another index than what was built.
+    def _settings_changed(self, index: Segments) -> bool:
+        return index.built_with is not None and index.built_with != self.build_settings
 
-        The choice of `auto` changes as pictures come: alone that is no reason to build anew.
+    def _differs(self, index: Segments, wanted: Plan) -> bool:
+        """True if the settings ask for another index than what was built.
+
+        The choice of `auto` changes as rows are added: that alone is no reason to build again.
         """
-        anew = self._set_anew(index)
+        changed = self._settings_changed(index)
         if wanted.factory != index.factory:
-            return self.index_type != AUTO or index.factory is None or anew
-        return anew and index.factory is not None and (index.asked or {})["recall"] != self.recall
+            return self.index_type != AUTO or index.factory is None or changed
+        return changed and index.factory is not None and index.built_recall != self.recall
 
-    def _outgrown(self, index: LayeredIndex) -> bool:
-        built = len(index.built)
-        if index.factory is None:  # what came since is searched just as fast; it takes memory
-            most = min(built // 2, MAPPED_BYTES // (4 * index.dim))
-            return len(index.tail) > most or index.built.dead > built // 2
-        most = max(self.least // 2, min(built // _TAIL_SHARE, _TAIL_NUMBERS // index.dim))
-        return len(index.tail) > most or index.built.dead > max(built // _DEAD_SHARE, most)
+    def _outgrown(self, index: Segments) -> bool:
+        sealed, growing = len(index.sealed), len(index.growing)
+        if index.factory is None:  # growing rows are searched just as fast, but take memory
+            limit = min(sealed // 2, self.limits.mapped_bytes // (4 * index.dim))
+            return growing > limit or index.sealed.dead > sealed // 2
+        share = min(sealed // _GROWING_SHARE, _GROWING_NUMBERS // index.dim)
+        limit = max(self.limits.min_rows // 2, share)
+        return growing > limit or index.sealed.dead > max(sealed // _DEAD_SHARE, limit)
+
+
+def check_index_type(text: str) -> str:
+    """Normalizes an index type: `Flat` and `auto` in any case, or a factory string of FAISS.
+
+    A last `,RFlat` or `,Refine(...)` is dropped: every candidate is scored from its float32 vector
+    anyway.
+
+    Raises:
+        ConfigurationError: FAISS knows no such type, or it cannot serve here.
+    """
+    wanted = text.strip()
+    for ours in (EXACT, AUTO):
+        if wanted.lower() == ours.lower():
+            return ours
+    factory = _REFINED.sub("", wanted)
+    problem = _problem(factory)
+    if problem:
+        raise ConfigurationError(
+            f"{ascii(text)[:80]} is no index type: {problem}. Use {EXACT} (exact), {AUTO}, or a "
+            "factory string of FAISS such as HNSW32,SQ8 or PCAR256,IVF1024,SQ8"
+        )
+    return factory
+
+
+@functools.lru_cache(maxsize=64)
+def _problem(factory: str) -> str | None:
+    """Why a factory string cannot be used; None if it can."""
+    if factory.startswith("IDMap") or ",IDMap" in factory:
+        return "IDMap is not needed, rows have numbers of their own"
+    if "Refine" in factory or "RFlat" in factory:
+        return "refining comes last"
+    if "NSG" in factory:  # nor does it take selectors
+        return "NSG never ends with some equal pictures; HNSW serves as well"
+    if _TOO_FEW.search(factory):  # FAISS would end the process when rows are added
+        return "the number of its lists or links is too small"
+    if list_count(factory) > _MAX_LISTS:  # FAISS would allocate their memory at once
+        return f"it has more than {_MAX_LISTS} lists"
+    return _refusal(factory)
+
+
+def _refusal(factory: str) -> str | None:
+    """Why FAISS cannot build it for vectors of any usual length; None if it can."""
+    refusal = "it is empty"
+    for dim in _TRIED_DIMS if factory else ():
+        try:
+            faiss.index_factory(dim, factory, faiss.METRIC_L2)
+        except (RuntimeError, MemoryError) as exc:
+            refusal = error_text(exc)
+        else:
+            return None
+    return f"FAISS says {refusal!r}"
+
+
+def default_candidates(rows: int, dim: int) -> list[str]:
+    """Index types worth trying for so many rows with `dim` numbers each.
+
+    They may be coarse, because candidates are scored from float32 vectors: vectors are reduced to
+    256 or 128 numbers, and those compressed to 8 or 2 bits each.
+    """
+    lists, kept = suitable_lists(rows), min(dim, _REDUCED)
+    first = reduction(dim, kept)
+    found = [f"{first}IVF{lists},SQ8", f"{first}HNSW32,SQ8", f"{first}SQ8"]
+    if kept % 2 == 0:
+        found.insert(1, f"{first}IVF{lists},PQ{kept // 2}x4fs")
+    if first:
+        found.append(f"{reduction(dim, _REDUCED // 2)}IVF{lists},SQ8")
+        found += [f"IVF{lists},SQ8"] if dim <= 4 * _REDUCED else []
+    return found
+
+
+def reduction(dim: int, kept: int, limits: Limits = DEFAULT_LIMITS) -> str:
+    """The start of a factory string that reduces vectors of `dim` numbers to `kept`."""
+    if dim <= kept:
+        return ""
+    return f"PCAR{kept}," if dim <= limits.pca_dim else f"RR{kept},"
+
+
+def suitable_lists(rows: int) -> int:
+    """A number of lists for so many rows: a power of two near 4 sqrt(rows) that they can fill."""
+    most = max(1, rows // _ROWS_PER_LIST)
+    return int(2 ** min(round(math.log2(4 * math.sqrt(rows))), math.floor(math.log2(most))))
+
+
+def list_count(factory: str) -> int:
+    """Lists of an inverted file; 0 for other types."""
+    found = _LISTS.search(factory)
+    return int(found[1]) * _UNITS[found[2]] if found else 0
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:.0f} MB" if size >= 1e8 else f"{size / 1e6:.3g} MB"

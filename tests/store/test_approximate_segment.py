@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from lookalike.progress import Progress
 from lookalike.store.effort import Effort
-from lookalike.store.local.index import ann_index, calibration, flat_index
-from lookalike.store.local.index.ann import Ann
-from lookalike.store.local.index.ann_index import AnnIndex
-from lookalike.store.local.index.flat_index import FlatIndex, Found
-from lookalike.store.local.index.flat_rows import MappedRows
+from lookalike.store.local.index.approximate import ApproximateSegment, CandidateIndex
+from lookalike.store.local.index.calibration import build_segment
+from lookalike.store.local.index.exact import ExactSegment, Found
+from lookalike.store.local.index.policy import DEFAULT_LIMITS, Limits
 from lookalike.store.recall import recall_at_k
 from lookalike.store.vectors import Vectors
 from tests.store.helpers import unit_vectors
@@ -46,41 +47,51 @@ VECTORS, ASKED = clustered(ROWS, seed=1), clustered(QUERIES, seed=2)
 CLUSTER_OF = np.arange(ROWS) % CLUSTERS
 
 
-def rows() -> FlatIndex:
-    return FlatIndex(DIM, MappedRows(VECTORS), np.arange(ROWS, dtype=np.int64))
+LIMITS = Limits(calibrated_k=(10, 100))
+ASKS_FAISS = replace(LIMITS, scored_rows=0, tried_share=1e9)
+"""Nothing is too little to be looked for among the candidates of FAISS."""
+
+
+def rows(vectors: Vectors = VECTORS, limits: Limits = DEFAULT_LIMITS) -> ExactSegment:
+    return ExactSegment(vectors.shape[1], vectors, np.arange(len(vectors)), limits=limits)
+
+
+def build(kind: str, vectors: Vectors = VECTORS, limits: Limits = LIMITS) -> ApproximateSegment:
+    return build_segment(kind, rows(vectors, limits), recall=0.99)
 
 
 @pytest.fixture(scope="module", params=TYPES)
-def built(request: pytest.FixtureRequest) -> AnnIndex:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "LEVELS", (10, 100))
-        return AnnIndex.build(request.param, VECTORS)
+def built(request: pytest.FixtureRequest) -> ApproximateSegment:
+    return build(request.param)
 
 
 @pytest.fixture
-def index(built: AnnIndex) -> AnnIndex:
+def index(built: ApproximateSegment) -> ApproximateSegment:
     """One without tombstones."""
-    return AnnIndex(rows(), built.ann, built.calibration)
+    return ApproximateSegment(rows(), built.candidates, built.calibration)
 
 
 @pytest.fixture
-def asks_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is too little to be looked for among the candidates of FAISS."""
-    monkeypatch.setattr(flat_index, "_GATHERED", 0)
-    monkeypatch.setattr(ann_index, "_TRIED", 1e9)
+def asking(built: ApproximateSegment) -> ApproximateSegment:
+    """One without tombstones that asks FAISS for everything."""
+    return ApproximateSegment(rows(limits=ASKS_FAISS), built.candidates, built.calibration)
 
 
-def check(index: AnnIndex, k: int, *, among: NDArray[np.int64] | None, at_least: float) -> None:
+def check(
+    index: ApproximateSegment, k: int, *, allowed: NDArray[np.int64] | None, at_least: float
+) -> None:
     """Full answers of rows that may be found, with exact scores in order; and the recall."""
     exact = rows()
     exact.remove(np.setdiff1d(np.arange(ROWS), index.exact.seqs[index.exact.alive]))
-    allowed = np.flatnonzero(exact.mask(among, None))
-    mine, true = (one.search(ASKED, k=k, among=among) for one in (index, exact))
+    passing = np.flatnonzero(exact.alive)
+    if allowed is not None:
+        passing = np.intersect1d(passing, allowed)
+    mine, true = (one.search(ASKED, k=k, allowed=allowed) for one in (index, exact))
     recalls = []
     for query, (scores, seqs), best in zip(ASKED, mine, true, strict=True):
-        assert len(seqs) == min(k, len(allowed))
+        assert len(seqs) == min(k, len(passing))
         assert len(set(seqs.tolist())) == len(seqs)
-        assert np.isin(seqs, allowed).all()
+        assert np.isin(seqs, passing).all()
         assert np.allclose(scores, VECTORS[seqs].astype(float) @ query, rtol=0, atol=1e-9)
         order = np.lexsort((seqs, -scores))
         assert np.array_equal(order, np.arange(len(seqs)))
@@ -94,7 +105,12 @@ def ranked(found: Found) -> list[tuple[int, float]]:
 
 def test_progress_says_what_is_still_to_do() -> None:
     told: list[tuple[str, int, int]] = []
-    AnnIndex.build("IVF4,SQ8", unit_vectors(5000), on_progress=lambda *one: told.append(one))
+    build_segment(
+        "IVF4,SQ8",
+        rows(unit_vectors(5000)),
+        recall=0.99,
+        progress=Progress(lambda *one: told.append(one)),
+    )
     assert list(dict.fromkeys(stage for stage, _, _ in told)) == ["train", "add", "calibrate"]
     assert [one[1:] for one in told if one[0] == "train"] == [(0, 5000)]
     assert [one[1:] for one in told if one[0] == "add"] == [(1000 * n, 5000) for n in range(6)]
@@ -103,26 +119,28 @@ def test_progress_says_what_is_still_to_do() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 10, 100])
-def test_pictures_that_are_not_there_find_their_neighbors(index: AnnIndex, k: int) -> None:
+def test_pictures_that_are_not_there_find_their_neighbors(
+    index: ApproximateSegment, k: int
+) -> None:
     assert all(level.recall >= 0.99 for level in index.calibration.levels)
-    check(index, k, among=None, at_least=0.975)
+    check(index, k, allowed=None, at_least=0.975)
 
 
-def test_far_more_matches_than_were_calibrated(index: AnnIndex) -> None:
-    check(index, 1500, among=None, at_least=0.97)
-    check(index, ROWS + 5, among=None, at_least=1.0)
+def test_far_more_matches_than_were_calibrated(index: ApproximateSegment) -> None:
+    check(index, 1500, allowed=None, at_least=0.97)
+    check(index, ROWS + 5, allowed=None, at_least=1.0)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.5])
-def test_random_parts(index: AnnIndex, asks_faiss: None, share: float) -> None:
+def test_random_parts(asking: ApproximateSegment, share: float) -> None:
     chosen = np.sort(np.random.default_rng(3).permutation(ROWS)[: int(share * ROWS)])
     for k in (10, 100):
-        check(index, k, among=chosen, at_least=0.99)
+        check(asking, k, allowed=chosen, at_least=0.99)
 
 
 @pytest.mark.parametrize("part", ["farthest", "all but the nearest"])
 def test_parts_that_have_to_do_with_the_query(
-    index: AnnIndex, asks_faiss: None, monkeypatch: pytest.MonkeyPatch, part: str
+    asking: ApproximateSegment, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     query = ASKED[0]
     centers = np.array([VECTORS[n == CLUSTER_OF].mean(axis=0) @ query for n in range(CLUSTERS)])
@@ -132,41 +150,41 @@ def test_parts_that_have_to_do_with_the_query(
         chosen = np.flatnonzero(centers.argmax() != CLUSTER_OF)
     monkeypatch.setattr(sys.modules[__name__], "ASKED", ASKED[:1])
     for k in (10, 100):
-        check(index, k, among=chosen, at_least=0.99)
+        check(asking, k, allowed=chosen, at_least=0.99)
 
 
 @pytest.mark.parametrize("removed", [5, 900, 2900])
-def test_what_was_removed_is_not_found(index: AnnIndex, asks_faiss: None, removed: int) -> None:
+def test_what_was_removed_is_not_found(asking: ApproximateSegment, removed: int) -> None:
     nearest = np.concatenate([seqs for _, seqs in rows().search(ASKED, k=30)])
     order = np.random.default_rng(4).permutation(ROWS)
     gone = np.concatenate([nearest[np.sort(np.unique(nearest, return_index=True)[1])], order])
     gone = gone[np.sort(np.unique(gone, return_index=True)[1])][:removed]
-    index.exact.remove(gone)
-    assert index.exact.dead == removed
+    asking.exact.remove(gone)
+    assert asking.exact.dead == removed
     for k in (10, 100):
-        check(index, k, among=None, at_least=0.97)
-        check(index, k, among=np.arange(0, ROWS, 2), at_least=0.97)
+        check(asking, k, allowed=None, at_least=0.97)
+        check(asking, k, allowed=np.arange(0, ROWS, 2), at_least=0.97)
 
 
-def test_which_types_rule_rows_out_while_they_search(built: AnnIndex) -> None:
-    assert built.ann.takes_selectors == (built.ann.factory not in WITHOUT_SELECTORS)
-    if built.ann.takes_selectors:
+def test_which_types_rule_rows_out_while_they_search(built: ApproximateSegment) -> None:
+    assert built.candidates.takes_selectors == (built.candidates.factory not in WITHOUT_SELECTORS)
+    if built.candidates.takes_selectors:
         odd = np.arange(ROWS) % 2 == 1
-        everything = built.ann.setting(built.ann.most)
-        near = built.ann.nearest(ASKED, 50, everything, odd)
+        everything = built.candidates.effort(built.candidates.knob_max)
+        near = built.candidates.nearest(ASKED, 50, everything, odd)
         assert np.all(near[near >= 0] % 2 == 1)
         assert np.all(near[:, :10] >= 0)
 
 
-def test_rows_that_are_left_out(index: AnnIndex, asks_faiss: None) -> None:
+def test_rows_that_are_left_out(asking: ApproximateSegment) -> None:
     (best,) = rows().search(ASKED[:1], k=3)
     for others in (None, np.arange(0, ROWS)):
-        (found,) = index.search(ASKED[:1], k=10, among=others, without=best[1])
+        (found,) = asking.search(ASKED[:1], k=10, allowed=others, excluded=best[1])
         assert len(found[1]) == 10
         assert not np.isin(best[1], found[1]).any()
 
 
-def test_exact_is_exact(index: AnnIndex) -> None:
+def test_exact_is_exact(index: ApproximateSegment) -> None:
     index.exact.remove(np.arange(0, ROWS, 3))
     exact = rows()
     exact.remove(np.arange(0, ROWS, 3))
@@ -176,7 +194,7 @@ def test_exact_is_exact(index: AnnIndex) -> None:
             assert ranked(found) == ranked(true)
 
 
-def test_what_is_asked_for_goes_before_what_was_calibrated(index: AnnIndex) -> None:
+def test_what_is_asked_for_goes_before_what_was_calibrated(index: ApproximateSegment) -> None:
     least = Effort(nprobe=1, ef_search=1, k_factor=1)
     most = Effort(nprobe=65_536, ef_search=65_536, k_factor=300)
 
@@ -187,7 +205,7 @@ def test_what_is_asked_for_goes_before_what_was_calibrated(index: AnnIndex) -> N
         return float(np.mean([recall_at_k(ranked(one), ranked(best)) for one, best in pairs]))
 
     assert recall(most) == 1.0
-    if index.ann.factory.startswith(("IVF", "PCAR", "RR")):
+    if index.candidates.factory.startswith(("IVF", "PCAR", "RR")):
         assert recall(least) < recall(None)
 
 
@@ -201,20 +219,21 @@ def test_what_is_asked_for_goes_before_what_was_calibrated(index: AnnIndex) -> N
     ],
 )
 def test_looks_that_are_wider_than_exact_search_are_exact(
-    index: AnnIndex,
+    index: ApproximateSegment,
     monkeypatch: pytest.MonkeyPatch,
     effort: Effort,
     asks: bool,
 ) -> None:
-    monkeypatch.setattr(ann_index, "_MANY", ROWS)
+    limits = replace(LIMITS, small_rows=ROWS)
+    index = ApproximateSegment(rows(limits=limits), index.candidates, index.calibration)
     asked = []
-    nearest = index.ann.nearest
+    nearest = index.candidates.nearest
     monkeypatch.setattr(
-        index.ann, "nearest", lambda *given: asked.append(1) or nearest(*given), raising=True
+        index.candidates, "nearest", lambda *given: asked.append(1) or nearest(*given), raising=True
     )
     exact = index.exact.search(ASKED, k=10)
     found = index.search(ASKED, k=10, effort=effort)
-    no_knob = effort.ef_search is not None and index.ann.knob != "ef_search"
+    no_knob = effort.ef_search is not None and index.candidates.knob != "ef_search"
     assert bool(asked) == (asks or no_knob)
     if not asked:
         for (scores, seqs), (best, places) in zip(found, exact, strict=True):
@@ -222,17 +241,17 @@ def test_looks_that_are_wider_than_exact_search_are_exact(
             assert np.array_equal(seqs, places)
 
 
-def test_nobody_asks(index: AnnIndex) -> None:
+def test_nobody_asks(index: ApproximateSegment) -> None:
     assert index.search(ASKED[:0], k=5) == []
 
 
-def test_saved_and_mapped_it_finds_the_same(index: AnnIndex, tmp_path: Path) -> None:
-    index.ann.write(tmp_path / "ann")
-    read = Ann.read(tmp_path / "ann", factory=index.ann.factory)
-    mapped = AnnIndex(rows(), read, index.calibration)
-    assert read.total_bytes == index.ann.total_bytes
+def test_saved_and_mapped_it_finds_the_same(index: ApproximateSegment, tmp_path: Path) -> None:
+    index.candidates.write(tmp_path / "ann")
+    read = CandidateIndex.read(tmp_path / "ann", factory=index.candidates.factory)
+    mapped = ApproximateSegment(rows(), read, index.calibration)
+    assert read.total_bytes == index.candidates.total_bytes
     assert 0 <= read.mapped_bytes <= read.total_bytes
-    assert index.ann.bytes == read.bytes + read.mapped_bytes
+    assert index.candidates.bytes == read.bytes + read.mapped_bytes
     assert (read.mapped_bytes == 0) == ("x4fs" in read.factory), "codes for fast scans are copied"
     for mine, true in zip(mapped.search(ASKED, k=20), index.search(ASKED, k=20), strict=True):
         assert ranked(mine) == ranked(true)
@@ -242,9 +261,7 @@ def test_equal_pictures_do_not_make_it_look_harder() -> None:
     """Which of many equal pictures is found is chance, and no fault of the parameters."""
     vectors = VECTORS.copy()
     vectors[: ROWS // 2] = vectors[0]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "LEVELS", (10,))
-        (level,) = AnnIndex.build("PQ16x4fs", vectors).calibration.levels
+    (level,) = build("PQ16x4fs", vectors, Limits(calibrated_k=(10,))).calibration.levels
     assert level.recall >= 0.99
     assert (level.effort.k_factor or 1) <= 16
 
@@ -252,9 +269,7 @@ def test_equal_pictures_do_not_make_it_look_harder() -> None:
 def test_a_graph_is_not_tried_with_its_own_rows() -> None:
     """They are found with so little effort that pictures from elsewhere would be missed."""
     vectors, asked = unit_vectors(ROWS, dim=24, seed=5), unit_vectors(60, dim=24, seed=6)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "LEVELS", (10,))
-        index = AnnIndex.build("HNSW16,SQ8", vectors)
+    index = build("HNSW16,SQ8", vectors, Limits(calibrated_k=(10,)))
     true = index.search(asked, k=10, effort=Effort(exact=True))
     pairs = zip(index.search(asked, k=10), true, strict=True)
     assert np.mean([recall_at_k(ranked(one), ranked(best)) for one, best in pairs]) >= 0.98
@@ -265,15 +280,12 @@ from lookalike.cores import limit_openmp
 limit_openmp()
 import faiss.contrib.torch_utils
 import numpy as np
-from lookalike.store.local.index import ann_index, calibration, flat_index
-from lookalike.store.local.index.ann_index import AnnIndex
-from tests.store.test_ann_index import ASKED, ROWS, VECTORS
-flat_index._GATHERED, ann_index._TRIED, calibration.LEVELS = 0, 1e9, (10,)
+from tests.store.test_approximate_segment import ASKED, ASKS_FAISS, ROWS, build
 for kind in ("IVF16,SQ8", "HNSW8,SQ8"):
-    index = AnnIndex.build(kind, VECTORS)
-    assert index.ann.takes_selectors
+    index = build(kind, limits=ASKS_FAISS)
+    assert index.candidates.takes_selectors
     index.exact.remove(np.arange(0, ROWS, 2))
-    for found in index.search(ASKED, k=5, among=np.arange(ROWS // 2)):
+    for found in index.search(ASKED, k=5, allowed=np.arange(ROWS // 2)):
         assert len(found[1]) == 5 and np.all(found[1] % 2 == 1) and found[1].max() < ROWS // 2
 """
 

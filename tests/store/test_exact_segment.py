@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lookalike.store.local.index import flat_rows
-from lookalike.store.local.index.flat_index import FlatIndex
+from lookalike.store.local.index import faiss_calls
+from lookalike.store.local.index.exact import ExactSegment
+from lookalike.store.local.index.policy import DEFAULT_LIMITS, Limits
 from lookalike.store.vectors import best_first, exact_scores
 from tests.store.helpers import unit_vectors
 
 ROWS, DIM = 6000, 24
 
 
-def made(vectors: NDArray[np.float32]) -> FlatIndex:
-    index = FlatIndex(vectors.shape[1])
+def made(vectors: NDArray[np.float32], limits: Limits = DEFAULT_LIMITS) -> ExactSegment:
+    index = ExactSegment(vectors.shape[1], limits=limits)
     for start in range(0, len(vectors), 1000):
         seqs = np.arange(start, min(start + 1000, len(vectors)), dtype=np.int64) * 3 + 10
         index.add(seqs, vectors[start : start + 1000])
@@ -58,8 +59,12 @@ def test_only_what_is_allowed_is_found(share: int) -> None:
     allowed = np.sort(np.random.default_rng(3).permutation(ROWS)[:share])
     left_out = allowed[:3]
     query = unit_vectors(1, dim=DIM, seed=4)
-    among = index.locate(allowed * 3 + 10)
-    found = index.search(query, k=10, among=among, without=index.locate(left_out * 3 + 10))
+    found = index.search(
+        query,
+        k=10,
+        allowed=index.locate(allowed * 3 + 10),
+        excluded=index.locate(left_out * 3 + 10),
+    )
     scores, seqs = found[0]
     assert (scores.tolist(), seqs.tolist()) == by_hand(vectors, query[0], 10, allowed[3:])
 
@@ -75,7 +80,7 @@ def test_ties_beyond_the_last_place_go_by_seq() -> None:
 
 
 def test_seqs_must_ascend_and_fit() -> None:
-    index = FlatIndex(DIM)
+    index = ExactSegment(DIM)
     index.add(np.array([5, 7]), unit_vectors(2, dim=DIM))
     for seqs in ([7, 8], [9, 9], [3, 10]):
         with pytest.raises(ValueError, match="ascend"):
@@ -86,7 +91,7 @@ def test_seqs_must_ascend_and_fit() -> None:
 
 
 def test_an_empty_index_finds_nothing() -> None:
-    index = FlatIndex(DIM)
+    index = ExactSegment(DIM)
     assert index.last_seq == 0
     assert len(index.locate(np.array([1]))) == 0
     assert [len(s) for s, _ in index.search(unit_vectors(2, dim=DIM), k=3)] == [0, 0]
@@ -107,20 +112,19 @@ def test_compaction_keeps_what_is_alive() -> None:
 
 def test_threads_are_raised_for_a_batch_only(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(flat_rows.faiss, "omp_set_num_threads", seen.append)
-    monkeypatch.setattr(flat_rows, "available_cores", lambda: 7)
-    monkeypatch.setattr(flat_rows, "_most_threads", None)
-    monkeypatch.setattr(flat_rows, "_PARALLEL_WORK", 1)
-    index = made(unit_vectors(ROWS, dim=DIM))
+    monkeypatch.setattr(faiss_calls.faiss, "omp_set_num_threads", seen.append)
+    monkeypatch.setattr(faiss_calls, "available_cores", lambda: 7)
+    monkeypatch.setattr(faiss_calls, "_max_threads", None)
+    index = made(unit_vectors(ROWS, dim=DIM), Limits(parallel_work=1))
     index.search(unit_vectors(1, dim=DIM), k=1)
     assert seen[0] == 1
     index.search(unit_vectors(8, dim=DIM), k=1)
     assert 7 in seen
-    monkeypatch.setattr(flat_rows, "available_cores", lambda: 64)
-    assert flat_rows.most_threads() == 8
-    monkeypatch.setattr(flat_rows, "_most_threads", None)
-    flat_rows.use_at_most(2)
-    assert flat_rows.most_threads() == 2
+    monkeypatch.setattr(faiss_calls, "available_cores", lambda: 64)
+    assert faiss_calls.max_threads() == 8
+    monkeypatch.setattr(faiss_calls, "_max_threads", None)
+    faiss_calls.use_at_most(2)
+    assert faiss_calls.max_threads() == 2
 
 
 def test_searches_side_by_side_are_right() -> None:
@@ -143,10 +147,10 @@ import numpy as np
 from lookalike.cores import limit_openmp
 limit_openmp()
 import faiss.contrib.torch_utils
-from tests.store.test_flat_index import made, unit_vectors
+from tests.store.test_exact_segment import made, unit_vectors
 index = made(unit_vectors(6000, dim=8))
 allowed = index.locate(index.seqs[::2].copy())
-(found,) = index.search(unit_vectors(1, dim=8, seed=5), k=5, among=allowed)
+(found,) = index.search(unit_vectors(1, dim=8, seed=5), k=5, allowed=allowed)
 assert set(found[1].tolist()) <= set(index.seqs[::2].tolist()) and len(found[1]) == 5
 """
 

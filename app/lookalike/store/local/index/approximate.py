@@ -1,0 +1,402 @@
+"""The approximate segment: candidates from FAISS, scores from the vectors themselves."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.progress import NO_PROGRESS, Progress
+from lookalike.store.effort import LIMITS, Effort
+from lookalike.store.local.index.exact import ExactSegment, Found, Mask, Positions, Selection
+from lookalike.store.local.index.faiss_calls import (
+    faiss,
+    innermost,
+    max_threads,
+    search_method,
+    selector,
+    threads,
+)
+from lookalike.store.local.index.policy import list_count
+from lookalike.store.vectors import Vectors
+
+if TYPE_CHECKING:
+    from lookalike.store.local.index.calibration import Calibration, Level
+
+_PARALLEL_QUERIES = 16  # from so many on, more threads pay
+_HARDER = 4  # each further look takes so many times as many lists, links or candidates
+_MIN_EF = 16
+_WIDE_SHARE = 5  # gathering and sorting a fifth of the rows is slower than scoring all in order
+_MARGIN = 2  # a part's matches are looked for among twice as many of the nearest as should do
+
+_TRAINED_PER_LIST = 64
+_MIN_TRAINED = 20_000
+_TRAINING_BYTES = 2 * 2**30  # of vectors
+_ADDED_BYTES = 64 * 2**20
+_MIN_ADDED = 1000  # rows; fewer at a time are slower
+_REPORTS = 50
+
+
+class CandidateIndex:
+    """A FAISS index of any type, trained and filled: candidates for a query. It never changes.
+
+    FAISS compares by Euclidean distance: of unit vectors the nearest are those of the highest
+    cosine, and unlike the inner product it survives a PCA, which centers. Distances choose
+    candidates and do nothing else. Searches may run side by side.
+
+    Args:
+        index: FAISS's, trained and filled, with `METRIC_L2`.
+        factory: The factory string that it was made by.
+        mapped: True if it lies in a file, as far as its type allows.
+    """
+
+    def __init__(self, index: Any, *, factory: str, mapped: bool = False) -> None:
+        self._index = index
+        self.factory = factory
+        self._mapped = mapped
+        self._inner = innermost(index)
+        self.takes_selectors = self._try_selector()
+
+    @classmethod
+    def read(cls, path: Path, *, factory: str) -> CandidateIndex:
+        """Maps a saved index. Raises `RuntimeError` if FAISS cannot read it."""
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        read = cls(index, factory=factory, mapped=True)
+        read.total_bytes = path.stat().st_size  # instead of writing it to count
+        return read
+
+    def write(self, path: Path) -> None:
+        """Writes it to a file. Raises `RuntimeError` if the disk refuses."""
+        faiss.write_index(self._index, str(path))
+
+    def __len__(self) -> int:
+        """Rows."""
+        return int(self._index.ntotal)
+
+    @property
+    def knob(self) -> str | None:
+        """The effort that this type takes: `nprobe`, `ef_search`, or None."""
+        if isinstance(self._inner, faiss.IndexIVF):
+            return "nprobe"
+        return "ef_search" if isinstance(self._inner, faiss.IndexHNSW) else None
+
+    @property
+    def knob_max(self) -> int:
+        """The value of the knob that looks at every row; 1 if there is no knob."""
+        if self.knob == "nprobe":
+            return min(int(self._inner.nlist), LIMITS["nprobe"])
+        return min(max(len(self), _MIN_EF), LIMITS["ef_search"]) if self.knob else 1
+
+    @property
+    def knob_min(self) -> int:
+        """The smallest useful value of the knob; 1 if there is no knob."""
+        return min(_MIN_EF, self.knob_max) if self.knob == "ef_search" else 1
+
+    @property
+    def bytes(self) -> int:
+        """Memory that cannot be given back, so without what is mapped."""
+        return self.total_bytes - self.mapped_bytes
+
+    @functools.cached_property
+    def total_bytes(self) -> int:
+        """Its size as a file."""
+        sizes: list[int] = []
+        faiss.write_index(
+            self._index, faiss.PyCallbackIOWriter(lambda data: sizes.append(len(data)))
+        )
+        return sum(sizes)
+
+    @property
+    def mapped_bytes(self) -> int:
+        """The part that lies in the mapped file.
+
+        An inverted file keeps its row numbers in memory; fast scan types keep their codes there,
+        too. Both were measured.
+        """
+        if not self._mapped or isinstance(
+            self._inner, (faiss.IndexIVFFastScan, faiss.IndexFastScan)
+        ):
+            return 0
+        if self.knob != "nprobe":
+            return self.total_bytes
+        return len(self) * int(self._inner.code_size)
+
+    def effort(self, value: int) -> Effort:
+        """An effort with the knob at a value."""
+        return self._turned(Effort(), value)
+
+    def harder(self, effort: Effort) -> Effort | None:
+        """The effort with the knob turned up; None if it is at its end."""
+        if self.knob is None:
+            return None
+        value = getattr(effort, self.knob) or self.knob_min
+        if value >= self.knob_max:
+            return None
+        return self._turned(effort, min(value * _HARDER, self.knob_max))
+
+    def nearest(
+        self, queries: Vectors, width: int, effort: Effort, mask: Mask | None = None
+    ) -> Positions:
+        """Candidates, likely ones first: (Q, width) int64, -1 for none.
+
+        Args:
+            queries: (Q, dim) float32, C-contiguous.
+            width: Candidates for each query.
+            effort: `nprobe` and `ef_search`; the least if not given.
+            mask: Which rows may be found; only if `takes_selectors`.
+        """
+        with threads(max_threads() if len(queries) >= _PARALLEL_QUERIES else 1):
+            params = self._params(effort, None if mask is None else selector(mask))
+            found = search_method(self._index)(queries, min(width, len(self)), params=params)
+            positions: Positions = found[1]
+        return positions
+
+    def _turned(self, effort: Effort, value: int) -> Effort:
+        if self.knob == "nprobe":
+            return replace(effort, nprobe=value)
+        return replace(effort, ef_search=value) if self.knob else effort
+
+    def _params(self, effort: Effort, sel: Any) -> Any:
+        """A new object of the class that the innermost index takes.
+
+        New for each call, because FAISS writes into it while it searches. FAISS silently ignores a
+        selector that an outer layer gets.
+        """
+        value = min((self.knob and getattr(effort, self.knob)) or self.knob_min, self.knob_max)
+        if self.knob == "nprobe":
+            return faiss.SearchParametersIVF(sel=sel, nprobe=value)
+        if self.knob == "ef_search":
+            return faiss.SearchParametersHNSW(sel=sel, efSearch=value)
+        return None if sel is None else faiss.SearchParameters(sel=sel)
+
+    def _try_selector(self) -> bool:
+        """Tries whether a selector is honored, because types differ."""
+        if not len(self):
+            return False
+        query = np.zeros((1, int(self._index.d)), np.float32)
+        nothing = selector(np.zeros(len(self), np.bool_))
+        try:
+            params = self._params(Effort(), nothing)
+            found = search_method(self._index)(query, 1, params=params)[1]
+        except RuntimeError:
+            return False
+        return bool((found < 0).all())
+
+
+def build_candidates(
+    factory: str,
+    vectors: Vectors,
+    *,
+    threads_used: int = 1,
+    seed: int = 0,
+    progress: Progress = NO_PROGRESS,
+) -> CandidateIndex:
+    """Trains and fills an index of all rows.
+
+    Args:
+        factory: A factory string of FAISS, see `check_index_type`.
+        vectors: (N, dim) float32 unit vectors; may be a mapped file, read in order.
+        threads_used: Cores that it may take.
+        seed: Chooses the rows that it is trained on.
+        progress: Told the rows of the stages `train` and `add`.
+
+    Raises:
+        RuntimeError: FAISS cannot build this type of these vectors; the text is FAISS's.
+    """
+    count, dim = vectors.shape
+    with threads(threads_used):
+        index = faiss.index_factory(dim, factory, faiss.METRIC_L2)
+        inner = innermost(index)
+        if hasattr(inner, "do_polysemous_training"):
+            # It costs minutes and helps only searches by Hamming distance.
+            inner.do_polysemous_training = False
+        if not index.is_trained:
+            sample = _training_sample(vectors, factory, seed)
+            progress.report(0, len(sample), stage="train")
+            index.train(sample)
+        step = max(1, min(_ADDED_BYTES // (4 * dim), max(_MIN_ADDED, count // _REPORTS)))
+        for start in range(0, count, step):
+            progress.report(start, count, stage="add")
+            index.add(np.ascontiguousarray(vectors[start : start + step], np.float32))
+        progress.report(count, count, stage="add")
+    return CandidateIndex(index, factory=factory)
+
+
+def _training_sample(vectors: Vectors, factory: str, seed: int) -> Vectors:
+    """Random rows to train on, in their order."""
+    count, dim = vectors.shape
+    wanted = max(_MIN_TRAINED, _TRAINED_PER_LIST * list_count(factory), 2 * dim)
+    size = min(wanted, max(1, _TRAINING_BYTES // (4 * dim)))
+    if count > size:
+        rng = np.random.default_rng(seed)
+        vectors = vectors[np.sort(rng.choice(count, size, replace=False))]
+    sample: Vectors = np.ascontiguousarray(vectors, np.float32)
+    return sample
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One look for matches among the nearest rows of all.
+
+    Attributes:
+        depth: So many of the nearest rows must hold k that may be found.
+        width: Candidates to fetch.
+        effort: Hard enough that nearly all of the nearest are among the candidates.
+        ms: Milliseconds that it should take, with the looks before it.
+    """
+
+    depth: int
+    width: int
+    effort: Effort
+    ms: float
+
+
+class ApproximateSegment:
+    """Sealed rows, an approximate index of them, and the effort that finds which recall.
+
+    Rows can be removed, none can be added. Every score is exact; only which rows are scored is not.
+
+    Args:
+        exact: The rows, in a mapped file.
+        candidates: Built of the same rows.
+        calibration: Measured on them.
+    """
+
+    def __init__(
+        self, exact: ExactSegment, candidates: CandidateIndex, calibration: Calibration
+    ) -> None:
+        if len(exact) != len(candidates):
+            raise ValueError(f"{len(candidates)} rows are indexed, of {len(exact)}")
+        self.exact = exact
+        self.candidates = candidates
+        self.calibration = calibration
+        self._limits = exact.limits
+
+    def __len__(self) -> int:
+        """Rows, tombstones included."""
+        return len(self.exact)
+
+    def search(
+        self,
+        queries: Vectors,
+        *,
+        k: int,
+        allowed: Positions | None = None,
+        excluded: Positions | None = None,
+        effort: Effort | None = None,
+    ) -> list[Found]:
+        """The k best rows of each query that it finds, best first, equal scores by seq.
+
+        Returns k rows for each, or all if there are fewer: if too few candidates may be found, it
+        looks harder, and scores every row in the end.
+
+        Args:
+            queries: (Q, dim) float32, C-contiguous.
+            k: At least 1.
+            allowed: Positions that may be found, each once; None for all.
+            excluded: Positions that are left out.
+            effort: How hard to look; what is not given is calibrated.
+        """
+        selection = self.exact.select(allowed, excluded, k=k)
+        return self.search_selected(queries, selection, k=k, effort=effort)
+
+    def search_selected(
+        self, queries: Vectors, selection: Selection, *, k: int, effort: Effort | None = None
+    ) -> list[Found]:
+        """The k best of the selected rows that it finds; rows may be removed meanwhile."""
+        if selection.few is not None:
+            return self.exact.search_selected(queries, selection, k=k)
+        effort, kept, alive = effort or Effort(), selection.kept, selection.alive
+        rows, dead = int(np.count_nonzero(kept)), len(alive) - int(np.count_nonzero(alive))
+        # If most rows are gone, those left lie far from where the index was calibrated.
+        hides = (
+            self._limits.overfetched < dead <= len(self) // 2 and self.candidates.takes_selectors
+        )
+        mask = alive if hides else None
+        unwanted = len(self) - rows - (dead if hides else 0)
+        look = self._first_look(k, unwanted, rows, effort)
+        if effort.exact or look is None:
+            return self.exact.search_selected(queries, selection, k=k)
+        near = self.candidates.nearest(queries, look.width, look.effort, mask)
+        return [
+            self._complete(query, row, look, kept, mask, k=min(k, rows))
+            for query, row in zip(queries, near, strict=True)
+        ]
+
+    def _first_look(self, k: int, unwanted: int, rows: int, effort: Effort) -> _Look | None:
+        """How to begin; None if scoring every row that may be found costs little more.
+
+        Args:
+            k: Matches wanted.
+            unwanted: Rows that must not be found, but that FAISS finds all the same.
+            rows: Rows that may be found.
+            effort: Of the request or by setting.
+        """
+        spare = self._limits.spare
+        if rows <= k + spare:
+            return None
+        if unwanted <= self._limits.overfetched:
+            level = self.calibration.for_k(k)
+            width = _width(k, effort, level) + spare + unwanted
+            if self._exceeds_exact(width, effort):
+                return None
+            return _Look(width, width, effort.over(level.effort), level.ms)
+        # The k best of a part are, with a margin, among so many more of all rows.
+        depth = math.ceil(_MARGIN * k * (rows + unwanted) / rows)
+        return self._affordable(depth, effort, spent=0.0, rows=rows)
+
+    def _exceeds_exact(self, width: int, effort: Effort) -> bool:
+        """True if what a request asks for costs more than exact search."""
+        asked = [width] if effort.k_factor is not None else []
+        if effort.ef_search is not None and self.candidates.knob == "ef_search":
+            asked.append(effort.ef_search)
+        large = len(self) >= self._limits.small_rows
+        return large and max(asked, default=0) > len(self) // _WIDE_SHARE
+
+    def _affordable(self, depth: int, effort: Effort, *, spent: float, rows: int) -> _Look | None:
+        """A look for a part of the rows; None once all looks cost too much beside exact search."""
+        level = self.calibration.for_k(depth)
+        ms = spent + level.ms
+        if ms > self._limits.tried_share * rows * self.calibration.row_ms:
+            return None
+        return _Look(depth, _width(depth, effort, level), effort.over(level.effort), ms)
+
+    def _complete(
+        self,
+        query: NDArray[np.float32],
+        near: Positions,
+        look: _Look,
+        kept: Mask,
+        mask: Mask | None,
+        *,
+        k: int,
+    ) -> Found:
+        """Scores the candidates that may be found; looks deeper while they are too few."""
+        while True:
+            near = near[near >= 0]
+            if np.count_nonzero(kept[near[: look.depth]]) >= k:
+                return self.exact.best(query, near[kept[near]], k)
+            deeper = self._deeper(look, rows=int(np.count_nonzero(kept)))
+            if deeper is None:
+                return self.exact.best(query, np.flatnonzero(kept), k)
+            look = deeper
+            near = self.candidates.nearest(query[None, :], look.width, look.effort, mask)[0]
+
+    def _deeper(self, look: _Look, *, rows: int) -> _Look | None:
+        """The next look; None if FAISS cannot look harder, or scoring every row is cheaper."""
+        harder = self.candidates.harder(look.effort)
+        if harder is None or look.depth >= len(self):
+            return None
+        return self._affordable(_HARDER * look.depth, harder, spent=look.ms, rows=rows)
+
+
+def _width(k: int, effort: Effort, level: Level) -> int:
+    """Candidates for k matches: as many as asked for, or as the level was measured with."""
+    if effort.k_factor is not None:
+        return k * effort.k_factor
+    return level.k * (level.effort.k_factor or 1)
