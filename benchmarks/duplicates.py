@@ -22,8 +22,8 @@ from benchmarks.common import announce, show
 from benchmarks.results import Table
 from lookalike.media.decode import ImageLimits, decode_image, make_thumbnail
 from lookalike.models.base import Encoder
-from lookalike.services.duplicates.pixels import reduced, same_pixels
-from lookalike.services.duplicates.service import THRESHOLD
+from lookalike.services.duplicate_links import reduced, same_pixels
+from lookalike.services.duplicates import THRESHOLD
 
 FALSE_RATES = (0.001, 0.01)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}

@@ -25,24 +25,23 @@ from lookalike.models.base import Encoder
 from lookalike.models.encoders import Encoders
 from lookalike.progress import Progress
 from lookalike.services.collection_models import CollectionModels
-from lookalike.services.duplicates.service import DuplicateService
+from lookalike.services.collections import CollectionService
+from lookalike.services.duplicates import DuplicateService
 from lookalike.services.importing import ImportService, parse_dirs
 from lookalike.services.indexing import IndexingService
 from lookalike.services.jobs import JobService
-from lookalike.services.maintenance import Maintenance
-from lookalike.services.originals import Originals
-from lookalike.services.pictures import PictureService
+from lookalike.services.pictures import Originals, PictureService, file_sweeper
 from lookalike.services.readiness import Canary
 from lookalike.services.recall_meter import RecallMeter
-from lookalike.services.reembedding import ReembeddingService
+from lookalike.services.reembedding import REEMBED_KIND, ReembeddingService
 from lookalike.services.search import SearchService
 from lookalike.services.switching import PutGate
-from lookalike.services.url_search import UrlSearchService
-from lookalike.services.vector_sample import sample_vectors
+from lookalike.services.vector_set import sample_vectors
 from lookalike.store.base import Store
 from lookalike.store.effort import Effort
 from lookalike.store.embedding_sets import Recipe
 from lookalike.store.filters import parse_field_names
+from lookalike.worker import Worker
 
 if TYPE_CHECKING:
     from lookalike.store.local.index.policy import Plan
@@ -60,16 +59,16 @@ class Services:
     store: Store
     files: LocalFiles
     search: SearchService
-    url_search: UrlSearchService
     indexing: IndexingService
     imports: ImportService
     pictures: PictureService
+    collections: CollectionService
     duplicates: DuplicateService
     reembedding: ReembeddingService
     jobs: JobService
     canary: Canary
     recall_meter: RecallMeter
-    maintenance: Maintenance | None
+    maintenance: Worker | None
 
     def close(self) -> None:
         """Finishes what waits, saves, and lets go of the data folder."""
@@ -189,7 +188,7 @@ def tune_collection(
             collection,
             most=sample,
             seed=seed,
-            on_progress=progress.stage("reading vectors").report,
+            progress=progress.stage("reading vectors"),
         )
         rows = store.count(collection)
     return tune(
@@ -278,7 +277,8 @@ def _assemble(
 ) -> Services:
     files, decoder = LocalFiles(settings.data_dir), build_decoder(settings)
     meter = RecallMeter(store, share=settings.recall_sample if tidy else 0.0)
-    search = SearchService(encoders, store, decoder, meter=meter)
+    fetcher = _fetcher(settings, files.tmp)
+    search = SearchService(encoders, store, decoder, meter=meter, fetcher=fetcher)
     pictures = PictureService(store, files, decoder, max_metadata_bytes=settings.max_metadata_bytes)
     gate = PutGate()
     reembedding = ReembeddingService(
@@ -304,23 +304,24 @@ def _assemble(
     imports = _imports(settings, indexing, files)
     if tidy:
         imports.sweep(store.jobs.unfinished())
-    handlers = {"reembed": reembedding.as_job, **imports.handlers}
+    handlers = {REEMBED_KIND: reembedding.as_job, **imports.handlers}
+    jobs = JobService(store.jobs, handlers, ended=imports.ended)
     return Services(
         settings=settings,
         encoders=encoders,
         store=store,
         files=files,
         search=search,
-        url_search=UrlSearchService(search, _fetcher(settings, files.tmp)),
         indexing=indexing,
         imports=imports,
         pictures=pictures,
         duplicates=DuplicateService(store, pictures),
         reembedding=reembedding,
-        jobs=JobService(store.jobs, handlers, ended=imports.ended),
+        jobs=jobs,
+        collections=CollectionService(store, jobs, gate),
         canary=Canary(encoders, store, timeout_s=settings.ready_timeout),
         recall_meter=meter,
-        maintenance=Maintenance(store, files) if tidy else None,
+        maintenance=file_sweeper(store, files) if tidy else None,
     )
 
 

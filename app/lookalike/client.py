@@ -30,8 +30,7 @@ from lookalike.media.walk import Found, walk
 from lookalike.records import DEFAULT_COLLECTION, Match, OnConflict
 from lookalike.services.indexing import IndexItem
 from lookalike.services.search import SearchOptions, SearchResult
-from lookalike.services.stored_vectors import stored_vectors
-from lookalike.services.vector_set import VectorSet
+from lookalike.services.vector_set import VectorSet, stored_vectors
 from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.visualization.contact_sheet import Tile, contact_sheet

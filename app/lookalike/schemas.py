@@ -22,11 +22,11 @@ from lookalike.records import (
     ModelSpec,
     Page,
 )
+from lookalike.store.embedding_sets import EmbeddingSet
 from lookalike.store.jobs import JobState
 
 if TYPE_CHECKING:
-    from lookalike.services.duplicates.service import Duplicates, Unfinished
-    from lookalike.services.duplicates.stars import DuplicateGroup, Member
+    from lookalike.services.duplicates import DuplicateGroup, Duplicates, Member, Unfinished
     from lookalike.services.jobs import JobStatus
     from lookalike.services.search import SearchResult
 
@@ -235,6 +235,32 @@ class CollectionOut(Schema):
             passport=PassportOut.of(info.spec),
             provenance=info.provenance,
         )
+
+
+class VectorSetOut(Schema):
+    """The vectors that one model made of a collection's pictures."""
+
+    passport: PassportOut
+    provenance: Mapping[str, str]
+    count: int = Field(description="Pictures that have a vector in it")
+    active: bool = Field(description="Whether searches use it; exactly one of a collection is")
+
+    @classmethod
+    def of(cls, one: EmbeddingSet) -> Self:
+        """A set as JSON."""
+        return cls(
+            passport=PassportOut.of(one.spec),
+            provenance=one.provenance,
+            count=one.count,
+            active=one.active,
+        )
+
+
+class VectorSetsOut(Schema):
+    """All vectors of a collection, in the order they were made."""
+
+    collection: str
+    vectors: list[VectorSetOut]
 
 
 class CollectionsOut(Schema):

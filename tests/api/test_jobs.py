@@ -163,3 +163,40 @@ def _ones(shape: tuple[int, ...]) -> Any:
     import numpy as np
 
     return np.ones(shape, dtype=np.float32)
+
+
+def vectors(client: TestClient, name: str = "default") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.get(f"/collections/{name}/vectors").json()["vectors"]
+    return found
+
+
+def discard(client: TestClient, digest: str, *, name: str = "default", headers: Any = ADMIN) -> Any:
+    return client.delete(f"/collections/{name}/vectors/{digest}", headers=headers)
+
+
+def test_the_vectors_of_the_model_before_can_be_deleted(
+    client: TestClient, held: None, head: str
+) -> None:
+    (only,) = vectors(client)
+    assert (only["count"], only["active"]) == (4, True)
+    assert only["passport"] == client.get("/collections").json()["collections"][0]["passport"]
+    finished(client, reembed(client, head=head).headers["location"])
+    old, new = vectors(client)
+    assert [one["active"] for one in (old, new)] == [False, True]
+    assert old["passport"] == only["passport"]
+    refused = discard(client, new["passport"]["digest"])
+    assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    assert discard(client, old["passport"]["digest"], headers={}).status_code == 401
+    assert discard(client, old["passport"]["digest"]).status_code == 204
+    assert vectors(client) == [new]
+    gone = discard(client, old["passport"]["digest"])
+    assert (gone.status_code, gone.json()["code"]) == (404, "embedding_set_not_found")
+    assert new["passport"]["digest"] in gone.json()["detail"]
+    finished(client, reembed(client, head=None).headers["location"])
+    assert [one["count"] for one in vectors(client)] == [4, 4], "the way back makes them anew"
+
+
+def test_vectors_of_no_collection(client: TestClient) -> None:
+    assert client.get("/collections/nope/vectors").status_code == 404
+    assert discard(client, "0" * 16, name="nope").status_code == 404
+    assert discard(client, "nonsense").status_code == 422

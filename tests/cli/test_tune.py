@@ -14,7 +14,8 @@ from PIL import Image
 
 from lookalike.cli.tune import _json, _print
 from lookalike.errors import CollectionNotFoundError, ConfigurationError
-from lookalike.services.vector_sample import sample_vectors
+from lookalike.progress import Progress
+from lookalike.services.vector_set import sample_vectors
 from lookalike.store.effort import Effort
 from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
@@ -197,7 +198,8 @@ def test_a_sample_of_vectors_is_theirs():
     store = MemoryStore()
     vectors = fill(store, 50)
     steps: list[tuple[int, int]] = []
-    whole = sample_vectors(store, "default", most=50, on_progress=lambda *at: steps.append(at))
+    seen = Progress(lambda _, *at: steps.append(at))
+    whole = sample_vectors(store, "default", most=50, progress=seen)
     assert np.array_equal(whole, vectors)
     assert steps[-1] == (50, 50)
     some = sample_vectors(store, "default", most=20, seed=3)

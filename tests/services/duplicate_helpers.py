@@ -12,8 +12,7 @@ import numpy as np
 from lookalike.files.blobs import LocalFiles
 from lookalike.media.decode import ImageDecoder, make_thumbnail
 from lookalike.records import DuplicateKind, ImageRecord
-from lookalike.services.duplicates.service import DuplicateOptions, Duplicates, DuplicateService
-from lookalike.services.duplicates.stars import keep_order
+from lookalike.services.duplicates import DuplicateOptions, Duplicates, DuplicateService, keep_order
 from lookalike.services.pictures import PictureService
 from lookalike.store.base import Store
 from lookalike.store.vectors import exact_scores

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import InvalidParameterError
+from lookalike.progress import Progress
 from lookalike.services import clusters as clusters_module
 from lookalike.services.clusters import cluster_pictures
 from lookalike.services.vector_set import VectorSet
@@ -106,7 +107,7 @@ def test_equal_vectors_make_fewer_groups():
 
 def test_progress_is_told():
     told = []
-    cluster_pictures(blobs(5, 5), on_progress=lambda done, total: told.append((done, total)))
+    cluster_pictures(blobs(5, 5), progress=Progress(lambda _, *at: told.append(at)))
     assert told == [(1, 1)]
 
 

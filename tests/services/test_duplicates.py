@@ -21,8 +21,7 @@ from lookalike.errors import (
     NotReadyError,
 )
 from lookalike.records import DuplicateKind
-from lookalike.services.duplicates import links as links_module
-from lookalike.services.duplicates.service import (
+from lookalike.services.duplicates import (
     DuplicateOptions,
     DuplicateService,
     Unfinished,
@@ -38,6 +37,7 @@ from tests.services.duplicate_helpers import (
     ready,
 )
 from tests.store.helpers import fill, new_image, put, unit_vectors
+from tests.waiting import wait_for
 
 WAIT_S = 30.0
 IDS = st.sampled_from([f"i{n}" for n in range(14)])
@@ -51,10 +51,8 @@ class Changing(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.store = self.make_store()
         self.service = DuplicateService(
-            self.store, picture_service(self.store, self.folder), wait_s=WAIT_S
+            self.store, picture_service(self.store, self.folder), wait_s=WAIT_S, first_k=2
         )
-        self.limits = pytest.MonkeyPatch()
-        self.limits.setattr(links_module, "FIRST_K", 2)
 
     def make_store(self):
         return MemoryStore()
@@ -87,7 +85,6 @@ class Changing(RuleBasedStateMachine):
         assert found.truncated == 0
 
     def teardown(self) -> None:
-        self.limits.undo()
         self.service.close()
         self.store.close()
         shutil.rmtree(self.folder)
@@ -138,8 +135,9 @@ def store():
 def make(store, tmp_path):
     made = []
 
-    def service(wait_s: float = WAIT_S) -> DuplicateService:
-        made.append(DuplicateService(store, picture_service(store, tmp_path), wait_s=wait_s))
+    def service(wait_s: float = WAIT_S, **options: int) -> DuplicateService:
+        pictures = picture_service(store, tmp_path)
+        made.append(DuplicateService(store, pictures, wait_s=wait_s, **options))
         return made[-1]
 
     yield service
@@ -182,14 +180,13 @@ def test_exact_copies_need_no_search_and_are_one_query(store, make):
     assert len(found.groups[0].members) == 299
 
 
-def test_more_neighbors_than_are_looked_at_are_said(store, make, monkeypatch):
+def test_more_neighbors_than_are_looked_at_are_said(store, make):
     service = make()
     images = [new_image(f"i{n}") for n in range(40)]
     put(store, images, unit_vectors(1).repeat(40, axis=0))
     found = ready(service)
     assert (found.truncated, found.total_groups, found.total_duplicates) == (0, 1, 39)
-    monkeypatch.setattr(links_module, "MAX_K", 16)
-    assert ready(make()).truncated == 40
+    assert ready(make(max_neighbors=16)).truncated == 40
 
 
 def test_pages_hold_every_group_once_the_largest_first(store, make):
@@ -265,10 +262,9 @@ def test_long_work_is_told_and_shared(store, make):
     assert store.queries == 10
 
 
-def test_closing_stops_the_work_promptly(store, make, monkeypatch):
-    monkeypatch.setattr(links_module, "_TOGETHER", 1)
+def test_closing_stops_the_work_promptly(store, make):
     store.takes_s = 0.05
-    service = make(wait_s=0.1)
+    service = make(wait_s=0.1, together=1)
     fill(store, 1000)
     assert isinstance(service.find(DuplicateOptions()), Unfinished)
     started = time.monotonic()
@@ -290,8 +286,7 @@ def test_a_caller_whose_work_had_not_begun_is_told_when_the_service_closes(store
         asked = threads.submit(service.find, DuplicateOptions(collection="three"))
         time.sleep(0.05)
         closed = threads.submit(service.close)
-        while not service._stop.is_set():
-            time.sleep(0.01)
+        wait_for(service._stop.is_set)
         store.gate.set()
         with pytest.raises(NotReadyError):
             asked.result(WAIT_S)
@@ -336,11 +331,8 @@ def test_collections_that_are_gone_are_forgotten(store, make):
     assert {name for name, _ in service._works} == {"two", "three"}
 
 
-def test_many_deletions_are_forgotten_in_the_end(store, make, monkeypatch):
-    from lookalike.services.duplicates import service as service_module
-
-    monkeypatch.setattr(service_module, "_STALE_SPARE", 5)
-    service = make()
+def test_many_deletions_are_forgotten_in_the_end(store, make):
+    service = make(stale_spare=5)
     fill(store, 30)
     ready(service)
     for n in range(28):

@@ -11,11 +11,12 @@ import pytest
 
 from lookalike.bootstrap import build_services
 from lookalike.errors import EmbeddingFailedError, OriginalNotKeptError, UnreadableImageError
+from lookalike.media.decode import ImageDecoder
 from lookalike.media.sources import PictureSource
 from lookalike.models.color_encoder import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.records import Match, PutStatus
-from lookalike.services.search import SearchOptions, group_key
+from lookalike.services.search import SearchOptions, SearchService, group_key
 from lookalike.store.filters import Filter
 from lookalike.store.memory_store import MemoryStore
 from scripts.samples import write_samples
@@ -249,8 +250,9 @@ def test_what_cannot_be_left_out_is_looked_for_within_a_bound(grouped, paths, mo
     assert len(searched(grouped, paths[0], k=4, group_by="group")) == 4
     assert [k for k, _ in asked] == [16, 64]
     asked.clear()
-    monkeypatch.setattr("lookalike.services.search._MOST_GROUPED", 14)
-    found = searched(grouped, paths[0], k=3, group_by="group")
+    bounded = SearchService(grouped.encoders, grouped.store, ImageDecoder(), most_grouped=14)
+    with paths[0].open("rb") as file:
+        found = bounded.search(file, SearchOptions(k=3, group_by="group")).matches
     assert [k for k, _ in asked] == [12, 14]
     assert ["same"] in [match.record.metadata["group"] for match in found]
 

@@ -183,10 +183,13 @@ def test_canceling(service: JobService, count: Counting) -> None:
         service.cancel("0" * 16)
 
 
-def test_canceling_those_of_a_kind_says_why(service: JobService, count: Counting) -> None:
-    running, queued, other = (service.start("count", {"to": to}).job for to in (5, 6, 0))
+def test_canceling_those_of_a_collection_says_why(service: JobService, count: Counting) -> None:
+    running, queued, other = (
+        service.start("count", {"to": to, "collection": "c" if to else "d"}).job for to in (5, 6, 0)
+    )
     until(service, running.id, lambda found: found.job.total is not None)
-    service.cancel_all(lambda job: job.parameters["to"] > 0, "Nobody counts any more")
+    for job in service.unfinished("c"):
+        service.cancel(job.id, why="Nobody counts any more")
     for job in (running, queued):
         ended = finished(service, job.id)
         assert (ended.state, ended.message) == (JobState.CANCELED, "Nobody counts any more")

@@ -14,7 +14,7 @@ import pytest
 
 from lookalike.files import blobs as files_module
 from lookalike.files.blobs import LocalFiles
-from lookalike.services.maintenance import Maintenance
+from lookalike.services.pictures import file_sweeper
 from lookalike.store.memory_store import MemoryStore
 from tests.waiting import PATIENCE_S, wait_for
 
@@ -41,11 +41,11 @@ def test_closing_waits_for_no_whole_sweep(tmp_path: Path, monkeypatch: pytest.Mo
         files.put(io.BytesIO(data), hashlib.sha256(data).hexdigest(), "image/png")
     for path in (tmp_path / "images").rglob("*.png"):
         os.utime(path, (1, time.time() - 7200))
-    maintenance = Maintenance(store, files)
+    maintenance = file_sweeper(store, files)
     assert store.asked.wait(PATIENCE_S)
     closing = threading.Thread(target=maintenance.close)
     closing.start()
-    wait_for(maintenance._stop.is_set)
+    wait_for(maintenance.closing.is_set)
     store.answer.set()
     closing.join(PATIENCE_S)
     assert not closing.is_alive()

@@ -12,7 +12,7 @@ import pytest
 from lookalike.bootstrap import Services, build_services
 from lookalike.errors import CollectionNotFoundError, InvalidParameterError
 from lookalike.media.sources import PictureSource
-from lookalike.services.stored_vectors import stored_vectors
+from lookalike.services.vector_set import stored_vectors
 from lookalike.store.filters import Filter
 from scripts.samples import write_samples
 from tests.settings import make_settings

@@ -39,13 +39,14 @@ def cluster(
         check_writable(out / "index.html")
     paths: list[Path] = []
     with progress() as report, open_vectors(wanted, given, report) as vectors:
+        from lookalike.progress import Progress  # noqa: PLC0415 - see lookalike.cli.main
         from lookalike.services.clusters import cluster_pictures  # noqa: PLC0415
 
         found = cluster_pictures(
             vectors,
             clusters=clusters,
             seed=wanted.seed,
-            on_progress=lambda done, total: report("choosing the number of groups", done, total),
+            progress=Progress(report).stage("choosing the number of groups"),
         )
         if out is not None:
             from lookalike.visualization.clusters_page import write_clusters  # noqa: PLC0415

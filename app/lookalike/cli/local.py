@@ -26,8 +26,8 @@ from lookalike.model_recipes import recipe_of
 from lookalike.progress import Progress
 from lookalike.records import OnConflict
 from lookalike.schemas import CollectionOut, DuplicatesOut, DuplicatesRunning, ImageOut, SearchOut
-from lookalike.services.dropping import drop_collection
-from lookalike.services.duplicates.service import (
+from lookalike.services.collections import CollectionService
+from lookalike.services.duplicates import (
     MAX_LIMIT,
     THRESHOLD,
     DuplicateOptions,
@@ -145,7 +145,7 @@ class LocalBackend:
         options = _options(ask)
         if not self._settings.fetch_urls:  # before the network is loaded
             raise FetchingDisabledError
-        return SearchOut.of(self._services.url_search.search(url, options, keep=keep))
+        return SearchOut.of(self._services.search.search_url(url, options, keep=keep))
 
     def info(self) -> dict[str, Any]:
         """What is stored; no network is loaded for it."""
@@ -201,7 +201,7 @@ class LocalBackend:
     def drop(self, collection: str) -> None:
         """Deletes a collection, and ends the imports into it that a service left."""
         jobs = JobService(self._store.jobs, {})
-        drop_collection(collection, pictures=self._pictures, jobs=jobs, gate=PutGate())
+        CollectionService(self._store, jobs, PutGate()).drop(collection)
         self._store.purge()  # the background ends with the command
 
 

@@ -141,7 +141,7 @@ def _refuse_dataset_flags(wanted: Wanted, given: dict[str, Any]) -> None:
 def _collection_vectors(wanted: Wanted, settings: Settings) -> Iterator[VectorSet]:
     from lookalike.bootstrap import build_pictures, open_store  # noqa: PLC0415 - see lookalike.cli.main
     from lookalike.cores import limit_openmp  # noqa: PLC0415
-    from lookalike.services.stored_vectors import stored_vectors  # noqa: PLC0415
+    from lookalike.services.vector_set import stored_vectors  # noqa: PLC0415
     from lookalike.store.filters import parse_filter  # noqa: PLC0415
 
     assert wanted.collection is not None

@@ -27,7 +27,7 @@ from lookalike.evaluation.metrics import (
 from lookalike.evaluation.planning import Plan, make_plan
 from lookalike.evaluation.ranking import Progress, Ranking, concatenate, rank, rank_blocks
 from lookalike.evaluation.results import Evaluation, Metric, QueryResult
-from lookalike.services.timing import Stopwatch
+from lookalike.services.search import Stopwatch
 from lookalike.services.vector_set import VectorSet
 from lookalike.store.base import utc_now
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InvalidParameterError
+from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.vector_set import VectorSet
 from lookalike.store.vectors import Vectors
 
@@ -79,7 +80,7 @@ def cluster_pictures(
     *,
     clusters: int | None = None,
     seed: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> Clusters:
     """Groups pictures by k-means on their unit vectors, which compares cosines.
 
@@ -95,7 +96,7 @@ def cluster_pictures(
         vectors: At least 2 pictures.
         clusters: How many groups, 1 to the number of pictures; None to have it chosen.
         seed: The same seed gives the same groups.
-        on_progress: Told how many of how many numbers of groups were tried.
+        progress: Told how many numbers of groups were tried, and of how many.
 
     Returns:
         Fewer groups than asked for where pictures have equal vectors.
@@ -107,7 +108,7 @@ def cluster_pictures(
     rows = _shortened(vectors.vectors, seed=seed)
     tried: dict[int, float] = {}
     if clusters is None:
-        tried = _silhouettes(rows, seed=seed, on_progress=on_progress)
+        tried = _silhouettes(rows, seed=seed, progress=progress)
         clusters = max(tried, key=lambda number: (tried[number], -number)) if tried else 1
     groups = _groups(vectors.vectors, _k_means(rows, clusters, seed=seed))
     found = Clusters(groups=groups, tried=tried)
@@ -151,9 +152,7 @@ def _k_means(rows: Vectors, clusters: int, *, seed: int) -> Labels:
         return np.asarray(model.fit_predict(rows), dtype=np.int64)
 
 
-def _silhouettes(
-    rows: Vectors, *, seed: int, on_progress: Callable[[int, int], None] | None
-) -> dict[int, float]:
+def _silhouettes(rows: Vectors, *, seed: int, progress: Progress) -> dict[int, float]:
     """The mean silhouette of each number of groups that can be tried on a sample."""
     from sklearn.metrics import silhouette_score  # noqa: PLC0415 - slow to import
 
@@ -168,8 +167,8 @@ def _silhouettes(
         labels = _k_means(sample, number, seed=seed)
         if 1 < len(np.unique(labels)) < len(sample):
             tried[number] = float(silhouette_score(apart, labels, metric="precomputed"))
-        if on_progress is not None:
-            on_progress(done, len(numbers))
+        progress.report(done, len(numbers))
+        progress.check()
     return tried
 
 

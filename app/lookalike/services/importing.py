@@ -27,7 +27,14 @@ from lookalike.errors import (
     StorageError,
     StorageFullError,
 )
-from lookalike.files.disk import disk_errors, has_room, make_folders, sync_folder
+from lookalike.files.disk import (
+    atomic_write,
+    disk_errors,
+    has_room,
+    make_folders,
+    sync_file,
+    sync_folder,
+)
 from lookalike.media.archive_formats import as_text, in_ascii
 from lookalike.media.archives import Archive, ArchiveLimits
 from lookalike.media.sources import PictureSource
@@ -193,8 +200,7 @@ class ImportService:
             pass
         kept = spool.with_suffix(".archive")
         with disk_errors("keep the archive"):
-            with spool.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(spool)
             spool.replace(kept)
             sync_folder(self._folder)
         own = {"archive": spool.stem, "filename": as_text(filename)}
@@ -295,8 +301,6 @@ class ImportService:
     def _run(
         self, parameters: Mapping[str, Any], options: ImportOptions, feed: Feed, job: JobRun
     ) -> str:
-        with disk_errors("note how far the import is"):
-            make_folders(self._folder)
         run = ImportRun(self._indexing, feed, self._journal(job.job_id), job)
         summary = run.run(options.collection, options.on_conflict)
         source = parameters["path"] if "path" in parameters else parameters["filename"]
@@ -485,18 +489,12 @@ class Journal:
             "counts": checkpoint.counts,
             "errors": checkpoint.errors,
         }
-        fresh = self._path.with_suffix(".new")
-        with disk_errors("note how far the import is"):
-            with fresh.open("w", encoding="ascii") as file:
-                file.write(json.dumps(held))
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._path)
+        with disk_errors("note how far the import is"), atomic_write(self._path) as file:
+            file.write(json.dumps(held).encode("ascii"))
 
     def remove(self) -> None:
         """Removes the file. Raises `StorageError`."""
         with disk_errors("remove what an import left"):
-            self._path.with_suffix(".new").unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
 
 

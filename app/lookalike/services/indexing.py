@@ -30,7 +30,7 @@ from lookalike.records import (
     PutOutcome,
     PutStatus,
 )
-from lookalike.services.originals import OriginalKeeper, Originals
+from lookalike.services.pictures import OriginalKeeper, Originals
 from lookalike.services.pipeline import Pipeline, Prepared, Result, Vector, grouped, reading
 from lookalike.services.switching import ATTEMPTS, PutGate, live_encoder
 from lookalike.store.base import Store

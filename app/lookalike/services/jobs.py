@@ -243,8 +243,8 @@ class JobService:
     def _last_unfinished(self, kind: str, parameters: Mapping[str, Any]) -> Job | None:
         """The last unfinished job of this kind for the same collection."""
         collection = parameters.get("collection")
-        jobs = self._store.unfinished()
-        of_it = [j for j in jobs if j.kind == kind and j.parameters.get("collection") == collection]
+        of_it = [job for job in self._store.unfinished() if job.kind == kind]
+        of_it = [job for job in of_it if job.parameters.get("collection") == collection]
         return of_it[-1] if of_it else None
 
     def get(self, job_id: str) -> JobStatus:
@@ -289,11 +289,10 @@ class JobService:
             self._tell(job)
         return self._status(job)
 
-    def cancel_all(self, which: Callable[[Job], bool], why: str) -> None:
-        """Cancels all unfinished jobs for which `which` is true, as `cancel` does."""
-        for job in self._store.unfinished():
-            if which(job):
-                self.cancel(job.id, why=why)
+    def unfinished(self, collection: str) -> list[Job]:
+        """The queued and running jobs of a collection, oldest first."""
+        jobs = self._store.unfinished()
+        return [job for job in jobs if job.parameters.get("collection") == collection]
 
     def close(self) -> None:
         """Ends after the step that is under way; the job goes on at the next `resume`."""

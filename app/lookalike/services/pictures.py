@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,12 +13,15 @@ from PIL import Image
 from lookalike.errors import OriginalNotKeptError
 from lookalike.files.blobs import LocalFiles
 from lookalike.media.decode import ImageDecoder, make_thumbnail
-from lookalike.records import DEFAULT_COLLECTION, CollectionInfo, ImageRecord, Metadata, Page
-from lookalike.services.originals import original_of
+from lookalike.media.sources import PictureSource, sha256_of
+from lookalike.records import DEFAULT_COLLECTION, ImageRecord, Metadata, NewImage, Page
 from lookalike.store.base import Store, unknown_collection
 from lookalike.store.filters import Filter
 from lookalike.store.metadata import check_metadata
 from lookalike.store.names import check_collection_name, check_id
+from lookalike.worker import Worker
+
+log = logging.getLogger(__name__)
 
 THUMBNAIL_SIZE = 256
 """Longest side of a thumbnail, in pixels."""
@@ -66,14 +71,6 @@ class PictureService:
     def delete(self, collection: str, image_id: str) -> None:
         """Removes one picture; its files go with a later sweep. Raises `ImageNotFoundError`."""
         self._store.delete(check_collection_name(collection), check_id(image_id))
-
-    def collections(self) -> list[CollectionInfo]:
-        """All collections, by name."""
-        return self._store.collections()
-
-    def drop(self, collection: str) -> int:
-        """Removes a collection and tells how many pictures it had."""
-        return self._store.drop(check_collection_name(collection))
 
     def original(self, collection: str, image_id: str) -> tuple[ImageRecord, Path]:
         """A picture's row and its file as it was sent.
@@ -127,3 +124,94 @@ class PictureService:
             decoded = self._decoder.decode(file, decode_size=THUMBNAIL_SIZE)
         self._files.put_thumbnail(record.sha256, make_thumbnail(decoded.image))
         return self._files.thumbnail(record.sha256) or path
+
+
+class Originals(StrEnum):
+    """Whether the files of indexed pictures are kept."""
+
+    KEEP = "keep"
+    REFERENCE = "reference"
+    NONE = "none"
+
+    def refers_to(self, source: PictureSource) -> bool:
+        """Whether a picture's file is used where it lies, without a copy."""
+        return self is Originals.REFERENCE and source.path is not None
+
+
+def original_of(record: ImageRecord, files: LocalFiles) -> Path | None:
+    """The file of a picture as it was sent, in place or kept; None where it is not here."""
+    return _unchanged(record) or files.path(record.sha256, record.media_type)
+
+
+class OriginalKeeper:
+    """Sees to it that originals can be had later.
+
+    Args:
+        store: Knows where those lie that are referred to.
+        files: Where they are kept.
+        originals: What becomes of the files themselves.
+    """
+
+    def __init__(self, store: Store, files: LocalFiles, originals: Originals) -> None:
+        self._store = store
+        self._files = files
+        self._originals = originals
+
+    def keep(self, source: PictureSource, image: NewImage) -> None:
+        """Puts the original where it belongs; what is there already is left alone."""
+        if self._originals is Originals.NONE or self._originals.refers_to(source):
+            return
+        with source.open() as file:
+            self._files.put(file, image.sha256, image.media_type)
+
+    def moved(self, source: PictureSource, record: ImageRecord) -> str | None:
+        """Where the file of a stored picture lies from now on, given another with its bytes.
+
+        None where its own is still to be had: so of two copies the first stays.
+
+        Raises:
+            UnreadableImageError: It is this one, and it cannot be referred to.
+        """
+        if not self._originals.refers_to(source) or source.lies_at(record.source):
+            return None
+        return None if original_of(record, self._files) else source.place()
+
+    def keep_known(self, source: PictureSource, image: NewImage, record: ImageRecord) -> None:
+        """As `keep`, for a picture that is stored, with its row and `image.source` from `moved`."""
+        self.keep(source, image)
+        if image.source is not None and not original_of(record, self._files):
+            self._store.refer(record.collection, image)
+
+
+def _unchanged(record: ImageRecord) -> Path | None:
+    """The file that a record refers to in place, if it still holds the very same bytes."""
+    if record.source is None:
+        return None
+    path = Path(record.source)
+    try:
+        if not path.is_file() or path.stat().st_size != record.bytes:
+            return None
+        with path.open("rb") as file:
+            return path if sha256_of(file) == record.sha256 else None
+    except OSError:  # it cannot be looked at, or went just now
+        return None
+
+
+def file_sweeper(store: Store, files: LocalFiles, *, every_s: float = 3600.0) -> Worker:
+    """A worker that removes files which no row names, now and then every hour."""
+
+    def sweep() -> bool:
+        swept = files.sweep(store.references, stop=worker.closing.is_set)
+        if swept:
+            log.info("swept %d files that no picture names", swept)
+        return False
+
+    worker = Worker(
+        "maintenance",
+        sweep,
+        failure="the sweep failed and will be tried again",
+        every_s=every_s,
+        retry_s=every_s,
+    )
+    worker.wake()
+    return worker

@@ -20,6 +20,9 @@ from lookalike.store.base import Store, unknown_collection
 from lookalike.store.embedding_sets import Recipe
 from lookalike.store.names import check_collection_name
 
+REEMBED_KIND = "reembed"
+"""The kind of its jobs."""
+
 _OPENING_S = 0.25  # that indexing has between two stretches in which it waits
 _NAMED = 3  # pictures without a vector that the error names
 

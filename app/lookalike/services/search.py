@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lookalike.errors import (
     EmbeddingSetNotFoundError,
+    FetchingDisabledError,
     ImageNotFoundError,
     InvalidParameterError,
     NotReadyError,
     SpecMismatchError,
 )
 from lookalike.media.decode import ImageDecoder
+from lookalike.media.fetching import Fetcher
 from lookalike.media.sources import sha256_of
 from lookalike.models.encoders import Encoders, LiveEncoder
 from lookalike.records import DEFAULT_COLLECTION, Match, ModelSpec
+from lookalike.services.pipeline import Vector
 from lookalike.services.recall_meter import RecallMeter
 from lookalike.services.switching import ATTEMPTS, live_encoder
-from lookalike.services.timing import Stopwatch
 from lookalike.store.base import Store, unknown_collection
 from lookalike.store.effort import Effort
 from lookalike.store.filters import Condition, Filter
 from lookalike.store.names import check_collection_name, check_id
 
 MAX_K = 1000
-
-_MOST_GROUPED = 16_384  # matches that one search by groups looks at, at most, in its last round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +43,10 @@ class SearchOptions:
         collection: Where to search.
         k: How many matches, 1 to 1000.
         min_score: Matches below this cosine are left out, in [-1, 1].
-        where: Only pictures that pass.
+        where: Only pictures that pass this filter.
         group_by: A metadata field: only the best match of each of its values.
-        effort: How hard to look, where the index is not exact; what is not given is the
-            index's own. None where nothing is given: such searches can be done together.
+        effort: How hard an approximate index looks; None leaves that to the index, and such
+            searches can be done together.
     """
 
     collection: str = DEFAULT_COLLECTION
@@ -91,13 +92,15 @@ class SearchResult:
 
 
 class SearchService:
-    """Searches by a new picture or by a stored one.
+    """Searches by a new picture, by the one at an address, or by a stored one.
 
     Args:
         encoders: Turn pictures into vectors.
         store: Where to search.
         decoder: Reads pictures.
-        meter: Told of every search, to measure what the index finds; None for no such measuring.
+        meter: Told of every search, to measure the recall of approximate indexes; or None.
+        fetcher: Fetches pictures from addresses; None if that is not turned on.
+        most_grouped: Most matches that one search by groups looks at, in its last round.
     """
 
     def __init__(
@@ -107,11 +110,15 @@ class SearchService:
         decoder: ImageDecoder,
         *,
         meter: RecallMeter | None = None,
+        fetcher: Fetcher | None = None,
+        most_grouped: int = 16_384,
     ) -> None:
         self._encoders = encoders
         self._store = store
         self._decoder = decoder
         self._meter = meter
+        self._fetcher = fetcher
+        self._most_grouped = most_grouped
 
     def search(self, picture: BinaryIO, options: SearchOptions) -> SearchResult:
         """Finds the pictures most like a new one.
@@ -126,36 +133,65 @@ class SearchService:
         for attempt in range(1, ATTEMPTS + 1):
             live = self._live_encoder(options.collection)
             try:
-                return self._search_with(live, picture, options, watch)
-            except SpecMismatchError:  # the collection moved to another set meanwhile
+                with watch.stage("decode"):
+                    picture.seek(0)
+                    sha256 = sha256_of(picture)
+                    picture.seek(0)
+                    decoded = self._decoder.decode(picture, decode_size=live.encoder.decode_size)
+                    prepared = live.encoder.prepare(decoded.image)
+                with watch.stage("embed"):
+                    vector = live.batcher.embed(prepared)
+                with watch.stage("search"):
+                    matches = self._matches(vector, live.spec, options)
+            except SpecMismatchError:  # the collection switched to another model meanwhile
                 if attempt == ATTEMPTS:
                     raise
-            except NotReadyError:  # as above, and the encoder was retired
+            except NotReadyError:  # likewise, and its encoder was retired
                 if attempt == ATTEMPTS or self._live_encoder(options.collection) is live:
                     raise
+            else:
+                query = Query(width=decoded.width, height=decoded.height, sha256=sha256)
+                return _result(options, live.spec, query, matches, watch)
         raise AssertionError("unreachable")
 
-    def _search_with(
-        self, live: LiveEncoder, picture: BinaryIO, options: SearchOptions, watch: Stopwatch
+    def search_url(
+        self,
+        address: str,
+        options: SearchOptions,
+        *,
+        place: Callable[[], AbstractContextManager[None]] = nullcontext,
+        keep: Callable[[BinaryIO], object] | None = None,
     ) -> SearchResult:
-        with watch.stage("decode"):
-            picture.seek(0)
-            sha256 = sha256_of(picture)
-            picture.seek(0)
-            decoded = self._decoder.decode(picture, decode_size=live.encoder.decode_size)
-            prepared = live.encoder.prepare(decoded.image)
-        with watch.stage("embed"):
-            vector = live.batcher.embed(prepared)
-        with watch.stage("search"):
-            matches = self._matches(vector, live.spec, options, exclude=())
-        query = Query(width=decoded.width, height=decoded.height, sha256=sha256)
-        return SearchResult(
-            collection=options.collection,
-            spec=live.spec,
-            query=query,
-            matches=matches,
-            took_ms=watch.took_ms(),
-        )
+        """Fetches a picture and finds the pictures most like it.
+
+        Args:
+            address: Where the picture is; http or https.
+            options: What to look for.
+            place: Holds a slot for the search; entered once the picture is here, so that a slow
+                address takes none.
+            keep: Called with the picture after the search, before it is gone.
+
+        Raises:
+            FetchingDisabledError: Fetching is not turned on.
+            FetchError: The picture cannot be had; `Fetcher.fetch` says more.
+            LookalikeError: Whatever `search` and `place` raise.
+        """
+        watch = Stopwatch()
+        with self.require_fetcher().fetch(address) as picture:
+            fetched = watch.took_ms()["total"]
+            with place():
+                result = self.search(picture, options)
+            if keep is not None:
+                picture.seek(0)
+                keep(picture)
+        took_ms = {"fetch": fetched, **result.took_ms, "total": watch.took_ms()["total"]}
+        return replace(result, took_ms=took_ms)
+
+    def require_fetcher(self) -> Fetcher:
+        """The fetcher. Raises `FetchingDisabledError` if fetching is not turned on."""
+        if self._fetcher is None:
+            raise FetchingDisabledError
+        return self._fetcher
 
     def similar(self, image_id: str, options: SearchOptions) -> SearchResult:
         """Finds the pictures most like a stored one, itself left out; embeds nothing.
@@ -169,7 +205,7 @@ class SearchService:
             try:
                 return self._similar_now(image_id, options, watch)
             except (SpecMismatchError, ImageNotFoundError, EmbeddingSetNotFoundError):
-                # A switch in between; or the picture is not there, which the next look confirms.
+                # The collection switched meanwhile, or the picture does not exist: see which.
                 if attempt == ATTEMPTS:
                     raise
                 self._store.get(options.collection, image_id)
@@ -187,43 +223,22 @@ class SearchService:
                 raise ImageNotFoundError(f"{image_id!r} was replaced or deleted meanwhile")
             matches = self._matches(held[image_id], spec, options, exclude=(image_id,))
         query = Query(width=record.width, height=record.height, sha256=record.sha256)
-        return SearchResult(
-            collection=options.collection,
-            spec=spec,
-            query=query,
-            matches=matches,
-            took_ms=watch.took_ms(),
-        )
+        return _result(options, spec, query, matches, watch)
 
     def _live_encoder(self, collection: str) -> LiveEncoder:
-        """The encoder whose vectors the collection holds; the default one where it is empty."""
+        """The encoder that made the collection's vectors; the default one if it is empty."""
         live = live_encoder(self._encoders, self._store, collection)
         if live is None and collection != DEFAULT_COLLECTION:
             raise unknown_collection(collection)
         return live or self._encoders.default
 
     def _matches(
-        self,
-        vector: NDArray[np.float32],
-        spec: ModelSpec,
-        options: SearchOptions,
-        exclude: Sequence[str],
+        self, vector: Vector, spec: ModelSpec, options: SearchOptions, exclude: Sequence[str] = ()
     ) -> list[Match]:
-        def ranked(k: int, where: Filter | None) -> list[Match]:
-            return self._store.search(
-                options.collection,
-                vector[np.newaxis, :],  # (1, dim)
-                k=k,
-                spec=spec,
-                where=where,
-                exclude=exclude,
-                effort=options.effort,
-            )[0]
-
         if options.group_by is None:
-            matches = ranked(options.k, options.where)
+            matches = self._ranked(vector, spec, options, exclude)
         else:
-            matches = _best_of_groups(ranked, options.group_by, options)
+            matches = self._best_of_groups(vector, spec, options, exclude, options.group_by)
         if self._meter is not None:
             self._meter.offer(
                 options.collection,
@@ -238,33 +253,93 @@ class SearchService:
             matches = [match for match in matches if match.score >= options.min_score]
         return matches
 
+    def _ranked(
+        self, vector: Vector, spec: ModelSpec, options: SearchOptions, exclude: Sequence[str]
+    ) -> list[Match]:
+        return self._store.search(
+            options.collection,
+            vector[np.newaxis, :],  # (1, dim)
+            k=options.k,
+            spec=spec,
+            where=options.where,
+            exclude=exclude,
+            effort=options.effort,
+        )[0]
 
-def _best_of_groups(
-    ranked: Callable[[int, Filter | None], list[Match]], field: str, options: SearchOptions
-) -> list[Match]:
-    """Searches again beside the groups that were seen, until there are k or no more.
+    def _best_of_groups(
+        self,
+        vector: Vector,
+        spec: ModelSpec,
+        options: SearchOptions,
+        exclude: Sequence[str],
+        field: str,
+    ) -> list[Match]:
+        """Searches for further groups until there are k or no more.
 
-    So a few large groups do not hide the others: what was seen is filtered away. Only values that
-    are lists or objects cannot be; for their sake each search asks for more than the one before,
-    up to a bound.
-    """
-    best: dict[str, Match] = {}
-    wanted, where = options.k * 4, options.where
-    while True:
-        matches = ranked(wanted, where)
-        for match in matches:
-            if field in match.record.metadata:
-                best.setdefault(group_key(match.record.metadata[field]), match)
-        ended = len(matches) < wanted or matches[-1].score < (options.min_score or -1.0)
-        if len(best) >= options.k or ended or wanted == _MOST_GROUPED:
-            break
-        values = (match.record.metadata[field] for match in best.values())
-        seen = tuple(value for value in values if not isinstance(value, list | dict))
-        conditions = options.where.conditions if options.where else ()
-        where = Filter((*conditions, Condition(field, "nin", seen)))
-        wanted = min(4 * wanted, _MOST_GROUPED)
-    top = sorted(best.values(), key=lambda match: -match.score)[: options.k]
-    return [replace(match, rank=rank) for rank, match in enumerate(top, start=1)]
+        Each round filters the groups away that were seen, so that a few large ones do not hide
+        the others. Values that are lists or objects cannot be filtered away: for their sake each
+        round asks for more matches than the one before, up to a bound. Such a round may ask for
+        more than `MAX_K`, so its options are not checked again.
+        """
+        best: dict[str, Match] = {}
+        wanted, where = options.k * 4, options.where
+        while True:
+            matches = self._store.search(
+                options.collection,
+                vector[np.newaxis, :],  # (1, dim)
+                k=wanted,
+                spec=spec,
+                where=where,
+                exclude=exclude,
+                effort=options.effort,
+            )[0]
+            for match in matches:
+                if field in match.record.metadata:
+                    best.setdefault(group_key(match.record.metadata[field]), match)
+            ended = len(matches) < wanted or matches[-1].score < (options.min_score or -1.0)
+            if len(best) >= options.k or ended or wanted == self._most_grouped:
+                break
+            values = (match.record.metadata[field] for match in best.values())
+            seen = tuple(value for value in values if not isinstance(value, list | dict))
+            conditions = options.where.conditions if options.where else ()
+            where = Filter((*conditions, Condition(field, "nin", seen)))
+            wanted = min(4 * wanted, self._most_grouped)
+        top = sorted(best.values(), key=lambda match: -match.score)[: options.k]
+        return [replace(match, rank=rank) for rank, match in enumerate(top, start=1)]
+
+
+class Stopwatch:
+    """Adds up milliseconds by stage; `total` runs from its making."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._stages: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Counts the time inside the block towards `name`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stages[name] = self._stages.get(name, 0.0) + time.perf_counter() - started
+
+    def took_ms(self) -> dict[str, float]:
+        """Milliseconds by stage so far, in order of first use, then `total`."""
+        total = time.perf_counter() - self._started
+        return {name: round(s * 1000, 3) for name, s in {**self._stages, "total": total}.items()}
+
+
+def _result(
+    options: SearchOptions, spec: ModelSpec, query: Query, matches: list[Match], watch: Stopwatch
+) -> SearchResult:
+    return SearchResult(
+        collection=options.collection,
+        spec=spec,
+        query=query,
+        matches=matches,
+        took_ms=watch.took_ms(),
+    )
 
 
 def group_key(value: Any) -> str:

@@ -1,17 +1,24 @@
-"""Pictures with their vectors in memory, wherever they come from: a dataset or a collection."""
+"""Pictures with their vectors in memory: those of a dataset, a collection or a sample of one."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lookalike.errors import LookalikeError
-from lookalike.records import ModelSpec
+from lookalike.errors import InvalidParameterError, LookalikeError
+from lookalike.progress import NO_PROGRESS, Progress
+from lookalike.records import ImageRecord, ModelSpec
+from lookalike.services.pictures import PictureService
+from lookalike.services.search import group_key
+from lookalike.store.base import Store, unknown_collection
+from lookalike.store.filters import Filter
+from lookalike.store.vectors import Vectors
 
 
 class PictureReader(Protocol):
@@ -84,3 +91,128 @@ class VectorSet:
             return self.picture(position, size=size)
         except LookalikeError:
             return None
+
+
+def stored_vectors(
+    store: Store,
+    pictures: PictureService,
+    collection: str,
+    *,
+    label_field: str | None = None,
+    where: Filter | None = None,
+) -> VectorSet:
+    """Reads a collection's rows and vectors into memory.
+
+    Args:
+        store: Where they are.
+        pictures: Opens the pictures.
+        collection: Which collection.
+        label_field: The metadata field that says what a picture shows; pictures without it are
+            skipped. None for no labels.
+        where: Only pictures that pass.
+
+    Raises:
+        CollectionNotFoundError: There is no such collection.
+        InvalidParameterError: No picture has the field, or none passes.
+    """
+    info = next((one for one in store.collections() if one.name == collection), None)
+    if info is None:
+        raise unknown_collection(collection)
+    records: list[ImageRecord] = []
+    skipped: list[Skipped] = []
+    fields: Counter[str] = Counter()
+    vectors = np.empty((info.count, info.spec.dim), dtype=np.float32)
+    for block in store.scan(collection, where=where):
+        for record, vector in zip(block.records, block.vectors, strict=True):
+            fields.update(record.metadata.keys())
+            if label_field is not None and label_field not in record.metadata:
+                skipped.append(Skipped(record.id, f"has no metadata field {label_field!r}"))
+            elif len(records) < len(vectors):  # what came since it was counted is left out
+                vectors[len(records)] = vector
+                records.append(record)
+    if not records:
+        if where is not None and not skipped:
+            raise InvalidParameterError(
+                f"No picture of the collection {collection!r} passes the filter; widen it"
+            )
+        raise InvalidParameterError(_nothing(collection, label_field, fields))
+    return VectorSet(
+        name=collection,
+        spec=info.spec,
+        provenance=info.provenance,
+        vectors=vectors[: len(records)],
+        ids=[record.id for record in records],
+        names=[record.filename for record in records],
+        labels=None if label_field is None else [_label(r.metadata[label_field]) for r in records],
+        sha256s=[record.sha256 for record in records],
+        picture=_Reader(pictures, collection, [record.id for record in records]),
+        skipped=skipped,
+    )
+
+
+class _Reader:
+    """Opens a collection's pictures by position."""
+
+    def __init__(self, pictures: PictureService, collection: str, ids: list[str]) -> None:
+        self._pictures = pictures
+        self._collection = collection
+        self._ids = ids
+
+    def __call__(self, position: int, *, size: int) -> Image.Image:
+        """See `PictureReader`."""
+        return self._pictures.open(self._collection, self._ids[position], size=size)
+
+
+def _label(value: Any) -> str:
+    return value if isinstance(value, str) else group_key(value)
+
+
+def _nothing(collection: str, label_field: str | None, fields: Counter[str]) -> str:
+    if label_field is None:
+        return f"The collection {collection!r} is empty; index some pictures first"
+    known = ", ".join(name for name, _ in fields.most_common(10)) or "none"
+    return (
+        f"No picture of the collection {collection!r} has the metadata field {label_field!r}; "
+        f"the fields there are: {known}"
+    )
+
+
+def sample_vectors(
+    store: Store,
+    collection: str,
+    *,
+    most: int,
+    seed: int = 0,
+    progress: Progress = NO_PROGRESS,
+) -> Vectors:
+    """Vectors of a collection, chosen at random, oldest first.
+
+    Args:
+        store: Where they are.
+        collection: Which collection.
+        most: At most so many, at least 1; all where there are no more.
+        seed: The same seed chooses the same ones, while the collection stays as it is.
+        progress: Told how many pictures were passed, and of how many; may end the work.
+
+    Returns:
+        (N, dim) float32, C-contiguous, rows of length 1.
+
+    Raises:
+        CollectionNotFoundError: There is no such collection.
+    """
+    spec = store.spec(collection)
+    if spec is None:
+        raise unknown_collection(collection)
+    count = store.count(collection)
+    wanted = np.zeros(count, dtype=np.bool_)
+    wanted[np.random.default_rng(seed).permutation(count)[:most]] = True
+    vectors = np.empty((int(wanted.sum()), spec.dim), dtype=np.float32)
+    passed = filled = 0
+    for block in store.scan(collection):
+        here = wanted[passed : passed + len(block.vectors)]  # what came since is left out
+        chosen = block.vectors[: len(here)][here]
+        vectors[filled : filled + len(chosen)] = chosen
+        passed, filled = passed + len(here), filled + len(chosen)
+        progress.report(passed, count)
+        progress.check()
+    return vectors[:filled]

@@ -14,9 +14,17 @@ from lookalike.api.uploads import JsonRoute
 from lookalike.bootstrap import Services
 from lookalike.errors import RequestTooLargeError
 from lookalike.model_recipes import recipe_of
-from lookalike.schemas import CollectionOut, CollectionsOut, JobOut, JobsOut, Schema
-from lookalike.services.dropping import drop_collection
+from lookalike.schemas import (
+    CollectionOut,
+    CollectionsOut,
+    JobOut,
+    JobsOut,
+    Schema,
+    VectorSetOut,
+    VectorSetsOut,
+)
 from lookalike.services.jobs import JobStatus
+from lookalike.services.reembedding import REEMBED_KIND
 
 ACCEPTED = {
     "description": "The job waits or runs; GET its Location to see how far it is",
@@ -27,6 +35,9 @@ ACCEPTED = {
 PATH_PATTERN = r"^[^\x00-\x1f\x7f]+$"
 
 CollectionName = Annotated[str, Path(pattern=COLLECTION_PATTERN, max_length=63)]
+Digest = Annotated[
+    str, Path(description="`digest` of the passport that made them", pattern="^[0-9a-f]{16}$")
+]
 JobId = Annotated[str, Path(description="The job's id", pattern="^[0-9a-f]{16}$")]
 
 
@@ -85,7 +96,7 @@ def described(services: Services) -> list[CollectionOut]:
     live = [encoder.spec for encoder in services.encoders.live]
     return [
         CollectionOut.of(info, searchable=any(not info.spec.differences(spec) for spec in live))
-        for info in services.pictures.collections()
+        for info in services.collections.all()
     ]
 
 
@@ -111,10 +122,34 @@ def list_collections(parts: PartsDep) -> CollectionsOut:
 )
 def delete_collection(name: CollectionName, parts: PartsDep) -> Response:
     """All of its pictures, vectors and files go; imports into it end."""
-    services = parts.services
-    drop_collection(
-        name, pictures=services.pictures, jobs=services.jobs, gate=services.indexing.gate
-    )
+    parts.services.collections.drop(name)
+    return Response(status_code=204)
+
+
+@_collections.get(
+    "/{name}/vectors",
+    summary="List the vectors of a collection",
+    operation_id="list_vectors",
+    responses=responses(401, 404, 422),
+    dependencies=[Depends(require_read)],
+)
+def list_vectors(name: CollectionName, parts: PartsDep) -> VectorSetsOut:
+    """One set for each model that the collection was embedded with; searches use the active one."""
+    sets = parts.services.collections.vector_sets(name)
+    return VectorSetsOut(collection=name, vectors=[VectorSetOut.of(one) for one in sets])
+
+
+@_collections.delete(
+    "/{name}/vectors/{digest}",
+    status_code=204,
+    summary="Delete the vectors of a model that the collection no longer uses",
+    operation_id="delete_vectors",
+    responses=responses(401, 404, 409, 422, 507),
+    dependencies=[Depends(require_admin)],
+)
+def delete_vectors(name: CollectionName, digest: Digest, parts: PartsDep) -> Response:
+    """Frees their space on the disk; going back to that model means embedding again."""
+    parts.services.collections.discard(name, digest)
     return Response(status_code=204)
 
 
@@ -144,7 +179,7 @@ def reembed(
     services = parts.services
     services.reembedding.require(name)
     recipe = recipe_of(services.settings, asked.given() if asked else None)
-    job = services.jobs.start("reembed", services.reembedding.parameters(name, recipe))
+    job = services.jobs.start(REEMBED_KIND, services.reembedding.parameters(name, recipe))
     return accepted(response, job)
 
 

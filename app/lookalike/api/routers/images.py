@@ -32,7 +32,7 @@ from lookalike.schemas import (
     Schema,
     SearchOut,
 )
-from lookalike.services.duplicates.service import (
+from lookalike.services.duplicates import (
     MAX_LIMIT,
     MIN_THRESHOLD,
     THRESHOLD,

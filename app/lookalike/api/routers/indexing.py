@@ -27,7 +27,7 @@ from lookalike.records import DEFAULT_COLLECTION, OnConflict
 from lookalike.schemas import IndexItemOut, IndexOut, ItemError, JobOut, Schema
 from lookalike.services.importing import ImportOptions
 from lookalike.services.indexing import IndexItem
-from lookalike.services.timing import Stopwatch
+from lookalike.services.search import Stopwatch
 
 router = APIRouter(tags=["index"])
 _pictures = APIRouter(route_class=IndexRoute)

@@ -83,7 +83,7 @@ class UrlRoute(JsonRoute):
         """Nothing is fetched for a queue that has no room."""
         parts = parts_of(request)
         parts.keys.check(request, Access.READ)
-        parts.services.url_search.require_fetcher()
+        parts.services.search.require_fetcher()
         with parts.admission.place():
             pass
 
@@ -159,7 +159,7 @@ def search_url(query: UrlSearchIn, parts: PartsDep) -> SearchOut:
         group_by=query.group_by,
         effort=query.effort,
     )
-    result = parts.services.url_search.search(query.url, options, place=parts.admission.place)
+    result = parts.services.search.search_url(query.url, options, place=parts.admission.place)
     parts.metrics.stages("search_url", result.took_ms)
     return SearchOut.of(result)
 

@@ -1,4 +1,4 @@
-"""Finding duplicates: what a caller asks, and the work in the background that answers it."""
+"""Finding duplicates: what a caller asks, the search in the background, and the groups."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ import math
 import re
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from lookalike.errors import ImageNotFoundError, InvalidParameterError
-from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, ModelSpec
-from lookalike.services.duplicates.links import NO_SEARCH, Links, stopped
-from lookalike.services.duplicates.pixels import PixelComparer
-from lookalike.services.duplicates.stars import DuplicateGroup, stars
+from lookalike.errors import ImageNotFoundError, InvalidParameterError, NotReadyError
+from lookalike.progress import Progress
+from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, ImageRecord, ModelSpec
+from lookalike.services.duplicate_links import (
+    FIRST_K,
+    MAX_K,
+    NO_SEARCH,
+    Edges,
+    Links,
+    PixelComparer,
+)
 from lookalike.services.pictures import THUMBNAIL_SIZE, PictureService
 from lookalike.store.base import Store, unknown_collection
 from lookalike.store.names import check_collection_name
@@ -30,9 +39,11 @@ MIN_THRESHOLD = 0.5
 MAX_LIMIT = 1000
 """Most groups in one answer."""
 
+STRICTNESS = {kind: place for place, kind in enumerate(DuplicateKind)}
+"""0 for the strictest kind."""
+
 _FLOOR_STEPS = 20  # a new floor is rounded down to 1/20, so that it is lowered a few times at most
 _STALE = 2  # links are made anew once most of the ids in them may be gone
-_STALE_SPARE = 1000
 _WAITING = 8  # requests that wait for work; more are told at once that it runs
 _CURSOR = re.compile(r"([1-9][0-9]{0,9})\.([A-Za-z0-9][A-Za-z0-9._~-]{0,127})")
 
@@ -83,12 +94,12 @@ class DuplicateOptions:
         return (-int(found[1]), found[2])
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Unfinished:
     """How far the search for duplicates is, in pictures."""
 
-    done: int = 0
-    total: int = 0
+    done: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +125,28 @@ class Duplicates:
     next_cursor: str | None
 
 
+class _Update(Progress):
+    """The progress of a search in the background; `stop` ends it."""
+
+    def __init__(self, stop: threading.Event, total: int) -> None:
+        super().__init__()
+        self._stop = stop
+        self.state = Unfinished(0, total)
+
+    def check(self) -> None:
+        if self._stop.is_set():
+            raise _stopped()
+
+    def report(self, done: int, total: int, *, stage: str = "") -> None:  # noqa: ARG002
+        self.state = Unfinished(done, total)
+
+
 @dataclass(slots=True)
 class _Work:
     """What is known of one collection, and the job that brings it up to date."""
 
     links: Links
-    progress: Unfinished = field(default_factory=Unfinished)
+    update: _Update | None = None
     job: Future[Links] | None = None
 
 
@@ -132,12 +159,28 @@ class DuplicateService:
         store: Where the pictures are.
         pictures: Opens them.
         wait_s: Seconds that `find` waits before it tells how far the work is.
+        first_k: Neighbors that are looked at first.
+        max_neighbors: Most neighbors that are looked at for one picture.
+        together: Pictures in one search.
+        stale_spare: Deleted pictures that are remembered for nothing, beside as many as there are.
     """
 
-    def __init__(self, store: Store, pictures: PictureService, *, wait_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        pictures: PictureService,
+        *,
+        wait_s: float = 5.0,
+        first_k: int = FIRST_K,
+        max_neighbors: int = MAX_K,
+        together: int = 64,
+        stale_spare: int = 1000,
+    ) -> None:
         self._store = store
         self._pictures = pictures
         self._wait_s = wait_s
+        self._stale_spare = stale_spare
+        self._links = partial(Links, first_k=first_k, max_k=max_neighbors, together=together)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._works: dict[tuple[str, str], _Work] = {}
@@ -188,7 +231,7 @@ class DuplicateService:
                 job = work.job
             wait([job], timeout=max(0.0, deadline - time.monotonic()))
             if not job.done():
-                return Unfinished(work.progress.done, work.progress.total)
+                return work.update.state if work.update else Unfinished(0, 0)
             if job is ours and job.exception() is None:
                 return job.result()
 
@@ -197,33 +240,29 @@ class DuplicateService:
         if key not in self._works:
             here = {(info.name, info.spec.digest) for info in self._store.collections()}
             self._works = {known: work for known, work in self._works.items() if known in here}
-            self._works[key] = _Work(Links(NO_SEARCH))
+            self._works[key] = _Work(self._links(NO_SEARCH))
         return self._works[key]
 
     def _start(self, work: _Work, options: DuplicateOptions, spec: ModelSpec) -> Future[Links]:
         if self._stop.is_set():
-            raise stopped()
+            raise _stopped()
         return self._threads.submit(self._update, work, options, spec)
 
     def _update(self, work: _Work, options: DuplicateOptions, spec: ModelSpec) -> Links:
         """Runs in the background; others may read the links meanwhile, so new ones replace them."""
         count = self._store.count(options.collection)
         links = work.links
-        if options.floor < links.floor or len(links) > _STALE * count + _STALE_SPARE:
-            links = Links(_rounded(min(options.floor, links.floor)))
-        work.progress = progress = Unfinished(total=max(0, count - len(links)))
-
-        def advance(pictures: int) -> None:
-            progress.done += pictures
-            progress.total = max(progress.total, progress.done)
-
+        if options.floor < links.floor or len(links) > _STALE * count + self._stale_spare:
+            links = self._links(_rounded(min(options.floor, links.floor)))
+        total = max(0, count - len(links))
+        work.update = _Update(self._stop, total)
         links.update(
             self._store,
             options.collection,
             spec=spec,
             comparer=PixelComparer(partial(self._open, options.collection)),
-            stop=self._stop,
-            advance=advance,
+            progress=work.update,
+            total=total,
         )
         work.links = links
         return links
@@ -277,3 +316,118 @@ def _place(group: DuplicateGroup) -> tuple[int, str]:
 
 def _rounded(floor: float) -> float:
     return floor if floor == NO_SEARCH else math.floor(floor * _FLOOR_STEPS) / _FLOOR_STEPS
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A picture that is a duplicate of the one to keep.
+
+    Attributes:
+        record: The picture.
+        kind: What it is to the one to keep.
+        score: Its cosine with the one to keep; 1 for the same bytes.
+    """
+
+    record: ImageRecord
+    kind: DuplicateKind
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateGroup:
+    """One picture to keep, and its duplicates: the strictest kinds first, then the best scores."""
+
+    keep: ImageRecord
+    members: list[Member]
+
+    @property
+    def kind(self) -> DuplicateKind:
+        """The weakest kind among the members."""
+        return max((member.kind for member in self.members), key=STRICTNESS.__getitem__)
+
+    @property
+    def bytes_saved(self) -> int:
+        """Bytes of the files that nobody in the group needs once the members are deleted.
+
+        Files as the service keeps them: the same bytes under two ids are one file, except where
+        files are referred to in place.
+        """
+        files = {_file(member.record): member.record.bytes for member in self.members}
+        files.pop(_file(self.keep), None)
+        return sum(files.values())
+
+
+def keep_order(record: ImageRecord) -> tuple[int, int, str, str]:
+    """Sorts the best picture to keep first: more pixels, larger file, older, lower id."""
+    return (-record.width * record.height, -record.bytes, record.created_at, record.id)
+
+
+def stars(contents: dict[int, list[ImageRecord]], edges: Edges) -> list[DuplicateGroup]:
+    """Groups contents that are alike around the best of them.
+
+    In keep-best order, the first content that is in no group yet is kept, and takes all that are
+    in none and have an edge with it. So every member is directly like the one to keep, which
+    connected components do not promise. No group has one picture only.
+
+    Args:
+        contents: The pictures that have each content, by number; at least one each.
+        edges: Which contents are alike; those with a content that is not there are passed over.
+    """
+    copies = {node: sorted(records, key=keep_order) for node, records in contents.items()}
+    order = sorted(copies, key=lambda node: keep_order(copies[node][0]))
+    place, later, scores, same = _by_rank(order, edges)
+    taken = np.zeros(len(order), dtype=np.bool_)
+    groups = []
+    for rank, node in enumerate(order):
+        if taken[rank]:
+            continue
+        own = np.arange(place[rank], place[rank + 1])
+        own = own[~taken[later[own]]]
+        taken[later[own]] = True
+        alike = [
+            (copies[order[later[edge]]], bool(same[edge]), float(scores[edge])) for edge in own
+        ]
+        if alike or len(copies[node]) > 1:
+            groups.append(_group(copies[node], alike))
+    return groups
+
+
+def _group(
+    own: Sequence[ImageRecord], alike: Sequence[tuple[list[ImageRecord], bool, float]]
+) -> DuplicateGroup:
+    members = [Member(record, DuplicateKind.EXACT, 1.0) for record in own[1:]]
+    for records, same, score in alike:
+        kind = DuplicateKind.REENCODED if same else DuplicateKind.NEAR
+        members += [Member(record, kind, score) for record in records]
+    members.sort(key=lambda member: (STRICTNESS[member.kind], -member.score, member.record.id))
+    return DuplicateGroup(own[0], members)
+
+
+def _by_rank(
+    order: Sequence[int], edges: Edges
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Each pair once, from the better rank to the other, sorted by both.
+
+    Returns:
+        Where the edges of each rank begin, (R + 1,); the other's rank, score and sameness, (E,).
+    """
+    numbers = [np.asarray(order, dtype=np.int64), edges.left, edges.right]
+    rank = np.full(max(part.max(initial=-1) for part in numbers) + 1, -1, dtype=np.int64)
+    rank[numbers[0]] = np.arange(len(order))
+    ends = np.sort(np.stack([rank[edges.left], rank[edges.right]]), axis=0)  # (2, E)
+    kept = np.flatnonzero((ends[0] >= 0) & (ends[0] != ends[1]))
+    kept = kept[np.lexsort((ends[1, kept], ends[0, kept]))]
+    ends, scores, same = ends[:, kept], edges.scores[kept], edges.same[kept]
+    first = np.flatnonzero(np.any(np.diff(ends, axis=1, prepend=-1) != 0, axis=0))
+    if len(first):
+        scores, same = np.maximum.reduceat(scores, first), np.logical_or.reduceat(same, first)
+    begins = np.searchsorted(ends[0, first], np.arange(len(order) + 1))
+    return begins, ends[1, first], scores, same
+
+
+def _file(record: ImageRecord) -> str:
+    return record.source or record.sha256
+
+
+def _stopped() -> NotReadyError:
+    return NotReadyError("The service is shutting down; ask again when it runs")

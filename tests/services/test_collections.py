@@ -1,4 +1,4 @@
-"""Deleting a collection while imports into it wait."""
+"""Deleting a collection while imports into it wait, and vectors that it no longer uses."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from typing import Any
 
 import pytest
 
-from lookalike.errors import CollectionNotFoundError, StorageFullError
-from lookalike.files.blobs import LocalFiles
-from lookalike.media.decode import ImageDecoder
-from lookalike.services.dropping import drop_collection
+from lookalike.errors import CollectionNotFoundError, ConflictError, StorageFullError
+from lookalike.services.collections import CollectionService
 from lookalike.services.importing import FOLDER_KIND
 from lookalike.services.jobs import JobService
-from lookalike.services.pictures import PictureService
+from lookalike.services.reembedding import REEMBED_KIND
 from lookalike.services.switching import PutGate
 from lookalike.store.jobs import JobState
 from lookalike.store.local.connections import Connections
 from lookalike.store.local.store import LocalStore
-from tests.store.helpers import fill
+from tests.store.helpers import OTHER_PASSPORT, fill
 from tests.waiting import PATIENCE_S
 
 
@@ -31,9 +29,9 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.store = LocalStore(folder)
         self.gate = PutGate()
-        self.jobs = JobService(self.store.jobs, {FOLDER_KIND: lambda *_: "done"})
-        files = LocalFiles(folder)
-        self.pictures = PictureService(self.store, files, ImageDecoder(), max_metadata_bytes=1000)
+        kinds = dict.fromkeys((FOLDER_KIND, REEMBED_KIND), lambda *_: "done")
+        self.jobs = JobService(self.store.jobs, kinds)
+        self.collections = CollectionService(self.store, self.jobs, self.gate)
         fill(self.store, 3, collection="c")
 
     def start(self, collection: str) -> str:
@@ -41,7 +39,7 @@ class World:
         return self.jobs.start(FOLDER_KIND, parameters).job.id
 
     def drop(self, collection: str = "c") -> int:
-        return drop_collection(collection, pictures=self.pictures, jobs=self.jobs, gate=self.gate)
+        return self.collections.drop(collection)
 
     def state(self, job_id: str) -> JobState:
         return self.store.jobs.get(job_id).state
@@ -131,3 +129,14 @@ def passes(gate: PutGate) -> bool:
 
     threading.Thread(target=put, daemon=True).start()
     return through.wait(PATIENCE_S)
+
+
+def test_vectors_that_a_job_may_be_making_are_not_discarded(world: World) -> None:
+    world.store.sets.begin("c", OTHER_PASSPORT, provenance={})
+    job = world.jobs.start(REEMBED_KIND, {"collection": "c"}).job.id
+    with pytest.raises(ConflictError, match="re-embedded"):
+        world.collections.discard("c", OTHER_PASSPORT.digest)
+    assert len(world.collections.vector_sets("c")) == 2
+    world.jobs.cancel(job)
+    world.collections.discard("c", OTHER_PASSPORT.digest)
+    assert [one.active for one in world.collections.vector_sets("c")] == [True]
