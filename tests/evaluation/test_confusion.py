@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookalike.evaluation.confusion import confuse
+from lookalike.evaluation.findings import confuse
 from lookalike.evaluation.metrics import encode_labels
 
 

@@ -30,7 +30,8 @@ from lookalike.errors import (
     StorageFullError,
 )
 from lookalike.evaluation import vector_files
-from lookalike.evaluation.datasets import FileDataset, open_dataset, sample
+from lookalike.evaluation.datasets import open_dataset
+from lookalike.evaluation.datasets.base import FileDataset, sample
 from lookalike.evaluation.extraction import extract_vectors
 from lookalike.media.decode import ImageDecoder, ImageLimits
 from lookalike.models.color_encoder import ColorEncoder

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookalike.evaluation import intervals
-from lookalike.evaluation.intervals import mean_intervals
+from lookalike.evaluation import metrics as intervals
+from lookalike.evaluation.metrics import mean_intervals
 
 
 def slowly(values: np.ndarray, *, seed: int, resamples: int) -> tuple[list[float], list[float]]:

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lookalike.errors import ConfigurationError, InvalidParameterError
+from lookalike.errors import InvalidParameterError
 from lookalike.evaluation import ranking
 from lookalike.evaluation.ranking import rank, rank_blocks
-from lookalike.store.names import INDEX_TYPES
 from tests.evaluation.made import clouds, vector_set
 from tests.store.helpers import unit_vectors
 
@@ -18,12 +17,12 @@ def by_hand(
     vectors: NDArray[np.float32], query: int, k: int
 ) -> tuple[list[int], NDArray[np.float64]]:
     wide = vectors.astype(np.float64)
-    scores = np.array([np.sum(row * wide[query]) for row in wide])
+    scores = np.clip([np.sum(row * wide[query]) for row in wide], -1, 1)
     order = [int(p) for p in np.argsort(-scores, kind="stable") if p != query][:k]
     return order, scores[order]
 
 
-@pytest.mark.parametrize("rows", [30, 2500])  # scored one by one, and searched by FAISS
+@pytest.mark.parametrize("rows", [30, 2500])  # candidates in double and in single precision
 @pytest.mark.parametrize("k", [1, 7, 29])
 def test_ranks_are_the_definition(rows: int, k: int) -> None:
     vectors = unit_vectors(rows, dim=12)
@@ -51,11 +50,28 @@ def test_equal_pictures_go_by_position_and_the_query_is_left_out(rows: int) -> N
     assert found.positions.tolist() == [[1, 2, 3, 4], [0, 1, 3, 4], [0, 1, 2, 3]]
 
 
+@pytest.mark.parametrize("k", [1, 9, 300, 399])  # candidates in single and in double precision
+@pytest.mark.parametrize("dim", [3, 700])
+def test_duplicates_and_near_ones_keep_the_order_of_the_definition(k: int, dim: int) -> None:
+    rng = np.random.default_rng(dim)
+    few = unit_vectors(40, dim=dim)
+    vectors = few[rng.integers(0, len(few), size=400)]
+    nudged = rng.choice(400, size=100, replace=False)
+    vectors[nudged, 0] = np.nextafter(vectors[nudged, 0], np.float32(2))
+    queries = rng.permutation(400)[:60]
+    found = rank(vectors, queries=queries, k=k)
+    for row, query in enumerate(queries.tolist()):
+        positions, scores = by_hand(vectors, query, k)
+        assert found.positions[row].tolist() == positions
+        np.testing.assert_allclose(found.scores[row], scores, atol=1e-12)
+
+
 def test_blocks_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = unit_vectors(50, dim=12)
     queries = np.arange(50)[::-1]
     whole = rank(vectors, queries=queries, k=5)
-    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 7 * 12 * 4)
+    monkeypatch.setattr(ranking, "_SCORES_BYTES", 7 * 50 * 8)
+    monkeypatch.setattr(ranking, "_ROWS_BYTES", 11 * 12 * 8)
     seen: list[tuple[int, int]] = []
     blocks = list(rank_blocks(vectors, queries=queries, k=5, on_progress=lambda *n: seen.append(n)))
     assert [len(block.queries) for block in blocks] == [7] * 7 + [1]
@@ -91,13 +107,6 @@ def test_k_out_of_range_is_refused(k: int) -> None:
 def test_queries_out_of_range_are_refused(queries: list[int]) -> None:
     with pytest.raises(InvalidParameterError, match=r"from 0 to 9|no queries"):
         rank(unit_vectors(10), queries=np.array(queries, dtype=np.int64), k=1)
-
-
-def test_index_types_are_those_of_the_store() -> None:
-    for name in INDEX_TYPES:
-        assert rank(unit_vectors(5), queries=np.array([0]), k=1, index=name).positions.size == 1
-    with pytest.raises(ConfigurationError, match="no index type 'HNSW': use Flat"):
-        rank(unit_vectors(5), queries=np.array([0]), k=1, index="HNSW")
 
 
 def test_vectors_that_are_no_directions_are_refused() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookalike.errors import ConfigurationError, InvalidParameterError
-from lookalike.evaluation import planning
+from lookalike.errors import InvalidParameterError
+from lookalike.evaluation import runner as planning
 from lookalike.evaluation.metrics import average_precision_at, encode_labels, judge
 from lookalike.evaluation.ranking import rank
 from lookalike.evaluation.results import Metric
@@ -61,7 +61,7 @@ def test_counts_and_setup_are_told(mixed: VectorSet) -> None:
     assert (found.dataset, found.asked, found.notes) == ("made", None, ())
     assert found.spec == mixed.spec
     assert {"index", "rank", "measure", "summarize", "total"} == set(found.seconds)
-    assert {"lookalike", "python", "numpy", "faiss"} == set(found.versions)
+    assert {"lookalike", "python", "numpy"} == set(found.versions)
     names = [(metric.name, metric.k) for metric in found.metrics]
     assert len(set(names)) == len(names) == 5 * 3 + 3
     with pytest.raises(KeyError):
@@ -201,9 +201,6 @@ def test_sets_without_anything_to_find_are_refused() -> None:
         evaluate(vector_set(vectors, None))
     with pytest.raises(InvalidParameterError, match="No two pictures"):
         evaluate(vector_set(vectors[:0], []))
-    vectors, labels = clouds([6, 6])
-    with pytest.raises(ConfigurationError, match="index type"):
-        evaluate(vector_set(vectors, labels), index="Tree")
 
 
 def test_one_class_is_all_right() -> None:

@@ -16,7 +16,7 @@ from lookalike.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from lookalike.config import Settings
-    from lookalike.evaluation.datasets import Dataset
+    from lookalike.evaluation.datasets.base import Dataset
     from lookalike.services.vector_set import VectorSet
 
 SET_SETTINGS = (*MODEL_SETTINGS, "cache_dir")
@@ -175,7 +175,8 @@ def _dataset_vectors(wanted: Wanted, settings: Settings, report: Report) -> Iter
 
 
 def _open_dataset(wanted: Wanted, settings: Settings) -> Dataset:
-    from lookalike.evaluation.datasets import open_dataset, sample  # noqa: PLC0415 - see lookalike.cli.main
+    from lookalike.evaluation.datasets import open_dataset  # noqa: PLC0415 - see lookalike.cli.main
+    from lookalike.evaluation.datasets.base import sample  # noqa: PLC0415
 
     assert wanted.dataset is not None
     dataset = open_dataset(

@@ -5,12 +5,39 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.evaluation.confusion import Confusion
-from lookalike.evaluation.intervals import mean_intervals
-from lookalike.evaluation.metrics import Classes
+from lookalike.evaluation.metrics import Classes, mean_intervals
 from lookalike.evaluation.ranking import Positions, Ranking
-from lookalike.evaluation.results import ClassResult, ConfusedPair, Metric, QueryResult, RankedMatch
+from lookalike.evaluation.results import (
+    ClassResult,
+    ConfusedPair,
+    Confusion,
+    Metric,
+    QueryResult,
+    RankedMatch,
+)
 from lookalike.services.vector_set import VectorSet
+
+
+def confuse(
+    classes: Classes, *, queries: NDArray[np.int64], positions: NDArray[np.int64]
+) -> Confusion:
+    """Counts classes among the matches.
+
+    Takes memory for the pairs that occur, so that thousands of classes are no trouble.
+
+    Args:
+        classes: Of the whole set.
+        queries: (Q,) positions.
+        positions: (Q, k) of the ranked matches.
+    """
+    size = len(classes.names)
+    own = classes.codes[queries]
+    pairs, times = np.unique(
+        own[:, np.newaxis] * size + classes.codes[positions], return_counts=True
+    )
+    asked, found = np.divmod(pairs, size)
+    matches = np.bincount(own, minlength=size) * positions.shape[1]  # of each class's queries
+    return Confusion(names=classes.names, asked=asked, found=found, shares=times / matches[asked])
 
 
 def class_results(

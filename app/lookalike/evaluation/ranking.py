@@ -1,31 +1,28 @@
-"""Exact ranks: what a search of the whole set would answer, for many queries."""
+"""Exact ranks: the nearest pictures of many queries, by brute force over the whole set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.cores import limit_openmp
 from lookalike.errors import InvalidParameterError
 from lookalike.services.vector_set import VectorSet
-from lookalike.store.names import check_index_type
-from lookalike.store.vectors import check_vectors
-
-if TYPE_CHECKING:
-    from lookalike.store.local.index.exact import ExactSegment
+from lookalike.store.vectors import best_first, check_vectors, exact_scores
 
 Positions = NDArray[np.int64]
-"""Places in a vector set, from 0."""
+"""Positions in a vector set, from 0."""
 
 Progress = Callable[[int, int], None]
-"""Told how many queries are done, and of how many."""
+"""Called with the number of queries done and the number of all."""
 
-_QUERIES = 256  # at a time
-_BLOCK_BYTES = 16 * 2**20  # of vectors that are copied at a time
+_QUERIES = 256  # in one block, at most
+_SCORES_BYTES = 256 * 2**20  # of one block's scores
+_ROWS_BYTES = 32 * 2**20  # of vectors that are held in double precision
+_FEW = 32  # in sets of this many times k, single precision picks the candidates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,7 +32,8 @@ class Ranking:
     Attributes:
         queries: (Q,) int64, positions in the set.
         positions: (Q, k) int64, best first; of equal scores the lower position first.
-        scores: (Q, k) float64, cosines in [-1, 1], descending.
+        scores: (Q, k) float64, cosines in [-1, 1], descending; fewer columns where fewer were
+            asked for.
     """
 
     queries: Positions
@@ -56,26 +54,25 @@ def rank(
     *,
     queries: Positions,
     k: int,
-    index: str = "Flat",
+    scored: int | None = None,
     on_progress: Progress | None = None,
 ) -> Ranking:
-    """Ranks all pictures for each query, with the index that the service searches.
+    """Ranks all pictures for each query.
 
-    Takes memory for the index and the answer, (Q, k) twice; `rank_blocks` does without the latter.
+    Takes memory for the answer, (Q, k) twice; `rank_blocks` does without.
 
     Args:
         vectors: A set, or (N, dim) float32 rows of length 1.
         queries: (Q,) positions in the set, at least one.
         k: From 1 to N - 1.
-        index: The index type; `Flat` is exact.
+        scored: Ranks whose scores are wanted; all k unless given.
         on_progress: Called after each block of queries.
 
     Raises:
         InvalidParameterError: k or a query is out of its range.
-        ConfigurationError: There is no such index type.
         ValueError: The vectors are not finite or not of length 1.
     """
-    blocks = rank_blocks(vectors, queries=queries, k=k, index=index, on_progress=on_progress)
+    blocks = rank_blocks(vectors, queries=queries, k=k, scored=scored, on_progress=on_progress)
     return concatenate(list(blocks))
 
 
@@ -93,74 +90,109 @@ def rank_blocks(
     *,
     queries: Positions,
     k: int,
-    index: str = "Flat",
+    scored: int | None = None,
     on_progress: Progress | None = None,
 ) -> Iterator[Ranking]:
-    """As `rank`, in blocks of queries, for whoever keeps only a part of each.
+    """As `rank`, in blocks of queries, for a caller that keeps only a part of each.
 
     Arguments and errors as for `rank`; errors are raised at once, not with the first block.
     """
     rows = vectors.vectors if isinstance(vectors, VectorSet) else vectors
     queries = np.asarray(queries, dtype=np.int64)
-    if not 1 <= k < len(rows):
+    _check(queries, k=k, count=len(rows))
+    for part in _slices(rows):
+        check_vectors(rows[part], count=None, dim=rows.shape[1])
+    scored = k if scored is None else scored
+    return _rank_blocks(rows, queries, k=k, scored=scored, on_progress=on_progress)
+
+
+def _check(queries: Positions, *, k: int, count: int) -> None:
+    if not 1 <= k < count:
         raise InvalidParameterError(
-            f"k is {k}, but each picture has {max(0, len(rows) - 1)} others to be ranked: "
+            f"k is {k}, but each picture has {max(0, count - 1)} others to be ranked: "
             "choose a k from 1 to that, or more pictures"
         )
     if queries.ndim != 1 or not len(queries):
         raise InvalidParameterError("There are no queries; name the position of one or more")
-    if queries.min() < 0 or queries.max() >= len(rows):
+    if queries.min() < 0 or queries.max() >= count:
         raise InvalidParameterError(
             f"There is no picture {queries.min() if queries.min() < 0 else queries.max()}: "
-            f"positions in this set go from 0 to {len(rows) - 1}"
+            f"positions in this set go from 0 to {count - 1}"
         )
-    return _search(_filled(rows, index), rows, queries, k=k, on_progress=on_progress)
 
 
-def _filled(rows: NDArray[np.float32], name: str) -> ExactSegment:
-    """The index with all rows, under their positions plus one: seqs start at 1."""
-    limit_openmp()
-    from lookalike.store.local.index.exact import ExactSegment  # noqa: PLC0415 - imports faiss
-
-    check_index_type(name)
-    dim = rows.shape[1]
-    index = ExactSegment(dim)
-    step = max(1, _BLOCK_BYTES // (4 * dim))
-    for start in range(0, len(rows), step):
-        block = check_vectors(rows[start : start + step], count=None, dim=dim)
-        index.add(np.arange(start, start + len(block), dtype=np.int64) + 1, block)
-    return index
-
-
-def _search(
-    index: ExactSegment,
+def _rank_blocks(
     rows: NDArray[np.float32],
     queries: Positions,
     *,
     k: int,
+    scored: int,
     on_progress: Progress | None,
 ) -> Iterator[Ranking]:
-    step = max(1, min(_QUERIES, _BLOCK_BYTES // (4 * index.dim)))
+    step = max(1, min(_QUERIES, _SCORES_BYTES // (8 * max(rows.shape))))
+    dtype = np.float32 if k * _FEW <= len(rows) else np.float64
     for start in range(0, len(queries), step):
         block = queries[start : start + step]
-        found = index.search(np.ascontiguousarray(rows[block], dtype=np.float32), k=k + 1)
-        scores = np.stack([scores for scores, _ in found])  # (B, k + 1)
-        positions = np.stack([seqs for _, seqs in found]) - 1
-        others = _all_but_one(positions == block[:, np.newaxis])
-        yield Ranking(
-            queries=block,
-            positions=positions[others].reshape(len(block), k),
-            scores=scores[others].reshape(len(block), k),
-        )
+        scores = _product(rows, block, dtype)
+        worst = np.partition(scores, -k, axis=1)[:, -k]  # of the k that each query wants
+        best = [_best(rows, *each, k=k) for each in zip(block, scores, worst, strict=True)]
+        exact = [_exact(rows, q, found[:scored]) for q, found in zip(block, best, strict=True)]
+        yield Ranking(queries=block, positions=np.stack(best), scores=np.stack(exact))
         if on_progress is not None:
             on_progress(start + len(block), len(queries))
 
 
-def _all_but_one(itself: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """What to keep of (B, k + 1) places: all but the query's own, or but the last.
+def _product(
+    rows: NDArray[np.float32], queries: Positions, dtype: type[np.floating[Any]]
+) -> NDArray[Any]:
+    """Cosines of (B,) queries with all rows, (B, N) of `dtype`; its own is minus infinity."""
+    wanted = rows[queries].astype(dtype)
+    scores = np.empty((len(queries), len(rows)), dtype=dtype)
+    for part in _slices(rows):
+        scores[:, part] = wanted @ rows[part].astype(dtype, copy=False).T
+    np.clip(scores, -1.0, 1.0, out=scores)
+    scores[np.arange(len(queries)), queries] = -np.inf
+    return scores
 
-    A query does not find itself where more than k pictures before it have the very same vector.
+
+def _best(
+    rows: NDArray[np.float32], query: np.int64, scores: NDArray[Any], worst: float, *, k: int
+) -> Positions:
+    """The k best positions, from a query's scores with all (N,) rows.
+
+    A matrix product may give equal rows slightly different scores, depending on where they stand.
+    So scores that are closer than its rounding are computed again, row by row.
     """
-    keep = ~itself
-    keep[:, -1] &= itself.any(axis=1)
-    return keep
+    rounding = _rounding(rows.shape[1], scores.dtype)
+    positions = np.flatnonzero(scores >= worst - rounding)
+    found = scores[positions].astype(np.float64)
+    order = best_first(found, positions, len(found))
+    near = np.flatnonzero(-np.diff(found[order]) <= rounding)
+    if len(near):
+        doubtful = order[np.union1d(near, near + 1)]
+        found[doubtful] = _exact(rows, query, positions[doubtful])
+        order = best_first(found, positions, k)
+    best: Positions = positions[order[:k]]
+    return best
+
+
+def _exact(rows: NDArray[np.float32], query: np.int64, positions: Positions) -> NDArray[np.float64]:
+    """Cosines of a query with some rows; equal rows get equal scores wherever they stand."""
+    scores = np.empty(len(positions))
+    for part in _slices(rows, count=len(positions)):
+        scores[part] = exact_scores(rows[positions[part]], rows[query])
+    return scores
+
+
+def _rounding(dim: int, dtype: np.dtype[Any]) -> float:
+    """More than two ways to add up a cosine of `dim` products differ by."""
+    if dtype == np.float32:
+        return 2e-6 + 4e-7 * float(np.sqrt(dim))
+    return 2 * float(np.finfo(np.float64).eps) * dim
+
+
+def _slices(rows: NDArray[np.float32], *, count: int | None = None) -> Iterator[slice]:
+    """Cuts all rows, or `count` of them, into parts of `_ROWS_BYTES` in double precision."""
+    step = max(1, _ROWS_BYTES // (8 * rows.shape[1]))
+    for start in range(0, len(rows) if count is None else count, step):
+        yield slice(start, start + step)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lookalike.evaluation.confusion import Confusion
-from lookalike.evaluation.intervals import CONFIDENCE, RESAMPLES
-from lookalike.evaluation.report_page import page_values
-from lookalike.evaluation.results import Evaluation, Metric
+from lookalike.errors import LookalikeError
+from lookalike.evaluation.metrics import CONFIDENCE, RESAMPLES
+from lookalike.evaluation.results import ClassResult, ConfusedPair, Confusion, Evaluation, Metric
 from lookalike.services.vector_set import VectorSet
-from lookalike.visualization.pages import render, write_whole
+from lookalike.visualization.pages import picture_uri, render, write_whole
 
 LARGEST_MATRIX = 100
 """With more classes than this, JSON leaves the matrix of confusion out."""
@@ -138,3 +139,141 @@ def _matrix(confusion: Confusion) -> list[list[float] | None] | None:
         return None
     matrix = confusion.matrix()
     return [None if np.isnan(row).any() else row.tolist() for row in matrix]
+
+
+_THUMBNAIL = 176  # pixels, shown at half of it
+_MATCHES = 10  # of each of the worst queries
+_LARGEST_MAP = 25  # classes; with more, pairs are listed instead
+_FEW_PAIRS = 8  # beside the map
+_CLASSES = 100  # bars; of more, the best and the worst half of them
+
+_OVERALL = ("r_precision", "map_at_r", "mrr")
+_AS_PRECISION_AT_1 = ("hit_rate", "map", "ndcg")
+_GROUPS = {
+    "precision": ("Precision", "The share of the first k matches that are right; at most R / k."),
+    "hit_rate": ("Hit rate", "A right match among the first k, or none: top-k accuracy."),
+    "recall": ("Recall", "The share of the R right pictures that are among the first k."),
+    "map": ("mAP", "Precision at each right match, summed, over min(R, k)."),
+    "ndcg": ("nDCG", "Right matches count less further down; 1 is the best order."),
+    "overall": (
+        "Beyond k",
+        "R-precision: precision at R. MAP@R: mAP at R. MRR: 1 / rank of the first right match.",
+    ),
+}
+
+
+def page_values(evaluation: Evaluation, vectors: VectorSet) -> dict[str, Any]:
+    """What `report.html` names.
+
+    Args:
+        evaluation: From `runner.evaluate`.
+        vectors: The set that was evaluated; pictures that cannot be opened are marked as such.
+    """
+    mapped = evaluation.classes <= _LARGEST_MAP
+    pairs = _pairs(evaluation, _FEW_PAIRS if mapped else len(evaluation.confused_pairs))
+    classes, hidden = _classes(evaluation.per_class)
+    return {
+        "title": f"{evaluation.dataset}: retrieval report",
+        "evaluation": evaluation,
+        "groups": _groups(evaluation),
+        "classes": classes,
+        "classes_hidden": hidden,
+        "heat": _heat(evaluation.confusion) if mapped else None,
+        "pairs": pairs,
+        "matches_shown": _MATCHES,
+        "pictures": _thumbnails(vectors, _shown(evaluation, [pair for pair, _ in pairs])),
+        "setup": _setup(evaluation),
+        "random_weights": evaluation.spec.weights == "random",
+    }
+
+
+def _groups(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Metrics under their headings; k = 1 only once, where all mean the same."""
+
+    def heading(metric: Metric) -> str:
+        return "overall" if metric.name in _OVERALL else metric.name
+
+    groups = []
+    for key, members in groupby(evaluation.metrics, key=heading):
+        title, meaning = _GROUPS[key]
+        metrics = list(members)
+        if key in _AS_PRECISION_AT_1 and len(metrics) > 1 and metrics[0].k == 1:
+            metrics = metrics[1:]
+            meaning += " At 1 it is precision."
+        rows = [
+            {"metric": metric, "title": metric.title if key == "overall" else f"k = {metric.k}"}
+            for metric in metrics
+        ]
+        groups.append({"title": title, "meaning": meaning, "rows": rows})
+    return groups
+
+
+def _pairs(evaluation: Evaluation, count: int) -> list[tuple[ConfusedPair, float]]:
+    """Each two classes once: the more confused way, and the share of the other way, or 0."""
+    shares = evaluation.confusion.by_name()
+    once: dict[frozenset[str], ConfusedPair] = {}
+    for pair in evaluation.confused_pairs:
+        once.setdefault(frozenset((pair.asked, pair.found)), pair)
+    pairs = list(once.values())[:count]
+    return [(pair, shares.get((pair.found, pair.asked), 0.0)) for pair in pairs]
+
+
+def _classes(results: tuple[ClassResult, ...]) -> tuple[list[ClassResult], int]:
+    """By falling precision; of too many, the best and the worst, and how many lie between."""
+    ordered = sorted(results, key=lambda result: (-result.precision.value, result.label))
+    hidden = max(0, len(ordered) - _CLASSES)
+    if hidden:
+        ordered = ordered[: _CLASSES // 2] + ordered[-_CLASSES // 2 :]
+    return ordered, hidden
+
+
+def _heat(confusion: Confusion) -> list[tuple[str, list[float] | None]]:
+    """Rows of the map: a label and its shares, None where it had no query."""
+    return [
+        (name, None if np.isnan(row).any() else row.tolist())
+        for name, row in zip(confusion.names, confusion.matrix(), strict=True)
+    ]
+
+
+def _shown(evaluation: Evaluation, pairs: Iterable[ConfusedPair]) -> Iterable[int]:
+    """Positions of all pictures on the page."""
+    for pair in pairs:
+        yield from (pair.query, pair.match.position)
+    for query in evaluation.worst:
+        yield query.position
+        yield from (match.position for match in query.matches[:_MATCHES])
+
+
+def _thumbnails(vectors: VectorSet, positions: Iterable[int]) -> dict[int, str | None]:
+    """A `data:` address for each position; None where the picture cannot be opened any more."""
+    addresses: dict[int, str | None] = {}
+    for position in set(positions):
+        try:
+            image = vectors.picture(position, size=_THUMBNAIL)
+        except LookalikeError:
+            addresses[position] = None
+        else:
+            addresses[position] = picture_uri(image, size=_THUMBNAIL)
+    return addresses
+
+
+def _setup(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """What made the figures, under three headings."""
+    asked = "all" if evaluation.asked is None else f"{evaluation.asked} at random"
+    return {
+        "Model": evaluation.spec.to_dict() | dict(evaluation.provenance),
+        "Protocol": {
+            "query against": "all other pictures of the set",
+            "queries": asked,
+            "seed": evaluation.seed,
+            "index": evaluation.index,
+            "ranks looked at": evaluation.depth,
+            "intervals": f"{CONFIDENCE:.0%}, {RESAMPLES} bootstrap resamples of the queries",
+            "dataset sha256": evaluation.dataset_sha256,
+        },
+        "Run": {
+            "at": evaluation.created_at,
+            **evaluation.versions,
+            **{f"{stage}, s": f"{seconds:.2f}" for stage, seconds in evaluation.seconds.items()},
+        },
+    }

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lookalike.evaluation.confusion import Confusion
+import numpy as np
+from numpy.typing import NDArray
+
 from lookalike.records import ModelSpec
 from lookalike.services.vector_set import Skipped
 
@@ -140,6 +142,51 @@ class ConfusedPair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Confusion:
+    """Shares of classes among the first k matches, without the pairs that never occurred.
+
+    Attributes:
+        names: The C classes.
+        asked: (P,) int64, the class of the queries; with `found`, ascending.
+        found: (P,) int64, the class of the matches.
+        shares: (P,) float64 in (0, 1]; those of one asked class add up to 1.
+    """
+
+    names: tuple[str, ...]
+    asked: NDArray[np.int64]
+    found: NDArray[np.int64]
+    shares: NDArray[np.float64]
+
+    def matrix(self) -> NDArray[np.float64]:
+        """(C, C): row i, column j is the share of class j in the matches of class i's queries.
+
+        NaN in the rows of classes that had no query.
+        """
+        size = len(self.names)
+        dense = np.full((size, size), np.nan)
+        dense[self.asked] = 0.0
+        dense[self.asked, self.found] = self.shares
+        return dense
+
+    def by_name(self) -> dict[tuple[str, str], float]:
+        """Shares by the labels of query and match; pairs that never occurred are missing."""
+        asked, found = self.asked.tolist(), self.found.tolist()
+        return {
+            (self.names[row], self.names[column]): share
+            for row, column, share in zip(asked, found, self.shares.tolist(), strict=True)
+        }
+
+    def most_confused(self, count: int) -> list[tuple[int, int, float]]:
+        """Pairs of different classes by falling share: asked, found, share; at most `count`."""
+        wrong = np.flatnonzero(self.asked != self.found)
+        order = wrong[np.argsort(-self.shares[wrong], kind="stable")[:count]]
+        return [
+            (int(self.asked[pair]), int(self.found[pair]), float(self.shares[pair]))
+            for pair in order
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evaluation:
     """How well the pictures of a labelled set find each other.
 
@@ -160,7 +207,6 @@ class Evaluation:
         depth: Ranks that were looked at.
         asked: How many random queries were wanted; None for all.
         seed: Of the choice of queries and of the intervals.
-        index: The index type.
         chance: Precision that a random order would have.
         metrics: Means over all queries.
         per_class: Classes that had queries, in the order of their labels.
@@ -187,7 +233,6 @@ class Evaluation:
     depth: int
     asked: int | None
     seed: int
-    index: str
     chance: float
     metrics: tuple[Metric, ...]
     per_class: tuple[ClassResult, ...]
@@ -198,6 +243,11 @@ class Evaluation:
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
     created_at: str
+
+    @property
+    def index(self) -> str:
+        """The index type in the store's words; ranks are always exact."""
+        return "Flat"
 
     def metric(self, name: str, k: int | None = None) -> Metric:
         """The metric of this name and cut-off; raises KeyError."""

@@ -7,14 +7,15 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike import __version__
+from lookalike.errors import InvalidParameterError
 from lookalike.evaluation import findings
-from lookalike.evaluation.confusion import confuse
-from lookalike.evaluation.intervals import mean_intervals
+from lookalike.evaluation.findings import confuse
 from lookalike.evaluation.metrics import (
     AT_K,
     AT_R,
@@ -22,14 +23,122 @@ from lookalike.evaluation.metrics import (
     average_precision_at,
     encode_labels,
     judge,
+    mean_intervals,
     values_of,
 )
-from lookalike.evaluation.planning import Plan, make_plan
-from lookalike.evaluation.ranking import Progress, Ranking, concatenate, rank, rank_blocks
+from lookalike.evaluation.ranking import (
+    Positions,
+    Progress,
+    Ranking,
+    concatenate,
+    rank,
+    rank_blocks,
+)
 from lookalike.evaluation.results import Evaluation, Metric, QueryResult
 from lookalike.services.search import Stopwatch
 from lookalike.services.vector_set import VectorSet
 from lookalike.store.base import utc_now
+
+MAX_DEPTH: Final = 5000
+"""Where a class has more other pictures than this, R-precision and MAP@R are left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plan:
+    """What will be asked.
+
+    Attributes:
+        queries: (Q,) positions, ascending; none of them alone in its class.
+        asked: How many queries were wanted; None for all.
+        left_out: Pictures that are alone in their class.
+        k: The main cut-off.
+        ks: All cut-offs, ascending.
+        depth: Ranks to look at.
+        with_r: Whether these reach every query's R.
+        chance: Precision that a random order would have.
+        notes: What is left out and why, in sentences.
+        seed: Of the choice of queries and of intervals.
+    """
+
+    queries: Positions
+    asked: int | None
+    left_out: int
+    k: int
+    ks: tuple[int, ...]
+    depth: int
+    with_r: bool
+    chance: float
+    notes: tuple[str, ...]
+    seed: int
+
+
+def make_plan(
+    classes: Classes, *, k: int, ks: Sequence[int], queries: int | None, seed: int
+) -> Plan:
+    """Chooses queries, cut-offs and depth; arguments as for `runner.evaluate`.
+
+    Raises:
+        InvalidParameterError: No two pictures have the same label, or a number is out of its
+            range.
+    """
+    others = len(classes.codes) - 1
+    relevant = classes.counts()[classes.codes] - 1  # (N,)
+    chosen = _choose(np.flatnonzero(relevant), count=queries, seed=seed)
+    within, notes = _cutoffs(k, ks, others)
+    most = int(relevant[chosen].max())
+    with_r = most <= MAX_DEPTH
+    if not with_r:
+        notes.append(
+            f"R-precision and MAP@R are left out: they would need {most} ranks for the largest "
+            f"class, and {MAX_DEPTH} are the most that are looked at for them."
+        )
+    return Plan(
+        queries=chosen,
+        asked=queries,
+        left_out=int((relevant == 0).sum()),
+        k=k,
+        ks=within,
+        depth=max(*within, most) if with_r else max(within),
+        with_r=with_r,
+        chance=float(relevant[chosen].mean()) / others,
+        notes=tuple(notes),
+        seed=seed,
+    )
+
+
+def _choose(able: Positions, *, count: int | None, seed: int) -> Positions:
+    """All positions, or `count` of them at random, ascending."""
+    if not len(able):
+        raise InvalidParameterError(
+            "No two pictures have the same label, so there is nothing right to find: use a "
+            "dataset with two pictures or more in a class"
+        )
+    if count is not None and count < 1:
+        raise InvalidParameterError(f"{count} queries were asked for; choose 1 or more")
+    if seed < 0:
+        raise InvalidParameterError(f"The seed is {seed}; choose 0 or more")
+    if count is None or count >= len(able):
+        return able
+    return np.sort(np.random.default_rng(seed).choice(able, size=count, replace=False))
+
+
+def _cutoffs(k: int, ks: Sequence[int], others: int) -> tuple[tuple[int, ...], list[str]]:
+    """The cut-offs that can be looked at, and a sentence for each that cannot."""
+    cutoffs = sorted({k, *ks})
+    if cutoffs[0] < 1:
+        raise InvalidParameterError(f"A cut-off is {cutoffs[0]}; choose 1 or more")
+    if k > others:
+        raise InvalidParameterError(
+            f"k is {k}, but each picture has {others} others to be ranked: choose a k from 1 to "
+            "that, or more pictures"
+        )
+    notes = [
+        f"The cut-off {cutoff} is left out: each picture has only {others} others."
+        for cutoff in cutoffs
+        if cutoff > others
+    ]
+    return tuple(cutoff for cutoff in cutoffs if cutoff <= others), notes
+
 
 WORST = 12
 """Queries that are shown one by one."""
@@ -59,7 +168,6 @@ def evaluate(
     ks: Sequence[int] = (1, 5, 10),
     queries: int | None = None,
     seed: int = 0,
-    index: str = "Flat",
     on_progress: Progress | None = None,
 ) -> Evaluation:
     """Ranks all other pictures for each query and measures how many of its class come first.
@@ -74,38 +182,32 @@ def evaluate(
         ks: Further cut-offs of the metrics; those above N - 1 are left out, and `notes` says so.
         queries: How many pictures to ask, chosen at random; all unless given.
         seed: Of the choice and of the intervals.
-        index: The index type.
         on_progress: Told how many queries are ranked, and of how many.
 
     Raises:
         InvalidParameterError: The set has no labels, no two pictures with the same label, or a
             number is out of its range.
-        ConfigurationError: There is no such index type.
     """
     watch = Stopwatch()
     classes = encode_labels(vectors.labels)
-    plan = make_plan(classes, k=k, ks=ks, queries=queries, seed=seed, index=index)
+    plan = make_plan(classes, k=k, ks=ks, queries=queries, seed=seed)
     measured = _measure(vectors, classes, plan, watch=watch, on_progress=on_progress)
     return _summarize(vectors, classes, plan, measured, watch=watch)
 
 
-def evaluate_query(
-    vectors: VectorSet, position: int, k: int = 10, *, index: str = "Flat"
-) -> QueryResult:
+def evaluate_query(vectors: VectorSet, position: int, k: int = 10) -> QueryResult:
     """One picture's k matches among the others; works without labels.
 
     Args:
         vectors: With labels or without.
         position: The query's, from 0 to N - 1.
         k: From 1 to N - 1.
-        index: The index type.
 
     Raises:
         InvalidParameterError: The position or k is out of its range.
-        ConfigurationError: There is no such index type.
     """
     query = np.array([position], dtype=np.int64)
-    found = rank(vectors, queries=query, k=k, index=index)
+    found = rank(vectors, queries=query, k=k)
     average_precision = None
     if vectors.labels is not None:
         classes = encode_labels(vectors.labels)
@@ -129,9 +231,7 @@ def _measure(
     columns.append(("mrr", plan.depth))
     values, precisions, tops = [], [], []
     with watch.stage("index"):
-        blocks = rank_blocks(
-            vectors, queries=plan.queries, k=plan.depth, index=plan.index, on_progress=on_progress
-        )
+        blocks = rank_blocks(vectors, queries=plan.queries, k=plan.depth, on_progress=on_progress)
     while True:
         with watch.stage("rank"):
             block = next(blocks, None)
@@ -182,7 +282,6 @@ def _summarize(
         depth=plan.depth,
         asked=plan.asked,
         seed=plan.seed,
-        index=plan.index,
         chance=plan.chance,
         metrics=metrics,
         per_class=per_class,
@@ -214,11 +313,8 @@ def _fingerprint(vectors: VectorSet) -> str:
 
 
 def _versions() -> dict[str, str]:
-    from lookalike.store.local.index import faiss_calls  # noqa: PLC0415 - imports faiss
-
     return {
         "lookalike": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "faiss": faiss_calls.VERSION,
     }

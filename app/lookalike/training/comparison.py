@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lookalike.evaluation.intervals import mean_intervals
-from lookalike.evaluation.metrics import Relevance, encode_labels, judge, values_of
-from lookalike.evaluation.planning import make_plan
+from lookalike.evaluation.metrics import Relevance, encode_labels, judge, mean_intervals, values_of
 from lookalike.evaluation.ranking import rank
 from lookalike.evaluation.results import Evaluation, Metric
-from lookalike.evaluation.runner import evaluate
+from lookalike.evaluation.runner import evaluate, make_plan
 from lookalike.models.heads import Head
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.splits import Split
@@ -131,12 +129,12 @@ def _changes(
     plain: VectorSet, headed: VectorSet, before: Evaluation, *, seed: int
 ) -> tuple[Change, ...]:
     classes = encode_labels(plain.labels)
-    plan = make_plan(
-        classes, k=before.k, ks=before.ks, queries=QUERIES, seed=seed, index=before.index
-    )
+    plan = make_plan(classes, k=before.k, ks=before.ks, queries=QUERIES, seed=seed)
     first, second = (
         _values(judge(classes, queries=plan.queries, positions=found.positions), before.metrics)
-        for found in (rank(one, queries=plan.queries, k=plan.depth) for one in (plain, headed))
+        for found in (
+            rank(one, queries=plan.queries, k=plan.depth, scored=0) for one in (plain, headed)
+        )
     )
     apart = second - first
     ends = zip(apart.mean(axis=1), *mean_intervals(apart, seed=seed), strict=True)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.evaluation.intervals import CONFIDENCE
+from lookalike.evaluation.metrics import CONFIDENCE
 from lookalike.evaluation.results import Evaluation
 from lookalike.models.heads import Head, save_head
 from lookalike.services.vector_set import VectorSet

@@ -36,6 +36,6 @@ class Validator:
 
     def measure(self, vectors: NDArray[np.float32]) -> float:
         """MAP@R of the vectors of the chosen pictures, in their order: (n, dim) float32."""
-        found = rank(vectors, queries=self._queries, k=self._depth)
+        found = rank(vectors, queries=self._queries, k=self._depth, scored=0)
         relevance = judge(self._classes, queries=self._queries, positions=found.positions)
         return float(average_precision_at_r(relevance).mean())
