@@ -16,6 +16,7 @@ from tests.servers import Server
 from tests.services.archive_maker import write_archive
 from tests.test_crash import picture
 from tests.test_reembed_crash import ended
+from tests.waiting import wait_for
 
 COUNT = 500
 KILLS = 2
@@ -70,8 +71,7 @@ def begin(server: Server, tmp_path: Path, kind: str) -> str:
 def test_an_import_survives_kill_minus_9(server: Server, tmp_path: Path, kind: str) -> None:
     chance = random.Random(5)
     address = begin(server, tmp_path, kind)
-    while server.http.get(address).json()["done"] < 3 * DELETED:
-        time.sleep(0.01)
+    wait_for(lambda: server.http.get(address).json()["done"] >= 3 * DELETED)
     deleted = list(stored(server).values())[:DELETED]
     for image in deleted:
         assert server.http.delete(f"/images/{image['id']}").is_success

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 
 import pytest
 from pydantic import SecretStr
@@ -13,6 +12,7 @@ from lookalike.config import Settings
 from lookalike.errors import ConfigurationError
 from tests.api.conftest import ADMIN_KEY, picture
 from tests.settings import make_settings
+from tests.waiting import wait_for
 from tests.web import Web, endless, leads_to, page_of, silent
 
 JSON = {"Content-Type": "application/json"}
@@ -163,8 +163,7 @@ def test_slow_addresses_take_no_place_of_other_searches(clients, settings, web):
     threads = [threading.Thread(target=slow) for _ in range(2)]
     for thread in threads:
         thread.start()
-    while web.connections < 2:
-        time.sleep(0.01)
+    wait_for(lambda: web.connections >= 2)
     assert client.post("/search", files={"file": picture()}).status_code == 200
     full = client.post("/search/url", json={"url": f"{web.url}/mug.png"})
     assert refusal(full) == (503, "queue_full")

@@ -282,9 +282,13 @@ def test_a_caller_whose_work_had_not_begun_is_told_when_the_service_closes(store
     for name in ("one", "two"):  # as many as work at a time
         assert isinstance(service.find(DuplicateOptions(collection=name)), Unfinished)
     service._wait_s = WAIT_S
+
+    def works():
+        return list(service._works.items())
+
     with ThreadPoolExecutor(2) as threads:
         asked = threads.submit(service.find, DuplicateOptions(collection="three"))
-        time.sleep(0.05)
+        wait_for(lambda: any(name == "three" and one.job for (name, _), one in works()))
         closed = threads.submit(service.close)
         wait_for(service._stop.is_set)
         store.gate.set()

@@ -25,11 +25,12 @@ from lookalike.records import ModelSpec, NewImage, PutStatus
 from lookalike.services.backfill import Vectorizer
 from lookalike.services.pipeline import Pipeline
 from lookalike.services.search import SearchOptions
-from lookalike.store.base import Store
+from lookalike.store.base import Store, utc_now
 from lookalike.store.embedding_sets import Recipe
 from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from tests.services.moving import HEADED, NEW, OLD, Watched, World, make, picture, some
+from tests.waiting import wait_for
 
 
 class StopError(Exception):
@@ -399,7 +400,7 @@ def test_a_collection_that_was_made_anew_is_not_moved(world: World) -> None:
     world.index(some(3))
     parameters = world.reembedding.parameters("default", NEW)
     world.store.drop("default")
-    time.sleep(0.005)
+    wait_for(lambda: utc_now() > parameters["created_at"])
     world.index(some(4, start=10))
     with pytest.raises(CollectionNotFoundError, match="made anew"):
         world.reembedding.as_job(parameters, Watched())

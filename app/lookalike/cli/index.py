@@ -24,7 +24,7 @@ from lookalike.errors import ConfigurationError, LookalikeError
 from lookalike.media.walk import Found, walk
 from lookalike.progress import NO_PROGRESS
 from lookalike.records import OnConflict
-from lookalike.services.import_feeds import ARCHIVE_ENDINGS
+from lookalike.services.import_run import ARCHIVE_ENDINGS
 
 if TYPE_CHECKING:
     from lookalike.cli.backends import Backend, Line

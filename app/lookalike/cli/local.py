@@ -34,7 +34,7 @@ from lookalike.services.duplicates import (
     DuplicateService,
     Unfinished,
 )
-from lookalike.services.import_feeds import ArchiveFeed, Picture
+from lookalike.services.import_run import ArchiveFeed, Picture
 from lookalike.services.importing import ImportOptions
 from lookalike.services.indexing import IndexItem
 from lookalike.services.jobs import JobService

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 import uuid
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lookalike.errors import (
     ArchiveError,
-    EmbeddingFailedError,
-    ImageExistsError,
     ImportsDisabledError,
-    InvalidImageError,
     InvalidParameterError,
-    InvalidRequestError,
     LookalikeError,
     PathNotAllowedError,
-    StorageError,
     StorageFullError,
 )
 from lookalike.files.disk import (
-    atomic_write,
     disk_errors,
     has_room,
     make_folders,
@@ -37,19 +28,17 @@ from lookalike.files.disk import (
 )
 from lookalike.media.archive_formats import as_text, in_ascii
 from lookalike.media.archives import Archive, ArchiveLimits
-from lookalike.media.sources import PictureSource
-from lookalike.progress import Progress
 from lookalike.records import DEFAULT_COLLECTION, Metadata, OnConflict
-from lookalike.services.import_feeds import (
+from lookalike.services.import_run import (
     ArchiveFeed,
-    Cursor,
     Feed,
     FolderFeed,
-    Picture,
+    ImportRun,
+    Journal,
     is_inside,
 )
-from lookalike.services.indexing import IndexingService, IndexItem
-from lookalike.services.jobs import CanceledError, Handler, JobRun, JobService, JobStatus
+from lookalike.services.indexing import IndexingService
+from lookalike.services.jobs import Handler, JobRun, JobService, JobStatus
 from lookalike.store.jobs import Job
 from lookalike.store.metadata import check_metadata
 
@@ -58,19 +47,6 @@ FOLDER_KIND = "index_folder"
 
 EXPANSION = 4
 """An archive's pictures may have this many times the bytes that an archive may have."""
-
-KEPT_ERRORS = 20
-"""Errors whose text is kept."""
-
-_JOURNAL_VERSION = 1
-_OF_ONE_PICTURE = (
-    InvalidImageError,
-    InvalidRequestError,
-    EmbeddingFailedError,
-    ImageExistsError,
-    PathNotAllowedError,
-)
-"""Errors that concern one picture alone; any other ends the import."""
 
 log = logging.getLogger(__name__)
 
@@ -311,191 +287,6 @@ class ImportService:
 
     def _journal(self, job_id: str) -> Journal:
         return Journal(self._folder / f"{job_id}.journal")
-
-
-class ImportRun:
-    """Indexes the pictures of a feed, and resumes if an earlier run was interrupted.
-
-    A picture is noted as settled right after its group was committed. So a crash between the two
-    leaves one group in doubt, whose pictures are looked at again and found unchanged.
-
-    Args:
-        indexing: Indexes them.
-        feed: Where they come from.
-        journal: How far an earlier run has come.
-        progress: Told how far this one is; may end it.
-    """
-
-    def __init__(
-        self, indexing: IndexingService, feed: Feed, journal: Journal, progress: Progress
-    ) -> None:
-        self._indexing = indexing
-        self._feed = feed
-        self._journal = journal
-        self._progress = progress
-        self._checkpoint = Checkpoint()
-        self._under_way: deque[Picture] = deque()
-        self._broken: LookalikeError | None = None
-
-    def run(self, collection: str, on_conflict: OnConflict) -> str:
-        """Does the work; returns what became of the pictures.
-
-        Raises:
-            ArchiveError: The archive is broken; the pictures before that are indexed.
-            CanceledError: Somebody asked for it.
-            LookalikeError: An error that concerns more than one picture, such as a full disk.
-        """
-        try:
-            self._begin()
-            self._index(collection, on_conflict)
-        except CanceledError as exc:
-            if str(exc):  # the reason given may be that not everything is kept
-                raise
-            raise CanceledError(f"Canceled; what was done is kept: {self._summary()}") from exc
-        if self._broken is not None:
-            raise self._with_summary(self._broken) from self._broken
-        return self._summary()
-
-    def _begin(self) -> None:
-        """Reads what an earlier run noted, and counts the pictures."""
-        self._checkpoint = self._journal.read()
-        failed = self._checkpoint.counts["failed"]
-        for text in self._checkpoint.errors + [""] * (failed - len(self._checkpoint.errors)):
-            self._progress.error(text)
-        if self._checkpoint.total is None:
-            self._checkpoint.total = self._feed.count(self._progress)
-            self._journal.write(self._checkpoint)
-        self._report()
-
-    def _index(self, collection: str, on_conflict: OnConflict) -> None:
-        """Indexes the pictures up to their end, or to where the archive breaks."""
-        groups = self._indexing.index_groups(
-            self._sources(),
-            collection=collection,
-            on_conflict=on_conflict,
-            check=self._progress.check,
-        )
-        try:
-            with closing(groups):
-                for group in groups:
-                    self._settle(group)
-                    self._progress.check()
-        finally:
-            for picture in self._under_way:
-                picture.source.close()
-
-    def _sources(self) -> Iterator[PictureSource]:
-        """The pictures' bytes; if the archive breaks, what came before is still indexed."""
-        try:
-            for picture in self._feed.pictures(self._checkpoint.cursor, self._progress):
-                self._under_way.append(picture)
-                yield picture.source
-        except (ArchiveError, StorageError) as exc:
-            self._broken = exc
-
-    def _settle(self, group: list[IndexItem]) -> None:
-        """Notes what became of a group that was committed.
-
-        If an error ends the import, the rest of the group is counted but not written: a later run
-        looks at the whole group again.
-        """
-        end: LookalikeError | None = None
-        for item in group:
-            picture = self._under_way.popleft()
-            picture.source.close()
-            if item.error is None or isinstance(item.error, _OF_ONE_PICTURE):
-                self._note(picture, item)
-            else:
-                end = end or item.error
-        if end is not None:
-            self._report()
-            raise self._with_summary(end) from end
-        self._journal.write(self._checkpoint)
-        self._report()
-
-    def _note(self, picture: Picture, item: IndexItem) -> None:
-        """Counts a picture that is settled."""
-        self._checkpoint.cursor = picture.cursor
-        if item.error is None:
-            self._checkpoint.counts[str(item.status)] += 1
-            return
-        text = f"{picture.name}: {in_ascii(str(item.error))}"
-        self._checkpoint.failed(text)
-        self._progress.error(text)
-
-    def _report(self) -> None:
-        done = self._checkpoint.done
-        self._progress.report(done, max(done, self._checkpoint.total or 0))
-
-    def _with_summary(self, error: LookalikeError) -> LookalikeError:
-        return type(error)(f"{error} (before that: {self._summary()})")
-
-    def _summary(self) -> str:
-        counts = self._checkpoint.counts
-        return ", ".join(f"{count:,} {status}" for status, count in counts.items()) or "no pictures"
-
-
-@dataclass(slots=True)
-class Checkpoint:
-    """How far an import has come.
-
-    Attributes:
-        total: Pictures in all; None if they were not counted yet.
-        cursor: That of the last picture that is settled; None before the first.
-        counts: Pictures that are settled, by what became of them.
-        errors: The first few errors.
-    """
-
-    total: int | None = None
-    cursor: Cursor | None = None
-    counts: Counter[str] = field(default_factory=Counter)
-    errors: list[str] = field(default_factory=list)
-
-    @property
-    def done(self) -> int:
-        """Pictures that are settled."""
-        return self.counts.total()
-
-    def failed(self, text: str) -> None:
-        """Counts a picture that failed."""
-        self.counts["failed"] += 1
-        if len(self.errors) < KEPT_ERRORS:
-            self.errors.append(text)
-
-
-class Journal:
-    """A file that holds a `Checkpoint`; without it, or if it is broken, an import starts over."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def read(self) -> Checkpoint:
-        """What was written last."""
-        try:
-            held = json.loads(self._path.read_text(encoding="ascii"))
-            if held["version"] != _JOURNAL_VERSION:
-                return Checkpoint()
-            counts, errors = Counter(held["counts"]), list(held["errors"])
-            return Checkpoint(held["total"], held["cursor"], counts, errors)
-        except (OSError, ValueError, KeyError, TypeError):
-            return Checkpoint()
-
-    def write(self, checkpoint: Checkpoint) -> None:
-        """Writes a checkpoint so that it survives a crash. Raises `StorageError`."""
-        held = {
-            "version": _JOURNAL_VERSION,
-            "total": checkpoint.total,
-            "cursor": checkpoint.cursor,
-            "counts": checkpoint.counts,
-            "errors": checkpoint.errors,
-        }
-        with disk_errors("note how far the import is"), atomic_write(self._path) as file:
-            file.write(json.dumps(held).encode("ascii"))
-
-    def remove(self) -> None:
-        """Removes the file. Raises `StorageError`."""
-        with disk_errors("remove what an import left"):
-            self._path.unlink(missing_ok=True)
 
 
 def parse_dirs(text: str | None) -> list[Path]:

@@ -22,31 +22,35 @@ TOLERANCE = 0.05
 
 
 class Canary:
-    """Embeds and searches a drawn picture, and compares with what it gave at first.
+    """Embeds and searches a drawn picture, and compares its vector with the first one.
 
-    An answer is kept for a second, and callers that come meanwhile share it, so that frequent
+    A good answer is kept for a moment, and callers that come meanwhile share it, so that frequent
     probes cost nothing.
 
     Args:
         encoders: The live encoders; the default one is asked.
         store: Searched in the default collection.
         timeout_s: Seconds that a check may take.
+        kept_s: Seconds that a good answer is kept.
     """
 
-    def __init__(self, encoders: Encoders, store: Store, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, encoders: Encoders, store: Store, *, timeout_s: float = 10.0, kept_s: float = 1.0
+    ) -> None:
         self._encoders = encoders
         self._store = store
         self._timeout_s = timeout_s
+        self.kept_s = kept_s
         self._lock = threading.Lock()
         self._first: NDArray[np.float32] | None = None
         self._checked_at = float("-inf")
 
     def check(self) -> None:
-        """Raises `NotReadyError` with the reason where the service does not work."""
+        """Raises `NotReadyError` with the reason if the service does not work."""
         if not self._lock.acquire(timeout=self._timeout_s):
             raise NotReadyError(f"The canary did not come back within {self._timeout_s:g} s")
         try:
-            if time.monotonic() - self._checked_at < 1.0:
+            if time.monotonic() - self._checked_at < self.kept_s:
                 return
             self._run(self._encoders.default)
             self._checked_at = time.monotonic()

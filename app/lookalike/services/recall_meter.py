@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from lookalike.store.base import Store
 from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.recall import recall_at_k
+from lookalike.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class RecallMeter:
 
     Args:
         store: Where searches go.
-        share: Of the searches that are done again, 0 to 1; 0 starts no thread.
+        share: Of the searches that are done again, 0 to 1; 0 measures nothing.
         busy: The most of one core that the thread takes, above 0 to 1.
     """
 
@@ -93,15 +93,16 @@ class RecallMeter:
     ) -> None:
         self._store = store
         self._share = share
-        self._rest = 1 / busy - 1  # seconds for each second of work
         self._tallies: dict[str, _Tally] = {}
         self._waiting: deque[_Asked] = deque()
-        self._changed = threading.Condition()
-        self._closed = share == 0
-        self._thread: threading.Thread | None = None
-        if share > 0:
-            self._thread = threading.Thread(target=self._run, name="recall-meter", daemon=True)
-            self._thread.start()
+        self._lock = threading.Lock()
+        self._worker = Worker(
+            "recall-meter",
+            self._measure_next,
+            failure="a search could not be repeated to measure recall",
+            share=busy,
+            longest_rest_s=_LONGEST_REST_S,
+        )
 
     def offer(
         self,
@@ -128,7 +129,7 @@ class RecallMeter:
             exclude: Ids that are left out.
             effort: What the search brought; None where it brought none.
         """
-        if self._closed or random.random() >= self._share:  # noqa: S311 - a sample, no secret
+        if self._worker.closing.is_set() or random.random() >= self._share:  # noqa: S311 - a sample, no secret
             return
         if effort is not None or self._store.is_exact(collection):
             return
@@ -140,52 +141,44 @@ class RecallMeter:
             where=where,
             exclude=exclude,
         )
-        with self._changed:
+        with self._lock:
             if len(self._waiting) >= _WAITING:
                 self._tally(collection).dropped += 1
-            else:
-                self._waiting.append(asked)
-                self._changed.notify()
+                return
+            self._waiting.append(asked)
+        self._worker.wake()
 
     def figures(self) -> dict[str, RecallFigures]:
         """What was measured, by collection; those alone that a search was chosen from."""
-        with self._changed:
+        with self._lock:
             figures = {name: tally.figures() for name, tally in sorted(self._tallies.items())}
         return {n: one for n, one in figures.items() if self._store.spec(n) is not None}
 
     def close(self) -> None:
         """Ends after the search that is under way; what waits is not done. May be called twice."""
-        with self._changed:
-            self._closed = True
+        self._worker.closing.set()
+        with self._lock:
             self._waiting.clear()
-            self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
+        self._worker.close()
 
     def _tally(self, collection: str) -> _Tally:
         return self._tallies.setdefault(collection, _Tally())
 
-    def _run(self) -> None:
-        while (asked := self._next()) is not None:
-            started = time.perf_counter()
-            recall = self._measure(asked)
-            with self._changed:
-                tally = self._tally(asked.collection)
-                if recall is None:
-                    tally.skipped += 1
-                else:
-                    tally.samples += 1
-                    tally.last.append(recall)
-            self._pause(min((time.perf_counter() - started) * self._rest, _LONGEST_REST_S))
-
-    def _next(self) -> _Asked | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting)
-            return None if self._closed else self._waiting.popleft()
-
-    def _pause(self, seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed, timeout=seconds)
+    def _measure_next(self) -> bool:
+        """Measures the search that has waited longest; the worker's step."""
+        with self._lock:
+            if not self._waiting:
+                return False
+            asked = self._waiting.popleft()
+        recall = self._measure(asked)
+        with self._lock:
+            tally = self._tally(asked.collection)
+            if recall is None:
+                tally.skipped += 1
+            else:
+                tally.samples += 1
+                tally.last.append(recall)
+            return bool(self._waiting)
 
     def _measure(self, asked: _Asked) -> float | None:
         """Recall of one search; None where nothing can be said."""

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from lookalike.media.walk import Found, readable, walk
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.services.import_feeds import Cursor, FolderFeed
-from lookalike.services.importing import Checkpoint, Journal
+from lookalike.services.import_run import Checkpoint, Cursor, FolderFeed, Journal
 from lookalike.services.jobs import CanceledError
 from tests.unreadable import refuse
 
