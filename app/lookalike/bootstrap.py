@@ -41,6 +41,8 @@ from lookalike.store.base import Store
 from lookalike.store.effort import Effort
 from lookalike.store.embedding_sets import Recipe
 from lookalike.store.filters import parse_field_names
+from lookalike.store.jobs import JobStore
+from lookalike.store.sqlite_jobs import SqliteJobs
 from lookalike.worker import Worker
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Services:
     settings: Settings
     encoders: Encoders
     store: Store
+    job_store: JobStore
     files: LocalFiles
     search: SearchService
     indexing: IndexingService
@@ -74,6 +77,7 @@ class Services:
         """Finishes what waits, saves, and lets go of the data folder."""
         with contextlib.ExitStack() as parts:  # from the last to the first, whatever one raises
             parts.callback(self.store.close)
+            parts.callback(self.job_store.close)
             parts.callback(self.encoders.close)
             parts.callback(self.indexing.close)
             parts.callback(self.recall_meter.close)
@@ -111,6 +115,8 @@ def build_services(
         if store is None:
             store = open_store(settings, read_only=read_only)
             undo.callback(store.close)
+        jobs = open_jobs(settings, read_only=read_only)
+        undo.callback(jobs.close)
         store.load()
         if encoders is None:
             encoders = build_encoders(settings, keep=not read_only, on_batch=on_batch)
@@ -118,7 +124,7 @@ def build_services(
         models = _models(settings, encoders, store, cores=cores, keep=not read_only)
         models.restore()
         services = _assemble(
-            settings, encoders, store, models=models, cores=cores, tidy=not read_only
+            settings, encoders, store, jobs, models=models, cores=cores, tidy=not read_only
         )
         undo.pop_all()
     return services
@@ -210,6 +216,11 @@ def plan_index(index_type: str, rows: int, dim: int) -> Plan:
     return IndexPolicy(index_type=index_type).plan(rows, dim)
 
 
+def open_jobs(settings: Settings, *, read_only: bool = False) -> SqliteJobs:
+    """Opens the jobs in the data folder, which the caller owns unless it is to be read only."""
+    return SqliteJobs(settings.data_dir / "jobs.db", read_only=read_only)
+
+
 def build_encoders(
     settings: Settings,
     *,
@@ -270,6 +281,7 @@ def _assemble(
     settings: Settings,
     encoders: Encoders,
     store: Store,
+    job_store: JobStore,
     *,
     models: CollectionModels,
     cores: int,
@@ -303,13 +315,14 @@ def _assemble(
     )
     imports = _imports(settings, indexing, files)
     if tidy:
-        imports.sweep(store.jobs.unfinished())
+        imports.sweep(job_store.unfinished())
     handlers = {REEMBED_KIND: reembedding.as_job, **imports.handlers}
-    jobs = JobService(store.jobs, handlers, ended=imports.ended)
+    jobs = JobService(job_store, handlers, ended=imports.ended)
     return Services(
         settings=settings,
         encoders=encoders,
         store=store,
+        job_store=job_store,
         files=files,
         search=search,
         indexing=indexing,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lookalike.errors import ConfigurationError
 from lookalike.schemas import JobOut
 from lookalike.services.importing import ImportOptions
 from lookalike.store.jobs import Job
-from lookalike.store.local.store import LocalStore
+from lookalike.store.sqlite_jobs import SqliteJobs
 from scripts.samples import write_samples
 from tests.servers import ADMIN_KEY, Server
 from tests.services.archive_maker import write_archive
@@ -118,13 +119,11 @@ def test_a_collection_that_is_deleted_between_two_services_stays_deleted(
         created_at="2026-11-20T09:00:00.000Z",
         updated_at="2026-11-20T09:00:00.000Z",
     )
-    store = LocalStore(Path("data"))
-    store.jobs.add(job)
-    store.close()
+    with closing(SqliteJobs(Path("data") / "jobs.db")) as jobs:
+        jobs.add(job)
     assert lookalike("delete", "--all", "--yes").exit_code == 0
-    store = LocalStore(Path("data"))
-    assert store.jobs.get(job.id).state == "canceled"
-    store.close()
+    with closing(SqliteJobs(Path("data") / "jobs.db")) as jobs:
+        assert jobs.get(job.id).state == "canceled"
 
 
 def test_an_archive_to_a_service(lookalike: Any, archive: Path, there: list[str]) -> None:

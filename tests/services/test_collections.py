@@ -19,6 +19,7 @@ from lookalike.services.switching import PutGate
 from lookalike.store.jobs import JobState
 from lookalike.store.local.connections import Connections
 from lookalike.store.local.store import LocalStore
+from lookalike.store.sqlite_jobs import SqliteJobs
 from tests.store.helpers import OTHER_PASSPORT, fill
 from tests.waiting import PATIENCE_S
 
@@ -30,7 +31,8 @@ class World:
         self.store = LocalStore(folder)
         self.gate = PutGate()
         kinds = dict.fromkeys((FOLDER_KIND, REEMBED_KIND), lambda *_: "done")
-        self.jobs = JobService(self.store.jobs, kinds)
+        self.job_store = SqliteJobs(folder / "jobs.db")
+        self.jobs = JobService(self.job_store, kinds)
         self.collections = CollectionService(self.store, self.jobs, self.gate)
         fill(self.store, 3, collection="c")
 
@@ -42,13 +44,13 @@ class World:
         return self.collections.drop(collection)
 
     def state(self, job_id: str) -> JobState:
-        return self.store.jobs.get(job_id).state
+        return self.job_store.get(job_id).state
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
-    with closing(made.store):
+    with closing(made.store), closing(made.job_store):
         yield made
 
 
@@ -76,7 +78,7 @@ def test_nothing_is_deleted_where_the_imports_cannot_be_ended(
     """They would make it anew behind an answer that says it is gone."""
     into_it = world.start("c")
     with monkeypatch.context() as patch:
-        patch.setattr(world.store.jobs, "change", refuse)
+        patch.setattr(world.job_store, "change", refuse)
         with pytest.raises(StorageFullError):
             world.drop()
     assert world.store.count("c") == 3
@@ -94,7 +96,7 @@ def test_imports_end_even_where_the_disk_keeps_the_collection(
         with pytest.raises(StorageFullError):
             world.drop()
     assert world.store.count("c") == 3
-    assert world.store.jobs.get(into_it).message == "Canceled by the deletion of the collection 'c'"
+    assert world.job_store.get(into_it).message == "Canceled by the deletion of the collection 'c'"
     assert passes(world.gate)
 
 

@@ -17,8 +17,8 @@ from lookalike.errors import StorageError
 from lookalike.progress import Progress
 from lookalike.services.jobs import Handler, JobService
 from lookalike.store.jobs import Job, JobState
-from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_jobs import MemoryJobs
+from lookalike.store.sqlite_jobs import SqliteJobs
 from tests.services.test_jobs import Counting, finished
 from tests.waiting import wait_for
 
@@ -27,8 +27,8 @@ CHILD = """
 import os, sys, time
 from pathlib import Path
 from lookalike.services.jobs import JobService
-from lookalike.store.local.store import LocalStore
-jobs = JobService(LocalStore(Path(sys.argv[1])).jobs, {"count": lambda *_: os._exit(9)})
+from lookalike.store.sqlite_jobs import SqliteJobs
+jobs = JobService(SqliteJobs(Path(sys.argv[1])), {"count": lambda *_: os._exit(9)})
 if not jobs.page()[0]:
     jobs.start("count", {"to": 1})
     jobs.start("count", {"to": 2})
@@ -106,7 +106,7 @@ def life() -> Life:
 
 def test_a_job_that_ends_the_process_is_not_begun_for_ever(tmp_path: Path) -> None:
     for _ in range(3):
-        command = [sys.executable, "-c", CHILD, str(tmp_path)]
+        command = [sys.executable, "-c", CHILD, str(tmp_path / "jobs.db")]
         assert subprocess.run(command, check=False, timeout=120).returncode == 9
     calls: list[Mapping[str, Any]] = []
     told: list[Job] = []
@@ -115,9 +115,9 @@ def test_a_job_that_ends_the_process_is_not_begun_for_ever(tmp_path: Path) -> No
         calls.append(parameters)
         return "Counted"
 
-    with closing(LocalStore(tmp_path)) as store:
-        service = JobService(store.jobs, {"count": count}, ended=told.append)
-        bad, good = store.jobs.unfinished()
+    with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
+        service = JobService(store, {"count": count}, ended=told.append)
+        bad, good = store.unfinished()
         service.resume()
         failed = finished(service, bad.id)
         assert (failed.state, failed.starts) == (JobState.FAILED, 4)

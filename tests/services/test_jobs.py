@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from lookalike.errors import InvalidParameterError, JobNotFoundError, NotReadyEr
 from lookalike.progress import Progress
 from lookalike.services.jobs import JobService, JobStatus
 from lookalike.store.jobs import Job, JobState, JobStore
-from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_jobs import MemoryJobs
+from lookalike.store.sqlite_jobs import SqliteJobs
 from tests.waiting import wait_for
 
 
@@ -44,14 +45,13 @@ def count() -> Counting:
     return Counting()
 
 
-@pytest.fixture(params=["memory", "local"])
+@pytest.fixture(params=["memory", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[JobStore]:
     if request.param == "memory":
         yield MemoryJobs()
         return
-    local = LocalStore(tmp_path)
-    yield local.jobs
-    local.close()
+    with closing(SqliteJobs(tmp_path / "jobs.db")) as jobs:
+        yield jobs
 
 
 @pytest.fixture

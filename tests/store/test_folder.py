@@ -95,14 +95,6 @@ def test_an_older_or_foreign_catalog_is_refused(tmp_path: Path, statement: str) 
             LocalStore(tmp_path, read_only=read_only)
 
 
-def test_older_jobs_are_refused(tmp_path: Path) -> None:
-    LocalStore(tmp_path).close()
-    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
-        connection.execute("PRAGMA user_version = 0")
-    with pytest.raises(DataFolderError, match=r"jobs\.db.*older version.*move the file away"):
-        LocalStore(tmp_path)
-
-
 def test_a_file_that_is_no_catalog_is_refused(tmp_path: Path) -> None:
     (tmp_path / "catalog.db").write_bytes(b"no database at all" * 1000)
     with pytest.raises(DataFolderError, match="damaged"):

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lookalike.errors import InvalidParameterError, JobNotFoundError
-from lookalike.store.base import Store
-from lookalike.store.jobs import Job, JobState, same_work
-from lookalike.store.local.store import LocalStore
+from lookalike.errors import (
+    DataFolderError,
+    InvalidParameterError,
+    JobNotFoundError,
+    StorageError,
+)
+from lookalike.store.jobs import Job, JobState, JobStore, same_work
+from lookalike.store.memory_jobs import MemoryJobs
+from lookalike.store.sqlite_jobs import SqliteJobs
 
 TIME = "2026-01-01T00:00:00.000Z"
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[JobStore]:
+    memory = request.param == "memory"
+    made: JobStore = MemoryJobs() if memory else SqliteJobs(tmp_path / "jobs.db")
+    yield made
+    made.close()
 
 
 def new_job(number: int, *, state: JobState = JobState.QUEUED) -> Job:
@@ -26,12 +42,12 @@ def new_job(number: int, *, state: JobState = JobState.QUEUED) -> Job:
     )
 
 
-def test_a_job_is_kept_as_it_is(store: Store) -> None:
+def test_a_job_is_kept_as_it_is(jobs: JobStore) -> None:
     job = new_job(1)
-    store.jobs.add(job)
-    assert store.jobs.get(job.id) == job
+    jobs.add(job)
+    assert jobs.get(job.id) == job
     with pytest.raises(ValueError, match="there already"):
-        store.jobs.add(job)
+        jobs.add(job)
     changed = replace(
         job,
         state=JobState.FAILED,
@@ -46,82 +62,103 @@ def test_a_job_is_kept_as_it_is(store: Store) -> None:
         updated_at="2026-01-02T00:00:00.000Z",
         finished_at=TIME,
     )
-    assert store.jobs.change(job.id, lambda _: changed) == changed
-    assert store.jobs.get(job.id) == changed
+    assert jobs.change(job.id, lambda _: changed) == changed
+    assert jobs.get(job.id) == changed
 
 
-def test_a_change_sees_what_is_stored(store: Store) -> None:
-    store.jobs.add(new_job(1))
+def test_a_change_sees_what_is_stored(jobs: JobStore) -> None:
+    jobs.add(new_job(1))
     for _ in range(3):
-        store.jobs.change(new_job(1).id, lambda job: replace(job, done=job.done + 1))
-    assert store.jobs.get(new_job(1).id).done == 3
+        jobs.change(new_job(1).id, lambda job: replace(job, done=job.done + 1))
+    assert jobs.get(new_job(1).id).done == 3
 
 
-def test_a_change_that_fails_changes_nothing(store: Store) -> None:
-    store.jobs.add(new_job(1))
+def test_a_change_that_fails_changes_nothing(jobs: JobStore) -> None:
+    jobs.add(new_job(1))
     with pytest.raises(ZeroDivisionError):
-        store.jobs.change(new_job(1).id, lambda job: replace(job, done=1 // 0))
-    assert store.jobs.get(new_job(1).id) == new_job(1)
+        jobs.change(new_job(1).id, lambda job: replace(job, done=1 // 0))
+    assert jobs.get(new_job(1).id) == new_job(1)
 
 
-def test_what_is_handed_out_changes_nothing(store: Store) -> None:
-    store.jobs.add(new_job(1))
-    store.jobs.get(new_job(1).id).parameters["deep"]["a"].append(2)
-    assert store.jobs.get(new_job(1).id) == new_job(1)
+def test_what_is_handed_out_changes_nothing(jobs: JobStore) -> None:
+    jobs.add(new_job(1))
+    jobs.get(new_job(1).id).parameters["deep"]["a"].append(2)
+    assert jobs.get(new_job(1).id) == new_job(1)
 
 
-def test_unknown_jobs(store: Store) -> None:
+def test_unknown_jobs(jobs: JobStore) -> None:
     with pytest.raises(JobNotFoundError, match="GET /jobs"):
-        store.jobs.get("0")
+        jobs.get("0")
     with pytest.raises(JobNotFoundError):
-        store.jobs.change("0", lambda job: job)
+        jobs.change("0", lambda job: job)
 
 
-def test_unfinished_ones_come_oldest_first(store: Store) -> None:
+def test_unfinished_ones_come_oldest_first(jobs: JobStore) -> None:
     for number, state in enumerate(JobState):
-        store.jobs.add(new_job(number, state=state))
-    assert [job.state for job in store.jobs.unfinished()] == [JobState.QUEUED, JobState.RUNNING]
+        jobs.add(new_job(number, state=state))
+    assert [job.state for job in jobs.unfinished()] == [JobState.QUEUED, JobState.RUNNING]
     assert [state.finished for state in JobState] == [False, False, True, True, True]
 
 
-def test_pages_are_newest_first(store: Store) -> None:
-    assert store.jobs.page().jobs == []
+def test_pages_are_newest_first(jobs: JobStore) -> None:
+    assert jobs.page().jobs == []
     for number in range(5):
-        store.jobs.add(new_job(number))
-    first = store.jobs.page(limit=2)
+        jobs.add(new_job(number))
+    first = jobs.page(limit=2)
     assert [job.id for job in first.jobs] == [new_job(4).id, new_job(3).id]
-    store.jobs.add(new_job(5))
-    second = store.jobs.page(limit=2, cursor=first.next_cursor)
+    jobs.add(new_job(5))
+    second = jobs.page(limit=2, cursor=first.next_cursor)
     assert [job.id for job in second.jobs] == [new_job(2).id, new_job(1).id]
-    last = store.jobs.page(limit=2, cursor=second.next_cursor)
+    last = jobs.page(limit=2, cursor=second.next_cursor)
     assert ([job.id for job in last.jobs], last.next_cursor) == ([new_job(0).id], None)
-    assert store.jobs.page(limit=6).next_cursor is None
-    assert store.jobs.page(cursor="c0").jobs == []
+    assert jobs.page(limit=6).next_cursor is None
+    assert jobs.page(cursor="c0").jobs == []
     with pytest.raises(InvalidParameterError, match="no cursor"):
-        store.jobs.page(cursor="x")
+        jobs.page(cursor="x")
     with pytest.raises(InvalidParameterError):
-        store.jobs.page(limit=0)
+        jobs.page(limit=0)
 
 
-def test_old_finished_ones_are_forgotten(store: Store) -> None:
-    store.jobs.add(new_job(0, state=JobState.RUNNING))
+def test_old_finished_ones_are_forgotten(jobs: JobStore) -> None:
+    jobs.add(new_job(0, state=JobState.RUNNING))
     for number in range(1, 6):
-        store.jobs.add(new_job(number, state=JobState.DONE))
-    assert store.jobs.prune(keep=2) == 3
-    assert store.jobs.prune(keep=2) == 0
-    left = [job.id for job in store.jobs.page().jobs]
+        jobs.add(new_job(number, state=JobState.DONE))
+    assert jobs.prune(keep=2) == 3
+    assert jobs.prune(keep=2) == 0
+    left = [job.id for job in jobs.page().jobs]
     assert left == [new_job(5).id, new_job(4).id, new_job(0).id]
-    store.jobs.add(new_job(1))
-    assert store.jobs.page().jobs[0].id == new_job(1).id
+    jobs.add(new_job(1))
+    assert jobs.page().jobs[0].id == new_job(1).id
 
 
 def test_jobs_survive_a_restart(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    store.jobs.add(new_job(1))
-    store.close()
-    store = LocalStore(tmp_path)
-    assert store.jobs.get(new_job(1).id) == new_job(1)
-    store.close()
+    with closing(SqliteJobs(tmp_path / "jobs.db")) as jobs:
+        jobs.add(new_job(1))
+    with closing(SqliteJobs(tmp_path / "jobs.db")) as jobs:
+        assert jobs.get(new_job(1).id) == new_job(1)
+
+
+def test_older_jobs_are_refused(tmp_path: Path) -> None:
+    SqliteJobs(tmp_path / "jobs.db").close()
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        connection.execute("PRAGMA user_version = 0")
+    for read_only in (False, True):
+        with pytest.raises(DataFolderError, match=r"jobs\.db.*older version.*move the file away"):
+            SqliteJobs(tmp_path / "jobs.db", read_only=read_only)
+
+
+def test_a_reader_changes_no_job_and_needs_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    with closing(SqliteJobs(path, read_only=True)) as reader:
+        assert reader.unfinished() == []
+    assert not path.exists()
+    with closing(SqliteJobs(path)) as owner, closing(SqliteJobs(path, read_only=True)) as reader:
+        owner.add(new_job(1))
+        assert reader.get(new_job(1).id) == new_job(1)
+        with pytest.raises(StorageError, match="reading only"):
+            reader.add(new_job(2))
+    with pytest.raises(StorageError, match="closed"):
+        owner.unfinished()
 
 
 def test_the_same_work() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -13,6 +14,7 @@ from lookalike.bootstrap import (
     Services,
     build_pictures,
     build_services,
+    open_jobs,
     open_store,
 )
 from lookalike.cli.backends import Ask, DuplicatesAsk, Job, Line
@@ -200,8 +202,8 @@ class LocalBackend:
 
     def drop(self, collection: str) -> None:
         """Deletes a collection, and ends the imports into it that a service left."""
-        jobs = JobService(self._store.jobs, {})
-        CollectionService(self._store, jobs, PutGate()).drop(collection)
+        with closing(open_jobs(self._settings)) as kept:
+            CollectionService(self._store, JobService(kept, {}), PutGate()).drop(collection)
         self._store.purge()  # the background ends with the command
 
 

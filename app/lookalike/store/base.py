@@ -25,7 +25,6 @@ from lookalike.records import (
 from lookalike.store.effort import Effort
 from lookalike.store.embedding_sets import EmbeddingSets
 from lookalike.store.filters import Filter
-from lookalike.store.jobs import JobStore
 from lookalike.store.metadata import MAX_METADATA_BYTES
 from lookalike.store.vectors import Vectors
 
@@ -57,11 +56,6 @@ class Store(Protocol):
     @property
     def sets(self) -> EmbeddingSets:
         """The embedding sets of all collections, and the switch between them."""
-        ...
-
-    @property
-    def jobs(self) -> JobStore:
-        """Long work, its progress and its end."""
         ...
 
     def collections(self) -> list[CollectionInfo]:

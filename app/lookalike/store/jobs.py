@@ -108,6 +108,10 @@ class JobStore(Protocol):
         """Forgets finished jobs but the newest `keep` of them; returns how many went."""
         ...
 
+    def close(self) -> None:
+        """Lets go of the file; may be called twice."""
+        ...
+
 
 def no_such_job(job_id: str) -> JobNotFoundError:
     """The error for a job that is not known."""

@@ -67,6 +67,9 @@ class MemoryJobs:
                 del self._numbers[self._jobs.pop(number).id]
             return len(finished[keep:])
 
+    def close(self) -> None:
+        """Nothing to let go of."""
+
     def _number(self, job_id: str) -> int:
         if job_id not in self._numbers:
             raise no_such_job(job_id)

@@ -32,8 +32,6 @@ from lookalike.store.base import (
 from lookalike.store.effort import Effort
 from lookalike.store.embedding_sets import EmbeddingSets
 from lookalike.store.filters import Filter
-from lookalike.store.jobs import JobStore
-from lookalike.store.memory_jobs import MemoryJobs
 from lookalike.store.memory_rows import Held, HeldCollection, HeldSet, Row, own
 from lookalike.store.memory_sets import MemorySets
 from lookalike.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
@@ -50,17 +48,11 @@ class MemoryStore:
         self._lock = self._held.lock
         self._collections = self._held.collections
         self._sets = MemorySets(self._held)
-        self._jobs = MemoryJobs()
 
     @property
     def sets(self) -> EmbeddingSets:
         """The embedding sets of all collections."""
         return self._sets
-
-    @property
-    def jobs(self) -> JobStore:
-        """Long work, its progress and its end."""
-        return self._jobs
 
     def collections(self) -> list[CollectionInfo]:
         """All collections, by name."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import InvalidParameterError, StorageError
+from lookalike.files.disk import disk_errors, make_folders
 from lookalike.store.jobs import Job, JobPage, JobState, no_such_job
 from lookalike.store.names import MAX_SEQ, decode_cursor, encode_cursor
 from lookalike.store.sqlite import (
@@ -68,8 +69,8 @@ class SqliteJobs:
     """A `JobStore` in one SQLite file.
 
     Args:
-        path: The file, made where it does not exist. Its folder must belong to this process,
-            unless `read_only`.
+        path: The file, made where it does not exist, with its folder. The folder must belong to
+            this process, unless `read_only`.
         read_only: Whether to change nothing; then there may be no file yet.
 
     Raises:
@@ -82,6 +83,9 @@ class SqliteJobs:
         self._read_only = read_only
         self._lock = threading.Lock()
         self._closed = False
+        if not read_only:
+            with disk_errors(f"use the folder {path.parent}"):
+                make_folders(path.parent.resolve())
         with sqlite_errors(path):
             if not read_only:
                 self._connection = open_writer(path, _SCHEMA)

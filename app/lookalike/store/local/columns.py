@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -66,8 +65,21 @@ class Growing:
         return self._array.nbytes
 
 
-MISSING: Any = object()
+class _Missing:
+    """The type of `MISSING`."""
+
+
+MISSING = _Missing()
 """Stands for the value of a row that has no such field."""
+_KINDS: dict[type, int] = {
+    _Missing: _MISSING,
+    type(None): _NULL,
+    bool: _FALSE,
+    int: _INT,
+    float: _FLOAT,
+    str: _TEXT,
+    list: _LIST,
+}
 
 
 class Column:
@@ -97,24 +109,25 @@ class Column:
         self._cells.append(np.zeros(len(values), np.int64))
         self.write(np.arange(start, start + len(values)), values)
 
-    def write(self, slots: Slots, values: Iterable[Any]) -> None:
+    def write(self, slots: Slots, values: Sequence[Any]) -> None:
         """Sets the values of rows, each of them once."""
-        encoded = [self._encode(value) for value in values]
+        kinds = np.array([_kind(value) for value in values], np.uint8)
         lists = slots[self._kinds.values[slots] == _LIST]
         if len(lists):
             stale = np.isin(self._pair_slots.values, lists) & (self._pair_items.values >= 0)
             self._pair_items.values[stale] = -1
             self._removed_pairs += int(np.count_nonzero(stale))
-        self._kinds.values[slots] = [kind for kind, _ in encoded]
-        self._cells.values[slots] = [0 if kind == _LIST else cell for kind, cell in encoded]
-        pairs = [
-            (slot, item)
-            for slot, (kind, cell) in zip(slots.tolist(), encoded, strict=True)
-            if kind == _LIST
-            for item in cell
-        ]
-        self._pair_slots.append([slot for slot, _ in pairs])
-        self._pair_items.append([item for _, item in pairs])
+        self._kinds.values[slots] = kinds
+        self._cells.values[slots] = self._encoded(kinds, values)
+        if _LIST in kinds:
+            items = [
+                (slot, code)
+                for slot, kind, value in zip(slots.tolist(), kinds.tolist(), values, strict=True)
+                if kind == _LIST
+                for code in self._item_codes(value)
+            ]
+            self._pair_slots.append([slot for slot, _ in items])
+            self._pair_items.append([code for _, code in items])
 
     def holds(self, condition: Condition) -> Mask:
         """For which rows a condition holds, (rows,) bool."""
@@ -162,20 +175,24 @@ class Column:
         texts = sum(150 + len(text) for text in self._texts)
         return sum(array.bytes for array in arrays) + texts + 250 * len(self._items)
 
-    def _encode(self, value: Any) -> tuple[int, Any]:
-        """The kind of a value and its cell: a number's bits, a text's code, a list's items."""
-        if isinstance(value, bool):
-            return (_TRUE if value else _FALSE), 0
-        if isinstance(value, int):
-            return _INT, value
-        if isinstance(value, float):
-            return _FLOAT, struct.unpack("<q", struct.pack("<d", value))[0]
-        if isinstance(value, str):
-            return _TEXT, self._texts.setdefault(value, len(self._texts))
-        if isinstance(value, list):
-            scalars = {(kind_of(item), item) for item in value if not isinstance(item, list | dict)}
-            return _LIST, [self._items.setdefault(one, len(self._items)) for one in scalars]
-        return {id(None): _NULL, id(MISSING): _MISSING}.get(id(value), _OTHER), 0
+    def _encoded(self, kinds: NDArray[np.uint8], values: Sequence[Any]) -> NDArray[np.int64]:
+        """The cells of values: the bits of numbers, the codes of texts."""
+        cells = np.zeros(len(values), np.int64)
+        for kind in {_INT, _FLOAT, _TEXT} & set(kinds.tolist()):
+            of_kind = kinds == kind
+            chosen = [values[n] for n in np.flatnonzero(of_kind).tolist()]
+            if kind == _TEXT:
+                cells[of_kind] = [self._texts.setdefault(one, len(self._texts)) for one in chosen]
+            elif kind == _INT:
+                cells[of_kind] = chosen
+            else:
+                cells[of_kind] = np.array(chosen, np.float64).view(np.int64)
+        return cells
+
+    def _item_codes(self, items: list[Any]) -> list[int]:
+        """The codes of the different scalars in a list."""
+        scalars = {(kind_of(item), item) for item in items if not isinstance(item, list | dict)}
+        return [self._items.setdefault(one, len(self._items)) for one in scalars]
 
     def _one_of(self, items: Iterable[Scalar]) -> Mask:
         """Which rows have one of the items as their value."""
@@ -411,6 +428,14 @@ class Columns:
                 if column.reached == low:
                     column.write(slots, [metadata.get(name, MISSING) for _, metadata in rows])
                     column.reached = high
+
+
+def _kind(value: Any) -> int:
+    """The kind of a value under a field."""
+    kind = _KINDS.get(type(value))
+    if kind is None:  # an object, or a subclass of another type
+        return next((kind for one, kind in _KINDS.items() if isinstance(value, one)), _OTHER)
+    return _TRUE if value is True else kind
 
 
 def _equal(values: NDArray[Any], wanted: list[Any]) -> Mask:

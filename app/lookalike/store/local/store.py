@@ -28,7 +28,6 @@ from lookalike.store.base import ScanBlock, image_not_found, require_same_spec
 from lookalike.store.effort import Effort
 from lookalike.store.embedding_sets import EmbeddingSets
 from lookalike.store.filters import Filter
-from lookalike.store.jobs import JobStore
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow
 from lookalike.store.local.folder_lock import FolderLock
 from lookalike.store.local.index import faiss_calls
@@ -40,7 +39,6 @@ from lookalike.store.local.spaces import LocalSets
 from lookalike.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
 from lookalike.store.names import decode_cursor, encode_cursor
 from lookalike.store.outcomes import settle_known
-from lookalike.store.sqlite_jobs import SqliteJobs
 from lookalike.store.vectors import Vectors, check_vectors
 
 _BLOCK_BYTES = 8 * 2**20
@@ -86,8 +84,6 @@ class LocalStore:
                 undo.callback(FolderLock(folder).release)
             self._catalog = Catalog(folder / "catalog.db", read_only=read_only)
             undo.callback(self._catalog.close)
-            self._jobs = SqliteJobs(folder / "jobs.db", read_only=read_only)
-            undo.callback(self._jobs.close)
             self._indexes = Indexes(
                 self._catalog,
                 folder / "index",
@@ -116,11 +112,6 @@ class LocalStore:
     def sets(self) -> EmbeddingSets:
         """The embedding sets of all collections."""
         return self._sets
-
-    @property
-    def jobs(self) -> JobStore:
-        """Long work, its progress and its end."""
-        return self._jobs
 
     def close(self) -> None:
         """Saves the indexes and lets go of the folder; may be called twice."""
