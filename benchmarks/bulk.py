@@ -9,23 +9,21 @@ import argparse
 import shutil
 import time
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from benchmarks.common import WEB, announce, environment, paired, pictures, prepared, rate, report
 from lookalike.bootstrap import build_encoder, build_services
 from lookalike.config import load_settings
 from lookalike.cores import available_cores
-from lookalike.models.base import Encoder, Prepared, Vectors
-from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.base import Encoder, Features, Vectors, normalize
+from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
-from lookalike.models.resizing import least_decode_size, resize_image
-from lookalike.models.vectors import normalize
+from lookalike.models.resizing import least_decode_size
 from lookalike.records import ModelSpec, Preprocess
 from lookalike.services.importing import ImportOptions
 
@@ -50,19 +48,11 @@ class FreeEncoder(ColorEncoder):
         """As ResNet-50's."""
         return least_decode_size(PREPROCESS)
 
-    @property
-    def dim(self) -> int:
-        """As ResNet-50's."""
-        return DIM
-
-    def prepare(self, image: Image.Image) -> Prepared:
-        """As ResNet-50's: (224, 224, 3) uint8."""
-        return resize_image(image, PREPROCESS)
-
-    def encode(self, batch: NDArray[np.uint8]) -> Vectors:
+    def encode(self, batch: Sequence[Features]) -> Vectors:
         """(N, 2048) float32, rows of length 1."""
-        pixels = batch.reshape(len(batch), -1)[:, :: PREPROCESS.input_size**2 * 3 // DIM][:, :DIM]
-        return normalize(pixels.astype(np.float32) + np.float32(1))
+        pixels = self._stack(batch).reshape(len(batch), -1)
+        step = PREPROCESS.input_size**2 * 3 // DIM
+        return normalize(pixels[:, ::step][:, :DIM].astype(np.float32) + np.float32(1))
 
 
 def main() -> None:
@@ -82,7 +72,7 @@ def network(folder: Path, photos: list[bytes], *, rounds: int) -> None:
     """ResNet-50 with random weights, against its batched extraction alone."""
     total = len(photos)
     packed, files = archive(folder, photos)
-    encoder = build_encoder(load_settings(), cores=available_cores())
+    encoder = build_encoder(load_settings())
     batch = prepared(encoder, files[:BATCH])
     runs = count()
     ours, alone, ratio = paired(

@@ -11,14 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from benchmarks.machine import machine_line, versions_line
 from benchmarks.results import Chart, Row, Table, is_met, keep, own_command, short
 from lookalike.cores import available_cores, limit_openmp
 from lookalike.media.decode import ImageLimits, decode_image
-from lookalike.models.base import Encoder
+from lookalike.models.base import Encoder, Features
 from scripts.samples import jpeg_bytes, samples
 
 WEB = (500, 375)
@@ -34,13 +31,13 @@ def pictures(count: int, size: tuple[int, int]) -> list[bytes]:
         return list(pool.map(lambda sample: jpeg_bytes(sample, size=size), chosen))
 
 
-def prepared(encoder: Encoder, files: list[Path]) -> NDArray[np.uint8]:
-    """The files decoded and resized, as one batch: (N, H, W, 3) uint8."""
+def prepared(encoder: Encoder, files: list[Path]) -> list[Features]:
+    """The files decoded and prepared, as one batch."""
     size = encoder.decode_size
     decoded = [
         decode_image(file.read_bytes(), limits=ImageLimits(), decode_size=size) for file in files
     ]
-    return np.stack([encoder.prepare(one.image) for one in decoded])
+    return [encoder.prepare(one.image) for one in decoded]
 
 
 def announce(title: str) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common import CAMERA, announce, paired, pictures, report
+from lookalike.bootstrap import build_encoder
+from lookalike.config import load_settings
 from lookalike.media.decode import ImageLimits, decode_image
 from lookalike.models.base import Encoder
 
@@ -31,9 +33,10 @@ def main() -> None:
     options = parser.parse_args()
     weights, model, size = options.weights, options.model, options.size
     announce(f"Decoding, {model} with {weights} weights at {size}")
-    from lookalike.models.torchvision_encoder import TorchvisionEncoder  # noqa: PLC0415
-
-    encoder = TorchvisionEncoder(model, weights=weights, input_size=size, precision="float32")
+    settings = load_settings(
+        model=model, weights=weights, input_size=size, precision="float32", runtime="torch"
+    )
+    encoder = build_encoder(settings)
     grainy = pictures(4 if options.quick else COUNT, CAMERA)
     for name, files in (("soft", [soften(data) for data in grainy]), ("grainy", grainy)):
         compare(f"{name}, {statistics.median(map(len, files)) / 1e6:.1f} MB", files, encoder)
@@ -63,8 +66,8 @@ def compare(name: str, files: list[bytes], encoder: Encoder) -> None:
     )
     report(f"12-megapixel JPEG ({name}), full decode against the library's reduced decode alone",
            f"{bare_ms:.1f} ms", f"{slow:.1f} ms", ratio, "what can be reached")  # fmt: skip
-    ours = encoder.encode(np.stack([encoder.prepare(reduced(data)) for data in files]))
-    exact = encoder.encode(np.stack([encoder.prepare(full(data)) for data in files]))
+    ours = encoder.encode([encoder.prepare(reduced(data)) for data in files])
+    exact = encoder.encode([encoder.prepare(full(data)) for data in files])
     apart = 1 - np.sum(ours * exact, axis=1)  # (N,)
     others = 1 - exact @ exact.T + 2 * np.eye(len(files))  # (N, N)
     worst = float(np.max(apart / others.min(axis=1)))

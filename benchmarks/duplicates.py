@@ -20,6 +20,8 @@ from PIL import Image, ImageOps
 
 from benchmarks.common import announce, show
 from benchmarks.results import Table
+from lookalike.bootstrap import build_encoder
+from lookalike.config import load_settings
 from lookalike.media.decode import ImageLimits, decode_image, make_thumbnail
 from lookalike.models.base import Encoder
 from lookalike.services.duplicate_links import reduced, same_pixels
@@ -71,13 +73,14 @@ def main() -> None:
         f"Duplicates, {arguments.model} with {Path(arguments.weights).name} weights at "
         f"{arguments.input_size}, {arguments.count} pictures of {arguments.folder.name}"
     )
-    from lookalike.models.torchvision_encoder import TorchvisionEncoder  # noqa: PLC0415
-
-    encoder = TorchvisionEncoder(
-        arguments.model,
-        weights=arguments.weights,
-        input_size=arguments.input_size,
-        precision="float32",
+    encoder = build_encoder(
+        load_settings(
+            model=arguments.model,
+            weights=arguments.weights,
+            input_size=arguments.input_size,
+            precision="float32",
+            runtime="torch",
+        )
     )
     files = sorted(p for p in arguments.folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     chosen = random.Random(arguments.seed).sample(files, min(arguments.count, len(files)))
@@ -118,7 +121,7 @@ def see(files: list[bytes], encoder: Encoder) -> Seen:
             cells.append(reduced(thumbnail.convert("RGB")))
             hashes.append(imagehash.phash(Image.open(io.BytesIO(data))).hash.ravel())
             ratios.append(decoded.width / decoded.height)
-        vectors.append(encoder.encode(np.stack(prepared)))
+        vectors.append(encoder.encode(prepared))
     return Seen(np.concatenate(vectors), np.stack(hashes), np.stack(cells), np.array(ratios))
 
 

@@ -14,7 +14,6 @@ from lookalike.bootstrap import build_encoder
 from lookalike.cli.backends import Job
 from lookalike.cli.local import LocalBackend
 from lookalike.config import load_settings
-from lookalike.cores import available_cores
 from lookalike.records import OnConflict
 
 COUNT = 320
@@ -31,7 +30,7 @@ def main() -> None:
         files = [folder / f"{number:03}.jpg" for number in range(total)]
         for file, data in zip(files, pictures(total, WEB), strict=True):
             file.write_bytes(data)
-        encoder = build_encoder(load_settings(), cores=available_cores())
+        encoder = build_encoder(load_settings())
         batch = prepared(encoder, files[:BATCH])
         runs = count()
         ours, alone, ratio = paired(

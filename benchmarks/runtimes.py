@@ -27,8 +27,13 @@ from numpy.typing import NDArray
 
 from benchmarks.common import announce, paired, rate, report
 from benchmarks.servers import free_port
-from lookalike.backbones import build_backbone
-from lookalike.bootstrap import open_store
+from lookalike.bootstrap import (
+    build_decoder,
+    build_encoder,
+    model_request,
+    open_store,
+    run_options,
+)
 from lookalike.config import Settings, load_settings
 from lookalike.cores import available_cores
 from lookalike.media.walk import walk
@@ -73,8 +78,7 @@ def compare_bfloat16(data: Path, *, rounds: int) -> None:
     """A batch and one picture, both in bfloat16."""
     given = {"data_dir": data, "weights": "random", "precision": "bfloat16", "device": "cpu"}
     ours, theirs = (
-        build_backbone(load_settings(**given, runtime=runtime), cores=available_cores())
-        for runtime in ("openvino", "torch")
+        build_encoder(load_settings(**given, runtime=runtime)) for runtime in ("openvino", "torch")
     )
     pixels = noise(BATCH, ours.spec.preprocess.input_size)
     per_batch("ResNet-50 bfloat16, OpenVINO against torch", ours.encode, theirs.encode, pixels,
@@ -83,7 +87,7 @@ def compare_bfloat16(data: Path, *, rounds: int) -> None:
 
 def compare_int8(options: argparse.Namespace, data: Path, *, rounds: int) -> None:
     """int8 against the network as torchvision has it, in float32."""
-    from lookalike.quantizing import keep_quantized, quantize_model  # noqa: PLC0415 - as needed
+    from lookalike.services.quantizing import keep_quantized, quantize_model  # noqa: PLC0415 - as needed
 
     given = {
         "data_dir": data,
@@ -95,15 +99,23 @@ def compare_int8(options: argparse.Namespace, data: Path, *, rounds: int) -> Non
     }
     settings = load_settings(**given)
     files = [found.path for found in walk([options.pictures])]
-    made = quantize_model(settings, files, pictures=300, on_progress=lambda *_: None)
-    keep_quantized(settings, made)
+    run = run_options(settings)
+    made = quantize_model(
+        model_request(settings),
+        run,
+        files,
+        decoder=build_decoder(settings),
+        pictures=300,
+        on_progress=lambda *_: None,
+    )
+    keep_quantized(run.networks, made)
     found = made.agreement
     told = (
         f"{found.overlap:.4f} (cosine least {found.cosine_min:.4f}, mean {found.cosine_mean:.5f})"
     )
     report(f"{options.model} int8, share of the ten nearest that stays, {found.pictures} pictures",
            told, "float32", found.overlap, "at least 0.95")  # fmt: skip
-    ours = build_backbone(settings, cores=available_cores())
+    ours = build_encoder(settings)
     pixels = noise(BATCH, ours.spec.preprocess.input_size)
     per_batch(f"{options.model} int8, OpenVINO against torch float32, eager", ours.encode,
               plain_torch(settings), pixels, rounds=rounds, bound="at least 4")  # fmt: skip
@@ -111,8 +123,8 @@ def compare_int8(options: argparse.Namespace, data: Path, *, rounds: int) -> Non
 
 def per_batch(
     name: str,
-    ours: Callable[[NDArray[np.uint8]], Any],
-    theirs: Callable[[NDArray[np.uint8]], Any],
+    ours: Callable[[list[NDArray[np.uint8]]], Any],
+    theirs: Callable[[list[NDArray[np.uint8]]], Any],
     pixels: NDArray[np.uint8],
     *,
     rounds: int,
@@ -120,7 +132,7 @@ def per_batch(
 ) -> None:
     """Pictures per second in batches, and the time of one picture alone; call by call in turn."""
     for count in (len(pixels), 1):
-        batch = pixels[:count]
+        batch = list(pixels[:count])
         for extract in (ours, theirs) * WARM:
             extract(batch)
         fast, slow, ratio = paired(
@@ -135,24 +147,26 @@ def per_batch(
                *shown, ratio, bound)  # fmt: skip
 
 
-def plain_torch(settings: Settings) -> Callable[[NDArray[np.uint8]], Any]:
+def plain_torch(settings: Settings) -> Callable[[list[NDArray[np.uint8]]], Any]:
     """Torchvision's network as it comes: float32, eager, nothing folded."""
     import torch  # noqa: PLC0415 - after faiss, see lookalike.cores
 
-    from lookalike.models.registry import get_architecture  # noqa: PLC0415
-    from lookalike.models.torchvision_weights import load_backbone  # noqa: PLC0415
+    from lookalike.models.torchvision import ARCHITECTURES  # noqa: PLC0415
+    from lookalike.models.torchvision_network import load_backbone  # noqa: PLC0415
 
     network = load_backbone(settings.model, weights=settings.weights).network
-    spec = get_architecture(settings.model)
+    spec = ARCHITECTURES[settings.model]
     mean, std = (
         torch.tensor(three).reshape(1, 3, 1, 1)
         for three in (spec.preprocess.mean, spec.preprocess.std)
     )
 
-    def extract(batch: NDArray[np.uint8]) -> Any:
+    def extract(batch: list[NDArray[np.uint8]]) -> Any:
         torch.set_num_threads(available_cores())
         with torch.inference_mode():
-            pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous().float() / 255
+            pixels = (
+                torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).contiguous().float() / 255
+            )
             return torch.nn.functional.normalize(network((pixels - mean) / std)).numpy()
 
     return extract
@@ -167,7 +181,7 @@ def compare_start(data: Path, *, rows: int) -> None:
     """From the start of the process until GET /health/ready answers 200, and memory then."""
     given = {"data_dir": data, "weights": "random", "device": "cpu"}
     settings = load_settings(**given, runtime="openvino")
-    fill(settings, build_backbone(settings, cores=available_cores(), keep=True), rows)
+    fill(settings, build_encoder(settings, keep=True), rows)
     memory: dict[str, list[float]] = {"openvino": [], "torch": []}
 
     def start(runtime: str) -> float:
@@ -192,7 +206,7 @@ def fill(settings: Settings, encoder: Encoder, rows: int) -> None:
     store = open_store(settings)
     store.load()
     for start in range(0, rows, GROUP):
-        vectors = rng.standard_normal((GROUP, encoder.dim), dtype=np.float32)
+        vectors = rng.standard_normal((GROUP, encoder.spec.dim), dtype=np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         images = [
             NewImage(id=f"{number:06}", sha256=f"{number:064x}", filename=f"{number}.jpg",

@@ -12,12 +12,18 @@ from typing import Any
 
 import pytest
 
-from lookalike.bootstrap import Services, build_services
+from lookalike.bootstrap import (
+    Services,
+    build_decoder,
+    build_services,
+    model_request,
+    move_request,
+    run_options,
+)
 from lookalike.config import Settings, load_settings
 from lookalike.errors import SpecMismatchError
 from lookalike.media.sources import PictureSource
-from lookalike.model_recipes import recipe_of
-from lookalike.quantizing import keep_quantized, quantize_model
+from lookalike.services.quantizing import keep_quantized, quantize_model
 from lookalike.services.search import SearchOptions
 from scripts.samples import write_samples
 from tests.services.moving import Watched
@@ -66,10 +72,16 @@ def networks(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path]) -> 
     data = tmp_path_factory.mktemp("networks")
     made = []
     for count in (30, 31):
+        run = run_options(settings_of(data))
         found = quantize_model(
-            settings_of(data), pictures, pictures=count, on_progress=lambda *_: None
+            model_request(settings_of(data)),
+            run,
+            pictures,
+            decoder=build_decoder(settings_of(data)),
+            pictures=count,
+            on_progress=lambda *_: None,
         )
-        made.append(keep_quantized(settings_of(data), found).parent)
+        made.append(keep_quantized(run.networks, found))
     assert made[0].name != made[1].name
     return made
 
@@ -82,8 +94,8 @@ def keep(settings: Settings, network: Path) -> str:
 
 
 def move(services: Services, at_step: Callable[[], None] = lambda: None, **model: Any) -> None:
-    recipe = recipe_of(services.settings, model)
-    services.reembedding.run("default", recipe, Watched(at_step))
+    request = move_request(services.settings, model)
+    services.reembedding.run("default", request, Watched(at_step))
 
 
 def served_by(services: Services, picture: Path, collection: str = "default") -> str:
@@ -165,7 +177,7 @@ def test_a_network_that_is_gone_is_said(
     with serving(settings()) as services:
         index(services, pictures[:4])
         move(services, int8=True)
-    next((settings().data_dir / "models" / first).glob("*.bin")).write_bytes(b"")
+    next((settings().data_dir / "models" / first).rglob("*.bin")).write_bytes(b"")
     with serving(settings()) as services:
         with pytest.raises(SpecMismatchError):
             served_by(services, pictures[0])

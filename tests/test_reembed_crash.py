@@ -15,22 +15,23 @@ import httpx2
 import numpy as np
 import pytest
 
-from lookalike.models.heads import save_head
+from lookalike.models.head import save_head
 from tests.servers import Server
-from tests.services.moving import make, vectors
+from tests.services.moving import HEADED as HEADED_MODEL
+from tests.services.moving import OLD, make, make_head, vectors
 from tests.test_crash import picture
 from tests.waiting import wait_for
 
 COUNT = 600
 KILLS = 2
-HEADED = make({"grid": 4, "head": 7})
-PLAIN = make({"grid": 4})
+HEADED = make(HEADED_MODEL)
+PLAIN = make(OLD)
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Any:
     """A service with a head, a few hundred pictures, and a commit for each new vector."""
-    head = save_head(HEADED.head, tmp_path / "head.safetensors")  # type: ignore[attr-defined]
+    head = save_head(make_head(7), tmp_path / "head.safetensors")
     quick = Server(tmp_path / "data", head=head)
     for start in range(0, COUNT, 50):
         numbers = range(start, start + 50)

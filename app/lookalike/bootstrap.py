@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+import os.path
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lookalike.backbones import build_backbone, put_head
 from lookalike.config import Settings
 from lookalike.cores import available_cores, limit_openmp
-from lookalike.errors import ConfigurationError
+from lookalike.errors import ConfigurationError, InvalidParameterError
 from lookalike.files.blobs import LocalFiles
 from lookalike.files.data_folder import require_data_folder
 from lookalike.media.decode import ImageDecoder, ImageLimits
 from lookalike.media.fetch_guard import FetchGuard
 from lookalike.media.fetching import Fetcher
-from lookalike.model_recipes import keep_head, quantized_of, recipe_of, settings_of
+from lookalike.models import building
 from lookalike.models.base import Encoder
 from lookalike.models.encoders import Encoders
+from lookalike.models.head import Head, save_head
+from lookalike.models.registry import find_family
+from lookalike.models.spec import ModelRequest, RunOptions
 from lookalike.progress import Progress
 from lookalike.services.collection_models import CollectionModels
 from lookalike.services.collections import CollectionService
@@ -39,7 +42,6 @@ from lookalike.services.switching import PutGate
 from lookalike.services.vector_set import sample_vectors
 from lookalike.store.base import Store
 from lookalike.store.effort import Effort
-from lookalike.store.embedding_sets import Recipe
 from lookalike.store.filters import parse_field_names
 from lookalike.store.jobs import JobStore
 from lookalike.store.sqlite_jobs import SqliteJobs
@@ -121,7 +123,7 @@ def build_services(
         if encoders is None:
             encoders = build_encoders(settings, keep=not read_only, on_batch=on_batch)
             undo.callback(encoders.close)
-        models = _models(settings, encoders, store, cores=cores, keep=not read_only)
+        models = _models(settings, encoders, store, keep=not read_only)
         models.restore()
         services = _assemble(
             settings, encoders, store, jobs, models=models, cores=cores, tidy=not read_only
@@ -229,7 +231,7 @@ def build_encoders(
 ) -> Encoders:
     """Loads the network that the settings name, behind its queue; `keep` as `build_encoder`."""
     return Encoders(
-        build_encoder(settings, cores=settings.threads or available_cores(), keep=keep),
+        build_encoder(settings, keep=keep),
         max_batch=settings.max_batch,
         queue_size=settings.queue_size,
         on_batch=on_batch,
@@ -237,18 +239,92 @@ def build_encoders(
 
 
 def build_encoder(
-    settings: Settings, *, cores: int, keep: bool = False, quantized: str | None = None
+    settings: Settings, *, keep: bool = False, request: ModelRequest | None = None
 ) -> Encoder:
-    """Loads the network that the settings name, and its head.
+    """Loads a network and its head.
 
     Args:
-        settings: What was asked for.
-        cores: CPU threads of one call.
+        settings: How it runs, and which one it is if there is no request.
         keep: Whether a network that is converted is kept in the data folder, which is ours.
-        quantized: Which int8 network, see `build_backbone`.
+        request: Another model than the settings name.
     """
-    backbone = build_backbone(settings, cores=cores, keep=keep, quantized=quantized)
-    return backbone if settings.head is None else put_head(backbone, settings.head)
+    if request is None:
+        request = model_request(settings)
+        _check_network(settings)
+    return building.build_encoder(request, run_options(settings, keep=keep))
+
+
+def model_request(settings: Settings) -> ModelRequest:
+    """The model that the settings name."""
+    return ModelRequest(
+        model=settings.model,
+        weights=settings.weights,
+        pooling=settings.pooling,
+        resize=settings.resize,
+        input_size=settings.input_size,
+        head=None if settings.head is None else str(settings.head),
+        int8=settings.precision == "int8",
+    )
+
+
+def move_request(settings: Settings, given: Mapping[str, Any] | None = None) -> ModelRequest:
+    """The model to move a collection to.
+
+    Args:
+        settings: The service's own, for what is not given.
+        given: Some fields of `ModelRequest`; `head` None for no head.
+
+    Returns:
+        A request whose paths are absolute.
+
+    Raises:
+        InvalidParameterError: There is no such model.
+    """
+    request = replace(model_request(settings), **(given or {}))
+    try:
+        family = find_family(request.model)
+    except ConfigurationError as exc:
+        raise InvalidParameterError(str(exc)) from exc
+    return replace(
+        request,
+        weights=_absolute(request.weights),
+        head=None if request.head is None else _absolute(str(request.head)),
+        int8=request.int8 if family.HAS_NETWORK else False,
+    )
+
+
+def run_options(settings: Settings, *, keep: bool = False) -> RunOptions:
+    """How models run on this machine; `keep` as `build_encoder`."""
+    return RunOptions(
+        device=settings.device,
+        runtime=settings.runtime,
+        precision="auto" if settings.precision == "int8" else settings.precision,
+        threads=settings.threads,
+        compiled=settings.compile,
+        networks=settings.data_dir / "models",
+        keep=keep,
+    )
+
+
+def _check_network(settings: Settings) -> None:
+    """Refuses settings that only a network can have, if the model has none."""
+    if find_family(settings.model).HAS_NETWORK:
+        return
+    for setting, asked in (
+        ("LOOKALIKE_COMPILE", settings.compile),
+        ("LOOKALIKE_PRECISION=int8", settings.precision == "int8"),
+    ):
+        if asked:
+            raise ConfigurationError(
+                f"{setting} is for networks, and the model {settings.model} has no network: "
+                "unset it"
+            )
+
+
+def _absolute(text: str) -> str:
+    """A path that leads to the same file from everywhere; a name of weights stays a name."""
+    path = os.path.expanduser(text)  # noqa: PTH111 - Path refuses texts that are no paths
+    return os.path.realpath(path) if os.path.exists(path) else text  # noqa: PTH110
 
 
 def build_pictures(settings: Settings, store: Store) -> PictureService:
@@ -351,16 +427,29 @@ def _imports(settings: Settings, indexing: IndexingService, files: LocalFiles) -
 
 
 def _models(
-    settings: Settings, encoders: Encoders, store: Store, *, cores: int, keep: bool
+    settings: Settings, encoders: Encoders, store: Store, *, keep: bool
 ) -> CollectionModels:
-    def make(recipe: Recipe) -> Encoder:
-        own = settings_of(settings, recipe)
-        return build_encoder(own, cores=cores, keep=keep, quantized=quantized_of(recipe))
+    def make(request: ModelRequest) -> Encoder:
+        if request.head is not None:  # the path of one that `_keep_head` keeps is not absolute
+            request = replace(request, head=str(settings.data_dir / request.head))
+        return build_encoder(settings, keep=keep, request=request)
 
     return CollectionModels(
         encoders,
         store,
         make=make,
-        default_recipe=recipe_of(settings),
-        keep_head=partial(keep_head, settings),
+        default=move_request(settings),
+        keep_head=partial(_keep_head, settings.data_dir),
     )
+
+
+def _keep_head(folder: Path, head: Head) -> str:
+    """Keeps a head in the data folder, under its digest; returns its path below that folder.
+
+    Raises:
+        WeightsError: It cannot be written.
+    """
+    kept = f"heads/{head.digest}.safetensors"
+    if not (folder / kept).with_suffix(".json").is_file():  # written last
+        save_head(head, folder / kept)
+    return kept

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lookalike.errors import ConfigurationError, InvalidFilterError, InvalidParameterError
-from lookalike.models.choices import Precision, Runtime
+from lookalike.models.spec import Precision, Runtime
 from lookalike.store.effort import Effort
 from lookalike.store.filters import parse_field_names
 

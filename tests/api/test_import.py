@@ -21,7 +21,7 @@ from lookalike.config import Settings
 from lookalike.errors import StorageFullError
 from lookalike.files.blobs import LocalFiles
 from lookalike.media import archives
-from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.services.importing import ImportOptions, parse_dirs
 from lookalike.store.local.store import LocalStore

@@ -8,20 +8,19 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from lookalike.models.color_encoder import ColorEncoder
-from lookalike.models.head import Head, HeadSpec
-from lookalike.models.heads import save_head
+from lookalike.models.color import ColorEncoder
+from lookalike.models.head import Head, HeadSpec, save_head
 from tests.api.conftest import ADMIN, picture
-from tests.services.moving import make
+from tests.services.moving import make_head
 from tests.waiting import wait_for
 
-HEADED = make({"grid": 4, "head": 7})
+HEAD = make_head(7)
 
 
 @pytest.fixture
 def head(tmp_path: Path) -> str:
     """A head over the model `color` as files."""
-    return str(save_head(HEADED.head, tmp_path / "head.safetensors"))  # type: ignore[attr-defined]
+    return str(save_head(HEAD, tmp_path / "head.safetensors"))
 
 
 @pytest.fixture
@@ -117,9 +116,9 @@ def test_a_head_that_does_not_fit_is_said_by_the_job(
     assert missing["state"] == "failed"
     assert "/nowhere/head" in missing["message"]
     other = ColorEncoder(grid=3)
-    spec = HeadSpec(dim_in=other.dim, dim_out=6)
+    spec = HeadSpec(dim_in=other.spec.dim, dim_out=6)
     tensors = {
-        name: HEADED.head.tensors["0.bias"].mean() + 0 * _ones(shape)  # type: ignore[attr-defined]
+        name: HEAD.tensors["0.bias"].mean() + 0 * _ones(shape)
         for name, shape in spec.shapes().items()
     }
     path = save_head(Head(spec, tensors, backbone=other.spec), tmp_path / "o.safetensors")

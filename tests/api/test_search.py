@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.color import ColorEncoder
 from scripts.samples import Sample, draw
 from tests.api.conftest import picture, solid
 
@@ -39,7 +39,7 @@ def test_the_answer_has_exactly_the_documented_json(client, index):
     assert body["matches"][0].pop("distance") == pytest.approx(0.0, abs=1e-3)
     assert body == {
         "collection": "default",
-        "model": {"name": "color", "weights": "none", "head": None, "dim": ColorEncoder().dim},
+        "model": {"name": "color", "weights": "none", "head": None, "dim": ColorEncoder().spec.dim},
         "query": {"width": 96, "height": 72, "sha256": digest},
         "matches": [
             {
@@ -61,7 +61,7 @@ def test_scores_equal_numpy_on_the_encoders_own_vectors(filled):
 
     def vector(label: str, n: int) -> np.ndarray:
         image = draw(Sample(label, n, 0), size=(96, 72))
-        return encoder.encode(encoder.prepare(image)[np.newaxis])[0]
+        return encoder.encode([encoder.prepare(image)])[0]
 
     query = vector("fish", 9)
     expected = {

@@ -15,7 +15,7 @@ from lookalike.api.errors import status_of
 from lookalike.api.main import create_app
 from lookalike.api.security import load_admin_key
 from lookalike.errors import ConfigurationError, LookalikeError
-from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.store.local.store import LocalStore
 from tests.api.conftest import ADMIN, ADMIN_KEY, picture

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lookalike.errors import ConfigurationError, InvalidParameterError, LookalikeError
 from lookalike.media.decode import ImageLimits, decode_image
-from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.color import ColorEncoder
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def precision(pictures: Path, k: int) -> float:
         decode_image(path.read_bytes(), limits=ImageLimits(), decode_size=encoder.decode_size)
         for path in paths
     ]
-    vectors = encoder.encode(np.stack([encoder.prepare(one.image) for one in images]))
+    vectors = encoder.encode([encoder.prepare(one.image) for one in images])
     scores = vectors.astype(np.float64) @ vectors.astype(np.float64).T
     np.fill_diagonal(scores, -2)
     nearest = np.argsort(-scores, axis=1, kind="stable")[:, :k]

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lookalike.backbones import build_backbone
+from lookalike.bootstrap import build_encoder
 from lookalike.config import load_settings
 from lookalike.errors import ConfigurationError
 from scripts.samples import write_samples
@@ -22,9 +22,8 @@ def many(tmp_path_factory):
 
 
 def built(precision):
-    return build_backbone(
-        load_settings(model="resnet18", weights="random", input_size=32, precision=precision),
-        cores=2,
+    return build_encoder(
+        load_settings(model="resnet18", weights="random", input_size=32, precision=precision)
     )
 
 
@@ -83,4 +82,4 @@ def test_what_is_no_file_is_not_waited_for(lookalike, tmp_path):
 
 def test_color_has_no_network(lookalike, pictures):
     color = lookalike("quantize", str(pictures))
-    assert "no network to quantize" in str(color.exception)
+    assert "color has no network" in str(color.exception)

@@ -15,24 +15,14 @@ from lookalike.errors import (
     ReembeddingIncompleteError,
     ServerError,
 )
-from lookalike.models.headed_encoder import HeadedEncoder
-from lookalike.models.heads import save_head
+from lookalike.models.head import save_head
 from tests.servers import ADMIN_KEY
-from tests.services.moving import make
-
-
-def headed(number: int) -> HeadedEncoder:
-    encoder = make({"grid": 4, "head": number})
-    assert isinstance(encoder, HeadedEncoder)
-    return encoder
-
-
-HEADED = headed(7)
+from tests.services.moving import make_head
 
 
 @pytest.fixture
 def head(tmp_path: Path) -> str:
-    return str(save_head(HEADED.head, tmp_path / "head.safetensors"))
+    return str(save_head(make_head(7), tmp_path / "head.safetensors"))
 
 
 @pytest.fixture
@@ -158,16 +148,16 @@ def test_another_head_under_the_same_name_is_another_head(
         facts = json.loads(lookalike("info", "--json").stdout)["collections"]
         return next(one["passport"]["head"] for one in facts if one["name"] == collection)
 
-    assert used("default") == HEADED.head.digest
-    other = headed(8)
-    save_head(other.head, head)
+    assert used("default") == make_head(7).digest
+    other = make_head(8)
+    save_head(other, head)
     query = str(pictures / "mug" / "mug-00-0.jpg")
     found = json.loads(lookalike("search", query, "--json").stdout)
-    assert found["model"]["head"] == HEADED.head.digest[:16], "the one that was kept"
+    assert found["model"]["head"] == make_head(7).digest[:16], "the one that was kept"
     assert lookalike("reembed", "--head", head, "-c", "two").exit_code == 0
-    assert used("two") == other.head.digest
+    assert used("two") == other.digest
     assert lookalike("reembed", "--head", head).exit_code == 0
-    assert used("default") == other.head.digest
+    assert used("default") == other.digest
     for kept in tmp_path.glob("head.*"):
         kept.unlink()
     for collection in ("default", "two"):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import ConfigurationError, WeightsMismatchError
-from lookalike.models.heads import load_head
+from lookalike.models.head import load_head
 from scripts.samples import CLASSES, write_samples
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.errors import OriginalNotKeptError
-from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.color import ColorEncoder
 from lookalike.records import ModelSpec
 from lookalike.services.vector_set import PictureReader, Skipped, VectorSet
 from scripts.samples import Sample, jpeg_bytes, samples
@@ -73,7 +73,7 @@ def drawn_set(*, classes: Sequence[str], instances: int, views: int) -> VectorSe
         return Image.open(io.BytesIO(files[position])).convert("RGB")
 
     encoder = ColorEncoder()
-    batch = np.stack([encoder.prepare(picture(n, size=32)) for n in range(len(files))])
+    batch = [encoder.prepare(picture(n, size=32)) for n in range(len(files))]
     return VectorSet(
         name="drawn",
         spec=encoder.spec,

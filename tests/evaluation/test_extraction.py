@@ -29,14 +29,14 @@ from lookalike.errors import (
     StorageError,
     StorageFullError,
 )
-from lookalike.evaluation import vector_cache
+from lookalike.evaluation import vector_files
 from lookalike.evaluation.datasets import open_dataset
 from lookalike.evaluation.datasets.base import FileDataset, sample
 from lookalike.evaluation.extraction import extract_vectors
 from lookalike.media.decode import ImageDecoder, ImageLimits
-from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.base import normalize
+from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
-from lookalike.models.vectors import normalize
 from lookalike.services.vector_set import VectorSet
 from scripts.samples import write_samples
 
@@ -109,25 +109,15 @@ def check(found: VectorSet, dataset, *, without: tuple[str, ...] = ()) -> None:
     for row, position in enumerate(expected):
         data = dataset.paths[position].read_bytes()
         image = ImageDecoder().decode(data, decode_size=plain.decode_size).image
-        vector = plain.encode(plain.prepare(image)[None])[0]
+        vector = plain.encode([plain.prepare(image)])[0]
         assert np.array_equal(found.vectors[row], vector)
         assert found.sha256s[row] == hashlib.sha256(data).hexdigest()
         assert found.names[row] == dataset.paths[position].name
 
 
 def folder_of(cache: Path) -> Path:
-    """The folder of the one set."""
     (manifest,) = cache.rglob("manifest.json")
     return manifest.parent
-
-
-def file_of(cache: Path, name: str) -> Path:
-    """A file of the one set that is in use."""
-    folder = folder_of(cache)
-    if name == "manifest.json":
-        return folder / name
-    manifest = json.loads((folder / "manifest.json").read_text())
-    return Path(folder / manifest["content"] / name)
 
 
 @pytest.fixture(scope="module")
@@ -178,17 +168,20 @@ def test_the_set_opens_its_pictures(pictures, any_cache):
 
 def test_what_others_read(drawn, cache):
     found = extract(opened(drawn), cache)
-    assert sorted(path.name for path in folder_of(cache).parent.iterdir()) == ["lock", "set"]
-    content = file_of(cache, "vectors.npy").parent
-    assert {path.name for path in folder_of(cache).iterdir()} == {"manifest.json", content.name}
-    assert {path.name for path in content.iterdir()} == {"vectors.npy", "set.json"}
+    folder = folder_of(cache)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "lock",
+        "manifest.json",
+        "vectors.npy",
+    ]
     assert isinstance(found.vectors, np.memmap)
     assert not found.vectors.flags.writeable
-    vectors = np.load(content / "vectors.npy", mmap_mode="r")
+    vectors = np.load(folder / "vectors.npy", mmap_mode="r")
     assert np.array_equal(vectors, found.vectors)
-    listed = json.loads((content / "set.json").read_text())
+    text = (folder / "manifest.json").read_bytes()
+    manifest = json.loads(text)
     stat = (drawn / found.ids[5]).stat()
-    assert listed["pictures"][5] == {
+    assert manifest["pictures"][5] == {
         "id": found.ids[5],
         "label": "car",
         "sha256": found.sha256s[5],
@@ -196,26 +189,25 @@ def test_what_others_read(drawn, cache):
         "mtime_ns": stat.st_mtime_ns,
         "ctime_ns": stat.st_ctime_ns,
     }
-    assert listed["skipped"] == []
-    manifest = json.loads((folder_of(cache) / "manifest.json").read_text())
-    assert (manifest["kind"], manifest["version"]) == ("vectors", 1)
-    assert listed["dataset"] == "set"
-    assert listed["spec"]["model"] == "color"
-    digest = hashlib.sha256((content / "vectors.npy").read_bytes()).hexdigest()
-    assert manifest["files"]["vectors.npy"]["sha256"] == digest
+    assert (manifest["version"], manifest["dataset"], manifest["skipped"]) == (1, "set", [])
+    assert manifest["passport"]["model"] == "color"
+    assert manifest["vectors"]["sha256"] == hashlib.sha256(vectors.tobytes()).hexdigest()
+    before, _, _ = text.rpartition(b', "checksum"')
+    assert manifest["checksum"] == hashlib.sha256(before).hexdigest()
 
 
 def test_the_second_run_does_nothing(drawn, cache, monkeypatch):
     dataset = opened(drawn)
     first = extract(dataset, cache)
     monkeypatch.setattr(FileDataset, "source", None)  # no file is opened
-    before = {path: path.stat().st_mtime_ns for path in folder_of(cache).rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in folder_of(cache).iterdir()}
     told = []
     encoder = Counting()
     again = extract(dataset, cache, encoder=encoder, on_progress=lambda *a: told.append(a))
     assert (encoder.prepared, encoder.embedded, told) == (0, 0, [(24, 24)])
     assert np.array_equal(first.vectors, again.vectors)
     assert (first.ids, first.labels, first.sha256s) == (again.ids, again.labels, again.sha256s)
+    before.pop(folder_of(cache) / "lock")
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
@@ -264,8 +256,8 @@ def test_a_file_that_was_only_touched_is_read_again_and_not_embedded(pictures, c
     found, embedded = made(dataset, cache)
     assert embedded == 0
     check(found, dataset)
-    listed = json.loads(file_of(cache, "set.json").read_text())
-    assert listed["pictures"][0]["mtime_ns"] == 1
+    manifest = json.loads((folder_of(cache) / "manifest.json").read_text())
+    assert manifest["pictures"][0]["mtime_ns"] == 1
 
 
 def test_files_that_change_places_keep_no_old_vectors(tmp_path, cache):
@@ -386,7 +378,7 @@ def test_labels_may_change_alone(drawn, cache):
     found, embedded = made(other, cache)
     assert embedded == 0
     assert set(found.labels or ()) == {"same"}
-    assert "same" in file_of(cache, "set.json").read_text()
+    assert "same" in (folder_of(cache) / "manifest.json").read_text()
     assert made(replace(dataset, labels=None), cache)[0].labels is None
 
 
@@ -413,17 +405,17 @@ def shuffle(path: Path) -> None:
     path.write_bytes(bytes(reversed(path.read_bytes())))
 
 
-@pytest.mark.parametrize("name", ["vectors.npy", "set.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["vectors.npy", "manifest.json"])
 @pytest.mark.parametrize("damage", [cut, flip, lengthen, empty, shuffle, Path.unlink])
 def test_a_damaged_cache_is_made_again(drawn, cache, caplog, name, damage):
     dataset = opened(drawn)
     extract(dataset, cache)
-    damage(file_of(cache, name))
+    damage(folder_of(cache) / name)
     with caplog.at_level(logging.WARNING):
         found, embedded = made(dataset, cache)
     assert embedded == 24
     check(found, dataset)
-    assert ("made again" in caplog.text) is (name != "manifest.json" or damage is not Path.unlink)
+    assert ("made again" in caplog.text) is (name == "vectors.npy" or damage is not Path.unlink)
     assert made(dataset, cache)[1] == 0
 
 
@@ -432,7 +424,7 @@ def test_a_copied_cache_is_believed_by_its_checksum(drawn, cache, tmp_path):
     extract(dataset, cache)
     copy = tmp_path / "copy"
     shutil.copytree(cache, copy, copy_function=shutil.copyfile)
-    os.utime(file_of(copy, "vectors.npy"), ns=(5, 5))
+    os.utime(folder_of(copy) / "vectors.npy", ns=(5, 5))
     found, embedded = made(dataset, copy)
     assert embedded == 0
     check(found, dataset)
@@ -442,8 +434,11 @@ def test_a_newer_version_is_not_read(drawn, cache):
     dataset = opened(drawn)
     extract(dataset, cache)
     path = folder_of(cache) / "manifest.json"
-    document = json.loads(path.read_text())
-    path.write_text(json.dumps({**document, "version": 2}))
+    body = (
+        path.read_bytes().replace(b'"version": 1', b'"version": 2').rpartition(b', "checksum"')[0]
+    )
+    seal = f', "checksum": "{hashlib.sha256(body).hexdigest()}"}}\n'
+    path.write_bytes(body + seal.encode())
     assert made(dataset, cache)[1] == 24
 
 
@@ -543,29 +538,25 @@ def test_a_line_that_was_cut_short_spoils_none_behind_it(drawn, cache):
     check(found, dataset)
 
 
-def test_a_save_that_was_cut_off_leaves_the_old_set(drawn, pictures, cache, tmp_path):
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_save_that_was_cut_off_between_its_renames(drawn, pictures, cache, renamed):
     dataset = opened(pictures)
     extract(dataset, cache)
-    shutil.copytree(folder_of(cache), tmp_path / "old")
+    folder = folder_of(cache)
+    old = {name: (folder / name).read_bytes() for name in ("vectors.npy", "manifest.json")}
+    facts = (folder / "vectors.npy").stat()
     (pictures / "car" / "car-00-0.jpg").unlink()
     extract(opened(pictures), cache)
-    unnamed = file_of(cache, "vectors.npy").parent  # written whole, but in no manifest
-    shutil.copytree(tmp_path / "old", folder_of(cache), dirs_exist_ok=True)
-    os.utime(unnamed, (1, 1))
+    (folder / "manifest.json").rename(folder / "manifest.next.json")
+    (folder / "manifest.json").write_bytes(old["manifest.json"])
+    if not renamed:
+        (folder / "vectors.npy").write_bytes(old["vectors.npy"])
+        os.utime(folder / "vectors.npy", ns=(facts.st_atime_ns, facts.st_mtime_ns))
     dataset = opened(pictures)
     found, embedded = made(dataset, cache)
     assert embedded == 0
     check(found, dataset)
-    assert not unnamed.exists()
-
-
-def test_replaced_vectors_leave_the_disk_at_once(pictures, cache):
-    before = extract(opened(pictures), cache)
-    kept = np.array(before.vectors)
-    (pictures / "car" / "car-00-0.jpg").unlink()
-    extract(opened(pictures), cache)
-    assert len(list(cache.rglob("vectors.npy"))) == 1
-    assert np.array_equal(before.vectors, kept)  # the old map still stands
+    assert not (folder / "manifest.next.json").exists()
 
 
 CHILD = """
@@ -681,13 +672,9 @@ class Wide(Counting):
     def spec(self):
         return replace(super().spec, dim=100_352)
 
-    @property
-    def dim(self):
-        return 100_352
-
     def encode(self, batch):
         self.embedded += len(batch)
-        return normalize(np.tile(ColorEncoder().encode(batch), (1, 2091))[:, : self.dim])
+        return normalize(np.tile(ColorEncoder().encode(batch), (1, 2091))[:, : self.spec.dim])
 
 
 def test_vectors_of_a_hundred_thousand_numbers(drawn, any_cache):
@@ -732,16 +719,15 @@ def test_no_room_for_the_whole_leaves_what_is_pending(drawn, cache, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(vector_cache, "_write_vectors", full)
+        patched.setattr(vector_files, "_write", full)
         with pytest.raises(StorageFullError):
             extract(dataset, cache)
     (folder,) = (path.parent for path in cache.rglob("pending.vectors"))
-    assert {path.name for path in folder.rglob("*")} == {
+    assert sorted(path.name for path in folder.iterdir()) == [
         "lock",
         "pending.jsonl",
         "pending.vectors",
-        "set",  # empty
-    }
+    ]
     assert made(dataset, cache)[1] == 0
 
 

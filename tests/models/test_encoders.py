@@ -1,3 +1,6 @@
+import importlib
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -10,10 +13,13 @@ from lookalike.errors import (
     NotReadyError,
     SpecMismatchError,
 )
-from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models import building, registry
+from lookalike.models.base import Modality, normalize
+from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
-from lookalike.models.registry import ARCHITECTURES, get_architecture
-from lookalike.models.vectors import normalize
+from lookalike.models.registry import FAMILIES, find_family
+from lookalike.models.spec import ModelRequest, RunOptions
+from lookalike.models.torchvision import ARCHITECTURES
 from tests.models.pictures import draw
 
 COLOR = ColorEncoder()
@@ -22,20 +28,20 @@ COLOR = ColorEncoder()
 def test_color_vectors_can_be_computed_by_hand():
     batch = np.zeros((2, 32, 32, 3), np.uint8)
     batch[1, :8, 8:16] = (255, 127, 0)
-    vectors = COLOR.encode(batch)
+    vectors = COLOR.encode(list(batch))
     assert np.allclose(vectors[0], 1 / np.sqrt(48))
     expected = np.ones((4, 4, 3))
     expected[0, 1] = (256, 128, 1)
     assert np.allclose(vectors[1], expected.ravel() / np.linalg.norm(expected))
     assert vectors.dtype == np.float32
-    assert COLOR.dim == COLOR.spec.dim == 48
+    assert COLOR.spec.dim == 48
     assert COLOR.spec.model == "color"
     assert COLOR.decode_size == 64
     assert COLOR.provenance["runtime"] == "numpy"
 
 
 def test_different_pictures_get_different_colors():
-    vectors = COLOR.encode(np.stack([COLOR.prepare(draw(seed)) for seed in range(30)]))
+    vectors = COLOR.encode([COLOR.prepare(draw(seed)) for seed in range(30)])
     scores = vectors @ vectors.T - 2 * np.eye(30)
     assert scores.max() < 0.999
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
@@ -51,7 +57,7 @@ def test_different_pictures_get_different_colors():
 )
 def test_other_batches_are_refused(batch):
     with pytest.raises(EmbeddingFailedError, match=r"(?i)expected pictures of"):
-        COLOR.encode(batch)
+        COLOR.encode(list(batch))
 
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
@@ -70,7 +76,7 @@ def test_encoders_are_found_by_spec():
     live = encoders.for_spec(other.spec)
     assert live.spec == other.spec
     picture = other.prepare(draw(1))
-    assert np.array_equal(live.batcher.embed(picture), other.encode(picture[None])[0])
+    assert np.array_equal(live.batcher.embed(picture), other.encode([picture])[0])
     assert [one.encoder for one in encoders.live] == [COLOR, other]
     encoders.close()
     encoders.close()
@@ -121,11 +127,11 @@ def test_the_registry_names_what_it_knows():
         ("resnet101", 2048),
         ("resnet152", 2048),
     ]
-    assert get_architecture("resnet50").dim(pooling="flatten", input_size=224) == 100_352
+    assert ARCHITECTURES["resnet50"].dim(pooling="flatten", input_size=224) == 100_352
     with pytest.raises(ConfigurationError, match=r"Did you mean 'resnet50'.*resnet152"):
-        get_architecture("ResNet-50")
+        find_family("ResNet-50")
     with pytest.raises(ConfigurationError, match="Known models"):
-        get_architecture("vgg")
+        find_family("vgg")
 
 
 def test_cores_respect_the_containers_quota(tmp_path):
@@ -138,3 +144,45 @@ def test_cores_respect_the_containers_quota(tmp_path):
     assert available_cores(quota) == 1
     quota.write_text("99900000 100000\n")
     assert available_cores(quota) == everything
+
+
+def test_every_family_offers_what_the_registry_says_and_is_light():
+    code = (
+        "import sys; from lookalike.models import building; "
+        "from lookalike.models.registry import FAMILIES, find_family; "
+        "families = [sys.modules.get(name) or __import__(name, fromlist=['_']) "
+        "for name in FAMILIES.values()]; "
+        "assert not {'torch', 'openvino', 'safetensors'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    for module in FAMILIES.values():
+        family = importlib.import_module(module)
+        offered = {"MODELS", "HAS_NETWORK", "load"}
+        if family.HAS_NETWORK:
+            offered |= {"settle", "deciding_versions", "export"}
+        assert offered <= set(vars(family))
+        assert all(find_family(model) is family for model in family.MODELS)
+
+
+def test_a_family_is_one_line(monkeypatch):
+    class Toy:
+        MODELS = ("toy",)
+        HAS_NETWORK = False
+
+        @staticmethod
+        def load(request, run):
+            return ColorEncoder(grid=int(request.model.partition("/")[2] or 3))
+
+    monkeypatch.setitem(sys.modules, "toy_family", Toy)
+    monkeypatch.setattr(registry, "FAMILIES", {**FAMILIES, "toy": "toy_family"})
+    for name, dim in (("toy", 27), ("toy/2", 12)):
+        request = ModelRequest(model=name, weights="none")
+        assert building.build_encoder(request, RunOptions()).spec.dim == dim
+    with pytest.raises(ConfigurationError, match="has no network"):
+        registry.find_network_family("toy/2")
+
+
+def test_an_encoder_of_pictures_refuses_texts():
+    with pytest.raises(ConfigurationError, match="takes pictures, not texts"):
+        COLOR.prepare("a red mug")
+    assert COLOR.modalities == {Modality.IMAGE}

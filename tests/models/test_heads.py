@@ -23,9 +23,8 @@ from lookalike.errors import (
     WeightsNotFoundError,
 )
 from lookalike.media.sources import PictureSource
-from lookalike.models.color_encoder import ColorEncoder
-from lookalike.models.headed_encoder import HeadedEncoder
-from lookalike.models.heads import Head, HeadSpec, load_head, save_head
+from lookalike.models.color import ColorEncoder
+from lookalike.models.head import Head, HeadedEncoder, HeadSpec, load_head, save_head
 from lookalike.records import ModelSpec, Preprocess
 from lookalike.services.search import SearchOptions
 from scripts.samples import write_samples
@@ -187,7 +186,7 @@ def test_vectors_of_another_length_and_without_direction():
 def colors(tmp_path: Path) -> tuple[Path, Head]:
     """A head for `ColorEncoder`, as a file."""
     encoder = ColorEncoder()
-    head = made(dim_in=encoder.dim, backbone=encoder.spec)
+    head = made(dim_in=encoder.spec.dim, backbone=encoder.spec)
     return save_head(head, tmp_path / "head.safetensors"), head
 
 
@@ -196,11 +195,11 @@ def test_an_encoder_with_a_head(tmp_path):
     below = ColorEncoder()
     encoder = HeadedEncoder(below, head)
     assert encoder.spec == replace(below.spec, head=head.digest, dim=10)
-    assert (encoder.dim, encoder.decode_size) == (10, below.decode_size)
+    assert (encoder.spec.dim, encoder.decode_size) == (10, below.decode_size)
     assert encoder.provenance == below.provenance
     picture = below.prepare(Image.new("RGB", (60, 40), (200, 30, 90)))
     np.testing.assert_array_equal(encoder.prepare(Image.fromarray(picture)), picture)
-    batch = np.stack([picture, picture // 2])
+    batch = [picture, picture // 2]
     np.testing.assert_array_equal(encoder.encode(batch), head.apply(below.encode(batch)))
 
 

@@ -3,24 +3,25 @@
 import numpy as np
 import pytest
 
-from lookalike.models.openvino_convert import convert
-from lookalike.models.openvino_encoder import OpenVinoEncoder
-from lookalike.models.openvino_quantize import quantize
-from lookalike.models.torchvision_export import exportable
+from lookalike.models import torchvision
+from lookalike.models.openvino.quantize import quantize
+from lookalike.models.openvino.runtime import OpenVinoEncoder, convert
+from tests.models.networks import request
 
 
 @pytest.fixture(scope="module")
 def source():
-    return exportable("resnet18", weights="random", pooling="avg", resize="squash", input_size=32)
+    return torchvision.export(request(input_size=32))
 
 
 def test_one_strong_picture_among_faint_ones_keeps_its_vector(source):
     rng = np.random.default_rng(0)
     faint = rng.integers(112, 120, (19, 32, 32, 3), dtype=np.uint8)
     strong = rng.integers(0, 2, (1, 32, 32, 3), dtype=np.uint8) * 255
-    network = convert(source.network, input_size=32)
-    plain = OpenVinoEncoder(network, spec=source.spec, precision="float32")
-    before = plain.encode(strong)
+    source_network, spec = source
+    network = convert(source_network, input_size=32)
+    plain = OpenVinoEncoder(network, spec=spec, precision="float32")
+    before = plain.encode(list(strong))
     told = []
     quantized = quantize(
         network,
@@ -28,8 +29,8 @@ def test_one_strong_picture_among_faint_ones_keeps_its_vector(source):
         on_progress=lambda done, total: told.append((done, total)),
     )
     assert told[-20:] == [(number, 20) for number in range(1, 21)]
-    after = OpenVinoEncoder(quantized, spec=source.spec, precision="float32")
-    apart = 1 - float(after.encode(strong)[0] @ before[0])
+    after = OpenVinoEncoder(quantized, spec=spec, precision="float32")
+    apart = 1 - float(after.encode(list(strong))[0] @ before[0])
     assert 0 < apart < 0.005
-    again = OpenVinoEncoder(network, spec=source.spec, precision="float32")
-    assert np.array_equal(again.encode(strong), before)
+    again = OpenVinoEncoder(network, spec=spec, precision="float32")
+    assert np.array_equal(again.encode(list(strong)), before)

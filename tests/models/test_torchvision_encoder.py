@@ -12,12 +12,9 @@ from torchvision.transforms import functional as transforms
 from lookalike.errors import ConfigurationError, EmbeddingFailedError
 from lookalike.models import torchvision_network
 from lookalike.models.batcher import Batcher
-from lookalike.models.torchvision_encoder import (
-    TorchvisionEncoder,
-    choose_device,
-    choose_precision,
-)
+from lookalike.models.torch_encoder import choose_device, choose_precision
 from lookalike.records import Preprocess
+from tests.models.networks import torchvision_encoder
 from tests.models.pictures import draw
 
 PICTURES = [draw(seed) for seed in range(12)]
@@ -52,11 +49,11 @@ def build(model="resnet18", **given):
         "input_size": 64,
         "precision": "float32",
     } | given
-    return TorchvisionEncoder(model, **options)
+    return torchvision_encoder(model, **options)
 
 
 def vectors_of(encoder, pictures=PICTURES):
-    return encoder.encode(np.stack([encoder.prepare(picture) for picture in pictures]))
+    return encoder.encode([encoder.prepare(picture) for picture in pictures])
 
 
 @pytest.mark.parametrize("model", ["resnet18", "resnet50"])
@@ -71,7 +68,7 @@ def test_float32_is_plain_torchvision(model, crop, flatten):
     actual = vectors_of(encoder)
     expected = reference(model, size=64, crop=crop, flatten=flatten)
     assert actual.dtype == np.float32
-    assert actual.shape == (12, encoder.dim) == expected.shape
+    assert actual.shape == (12, encoder.spec.dim) == expected.shape
     assert np.abs(actual - expected).max() <= 1e-5
     assert np.abs(np.linalg.norm(actual, axis=1) - 1).max() <= 1e-6
 
@@ -120,7 +117,7 @@ def test_spec_and_provenance():
     spec = encoder.spec
     assert (spec.model, spec.weights) == ("resnet18", "random")
     assert (spec.pooling, spec.preprocess) == ("flatten", Preprocess(resize="crop", input_size=64))
-    assert spec.dim == encoder.dim == 512 * 2 * 2
+    assert spec.dim == 512 * 2 * 2
     assert len(spec.weights_sha256) == 64
     assert spec.differences(build(resize="crop", pooling="flatten").spec) == {}
     assert encoder.decode_size == 73
@@ -137,13 +134,15 @@ def test_spec_and_provenance():
 def test_the_batchers_thread_uses_all_threads_asked_for():
     seen = []
 
-    class Watched(TorchvisionEncoder):
-        def _forward(self, pixels):
-            seen.append((threading.current_thread().name, torch.get_num_threads()))
-            return super()._forward(pixels)
-
     before = torch.get_num_threads()
-    encoder = Watched("resnet18", "random", input_size=32, threads=2)
+    encoder = build(input_size=32, threads=2)
+    forward = encoder._forward
+
+    def watched(pixels):
+        seen.append((threading.current_thread().name, torch.get_num_threads()))
+        return forward(pixels)
+
+    encoder._forward = watched
     torch.set_num_threads(1)
     batcher = Batcher(encoder)
     batcher.embed(encoder.prepare(PICTURES[0]))
@@ -154,14 +153,14 @@ def test_the_batchers_thread_uses_all_threads_asked_for():
 
 def test_read_only_pictures_are_taken():
     encoder = build(input_size=32)
-    batch = np.stack([encoder.prepare(PICTURES[0])])
-    batch.flags.writeable = False
-    assert encoder.encode(batch).shape == (1, 512)
+    picture = encoder.prepare(PICTURES[0])
+    picture.flags.writeable = False
+    assert encoder.encode([picture]).shape == (1, 512)
 
 
 def test_other_shapes_are_refused():
     with pytest.raises(EmbeddingFailedError, match=r"\(64, 64, 3\)"):
-        build().encode(np.zeros((1, 65, 64, 3), np.uint8))
+        build().encode([np.zeros((65, 64, 3), np.uint8)])
 
 
 def test_damaged_weights_never_give_vectors(monkeypatch):
@@ -197,6 +196,7 @@ def test_a_device_without_memory_gets_smaller_batches(monkeypatch):
         {"pooling": "max"},
         {"resize": "stretch"},
         {"precision": "int8"},
+        {"int8": True},
         {"input_size": 8},
         {"device": "toaster"},
         {"device": "meta"},

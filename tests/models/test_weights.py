@@ -10,9 +10,9 @@ import torch
 import torchvision
 
 from lookalike.errors import WeightsError, WeightsMismatchError, WeightsNotFoundError
-from lookalike.models import torchvision_weights
-from lookalike.models.torchvision_encoder import TorchvisionEncoder
-from lookalike.models.torchvision_weights import load_backbone, state_sha256
+from lookalike.models import torchvision_network
+from lookalike.models.torchvision_network import load_backbone, state_sha256
+from tests.models.networks import torchvision_encoder
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_safetensors_and_another_classifier_agree(tmp_path, state, digest):
     assert load_backbone("resnet18", weights=str(path)).sha256 == digest
     del other["fc.weight"], other["fc.bias"]
     safetensors.torch.save_file(other, path)
-    encoder = TorchvisionEncoder("resnet18", str(path), input_size=32)
+    encoder = torchvision_encoder("resnet18", str(path), input_size=32)
     assert encoder.spec.weights_sha256 == digest
     assert encoder.spec.weights == "mine.safetensors"
 
@@ -146,11 +146,11 @@ def test_downloads_are_checked_and_never_half_written(cache, monkeypatch, state,
     )
     url = f"https://example.invalid/{name}"
     with pytest.raises(WeightsNotFoundError, match="damaged"):
-        torchvision_weights._cached(url)
+        torchvision_network._cached(url)
     assert list(cache.iterdir()) == []
-    path = torchvision_weights._cached(url)
+    path = torchvision_network._cached(url)
     assert path.read_bytes() == data
-    assert torchvision_weights._cached(url) == path
+    assert torchvision_network._cached(url) == path
     assert [file.name for file in cache.iterdir()] == [name]
     assert load_backbone("resnet18", weights=str(path)).sha256 == digest
 

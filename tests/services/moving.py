@@ -15,11 +15,12 @@ from lookalike.files.blobs import LocalFiles
 from lookalike.media.decode import ImageDecoder
 from lookalike.media.sources import PictureSource
 from lookalike.models.base import Encoder
-from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
-from lookalike.models.head import Head, HeadSpec
-from lookalike.models.headed_encoder import HeadedEncoder
+from lookalike.models.head import Head, HeadedEncoder, HeadSpec
+from lookalike.models.spec import ModelRequest
 from lookalike.progress import Progress
+from lookalike.records import ModelSpec
 from lookalike.services.collection_models import CollectionModels
 from lookalike.services.indexing import IndexingService, IndexItem
 from lookalike.services.pictures import PictureService
@@ -27,25 +28,30 @@ from lookalike.services.reembedding import ReembeddingService
 from lookalike.services.search import SearchOptions, SearchService
 from lookalike.services.switching import PutGate
 from lookalike.store.base import Store
-from lookalike.store.embedding_sets import Recipe
 
-OLD: Recipe = {"grid": 4}
-NEW: Recipe = {"grid": 3}
-HEADED: Recipe = {"grid": 4, "head": 7}
+OLD = ModelRequest(model="color", weights="none", input_size=32)
+NEW = ModelRequest(model="color", weights="none", input_size=24)
+HEADED = ModelRequest(model="color", weights="none", input_size=32, head="7")
 
 
-def make(recipe: Recipe) -> Encoder:
-    """A color encoder of some grid, perhaps with a head that its number decides."""
-    color = ColorEncoder(grid=recipe["grid"])
-    if recipe.get("head") is None:
+def make(request: ModelRequest) -> Encoder:
+    """A color encoder of some size, perhaps with a head that its number decides."""
+    color = ColorEncoder(grid=(request.input_size or 32) // 8)
+    if request.head is None:
         return color
-    numbers = np.random.default_rng(recipe["head"])
-    spec = HeadSpec(dim_in=color.dim, dim_out=6)
+    return HeadedEncoder(color, make_head(int(request.head), color.spec))
+
+
+def make_head(number: int, backbone: ModelSpec | None = None) -> Head:
+    """A head that its number decides, for the model OLD unless another is given."""
+    backbone = backbone or ColorEncoder().spec
+    numbers = np.random.default_rng(number)
+    spec = HeadSpec(dim_in=backbone.dim, dim_out=6)
     tensors = {
         name: numbers.uniform(0.1, 1, size=shape).astype(np.float32)
         for name, shape in spec.shapes().items()
     }
-    return HeadedEncoder(color, Head(spec, tensors, backbone=color.spec))
+    return Head(spec, tensors, backbone=backbone)
 
 
 def picture(number: int) -> bytes:
@@ -85,8 +91,8 @@ class World:
 
     store: Store
     folder: Path
-    made: list[Recipe] = field(default_factory=list)
-    default: Recipe = field(default_factory=lambda: dict(OLD))
+    made: list[ModelRequest] = field(default_factory=list)
+    default: ModelRequest = OLD
 
     def __post_init__(self) -> None:
         self.heads: dict[str, Any] = {}
@@ -103,29 +109,29 @@ class World:
             self.encoders,
             self.store,
             make=self.make,
-            default_recipe=self.default,
+            default=self.default,
             keep_head=lambda head: self.heads[head.digest],
         )
         self.reembedding = ReembeddingService(
             self.store, self.pictures, decoder, gate=gate, models=self.models, batch=4, slice_s=0.2
         )
 
-    def make(self, recipe: Recipe) -> Encoder:
-        self.made.append(recipe)
-        encoder = make(recipe)
-        if isinstance(encoder, HeadedEncoder):
-            self.heads[encoder.head.digest] = recipe["head"]
+    def make(self, request: ModelRequest) -> Encoder:
+        self.made.append(request)
+        encoder = make(request)
+        if encoder.head is not None:
+            self.heads[encoder.head.digest] = request.head
         return encoder
 
     def index(self, pictures: dict[str, bytes]) -> list[IndexItem]:
         return list(self.indexing.index(sources(pictures)))
 
-    def move(self, recipe: Recipe, watched: Watched | None = None) -> str:
-        return self.reembedding.run("default", recipe, watched or Watched())
+    def move(self, request: ModelRequest, watched: Watched | None = None) -> str:
+        return self.reembedding.run("default", request, watched or Watched())
 
-    def check(self, pictures: dict[str, bytes], recipe: Recipe) -> None:
-        """The collection holds these pictures, with what the encoder of the recipe computes."""
-        encoder = make(recipe)
+    def check(self, pictures: dict[str, bytes], request: ModelRequest) -> None:
+        """The collection holds these pictures, with what the encoder that is asked for computes."""
+        encoder = make(request)
         spec = self.store.spec("default")
         assert spec is not None
         assert spec.digest == encoder.spec.digest
@@ -161,5 +167,5 @@ def vectors(encoder: Encoder, pictures: Sequence[bytes]) -> np.ndarray:
     rows = []
     for data in pictures:
         image = decoder.decode(data, decode_size=encoder.decode_size).image
-        rows.append(encoder.encode(encoder.prepare(image)[None])[0])
+        rows.append(encoder.encode([encoder.prepare(image)])[0])
     return np.stack(rows)

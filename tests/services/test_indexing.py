@@ -13,7 +13,7 @@ from lookalike.bootstrap import build_services
 from lookalike.errors import EmbeddingFailedError, OriginalNotKeptError, UnreadableImageError
 from lookalike.media.decode import ImageDecoder
 from lookalike.media.sources import PictureSource
-from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.records import Match, PutStatus
 from lookalike.services.search import SearchOptions, SearchService, group_key

@@ -12,7 +12,7 @@ import pytest
 from lookalike.bootstrap import Services, build_services
 from lookalike.errors import OriginalNotKeptError, UnreadableImageError
 from lookalike.media.sources import PictureSource
-from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.records import OnConflict, PutStatus
 from lookalike.services.indexing import IndexItem

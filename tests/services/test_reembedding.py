@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,13 @@ from lookalike.errors import (
 )
 from lookalike.media.decode import ImageDecoder
 from lookalike.models.base import Encoder
-from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.color import ColorEncoder
+from lookalike.models.spec import ModelRequest
 from lookalike.records import ModelSpec, NewImage, PutStatus
 from lookalike.services.backfill import Vectorizer
 from lookalike.services.pipeline import Pipeline
 from lookalike.services.search import SearchOptions
 from lookalike.store.base import Store, utc_now
-from lookalike.store.embedding_sets import Recipe
 from lookalike.store.local.store import LocalStore
 from lookalike.store.memory_store import MemoryStore
 from tests.services.moving import HEADED, NEW, OLD, Watched, World, make, picture, some
@@ -53,14 +54,14 @@ def world(store: Store, tmp_path: Path) -> Iterator[World]:
     made.close()
 
 
-@pytest.mark.parametrize("recipe", [NEW, HEADED])
-def test_there_and_back(world: World, recipe: Recipe) -> None:
+@pytest.mark.parametrize("target", [NEW, HEADED])
+def test_there_and_back(world: World, target: ModelRequest) -> None:
     pictures = some(23)
     world.index(pictures)
     watched = Watched()
-    text = world.move(recipe, watched)
-    assert f"{make(recipe).dim} numbers a picture" in text
-    world.check(pictures, recipe)
+    text = world.move(target, watched)
+    assert f"{make(target).spec.dim} numbers a picture" in text
+    world.check(pictures, target)
     assert watched.told[0] == (0, 23)
     assert watched.told[-1] == (23, 23)
     assert watched.errors == []
@@ -90,8 +91,9 @@ def test_a_head_is_put_on_the_set_below_it_even_when_that_is_not_active(world: W
     for path in originals(world):
         path.unlink()
     world.index(late := some(2, start=20))
-    world.move({**HEADED, "head": 8})
-    world.check(pictures | late, {**HEADED, "head": 8})
+    other = replace(HEADED, head="8")
+    world.move(other)
+    world.check(pictures | late, other)
     assert [one.count for one in world.store.sets.all("default")] == [9, 11, 11]
 
 
@@ -156,7 +158,7 @@ def test_an_interrupted_move_goes_on_with_what_is_missing(world: World) -> None:
     done = world.store.sets.all("default")[1].count
     assert 0 < done < 30
     world.check(pictures, OLD)
-    assert [live.encoder.dim for live in world.encoders.live] == [48], "the new one is gone"
+    assert [live.spec.dim for live in world.encoders.live] == [48], "the new one is gone"
     watched = Watched()
     world.move(NEW, watched)
     assert watched.told[0] == (done, 30)
@@ -201,7 +203,7 @@ def test_the_same_model_again_is_nothing_to_do(world: World) -> None:
     world.index(pictures)
     assert "already" in world.move(OLD)
     assert len(world.store.sets.all("default")) == 1
-    assert world.store.sets.all("default")[0].recipe == OLD
+    assert world.store.sets.all("default")[0].recipe == OLD.to_dict()
     world.check(pictures, OLD)
 
 
@@ -272,7 +274,7 @@ def test_what_cannot_be_moved(world: World) -> None:
         world.move(NEW)
     world.index(some(1))
 
-    def refuse(recipe: Recipe) -> ColorEncoder:
+    def refuse(request: ModelRequest) -> ColorEncoder:
         raise ConfigurationError("no such model")
 
     world.models._make = refuse
@@ -283,7 +285,7 @@ def test_what_cannot_be_moved(world: World) -> None:
 
 def test_encoders_live_as_long_as_they_are_needed(world: World) -> None:
     def dims() -> list[int]:
-        return [live.encoder.dim for live in world.encoders.live]
+        return [live.spec.dim for live in world.encoders.live]
 
     world.index(some(4))
     world.move(NEW)
@@ -331,12 +333,12 @@ def test_a_restart_with_other_settings_amid_a_move(tmp_path: Path) -> None:
     with pytest.raises(StopError):
         first.move(NEW, Watched(stop))
     first.close()
-    second = World(LocalStore(tmp_path), tmp_path, default=dict(NEW))
+    second = World(LocalStore(tmp_path), tmp_path, default=NEW)
     second.models.restore()
     second.check(pictures, OLD)
     second.move(NEW)
     second.check(pictures, NEW)
-    assert [live.encoder.dim for live in second.encoders.live] == [27]
+    assert [live.spec.dim for live in second.encoders.live] == [27]
     second.close()
 
 
@@ -348,9 +350,9 @@ def test_a_recipe_that_makes_something_else_now_is_not_used(
     first.move(NEW)
     first.close()
     second = World(LocalStore(tmp_path), tmp_path)
-    second.models._make = lambda recipe: ColorEncoder(grid=2)
+    second.models._make = lambda request: ColorEncoder(grid=2)
     second.models.restore()
-    assert "makes another model now" in caplog.text
+    assert "builds another model now" in caplog.text
     with pytest.raises(SpecMismatchError):
         second.search.search(io.BytesIO(picture(0)), SearchOptions())
     second.close()
@@ -361,7 +363,7 @@ def test_a_served_head_takes_over_a_collection_made_without_it(tmp_path: Path) -
     pictures = some(12)
     first.index(pictures)
     first.close()
-    second = World(LocalStore(tmp_path), tmp_path, default=dict(HEADED))
+    second = World(LocalStore(tmp_path), tmp_path, default=HEADED)
     second.models.restore()
     with pytest.raises(SpecMismatchError, match="head"):
         second.search.search(io.BytesIO(picture(0)), SearchOptions())
@@ -387,7 +389,7 @@ def test_a_model_that_cannot_be_made_keeps_no_service_from_starting(
     world.move(NEW)
     second = World(world.store, world.folder)
 
-    def refuse(recipe: Recipe) -> Encoder:
+    def refuse(request: ModelRequest) -> Encoder:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(second.models, "_make", refuse)

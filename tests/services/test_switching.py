@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lookalike.errors import ImageNotFoundError, NotReadyError, SpecMismatchError
-from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.color import ColorEncoder
 from lookalike.records import PutStatus
 from lookalike.services.readiness import Canary
 from lookalike.services.search import SearchOptions

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import StorageError, WeightsError
-from lookalike.models.heads import Head, load_head
+from lookalike.models.head import Head, load_head
 from lookalike.services.vector_set import Skipped
 from lookalike.training.comparison import Compared, compare, with_head
 from lookalike.training.curves import draw_curves

@@ -11,10 +11,9 @@ from PIL import Image
 
 from lookalike.bootstrap import build_encoder
 from lookalike.errors import ConfigurationError, WeightsMismatchError
-from lookalike.models.heads import HeadSpec, save_head
-from lookalike.models.registry import ARCHITECTURES
-from lookalike.models.torchvision_encoder import TorchvisionEncoder
-from lookalike.models.torchvision_weights import load_backbone
+from lookalike.models.head import HeadSpec, save_head
+from lookalike.models.torchvision_network import load_backbone
+from lookalike.records import Preprocess
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.full import FullResult, train_full
 from lookalike.training.full_network import FullNetwork, FullOptions
@@ -22,6 +21,7 @@ from lookalike.training.network import HeadNetwork
 from lookalike.training.options import TrainingOptions
 from lookalike.training.pictures import augment, extract_again
 from tests.evaluation.made import drawn_set
+from tests.models.networks import torchvision_encoder
 from tests.settings import make_settings
 
 QUICK = TrainingOptions(epochs=2, dim=16, classes_per_batch=4, hold_out_classes=0, seed=3)
@@ -31,7 +31,7 @@ CPU = FullOptions(device="cpu")
 @pytest.fixture(scope="module")
 def data() -> VectorSet:
     drawn = drawn_set(classes=["mug", "car", "fish", "leaf"], instances=4, views=2)
-    encoder = TorchvisionEncoder(
+    encoder = torchvision_encoder(
         "resnet18", "random", input_size=32, precision="float32", device="cpu"
     )
     return extract_again(drawn, encoder)
@@ -54,7 +54,7 @@ def test_the_saved_network_and_head_are_served(data, trained, tmp_path):
         device="cpu",
         runtime="torch",
     )
-    served = build_encoder(settings, cores=2)
+    served = build_encoder(settings)
     assert served.spec.head == trained.training.head.digest
     assert served.spec.weights_sha256 != data.spec.weights_sha256
     vectors = extract_again(data, served).vectors
@@ -74,7 +74,7 @@ def rebuilt(trained: FullResult) -> FullNetwork:
     tensors = trained.training.head.tensors
     state = {f"layers.{name}": torch.from_numpy(value) for name, value in tensors.items()}
     head.load_state_dict(state, strict=False)
-    return FullNetwork(backbone, head, architecture=ARCHITECTURES["resnet18"], full=CPU).eval()
+    return FullNetwork(backbone, head, preprocess=Preprocess(), full=CPU).eval()
 
 
 def test_the_network_moved_and_its_statistics_did_not(trained):
@@ -108,7 +108,7 @@ def test_interrupted_it_goes_on_to_the_same(data, trained, tmp_path):
 def gradient(full: FullOptions) -> torch.Tensor:
     backbone = load_backbone("resnet18", weights="random").network
     head = HeadNetwork(HeadSpec(dim_in=512, dim_out=16), seed=0)
-    network = FullNetwork(backbone, head, architecture=ARCHITECTURES["resnet18"], full=full).train()
+    network = FullNetwork(backbone, head, preprocess=Preprocess(), full=full).train()
     pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     torch.autograd.backward(network(torch.from_numpy(pixels))[:, :3].sum())
     found = network.backbone.conv1.weight.grad

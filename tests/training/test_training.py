@@ -148,7 +148,7 @@ def test_the_triplet_loss_is_its_definition():
 
 
 def test_the_first_head_is_near_the_features_as_they_are():
-    from lookalike.models.heads import HeadSpec
+    from lookalike.models.head import HeadSpec
     from lookalike.training.network import HeadNetwork
 
     square = HeadNetwork(HeadSpec(dim_in=6, dim_out=6), seed=0).layers[0]
@@ -160,7 +160,7 @@ def test_the_first_head_is_near_the_features_as_they_are():
 
 
 def test_the_means_and_variances_are_those_of_all_that_was_trained_on():
-    from lookalike.models.heads import HeadSpec
+    from lookalike.models.head import HeadSpec
     from lookalike.training.network import HeadNetwork
 
     network = HeadNetwork(HeadSpec(dim_in=16, dim_out=16, hidden=(12,)), seed=0)

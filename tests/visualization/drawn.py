@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 
-import numpy as np
 from PIL import Image
 
 from lookalike.errors import OriginalNotKeptError
-from lookalike.models.color_encoder import ColorEncoder
+from lookalike.models.color import ColorEncoder
 from lookalike.services.vector_set import VectorSet
 from scripts.samples import Sample, draw, samples
 
@@ -24,7 +23,7 @@ def drawn_set(
     """Pictures in classes; those at the positions `lost` cannot be read any more."""
     made = list(samples(classes=classes, instances=instances, views=views))
     encoder = ColorEncoder()
-    prepared = np.stack([encoder.prepare(picture_of(sample)) for sample in made])
+    prepared = [encoder.prepare(picture_of(sample)) for sample in made]
 
     def picture(position: int, *, size: int) -> Image.Image:
         if position in lost:

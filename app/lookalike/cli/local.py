@@ -14,6 +14,7 @@ from lookalike.bootstrap import (
     Services,
     build_pictures,
     build_services,
+    move_request,
     open_jobs,
     open_store,
 )
@@ -24,7 +25,6 @@ from lookalike.errors import FetchingDisabledError
 from lookalike.files.data_folder import make_data_folder
 from lookalike.media.archives import ArchiveLimits
 from lookalike.media.sources import PictureSource
-from lookalike.model_recipes import recipe_of
 from lookalike.progress import Progress
 from lookalike.records import OnConflict
 from lookalike.schemas import CollectionOut, DuplicatesOut, DuplicatesRunning, ImageOut, SearchOut
@@ -189,8 +189,8 @@ class LocalBackend:
         """Moves a collection to another model, here and now; says how it ended."""
         pictures = self._pictures  # refuses an unknown collection before the network is loaded
         pictures.page(collection, limit=1)
-        recipe = recipe_of(self._settings, model)
-        return self._services.reembedding.run(collection, recipe, progress)
+        request = move_request(self._settings, model)
+        return self._services.reembedding.run(collection, request, progress)
 
     def thumbnail(self, collection: str, image_id: str) -> bytes:
         """A small JPEG of a picture."""

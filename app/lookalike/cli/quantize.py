@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike.cli.options import settings_flags
-from lookalike.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from lookalike.quantizing import Quantized
+    from lookalike.services.quantizing import Quantized
 
 _SETTINGS = ("data_dir", "model", "weights", "pooling", "resize", "input_size", "threads")
 _ROUGH = 100
@@ -40,22 +39,34 @@ def quantize(
     from lookalike.cli.progress import progress  # noqa: PLC0415
     from lookalike.config import load_settings  # noqa: PLC0415
     from lookalike.cores import limit_openmp  # noqa: PLC0415
+
+    limit_openmp()
+    from lookalike.bootstrap import build_decoder, model_request, run_options  # noqa: PLC0415
     from lookalike.files.data_folder import make_data_folder  # noqa: PLC0415 - see lookalike.cli.main
     from lookalike.media.walk import readable, walk  # noqa: PLC0415
+    from lookalike.models.registry import find_network_family  # noqa: PLC0415
 
     settings = load_settings(**given)
-    if settings.model == "color":
-        raise ConfigurationError("The model color has no network to quantize; choose a ResNet")
+    request = model_request(settings)
+    find_network_family(request.model)  # refuses others before the folders are read
     files = list(dict.fromkeys(found.path.resolve() for found in readable(walk(paths))))
-    limit_openmp()
-    from lookalike.quantizing import keep_quantized, quantize_model  # noqa: PLC0415
+    from lookalike.services.quantizing import keep_quantized, quantize_model  # noqa: PLC0415
 
     make_data_folder(settings.data_dir)
+    run = run_options(settings)
     with progress() as report:
-        made = quantize_model(settings, files, pictures=pictures, on_progress=report, seed=seed)
+        made = quantize_model(
+            request,
+            run,
+            files,
+            decoder=build_decoder(settings),
+            pictures=pictures,
+            on_progress=report,
+            seed=seed,
+        )
     _print(made)
     _require(made.agreement.overlap, min_overlap)
-    typer.echo(f"saved in {keep_quantized(settings, made).parent}")
+    typer.echo(f"saved in {keep_quantized(run.networks, made)}")
     typer.echo(
         "serve it with LOOKALIKE_PRECISION=int8; collections made in floats, or by an earlier int8 "
         "network, are moved to it by lookalike reembed --precision int8"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -86,13 +87,13 @@ def _there(
 ) -> None:
     from lookalike.cli.connect import open_backend  # noqa: PLC0415 - see lookalike.cli.main
     from lookalike.cli.remote import RemoteBackend  # noqa: PLC0415
-    from lookalike.services.collection_models import INT8, RECIPE_SETTINGS  # noqa: PLC0415
+    from lookalike.models.spec import ModelRequest  # noqa: PLC0415
 
-    for name in RECIPE_SETTINGS:
+    for name in (field.name for field in fields(ModelRequest)):
         if (value := given.pop(name, None)) is not None:
             model[name] = _number(value) if name == "input_size" else str(value)
     if (precision := given.pop("precision", None)) is not None:
-        model[INT8] = str(precision) == INT8
+        model["int8"] = str(precision) == "int8"
     with open_backend(server, api_key, given, changes=True) as backend:
         assert isinstance(backend, RemoteBackend)
         job = backend.reembed(collection, model)

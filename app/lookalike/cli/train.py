@@ -122,8 +122,7 @@ def _light_fit(vectors: VectorSet, **options: Any) -> tuple[TrainingResult, Vect
 def _full_fit(given: dict[str, Any], out: Path, **chosen: bool) -> _Fit:
     from lookalike.bootstrap import build_encoder  # noqa: PLC0415 - see lookalike.cli.main
     from lookalike.config import load_settings  # noqa: PLC0415
-    from lookalike.cores import available_cores  # noqa: PLC0415
-    from lookalike.models.headed_encoder import HeadedEncoder  # noqa: PLC0415
+    from lookalike.models.head import HeadedEncoder  # noqa: PLC0415
     from lookalike.training.full import train_full  # noqa: PLC0415
     from lookalike.training.full_network import FullOptions  # noqa: PLC0415
     from lookalike.training.pictures import extract_again  # noqa: PLC0415
@@ -139,10 +138,7 @@ def _full_fit(given: dict[str, Any], out: Path, **chosen: bool) -> _Fit:
         )
         path = found.save_backbone(out)
         trained = load_settings(**{**given, "weights": str(path)})
-        encoder = HeadedEncoder(
-            build_encoder(trained, cores=trained.threads or available_cores()),
-            found.training.head,
-        )
+        encoder = HeadedEncoder(build_encoder(trained), found.training.head)
         return found.training, extract_again(vectors, encoder)
 
     return fit

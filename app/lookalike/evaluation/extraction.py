@@ -1,7 +1,7 @@
 """The vectors of a dataset: each picture through the decoder and the network once.
 
-Vectors go to the disk as they come, and the next run finds them there, even after an interruption:
-see `vector_cache`.
+Where a cache folder is given, vectors go to the disk as they come and are found there by the next
+run, whole or interrupted: see `vector_cache` for the folder and `vector_files` for its files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from PIL import Image
 
 from lookalike.errors import ConfigurationError, EmbeddingFailedError, InvalidImageError
 from lookalike.evaluation.datasets.base import Dataset, Stamp
-from lookalike.evaluation.vector_cache import Manifest, Row, Saved, VectorKeeper, open_keeper
+from lookalike.evaluation.vector_cache import VectorKeeper, open_keeper
+from lookalike.evaluation.vector_files import Manifest, Row, Saved
 from lookalike.media.decode import ImageDecoder, check_bytes
 from lookalike.models.encoders import LiveEncoder
 from lookalike.services.pipeline import Pipeline, Prepared, Result, reading
@@ -46,13 +47,13 @@ def extract_vectors(
         dataset: The pictures.
         live: What makes the vectors, and its queue.
         decoder: Decodes within the limits.
-        cache: Folder where vectors are kept from run to run; None keeps none of them.
+        cache: Folder where vectors are kept from run to run; None to keep nothing.
         on_progress: Told of each picture, on this thread.
         cores: Threads that decode ahead of the network.
 
     Returns:
-        The pictures that could be read, in the dataset's order; the vectors are a read-only memory
-        map.
+        The pictures that could be read, in the dataset's order; with a cache, the vectors are a
+        read-only memory map.
 
     Raises:
         ConfigurationError: The dataset is empty, or none of its pictures can be read.

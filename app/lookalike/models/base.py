@@ -1,32 +1,62 @@
-"""What every encoder offers."""
+"""What every encoder offers, and what encoders of pictures share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lookalike.errors import ConfigurationError, EmbeddingFailedError
+from lookalike.models.resizing import least_decode_size, resize_image
 from lookalike.records import ModelSpec
 
-Prepared = NDArray[np.uint8]
-"""One picture ready for the network: (H, W, 3) uint8, RGB."""
+if TYPE_CHECKING:
+    from lookalike.models.head import Head
+
+Item = Image.Image | str
+"""What an encoder takes: an upright RGB picture, or a text."""
+
+Features = Any
+"""One item ready for its network; what it is, only the encoder that prepared it knows."""
 
 Vectors = NDArray[np.float32]
 """Unit vectors: (N, dim) float32, rows of length 1."""
 
 
-class Encoder(Protocol):
-    """The network without its classifier: prepared pictures in, unit vectors out.
+class Modality(StrEnum):
+    """A kind of item that an encoder takes."""
 
-    `prepare` may run on many threads at once; `extract` is called by one thread at a time.
+    IMAGE = "image"
+    TEXT = "text"
+
+
+class Encoder(Protocol):
+    """The network without its classifier: prepared items in, unit vectors out.
+
+    `prepare` may run on many threads at once; `encode` is called by one thread at a time.
     """
 
     @property
     def spec(self) -> ModelSpec:
-        """What made the vectors."""
+        """What made the vectors; two encoders with the same digest have one vector space."""
+        ...
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """The kinds of items that `prepare` takes; their vectors can be compared."""
+        ...
+
+    @property
+    def head(self) -> Head | None:
+        """The head on the network, if it has one.
+
+        `head.backbone` is the spec of the network alone, and `head.apply` turns vectors of that
+        spec into this encoder's.
+        """
         ...
 
     @property
@@ -35,19 +65,83 @@ class Encoder(Protocol):
         ...
 
     @property
-    def dim(self) -> int:
-        """Numbers in a vector."""
-        ...
-
-    @property
     def decode_size(self) -> int:
         """Shorter side, in pixels, below which a decoder must not shrink a picture."""
         ...
 
-    def prepare(self, image: Image.Image) -> Prepared:
-        """Resizes an upright RGB picture to the network's input: (H, W, 3) uint8."""
+    def prepare(self, item: Item) -> Features:
+        """Turns one item into what the network takes.
+
+        Raises:
+            ConfigurationError: An item of a kind that is not among `modalities`.
+        """
         ...
 
-    def encode(self, batch: NDArray[np.uint8]) -> Vectors:
-        """Turns (N, H, W, 3) uint8 into (N, dim) float32 rows of length 1."""
+    def encode(self, batch: Sequence[Features]) -> Vectors:
+        """Turns N prepared items into (N, dim) float32 rows of length 1.
+
+        Raises:
+            EmbeddingFailedError: The network fails, or an item is not what `prepare` returns.
+        """
         ...
+
+
+class ImageEncoder:
+    """What encoders of square pictures share; they add `provenance` and `encode`.
+
+    Args:
+        spec: What makes the vectors; its `preprocess` says how pictures are prepared.
+    """
+
+    modalities = frozenset({Modality.IMAGE})
+    head: Head | None = None
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What makes the vectors."""
+        return self._spec
+
+    @property
+    def decode_size(self) -> int:
+        """Shorter side, in pixels, below which a decoder must not shrink a picture."""
+        return least_decode_size(self.spec.preprocess)
+
+    def prepare(self, item: Item) -> NDArray[np.uint8]:
+        """Resizes an upright RGB picture: (input_size, input_size, 3) uint8."""
+        if isinstance(item, str):
+            raise ConfigurationError(f"The model {self.spec.model} takes pictures, not texts")
+        return resize_image(item, self.spec.preprocess)
+
+    def _stack(self, batch: Sequence[Features]) -> NDArray[np.uint8]:
+        """Stacks prepared pictures: (N, input_size, input_size, 3) uint8.
+
+        Raises:
+            EmbeddingFailedError: One has another shape or type.
+        """
+        side = self.spec.preprocess.input_size
+        for picture in batch:
+            if picture.shape != (side, side, 3) or picture.dtype != np.uint8:
+                raise EmbeddingFailedError(
+                    f"Expected pictures of ({side}, {side}, 3) uint8, "
+                    f"got {picture.shape} {picture.dtype}"
+                )
+        return np.stack(batch) if len(batch) else np.empty((0, side, side, 3), np.uint8)
+
+
+def normalize(features: NDArray[np.float32]) -> Vectors:
+    """Scales each row of (N, dim) float32 to length 1.
+
+    Raises:
+        EmbeddingFailedError: A row is all zeros or holds a NaN or an infinity: it has no
+            direction, and must not be stored.
+    """
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)  # (N, 1)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        raise EmbeddingFailedError(
+            "The network answered with zeros, infinities or NaN: its weights may be damaged, or "
+            "the precision too low for them (try precision float32)"
+        )
+    return np.ascontiguousarray(features / lengths, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Pictures that wait together go through the network together."""
+"""Items that wait together go through the network together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import EmbeddingFailedError, NotReadyError, QueueFullError
-from lookalike.models.base import Encoder, Prepared, Vectors
+from lookalike.models.base import Encoder, Features, Vectors
 
 Vector = NDArray[np.float32]
 """One unit vector: (dim,) float32."""
@@ -25,13 +25,13 @@ class Batcher:
     """A bounded queue in front of one encoder, and the one thread that calls it.
 
     The thread takes whatever waits, up to `max_batch`, and never waits for more: an idle device
-    starts at once. A failing batch fails its callers, never the thread.
+    starts at once. A batch that fails fails its callers, never the thread.
 
     Args:
         encoder: Called by the batcher's thread alone.
-        max_batch: Most pictures in one call of the encoder.
-        queue_size: Most pictures that wait.
-        on_batch: Told of each call of the encoder that succeeded: pictures, seconds.
+        max_batch: Most items in one call of the encoder.
+        queue_size: Most items that wait.
+        on_batch: Called after each call of the encoder that succeeded: items, seconds.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Batcher:
         self._max_batch = max_batch
         self._queue_size = queue_size
         self._on_batch = on_batch
-        self._waiting: deque[tuple[Prepared, Future[Vector]]] = deque()
+        self._waiting: deque[tuple[Features, Future[Vector]]] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._worker = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -56,37 +56,35 @@ class Batcher:
 
     @property
     def queue_length(self) -> int:
-        """Pictures that wait now; those inside the network are not counted."""
+        """Items that wait now; those inside the network are not counted."""
         return len(self._waiting)
 
     @property
     def queue_size(self) -> int:
-        """Most pictures that wait."""
+        """Most items that wait."""
         return self._queue_size
 
-    def submit(
-        self, picture: Prepared, *, wait: bool = False, urgent: bool = False
-    ) -> Future[Vector]:
-        """Puts a picture in the queue.
+    def submit(self, item: Features, *, wait: bool = False, urgent: bool = False) -> Future[Vector]:
+        """Puts an item in the queue.
 
         Args:
-            picture: (H, W, 3) uint8, as the encoder's `prepare` gave it.
-            wait: Wait for room, as bulk work does, instead of raising when there is none. Bulk
-                work takes at most half of the places, so that others find one.
-            urgent: Go before all that waits, whether there is room or not, as the canary does.
+            item: What the encoder's `prepare` returned.
+            wait: Wait for room instead of raising if there is none, as bulk work does. Bulk work
+                fills at most half of the queue, so that others find room.
+            urgent: Go before everything that waits, even if the queue is full, as the canary does.
 
         Returns:
-            A future of the vector, (dim,) float32. Cancelling it while it waits drops the
-            picture. It fails with `EmbeddingFailedError` where the network does, and with
-            `NotReadyError` where the batcher is closed first.
+            A future of the vector, (dim,) float32. Cancelling it while it waits drops the item.
+            It fails with `EmbeddingFailedError` if the network fails, and with `NotReadyError` if
+            the batcher is closed first.
 
         Raises:
-            QueueFullError: `queue_size` pictures wait, and `wait` is false.
+            QueueFullError: `queue_size` items wait, and `wait` is false.
             NotReadyError: The batcher is closed.
         """
         with self._changed:
-            bulk_places = max(1, self._queue_size // 2)
-            while wait and not self._closed and len(self._waiting) >= bulk_places:
+            bulk_size = max(1, self._queue_size // 2)
+            while wait and not self._closed and len(self._waiting) >= bulk_size:
                 self._changed.wait()
             if self._closed:
                 raise NotReadyError("The service is shutting down: try again later")
@@ -97,16 +95,16 @@ class Batcher:
                 )
             future: Future[Vector] = Future()
             put = self._waiting.appendleft if urgent else self._waiting.append
-            put((picture, future))
+            put((item, future))
             self._changed.notify_all()
         return future
 
-    def embed(self, picture: Prepared) -> Vector:
-        """Submits a picture and waits for its vector, (dim,) float32; raises as `submit`."""
-        return self.submit(picture).result()
+    def embed(self, item: Features) -> Vector:
+        """Submits an item and waits for its vector, (dim,) float32; raises as `submit`."""
+        return self.submit(item).result()
 
     def close(self, *, drain: bool = True) -> None:
-        """Takes no more pictures, and ends the thread.
+        """Takes no more items, and ends the thread.
 
         Args:
             drain: Finish what waits; otherwise what waits fails with `NotReadyError`.
@@ -132,8 +130,8 @@ class Batcher:
             # Held on to, the last batch and its vectors would stay until the next one.
             del batch, alive
 
-    def _take(self) -> list[tuple[Prepared, Future[Vector]]]:
-        """Waits for pictures and takes up to `max_batch`; an empty list means the end."""
+    def _take(self) -> list[tuple[Features, Future[Vector]]]:
+        """Waits for items and takes up to `max_batch`; an empty list means the end."""
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()
@@ -142,10 +140,10 @@ class Batcher:
             self._changed.notify_all()
         return batch
 
-    def _run(self, batch: list[tuple[Prepared, Future[Vector]]]) -> None:
+    def _run(self, batch: list[tuple[Features, Future[Vector]]]) -> None:
         """Answers every future of a batch, one way or the other."""
         try:
-            vectors = self._extract([picture for picture, _ in batch])
+            vectors = self._encode([item for item, _ in batch])
         except BaseException as exc:  # nothing that the network raises may end the thread
             if len(batch) > 1:
                 _log.warning("a batch of %d failed, trying one by one: %s", len(batch), exc)
@@ -157,16 +155,16 @@ class Batcher:
         for (_, future), vector in zip(batch, vectors, strict=True):
             future.set_result(vector.copy())  # a row alone, not a view that keeps the batch
 
-    def _extract(self, pictures: list[Prepared]) -> Vectors:
+    def _encode(self, items: list[Features]) -> Vectors:
         """Calls the encoder: (N, dim) float32."""
         started = time.perf_counter()
-        vectors = self._encoder.encode(np.stack(pictures))
+        vectors = self._encoder.encode(items)
         seconds = time.perf_counter() - started
-        if vectors.shape != (len(pictures), self._encoder.dim):
+        if vectors.shape != (len(items), self._encoder.spec.dim):
             raise EmbeddingFailedError(f"The network answered with shape {vectors.shape}")
         if self._on_batch is not None:
             try:
-                self._on_batch(len(pictures), seconds)
+                self._on_batch(len(items), seconds)
             except Exception:
                 _log.exception("on_batch failed")
         return vectors

@@ -1,23 +1,39 @@
-"""An embedding head: a few trained layers that turn a frozen network's vectors into better ones.
+"""Embedding heads: a few trained layers that turn a frozen network's vectors into better ones.
 
-A head is `(Linear, ReLU, BatchNorm)` once for each width, then a scaling to length 1. Training is
-in `lookalike.training`, files are in `lookalike.models.heads`; nothing here needs torch.
+A head is `(Linear, ReLU, BatchNorm)` once for each width, then a scaling to length 1. On disk it is
+two files: the tensors as `.safetensors`, with the names of `torch.nn.Sequential(Linear, ReLU,
+BatchNorm1d, ...)`, and a `.json` of the same stem that describes them. Training is in
+`lookalike.training`; nothing here needs torch.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import EmbeddingFailedError, WeightsError, WeightsMismatchError
-from lookalike.models.base import Vectors
-from lookalike.models.vectors import normalize
+from lookalike.errors import (
+    EmbeddingFailedError,
+    WeightsError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+)
+from lookalike.files.disk import atomic_write
+from lookalike.models.base import Encoder, Features, Item, Modality, Vectors, normalize
 from lookalike.records import ModelSpec
+
+FORMAT: Final = 1
+"""Version of the two files."""
+
+_FILE = "head.safetensors"
+_COUNTER = "num_batches_tracked"  # torch wants it in a state dict; it changes no number
 
 EPSILON: Final = 1e-5
 """Added to the variance in batch normalization, torch's default."""
@@ -157,6 +173,214 @@ class Head:
         lengths = np.linalg.norm(x, axis=1, keepdims=True)
         x = np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0)
         return normalize(x.astype(np.float32))
+
+
+class HeadedEncoder:
+    """An encoder around an encoder: the inner one's vectors, through a head.
+
+    So vectors that are stored without the head can be converted without their pictures.
+
+    Args:
+        encoder: Makes the vectors that the head takes.
+        head: Trained on vectors of this encoder.
+
+    Raises:
+        WeightsMismatchError: The head was trained on the vectors of another network.
+    """
+
+    def __init__(self, encoder: Encoder, head: Head) -> None:
+        self._encoder = encoder
+        self._head = head
+        self._spec = head.spec_over(encoder.spec)
+
+    @property
+    def head(self) -> Head:
+        """The head."""
+        return self._head
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What made the vectors: the encoder's, with the head's digest and its `dim`."""
+        return self._spec
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """Recorded beside the spec: the encoder's."""
+        return self._encoder.provenance
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """The encoder's."""
+        return self._encoder.modalities
+
+    @property
+    def decode_size(self) -> int:
+        """Shorter side, in pixels, below which a decoder must not shrink a picture."""
+        return self._encoder.decode_size
+
+    def prepare(self, item: Item) -> Features:
+        """Prepares an item as the encoder does."""
+        return self._encoder.prepare(item)
+
+    def encode(self, batch: Sequence[Features]) -> Vectors:
+        """Turns N prepared items into (N, dim) float32 rows of length 1.
+
+        Raises:
+            EmbeddingFailedError: As the encoder's; or the head's result has no direction.
+        """
+        return self._head.apply(self._encoder.encode(batch))
+
+
+def load_head(path: str | os.PathLike[str]) -> Head:
+    """Reads what `save_head` wrote.
+
+    Args:
+        path: The `.safetensors` file, or the folder that holds it as `head.safetensors`.
+
+    Raises:
+        WeightsNotFoundError: One of the two files is not there.
+        WeightsMismatchError: The two do not belong together, or the tensors are not the layers
+            that the JSON describes.
+        WeightsError: A file is damaged, or of a version that is not known.
+    """
+    file = _tensor_file(Path(path).expanduser())
+    described = _read_description(_description_file(file))
+    head = Head(
+        described.spec,
+        _read_tensors(file),
+        backbone=described.backbone,
+        trained=described.trained,
+    )
+    if head.digest != described.sha256:
+        raise WeightsMismatchError(
+            f"{file} and {_description_file(file).name} are not of the same head (sha256 "
+            f"{head.digest[:12]} and {described.sha256[:12]}): copy both files again"
+        )
+    return head
+
+
+def save_head(head: Head, path: str | os.PathLike[str]) -> Path:
+    """Writes a head as `PATH` and a JSON of the same stem; readers see old files or whole new ones.
+
+    Args:
+        head: To be saved.
+        path: Ends in `.safetensors`; folders above it are made.
+
+    Returns:
+        The path of the tensors' file.
+
+    Raises:
+        WeightsError: Another suffix, or the files cannot be written there.
+    """
+    import safetensors.numpy  # noqa: PLC0415 - as needed
+
+    file = _tensor_file(Path(path).expanduser())
+    counters = {
+        f"{3 * layer + 2}.{_COUNTER}": np.array(0, dtype=np.int64)
+        for layer in range(len(head.spec.widths) - 1)
+    }
+    document = {
+        "format": FORMAT,
+        "spec": {**asdict(head.spec), "hidden": list(head.spec.hidden)},
+        "backbone": head.backbone.to_dict(),
+        "sha256": head.digest,
+        "trained": head.trained,
+    }
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        for name, data in (
+            (file, safetensors.numpy.save({**head.tensors, **counters})),
+            (_description_file(file), text.encode()),
+        ):
+            with atomic_write(name) as written:
+                written.write(data)
+    except OSError as exc:
+        raise WeightsError(
+            f"The head cannot be written to {file}: {exc.strerror}. Choose another place"
+        ) from exc
+    return file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Description:
+    """What the JSON says."""
+
+    spec: HeadSpec
+    backbone: ModelSpec
+    sha256: str
+    trained: Mapping[str, Any]
+
+
+def _tensor_file(path: Path) -> Path:
+    try:
+        file = path / _FILE if path.is_dir() else path
+    except (OSError, ValueError) as exc:
+        raise WeightsError(f"The head {path} cannot be read: {exc}. Name another file") from exc
+    if file.suffix != ".safetensors":
+        raise WeightsError(
+            f"{path} is no head: name its .safetensors file, or the folder with its {_FILE}"
+        )
+    return file
+
+
+def _description_file(file: Path) -> Path:
+    return file.with_suffix(".json")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as exc:
+        raise WeightsNotFoundError(
+            f"There is no file {path.absolute()}: a head is two files, .safetensors and .json, as "
+            "lookalike train writes them"
+        ) from exc
+    except (OSError, ValueError) as exc:
+        raise WeightsError(f"The head's file {path} cannot be read: {exc}") from exc
+
+
+def _read_tensors(file: Path) -> dict[str, NDArray[np.float32]]:
+    import safetensors  # noqa: PLC0415 - as needed
+    import safetensors.numpy  # noqa: PLC0415
+
+    data = _read(file)
+    try:
+        tensors = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as exc:
+        raise WeightsError(
+            f"The head's file {file} is truncated or damaged ({exc}): copy it again, or train "
+            "the head again"
+        ) from exc
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_COUNTER)}
+
+
+def _read_description(path: Path) -> _Description:
+    data = _read(path)
+    try:
+        document = json.loads(data)
+        version = document["format"]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise WeightsError(
+            f"{path} does not describe a head: copy it again from where lookalike train wrote it"
+        ) from exc
+    if version != FORMAT:
+        raise WeightsError(
+            f"{path} is of format {version}, and this version reads format {FORMAT}: use the "
+            "version of Lookalike that wrote it, or train the head again"
+        )
+    try:
+        spec = document["spec"]
+        return _Description(
+            spec=HeadSpec(**{**spec, "hidden": tuple(spec["hidden"])}),
+            backbone=ModelSpec.from_dict(document["backbone"]),
+            sha256=str(document["sha256"]),
+            trained=dict(document["trained"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise WeightsError(
+            f"{path} is damaged ({type(exc).__name__}: {exc}): copy it again, or train the head "
+            "again"
+        ) from exc
 
 
 def _check_tensors(tensors: Mapping[str, NDArray[np.float32]], spec: HeadSpec) -> None:

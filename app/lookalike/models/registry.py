@@ -1,61 +1,102 @@
-"""The networks that can be served: data only, nothing heavy is imported."""
+"""The families of models; nothing heavy is imported."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from itertools import chain
+from typing import Any, Protocol, cast
 
 from lookalike.errors import ConfigurationError
-from lookalike.records import Preprocess
+from lookalike.models.base import Encoder
+from lookalike.models.spec import ModelRequest, RunOptions
+from lookalike.records import ModelSpec
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """What there is to know about a network before it is built.
-
-    Attributes:
-        name: As torchvision names it, e.g. `resnet50`.
-        channels: Channels of the last feature map, the vector's length under `avg` pooling.
-        stride: Input pixels for each position of the last feature map, along one side.
-        preprocess: What happens to a picture before the network, unless said otherwise.
-    """
-
-    name: str
-    channels: int
-    stride: int = 32
-    preprocess: Preprocess = field(default=Preprocess())
-
-    def dim(self, *, pooling: str, input_size: int) -> int:
-        """Numbers in a vector under `pooling` (`avg` or `flatten`), for this input in pixels."""
-        if pooling == "avg":
-            return self.channels
-        positions = -(-input_size // self.stride)
-        return self.channels * positions * positions
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    architecture.name: architecture
-    for architecture in (
-        Architecture(name="resnet18", channels=512),
-        Architecture(name="resnet34", channels=512),
-        Architecture(name="resnet50", channels=2048),
-        Architecture(name="resnet101", channels=2048),
-        Architecture(name="resnet152", channels=2048),
-    )
+FAMILIES: Mapping[str, str] = {
+    "torchvision": "lookalike.models.torchvision",
+    "color": "lookalike.models.color",
 }
+"""Family -> the module that loads its models and offers what `Family` says.
+
+A model is found by the family before the slash in its name, or else by the families' `MODELS`.
+"""
 
 
-def get_architecture(name: str) -> Architecture:
-    """Finds a network by its name.
+class Family(Protocol):
+    """What the module of a family offers. Importing it must not import torch."""
+
+    MODELS: Sequence[str]
+    """The names of its models that need no family before them."""
+
+    HAS_NETWORK: bool
+    """Whether it is a `NetworkFamily`: its models can be converted for OpenVINO."""
+
+    def load(self, request: ModelRequest, run: RunOptions) -> Encoder:
+        """Loads an encoder that does not run on OpenVINO; without the request's head.
+
+        Raises:
+            WeightsError: The weights cannot be used.
+            ConfigurationError: A value cannot work.
+        """
+        ...
+
+
+class NetworkFamily(Family, Protocol):
+    """What the module of a family of networks offers beside that."""
+
+    def settle(self, request: ModelRequest) -> ModelRequest:
+        """Gives what the request leaves open the model's own value.
+
+        Raises:
+            ConfigurationError: A value cannot work.
+        """
+        ...
+
+    def deciding_versions(self, weights: str) -> Mapping[str, str]:
+        """Versions of the libraries that decide what a name of weights stands for."""
+        ...
+
+    def export(self, request: ModelRequest) -> tuple[Any, ModelSpec]:
+        """The network in plain operators and float32, for conversion, and its spec.
+
+        Returns:
+            A torch module, (N, side, side, 3) uint8 -> (N, dim) float32, not normalized; and the
+            spec of the encoder that `load` returns.
+        """
+        ...
+
+
+def find_family(model: str) -> Family:
+    """Finds the family of a model by the model's name.
 
     Raises:
-        ConfigurationError: No network has this name; the text names those there are.
+        ConfigurationError: No model has this name; the text names those there are.
     """
-    architecture = ARCHITECTURES.get(name)
-    if architecture is not None:
-        return architecture
-    nearest = difflib.get_close_matches(name.lower(), ARCHITECTURES, n=1)
+    prefix, slash, _ = model.partition("/")
+    if slash and prefix in FAMILIES:
+        return _family(prefix)
+    families = [_family(name) for name in FAMILIES]
+    for family in families:
+        if model in family.MODELS:
+            return family
+    known = list(chain.from_iterable(family.MODELS for family in families))
+    nearest = difflib.get_close_matches(model.lower(), known, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise ConfigurationError(
-        f"Unknown model {name!r}.{hint} Known models: {', '.join(ARCHITECTURES)}"
-    )
+    raise ConfigurationError(f"Unknown model {model!r}.{hint} Known models: {', '.join(known)}")
+
+
+def find_network_family(model: str) -> NetworkFamily:
+    """Finds the family of a model that is a network.
+
+    Raises:
+        ConfigurationError: No model has this name, or it has no network.
+    """
+    family = find_family(model)
+    if not family.HAS_NETWORK:
+        raise ConfigurationError(f"The model {model} has no network; choose another one")
+    return cast("NetworkFamily", family)
+
+
+def _family(name: str) -> Family:
+    return cast("Family", import_module(FAMILIES[name]))

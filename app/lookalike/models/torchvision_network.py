@@ -1,22 +1,83 @@
-"""A torchvision ResNet made ready to run fast: same numbers, fewer and cheaper steps.
+"""Torchvision's ResNets: finds and checks their weights, and makes them run fast.
 
-Batch normalization is folded into the convolutions. On CPUs, each convolution then takes its
-ReLU, and a block's last one the residual sum, into the same oneDNN call.
+The vectors stay the same. Batch normalization is folded into the convolutions. On CPUs, each
+convolution then takes its ReLU, and a block's last one the residual sum, into the same oneDNN call.
 """
 
 from __future__ import annotations
 
 import copy
+import difflib
+import hashlib
+import http.client
 import logging
-from typing import Any
+import shutil
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
+import safetensors.torch
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lookalike.models.registry import Architecture
+from lookalike.errors import WeightsError, WeightsMismatchError, WeightsNotFoundError
+from lookalike.files.artifacts import sha256_of
+from lookalike.files.disk import atomic_write
+from lookalike.models.spec import ModelRequest
+from lookalike.models.torchvision import ARCHITECTURES
+from lookalike.records import ModelSpec, Preprocess
+
+LIBRARIES: Final = {"torchvision": torchvision.__version__}
+RANDOM = "random"
+_SUFFIXES = (".pth", ".pt", ".safetensors")
+_TIMEOUT_S = 10.0
+_SHOWN = 5  # layers named in an error
 
 _log = logging.getLogger(__name__)
+
+
+def build(
+    request: ModelRequest,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> tuple[Network, ModelSpec]:
+    """Loads a network that is ready to run, and its spec.
+
+    Args:
+        request: Its `head` and `int8` are left to others.
+        dtype: As in `Network`.
+        device: Where to run; None for a network of plain operators on the CPU, which other
+            programs can read.
+
+    Raises:
+        WeightsError: The weights cannot be used.
+        ConfigurationError: A value cannot work.
+    """
+    architecture = ARCHITECTURES[request.model]
+    preprocess = request.preprocess(architecture.preprocess)
+    backbone = load_backbone(request.model, weights=request.weights)
+    network = Network(
+        backbone.network,
+        preprocess=preprocess,
+        pooling=request.pooling,
+        dtype=dtype,
+        device=device or torch.device("cpu"),
+        fused=device is not None,
+    )
+    spec = ModelSpec(
+        model=request.model,
+        weights=backbone.weights,
+        weights_sha256=backbone.sha256,
+        pooling=request.pooling,
+        preprocess=preprocess,
+        dim=architecture.dim(pooling=request.pooling, input_size=preprocess.input_size),
+    )
+    return network, spec
 
 
 class Network(nn.Module):
@@ -24,11 +85,10 @@ class Network(nn.Module):
 
     Args:
         backbone: torchvision's ResNet, float32, in evaluation mode; left as it is.
-        architecture: Gives the normalization.
+        preprocess: Gives the normalization, and the side of the input.
         pooling: `avg` or `flatten`.
         dtype: Of convolutions and weights; pooling is float32 always.
         device: Where to run.
-        input_size: Side of the input, in pixels.
         fused: Whether to use oneDNN's fused convolutions where there are some; without them the
             network is of plain operators alone, which other programs can read.
     """
@@ -40,11 +100,10 @@ class Network(nn.Module):
         self,
         backbone: nn.Module,
         *,
-        architecture: Architecture,
+        preprocess: Preprocess,
         pooling: str,
         dtype: torch.dtype,
         device: torch.device,
-        input_size: int,
         fused: bool = True,
     ) -> None:
         super().__init__()
@@ -52,13 +111,13 @@ class Network(nn.Module):
         folded = folded.to(device=device, dtype=dtype, memory_format=torch.channels_last)
         plain = _plain_trunk(folded)
         if fused and device.type == "cpu" and dtype != torch.float16:
-            self._trunk = _fused_trunk(folded, plain, dtype=dtype, input_size=input_size)
+            self._trunk = _fused_trunk(folded, plain, dtype=dtype, side=preprocess.input_size)
         else:
             self._trunk = plain
         self._pooling = pooling
         self._dtype = dtype
-        mean = torch.tensor(architecture.preprocess.mean, device=device).reshape(1, 3, 1, 1) * 255
-        std = torch.tensor(architecture.preprocess.std, device=device).reshape(1, 3, 1, 1) * 255
+        mean = torch.tensor(preprocess.mean, device=device).reshape(1, 3, 1, 1) * 255
+        std = torch.tensor(preprocess.std, device=device).reshape(1, 3, 1, 1) * 255
         self.register_buffer("_mean", mean)
         self.register_buffer("_std", std)
         self.eval().requires_grad_(False)
@@ -101,12 +160,10 @@ def _plain_trunk(model: Any) -> nn.Sequential:
 
 
 def _fused_trunk(
-    model: Any, plain: nn.Sequential, *, dtype: torch.dtype, input_size: int
+    model: Any, plain: nn.Sequential, *, dtype: torch.dtype, side: int
 ) -> nn.Sequential:
     """The same of fused convolutions; the plain one where there are none or they disagree."""
-    sample = torch.linspace(-2, 2, 3 * input_size * input_size).reshape(
-        1, 3, input_size, input_size
-    )
+    sample = torch.linspace(-2, 2, 3 * side * side).reshape(1, 3, side, side)
     sample = sample.to(dtype=dtype, memory_format=torch.channels_last)
     try:
         with torch.inference_mode():
@@ -171,3 +228,173 @@ class _FusedBlock(nn.Module):
         for conv in self._convs[:-1]:
             x = conv(x)
         return self._convs[-1](x, residual)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedBackbone:
+    """A network with its weights.
+
+    Attributes:
+        network: torchvision's, in evaluation mode, float32; its classifier is an identity.
+        weights: The weights' name, or the file's name.
+        sha256: Hex digest over the state dict without classifier.
+    """
+
+    network: nn.Module
+    weights: str
+    sha256: str
+
+
+def load_backbone(model: str, *, weights: str) -> LoadedBackbone:
+    """Builds a network without its classifier and gives it its weights.
+
+    Args:
+        model: As torchvision names it.
+        weights: A torchvision weights name, a path to a state dict (.pth, .pt, .safetensors), or
+            `random`, which is the same on every call.
+
+    Raises:
+        WeightsNotFoundError: No such name or file, or the download failed.
+        WeightsMismatchError: The file's layers are not the model's.
+        WeightsError: The file cannot be read.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        network: nn.Module = torchvision.models.get_model(model, weights=None)
+    network.fc = nn.Identity()
+    network.eval().requires_grad_(False)
+    if weights == RANDOM:
+        name = RANDOM
+    else:
+        path, name = _find(model, weights)
+        _load_into(network, read_state(path), path=path)
+    return LoadedBackbone(network=network, weights=name, sha256=state_sha256(network.state_dict()))
+
+
+def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """Digests tensors by sorted name, dtype, shape and bytes; classifier and counters left out."""
+    digest = hashlib.sha256()
+    for name in sorted(name for name in state if _counts(name)):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _counts(name: str) -> bool:
+    """Whether a tensor takes part in what the network computes."""
+    return not name.startswith("fc.") and not name.endswith("num_batches_tracked")
+
+
+def _find(model: str, weights: str) -> tuple[Path, str]:
+    """Resolves a setting to a file that is there, and the name to show for it."""
+    known = torchvision.models.get_model_weights(model)
+    if weights in known.__members__:
+        entry = known[weights]
+        return _cached(str(entry.url)), str(entry.name)
+    path = Path(weights).expanduser()
+    if path.is_file():
+        return path, path.name
+    if path.suffix in _SUFFIXES or len(path.parts) > 1:
+        raise WeightsNotFoundError(f"There is no weights file at {path.absolute()}")
+    nearest = difflib.get_close_matches(weights.upper(), known.__members__, n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise WeightsNotFoundError(
+        f"Unknown weights {weights!r} for {model}.{hint} Known: "
+        f"{', '.join(known.__members__)}, a path to a file ({', '.join(_SUFFIXES)}), or {RANDOM}"
+    )
+
+
+def _cached(url: str) -> Path:
+    """The file of a named set in torch's cache folder, downloaded if it is not there."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    expected = path.stem.rsplit("-", 1)[-1]  # torchvision puts the digest's start in the name
+    if not path.is_file():
+        _download(url, path, expected=expected)
+        return path
+    _check_digest(path, expected=expected)
+    return path
+
+
+def _check_digest(path: Path, *, expected: str) -> None:
+    """Compares a file's sha256 with how it must start."""
+    actual = sha256_of(path)
+    if not actual.startswith(expected):
+        raise WeightsError(
+            f"{path} is damaged: its sha256 starts with {actual[: len(expected)]} instead of "
+            f"{expected}. Delete the file, so that it is downloaded again"
+        )
+
+
+def _download(url: str, path: Path, *, expected: str) -> None:
+    """Downloads a file, and gives it its name once its digest is right."""
+    _log.info("downloading %s to %s", url, path)
+    request = urllib.request.Request(url, headers={"User-Agent": "lookalike"})  # noqa: S310  # torchvision's own table, https
+    try:
+        with (
+            atomic_write(path) as file,
+            urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer,  # noqa: S310  # as above
+        ):
+            shutil.copyfileobj(answer, file, 1 << 20)
+            file.flush()
+            _check_digest(Path(file.name), expected=expected)
+    except (OSError, http.client.HTTPException, WeightsError) as exc:
+        raise WeightsNotFoundError(
+            f"The weights are not on this machine and {url} cannot be downloaded ({exc}). "
+            f"Put {path.name} into {path.parent}, or give a path to a weights file, or set "
+            f"LOOKALIKE_WEIGHTS={RANDOM} to try the service without"
+        ) from exc
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Reads a state dict, without classifier; wrappers and a `module.` prefix are taken off.
+
+    Raises:
+        WeightsError: The file cannot be read, or holds no state dict.
+    """
+    try:
+        content: Any = (
+            safetensors.torch.load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as exc:
+        raise WeightsError(
+            f"The weights file {path} cannot be read ({exc}): it must be a state dict saved with "
+            "torch.save, or a .safetensors file"
+        ) from exc
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor)
+        for name, tensor in content.items()
+    ):
+        raise WeightsError(f"The weights file {path} holds no state dict (layer names -> tensors)")
+    state = {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    return {name: tensor for name, tensor in state.items() if _counts(name)}
+
+
+def _load_into(network: nn.Module, state: Mapping[str, torch.Tensor], *, path: Path) -> None:
+    """Copies a state dict into a network whose layers must be exactly the same."""
+    own = {name: tensor for name, tensor in network.state_dict().items() if _counts(name)}
+    shapes = sorted(
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    )
+    problems = [
+        f"{len(names)} {title}: {', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)}"
+        for title, names in (
+            ("missing layers", sorted(own.keys() - state.keys())),
+            ("layers that the model lacks", sorted(state.keys() - own.keys())),
+            ("layers of another shape", shapes),
+        )
+        if names
+    ]
+    if problems:
+        raise WeightsMismatchError(
+            f"The weights file {path} does not fit the model. {'; '.join(problems)}. "
+            "Give the file of this model, or choose the model of this file"
+        )
+    network.load_state_dict(dict(state), strict=False)

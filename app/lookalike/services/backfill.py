@@ -21,7 +21,6 @@ from lookalike.errors import (
 )
 from lookalike.media.decode import ImageDecoder
 from lookalike.models.encoders import LiveEncoder
-from lookalike.models.headed_encoder import HeadedEncoder
 from lookalike.progress import Progress
 from lookalike.records import ImageRecord
 from lookalike.services.pictures import PictureService
@@ -100,11 +99,11 @@ class Vectorizer:
 
     def _below(self, records: Sequence[ImageRecord]) -> dict[str, Vector]:
         """The stored vectors that the encoder's head takes, if it has one."""
-        encoder = self.live.encoder
-        if not isinstance(encoder, HeadedEncoder) or not records:
+        head = self.live.encoder.head
+        if head is None or not records:
             return {}
         try:
-            return self._store.sets.vectors(self.collection, encoder.encoder.spec, records)
+            return self._store.sets.vectors(self.collection, head.backbone, records)
         except EmbeddingSetNotFoundError:
             return {}
 
@@ -142,11 +141,11 @@ class Vectorizer:
         self, below: dict[str, Vector]
     ) -> tuple[dict[str, Vector], dict[str, LookalikeError]]:
         """Vectors by the head, and the errors of those that it fails on."""
-        encoder = self.live.encoder
-        if not below or not isinstance(encoder, HeadedEncoder):
+        head = self.live.encoder.head
+        if head is None or not below:
             return {}, {}
         try:
-            rows = encoder.head.apply(np.stack(list(below.values())))  # (N, dim)
+            rows = head.apply(np.stack(list(below.values())))  # (N, dim)
             return dict(zip(below, rows, strict=True)), {}
         except EmbeddingFailedError as exc:
             if len(below) == 1:

@@ -1,43 +1,36 @@
-"""The encoders that collections need beside the service's own, made by their recipes."""
+"""The encoders that collections need beside the service's own."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from itertools import combinations
+from collections.abc import Callable
+from dataclasses import replace
 
 from lookalike.errors import SpecMismatchError
 from lookalike.models.base import Encoder
 from lookalike.models.encoders import Encoders, LiveEncoder
 from lookalike.models.head import Head
-from lookalike.models.headed_encoder import HeadedEncoder
+from lookalike.models.spec import ModelRequest
 from lookalike.records import ModelSpec
 from lookalike.store.base import Store
-from lookalike.store.embedding_sets import EmbeddingSet, Recipe
+from lookalike.store.embedding_sets import EmbeddingSet
 
-RECIPE_SETTINGS = ("model", "weights", "pooling", "resize", "input_size", "head")
-"""Settings that a recipe holds beside `INT8`; device and float precision are the service's own."""
-
-INT8 = "int8"
-"""What a recipe says of quantization: false for floats, true for the newest int8 network of the
-recipe's settings, or the digest of the int8 network's spec."""
-
-MakeEncoder = Callable[[Recipe], Encoder]
-"""Makes an encoder as a recipe says; raises `ConfigurationError` where that cannot be."""
+MakeEncoder = Callable[[ModelRequest], Encoder]
+"""Builds the encoder that is asked for; raises `ConfigurationError` if that is not possible."""
 
 log = logging.getLogger(__name__)
 
 
 class CollectionModels:
-    """Makes encoders live as long as a collection needs them.
+    """Keeps encoders live as long as a collection needs them.
 
     Args:
-        encoders: The live ones; those that are made join them.
+        encoders: The live ones; those that are built join them.
         store: Where the collections are.
-        make: Makes an encoder by its recipe.
-        default_recipe: How the default encoder was made.
-        keep_head: Keeps a head and gives the path to name in a recipe, so that whatever happens to
-            the file that it came from, it can be made again.
+        make: Builds an encoder.
+        default: What the default encoder was built from.
+        keep_head: Keeps a head and returns the path to ask for, so that it can be loaded again
+            whatever happens to the file that it came from.
     """
 
     def __init__(
@@ -46,73 +39,74 @@ class CollectionModels:
         store: Store,
         *,
         make: MakeEncoder,
-        default_recipe: Recipe,
+        default: ModelRequest,
         keep_head: Callable[[Head], str],
     ) -> None:
         self._encoders = encoders
         self._store = store
         self._make = make
-        self._default_recipe = dict(default_recipe)
+        self._default = default
         self._keep_head = keep_head
         self._made: list[ModelSpec] = []
 
     def restore(self) -> None:
-        """Makes the encoders live again that active sets need and whose recipe is known.
+        """Builds the encoders that active sets need, if it was recorded how.
 
-        What cannot be made is said in the log; calls on such a collection raise
+        What cannot be built is said in the log; calls on such a collection raise
         `SpecMismatchError`.
         """
         for info in self._store.collections():
             active = self.active(info.name)
-            recipe = active.recipe or _recipe_of_int8(active.spec)
-            if self._is_live(active.spec) or recipe is None:
+            spec, request = active.spec, _recorded(active)
+            if request is None and spec.int8 and spec.head is None:  # it is kept under its spec
+                request = ModelRequest.of(spec, weights=spec.weights, head=None)
+            if self._is_live(spec) or request is None:
                 continue
-            if not self._try_live(active.spec, recipe):
+            if not self._try_live(spec, request):
                 log.warning("searches in the collection %s are refused", info.name)
 
-    def live(self, recipe: Recipe) -> LiveEncoder:
-        """The encoder of a recipe, made anew: the same path may hold another head by now.
+    def live(self, request: ModelRequest) -> LiveEncoder:
+        """The encoder that is asked for, built anew: the same path may hold another head by now.
 
         Raises:
-            ConfigurationError: It cannot be made.
+            ConfigurationError: It cannot be built.
         """
-        if recipe == self._default_recipe and not recipe.get("head"):
+        if request == self._default and request.head is None:
             return self._encoders.default
-        encoder = self._make(recipe)
+        encoder = self._make(request)
         if not self._is_live(encoder.spec):
             self._made.append(encoder.spec)
         return self._encoders.add(encoder)
 
-    def lasting(self, recipe: Recipe, encoder: Encoder) -> Recipe:
-        """A recipe that names what is kept, whatever else is made later: a head, a network."""
-        kept, below = dict(recipe), encoder
-        if isinstance(encoder, HeadedEncoder):
-            kept["head"] = self._keep_head(encoder.head)
-            below = encoder.encoder
-        if below.spec.int8:
-            kept[INT8] = below.spec.digest
-        return kept
+    def lasting(self, request: ModelRequest, encoder: Encoder) -> ModelRequest:
+        """The request by what is kept, whatever is trained or quantized later: head and network."""
+        network = encoder.spec
+        if encoder.head is not None:
+            network = encoder.head.backbone
+            request = replace(request, head=self._keep_head(encoder.head))
+        return replace(request, int8=network.digest) if network.int8 else request
 
-    def keep_live(self, collection: str, target: Recipe) -> None:
-        """Has searches in the active set go on, now and after a restart, wherever that can be.
+    def keep_live(self, collection: str, target: ModelRequest) -> None:
+        """Lets searches in the active set go on, now and after a restart, if that is possible.
 
         Args:
-            collection: That is about to move.
-            target: Where to.
+            collection: The collection that is about to move.
+            target: Where it moves to.
         """
         active = self.active(collection)
-        recipe = active.recipe
-        if active.spec.digest == self._encoders.default.spec.digest:
-            recipe = self.lasting(self._default_recipe, self._encoders.default.encoder)
-        elif not self._is_live(active.spec):
-            guesses = [recipe] if recipe is not None else _akin(target)
-            spec = active.spec
-            recipe = next((one for one in guesses if self._try_live(spec, one)), None)
-        if recipe is not None and recipe != active.recipe:
-            self._store.sets.begin(collection, active.spec, provenance={}, recipe=recipe)
+        spec = active.spec
+        request = recorded = _recorded(active)
+        if spec.digest == self._encoders.default.spec.digest:
+            request = self.lasting(self._default, self._encoders.default.encoder)
+        elif not self._is_live(spec):
+            request = recorded or _likely(spec, target)
+            if request is not None and not self._try_live(spec, request):
+                request = None
+        if request is not None and request != recorded:
+            self._store.sets.begin(collection, spec, provenance={}, recipe=request.to_dict())
 
     def retire(self) -> None:
-        """Lets go of the encoders made here that no collection needs."""
+        """Closes the encoders built here that no collection needs."""
         needed = {info.spec.digest for info in self._store.collections()}
         needed.add(self._encoders.default.spec.digest)
         for spec in list(self._made):
@@ -124,16 +118,16 @@ class CollectionModels:
         """The set of a collection that is searched."""
         return next(one for one in self._store.sets.all(collection) if one.active)
 
-    def _try_live(self, spec: ModelSpec, recipe: Recipe) -> bool:
-        """Makes an encoder live if its recipe still gives what the spec says."""
+    def _try_live(self, spec: ModelSpec, request: ModelRequest) -> bool:
+        """Builds an encoder, and makes it live if it still is what the spec says."""
         try:
-            encoder = self._make(recipe)
+            encoder = self._make(request)
         except Exception as exc:  # one collection's model must not keep a service from starting
-            log.warning("the model of %s cannot be made again: %s", spec.digest, exc)
+            log.warning("the model of %s cannot be built again: %s", spec.digest, exc)
             return False
         apart = spec.differences(encoder.spec)
         if apart:
-            log.warning("the recipe of %s makes another model now: %s", spec.digest, apart)
+            log.warning("what built %s builds another model now: %s", spec.digest, apart)
             return False
         self._encoders.add(encoder)
         self._made.append(spec)
@@ -147,17 +141,14 @@ class CollectionModels:
         return True
 
 
-def _akin(target: Recipe) -> Iterator[Recipe]:
-    """What a set may have been made by that moves to `target`: in floats, without its head."""
-    less = {INT8: False, "head": None}
-    there = [name for name in less if target.get(name)]
-    for count in range(1, len(there) + 1):
-        for names in combinations(there, count):
-            yield {**target, **{name: less[name] for name in names}}
+def _recorded(one: EmbeddingSet) -> ModelRequest | None:
+    return None if one.recipe is None else ModelRequest.from_dict(one.recipe)
 
 
-def _recipe_of_int8(spec: ModelSpec) -> Recipe | None:
-    """How an int8 network of the service's own is made again: it is kept under its spec."""
-    if not spec.int8 or spec.head is not None:
+def _likely(spec: ModelSpec, target: ModelRequest) -> ModelRequest | None:
+    """What a set was probably built from that moves to `target` for its head or its int8."""
+    without_head = target.head is not None and spec.head is None
+    in_floats = bool(target.int8) and not spec.int8
+    if not without_head and not in_floats:
         return None
-    return {name: getattr(spec, name) for name in RECIPE_SETTINGS} | {INT8: spec.digest}
+    return ModelRequest.of(spec, weights=target.weights, head=target.head if spec.head else None)

@@ -10,6 +10,7 @@ from typing import Any
 
 from lookalike.errors import CollectionNotFoundError, ReembeddingIncompleteError
 from lookalike.media.decode import ImageDecoder
+from lookalike.models.spec import ModelRequest
 from lookalike.progress import Progress
 from lookalike.services.backfill import Backfill, Vectorizer
 from lookalike.services.collection_models import CollectionModels
@@ -17,7 +18,6 @@ from lookalike.services.pictures import PictureService
 from lookalike.services.pipeline import Pipeline
 from lookalike.services.switching import PutGate
 from lookalike.store.base import Store, unknown_collection
-from lookalike.store.embedding_sets import Recipe
 from lookalike.store.names import check_collection_name
 
 REEMBED_KIND = "reembed"
@@ -82,43 +82,43 @@ class ReembeddingService:
             raise CollectionNotFoundError(
                 f"The collection {collection!r} was deleted and made anew since this was asked for"
             )
-        return self.run(collection, parameters["recipe"], progress)
+        return self.run(collection, ModelRequest.from_dict(parameters["recipe"]), progress)
 
-    def parameters(self, collection: str, recipe: Recipe) -> dict[str, Any]:
+    def parameters(self, collection: str, request: ModelRequest) -> dict[str, Any]:
         """What a job needs to know. Raises `CollectionNotFoundError`."""
         self.require(collection)
         return {
             "collection": collection,
             "created_at": self._created_at(collection),
-            "recipe": dict(recipe),
+            "recipe": request.to_dict(),
         }
 
-    def run(self, collection: str, recipe: Recipe, progress: Progress) -> str:
-        """Moves a collection to the model of a recipe; returns a sentence on how it ended.
+    def run(self, collection: str, request: ModelRequest, progress: Progress) -> str:
+        """Moves a collection to another model; returns a sentence on how it ended.
 
         Raises:
             CollectionNotFoundError: There is no such collection.
-            ConfigurationError: The recipe's model cannot be made.
+            ConfigurationError: The model cannot be built.
             ReembeddingIncompleteError: Some pictures have no vector, so the collection stays on
                 its old model; the vectors that were made are kept.
             LookalikeError: The disk refuses, or the service shuts down; likewise.
         """
         self.require(collection)
         try:
-            return self._run(collection, recipe, progress)
+            return self._run(collection, request, progress)
         finally:
             self._models.retire()
 
-    def _run(self, collection: str, recipe: Recipe, progress: Progress) -> str:
-        target = self._models.live(recipe)
+    def _run(self, collection: str, request: ModelRequest, progress: Progress) -> str:
+        target = self._models.live(request)
         active = self._models.active(collection)
-        recipe = self._models.lasting(recipe, target.encoder)
+        request = self._models.lasting(request, target.encoder)
         self._store.sets.begin(
-            collection, target.spec, provenance=target.encoder.provenance, recipe=recipe
+            collection, target.spec, provenance=target.encoder.provenance, recipe=request.to_dict()
         )
         if active.spec.digest == target.spec.digest:
             return f"The collection {collection!r} is on this model already"
-        self._models.keep_live(collection, recipe)
+        self._models.keep_live(collection, request)
         with Pipeline(threads=self._cores, window=self._batch + self._cores) as pipeline:
             vectorizer = Vectorizer(
                 self._store,

@@ -1,1 +1,1 @@
-"""Fits the heads of `lookalike.models.heads` to labelled vectors."""
+"""Fits the heads of `lookalike.models.head` to labelled vectors."""

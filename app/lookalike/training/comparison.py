@@ -14,7 +14,7 @@ from lookalike.evaluation.metrics import Relevance, encode_labels, judge, mean_i
 from lookalike.evaluation.ranking import rank
 from lookalike.evaluation.results import Evaluation, Metric
 from lookalike.evaluation.runner import evaluate, make_plan
-from lookalike.models.heads import Head
+from lookalike.models.head import Head
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.splits import Split
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lookalike.evaluation.metrics import CONFIDENCE
 from lookalike.evaluation.results import Evaluation
-from lookalike.models.heads import Head, save_head
+from lookalike.models.head import Head, save_head
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.comparison import Compared
 from lookalike.training.curves import draw_curves

@@ -16,10 +16,11 @@ from torch import Tensor
 from lookalike.cores import available_cores, limit_openmp
 from lookalike.errors import ConfigurationError, WeightsMismatchError
 from lookalike.files.disk import disk_errors
-from lookalike.models.heads import Head, HeadSpec
-from lookalike.models.registry import ARCHITECTURES, Architecture
-from lookalike.models.torchvision_encoder import choose_device
-from lookalike.models.torchvision_weights import load_backbone, state_sha256
+from lookalike.models.head import Head, HeadSpec
+from lookalike.models.torch_encoder import choose_device
+from lookalike.models.torchvision import ARCHITECTURES
+from lookalike.models.torchvision_network import load_backbone, state_sha256
+from lookalike.records import ModelSpec
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.checkpoints import State
 from lookalike.training.full_network import FullNetwork, FullOptions
@@ -124,7 +125,7 @@ def train_full(
 def _build_network(task: Task, *, weights: str, full: FullOptions) -> FullNetwork:
     """The network that made the set's vectors, with a head that is not trained yet."""
     device, spec = choose_device(full.device), task.vectors.spec
-    architecture = _architecture_of(task.vectors)
+    _require_trainable(spec)
     loaded = load_backbone(spec.model, weights=weights)
     if loaded.sha256 != spec.weights_sha256:
         raise WeightsMismatchError(
@@ -135,7 +136,7 @@ def _build_network(task: Task, *, weights: str, full: FullOptions) -> FullNetwor
     options = task.options
     head_spec = HeadSpec(dim_in=spec.dim, dim_out=options.dim, hidden=options.hidden)
     head = HeadNetwork(head_spec, seed=options.seed)
-    return FullNetwork(loaded.network, head, architecture=architecture, full=full).to(device)
+    return FullNetwork(loaded.network, head, preprocess=spec.preprocess, full=full).to(device)
 
 
 class _Material:
@@ -163,14 +164,12 @@ class _Material:
         return head.embed(self._pictures.features(self._watched_at))
 
 
-def _architecture_of(vectors: VectorSet) -> Architecture:
-    spec = vectors.spec
+def _require_trainable(spec: ModelSpec) -> None:
     if spec.model not in ARCHITECTURES or spec.pooling != "avg":
         raise ConfigurationError(
             f"The whole network can be trained for {', '.join(ARCHITECTURES)} with avg pooling, "
             f"not for {spec.model} with {spec.pooling}. Choose another --model, or leave --full out"
         )
-    return ARCHITECTURES[spec.model]
 
 
 def _below(state: State, prefix: str) -> dict[str, Tensor]:

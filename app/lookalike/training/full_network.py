@@ -9,7 +9,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from lookalike.models.registry import Architecture
+from lookalike.records import Preprocess
 from lookalike.training.network import HeadNetwork
 
 
@@ -38,7 +38,7 @@ class FullNetwork(nn.Module):
     Args:
         backbone: torchvision's ResNet without its classifier.
         head: The head.
-        architecture: Gives the normalization of pixels.
+        preprocess: Gives the normalization of pixels.
         full: Gives gradient checkpointing and mixed precision.
     """
 
@@ -50,7 +50,7 @@ class FullNetwork(nn.Module):
         backbone: nn.Module,
         head: HeadNetwork,
         *,
-        architecture: Architecture,
+        preprocess: Preprocess,
         full: FullOptions,
     ) -> None:
         super().__init__()
@@ -58,8 +58,8 @@ class FullNetwork(nn.Module):
         self.head = head
         self._full = full
         for name, values in (
-            ("_mean", architecture.preprocess.mean),
-            ("_std", architecture.preprocess.std),
+            ("_mean", preprocess.mean),
+            ("_std", preprocess.std),
         ):
             pixels = 255 * torch.tensor(values).reshape(1, 3, 1, 1)
             self.register_buffer(name, pixels, persistent=False)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lookalike.cores import limit_openmp
-from lookalike.models.heads import HeadSpec
+from lookalike.models.head import HeadSpec
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.network import HeadNetwork
 from lookalike.training.options import TrainingOptions

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lookalike.models.heads import Head, HeadSpec
+from lookalike.models.head import Head, HeadSpec
 from lookalike.records import ModelSpec
 
 _ROWS = 4096  # at a time

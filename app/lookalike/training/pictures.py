@@ -84,7 +84,7 @@ def extract_again(vectors: VectorSet, encoder: Encoder) -> VectorSet:
         for start in range(0, len(vectors), _BATCH):
             some = range(start, min(start + _BATCH, len(vectors)))
             images = (vectors.picture(one, size=encoder.decode_size) for one in some)
-            yield encoder.encode(np.stack([encoder.prepare(image) for image in images]))
+            yield encoder.encode([encoder.prepare(image) for image in images])
 
     return replace(
         vectors,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import ConfigurationError
 from lookalike.evaluation.metrics import Classes, encode_labels
-from lookalike.models.heads import Head
+from lookalike.models.head import Head
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.checkpoints import State
 from lookalike.training.options import TrainingOptions

@@ -11,9 +11,8 @@ from lookalike.api.deps import COLLECTION_PATTERN, PartsDep
 from lookalike.api.errors import responses
 from lookalike.api.security import require_admin, require_read
 from lookalike.api.uploads import JsonRoute
-from lookalike.bootstrap import Services
+from lookalike.bootstrap import Services, move_request
 from lookalike.errors import RequestTooLargeError
-from lookalike.model_recipes import recipe_of
 from lookalike.schemas import (
     CollectionOut,
     CollectionsOut,
@@ -178,8 +177,8 @@ def reembed(
     """
     services = parts.services
     services.reembedding.require(name)
-    recipe = recipe_of(services.settings, asked.given() if asked else None)
-    job = services.jobs.start(REEMBED_KIND, services.reembedding.parameters(name, recipe))
+    model = move_request(services.settings, asked.given() if asked else None)
+    job = services.jobs.start(REEMBED_KIND, services.reembedding.parameters(name, model))
     return accepted(response, job)
 
 

@@ -1,10 +1,10 @@
-"""Makes the int8 network of some settings, and measures what it costs before it is kept."""
+"""Makes a model's int8 network, and measures what it costs before it is kept."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -14,17 +14,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.config import Settings
-from lookalike.converting import float_network, keep_network, settled_origin
 from lookalike.cores import available_cores
 from lookalike.errors import ConfigurationError, InvalidImageError, StorageError
-from lookalike.media.decode import ImageDecoder, ImageLimits
+from lookalike.media.decode import ImageDecoder
 from lookalike.media.sources import PictureSource
-from lookalike.models.base import Encoder, Prepared, Vectors
-from lookalike.models.openvino_encoder import OpenVinoEncoder
-from lookalike.models.openvino_files import Origin
-from lookalike.models.openvino_quantize import Agreement, agreement, quantize
-from lookalike.models.openvino_runtime import installed_version, read_network
+from lookalike.models.base import Encoder, Features, Vectors
+from lookalike.models.openvino.networks import float_network, origin_of, save_network
+from lookalike.models.openvino.quantize import Agreement, agreement, quantize
+from lookalike.models.openvino.runtime import OpenVinoEncoder, installed_version, read_network
+from lookalike.models.spec import ModelRequest, RunOptions
 from lookalike.records import ModelSpec
 from lookalike.services.pipeline import Pipeline, reading
 
@@ -56,25 +54,29 @@ class Quantized:
 
     network: Any
     spec: ModelSpec
-    origin: Origin
+    origin: Mapping[str, Any]
     calibrated: int
     agreement: Agreement
     skipped: list[str]
 
 
 def quantize_model(
-    settings: Settings,
+    request: ModelRequest,
+    run: RunOptions,
     files: Sequence[Path],
     *,
+    decoder: ImageDecoder,
     pictures: int,
     on_progress: Report,
     seed: int = 0,
 ) -> Quantized:
-    """Quantizes the settings' network and compares it with float32.
+    """Quantizes a network and compares it with float32.
 
     Args:
-        settings: Name the network; device, runtime and precision do not matter.
+        request: Names the network; its head does not matter.
+        run: Gives the threads, and the folder of converted networks.
         files: Pictures of the kind that will be searched.
+        decoder: Decodes within the limits.
         pictures: To calibrate on, at most half of those that can be read.
         on_progress: Told how far each stage is.
         seed: Chooses the pictures.
@@ -82,14 +84,14 @@ def quantize_model(
     Raises:
         ConfigurationError: Too few pictures, or a setting that cannot work.
     """
-    origin = settled_origin(settings)
-    source, spec = float_network(settings, keep=True)
-    if settled_origin(settings) != origin:
+    origin = origin_of(replace(request, int8=False))
+    source, spec = float_network(request, run.networks, keep=True)
+    if origin_of(replace(request, int8=False)) != origin:
         raise ConfigurationError("The weights file was changed meanwhile; run the command again")
-    threads = settings.threads or available_cores()
+    threads = run.threads or available_cores()
     before = OpenVinoEncoder(source, spec=spec, precision="float32", threads=threads)
     shuffled = random.Random(seed).sample(files, len(files))  # noqa: S311 - a choice of pictures
-    batch, skipped = _read(shuffled, before, settings, pictures + CHECKED, on_progress)
+    batch, skipped = _read(shuffled, before, decoder, pictures + CHECKED, on_progress)
     if len(batch) < 2 * LEAST_CHECKED:
         raise ConfigurationError(
             f"Only {len(batch)} pictures can be read there, and {2 * LEAST_CHECKED} are needed, "
@@ -108,7 +110,7 @@ def quantize_model(
     return Quantized(
         network=network,
         spec=quantized,
-        origin=replace(origin, int8=True),
+        origin=origin_of(replace(request, int8=True)),
         calibrated=count,
         agreement=agreement(
             _vectors(before, others, "measuring float32", on_progress),
@@ -126,40 +128,38 @@ def _quantized_spec(spec: ModelSpec, calibration: NDArray[np.uint8]) -> ModelSpe
     return replace(spec, int8=True, weights_sha256=made_of.hexdigest())
 
 
-def keep_quantized(settings: Settings, made: Quantized) -> Path:
-    """Keeps an int8 network in the data folder, in place of an older one of the same settings.
+def keep_quantized(folder: Path, made: Quantized) -> Path:
+    """Keeps an int8 network in the folder of converted networks; returns its own folder.
 
     Raises:
         StorageError: It cannot be written.
     """
     notes = {"calibrated": made.calibrated, **asdict(made.agreement)}
-    kept = keep_network(settings, made.origin, made.spec, made.network, notes=notes)
+    kept = save_network(folder, made.origin, made.spec, made.network, notes=notes)
     if kept is None:
         raise StorageError("The int8 network cannot be written; make room in the data folder")
-    return kept
+    return folder / made.spec.digest
 
 
 def _read(
     files: Sequence[Path],
     encoder: Encoder,
-    settings: Settings,
+    decoder: ImageDecoder,
     wanted: int,
     on_progress: Report,
 ) -> tuple[NDArray[np.uint8], list[str]]:
     """The first pictures that can be read: (up to wanted, side, side, 3); and those that cannot."""
-    limits = ImageLimits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
-    decoder = ImageDecoder(limits, slots=settings.threads or available_cores())
 
-    def prepare(file: Path) -> tuple[Prepared, None]:
+    def prepare(file: Path) -> tuple[Features, None]:
         with reading(str(file)), PictureSource.from_path(file).open() as opened:
             image = decoder.decode(opened, decode_size=encoder.decode_size).image
         return encoder.prepare(image), None
 
-    read: list[Prepared] = []
+    read: list[Features] = []
     skipped: list[str] = []
     total = min(wanted, len(files))
     with (
-        Pipeline(threads=settings.threads or available_cores(), window=_BATCH) as pipeline,
+        Pipeline(threads=available_cores(), window=_BATCH) as pipeline,
         closing(pipeline.run(files, prepare)) as results,
     ):
         for result in results:
@@ -181,6 +181,6 @@ def _vectors(
 ) -> Vectors:
     rows = []
     for start in range(0, len(batch), _BATCH):
-        rows.append(encoder.encode(batch[start : start + _BATCH]))
+        rows.append(encoder.encode(list(batch[start : start + _BATCH])))
         on_progress(stage, min(start + _BATCH, len(batch)), len(batch))
     return np.concatenate(rows)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from lookalike.errors import ConfigurationError, WeightsError
-from lookalike.models.openvino_files import find_network, keep_network, origin_of
+from lookalike.models.openvino.networks import find_network, keep_network, origin_of
 from lookalike.records import ModelSpec
+from tests.models.networks import request
 
 
 @pytest.fixture
@@ -25,8 +26,7 @@ def weights(tmp_path):
 
 
 def origin(weights="random", **given):
-    options: dict[str, Any] = {"pooling": "avg", "resize": "squash", "input_size": 64} | given
-    return origin_of("resnet18", weights=str(weights), **options)
+    return origin_of(request(weights=str(weights), **{"input_size": 64} | given))
 
 
 def spec(**options):
@@ -52,7 +52,7 @@ def keep(folder, origin, *, made=None, content=b"net", openvino="2026.4"):
 def test_what_is_kept_is_found(folder):
     kept = keep(folder, origin())
     assert find_network(folder, origin()) == kept
-    assert kept.xml.parent == folder / spec().digest
+    assert kept.xml.parent.parent == folder / spec().digest
     assert kept.xml.read_bytes() == b"<net>"
     assert kept.xml.with_suffix(".bin").read_bytes() == b"net"
     assert (kept.spec, kept.openvino, kept.notes) == (spec(), "2026.4", {"calibrated": 3})
@@ -67,7 +67,7 @@ def test_nothing_else_is_found(folder, weights):
         origin(pooling="flatten"),
         origin(resize="crop"),
         origin(input_size=None),
-        origin_of("resnet34", weights="random", pooling="avg", resize="squash", input_size=64),
+        origin(model="resnet34"),
     ):
         assert find_network(folder, other) is None
     assert find_network(folder, origin(), openvino="2026.4") is not None
@@ -89,19 +89,19 @@ def test_a_weights_file_is_its_bytes(folder, weights, monkeypatch):
 
 
 def test_names_depend_on_what_resolves_them(weights, monkeypatch):
-    assert set(origin("random").versions) == {"torch", "torchvision"}
-    assert set(origin("DEFAULT").versions) == {"torchvision"}
-    assert origin("IMAGENET1K_V1").versions == {} == origin(weights).versions
-    assert origin("IMAGENET1K_V1").weights_file is None
+    assert set(origin("random")["versions"]) == {"torch", "torchvision"}
+    assert set(origin("DEFAULT")["versions"]) == {"torchvision"}
+    assert origin("IMAGENET1K_V1")["versions"] == {} == origin(weights)["versions"]
+    assert origin("IMAGENET1K_V1")["weights_file"] is None
     monkeypatch.chdir(weights.parent)
     weights.rename("random")
-    assert origin("random").weights_file is None
+    assert origin("random")["weights_file"] is None
 
 
 def test_what_cannot_be_described(weights):
     with pytest.raises(ConfigurationError, match="Unknown model"):
-        origin_of("resnet19", weights="random", pooling="avg", resize="squash", input_size=None)
-    assert origin("\0").weights_file is None
+        origin(model="resnet19")
+    assert origin("\0")["weights_file"] is None
     if os.geteuid() != 0:
         weights.chmod(0)
         with pytest.raises(WeightsError, match="cannot be read"):
@@ -111,7 +111,7 @@ def test_what_cannot_be_described(weights):
 @pytest.mark.parametrize("damage", ["xml", "bin", "no bin", "manifest", "field", "moved", "escape"])
 def test_what_is_damaged_is_not_found(folder, damage, caplog):
     kept = keep(folder, origin())
-    manifest = kept.xml.with_name("manifest.json")
+    manifest = kept.xml.parent.with_name("manifest.json")
     document = json.loads(manifest.read_text())
     if damage == "xml":
         kept.xml.write_bytes(b"<nat>")
@@ -124,10 +124,10 @@ def test_what_is_damaged_is_not_found(folder, damage, caplog):
     elif damage == "field":
         manifest.write_text(json.dumps(document | {"files": None}))
     elif damage == "moved":
-        kept.xml.parent.rename(folder / "0123456789abcdef")
+        kept.xml.parent.parent.rename(folder / "0123456789abcdef")
     else:
         (folder / "x.xml").write_bytes(b"<net>")
-        document["files"] = {f"../{kept.xml.name}": document["files"][kept.xml.name]}
+        document["files"] = {f"../../{kept.xml.name}": document["files"][kept.xml.name]}
         manifest.write_text(json.dumps(document))
     with caplog.at_level(logging.WARNING):
         assert find_network(folder, origin()) is None
@@ -144,7 +144,7 @@ def test_a_conversion_that_stops_halfway_leaves_what_was_there(folder):
     with pytest.raises(OSError, match="No space"):
         keep_network(folder, origin(), spec(), openvino="2026.4", save=fail)
     assert find_network(folder, origin()) == kept
-    (kept.xml.with_name("manifest.json")).unlink()
+    kept.xml.parent.with_name("manifest.json").unlink()
     assert find_network(folder, origin()) is None
 
 
@@ -152,20 +152,17 @@ def test_the_older_is_replaced_and_swept(folder):
     old = keep(folder, origin(), content=b"old")
     new = keep(folder, origin(), content=b"new")
     assert find_network(folder, origin()) == new
-    assert old.xml.exists()  # another process may be about to name it
-    for file in (old.xml, new.xml):
-        os.utime(file, (0, 0))
+    assert old.xml.exists()  # another process may still read it
+    for content in (old.xml.parent, new.xml.parent):
+        os.utime(content, (0, 0))
     newest = keep(folder, origin(), content=b"newest")
     assert not old.xml.exists()
-    assert old.xml.with_suffix(".bin").exists()
     assert find_network(folder, origin()) == newest
 
 
 def test_quantized_ones_stand_apart(folder):
-    from dataclasses import replace
-
     keep(folder, origin())
-    quantized = replace(origin(), int8=True)
+    quantized = origin(int8=True)
     assert find_network(folder, quantized) is None
     kept = keep(folder, quantized, made=spec(int8=True))
     assert find_network(folder, quantized) == kept

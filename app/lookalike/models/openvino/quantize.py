@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import ConfigurationError
 from lookalike.models.base import Vectors
-from lookalike.models.openvino_runtime import import_openvino
+from lookalike.models.openvino.runtime import import_openvino
 
 NEIGHBORS: Final = 10
 """Of each picture, compared before and after."""

@@ -12,16 +12,23 @@ import safetensors.torch
 import torch
 import torchvision
 
-from lookalike import backbones, bootstrap, converting
-from lookalike.backbones import build_backbone, choose_runtime
-from lookalike.bootstrap import build_encoders, build_services
+from lookalike import bootstrap
+from lookalike.bootstrap import (
+    build_encoder,
+    build_encoders,
+    build_services,
+    model_request,
+    move_request,
+    run_options,
+)
 from lookalike.config import load_settings
 from lookalike.errors import ConfigurationError, WeightsNotFoundError
-from lookalike.model_recipes import recipe_of, settings_of
-from lookalike.models import openvino_runtime
-from lookalike.models.openvino_encoder import OpenVinoEncoder
-from lookalike.models.torchvision_encoder import TorchvisionEncoder
+from lookalike.models import building
+from lookalike.models.openvino import networks, runtime
+from lookalike.models.openvino.runtime import OpenVinoEncoder
+from lookalike.models.spec import ModelRequest
 from lookalike.store.memory_store import MemoryStore
+from tests.models.networks import torchvision_encoder
 from tests.servers import clean_environment
 
 MODEL = {"model": "resnet18", "weights": "random", "input_size": 32, "device": "cpu"}
@@ -34,6 +41,11 @@ def _alone(monkeypatch, tmp_path):
 
 def settings(data_dir="data", **options):
     return load_settings(data_dir=data_dir, **MODEL | options)
+
+
+def chosen(**options):
+    given = settings(**options)
+    return building.choose_runtime(model_request(given), run_options(given))
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +74,10 @@ def converted(tmp_path_factory):
     ],
 )
 def test_the_runtime_follows_the_machine(given, machine, expected, monkeypatch):
-    monkeypatch.setattr(backbones, "has_gpu", lambda: "gpu" in machine)
-    monkeypatch.setattr(openvino_runtime, "is_installed", lambda: "openvino" in machine)
-    monkeypatch.setattr(openvino_runtime, "computes_bfloat16", lambda: "bf16" in machine)
-    assert choose_runtime(settings(**given)) == expected
+    monkeypatch.setattr(building, "has_gpu", lambda: "gpu" in machine)
+    monkeypatch.setattr(runtime, "is_installed", lambda: "openvino" in machine)
+    monkeypatch.setattr(runtime, "computes_bfloat16", lambda: "bf16" in machine)
+    assert chosen(**given) == expected
 
 
 @pytest.mark.parametrize(
@@ -85,24 +97,24 @@ def test_the_runtime_follows_the_machine(given, machine, expected, monkeypatch):
 )
 def test_what_cannot_work_is_said(given, text):
     with pytest.raises(ConfigurationError, match=text):
-        build_backbone(settings(**given), cores=1)
+        build_encoder(settings(**given))
 
 
 def test_without_openvino(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     for given in ({"runtime": "openvino"}, {"precision": "int8"}):
         with pytest.raises(ConfigurationError, match=r"pip install 'lookalike\[openvino\]'"):
-            choose_runtime(settings(**given))
+            chosen(**given)
 
 
 def test_without_openvino_the_driver_is_not_asked(monkeypatch):
-    monkeypatch.setattr(openvino_runtime, "is_installed", lambda: False)
-    monkeypatch.setattr(backbones, "has_gpu", None)
-    assert choose_runtime(settings(device="auto")) == "torch"
+    monkeypatch.setattr(runtime, "is_installed", lambda: False)
+    monkeypatch.setattr(building, "has_gpu", None)
+    assert chosen(device="auto") == "torch"
 
 
 def test_gpus_are_those_that_torch_finds():
-    assert backbones.has_gpu() == (torch.cuda.is_available() or torch.backends.mps.is_available())
+    assert building.has_gpu() == (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 @pytest.mark.parametrize(
@@ -116,39 +128,47 @@ def test_gpus_are_those_that_torch_finds():
 )
 def test_the_build_of_torch_counts(build, devices, expected, monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(backbones, "version", lambda name: build)
-    monkeypatch.setattr(backbones, "_cuda_devices", lambda: devices)
-    assert backbones.has_gpu() is expected
+    monkeypatch.setattr(building, "version", lambda name: build)
+    monkeypatch.setattr(building, "_cuda_devices", lambda: devices)
+    assert building.has_gpu() is expected
 
 
 def test_color_needs_neither():
-    assert build_backbone(settings(model="color"), cores=1).provenance["runtime"] == "numpy"
+    assert build_encoder(settings(model="color")).provenance["runtime"] == "numpy"
 
 
 def test_a_collection_by_color_stays_searchable_beside_a_network_that_is_compiled(monkeypatch):
     made = []
     monkeypatch.setattr(bootstrap, "CollectionModels", lambda *_, make, **__: made.append(make))
     encoders = build_encoders(settings())
-    bootstrap._models(settings(compile=True), encoders, MemoryStore(), cores=1, keep=False)
+    bootstrap._models(settings(compile=True), encoders, MemoryStore(), keep=False)
     encoders.close()
-    assert made[0]({"model": "color"}).spec.model == "color"
+    assert made[0](ModelRequest(model="color", weights="random")).spec.model == "color"
 
 
 def test_a_collection_by_color_stays_searchable_beside_an_int8_network():
-    """Also by a recipe that says int8, as those of an int8 service once did."""
+    """Also by a request that says int8."""
     service = settings(precision="int8", runtime="openvino")
-    assert recipe_of(service, {"model": "color"})["int8"] is False
-    assert recipe_of(service)["int8"] is True
-    for recipe in ({"model": "color", "int8": True}, {"model": "color"}):
-        assert build_backbone(settings_of(service, recipe), cores=1).spec.model == "color"
-        assert build_backbone(settings_of(settings(), recipe), cores=1).spec.model == "color"
+    assert move_request(service, {"model": "color"}).int8 is False
+    assert move_request(service).int8 is True
+    for int8 in (True, False):
+        request = ModelRequest(model="color", weights="random", int8=int8)
+        assert build_encoder(service, request=request).spec.model == "color"
+        assert build_encoder(settings(), request=request).spec.model == "color"
 
 
 SERVICE = """
 import sys
 import numpy as np
 from lookalike.api.main import create_app
-from lookalike.bootstrap import build_encoders, build_services
+from lookalike.bootstrap import (
+    build_encoder,
+    build_encoders,
+    build_services,
+    model_request,
+    move_request,
+    run_options,
+)
 from lookalike.config import load_settings
 import lookalike.cli.serve
 
@@ -180,8 +200,8 @@ def start(folder, *words, **options):
 
 def test_a_service_with_a_converted_network_needs_no_torch(converted):
     start(converted)
-    expected = TorchvisionEncoder("resnet18", "random", input_size=32, precision="float32").encode(
-        np.full((1, 32, 32, 3), 7, np.uint8)
+    expected = torchvision_encoder("resnet18", "random", input_size=32, precision="float32").encode(
+        [np.full((32, 32, 3), 7, np.uint8)]
     )
     assert float(np.load("vector.npy") @ expected[0]) >= 0.99999
 
@@ -189,15 +209,15 @@ def test_a_service_with_a_converted_network_needs_no_torch(converted):
 def test_the_first_start_leaves_torch_to_another_process(tmp_path):
     start(tmp_path / "new")
     (manifest,) = (tmp_path / "new" / "models").rglob("manifest.json")
-    assert json.loads(manifest.read_text())["origin"]["weights"] == "random"
+    assert json.loads(manifest.read_text())["facts"]["origin"]["request"]["weights"] == "random"
 
 
 def test_errors_of_the_other_process_arrive(tmp_path, caplog):
     missing = settings(weights=str(tmp_path / "none.pth"), runtime="openvino")
     with pytest.raises(WeightsNotFoundError, match=r"no weights file at .*none\.pth$"):
-        converting._convert_apart(missing)
+        networks._convert_apart(model_request(missing), tmp_path / "models")
     with caplog.at_level(logging.INFO):
-        converting._convert_apart(settings(runtime="openvino"))
+        networks._convert_apart(model_request(settings()), tmp_path / "data" / "models")
     assert "converted resnet18" in caplog.text
     assert len(list((tmp_path / "data" / "models").rglob("*.xml"))) == 1
 
@@ -207,17 +227,16 @@ def test_where_no_other_process_can_convert_this_one_does(python, monkeypatch, t
     monkeypatch.setattr(sys, "executable", python)
     monkeypatch.delitem(sys.modules, "torch")
     made: Any = ("network", "passport")
-    monkeypatch.setattr(converting, "_convert_here", lambda *_, **__: made)
-    found = converting.float_network(settings(runtime="openvino"), keep=True)
+    monkeypatch.setattr(networks, "_convert_here", lambda *_, **__: made)
+    found = networks.float_network(model_request(settings()), tmp_path / "models", keep=True)
     assert found == made
     assert "in this process" in caplog.text
 
 
 def test_with_a_head_it_needs_none_either(converted, tmp_path):
-    from lookalike.models.head import Head, HeadSpec
-    from lookalike.models.heads import save_head
+    from lookalike.models.head import Head, HeadSpec, save_head
 
-    backbone = build_backbone(settings(converted), cores=1).spec
+    backbone = build_encoder(settings(converted)).spec
     spec = HeadSpec(dim_in=512, dim_out=8)
     tensors = {name: np.ones(shape, np.float32) for name, shape in spec.shapes().items()}
     tensors["0.weight"] = np.random.default_rng(0).normal(size=(8, 512)).astype(np.float32)
@@ -227,10 +246,10 @@ def test_with_a_head_it_needs_none_either(converted, tmp_path):
 
 def test_kept_networks_are_used_and_not_written_again(converted, monkeypatch):
     before = sorted((converted / "models").rglob("*"))
-    assert len(before) == 4
-    monkeypatch.setattr("lookalike.models.openvino_convert.convert", None)
+    assert len(before) == 5
+    monkeypatch.setattr("lookalike.models.openvino.runtime.convert", None)
     for keep in (True, False):
-        built = build_backbone(settings(converted, runtime="openvino"), cores=1, keep=keep)
+        built = build_encoder(settings(converted, runtime="openvino"), keep=keep)
         assert isinstance(built, OpenVinoEncoder)
     assert sorted((converted / "models").rglob("*")) == before
 
@@ -249,15 +268,15 @@ def test_a_damaged_network_is_converted_anew(converted, caplog):
     binary.unlink()  # others may have mapped it
     binary.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     with caplog.at_level(logging.INFO):
-        built = build_backbone(settings(converted), cores=1, keep=True)
+        built = build_encoder(settings(converted), keep=True)
     assert "cannot be used" in caplog.text
     assert "converting resnet18" in caplog.text
     (manifest,) = (converted / "models").rglob("manifest.json")
-    assert binary.name not in json.loads(manifest.read_text())["files"]
+    assert binary.parent.name != json.loads(manifest.read_text())["content"]
     caplog.clear()
-    again = build_backbone(settings(converted), cores=1, keep=True)
+    again = build_encoder(settings(converted), keep=True)
     assert "converting" not in caplog.text
-    batch = np.full((1, 32, 32, 3), 7, np.uint8)
+    batch = [np.full((32, 32, 3), 7, np.uint8)]
     # Not equal to the bit on every CPU: each compilation may choose other kernels.
     np.testing.assert_allclose(again.encode(batch), built.encode(batch), rtol=0, atol=1e-6)
 
@@ -265,8 +284,8 @@ def test_a_damaged_network_is_converted_anew(converted, caplog):
 def test_a_folder_that_takes_no_files_does_not_keep_the_service_from_starting(tmp_path, caplog):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "models").write_text("a file")
-    built = build_backbone(settings(runtime="openvino"), cores=1, keep=True)
-    assert built.dim == 512
+    built = build_encoder(settings(runtime="openvino"), keep=True)
+    assert built.spec.dim == 512
     assert "cannot be kept" in caplog.text
 
 
@@ -279,33 +298,31 @@ def test_changed_weights_never_meet_the_old_network(tmp_path):
             state = torchvision.models.resnet18(weights=None).state_dict()
         safetensors.torch.save_file(state, path)
         given = settings(weights=str(path), runtime="openvino", precision="float32")
-        built = build_backbone(given, cores=1, keep=True)
-        torchs = TorchvisionEncoder(
+        built = build_encoder(given, keep=True)
+        torchs = torchvision_encoder(
             "resnet18", str(path), input_size=32, precision="float32", device="cpu"
         )
         assert built.spec == torchs.spec
-        batch = np.full((1, 32, 32, 3), 7, np.uint8)
+        batch = [np.full((32, 32, 3), 7, np.uint8)]
         assert float(built.encode(batch)[0] @ torchs.encode(batch)[0]) >= 0.99999
         specs.append(built.spec.digest)
     assert specs[0] == specs[2] != specs[1]
     assert len(list((tmp_path / "data" / "models").iterdir())) == 2
     path.unlink()
     with pytest.raises(WeightsNotFoundError):
-        build_backbone(settings(weights=str(path), runtime="openvino"), cores=1)
+        build_encoder(settings(weights=str(path), runtime="openvino"))
 
 
 def test_a_file_that_changes_while_it_is_converted_is_not_kept(tmp_path, monkeypatch):
-    from lookalike.models import openvino_convert
-
     path = tmp_path / "mine.pth"
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
-    convert = openvino_convert.convert
+    convert = runtime.convert
 
     def slow(*words, **options):
         path.write_bytes(b"others now")
         return convert(*words, **options)
 
-    monkeypatch.setattr(openvino_convert, "convert", slow)
+    monkeypatch.setattr(runtime, "convert", slow)
     given = settings(weights=str(path), runtime="openvino")
-    build_backbone(given, cores=1, keep=True)
+    build_encoder(given, keep=True)
     assert not (tmp_path / "data" / "models").exists()

@@ -1,0 +1,124 @@
+"""From a request to an encoder: chooses what runs the network, torch or OpenVINO, and builds it."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from lookalike.errors import ConfigurationError
+from lookalike.models.base import Encoder
+from lookalike.models.head import HeadedEncoder, load_head
+from lookalike.models.openvino import networks, runtime
+from lookalike.models.registry import find_family
+from lookalike.models.spec import ModelRequest, RunOptions
+
+
+def build_encoder(request: ModelRequest, run: RunOptions) -> Encoder:
+    """Builds the encoder that is asked for, with its head.
+
+    Raises:
+        WeightsError: The weights or the head cannot be used.
+        ConfigurationError: A value cannot work.
+    """
+    backbone = build_backbone(request, run)
+    if request.head is None:
+        return backbone
+    return HeadedEncoder(backbone, load_head(request.head))
+
+
+def build_backbone(request: ModelRequest, run: RunOptions) -> Encoder:
+    """Builds the network that is asked for, without its head; raises as `build_encoder`."""
+    family = find_family(request.model)
+    if family.HAS_NETWORK and choose_runtime(request, run) == "openvino":
+        return _openvino_backbone(request, run)
+    return family.load(request, run)
+
+
+def choose_runtime(request: ModelRequest, run: RunOptions) -> Literal["torch", "openvino"]:
+    """Resolves `auto`, without importing torch.
+
+    OpenVINO runs the network if it is installed, computes the precision that is asked for, and
+    the network is to run on the CPU; int8 runs nowhere else.
+
+    Raises:
+        ConfigurationError: OpenVINO is asked for, or needed, and cannot be used.
+    """
+    if run.runtime == "torch":
+        return "torch"
+    wanted = run.runtime == "openvino" or bool(request.int8)
+    if not wanted and not _is_preferred(run):
+        return "torch"
+    if run.device not in {"auto", "cpu"}:
+        raise ConfigurationError(
+            f"OpenVINO runs on the CPU here, not on {run.device}: set LOOKALIKE_DEVICE=cpu, "
+            "or LOOKALIKE_RUNTIME=torch and a precision other than int8"
+        )
+    if run.compiled:
+        raise ConfigurationError(
+            "LOOKALIKE_COMPILE needs torch and a CUDA device, and OpenVINO runs the network: unset "
+            "it or, if there is such a device, set LOOKALIKE_RUNTIME=torch"
+        )
+    runtime.import_openvino()
+    return "openvino"
+
+
+def _is_preferred(run: RunOptions) -> bool:
+    if not runtime.is_installed():  # first: asking the driver takes time
+        return False
+    on_cpu = run.device == "cpu" or (run.device == "auto" and not has_gpu())
+    return on_cpu and runtime.computes(run.precision)
+
+
+def has_gpu() -> bool:
+    """Whether torch would find a GPU, told without importing it."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    try:
+        build = version("torch").partition("+")[2]  # cpu, cu132, rocm7.1; nothing from PyPI
+    except PackageNotFoundError:
+        return False
+    if build == "cpu":
+        return False
+    return build.startswith("rocm") or _cuda_devices() > 0
+
+
+def _cuda_devices() -> int:
+    """As the driver counts them, which heeds CUDA_VISIBLE_DEVICES."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    except (OSError, AttributeError):  # no driver
+        return 0
+    return 0 if failed else count.value
+
+
+def _openvino_backbone(request: ModelRequest, run: RunOptions) -> Encoder:
+    if request.int8:
+        kept = _int8_network(request, run.networks)
+        return runtime.OpenVinoEncoder(kept.xml, spec=kept.spec, threads=run.threads)
+    precision = runtime.choose_float(run.precision)
+    network, spec = networks.float_network(request, run.networks, keep=run.keep)
+    return runtime.OpenVinoEncoder(network, spec=spec, precision=precision, threads=run.threads)
+
+
+def _int8_network(request: ModelRequest, folder: Path) -> networks.KeptNetwork:
+    """The network of a spec, or the newest of this request."""
+    if isinstance(request.int8, str):
+        if kept := networks.open_network(folder, request.int8):
+            return kept
+        raise ConfigurationError(
+            f"The int8 network {request.int8} is not in {folder}, or is damaged"
+        )
+    if kept := networks.find_network(folder, networks.origin_of(replace(request, int8=True))):
+        return kept
+    raise ConfigurationError(
+        f"There is no int8 network of {request.model} with these settings in {folder}: make one "
+        "with lookalike quantize PATH (a folder of your own pictures), or ask for floats "
+        '(another LOOKALIKE_PRECISION; "int8": false where a collection is moved)'
+    )

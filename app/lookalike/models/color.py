@@ -1,0 +1,76 @@
+"""The family `color`: an encoder without a network, whose vectors can be computed by hand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import PIL
+
+from lookalike.models.base import Encoder, Features, ImageEncoder, Vectors, normalize
+from lookalike.models.resizing import PREPROCESSING_VERSION
+from lookalike.models.spec import ModelRequest, RunOptions
+from lookalike.records import ModelSpec, Preprocess
+
+MODELS: Final = ("color",)
+HAS_NETWORK: Final = False
+
+_CELL = 8  # pixels
+
+
+class ColorEncoder(ImageEncoder):
+    """The mean color of each cell of a small grid.
+
+    A picture is cut into `grid` times `grid` cells, row by row. Each cell gives three numbers:
+    its mean red, green and blue, each counted from 1 to 256 so that black has a direction too.
+    The vector is these numbers, scaled to length 1.
+
+    Args:
+        grid: Cells along one side; the vector has `grid * grid * 3` numbers.
+        resize: `squash` or `crop`.
+    """
+
+    def __init__(self, *, grid: int = 4, resize: str = "squash") -> None:
+        preprocess = Preprocess(
+            input_size=grid * _CELL, resize=resize, version=PREPROCESSING_VERSION
+        )
+        super().__init__(
+            ModelSpec(
+                model="color",
+                weights="none",
+                weights_sha256=hashlib.sha256(b"").hexdigest(),
+                preprocess=preprocess,
+                dim=grid * grid * 3,
+            )
+        )
+        self._grid = grid
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """Recorded beside the spec."""
+        return {
+            "precision": "float32",
+            "runtime": "numpy",
+            "device": "cpu",
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+        }
+
+    @property
+    def decode_size(self) -> int:
+        """Shorter side, in pixels, below which a decoder must not shrink a picture."""
+        return 2 * self.spec.preprocess.input_size
+
+    def encode(self, batch: Sequence[Features]) -> Vectors:
+        """Turns N pictures of (8 grid, 8 grid, 3) uint8 into (N, dim) float32 rows of length 1."""
+        pixels = self._stack(batch)
+        cells = pixels.reshape(len(pixels), self._grid, _CELL, self._grid, _CELL, 3)
+        means = cells.mean(axis=(2, 4), dtype=np.float32) + np.float32(1)  # (N, grid, grid, 3)
+        return normalize(means.reshape(len(pixels), -1))
+
+
+def load(request: ModelRequest, run: RunOptions) -> Encoder:  # noqa: ARG001 - see registry.Family
+    """The one encoder of this family; nothing of a request applies to it."""
+    return ColorEncoder()

@@ -1,0 +1,1 @@
+"""Networks that OpenVINO runs on the CPU: converted, quantized, kept and compiled."""

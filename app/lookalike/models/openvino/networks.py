@@ -1,0 +1,325 @@
+"""Converted networks: found in the data folder, or converted and kept there.
+
+Each is an artifact folder named by the digest of its spec, and is found by what it came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from lookalike import errors
+from lookalike.errors import LookalikeError, WeightsError
+from lookalike.files.artifacts import (
+    MANIFEST,
+    Artifact,
+    BrokenArtifactError,
+    read_artifact,
+    save_artifact,
+    sha256_of,
+)
+from lookalike.models.openvino import runtime
+from lookalike.models.registry import find_network_family
+from lookalike.models.resizing import PREPROCESSING_VERSION
+from lookalike.models.spec import ModelRequest
+from lookalike.records import ModelSpec, without_defaults
+
+KIND: Final = "network"
+VERSION: Final = 1
+"""Version of the artifact, and of what a conversion is."""
+
+_NAME = "network.xml"
+_CONVERT: Final = (
+    "import sys; from lookalike.models.openvino.networks import main; main(sys.argv[1])"
+)
+_REFUSED: Final = 3
+"""Exit code of a process that met an error of ours, and not another one."""
+
+log = logging.getLogger(__name__)
+
+
+def origin_of(request: ModelRequest) -> dict[str, Any]:
+    """Says without torch what a request's network is converted from: if equal, the same network.
+
+    Fields at their default are left out, so that a field added later changes no origin.
+
+    Raises:
+        ConfigurationError: A value cannot work.
+        WeightsError: The weights file cannot be read.
+    """
+    family = find_network_family(request.model)
+    file = _weights_file(request.weights)
+    try:
+        digest = None if file is None else sha256_of(file)
+    except OSError as exc:
+        raise WeightsError(f"The weights file {file} cannot be read: {exc.strerror}") from exc
+    settled = replace(
+        family.settle(request), weights=request.weights if file is None else file.name, head=None
+    )
+    return {
+        "request": without_defaults(settled),
+        "weights_file": digest,
+        "versions": dict(family.deciding_versions(request.weights)),
+        "preprocessing": PREPROCESSING_VERSION,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptNetwork:
+    """A converted network in a data folder.
+
+    Attributes:
+        xml: OpenVINO's file; the .bin lies beside it.
+        spec: What the network is.
+        openvino: The version of OpenVINO that made it.
+        notes: What else is known of how it was made, for people.
+    """
+
+    xml: Path
+    spec: ModelSpec
+    openvino: str
+    notes: Mapping[str, Any]
+
+
+def find_network(
+    folder: Path, origin: Mapping[str, Any], *, openvino: str | None = None
+) -> KeptNetwork | None:
+    """Finds the newest converted network that is whole.
+
+    Args:
+        folder: `models` of a data folder; need not exist.
+        origin: What it must have been converted from.
+        openvino: The version that must have made it; any unless given.
+
+    Returns:
+        None if there is none; the log says so if there is one that is damaged.
+    """
+
+    def fits(facts: Mapping[str, Any]) -> bool:
+        if facts["origin"] != origin:
+            return False
+        if openvino not in {None, facts["openvino"]}:
+            log.info("a converted network was made by OpenVINO %s", facts["openvino"])
+            return False
+        return True
+
+    manifests = sorted(folder.glob(f"*/{MANIFEST}"), key=_changed, reverse=True)
+    found = (_read(manifest.parent, fits) for manifest in manifests)
+    return next((kept for kept in found if kept is not None), None)
+
+
+def open_network(folder: Path, digest: str) -> KeptNetwork | None:
+    """The int8 network whose spec has this digest; None if it is not there, or damaged.
+
+    Args:
+        folder: `models` of a data folder; need not exist.
+        digest: Of the spec: 16 hex digits.
+    """
+    kept = _read(folder / Path(digest).name, lambda _: True)
+    return kept if kept is not None and kept.spec.int8 else None
+
+
+def keep_network(
+    folder: Path,
+    origin: Mapping[str, Any],
+    spec: ModelSpec,
+    *,
+    openvino: str,
+    save: Callable[[Path], object],
+    notes: Mapping[str, Any] | None = None,
+) -> KeptNetwork:
+    """Writes a network; an older one under the same spec is replaced in one step.
+
+    Args:
+        folder: `models` of a data folder; made if it is missing.
+        origin: What the network was converted from.
+        spec: What it is; names the folder.
+        openvino: The version that made it.
+        save: Writes an .xml at the path that it is given, and a .bin beside it.
+        notes: JSON to keep with it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    facts = {
+        "origin": dict(origin),
+        "spec": spec.to_dict(),
+        "openvino": openvino,
+        "notes": dict(notes or {}),
+    }
+    artifact = save_artifact(
+        folder / spec.digest,
+        kind=KIND,
+        version=VERSION,
+        facts=facts,
+        write=lambda content: save(content / _NAME),
+    )
+    return _kept(artifact)
+
+
+def save_network(
+    folder: Path,
+    origin: Mapping[str, Any],
+    spec: ModelSpec,
+    network: Any,
+    *,
+    notes: Mapping[str, Any] | None = None,
+) -> Path | None:
+    """Keeps OpenVINO's model in the data folder; None, and a line in the log, if that fails."""
+    openvino = runtime.import_openvino()
+    try:
+        kept = keep_network(
+            folder,
+            origin,
+            spec,
+            openvino=runtime.installed_version(),
+            save=lambda path: openvino.save_model(network, path, compress_to_fp16=False),
+            notes=notes,
+        )
+    except (OSError, RuntimeError) as exc:
+        log.warning("the converted network cannot be kept and will be made again: %s", exc)
+        return None
+    return kept.xml
+
+
+def float_network(request: ModelRequest, folder: Path, *, keep: bool) -> tuple[Any, ModelSpec]:
+    """A request's network for OpenVINO: the kept one, or converted now.
+
+    Args:
+        request: What was asked for.
+        folder: `models` of a data folder; need not exist.
+        keep: Whether one that is converted is kept there.
+
+    Returns:
+        The path of its .xml file or, if it is not kept, the network; and its spec.
+
+    Raises:
+        WeightsError: The weights cannot be used.
+    """
+    request = replace(request, int8=False)
+    kept = _kept_float(request, folder)
+    if kept is None and keep and "torch" not in sys.modules:
+        _convert_apart(request, folder)
+        kept = _kept_float(request, folder)
+    return _convert_here(request, folder, keep=keep) if kept is None else (kept.xml, kept.spec)
+
+
+def _kept_float(request: ModelRequest, folder: Path) -> KeptNetwork | None:
+    return find_network(folder, origin_of(request), openvino=runtime.installed_version())
+
+
+def _convert_here(request: ModelRequest, folder: Path, *, keep: bool) -> tuple[Any, ModelSpec]:
+    log.info("converting %s for OpenVINO, once", request.model)
+    started = time.monotonic()
+    origin = origin_of(request)
+    source, spec = find_network_family(request.model).export(request)
+    network = runtime.convert(source, input_size=spec.preprocess.input_size)
+    log.info("converted %s in %.1f s", request.model, time.monotonic() - started)
+    if keep and origin_of(request) == origin:  # else the weights file was changed meanwhile
+        save_network(folder, origin, spec, network)
+    return network, spec
+
+
+def _convert_apart(request: ModelRequest, folder: Path) -> None:
+    """Converts and keeps the network in another process, whose end gives torch's memory back.
+
+    If no process can be started, the log says so and nothing is kept. What it logs is logged here.
+
+    Raises:
+        LookalikeError: What the other process raised.
+    """
+    given = json.dumps({"request": request.to_dict(), "folder": str(folder)})
+    try:
+        with subprocess.Popen(  # noqa: S603 - this Python; -P: not what lies in the working folder
+            [sys.executable, "-P", "-c", _CONVERT, given],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        ) as child:
+            assert child.stdout is not None
+            assert child.stderr is not None
+            for line in child.stderr:
+                log.info("%s", line.rstrip())
+            answer = child.stdout.read()
+    except OSError as exc:
+        log.warning("no process can be started (%s): converting in this process", exc)
+        return
+    if child.returncode == _REFUSED:
+        name, text = json.loads(answer.splitlines()[-1])
+        raise getattr(errors, name)(text)
+    if child.returncode != 0:
+        log.warning("the process ended with %d: converting in this process", child.returncode)
+
+
+def main(given: str) -> None:
+    """Converts and keeps a network, in the process that `float_network` starts.
+
+    Prints an error of ours, its name and its text as JSON, for the other process to raise.
+
+    Args:
+        given: A JSON object: `request` and `folder`.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    document = json.loads(given)
+    request = ModelRequest.from_dict(document["request"])
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            _convert_here(request, Path(document["folder"]), keep=True)
+    except LookalikeError as exc:
+        print(json.dumps([type(exc).__name__, str(exc)]))  # noqa: T201 - read by the other
+        raise SystemExit(_REFUSED) from exc
+
+
+def _read(home: Path, fits: Callable[[Mapping[str, Any]], bool]) -> KeptNetwork | None:
+    """What a folder holds; None if it does not fit or is damaged, and then the log says so."""
+    try:
+        artifact = read_artifact(home, kind=KIND, version=VERSION, verify=False)
+        if artifact is None or not fits(artifact.facts):
+            return None
+        for name in artifact.digests:
+            artifact.verify(name)
+        return _kept(artifact)
+    except (BrokenArtifactError, OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        log.warning("the converted network in %s cannot be used: %s", home, exc)
+        return None
+
+
+def _kept(artifact: Artifact) -> KeptNetwork:
+    """The network of an artifact; raises `BrokenArtifactError` if it lies under another's name."""
+    spec = ModelSpec.from_dict(artifact.facts["spec"])
+    if spec.digest != artifact.folder.name:
+        raise BrokenArtifactError(f"it belongs to the spec {spec.digest}")
+    artifact.path(Path(_NAME).with_suffix(".bin").name)
+    return KeptNetwork(
+        xml=artifact.path(_NAME),
+        spec=spec,
+        openvino=str(artifact.facts["openvino"]),
+        notes=dict(artifact.facts["notes"]),
+    )
+
+
+def _weights_file(weights: str) -> Path | None:
+    if weights == "random":
+        return None
+    try:
+        path = Path(weights).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # no path at all
+        return None
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # removed meanwhile
+        return 0.0

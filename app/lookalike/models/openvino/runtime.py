@@ -1,0 +1,266 @@
+"""OpenVINO itself: importing it, converting, compiling, and the encoder; torch is not needed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from lookalike.cores import available_cores
+from lookalike.errors import ConfigurationError, EmbeddingFailedError
+from lookalike.models.base import Features, ImageEncoder, Vectors, normalize
+from lookalike.records import ModelSpec
+
+_LEAST_PART = 2
+"""Pictures of a part, so that no thread is idle for long."""
+
+FLOATS: Final = {"float32": "f32", "bfloat16": "bf16"}
+"""The float precisions of ours that OpenVINO computes in on CPUs -> its names for them."""
+
+
+def is_installed() -> bool:
+    """Whether OpenVINO is there; does not import it."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def import_openvino() -> Any:
+    """Imports OpenVINO, without what it sends home.
+
+    `import openvino` alone counts itself at Google Analytics, and makes a folder in the home folder
+    for it, if the package openvino-telemetry is there, which it installs. It goes without where
+    that cannot be imported; NNCF does the same.
+
+    Raises:
+        ConfigurationError: It is not installed, or cannot be imported here.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # "not to be had"
+    try:
+        import openvino  # noqa: PLC0415 - an extra that may not be there
+    except ImportError as exc:
+        why = "is not installed" if not is_installed() else f"cannot be imported ({exc})"
+        raise ConfigurationError(
+            f"OpenVINO {why}: pip install 'lookalike[openvino]', or set LOOKALIKE_RUNTIME=torch"
+        ) from exc
+    return openvino
+
+
+@cache
+def core() -> Any:
+    """OpenVINO's core, one for the process."""
+    return import_openvino().Core()
+
+
+def installed_version() -> str:
+    """OpenVINO's version, e.g. `2026.4.1`."""
+    return str(import_openvino().get_version()).partition("-")[0]
+
+
+def computes_bfloat16() -> bool:
+    """Whether this CPU computes bfloat16 in hardware."""
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def computes(precision: str) -> bool:
+    """Whether OpenVINO computes in this precision here; `auto` is one that it does."""
+    if precision == "bfloat16":
+        return computes_bfloat16()
+    return precision in {"auto", "float32", "int8"}
+
+
+def choose_float(precision: str) -> str:
+    """Resolves `auto` to `bfloat16` where the CPU computes it, and `float32` elsewhere.
+
+    Raises:
+        ConfigurationError: Not a precision that OpenVINO computes in on CPUs.
+    """
+    if precision == "auto":
+        return "bfloat16" if computes_bfloat16() else "float32"
+    if precision not in FLOATS:
+        raise ConfigurationError(
+            f"OpenVINO does not compute {precision} on CPUs: choose float32, bfloat16 or int8, "
+            "or set LOOKALIKE_RUNTIME=torch"
+        )
+    return precision
+
+
+def read_network(path: Path) -> Any:
+    """Reads OpenVINO's model from its .xml file; the .bin beside it is mapped, not read.
+
+    Raises:
+        ConfigurationError: The files are no network.
+    """
+    try:
+        return core().read_model(path)
+    except RuntimeError as exc:
+        raise _unusable(exc) from exc
+
+
+def compile_network(
+    network: Any, *, precision: str, threads: int, side_by_side: bool = False
+) -> Any:
+    """Prepares a network for this CPU.
+
+    OpenVINO chooses a precision by itself unless it is told one, and takes another than it was told
+    without a word: so it is always told, and asked afterwards.
+
+    Args:
+        network: OpenVINO's model.
+        precision: `float32` or `bfloat16`, of all that is not quantized.
+        threads: Most threads at work at any time.
+        side_by_side: Whether several calls run at once, each on few threads, as many of them as
+            OpenVINO chooses (its NUM_STREAMS); otherwise one runs on all threads.
+
+    Raises:
+        ConfigurationError: The CPU does not compute this precision, or the network is none.
+    """
+    asked = FLOATS[precision]
+    options = {
+        "INFERENCE_PRECISION_HINT": asked,
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "THROUGHPUT" if side_by_side else "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # others may use these cores, too
+    } | ({} if side_by_side else {"NUM_STREAMS": 1})
+    try:
+        compiled = core().compile_model(network, "CPU", options)
+    except RuntimeError as exc:
+        raise _unusable(exc) from exc
+    actual = precision_of(compiled)
+    if actual != asked:
+        raise ConfigurationError(
+            f"OpenVINO computes {actual} instead of {precision} on this CPU: set "
+            "LOOKALIKE_PRECISION=float32, or auto"
+        )
+    return compiled
+
+
+def precision_of(compiled: Any) -> str:
+    """What OpenVINO says that it computes floats in: `f32`, `bf16`."""
+    return str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+
+
+def _unusable(exc: RuntimeError) -> ConfigurationError:
+    return ConfigurationError(
+        f"OpenVINO cannot use the converted network ({str(exc).strip().splitlines()[-1]}): delete "
+        "its folder below models in the data folder, so that it is made again"
+    )
+
+
+def convert(network: Any, *, input_size: int) -> Any:
+    """Converts a torch network of plain operators.
+
+    Args:
+        network: A torch module, (N, side, side, 3) uint8 -> (N, dim) float32.
+        input_size: Side of its input, in pixels.
+
+    Returns:
+        OpenVINO's model, for batches of any length; its weights are float32.
+    """
+    openvino = import_openvino()
+    sample = np.zeros((1, input_size, input_size, 3), dtype=np.uint8)
+    shape = openvino.PartialShape([-1, input_size, input_size, 3])
+    with warnings.catch_warnings():  # OpenVINO uses what this torch calls deprecated
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", message=r"(?s).*torch\.jit\.", category=category)
+        return openvino.convert_model(
+            network, example_input=sample, input=[(shape, openvino.Type.u8)]
+        )
+
+
+class OpenVinoEncoder(ImageEncoder):
+    """A converted network, as `convert` or `quantize` makes it.
+
+    It is compiled twice: one picture runs on all threads, and the parts of a batch run side by
+    side on few threads each, which is faster because threads then seldom wait for each other.
+
+    Args:
+        network: OpenVINO's model, or the path of its .xml file: (N, side, side, 3) uint8 in,
+            (N, dim) float32 out.
+        spec: What the network is; its `int8` says whether it was quantized.
+        precision: `float32`, `bfloat16`, or `auto` for bfloat16 where the CPU computes it in
+            hardware; of a quantized network, what is left of floats in it.
+        threads: Most CPU threads of one call; all cores unless given.
+
+    Raises:
+        ConfigurationError: OpenVINO is not installed, does not compute this precision here, or
+            cannot read the network.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        *,
+        spec: ModelSpec,
+        precision: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(spec)
+        self._floats = choose_float(precision)
+        self._version = installed_version()
+        model = read_network(network) if isinstance(network, Path) else network
+        compiled, parallel = (
+            compile_network(
+                model,
+                precision=self._floats,
+                threads=threads or available_cores(),
+                side_by_side=side_by_side,
+            )
+            for side_by_side in (False, True)
+        )
+        self._hint = precision_of(compiled)
+        self._whole = compiled.create_infer_request()
+        streams = parallel.get_property("NUM_STREAMS")
+        self._parts = [parallel.create_infer_request() for _ in range(streams)]
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """Recorded beside the spec: `precision`, `runtime`, `device`, library versions.
+
+        `openvino_precision` is what OpenVINO says that it computes floats in.
+        """
+        return {
+            "precision": "int8" if self.spec.int8 else self._floats,
+            "openvino_precision": self._hint,
+            "runtime": "openvino",
+            "device": "cpu",
+            "openvino": self._version,
+            "pillow": PIL.__version__,
+        }
+
+    def encode(self, batch: Sequence[Features]) -> Vectors:
+        """Turns N pictures of (input_size, input_size, 3) uint8 into (N, dim) unit vectors.
+
+        Raises:
+            EmbeddingFailedError: A batch of another shape, a result without a direction, or
+                OpenVINO failed, for want of memory for example.
+        """
+        pixels = self._stack(batch)
+        if len(pixels) == 0:
+            return np.empty((0, self.spec.dim), dtype=np.float32)
+        try:
+            features = self._forward(pixels)
+        except (RuntimeError, MemoryError) as exc:
+            raise EmbeddingFailedError(
+                f"OpenVINO failed on {len(batch)} pictures ({exc}): set a smaller "
+                "LOOKALIKE_MAX_BATCH, or LOOKALIKE_RUNTIME=torch"
+            ) from exc
+        return normalize(features)
+
+    def _forward(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if len(batch) < _LEAST_PART * len(self._parts):
+            whole: NDArray[np.float32] = self._whole.infer(batch, share_inputs=True)[0]
+            return whole
+        parts = np.array_split(batch, len(self._parts))
+        with ExitStack() as waiting:  # for all of them, whichever fails
+            for request, part in zip(self._parts, parts, strict=True):
+                request.start_async(part, share_inputs=True)
+                waiting.callback(request.wait)
+        return np.concatenate([request.get_output_tensor().data for request in self._parts])

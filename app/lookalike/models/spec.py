@@ -1,0 +1,123 @@
+"""What can be asked of a model: which one, and how it runs here; nothing heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from lookalike.errors import ConfigurationError
+from lookalike.models.resizing import PREPROCESSING_VERSION
+from lookalike.records import ModelSpec, Preprocess
+
+Pooling = Literal["avg", "flatten"]
+Resize = Literal["squash", "crop"]
+Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+Runtime = Literal["auto", "torch", "openvino"]
+
+LEAST_INPUT_SIZE: Final = 32  # pixels
+LARGEST_INPUT_SIZE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """Which model is wanted; it can be built again from this, and gives the same `ModelSpec`.
+
+    Attributes:
+        model: The network's name, as in `ModelSpec`.
+        weights: A name of weights, a path, or `random`.
+        pooling: `avg` for the mean over positions, `flatten` for the whole last feature map.
+        resize: `squash` or `crop`.
+        input_size: Side of the square input in pixels; the model's own if None.
+        head: Path of a head's file; None for no head.
+        int8: False for floats, True for the newest int8 network of this request, or the digest
+            of an int8 network's spec.
+    """
+
+    model: str
+    weights: str
+    pooling: str = "avg"
+    resize: str = "squash"
+    input_size: int | None = None
+    head: str | None = None
+    int8: bool | str = False
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelRequest:
+        """Reads what `to_dict` wrote; fields that are not known are ignored."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+    @classmethod
+    def of(cls, spec: ModelSpec, *, weights: str, head: str | None) -> ModelRequest:
+        """How to build again what a spec says.
+
+        Args:
+            spec: What made the vectors.
+            weights: Where its weights come from.
+            head: Where its head comes from; None if it has none.
+        """
+        network = spec.digest if spec.head is None else True
+        return cls(
+            model=spec.model,
+            weights=weights,
+            pooling=spec.pooling,
+            resize=spec.preprocess.resize,
+            input_size=spec.preprocess.input_size,
+            head=head,
+            int8=network if spec.int8 else False,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The request as a JSON object."""
+        return asdict(self)
+
+    def preprocess(self, own: Preprocess) -> Preprocess:
+        """The preprocessing that is asked for.
+
+        Args:
+            own: The model's, for all that the request leaves open.
+
+        Raises:
+            ConfigurationError: A value that no model has.
+        """
+        size = own.input_size if self.input_size is None else self.input_size
+        for name, value, known in (
+            ("pooling", self.pooling, ("avg", "flatten")),
+            ("resize", self.resize, ("squash", "crop")),
+        ):
+            if value not in known:
+                raise ConfigurationError(f"Unknown {name} {value!r}: it must be {', '.join(known)}")
+        if not LEAST_INPUT_SIZE <= size <= LARGEST_INPUT_SIZE:
+            raise ConfigurationError(
+                f"Input_size must be from {LEAST_INPUT_SIZE} to {LARGEST_INPUT_SIZE} pixels, "
+                f"not {size}"
+            )
+        return replace(own, resize=self.resize, input_size=size, version=PREPROCESSING_VERSION)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a model runs on this machine; none of it changes what a vector means.
+
+    Attributes:
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        runtime: `torch`, `openvino`, or `auto` for OpenVINO where it is installed and no GPU is
+            used.
+        precision: Of floats; `auto` takes bfloat16 on CPUs that compute it in hardware, float16
+            on CUDA, and float32 otherwise.
+        threads: CPU threads of one call; all cores if None.
+        compiled: Whether `torch.compile` writes code for the network, which needs a CUDA device
+            and takes up to minutes.
+        networks: Folder of converted networks; need not exist.
+        keep: Whether a network that is converted is kept in that folder.
+    """
+
+    device: str = "auto"
+    runtime: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    compiled: bool = False
+    networks: Path = Path("models")
+    keep: bool = False

@@ -1,0 +1,181 @@
+"""Runs torch networks of any family, on CPUs and GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import PIL
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from lookalike.cores import available_cores
+from lookalike.errors import ConfigurationError, EmbeddingFailedError
+from lookalike.models.base import Features, ImageEncoder, Vectors, normalize
+from lookalike.models.spec import RunOptions
+from lookalike.records import ModelSpec
+
+DTYPES: Final = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where and in which number format a network runs.
+
+    Attributes:
+        device: Torch's device.
+        precision: A key of `DTYPES`.
+    """
+
+    device: torch.device
+    precision: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Torch's type for the precision."""
+        return DTYPES[self.precision]
+
+
+class TorchEncoder(ImageEncoder):
+    """A torch network without its classifier.
+
+    Args:
+        network: (N, input_size, input_size, 3) uint8 on the device -> (N, dim) float32, not
+            normalized.
+        spec: What the network is.
+        placement: Where the network is and in which format.
+        run: Gives `threads` and `compiled`.
+        libraries: Versions to record beside torch's and Pillow's.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: ModelSpec,
+        *,
+        placement: Placement,
+        run: RunOptions,
+        libraries: Mapping[str, str],
+    ) -> None:
+        super().__init__(spec)
+        self._threads = run.threads or available_cores()
+        self._device = placement.device
+        self._network: Any = torch.compile(network) if run.compiled else network
+        self._provenance = {
+            "precision": placement.precision,
+            "runtime": "torch.compile" if run.compiled else "torch",
+            "device": str(placement.device),
+            "torch": torch.__version__,
+            **libraries,
+            "pillow": PIL.__version__,
+        }
+        torch.set_num_threads(self._threads)
+        if run.compiled:  # now, rather than in the first request: once for one, once for any number
+            side = spec.preprocess.input_size
+            for count in (1, 2, 3):
+                self._forward(torch.zeros((count, side, side, 3), dtype=torch.uint8))
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """Recorded beside the spec: `precision`, `runtime`, `device`, library versions."""
+        return self._provenance
+
+    def encode(self, batch: Sequence[Features]) -> Vectors:
+        """Turns N pictures of (input_size, input_size, 3) uint8 into (N, dim) unit vectors.
+
+        Raises:
+            EmbeddingFailedError: A batch of another shape, a result without a direction, or a
+                device without memory for even one picture.
+        """
+        pixels = torch.from_numpy(self._stack(batch))
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)  # holds for the calling thread only
+        return normalize(self._forward(pixels))
+
+    def _exact_convolutions(self) -> AbstractContextManager[None]:
+        """Keeps cuDNN from rounding float32 to 10 bits of mantissa (TF32), its default."""
+        if self._device.type != "cuda":
+            return nullcontext()
+        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+    def _forward(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+        """Runs the network, in halves where the device has no memory for the whole."""
+        try:
+            with torch.inference_mode(), self._exact_convolutions():
+                features = self._network(pixels.to(self._device)).cpu().numpy()
+        except torch.OutOfMemoryError as exc:
+            if len(pixels) == 1:
+                raise EmbeddingFailedError(
+                    f"{self._device} has no memory left for one picture: free some, choose a "
+                    "smaller input size, or another device"
+                ) from exc
+        else:
+            return np.asarray(features, dtype=np.float32)
+        middle = len(pixels) // 2
+        return np.concatenate([self._forward(pixels[:middle]), self._forward(pixels[middle:])])
+
+
+def place(run: RunOptions) -> Placement:
+    """Chooses device and precision.
+
+    Raises:
+        ConfigurationError: They are not available here.
+    """
+    if run.precision != "auto" and run.precision not in DTYPES:
+        raise ConfigurationError(
+            f"Unknown precision {run.precision!r}: it must be auto, {', '.join(DTYPES)}"
+        )
+    device = choose_device(run.device)
+    if run.compiled and device.type != "cuda":
+        raise ConfigurationError(
+            f"LOOKALIKE_COMPILE needs a CUDA device, and this runs on {device}: unset it"
+        )
+    return Placement(device=device, precision=choose_precision(run.precision, device=device))
+
+
+def choose_device(device: str) -> torch.device:
+    """Resolves `auto` and checks that the device is there.
+
+    Raises:
+        ConfigurationError: No such device on this machine.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as exc:
+        raise ConfigurationError(
+            f"Unknown device {device!r}: it must be auto, cpu, cuda, cuda:<number> or mps"
+        ) from exc
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(chosen.type, False):
+        raise ConfigurationError(
+            f"The device {device!r} is not available here: choose auto, cpu, cuda, cuda:<number> "
+            "or mps; CUDA needs the driver and a torch that was built with it"
+        )
+    return chosen
+
+
+def choose_precision(precision: str, *, device: torch.device) -> str:
+    """Resolves `auto` to what the device computes fast."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "float16"
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return "bfloat16" if device.type == "cpu" and fast else "float32"
