@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lookalike.services import recall_meter
-from lookalike.services.recall_meter import WINDOW, RecallFigures, RecallMeter
+from lookalike.services.recall_meter import MAX_WAITING, WINDOW, RecallFigures, RecallMeter
 from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.local.index.policy import IndexPolicy, Limits
@@ -145,13 +145,13 @@ def test_exact_indexes_and_searches_with_parameters_are_left_alone(store):
     fill(exact, 5)
     with measuring(exact) as meter:
         offer(meter)
-        time.sleep(0.05)
         assert meter.figures() == {}
+        assert not meter._waiting
     with measuring(store) as meter:
         offer(meter, effort=Effort(nprobe=1))
         offer(meter, effort=Effort(exact=True))
-        time.sleep(0.05)
         assert meter.figures() == {}
+        assert not meter._waiting
         offer(meter)
         assert settled(meter).samples == 1
 
@@ -224,9 +224,9 @@ def test_a_busy_meter_drops_and_never_makes_a_search_wait(store):
         for _ in range(20):
             offer(meter)
         assert time.monotonic() - started < 15
-        assert meter.figures()["default"].dropped == 20 - recall_meter._WAITING
+        assert meter.figures()["default"].dropped == 20 - MAX_WAITING
         go.set()
-        assert settled(meter, 1 + recall_meter._WAITING).samples == 1 + recall_meter._WAITING
+        assert settled(meter, 1 + MAX_WAITING).samples == 1 + MAX_WAITING
 
 
 def test_after_work_the_thread_rests_and_closes_at_once_all_the_same(store):

@@ -1,4 +1,4 @@
-"""How much of the true answer approximate indexes find, measured on real searches."""
+"""The recall of approximate indexes, measured on a share of the real searches."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from lookalike.worker import Worker
 log = logging.getLogger(__name__)
 
 WINDOW = 200
-"""Searches that the mean is taken over: the last so many of a collection."""
+"""Searches of a collection that the mean is taken over: the last so many."""
 
-_WAITING = 8  # searches; more are dropped
-_SHARE_OF_A_CORE = 0.05
+MAX_WAITING = 8
+"""Searches that wait to be repeated; more are dropped."""
+
 _LONGEST_REST_S = 60.0  # a slow filter must not silence the meter for an hour
 
 
@@ -38,7 +39,7 @@ class RecallFigures:
         samples: Searches that were compared.
         mean: Mean recall of the last `WINDOW` of them, in [0, 1]; None before the first.
         dropped: Searches that were chosen while too many waited already.
-        skipped: Searches that were tried, and could not be compared: pictures changed meanwhile,
+        skipped: Searches that were repeated but could not be compared: images changed meanwhile,
             nothing was to be found, or the search failed.
     """
 
@@ -53,10 +54,10 @@ class _Tally:
     samples: int = 0
     dropped: int = 0
     skipped: int = 0
-    last: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    recalls: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
     def figures(self) -> RecallFigures:
-        mean = sum(self.last) / len(self.last) if self.last else None
+        mean = sum(self.recalls) / len(self.recalls) if self.recalls else None
         return RecallFigures(
             samples=self.samples, mean=mean, dropped=self.dropped, skipped=self.skipped
         )
@@ -75,31 +76,28 @@ class _Asked:
 
 
 class RecallMeter:
-    """Does a share of the searches again, exactly, on one thread of its own.
+    """Repeats a share of the searches exactly, on one thread of its own.
 
     The request only draws a number. Later the thread searches three times: as the index does,
-    exactly, and as the index does. Where the first and the last answer differ, pictures came,
-    changed or went meanwhile, and the sample is skipped: a picture that only the exact search
-    saw is no miss. After t seconds of work the thread rests for 19 t, a minute at most.
+    exactly, and as the index does. If the first and the last answer differ, images changed
+    meanwhile, and the sample is skipped: an image that only the exact search saw is no miss.
 
     Args:
         store: Where searches go.
-        share: Of the searches that are done again, 0 to 1; 0 measures nothing.
-        busy: The most of one core that the thread takes, above 0 to 1.
+        share: Share of the searches that are repeated, 0 to 1; 0 starts no thread.
+        busy: Share of the time that the thread works, above 0 to 1.
     """
 
-    def __init__(
-        self, store: Store, *, share: float = 0.01, busy: float = _SHARE_OF_A_CORE
-    ) -> None:
+    def __init__(self, store: Store, *, share: float = 0.01, busy: float = 0.05) -> None:
         self._store = store
         self._share = share
+        self._lock = threading.Lock()
         self._tallies: dict[str, _Tally] = {}
         self._waiting: deque[_Asked] = deque()
-        self._lock = threading.Lock()
         self._worker = Worker(
             "recall-meter",
-            self._measure_next,
-            failure="a search could not be repeated to measure recall",
+            self._step,
+            failure="A search could not be repeated to measure recall",
             share=busy,
             longest_rest_s=_LONGEST_REST_S,
         )
@@ -115,9 +113,9 @@ class RecallMeter:
         exclude: Sequence[str] = (),
         effort: Effort | None = None,
     ) -> None:
-        """Told of each search that was answered, as `Store.search` was asked; returns at once.
+        """Tells of a search that was answered, as `Store.search` was asked; returns at once.
 
-        A search with parameters of its own says nothing of the index as it is set, and is not
+        A search with an effort of its own says nothing about the index as it is set, and is not
         measured; nor is one of an exact index.
 
         Args:
@@ -125,37 +123,32 @@ class RecallMeter:
             vector: (dim,) float32, of length 1.
             k: How many matches.
             spec: What made the vector.
-            where: Only pictures that pass.
+            where: Only images that pass.
             exclude: Ids that are left out.
-            effort: What the search brought; None where it brought none.
+            effort: The effort that the search asked for, if it did.
         """
         if self._worker.closing.is_set() or random.random() >= self._share:  # noqa: S311 - a sample, no secret
             return
         if effort is not None or self._store.is_exact(collection):
             return
         asked = _Asked(
-            collection=collection,
-            vector=vector,
-            k=k,
-            spec=spec,
-            where=where,
-            exclude=exclude,
+            collection=collection, vector=vector, k=k, spec=spec, where=where, exclude=exclude
         )
         with self._lock:
-            if len(self._waiting) >= _WAITING:
+            if len(self._waiting) >= MAX_WAITING:
                 self._tally(collection).dropped += 1
                 return
             self._waiting.append(asked)
         self._worker.wake()
 
     def figures(self) -> dict[str, RecallFigures]:
-        """What was measured, by collection; those alone that a search was chosen from."""
+        """What was measured, by collection; only those that a search was chosen from."""
         with self._lock:
             figures = {name: tally.figures() for name, tally in sorted(self._tallies.items())}
         return {n: one for n, one in figures.items() if self._store.spec(n) is not None}
 
     def close(self) -> None:
-        """Ends after the search that is under way; what waits is not done. May be called twice."""
+        """Ends after the search that is under way; drops what waits. May be called twice."""
         self._worker.closing.set()
         with self._lock:
             self._waiting.clear()
@@ -164,8 +157,7 @@ class RecallMeter:
     def _tally(self, collection: str) -> _Tally:
         return self._tallies.setdefault(collection, _Tally())
 
-    def _measure_next(self) -> bool:
-        """Measures the search that has waited longest; the worker's step."""
+    def _step(self) -> bool:
         with self._lock:
             if not self._waiting:
                 return False
@@ -177,26 +169,26 @@ class RecallMeter:
                 tally.skipped += 1
             else:
                 tally.samples += 1
-                tally.last.append(recall)
-            return bool(self._waiting)
+                tally.recalls.append(recall)
+        return True
 
     def _measure(self, asked: _Asked) -> float | None:
-        """Recall of one search; None where nothing can be said."""
+        """Recall of one search; None if nothing can be said."""
         try:
             found = self._search(asked)
-            exact = self._search(asked, effort=Effort(exact=True))
+            exact = self._search(asked, Effort(exact=True))
             again = self._search(asked)
-        except LookalikeError as exc:  # the collection moved or went meanwhile
-            log.info("a search could not be repeated to measure recall: %s", exc)
+        except LookalikeError as exc:  # the collection was dropped, or moved to another spec
+            log.info("A search could not be repeated to measure recall: %s", exc)
             return None
         except Exception:  # the next one may be measured
-            log.exception("a search could not be repeated to measure recall")
+            log.exception("A search could not be repeated to measure recall")
             return None
         if not exact or _versions(found) != _versions(again):
             return None
         return recall_at_k(_ranked(found), _ranked(exact))
 
-    def _search(self, asked: _Asked, *, effort: Effort | None = None) -> list[Match]:
+    def _search(self, asked: _Asked, effort: Effort | None = None) -> list[Match]:
         return self._store.search(
             asked.collection,
             asked.vector[np.newaxis, :],  # (1, dim)
@@ -213,5 +205,5 @@ def _ranked(matches: Sequence[Match]) -> list[tuple[str, float]]:
 
 
 def _versions(matches: Sequence[Match]) -> set[tuple[str, str]]:
-    """Which pictures, as of when."""
+    """Which images, and when each was last changed."""
     return {(match.record.id, match.record.updated_at) for match in matches}
