@@ -24,8 +24,8 @@ from lookalike.bootstrap import build_encoder
 from lookalike.config import load_settings
 from lookalike.media.decode import ImageLimits, decode_image, make_thumbnail
 from lookalike.models.base import Encoder
-from lookalike.services.duplicate_links import reduced, same_pixels
 from lookalike.services.duplicates import THRESHOLD
+from lookalike.services.neighbor_graph import reduced, same_pixels
 
 FALSE_RATES = (0.001, 0.01)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}

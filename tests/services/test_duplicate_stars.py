@@ -12,14 +12,14 @@ from PIL import Image, ImageDraw
 
 from lookalike.errors import UnreadableImageError
 from lookalike.records import DuplicateKind, ImageRecord
-from lookalike.services.duplicate_links import (
+from lookalike.services.duplicates import DuplicateGroup, Member, keep_order, stars
+from lookalike.services.neighbor_graph import (
     Edges,
     PixelComparer,
     reduced,
     same_pixels,
     same_shape,
 )
-from lookalike.services.duplicates import DuplicateGroup, Member, keep_order, stars
 from scripts.samples import Sample, draw
 
 

@@ -343,7 +343,7 @@ def test_many_deletions_are_forgotten_in_the_end(store, make):
         store.delete("default", f"i{n}")
     ready(service)
     (work,) = service._works.values()
-    assert len(work.links) == 2
+    assert len(work.graph) == 2
 
 
 def test_an_empty_service_has_no_duplicates_and_an_unknown_collection_is_an_error(make):

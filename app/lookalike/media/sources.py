@@ -85,27 +85,27 @@ class PictureSource:
         with file:
             yield file
 
-    def lies_at(self, place: str | None) -> bool:
-        """Whether this is the file at a place, as `place` gave it."""
-        return self.path is not None and str(self.path.resolve()) == place
+    def lies_at(self, path: str | None) -> bool:
+        """Whether this is the file at a path that `resolved_path` returned."""
+        return self.path is not None and str(self.path.resolve()) == path
 
-    def place(self) -> str:
+    def resolved_path(self) -> str:
         """Where the file lies, its links followed, as it can be stored.
 
         Raises:
             UnreadableImageError: Its name, or a folder's, is no text.
         """
         assert self.path is not None
-        place = str(self.path.resolve())
+        path = str(self.path.resolve())
         try:
-            place.encode()
+            path.encode()
         except UnicodeEncodeError as exc:
-            shown = os.fsencode(place).decode("ascii", "backslashreplace")
+            shown = os.fsencode(path).decode("ascii", "backslashreplace")
             raise UnreadableImageError(
                 f"{shown} cannot be referred to in place: the name of the file or of a folder is "
                 "no UTF-8; rename it, or have copies kept with LOOKALIKE_ORIGINALS=keep"
             ) from exc
-        return place
+        return path
 
     def close(self) -> None:
         """Closes the open file, where there is one."""

@@ -18,12 +18,12 @@ from PIL import Image
 from lookalike.errors import ImageNotFoundError, InvalidParameterError, NotReadyError
 from lookalike.progress import Progress
 from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, ImageRecord, ModelSpec
-from lookalike.services.duplicate_links import (
+from lookalike.services.neighbor_graph import (
     FIRST_K,
     MAX_K,
     NO_SEARCH,
     Edges,
-    Links,
+    NeighborGraph,
     PixelComparer,
 )
 from lookalike.services.pictures import THUMBNAIL_SIZE, PictureService
@@ -39,12 +39,12 @@ MIN_THRESHOLD = 0.5
 MAX_LIMIT = 1000
 """Most groups in one answer."""
 
-STRICTNESS = {kind: place for place, kind in enumerate(DuplicateKind)}
+STRICTNESS = {kind: position for position, kind in enumerate(DuplicateKind)}
 """0 for the strictest kind."""
 
-_FLOOR_STEPS = 20  # a new floor is rounded down to 1/20, so that it is lowered a few times at most
-_STALE = 2  # links are made anew once most of the ids in them may be gone
-_WAITING = 8  # requests that wait for work; more are told at once that it runs
+_SCORE_STEPS = 20  # a graph's min_score is a multiple of 1/20, so that few graphs are made
+_STALE = 2  # a graph is made anew once most of its ids may be gone
+_WAITING = 8  # requests that wait for a search; others are told at once that it runs
 _CURSOR = re.compile(r"([1-9][0-9]{0,9})\.([A-Za-z0-9][A-Za-z0-9._~-]{0,127})")
 
 
@@ -78,7 +78,7 @@ class DuplicateOptions:
         self.after()
 
     @property
-    def floor(self) -> float:
+    def min_score(self) -> float:
         """The lowest score that has to be searched for."""
         return NO_SEARCH if self.kind is DuplicateKind.EXACT else self.threshold
 
@@ -145,9 +145,9 @@ class _Update(Progress):
 class _Work:
     """What is known of one collection, and the job that brings it up to date."""
 
-    links: Links
+    graph: NeighborGraph
     update: _Update | None = None
-    job: Future[Links] | None = None
+    job: Future[NeighborGraph] | None = None
 
 
 class DuplicateService:
@@ -180,7 +180,9 @@ class DuplicateService:
         self._pictures = pictures
         self._wait_s = wait_s
         self._stale_spare = stale_spare
-        self._links = partial(Links, first_k=first_k, max_k=max_neighbors, together=together)
+        self._new_graph = partial(
+            NeighborGraph, first_k=first_k, max_k=max_neighbors, together=together
+        )
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._works: dict[tuple[str, str], _Work] = {}
@@ -217,8 +219,8 @@ class DuplicateService:
 
     def _up_to_date(
         self, options: DuplicateOptions, spec: ModelSpec, deadline: float
-    ) -> Links | Unfinished:
-        """Links that know what was stored before the call: by a job that began after it."""
+    ) -> NeighborGraph | Unfinished:
+        """NeighborGraph that know what was stored before the call: by a job that began after it."""
         ours = None
         while True:
             with self._lock:
@@ -240,23 +242,25 @@ class DuplicateService:
         if key not in self._works:
             here = {(info.name, info.spec.digest) for info in self._store.collections()}
             self._works = {known: work for known, work in self._works.items() if known in here}
-            self._works[key] = _Work(self._links(NO_SEARCH))
+            self._works[key] = _Work(self._new_graph(NO_SEARCH))
         return self._works[key]
 
-    def _start(self, work: _Work, options: DuplicateOptions, spec: ModelSpec) -> Future[Links]:
+    def _start(
+        self, work: _Work, options: DuplicateOptions, spec: ModelSpec
+    ) -> Future[NeighborGraph]:
         if self._stop.is_set():
             raise _stopped()
         return self._threads.submit(self._update, work, options, spec)
 
-    def _update(self, work: _Work, options: DuplicateOptions, spec: ModelSpec) -> Links:
-        """Runs in the background; others may read the links meanwhile, so new ones replace them."""
+    def _update(self, work: _Work, options: DuplicateOptions, spec: ModelSpec) -> NeighborGraph:
+        """Runs in the background; requests may read the old graph meanwhile."""
         count = self._store.count(options.collection)
-        links = work.links
-        if options.floor < links.floor or len(links) > _STALE * count + self._stale_spare:
-            links = self._links(_rounded(min(options.floor, links.floor)))
-        total = max(0, count - len(links))
+        graph = work.graph
+        if options.min_score < graph.min_score or len(graph) > _STALE * count + self._stale_spare:
+            graph = self._new_graph(_rounded(min(options.min_score, graph.min_score)))
+        total = max(0, count - len(graph))
         work.update = _Update(self._stop, total)
-        links.update(
+        graph.update(
             self._store,
             options.collection,
             spec=spec,
@@ -264,8 +268,8 @@ class DuplicateService:
             progress=work.update,
             total=total,
         )
-        work.links = links
-        return links
+        work.graph = graph
+        return graph
 
     def _open(self, collection: str, image_id: str, sha256: str) -> Image.Image:
         """The whole thumbnail: a decode at reduced size would blur the cells unevenly."""
@@ -275,9 +279,9 @@ class DuplicateService:
             raise ImageNotFoundError(f"{image_id!r} was replaced meanwhile")
         return image
 
-    def _answer(self, links: Links, options: DuplicateOptions) -> Duplicates:
+    def _answer(self, graph: NeighborGraph, options: DuplicateOptions) -> Duplicates:
         """Groups of those pictures that are still here."""
-        known = links.snapshot(options.floor, confirmed=options.kind is DuplicateKind.REENCODED)
+        known = graph.snapshot(options.min_score, confirmed=options.kind is DuplicateKind.REENCODED)
         ids = [image_id for held in known.ids.values() for image_id in held]
         rows = self._store.find(options.collection, ids)
         contents = {
@@ -290,12 +294,12 @@ class DuplicateService:
         }
         contents = {node: records for node, records in contents.items() if records}
         groups = stars(contents, known.edges)
-        return _page(options, groups, truncated=len(known.cut_short & contents.keys()))
+        return _page(options, groups, truncated=len(known.truncated & contents.keys()))
 
 
 def _page(options: DuplicateOptions, groups: list[DuplicateGroup], *, truncated: int) -> Duplicates:
     after = options.after()
-    behind = sorted((g for g in groups if _place(g) > after), key=_place)
+    behind = sorted((g for g in groups if _order(g) > after), key=_order)
     page = behind[: options.limit]
     more = len(behind) > options.limit
     return Duplicates(
@@ -309,13 +313,15 @@ def _page(options: DuplicateOptions, groups: list[DuplicateGroup], *, truncated:
     )
 
 
-def _place(group: DuplicateGroup) -> tuple[int, str]:
+def _order(group: DuplicateGroup) -> tuple[int, str]:
     """Where a group stands in the order of answers."""
     return (-len(group.members), group.keep.id)
 
 
-def _rounded(floor: float) -> float:
-    return floor if floor == NO_SEARCH else math.floor(floor * _FLOOR_STEPS) / _FLOOR_STEPS
+def _rounded(min_score: float) -> float:
+    return (
+        min_score if min_score == NO_SEARCH else math.floor(min_score * _SCORE_STEPS) / _SCORE_STEPS
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,13 +381,13 @@ def stars(contents: dict[int, list[ImageRecord]], edges: Edges) -> list[Duplicat
     """
     copies = {node: sorted(records, key=keep_order) for node, records in contents.items()}
     order = sorted(copies, key=lambda node: keep_order(copies[node][0]))
-    place, later, scores, same = _by_rank(order, edges)
+    position, later, scores, same = _by_rank(order, edges)
     taken = np.zeros(len(order), dtype=np.bool_)
     groups = []
     for rank, node in enumerate(order):
         if taken[rank]:
             continue
-        own = np.arange(place[rank], place[rank + 1])
+        own = np.arange(position[rank], position[rank + 1])
         own = own[~taken[later[own]]]
         taken[later[own]] = True
         alike = [

@@ -251,7 +251,7 @@ class IndexingService:
         """
         for attempt in range(1, ATTEMPTS + 1):
             live = task.live
-            path = source.place() if self._originals.refers_to(source) else None
+            path = source.resolved_path() if self._originals.refers_to(source) else None
             with source.open() as file:
                 decoded = self._decoder.decode(file, decode_size=live.encoder.decode_size)
             try:
@@ -362,7 +362,7 @@ class IndexingService:
                 task.live = self._live(task.collection)
             except SpecMismatchError:
                 break
-        return items | {place: picture.failed(error) for place, (picture, _) in ready.items()}
+        return items | {position: picture.failed(error) for position, (picture, _) in ready.items()}
 
     def _replace_stale(self, ready: _Embedded, task: _Task) -> dict[int, IndexItem]:
         """Makes vectors anew that are not by the collection's model; returns what failed."""

@@ -1,4 +1,4 @@
-"""Reading, changing and deleting what is stored."""
+"""Stored pictures: their rows, originals and thumbnails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ THUMBNAIL_SIZE = 256
 
 
 class PictureService:
-    """Everything about stored pictures that needs no vector."""
+    """Reads, changes and deletes stored pictures; needs no vector."""
 
     def __init__(
         self, store: Store, files: LocalFiles, decoder: ImageDecoder, *, max_metadata_bytes: int
@@ -50,7 +50,7 @@ class PictureService:
         limit: int = 100,
         where: Filter | None = None,
     ) -> Page:
-        """A stretch of a collection's pictures, oldest first.
+        """A page of a collection's pictures, oldest first.
 
         Raises:
             CollectionNotFoundError: There is no such collection.
@@ -89,9 +89,10 @@ class PictureService:
         return record, path
 
     def open(self, collection: str, image_id: str, *, size: int) -> Image.Image:
-        """A picture to look at: upright RGB, no side reduced below `size` pixels but by a strip.
+        """A picture to look at: upright RGB, neither side reduced below `size` pixels.
 
-        The thumbnail is taken where it is large enough, or where there is nothing else.
+        The thumbnail is used if it is large enough (except for very long pictures), or if there
+        is nothing else.
 
         Raises:
             ImageNotFoundError: No picture has this id.
@@ -106,11 +107,11 @@ class PictureService:
             return self.decode(file, size=size)
 
     def decode(self, file: BinaryIO, *, size: int) -> Image.Image:
-        """A picture that is not stored, as `open` gives one. Raises `InvalidImageError`."""
+        """As `open`, for a picture that is not stored. Raises `InvalidImageError`."""
         return self._decoder.decode(file, decode_size=size).image
 
     def thumbnail(self, collection: str, image_id: str) -> Path:
-        """A picture's thumbnail, made again from the original where it is missing.
+        """A picture's thumbnail; made again from the original if it is missing.
 
         Raises:
             ImageNotFoundError: No picture has this id.
@@ -139,17 +140,17 @@ class Originals(StrEnum):
 
 
 def original_of(record: ImageRecord, files: LocalFiles) -> Path | None:
-    """The file of a picture as it was sent, in place or kept; None where it is not here."""
+    """The original of a picture, in place or kept; None if neither exists."""
     return _unchanged(record) or files.path(record.sha256, record.media_type)
 
 
 class OriginalKeeper:
-    """Sees to it that originals can be had later.
+    """Keeps originals, or notes where they lie.
 
     Args:
-        store: Knows where those lie that are referred to.
-        files: Where they are kept.
-        originals: What becomes of the files themselves.
+        store: Records the paths of originals that are used in place.
+        files: Where copies are kept.
+        originals: Whether copies are kept.
     """
 
     def __init__(self, store: Store, files: LocalFiles, originals: Originals) -> None:
@@ -158,33 +159,33 @@ class OriginalKeeper:
         self._originals = originals
 
     def keep(self, source: PictureSource, image: NewImage) -> None:
-        """Puts the original where it belongs; what is there already is left alone."""
+        """Copies the original, unless it is used in place, is not wanted, or is there already."""
         if self._originals is Originals.NONE or self._originals.refers_to(source):
             return
         with source.open() as file:
             self._files.put(file, image.sha256, image.media_type)
 
     def moved(self, source: PictureSource, record: ImageRecord) -> str | None:
-        """Where the file of a stored picture lies from now on, given another with its bytes.
+        """The new path of a stored picture's file, if another file with its bytes is sent.
 
-        None where its own is still to be had: so of two copies the first stays.
+        None if the recorded file still exists, so the first copy wins.
 
         Raises:
-            UnreadableImageError: It is this one, and it cannot be referred to.
+            UnreadableImageError: The new path cannot be recorded.
         """
         if not self._originals.refers_to(source) or source.lies_at(record.source):
             return None
-        return None if original_of(record, self._files) else source.place()
+        return None if original_of(record, self._files) else source.resolved_path()
 
     def keep_known(self, source: PictureSource, image: NewImage, record: ImageRecord) -> None:
-        """As `keep`, for a picture that is stored, with its row and `image.source` from `moved`."""
+        """As `keep`, for a picture that is stored already; records `image.source` if needed."""
         self.keep(source, image)
         if image.source is not None and not original_of(record, self._files):
             self._store.refer(record.collection, image)
 
 
 def _unchanged(record: ImageRecord) -> Path | None:
-    """The file that a record refers to in place, if it still holds the very same bytes."""
+    """The file that a row refers to in place, if it still has the same bytes."""
     if record.source is None:
         return None
     path = Path(record.source)

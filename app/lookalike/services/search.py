@@ -159,7 +159,7 @@ class SearchService:
         address: str,
         options: SearchOptions,
         *,
-        place: Callable[[], AbstractContextManager[None]] = nullcontext,
+        slot: Callable[[], AbstractContextManager[None]] = nullcontext,
         keep: Callable[[BinaryIO], object] | None = None,
     ) -> SearchResult:
         """Fetches a picture and finds the pictures most like it.
@@ -167,19 +167,19 @@ class SearchService:
         Args:
             address: Where the picture is; http or https.
             options: What to look for.
-            place: Holds a slot for the search; entered once the picture is here, so that a slow
+            slot: Holds a slot for the search; entered once the picture is here, so that a slow
                 address takes none.
             keep: Called with the picture after the search, before it is gone.
 
         Raises:
             FetchingDisabledError: Fetching is not turned on.
             FetchError: The picture cannot be had; `Fetcher.fetch` says more.
-            LookalikeError: Whatever `search` and `place` raise.
+            LookalikeError: Whatever `search` and `slot` raise.
         """
         watch = Stopwatch()
         with self.require_fetcher().fetch(address) as picture:
             fetched = watch.took_ms()["total"]
-            with place():
+            with slot():
                 result = self.search(picture, options)
             if keep is not None:
                 picture.seek(0)

@@ -1,4 +1,4 @@
-"""What lets a request survive that its collection moves to another embedding set meanwhile."""
+"""How requests survive that their collection switches to another model meanwhile."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lookalike.models.encoders import Encoders, LiveEncoder
 from lookalike.store.base import Store
 
 ATTEMPTS = 5
-"""How often a request is tried: once more for each switch that it meets."""
+"""Attempts of one request; each switch that it meets costs one."""
 
 
 def live_encoder(encoders: Encoders, store: Store, collection: str) -> LiveEncoder | None:
-    """The encoder whose vectors the collection holds now; None where it holds none.
+    """The encoder that made the collection's active vectors; None if there are none.
 
     Raises:
         SpecMismatchError: That encoder is not live.
@@ -27,17 +27,17 @@ def live_encoder(encoders: Encoders, store: Store, collection: str) -> LiveEncod
             return None
         try:
             return encoders.for_spec(spec)
-        except SpecMismatchError:  # or it was retired between the two, after a switch
+        except SpecMismatchError:  # perhaps retired between the two calls, after a switch
             if attempt == ATTEMPTS:
                 raise
     raise AssertionError("unreachable")
 
 
 class PutGate:
-    """A gate for each collection: puts pass together, and wait while it is closed.
+    """A gate for each collection: commits pass it together, and wait while it is closed.
 
-    While it is closed, no picture comes into the collection, so that the last few of a new
-    embedding set can be made and the switch be done.
+    While it is closed, no picture is added to the collection. Re-embedding uses that to make the
+    last few vectors and switch.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class PutGate:
 
     @contextmanager
     def passing(self, collection: str) -> Iterator[None]:
-        """Goes through, once the gate is open."""
+        """Waits until the gate is open, and keeps it open inside the block."""
         with self._changed:
             self._changed.wait_for(lambda: collection not in self._closed)
             self._inside[collection] += 1
@@ -61,7 +61,7 @@ class PutGate:
 
     @contextmanager
     def closed(self, collection: str) -> Iterator[None]:
-        """Holds the gate shut, once those inside are through; one caller at a time."""
+        """Closes the gate once those inside have left; one caller at a time."""
         with self._changed:
             self._changed.wait_for(lambda: collection not in self._closed)
             self._closed.add(collection)

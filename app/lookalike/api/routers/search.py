@@ -159,7 +159,7 @@ def search_url(query: UrlSearchIn, parts: PartsDep) -> SearchOut:
         group_by=query.group_by,
         effort=query.effort,
     )
-    result = parts.services.search.search_url(query.url, options, place=parts.admission.place)
+    result = parts.services.search.search_url(query.url, options, slot=parts.admission.place)
     parts.metrics.stages("search_url", result.took_ms)
     return SearchOut.of(result)
 

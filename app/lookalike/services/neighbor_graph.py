@@ -25,7 +25,7 @@ MAX_K = 256
 """Most neighbors that are looked at for one content."""
 
 NO_SEARCH = math.inf
-"""A floor that no score reaches: only the same bytes are found, nothing is searched."""
+"""A min_score that no score reaches: only the same bytes are found, nothing is searched."""
 
 SIDE = 16
 """Pictures are compared as SIDE x SIDE cells of mean color."""
@@ -46,7 +46,7 @@ Reduced = NDArray[np.uint8]
 """A picture's cells: (SIDE, SIDE, 3) uint8."""
 
 PictureOpener = Callable[[str, str], Image.Image]
-"""Opens a stored picture by its id and sha256; raises `LookalikeError` where it cannot."""
+"""Opens a stored picture by its id and sha256; raises `LookalikeError` if it cannot."""
 
 _TOGETHER = 64  # queries in one search
 _REMEMBERED = 2**16  # reductions, of 768 bytes each
@@ -75,52 +75,56 @@ class Edges:
 class _Found:
     """What one content's search found: numbers, scores and sameness, each (n,).
 
-    `cut` is the score at which the list had to end; below every score where it is complete.
+    `cutoff` is the score at which the list was cut off, or minus infinity if it is complete.
     """
 
     nodes: NDArray[np.int32]
     scores: NDArray[np.float64]
     same: NDArray[np.bool_]
-    cut: float
+    cutoff: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What is known at one moment, of those contents that may belong to a group.
+    """The contents that may belong to a group, at one moment.
 
     Attributes:
         ids: The ids that had each content when they were last seen; some may be gone.
         edges: Which contents are alike.
         sha256s: The content that a number stands for.
-        cut_short: Contents with more neighbors than are looked at.
+        truncated: Contents with more neighbors than are looked at.
     """
 
     ids: dict[int, list[str]]
     edges: Edges
     sha256s: Sequence[str]
-    cut_short: set[int]
+    truncated: set[int]
 
 
-class Links:
+class NeighborGraph:
     """The neighbors of every content of one collection under one spec.
 
-    A content (a sha256) always has the same vector and pixels, so what was found of it stays
-    right whatever is added, replaced or deleted: a row that is gone drops out when groups are
-    made. Every row that comes later is searched for when `update` meets it; of two rows that are
-    both there, the later one's search met the earlier one. Memory grows with the pictures, by at
-    most `max_k` neighbors each.
+    A content (a sha256) always has the same vector and pixels, so its neighbors stay right
+    whatever is added, replaced or deleted; rows that are gone drop out when groups are made.
+    `update` searches for every row that came since. Of any two rows, the search for the later
+    one finds the earlier one. Memory grows by at most `max_k` neighbors for each picture.
 
     Args:
-        floor: The lowest score of a neighbor, or `NO_SEARCH`.
+        min_score: The lowest score of a neighbor, or `NO_SEARCH`.
         first_k: Neighbors that are asked for at first.
         max_k: Most neighbors that are looked at for one content.
         together: Queries in one search.
     """
 
     def __init__(
-        self, floor: float, *, first_k: int = FIRST_K, max_k: int = MAX_K, together: int = _TOGETHER
+        self,
+        min_score: float,
+        *,
+        first_k: int = FIRST_K,
+        max_k: int = MAX_K,
+        together: int = _TOGETHER,
     ) -> None:
-        self.floor = floor
+        self.min_score = min_score
         self._first_k = first_k
         self._max_k = max_k
         self._together = together
@@ -183,29 +187,31 @@ class Links:
     ) -> Iterator[int]:
         """Searches each content of a block once; yields how many pictures that settled."""
         held = Counter(record.sha256 for record in block.records)
-        first = {record.sha256: place for place, record in reversed([*enumerate(block.records)])}
-        places = sorted(first.values())
-        for chosen in _chunks(places, self._together):
-            records = [block.records[place] for place in chosen]
-            if self.floor != NO_SEARCH:
+        first = {
+            record.sha256: position for position, record in reversed([*enumerate(block.records)])
+        }
+        positions = sorted(first.values())
+        for chosen in _chunks(positions, self._together):
+            records = [block.records[position] for position in chosen]
+            if self.min_score != NO_SEARCH:
                 neighbors = self._neighbors(search, block.vectors[chosen])
-                for record, (matches, cut) in zip(records, neighbors, strict=True):
-                    self._keep(record, matches, cut, comparer)
+                for record, (matches, cutoff) in zip(records, neighbors, strict=True):
+                    self._keep(record, matches, cutoff, comparer)
             yield sum(held[record.sha256] for record in records)
 
     def _neighbors(
         self, search: Callable[[Vectors, int], list[list[Match]]], queries: Vectors
     ) -> list[tuple[list[Match], float]]:
-        """All matches of each query that reach the floor, up to `max_k`, and the cutoff score.
+        """All matches of each query that reach the min_score, up to `max_k`, and the cutoff score.
 
-        Most queries have few; those whose last match still reaches the floor are asked again.
+        Most queries have few; those whose last match still reaches the min_score are asked again.
         """
         results: list[tuple[list[Match], float]] = [([], -math.inf)] * len(queries)
         waiting, k = list(range(len(queries))), self._first_k
         while waiting and k <= self._max_k:
             more = []
             for position, matches in zip(waiting, search(queries[waiting], k), strict=True):
-                passing = [match for match in matches if match.score >= self.floor]
+                passing = [match for match in matches if match.score >= self.min_score]
                 full = len(passing) == k
                 results[position] = (passing, passing[-1].score if full else -math.inf)
                 if full:
@@ -214,7 +220,7 @@ class Links:
         return results
 
     def _keep(
-        self, record: ImageRecord, matches: list[Match], cut: float, comparer: PixelComparer
+        self, record: ImageRecord, matches: list[Match], cutoff: float, comparer: PixelComparer
     ) -> None:
         best: dict[str, Match] = {}
         for match in matches:
@@ -224,7 +230,7 @@ class Links:
         scores = np.array([match.score for match in best.values()], dtype=np.float64)
         with self._lock:
             nodes = np.array([self._node(sha256) for sha256 in best], dtype=np.int32)
-            self._found[self._node(record.sha256)] = _Found(nodes, scores, same, cut)
+            self._found[self._node(record.sha256)] = _Found(nodes, scores, same, cutoff)
 
     def _node(self, sha256: str) -> int:
         node = self._node_of.setdefault(sha256, len(self._sha256s))
@@ -233,7 +239,7 @@ class Links:
         return node
 
     def snapshot(self, threshold: float, *, confirmed: bool) -> Snapshot:
-        """What belongs together at a threshold that is not below the floor.
+        """What belongs together at a threshold that is not below the min_score.
 
         Args:
             threshold: The lowest score of a pair.
@@ -247,8 +253,8 @@ class Links:
             for image_id, node in self._node_of_id.items():
                 if node in linked or held[node] > 1:
                     ids.setdefault(node, []).append(image_id)
-            cut_short = {node for node, found in self._found.items() if found.cut >= threshold}
-            return Snapshot(ids=ids, edges=edges, sha256s=list(self._sha256s), cut_short=cut_short)
+            truncated = {node for node, found in self._found.items() if found.cutoff >= threshold}
+            return Snapshot(ids=ids, edges=edges, sha256s=list(self._sha256s), truncated=truncated)
 
     def _edges(self, threshold: float, *, confirmed: bool) -> Edges:
         found = self._found
@@ -268,9 +274,9 @@ class Links:
         )
 
 
-def _chunks(places: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(places), size):
-        yield places[start : start + size]
+def _chunks(positions: list[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(positions), size):
+        yield positions[start : start + size]
 
 
 def _none(kind: type[np.generic]) -> NDArray[np.generic]:
@@ -337,12 +343,12 @@ class PixelComparer:
         A picture that cannot be opened is the same as none.
         """
         verdicts = np.zeros(len(others), dtype=np.bool_)
-        asked = [place for place, other in enumerate(others) if same_shape(one, other)]
+        asked = [position for position, other in enumerate(others) if same_shape(one, other)]
         own = self._reduced(one.id, one.sha256) if asked else None
         if own is None:
             return verdicts
-        cells = [self._reduced(others[place].id, others[place].sha256) for place in asked]
-        known = [place for place, cell in zip(asked, cells, strict=True) if cell is not None]
+        cells = [self._reduced(others[position].id, others[position].sha256) for position in asked]
+        known = [position for position, cell in zip(asked, cells, strict=True) if cell is not None]
         if known:
             stacked = np.stack([cell for cell in cells if cell is not None])
             verdicts[known] = same_pixels(own, stacked)
