@@ -10,11 +10,9 @@ from itertools import count
 from pathlib import Path
 
 from benchmarks.common import WEB, announce, environment, paired, pictures, prepared, rate, report
+from lookalike import Client
 from lookalike.bootstrap import build_encoder
-from lookalike.cli.backends import Job
-from lookalike.cli.local import LocalBackend
 from lookalike.config import load_settings
-from lookalike.records import OnConflict
 
 COUNT = 320
 BATCH = 32
@@ -43,13 +41,9 @@ def main() -> None:
 
 def index(data: Path, files: list[Path]) -> float:
     """Pictures per second through everything that the command does once its network is loaded."""
-    jobs = [Job(path=file, metadata=None) for file in files]
-    with LocalBackend(load_settings(data_dir=data)) as backend:
-        list(backend.index(jobs[:BATCH], collection="warm", on_conflict=OnConflict.REPLACE))
-        return rate(
-            len(jobs),
-            lambda: list(backend.index(jobs, collection="default", on_conflict=OnConflict.REPLACE)),
-        )
+    with Client(data) as client:
+        client.index(*files[:BATCH], collection="warm")
+        return rate(len(files), lambda: client.index(*files))
 
 
 if __name__ == "__main__":

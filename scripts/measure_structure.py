@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 import lookalike
-from lookalike.client import Lookalike
+from lookalike import Client
 from lookalike.evaluation.runner import evaluate
 from scripts.samples import write_samples
 
@@ -81,14 +81,14 @@ def use_cases() -> Iterator[tuple[str, Callable[[], Any]]]:
         write_samples(photos, classes=["mug", "fish"], instances=6, views=3, size=(96, 72))
         query = next(photos.rglob("*.jpg"))
         extra.write_bytes(query.read_bytes() + b"\0")
-        with Lookalike(Path(folder) / "data", model="color") as opened:
+        with Client(Path(folder) / "data", model="color") as opened:
             items = opened.index(photos, folder_field="label")
-            opened.search(query, k=3, where={"label": "mug"})  # what loads once has loaded
-            vectors, services = opened.vectors(label_field="label"), opened._services
+            opened.search(query, k=3, filter={"label": "mug"})  # what loads once has loaded
+            vectors = opened.vector_set(label_field="label")
             yield "one search", lambda: opened.search(query, k=3)
-            yield "one filtered search", lambda: opened.search(query, k=3, where={"label": "mug"})
+            yield "one filtered search", lambda: opened.search(query, k=3, filter={"label": "mug"})
             yield "one indexed picture", lambda: opened.index(extra)
-            yield "one delete", lambda: services.pictures.delete("default", str(items[0].id))
+            yield "one delete", lambda: opened.delete(str(items[0].id))
             yield "one evaluation", lambda: evaluate(vectors, ks=(1, 5))
 
 

@@ -42,6 +42,7 @@ LookalikeError
 │   ├── DataFolderInUseError      another process owns the data folder
 │   └── DataFolderError           the data folder cannot be used or is damaged
 ├── ConfigurationError            a setting that cannot work
+│   ├── MissingFileError          a file that is not there; a FileNotFoundError as well
 │   └── WeightsError
 │       ├── WeightsNotFoundError  the file is not here and cannot be downloaded
 │       └── WeightsMismatchError  the file does not fit the model
@@ -311,6 +312,12 @@ class ConfigurationError(LookalikeError):
     code = "invalid_configuration"
 
 
+class MissingFileError(ConfigurationError, FileNotFoundError):
+    """A file or folder that was named is not there."""
+
+    code = "file_not_found"
+
+
 class WeightsError(ConfigurationError):
     """The network's weights cannot be used."""
 
@@ -387,5 +394,5 @@ class ServerError(LookalikeError):
     code = "server_error"
 
     def __init__(self, text: str, *, passing: bool = False) -> None:
-        super().__init__(text)
+        Exception.__init__(self, text)  # subclasses mix this class with errors of other arguments
         self.passing = passing

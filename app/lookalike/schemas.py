@@ -7,7 +7,7 @@ services of this process return.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import quote, urlencode
@@ -235,6 +235,15 @@ class CollectionOut(Schema):
             passport=PassportOut.of(info.spec),
             provenance=info.provenance,
         )
+
+    @classmethod
+    def of_all(cls, infos: Iterable[CollectionInfo], live: Iterable[ModelSpec]) -> list[Self]:
+        """Collections as JSON; those whose vectors were made by a `live` model are searchable."""
+        specs = list(live)
+        return [
+            cls.of(info, searchable=any(not info.spec.differences(spec) for spec in specs))
+            for info in infos
+        ]
 
 
 class VectorSetOut(Schema):

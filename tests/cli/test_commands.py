@@ -214,7 +214,7 @@ def test_one_file_beyond_a_services_limit_fails_alone(lookalike, tmp_path, pictu
 
 
 def test_the_kept_key_goes_to_this_machine_only(tmp_path):
-    from lookalike.cli.connect import _kept_key
+    from lookalike.cli.options import _kept_key
 
     (tmp_path / "admin.key").write_text("kept\n")
     assert _kept_key("http://localhost:8000", tmp_path) == "kept"
@@ -231,7 +231,7 @@ def test_a_port_in_use_is_one_clear_error(server):
 
 
 def test_a_typo_in_the_env_file_is_named(tmp_path, monkeypatch):
-    from lookalike.cli.options import warn_unknown_variables
+    from lookalike.cli.serve import warn_unknown_variables
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("LOOKALIKE_PROT=9\n")

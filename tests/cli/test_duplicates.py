@@ -59,7 +59,7 @@ def test_a_page_is_written(lookalike, place, doubled, tmp_path):
 
 
 def test_all_pages_are_joined(lookalike, doubled, place, monkeypatch):
-    from lookalike.cli import local
+    from lookalike.client import local
 
     monkeypatch.setattr(local, "MAX_LIMIT", 1)
     words = ["--threshold", "0.99", "--json", *place]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from lookalike.cli import watching
-from lookalike.cli.remote import RemoteBackend
+from lookalike import client
+from lookalike.client.http import HttpClient
 from lookalike.errors import ConfigurationError
 from lookalike.schemas import JobOut
 from lookalike.services.importing import ImportOptions
@@ -188,12 +188,12 @@ class Unsteady:
     def __init__(self, server: Server, patch: pytest.MonkeyPatch, *, restart: bool) -> None:
         self._server = server
         self._restart = restart
-        self._ask = RemoteBackend.job
+        self._ask = HttpClient.job
         self.thread: threading.Thread | None = None
-        patch.setattr(RemoteBackend, "job", self.wrapped())
+        patch.setattr(HttpClient, "job", self.wrapped())
 
-    def wrapped(self) -> Callable[[RemoteBackend, str], JobOut]:
-        def job(backend: RemoteBackend, job_id: str) -> JobOut:
+    def wrapped(self) -> Callable[[HttpClient, str], JobOut]:
+        def job(backend: HttpClient, job_id: str) -> JobOut:
             if self.thread is None:
                 self._server.kill()
                 self.thread = threading.Thread(
@@ -228,7 +228,7 @@ def test_a_service_that_stays_away_is_not_waited_for(
     there: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watching, "RETRY_S", 1.0)
+    monkeypatch.setattr(client, "PATIENCE_S", 1.0)
     with monkeypatch.context() as patch:
         Unsteady(server, patch, restart=False)
         done = lookalike("index", str(archive), *there)

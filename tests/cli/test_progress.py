@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 SCRIPT = """
-from lookalike.cli.progress import progress
-with progress() as report:
+from lookalike.cli.output import progress
+with progress() as drawn:
     for done in range(4):
-        report("indexing", done, 3)
+        drawn.report(done, 3, stage="indexing")
 """
 
 

@@ -11,6 +11,7 @@ import pytest
 from lookalike.errors import (
     CollectionNotFoundError,
     ConfigurationError,
+    ConflictError,
     InvalidParameterError,
     ReembeddingIncompleteError,
     ServerError,
@@ -168,3 +169,27 @@ def test_a_head_that_cannot_be_read(lookalike: Any, pictures: Path, tmp_path: Pa
     assert lookalike("index", str(pictures)).exit_code == 0
     for name in ("x" * 300, "nowhere.safetensors", "a\0b.safetensors"):
         assert isinstance(lookalike("reembed", "--head", name).exception, ConfigurationError)
+
+
+@pytest.mark.parametrize("where", ["folder", "service"])
+def test_vectors_that_are_no_longer_used_are_discarded(
+    lookalike: Any, pictures: Path, head: str, there: list[str], where: str
+) -> None:
+    place = there if where == "service" else ["--collection", "things"]
+    words = place[:-2]  # the collection is an argument of `vectors`
+    assert lookalike("index", str(pictures / "mug"), *place).exit_code == 0
+    watch = ["--watch"] if where == "service" else []
+    assert lookalike("reembed", "--head", head, *watch, *place).exit_code == 0
+    shown = lookalike("vectors", "list", "things", *words)
+    assert shown.exit_code == 0, shown.output
+    assert "48 numbers" in shown.stdout
+    old, new = json.loads(lookalike("vectors", "list", "things", "--json", *words).stdout)
+    assert (old["active"], new["active"], new["count"]) == (False, True, 6)
+    digest = new["passport"]["digest"]
+    in_use = lookalike("vectors", "discard", "things", digest, *words)
+    assert isinstance(in_use.exception, ConflictError)
+    assert lookalike("vectors", "discard", "things", "--unused", *words).stdout == "discarded 1\n"
+    assert json.loads(lookalike("vectors", "list", "things", "--json", *words).stdout) == [new]
+    for wrong in ([], [digest, "--unused"]):
+        asked = lookalike("vectors", "discard", "things", *wrong, *words)
+        assert isinstance(asked.exception, ConfigurationError)

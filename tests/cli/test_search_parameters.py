@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lookalike.cli.remote import RemoteBackend
+from lookalike.client.http import HttpClient
 from lookalike.schemas import SearchOut
 from lookalike.store.effort import LIMITS, Effort
 from lookalike.store.local.store import LocalStore
@@ -41,7 +41,7 @@ def test_a_service_is_sent_what_was_given_and_takes_it(lookalike, pictures, serv
     place = ["--server", server.url, "--api-key", ADMIN_KEY, "--collection", "hard"]
     assert lookalike("index", str(pictures / "fish"), *place).exit_code == 0
     sent: list[dict[str, object]] = []
-    real = RemoteBackend._call
+    real = HttpClient._call
 
     def watched(self, method, path, **options):
         body = options.get("data") or json.loads(options["content"])
@@ -50,7 +50,7 @@ def test_a_service_is_sent_what_was_given_and_takes_it(lookalike, pictures, serv
             return answer
         return real(self, method, path, **options)
 
-    monkeypatch.setattr(RemoteBackend, "_call", watched)
+    monkeypatch.setattr(HttpClient, "_call", watched)
     query = str(pictures / "fish" / "fish-01-1.jpg")
     for flags in ([], [*FLAGS, "--exact"]):
         done = lookalike("search", query, "--json", *flags, *place)

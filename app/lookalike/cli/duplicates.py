@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import io
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
 
-from lookalike.cli.options import DEFAULT, ApiKey, Collection, Json, Server, settings_flags
+from lookalike.cli.options import (
+    DEFAULT,
+    ApiKey,
+    Collection,
+    Json,
+    Server,
+    open_client,
+    settings_flags,
+)
+from lookalike.cli.output import cell, progress
+from lookalike.client import BaseClient
 from lookalike.records import DuplicateKind
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from lookalike.cli.backends import Backend, DuplicatesAsk
-    from lookalike.schemas import DuplicateGroupOut, DuplicatesOut, KeptOut
+from lookalike.schemas import DuplicatesOut, KeptOut
+from lookalike.visualization.duplicates_page import ShownGroup, ShownPicture, duplicates_page
+from lookalike.visualization.pages import check_writable, write_whole
 
 SHOWN_GROUPS = 50
 """Groups in the table."""
@@ -45,53 +54,25 @@ def duplicates(
     api_key: ApiKey = None,
 ) -> None:
     """Find pictures that are stored more than once; nothing is deleted."""
-    from lookalike.cli.backends import DuplicatesAsk  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.cli.connect import open_backend  # noqa: PLC0415
-    from lookalike.visualization.pages import check_writable  # noqa: PLC0415
-
     if html is not None:
         check_writable(html)
-    ask = DuplicatesAsk(collection=collection, kind=kind, threshold=threshold)
-    with open_backend(server, api_key, given) as backend:
-        found = _all(backend, ask)
+    with open_client(server, api_key, given) as client:
+        with progress() as drawn:
+            found = client.duplicates(
+                collection,
+                kind=kind,
+                threshold=threshold,
+                progress=drawn.stage("searching for duplicates"),
+            )
         if html is not None:
-            _write(html, found, backend)
+            _write(html, found, client)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:
         _print(found)
 
 
-def _all(backend: Backend, ask: DuplicatesAsk) -> DuplicatesOut:
-    """Waits until the search is through, and joins all pages."""
-    from dataclasses import replace  # noqa: PLC0415
-
-    from lookalike.cli.progress import progress  # noqa: PLC0415 - see lookalike.cli.main
-
-    groups: list[DuplicateGroupOut] = []
-    with progress() as report:
-        while True:
-            answer = backend.duplicates(ask)
-            if answer.state == "running":
-                report("searching for duplicates", answer.done, answer.total)
-                time.sleep(0.1)
-                continue
-            groups += answer.groups
-            if answer.next_cursor is None:
-                return answer.model_copy(update={"groups": groups})
-            ask = replace(ask, cursor=answer.next_cursor)
-
-
-def _write(path: Path, found: DuplicatesOut, backend: Backend) -> None:
-    from PIL import Image  # noqa: PLC0415 - see lookalike.cli.main
-
-    from lookalike.visualization.duplicates_page import (  # noqa: PLC0415
-        ShownGroup,
-        ShownPicture,
-        duplicates_page,
-    )
-    from lookalike.visualization.pages import write_whole  # noqa: PLC0415
-
+def _write(path: Path, found: DuplicatesOut, client: BaseClient) -> None:
     def shown(picture: KeptOut, *, kind: str = "", score: float = 1.0) -> ShownPicture:
         return ShownPicture(
             id=picture.id,
@@ -104,7 +85,7 @@ def _write(path: Path, found: DuplicatesOut, backend: Backend) -> None:
         )
 
     def thumbnail(image_id: str) -> Image.Image:
-        content = backend.thumbnail(found.collection, image_id)
+        content = client.thumbnail(image_id, collection=found.collection)
         return Image.open(io.BytesIO(content)).convert("RGB")
 
     groups = [
@@ -129,11 +110,6 @@ def _write(path: Path, found: DuplicatesOut, backend: Backend) -> None:
 
 
 def _print(found: DuplicatesOut) -> None:
-    from rich.console import Console  # noqa: PLC0415 - see lookalike.cli.main
-    from rich.table import Table  # noqa: PLC0415
-
-    from lookalike.cli.tables import cell  # noqa: PLC0415
-
     table = Table(title=f"duplicates in {found.collection}", title_justify="left")
     for name in ("group", "", "id", "filename", "kind", "score", "pixels", "bytes"):
         right = name in {"group", "score", "bytes"}

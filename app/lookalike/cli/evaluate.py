@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from lookalike.cli.options import Json, settings_flags
+from lookalike.cli.output import cell, progress
 from lookalike.cli.vector_sets import (
     SET_SETTINGS,
     Wanted,
@@ -17,12 +20,15 @@ from lookalike.cli.vector_sets import (
     require_label_field,
     set_flags,
 )
+from lookalike.evaluation import runner
+from lookalike.evaluation.report import write_html, write_json
+from lookalike.evaluation.results import Evaluation
+from lookalike.services.vector_set import VectorSet
+from lookalike.visualization.contact_sheet import save_picture
+from lookalike.visualization.pages import check_writable
+from lookalike.visualization.query_sheet import query_sheet
 
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
-
-if TYPE_CHECKING:
-    from lookalike.evaluation.results import Evaluation
-    from lookalike.services.vector_set import VectorSet
 
 
 @settings_flags(*SET_SETTINGS)
@@ -51,24 +57,20 @@ def evaluate(
     """Measure how well the pictures of a labelled set find those of their class."""
     if query_index is None:
         require_label_field(wanted)
-    from lookalike.cli.progress import progress  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.visualization.pages import check_writable  # noqa: PLC0415
 
     check_writable(out / "report.json")
-    with progress() as report, open_vectors(wanted, given, report) as vectors:
+    with progress() as drawn, open_vectors(wanted, given, drawn.show) as vectors:
         _warn_of_splits(vectors)
         if query_index is not None:
             _one_query(vectors, query_index, k=k, out=out, as_json=as_json)
             return
-        from lookalike.evaluation.report import write_html, write_json  # noqa: PLC0415
-        from lookalike.evaluation.runner import evaluate as run  # noqa: PLC0415
 
-        found = run(
+        found = runner.evaluate(
             vectors,
             k=k,
             queries=queries,
             seed=wanted.seed,
-            on_progress=lambda done, total: report("ranking", done, total),
+            on_progress=drawn.stage("ranking").report,
         )
         write_json(found, out / "report.json")
         write_html(found, vectors, out / "report.html")
@@ -91,11 +93,8 @@ def _warn_of_splits(vectors: VectorSet) -> None:
 
 
 def _one_query(vectors: VectorSet, position: int, *, k: int, out: Path, as_json: bool) -> None:
-    from lookalike.evaluation.runner import evaluate_query  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.visualization.contact_sheet import save_picture  # noqa: PLC0415
-    from lookalike.visualization.query_sheet import query_sheet  # noqa: PLC0415
 
-    found = evaluate_query(vectors, position, k)
+    found = runner.evaluate_query(vectors, position, k)
     path = out / f"query-{position}.png"
     matches = [(match.position, match.score, match.relevant) for match in found.matches]
     save_picture(query_sheet(vectors, position, matches), path)
@@ -114,10 +113,6 @@ def _one_query(vectors: VectorSet, position: int, *, k: int, out: Path, as_json:
 
 
 def _print(found: Evaluation, out: Path) -> None:
-    from rich.console import Console  # noqa: PLC0415 - see lookalike.cli.main
-    from rich.table import Table  # noqa: PLC0415
-
-    from lookalike.cli.tables import cell  # noqa: PLC0415
 
     spec = found.spec
     console = Console()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import lookalike
 from lookalike.cli.options import (
     DEFAULT,
     MODEL_SETTINGS,
@@ -17,19 +19,19 @@ from lookalike.cli.options import (
     Collection,
     Json,
     Server,
+    open_client,
     settings_flags,
 )
-from lookalike.cli.watching import print_errors, watched
+from lookalike.cli.output import print_errors, progress, watch_job
+from lookalike.client import Outcome
 from lookalike.errors import ConfigurationError, LookalikeError
-from lookalike.media.walk import Found, walk
-from lookalike.progress import NO_PROGRESS
+from lookalike.media.walk import walk
 from lookalike.records import OnConflict
+from lookalike.schemas import JobOut
 from lookalike.services.import_run import ARCHIVE_ENDINGS
 
 if TYPE_CHECKING:
-    from lookalike.cli.backends import Backend, Line
-    from lookalike.schemas import JobOut
-    from lookalike.services.importing import ImportOptions
+    from lookalike import Client, HttpClient
 
 STAGE = "indexing"
 
@@ -65,33 +67,31 @@ def index(
     An archive (zip, tar, tar.gz, tar.bz2, tar.xz) is sent to a service (--server) as it is, which
     indexes its pictures in the background; so are folders of the service's machine (--on-server).
     """
-    from lookalike.cli.connect import open_backend  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.services.importing import ImportOptions  # noqa: PLC0415
-
     if on_server and server is None:
         raise ConfigurationError("--on-server needs --server: which service is to read the folder?")
-    options = ImportOptions(
-        collection=collection,
-        on_conflict=on_conflict,
-        metadata=_common(metadata),
-        folder_field=folder_field,
-    )
+    options: dict[str, Any] = {
+        "collection": collection,
+        "on_conflict": on_conflict,
+        "metadata": _common(metadata),
+        "folder_field": folder_field,
+    }
     archives = [path for path in paths or () if _is_archive(path)]
     if missing := [path for path in archives if not path.is_file()]:
         raise ConfigurationError(f"{missing[0]} does not exist, or is no file")
     files = [path for path in paths or () if not _is_archive(path)]
-    found = list(walk(files))
-    if not (found or archives or on_server):
+    some = [next(walk([path]), None) is not None for path in files]  # raises where one is missing
+    if not (any(some) or archives or on_server):
         raise ConfigurationError("No pictures found there; name files or folders that hold some")
-    with open_backend(server, api_key, given, changes=True, must_exist=False) as backend:
-        lines = _index_files(backend, found, options)
-        jobs: list[JobOut] = []
-        if server is None:
-            lines += _index_archives(backend, archives, options)
+    jobs: list[JobOut] = []
+    with open_client(server, api_key, given, changes=True, must_exist=False) as client:
+        with progress() as drawn:
+            outcomes = client.index(*files, progress=drawn.stage(STAGE), **options)
+        if isinstance(client, lookalike.Client):
+            outcomes += _index_archives(client, archives, options)
         else:
-            failed, jobs = _have_indexed(backend, archives, on_server or [], options)
-            lines += failed
-    _report(lines, jobs, as_json=as_json)
+            failed, jobs = _have_indexed(client, archives, on_server or [], options)
+            outcomes += failed
+    _report(outcomes, jobs, as_json=as_json)
 
 
 def _common(metadata: str | None) -> dict[str, Any] | None:
@@ -108,101 +108,64 @@ def _is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVE_ENDINGS) and not path.is_dir()
 
 
-def _index_files(backend: Backend, found: list[Found], options: ImportOptions) -> list[Line]:
-    from lookalike.cli.backends import Job  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.cli.progress import progress  # noqa: PLC0415
-
-    jobs = [
-        Job(path=one.path, metadata=options.describe(one.folder))
-        for one in found
-        if one.error is None
-    ]
-    lines = [_failed(one.path, one.error) for one in found if one.error is not None]
-    if not jobs:
-        return lines
-    with progress() as report:
-        for line in backend.index(
-            jobs, collection=options.collection, on_conflict=options.on_conflict
-        ):
-            lines.append(line)
-            report(STAGE, len(lines), len(found))
-    return lines
-
-
-def _index_archives(backend: Backend, archives: list[Path], options: ImportOptions) -> list[Line]:
-    """Indexes archives into a data folder; one that fails harms no other."""
-    from lookalike.cli.local import LocalBackend  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.cli.progress import progress  # noqa: PLC0415
-
-    assert isinstance(backend, LocalBackend)
-    lines: list[Line] = []
-    with progress() as report:
+def _index_archives(
+    client: Client, archives: Sequence[Path], options: dict[str, Any]
+) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    with progress() as drawn:
         for path in archives:
-            before = len(lines)
-            try:
-                feed = backend.open_archive(path, options)
-                total = feed.count(NO_PROGRESS)
-                for line in backend.index_archive(path, feed, options):
-                    lines.append(line)
-                    report(f"{STAGE} {path.name}", len(lines) - before, total)
-            except LookalikeError as exc:
-                lines.append(_failed(path, exc))
-    return lines
-
-
-def _failed(path: Path, error: LookalikeError) -> Line:
-    from lookalike.cli.backends import Line  # noqa: PLC0415 - see lookalike.cli.main
-
-    return Line(path=path, status="failed", reason=str(error))
+            stage = drawn.stage(f"{STAGE} {path.name}")
+            outcomes += client.index_archive(path, progress=stage, **options)
+    return outcomes
 
 
 def _have_indexed(
-    backend: Backend, archives: list[Path], folders: list[str], options: ImportOptions
-) -> tuple[list[Line], list[JobOut]]:
-    """Has a service index archives and its own folders, and follows each to its end.
+    client: HttpClient, archives: Sequence[Path], folders: Sequence[str], options: dict[str, Any]
+) -> tuple[list[Outcome], list[JobOut]]:
+    """Has a service index archives and its own folders, and watches each job to its end.
 
     Returns:
         Those that failed, which harm no other, and the jobs of the rest.
     """
-    from lookalike.cli.progress import progress  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.cli.remote import RemoteBackend  # noqa: PLC0415
-
-    assert isinstance(backend, RemoteBackend)
-
-    def send(path: Path) -> JobOut:
-        with progress() as report:
-            return backend.index_archive(path, options, report)
-
-    begin = [(path, partial(send, path)) for path in archives]
-    begin += [(Path(path), partial(backend.index_folder, path, options)) for path in folders]
-    failed: list[Line] = []
+    failed: list[Outcome] = []
     jobs: list[JobOut] = []
+    begin = [(path, partial(_send, client, path, options)) for path in archives]
+    begin += [(Path(path), partial(client.index_folder, path, **options)) for path in folders]
     for path, begun in begin:
         try:
-            jobs.append(watched(backend, begun(), stage=STAGE))
+            jobs.append(watch_job(client, begun(), stage=STAGE))
         except LookalikeError as exc:
-            failed.append(_failed(path, exc))
+            failed.append(Outcome.failure(path, exc))
     return failed, jobs
 
 
-def _report(lines: list[Line], jobs: list[JobOut], *, as_json: bool) -> None:
+def _send(client: HttpClient, path: Path, options: dict[str, Any]) -> JobOut:
+    with progress() as drawn:
+        return client.index_archive(path, progress=drawn, **options)
+
+
+def _report(outcomes: Sequence[Outcome], jobs: Sequence[JobOut], *, as_json: bool) -> None:
     """Prints what became of all; exits with 1 where something failed."""
-    counts = Counter(line.status for line in lines)
-    failed = [line for line in lines if line.reason is not None]
+    counts = Counter(outcome.status for outcome in outcomes)
     if as_json:
-        items = [
-            {"path": str(line.path), "status": line.status, "id": line.id, "reason": line.reason}
-            for line in lines
-        ]
+        items = [_item(outcome) for outcome in outcomes]
         ended = {"jobs": [job.model_dump(mode="json") for job in jobs]} if jobs else {}
         typer.echo(json.dumps({**counts, "items": items, **ended}, indent=2))
     else:
-        if lines:
+        if outcomes:
             typer.echo(", ".join(f"{count} {status}" for status, count in counts.items()))
-        for line in failed:
-            typer.echo(f"  {line.path}: {line.reason}", err=True)
+        print_errors(f"{one.path}: {one.error}" for one in outcomes if one.failed)
         for job in jobs:
             typer.echo(f"job {job.id} is {job.state}: {job.message}")
             print_errors(job.error_texts)
-    if failed or any(job.errors or job.state in {"failed", "canceled"} for job in jobs):
+    if counts["failed"] or any(job.errors or job.state in {"failed", "canceled"} for job in jobs):
         raise typer.Exit(1)
+
+
+def _item(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "path": str(outcome.path),
+        "status": outcome.status,
+        "id": outcome.id,
+        "reason": None if outcome.error is None else str(outcome.error),
+    }

@@ -1,50 +1,102 @@
-"""`lookalike`: the command line. Heavy libraries are imported inside the commands only."""
+"""`lookalike`: the command line. A command's module is imported when the command is called."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lookalike import __version__
-from lookalike.cli import (
-    cluster,
-    duplicates,
-    evaluate,
-    index,
-    manage,
-    maps,
-    quantize,
-    reembed,
-    search,
-    serve,
-    train,
-    tune,
-)
+from lookalike.cores import limit_openmp
 from lookalike.errors import ConfigurationError, LookalikeError
+
+COMMANDS = {
+    "serve": ("serve:serve", "Start the service; GET /docs shows how to use it."),
+    "index": ("index:index", "Add pictures to a collection; skip what is there already."),
+    "search": ("search:search", "Find the pictures most like IMAGE."),
+    "evaluate": (
+        "evaluate:evaluate",
+        "Measure how well the pictures of a labelled set find those of their class.",
+    ),
+    "map": ("maps:map_pictures", "Draw a map on which similar pictures lie together."),
+    "duplicates": (
+        "duplicates:duplicates",
+        "Find pictures that are stored more than once; nothing is deleted.",
+    ),
+    "cluster": ("maps:cluster", "Group pictures that look alike."),
+    "train": (
+        "train:train",
+        "Train a head on a labelled set's vectors, and measure what it changes.",
+    ),
+    "reembed": ("reembed:reembed", "Move a collection to another model."),
+    "tune": (
+        "tune:tune",
+        "Try index types on a collection: recall, milliseconds, memory, seconds to build.",
+    ),
+    "quantize": (
+        "quantize:quantize",
+        "Make the model's int8 network for OpenVINO; served with LOOKALIKE_PRECISION=int8.",
+    ),
+    "info": ("manage:info", "Show collections, their models and indexes, and the version."),
+    "list": ("manage:list_images", "List the pictures of a collection, oldest first."),
+    "delete": ("manage:delete", "Delete pictures by id, or a whole collection."),
+    "vectors": (
+        "manage:vectors",
+        "List the vectors of a collection, or discard those that it no longer uses.",
+    ),
+}
+"""Each command: where its function or its group of commands is, and its line in --help."""
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands are placeholders until one is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Finds the command to call, and imports its module."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, None if command is None else load_command(str(name)), rest
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Formats help as plain text, so that rich is not imported for it."""
+        super(TyperGroup, self).format_help(ctx, formatter)
+
+
+def load_command(name: str) -> Any:
+    """Imports a command's module and makes the command, or the group, that typer runs."""
+    limit_openmp()  # before what the command imports
+    module, attribute = COMMANDS[name][0].split(":")
+    found = getattr(import_module(f"lookalike.cli.{module}"), attribute)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
+    alone = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, context_settings=_CONTEXT
+    )
+    alone.command(name)(found)
+    return typer.main.get_command(alone)
+
+
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="lookalike",
+    cls=LazyGroup,
     help="Self-hosted image similarity search.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_CONTEXT,
 )
-app.command()(serve.serve)
-app.command()(index.index)
-app.command()(search.search)
-app.command()(evaluate.evaluate)
-app.command(name="map")(maps.map_pictures)
-app.command()(duplicates.duplicates)
-app.command()(cluster.cluster)
-app.command()(train.train)
-app.command()(reembed.reembed)
-app.command()(tune.tune)
-app.command()(quantize.quantize)
-app.command()(manage.info)
-app.command(name="list")(manage.list_images)
-app.command()(manage.delete)
+
+
+def _placeholder() -> Callable[[], None]:
+    return lambda: None
+
+
+for _name, (_, _help) in COMMANDS.items():
+    app.command(_name, help=_help)(_placeholder())
 
 
 def _version(wanted: bool) -> None:
@@ -69,7 +121,7 @@ def run() -> None:
     Exit codes: 0 done, 1 it failed, 2 it was asked for wrongly.
     """
     try:
-        app()
+        app(prog_name="lookalike")
     except ConfigurationError as exc:
         typer.secho(f"lookalike: {exc}", err=True, fg="red")
         sys.exit(2)

@@ -1,12 +1,15 @@
-"""`lookalike info`, `list` and `delete`."""
+"""`lookalike info`, `list`, `delete` and `vectors`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from lookalike.cli.options import (
     DEFAULT,
@@ -15,9 +18,15 @@ from lookalike.cli.options import (
     FilterOption,
     Json,
     Server,
+    open_client,
+    read_filter,
     settings_flags,
 )
+from lookalike.cli.output import cell, metadata_cell, size_text
 from lookalike.errors import ConfigurationError
+from lookalike.services.recall_meter import WINDOW
+
+Facts = Mapping[str, Any]
 
 
 @settings_flags("data_dir")
@@ -25,18 +34,11 @@ def info(
     given: dict[str, Any], *, as_json: Json = False, server: Server = None, api_key: ApiKey = None
 ) -> None:
     """Show collections, what made their vectors, their indexes with memory, and the version."""
-    from lookalike.cli.connect import open_backend  # noqa: PLC0415 - see lookalike.cli.main
-
-    with open_backend(server, api_key, given) as backend:
-        facts = backend.info()
+    with open_client(server, api_key, given) as client:
+        facts = client.info()
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
-    from rich.console import Console  # noqa: PLC0415 - see lookalike.cli.main
-    from rich.table import Table  # noqa: PLC0415
-
-    from lookalike.cli.facts import about  # noqa: PLC0415
-    from lookalike.cli.tables import cell  # noqa: PLC0415
 
     console = Console()
     for collection in facts["collections"]:
@@ -53,6 +55,65 @@ def info(
     console.print(f"lookalike {facts['version']}")
 
 
+def about(collection: Facts, facts: Facts) -> Iterator[tuple[str, str]]:
+    """Lines about a collection, each with what it is about.
+
+    Args:
+        collection: One of `collections` in `facts`.
+        facts: What `GET /info` answers, or a data folder says of itself.
+    """
+    index = facts["store"].get("collections", {}).get(collection["name"], {})
+    yield "model", _model(collection["passport"], collection["provenance"])
+    yield "index", _index(index, collection["index"])
+    if building := index.get("building"):
+        yield "building", f"{building['stage']}, {building['done']:,} of {building['total']:,}"
+    if "failure" in index:
+        yield "failure", index["failure"]
+    if "type" in index:
+        yield "memory", _memory(index)
+    if recall := _recall(index, facts.get("recall", {}).get(collection["name"])):
+        yield "recall", recall
+
+
+def _model(spec: Facts, provenance: Facts) -> str:
+    parts = [f"{spec['model']} with {spec['weights']} weights"]
+    if spec["head"]:
+        parts.append(f"head {spec['head'][:8]}")
+    parts.append(f"{spec['dim']:,} numbers")
+    if "precision" in provenance:
+        parts.append(provenance["precision"])
+    return ", ".join(parts)
+
+
+def _index(index: Facts, setting: str) -> str:
+    """The type that is in use, or what a folder has saved of one that nobody has loaded here."""
+    if "type" in index:
+        return f"{index['type']}: {index['reason']}"
+    saved = index.get("saved")
+    if saved is None:
+        return f"not loaded, and nothing is saved; as set here: {setting}"
+    return (
+        f"not loaded; saved: {saved['type']} of {saved['count']:,} pictures, "
+        f"{size_text(saved['bytes'])} on the disk"
+    )
+
+
+def _memory(index: Facts) -> str:
+    text = f"{size_text(index['bytes'])}, {index['bytes_per_picture']:,.0f} bytes a picture"
+    mapped = index.get("mapped_bytes", 0)
+    return f"{text}; {size_text(mapped)} mapped" if mapped else text
+
+
+def _recall(index: Facts, measured: Facts | None) -> str | None:
+    """As measured on searches; before the first of them as found when the index was built."""
+    if measured and measured["mean"] is not None:
+        count = min(measured["samples"], WINDOW)
+        return f"{measured['mean']:.4f}, mean of the last {count:,} searches that were measured"
+    levels = index.get("calibration", [])
+    parts = [f"{level['recall']:.4f} for {level['k']:,} matches" for level in levels]
+    return f"when it was built {', '.join(parts)}" if parts else None
+
+
 @settings_flags("data_dir")
 def list_images(
     given: dict[str, Any],
@@ -65,18 +126,12 @@ def list_images(
     api_key: ApiKey = None,
 ) -> None:
     """List the pictures of a collection, oldest first."""
-    from lookalike.cli.connect import open_backend  # noqa: PLC0415 - see lookalike.cli.main
-
-    with open_backend(server, api_key, given) as backend:
-        listed = list(islice(backend.images(collection, where=filter_), limit + 1))
+    with open_client(server, api_key, given) as client:
+        listed = list(islice(client.list(collection, filter=read_filter(filter_)), limit + 1))
     images, more = listed[:limit], len(listed) > limit
     if as_json:
         typer.echo(json.dumps([image.model_dump() for image in images], indent=2))
         return
-    from rich.console import Console  # noqa: PLC0415 - see lookalike.cli.main
-    from rich.table import Table  # noqa: PLC0415
-
-    from lookalike.cli.tables import cell, metadata_cell  # noqa: PLC0415
 
     table = Table("id", "filename", "pixels", "metadata", "updated")
     for image in images:
@@ -102,15 +157,70 @@ def delete(
     api_key: ApiKey = None,
 ) -> None:
     """Delete pictures by id, or a whole collection."""
-    from lookalike.cli.connect import open_backend  # noqa: PLC0415 - see lookalike.cli.main
-
     if bool(ids) == everything:
         raise ConfigurationError("Name the ids to delete, or --all for the whole collection")
     if everything and not yes:
         typer.confirm(f"Delete the collection {collection!r} with all its pictures?", abort=True)
-    with open_backend(server, api_key, given, changes=True) as backend:
+    with open_client(server, api_key, given, changes=True) as client:
         if everything:
-            backend.drop(collection)
+            client.drop(collection)
         for image_id in ids or []:
-            backend.delete(collection, image_id)
+            client.delete(image_id, collection=collection)
     typer.echo(f"deleted {f'the collection {collection}' if everything else len(ids or [])}")
+
+
+vectors = typer.Typer(
+    help="List the vectors of a collection, or discard those that it no longer uses.",
+    no_args_is_help=True,
+)
+Which = Annotated[str, typer.Argument(metavar="COLLECTION", help="Collection")]
+
+
+@vectors.command("list")
+@settings_flags("data_dir")
+def list_vectors(
+    collection: Which,
+    *,
+    given: dict[str, Any],
+    as_json: Json = False,
+    server: Server = None,
+    api_key: ApiKey = None,
+) -> None:
+    """List the vectors of COLLECTION: one set for each model that it was embedded with."""
+    with open_client(server, api_key, given) as client:
+        sets = client.vectors(collection)
+    if as_json:
+        typer.echo(json.dumps([one.model_dump() for one in sets], indent=2))
+        return
+    table = Table("digest", "model", "pictures", "in use")
+    for one in sets:
+        model = _model(one.passport.model_dump(), one.provenance)
+        used = "yes" if one.active else ""
+        table.add_row(one.passport.digest, cell(model), f"{one.count:,}", used)
+    Console().print(table)
+
+
+@vectors.command("discard")
+@settings_flags("data_dir")
+def discard_vectors(
+    collection: Which,
+    digests: Annotated[
+        list[str] | None, typer.Argument(metavar="[DIGEST]...", help="Sets to discard")
+    ] = None,
+    *,
+    given: dict[str, Any],
+    unused: Annotated[
+        bool, typer.Option("--unused", help="Discard every set that is not in use")
+    ] = False,
+    server: Server = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Delete vectors that COLLECTION no longer uses; going back means embedding again."""
+    if bool(digests) == unused:
+        raise ConfigurationError("Name the digests to discard, or --unused for all not in use")
+    with open_client(server, api_key, given, changes=True) as client:
+        if unused:
+            digests = [one.passport.digest for one in client.vectors(collection) if not one.active]
+        for digest in digests or []:
+            client.discard_vectors(digest, collection=collection)
+    typer.echo(f"discarded {len(digests or [])}")

@@ -1,16 +1,25 @@
-"""Options that several commands share, and flags made from the settings."""
+"""Options that several commands share, flags made from the settings, and `open_client`."""
 
 from __future__ import annotations
 
 import inspect
-import os
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
+import lookalike
+from lookalike.config import PREFIX, Settings, load_settings
+from lookalike.errors import ConfigurationError
+from lookalike.files.data_folder import require_data_folder
 from lookalike.records import DEFAULT_COLLECTION
+from lookalike.store.filters import parse_filter
+
+if TYPE_CHECKING:
+    from lookalike import Client, HttpClient
 
 MODEL_SETTINGS = (
     "data_dir",
@@ -86,8 +95,6 @@ def settings_flags(*names: str) -> Callable[[Callable[..., None]], Callable[...,
 
 
 def _flags(names: tuple[str, ...]) -> list[inspect.Parameter]:
-    from lookalike.config import PREFIX, Settings  # noqa: PLC0415 - pydantic is slow to import
-
     flags = []
     for name, field in Settings.model_fields.items():
         if names and name not in names:
@@ -111,12 +118,49 @@ def _flags(names: tuple[str, ...]) -> list[inspect.Parameter]:
     return flags
 
 
-def warn_unknown_variables(say: Callable[[str], None]) -> None:
-    """Says which LOOKALIKE_ variables nothing reads, and what they may have meant."""
-    from dotenv import dotenv_values  # noqa: PLC0415 - used at the start of serve alone
+def open_client(
+    server: str | None,
+    api_key: str | None,
+    given: dict[str, Any],
+    *,
+    changes: bool = False,
+    must_exist: bool = True,
+) -> Client | HttpClient:
+    """Opens what a command works on.
 
-    from lookalike.config import unknown_variables  # noqa: PLC0415 - pydantic is slow to import
+    Args:
+        server: Address of a running service, or None for the data folder.
+        api_key: Key for the service.
+        given: Settings from flags.
+        changes: Whether the command changes anything; one that only reads works beside a service
+            that owns the folder.
+        must_exist: Whether a data folder without a collection is refused.
+    """
+    if server is None:
+        if must_exist:
+            require_data_folder(load_settings(**given).data_dir)
+        return lookalike.Client(read_only=not changes, **given)
+    for name, value in given.items():
+        if value and name != "data_dir" and name in {*MODEL_SETTINGS, *FETCH_SETTINGS}:
+            raise ConfigurationError(
+                f"--{name.replace('_', '-')} is the running service's to say; leave it out "
+                "with --server"
+            )
+    return lookalike.HttpClient(
+        server, api_key or _kept_key(server, load_settings(**given).data_dir)
+    )
 
-    for name, nearest in unknown_variables({**dotenv_values(".env"), **os.environ}).items():
-        hint = f"; did you mean {nearest}?" if nearest else ""
-        say(f"{name} is no setting and is ignored{hint}")
+
+def _kept_key(server: str, data_dir: Path) -> str | None:
+    """The key in the data folder, for a service on this machine and no other."""
+    if urlsplit(server).hostname not in {"localhost", "127.0.0.1", "::1"}:
+        return None
+    try:
+        return (data_dir / "admin.key").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def read_filter(text: str | None) -> dict[str, Any] | None:
+    """Reads --filter. Raises `InvalidFilterError`."""
+    return None if parse_filter(text) is None else json.loads(text or "")

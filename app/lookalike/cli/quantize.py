@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from lookalike.bootstrap import build_decoder, model_request, run_options
 from lookalike.cli.options import settings_flags
-
-if TYPE_CHECKING:
-    from lookalike.services.quantizing import Quantized
+from lookalike.cli.output import progress
+from lookalike.config import load_settings
+from lookalike.files.data_folder import make_data_folder
+from lookalike.media.walk import readable, walk
+from lookalike.models.registry import find_network_family
+from lookalike.services.quantizing import Quantized, keep_quantized, quantize_model
 
 _SETTINGS = ("data_dir", "model", "weights", "pooling", "resize", "input_size", "threads")
 _ROUGH = 100
@@ -36,32 +40,21 @@ def quantize(
     seed: Annotated[int, typer.Option(help="Chooses the pictures")] = 0,
 ) -> None:
     """Make the model's int8 network for OpenVINO; served with LOOKALIKE_PRECISION=int8."""
-    from lookalike.cli.progress import progress  # noqa: PLC0415
-    from lookalike.config import load_settings  # noqa: PLC0415
-    from lookalike.cores import limit_openmp  # noqa: PLC0415
-
-    limit_openmp()
-    from lookalike.bootstrap import build_decoder, model_request, run_options  # noqa: PLC0415
-    from lookalike.files.data_folder import make_data_folder  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.media.walk import readable, walk  # noqa: PLC0415
-    from lookalike.models.registry import find_network_family  # noqa: PLC0415
-
     settings = load_settings(**given)
     request = model_request(settings)
     find_network_family(request.model)  # refuses others before the folders are read
     files = list(dict.fromkeys(found.path.resolve() for found in readable(walk(paths))))
-    from lookalike.services.quantizing import keep_quantized, quantize_model  # noqa: PLC0415
 
     make_data_folder(settings.data_dir)
     run = run_options(settings)
-    with progress() as report:
+    with progress() as drawn:
         made = quantize_model(
             request,
             run,
             files,
             decoder=build_decoder(settings),
             pictures=pictures,
-            on_progress=report,
+            on_progress=drawn.show,
             seed=seed,
         )
     _print(made)

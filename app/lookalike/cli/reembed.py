@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import lookalike
 from lookalike.cli.options import (
     DEFAULT,
     MODEL_SETTINGS,
@@ -14,17 +15,18 @@ from lookalike.cli.options import (
     Collection,
     Json,
     Server,
+    open_client,
     settings_flags,
 )
-from lookalike.cli.watching import print_errors, watched
+from lookalike.cli.output import print_errors, progress, watch_job
 from lookalike.errors import ConfigurationError
-from lookalike.progress import Progress
+from lookalike.models.spec import ModelRequest
+from lookalike.schemas import JobOut
 
 if TYPE_CHECKING:
-    from lookalike.cli.progress import Report
+    from lookalike import Client
 
 STAGE = "re-embedding"
-SHOWN_ERRORS = 20
 
 
 @settings_flags(*MODEL_SETTINGS)
@@ -46,10 +48,16 @@ def reembed(
     are then those of its machine. --head none means no head.
     """
     model = _without_head(given)
-    if server is None:
-        _here(given, model, collection)
-    else:
-        _there(given, model, collection, server, api_key, watch=watch, as_json=as_json)
+    if server is not None:
+        model |= _named_model(given)
+    with open_client(server, api_key, given, changes=True) as client:
+        if isinstance(client, lookalike.Client):
+            _here(client, collection, model)
+            return
+        job = client.begin_reembed(collection, model=model)
+        if watch:
+            job = watch_job(client, job, stage=STAGE)
+    _print(job, str(server), as_json=as_json)
 
 
 def _without_head(given: dict[str, Any]) -> dict[str, Any]:
@@ -60,45 +68,27 @@ def _without_head(given: dict[str, Any]) -> dict[str, Any]:
     return {"head": None}
 
 
-def _here(given: dict[str, Any], model: dict[str, Any], collection: str) -> None:
-    from lookalike.cli.connect import open_backend  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.cli.local import LocalBackend  # noqa: PLC0415
-    from lookalike.cli.progress import progress  # noqa: PLC0415
-
-    with open_backend(None, None, given, changes=True) as backend, progress() as report:
-        assert isinstance(backend, LocalBackend)
-        watch = _Bar(report)
+def _here(client: Client, collection: str, model: dict[str, Any]) -> None:
+    with progress() as drawn:
         try:
-            message = backend.reembed(collection, model, watch)
+            message = client.reembed(collection, model=model, progress=drawn.stage(STAGE))
         finally:
-            print_errors(watch.errors)
+            print_errors(drawn.errors)
     typer.echo(message)
 
 
-def _there(
-    given: dict[str, Any],
-    model: dict[str, Any],
-    collection: str,
-    server: str,
-    api_key: str | None,
-    *,
-    watch: bool,
-    as_json: bool,
-) -> None:
-    from lookalike.cli.connect import open_backend  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.cli.remote import RemoteBackend  # noqa: PLC0415
-    from lookalike.models.spec import ModelRequest  # noqa: PLC0415
-
+def _named_model(given: dict[str, Any]) -> dict[str, Any]:
+    """Takes out of the flags what a service can be told of the model."""
+    model: dict[str, Any] = {}
     for name in (field.name for field in fields(ModelRequest)):
         if (value := given.pop(name, None)) is not None:
             model[name] = _number(value) if name == "input_size" else str(value)
     if (precision := given.pop("precision", None)) is not None:
         model["int8"] = str(precision) == "int8"
-    with open_backend(server, api_key, given, changes=True) as backend:
-        assert isinstance(backend, RemoteBackend)
-        job = backend.reembed(collection, model)
-        if watch:
-            job = watched(backend, job, stage=STAGE)
+    return model
+
+
+def _print(job: JobOut, server: str, *, as_json: bool) -> None:
     if as_json:
         typer.echo(job.model_dump_json(indent=2))
     elif not job.state.finished:
@@ -118,16 +108,3 @@ def _number(text: Any) -> int:
         return int(text)
     except ValueError as exc:
         raise ConfigurationError(f"--input-size is {text!r}; give a number of pixels") from exc
-
-
-class _Bar(Progress):
-    """The progress of work that is done here; keeps the first few errors."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__(lambda _, done, total: report(STAGE, done, total))
-        self.errors: list[str] = []
-
-    def error(self, text: str) -> None:
-        """Keeps the first few errors."""
-        if len(self.errors) < SHOWN_ERRORS:
-            self.errors.append(text)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
 
 from lookalike.cli.options import (
     DEFAULT,
@@ -17,14 +20,21 @@ from lookalike.cli.options import (
     FilterOption,
     Json,
     Server,
+    open_client,
+    read_filter,
     settings_flags,
 )
+from lookalike.cli.output import cell, metadata_cell
+from lookalike.client import BaseClient
+from lookalike.errors import LookalikeError
+from lookalike.media.decode import ImageLimits, decode_image
+from lookalike.schemas import SearchOut
 from lookalike.store.effort import LIMITS, Effort
+from lookalike.visualization.contact_sheet import Tile, check_suffix, contact_sheet, save_picture
+from lookalike.visualization.pages import check_writable
 
-if TYPE_CHECKING:
-    from lookalike.schemas import SearchOut
-
-
+_TILE = 160  # pixels
+_LIMITS = ImageLimits()
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -69,44 +79,75 @@ def search(
     api_key: ApiKey = None,
 ) -> None:
     """Find the pictures most like IMAGE."""
-    from lookalike.cli.backends import Ask  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.cli.connect import open_backend  # noqa: PLC0415
-    from lookalike.cli.sheets import search_sheet  # noqa: PLC0415
-    from lookalike.visualization.contact_sheet import check_suffix, save_picture  # noqa: PLC0415
-    from lookalike.visualization.pages import check_writable  # noqa: PLC0415
-
-    ask = Ask(
-        k=k,
-        min_score=min_score,
-        filter=filter_,
-        group_by=group_by,
-        collection=collection,
-        effort=Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact),
-    )
+    options: dict[str, Any] = {
+        "k": k,
+        "min_score": min_score,
+        "filter": read_filter(filter_),
+        "group_by": group_by,
+        "collection": collection,
+        "effort": Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact),
+    }
     if save is not None:
         check_suffix(save)
         check_writable(save)
     fetched: list[bytes] = []
-    with open_backend(server, api_key, given) as backend:
+    with open_client(server, api_key, given) as client:
         if _ADDRESS.match(image):
-            result = backend.search_url(image, ask, keep=lambda file: fetched.append(file.read()))
+            result = client.search_url(
+                image, keep=lambda file: fetched.append(file.read()), **options
+            )
         else:
-            result = backend.search(Path(image), ask)
+            result = client.search(image, **options)
         if save is not None:
             query = fetched[0] if fetched else image
-            save_picture(search_sheet(backend, query, result, name=Path(image).name), save)
+            save_picture(_sheet(client, query, result, name=Path(image).name), save)
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
     else:
         _print(result)
 
 
+def _sheet(client: BaseClient, query: str | bytes, result: SearchOut, *, name: str) -> Image.Image:
+    """Draws the query beside its matches.
+
+    Args:
+        client: Gives the matches' thumbnails.
+        query: Its path or its bytes. A gray tile stands for a picture that the service fetched.
+        result: What the search answered.
+        name: Of the query.
+    """
+    model = result.model
+    tiles = [
+        Tile(
+            image=_thumbnail(client, match.id, result.collection),
+            name=match.filename,
+            rank=match.rank,
+            score=match.score,
+        )
+        for match in result.matches
+    ]
+    asked = Tile(image=_query(query), name=name)
+    title = f"{model.name}, {model.weights} weights"
+    return contact_sheet(asked, tiles, title=title, tile_size=_TILE)
+
+
+def _query(query: str | bytes) -> Image.Image | None:
+    try:
+        content = query if isinstance(query, bytes) else Path(query).read_bytes()
+        return decode_image(content, limits=_LIMITS, decode_size=_TILE).image
+    except (LookalikeError, OSError):
+        return None
+
+
+def _thumbnail(client: BaseClient, image_id: str, collection: str) -> Image.Image | None:
+    try:
+        jpeg = client.thumbnail(image_id, collection=collection)
+        return decode_image(jpeg, limits=_LIMITS, decode_size=_TILE).image
+    except LookalikeError:
+        return None
+
+
 def _print(result: SearchOut) -> None:
-    from rich.console import Console  # noqa: PLC0415 - see lookalike.cli.main
-    from rich.table import Table  # noqa: PLC0415
-
-    from lookalike.cli.tables import cell, metadata_cell  # noqa: PLC0415
-
     model = result.model
     head = "" if model.head is None else f" with head {model.head}"
     title = f"{model.name}, {model.weights}{head}, {model.dim} numbers"

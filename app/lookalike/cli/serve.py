@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lookalike.cli.options import settings_flags, warn_unknown_variables
+from dotenv import dotenv_values
+
+from lookalike.cli.options import settings_flags
+from lookalike.config import Settings, load_settings, unknown_variables
 from lookalike.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from lookalike.config import Settings
 
 
 @settings_flags()
 def serve(given: dict[str, Any]) -> None:
     """Start the service; GET /docs shows how to use it."""
-    from lookalike.config import load_settings  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.cores import limit_openmp  # noqa: PLC0415
+    from lookalike.api.logs import configure_logging  # noqa: PLC0415 - not for --help
 
     settings = load_settings(**given)
-    limit_openmp()
-
-    from lookalike.api.logs import configure_logging  # noqa: PLC0415
-
     configure_logging(settings.log_level, settings.log_format)
     say = logging.getLogger("lookalike").warning
     warn_unknown_variables(say)
@@ -37,9 +33,16 @@ def serve(given: dict[str, Any]) -> None:
     asyncio.run(_run(settings))
 
 
+def warn_unknown_variables(say: Callable[[str], None]) -> None:
+    """Says which LOOKALIKE_ variables nothing reads, and what they may have meant."""
+    for name, nearest in unknown_variables({**dotenv_values(".env"), **os.environ}).items():
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        say(f"{name} is no setting and is ignored{hint}")
+
+
 def warn_missing_folders(settings: Settings, say: Callable[[str], None]) -> None:
     """Says which folders to import from are not there, though they may be mounted later."""
-    from lookalike.services.importing import parse_dirs  # noqa: PLC0415 - see lookalike.cli.main
+    from lookalike.services.importing import parse_dirs  # noqa: PLC0415 - not for --help
 
     for folder in parse_dirs(settings.import_dirs):
         if not folder.expanduser().is_dir():
@@ -48,9 +51,9 @@ def warn_missing_folders(settings: Settings, say: Callable[[str], None]) -> None
 
 async def _run(settings: Settings) -> None:
     """Starts the parts first, so that what stops them is one clear error, then listens."""
-    import uvicorn  # noqa: PLC0415 - see lookalike.cli.main
+    import uvicorn  # noqa: PLC0415 - not for --help
 
-    from lookalike.api.main import create_app  # noqa: PLC0415
+    from lookalike.api.main import create_app  # noqa: PLC0415 - not for --help
 
     listening = _bind(settings.host, settings.port)
     app = create_app(settings)

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
+from lookalike.bootstrap import build_encoder
 from lookalike.cli.options import settings_flags
+from lookalike.cli.output import cell, progress
 from lookalike.cli.vector_sets import (
     SET_SETTINGS,
     Wanted,
@@ -16,17 +20,17 @@ from lookalike.cli.vector_sets import (
     require_label_field,
     set_flags,
 )
+from lookalike.config import load_settings
 from lookalike.errors import ConfigurationError
+from lookalike.evaluation.results import Metric
+from lookalike.models.head import HeadedEncoder
+from lookalike.progress import Show
+from lookalike.services.vector_set import VectorSet
+from lookalike.training.comparison import Change, Compared, compare, with_head
+from lookalike.training.options import TrainingOptions
+from lookalike.training.progress import Epoch
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from lookalike.cli.progress import Report
-    from lookalike.evaluation.results import Metric
-    from lookalike.services.vector_set import VectorSet
-    from lookalike.training.comparison import Change, Compared
-    from lookalike.training.options import TrainingOptions
-    from lookalike.training.progress import Epoch
+if TYPE_CHECKING:  # imports torch, which --help does not wait for
     from lookalike.training.task import TrainingResult
 
 _CHECKPOINT = "checkpoint.pt"
@@ -72,12 +76,6 @@ def train(
     ] = False,
 ) -> None:
     """Train a head on a labelled set's vectors, and measure what it changes."""
-    from lookalike.cli.progress import progress  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.cores import limit_openmp  # noqa: PLC0415
-
-    limit_openmp()
-    from lookalike.training.options import TrainingOptions  # noqa: PLC0415
-
     require_label_field(wanted)
     if full and wanted.dataset is None:
         raise ConfigurationError("--full belongs to a DATASET: it changes what makes the vectors")
@@ -92,7 +90,7 @@ def train(
         hold_out_classes=hold_out_classes,
         seed=wanted.seed,
     )
-    with progress() as report, open_vectors(wanted, given, report) as vectors:
+    with progress() as drawn, open_vectors(wanted, given, drawn.show) as vectors:
         if full:
             fit = _full_fit(
                 given,
@@ -103,7 +101,7 @@ def train(
             )
         else:
             fit = _light_fit
-        result, compared, paths = _train(vectors, options, fit, out, report)
+        result, compared, paths = _train(vectors, options, fit, out, drawn.show)
     _print(vectors, result, compared, paths)
 
 
@@ -112,20 +110,16 @@ _Fit = Callable[..., "tuple[TrainingResult, VectorSet]"]
 
 
 def _light_fit(vectors: VectorSet, **options: Any) -> tuple[TrainingResult, VectorSet]:
-    from lookalike.training.comparison import with_head  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.training.light import train_head  # noqa: PLC0415
+    from lookalike.training.light import train_head  # noqa: PLC0415 - imports torch
 
     result = train_head(vectors, **options)
     return result, with_head(vectors, result.head)
 
 
 def _full_fit(given: dict[str, Any], out: Path, **chosen: bool) -> _Fit:
-    from lookalike.bootstrap import build_encoder  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.config import load_settings  # noqa: PLC0415
-    from lookalike.models.head import HeadedEncoder  # noqa: PLC0415
-    from lookalike.training.full import train_full  # noqa: PLC0415
-    from lookalike.training.full_network import FullOptions  # noqa: PLC0415
-    from lookalike.training.pictures import extract_again  # noqa: PLC0415
+    from lookalike.training.full import train_full  # noqa: PLC0415 - imports torch
+    from lookalike.training.full_network import FullOptions  # noqa: PLC0415 - imports torch
+    from lookalike.training.pictures import extract_again  # noqa: PLC0415 - imports torch
 
     settings = load_settings(**given)
 
@@ -145,15 +139,14 @@ def _full_fit(given: dict[str, Any], out: Path, **chosen: bool) -> _Fit:
 
 
 def _train(
-    vectors: VectorSet, options: TrainingOptions, fit: _Fit, out: Path, report: Report
+    vectors: VectorSet, options: TrainingOptions, fit: _Fit, out: Path, show: Show
 ) -> tuple[TrainingResult, Sequence[Compared], list[Path]]:
-    from lookalike.training.comparison import compare  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.training.files import write_training  # noqa: PLC0415
+    from lookalike.training.files import write_training  # noqa: PLC0415 - imports torch
 
     checkpoint = out / _CHECKPOINT
 
     def tell(epoch: Epoch, epochs: int) -> None:
-        report("training", epoch.number, epochs)
+        show("training", epoch.number, epochs)
         measured = "" if epoch.validation is None else f"  validation MAP@R {epoch.validation:.4f}"
         typer.echo(f"epoch {epoch.number}/{epochs}  loss {epoch.loss:.4f}{measured}", err=True)
 
@@ -168,7 +161,7 @@ def _train(
         headed,
         result.split,
         seed=options.seed,
-        on_progress=lambda done, total: report("measuring", done, total),
+        on_progress=lambda done, total: show("measuring", done, total),
     )
     paths = write_training(result, headed, compared, out)
     checkpoint.unlink(missing_ok=True)
@@ -178,9 +171,6 @@ def _train(
 def _print(
     vectors: VectorSet, result: TrainingResult, compared: Sequence[Compared], paths: list[Path]
 ) -> None:
-    from rich.console import Console  # noqa: PLC0415 - see lookalike.cli.main
-
-    from lookalike.cli.tables import cell  # noqa: PLC0415
 
     console, split = Console(), result.split
     console.print(cell(f"{vectors.name}: {len(vectors)} pictures"))
@@ -206,7 +196,6 @@ def _print(
 
 
 def _print_table(console: Console, compared: Sequence[Compared]) -> None:
-    from rich.table import Table  # noqa: PLC0415 - see lookalike.cli.main
 
     def shown(metric: Metric) -> str:
         return f"{metric.value:.4f} ({metric.low:.3f} to {metric.high:.3f})"

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
+from lookalike.bootstrap import plan_index, tune_collection
 from lookalike.cli.options import DEFAULT, Collection, Json, settings_flags
+from lookalike.cli.output import progress, size_text
+from lookalike.config import load_settings
 from lookalike.errors import ConfigurationError
-from lookalike.progress import Progress
-
-if TYPE_CHECKING:
-    from lookalike.store.tuning import Goal, Trial, Tuning
+from lookalike.store.tuning import Goal, Trial, Tuning
+from lookalike.visualization.pages import check_writable, write_whole
+from lookalike.visualization.tuning_plot import draw_tuning
 
 _TEXTS = 2  # columns of the table that are folded at spaces
 
@@ -55,19 +59,13 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Try index types on a collection: recall, milliseconds, memory, seconds to build."""
-    from lookalike.bootstrap import tune_collection  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.cli.progress import progress  # noqa: PLC0415
-    from lookalike.config import load_settings  # noqa: PLC0415
-    from lookalike.store.tuning import Goal  # noqa: PLC0415
-    from lookalike.visualization.pages import check_writable, write_whole  # noqa: PLC0415
-
     settings = load_settings(**given, index_recall=recall, index_memory=memory)
     goal = Goal(recall=settings.index_recall, memory=settings.index_memory)
     if out is not None:
         if out.suffix.lower() != ".png":
             raise ConfigurationError(f"{out} has to end in .png")
         check_writable(out)
-    with progress() as report:
+    with progress() as drawn:
         tuning = tune_collection(
             settings,
             collection,
@@ -76,11 +74,9 @@ def tune(
             queries=queries,
             sample=sample,
             seed=seed,
-            progress=Progress(report),
+            progress=drawn,
         ).for_all()
     if out is not None:
-        from lookalike.visualization.tuning_plot import draw_tuning  # noqa: PLC0415 - see lookalike.cli.main
-
         write_whole(out, draw_tuning(tuning, goal, name=collection))
     if as_json:
         typer.echo(_json(tuning, goal, collection))
@@ -109,8 +105,6 @@ def _json(tuning: Tuning, goal: Goal, collection: str) -> str:
 
 
 def _print(tuning: Tuning, goal: Goal, collection: str) -> None:
-    from rich.console import Console  # noqa: PLC0415 - see lookalike.cli.main
-    from rich.table import Table  # noqa: PLC0415
 
     chosen = tuning.recommended(goal)
     title = (
@@ -136,8 +130,6 @@ def _print(tuning: Tuning, goal: Goal, collection: str) -> None:
 
 def _cells(tuning: Tuning, trial: Trial, goal: Goal, *, best: bool) -> list[str]:
     """A row of the table: the fastest way that reaches the recall, else the one nearest to it."""
-    from lookalike.cli.tables import size_text  # noqa: PLC0415 - see lookalike.cli.main
-
     point = trial.fastest(goal.recall) or trial.surest()
     if point is None:
         return ["-", f"{trial.setting}\nnot built: {trial.problem}", "", "", "", "", ""]
@@ -156,7 +148,6 @@ def _cells(tuning: Tuning, trial: Trial, goal: Goal, *, best: bool) -> list[str]
 
 
 def _nothing(goal: Goal) -> str:
-    from lookalike.cli.tables import size_text  # noqa: PLC0415 - see lookalike.cli.main
 
     within = "" if goal.memory is None else f" within {size_text(goal.memory)}"
     return (
@@ -185,7 +176,6 @@ def _advice(tuning: Tuning, chosen: Trial | None, goal: Goal) -> list[str]:
 
 
 def _about_building(tuning: Tuning, chosen: Trial, goal: Goal) -> list[str]:
-    from lookalike.bootstrap import plan_index  # noqa: PLC0415 - see lookalike.cli.main
 
     plan = plan_index(chosen.setting, tuning.rows, tuning.dim)
     if plan.factory is None:

@@ -6,18 +6,21 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from lookalike.bootstrap import build_decoder, build_encoders, build_pictures, open_store
 from lookalike.cli.options import MODEL_SETTINGS
-from lookalike.cli.progress import Report
+from lookalike.config import Settings, load_settings
+from lookalike.cores import available_cores
 from lookalike.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from lookalike.config import Settings
-    from lookalike.evaluation.datasets.base import Dataset
-    from lookalike.services.vector_set import VectorSet
+from lookalike.evaluation.datasets import open_dataset
+from lookalike.evaluation.datasets.base import Dataset, sample
+from lookalike.evaluation.extraction import extract_vectors
+from lookalike.progress import Show
+from lookalike.services.vector_set import VectorSet, stored_vectors
+from lookalike.store.filters import parse_filter
 
 SET_SETTINGS = (*MODEL_SETTINGS, "cache_dir")
 """Settings that matter to a command that embeds a dataset."""
@@ -101,15 +104,13 @@ def set_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def open_vectors(wanted: Wanted, given: dict[str, Any], report: Report) -> Iterator[VectorSet]:
+def open_vectors(wanted: Wanted, given: dict[str, Any], show: Show) -> Iterator[VectorSet]:
     """A set with its vectors, extracted where they are not kept yet; pictures open until the end.
 
     Raises:
         ConfigurationError: Neither or both of dataset and collection are named, or a flag does
             not fit.
     """
-    from lookalike.config import load_settings  # noqa: PLC0415 - see lookalike.cli.main
-
     settings = load_settings(**given)
     if (wanted.dataset is None) == (wanted.collection is None):
         raise ConfigurationError(
@@ -122,7 +123,7 @@ def open_vectors(wanted: Wanted, given: dict[str, Any], report: Report) -> Itera
     else:
         if wanted.label_field is not None or wanted.where is not None:
             raise ConfigurationError("--label-field and --filter belong to a --collection")
-        with _dataset_vectors(wanted, settings, report) as vectors:
+        with _dataset_vectors(wanted, settings, show) as vectors:
             yield vectors
 
 
@@ -139,13 +140,8 @@ def _refuse_dataset_flags(wanted: Wanted, given: dict[str, Any]) -> None:
 
 @contextmanager
 def _collection_vectors(wanted: Wanted, settings: Settings) -> Iterator[VectorSet]:
-    from lookalike.bootstrap import build_pictures, open_store  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.cores import limit_openmp  # noqa: PLC0415
-    from lookalike.services.vector_set import stored_vectors  # noqa: PLC0415
-    from lookalike.store.filters import parse_filter  # noqa: PLC0415
 
     assert wanted.collection is not None
-    limit_openmp()
     with closing(open_store(settings, read_only=True)) as store:
         yield stored_vectors(
             store,
@@ -157,10 +153,7 @@ def _collection_vectors(wanted: Wanted, settings: Settings) -> Iterator[VectorSe
 
 
 @contextmanager
-def _dataset_vectors(wanted: Wanted, settings: Settings, report: Report) -> Iterator[VectorSet]:
-    from lookalike.bootstrap import build_decoder, build_encoders  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.cores import available_cores  # noqa: PLC0415
-    from lookalike.evaluation.extraction import extract_vectors  # noqa: PLC0415
+def _dataset_vectors(wanted: Wanted, settings: Settings, show: Show) -> Iterator[VectorSet]:
 
     dataset = _open_dataset(wanted, settings)
     with closing(build_encoders(settings)) as encoders:
@@ -169,14 +162,12 @@ def _dataset_vectors(wanted: Wanted, settings: Settings, report: Report) -> Iter
             encoders.default,
             build_decoder(settings),
             cache=settings.cache_dir,
-            on_progress=lambda done, total: report("extracting", done, total),
+            on_progress=lambda done, total: show("extracting", done, total),
             cores=settings.threads or available_cores(),
         )
 
 
 def _open_dataset(wanted: Wanted, settings: Settings) -> Dataset:
-    from lookalike.evaluation.datasets import open_dataset  # noqa: PLC0415 - see lookalike.cli.main
-    from lookalike.evaluation.datasets.base import sample  # noqa: PLC0415
 
     assert wanted.dataset is not None
     dataset = open_dataset(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lookalike.errors import ConfigurationError, UnreadableImageError
+from lookalike.errors import ConfigurationError, MissingFileError, UnreadableImageError
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,8 @@ def walk(paths: Iterable[Path], step: Callable[[], None] = lambda: None) -> Iter
         step: Called for every folder; may raise to end the work.
 
     Raises:
-        ConfigurationError: A path does not exist, or cannot be looked at.
+        MissingFileError: A path does not exist.
+        ConfigurationError: A path cannot be looked at.
     """
     for path in paths:
         try:
@@ -60,7 +61,7 @@ def walk(paths: Iterable[Path], step: Callable[[], None] = lambda: None) -> Iter
         elif exists:
             yield Found(path, _name(path.resolve().parent))
         else:
-            raise ConfigurationError(f"{path} does not exist")
+            raise MissingFileError(f"{path} does not exist")
 
 
 def readable(found: Iterable[Found]) -> Iterator[Found]:

@@ -93,10 +93,7 @@ class ReembedIn(Schema):
 def described(services: Services) -> list[CollectionOut]:
     """All collections, each with whether a live model can search it."""
     live = [encoder.spec for encoder in services.encoders.live]
-    return [
-        CollectionOut.of(info, searchable=any(not info.spec.differences(spec) for spec in live))
-        for info in services.collections.all()
-    ]
+    return CollectionOut.of_all(services.collections.all(), live)
 
 
 @_collections.get(

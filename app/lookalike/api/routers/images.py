@@ -70,7 +70,7 @@ def list_images(
     collection: CollectionQuery = DEFAULT_COLLECTION,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the stretch before")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most pictures to return")] = 100,
-    filter: FilterQuery = None,  # noqa: A002 - the parameter's name in HTTP
+    filter: FilterQuery = None,
 ) -> ImagesOut:
     """Pictures, oldest first, a stretch at a time."""
     page = parts.services.pictures.page(
@@ -176,7 +176,7 @@ def similar_images(
     effort: QueryEffort,
     k: K = 10,
     min_score: MinScore = None,
-    filter: FilterQuery = None,  # noqa: A002 - the parameter's name in HTTP
+    filter: FilterQuery = None,
     group_by: GroupBy = None,
     collection: CollectionQuery = DEFAULT_COLLECTION,
 ) -> SearchOut:

@@ -120,7 +120,7 @@ def search(
     min_score: Annotated[
         float, Form(ge=-1, le=1, description="Leave out matches below this cosine")
     ] = -1.0,
-    filter: Annotated[str, Form(description=FILTER_HELP)] = "",  # noqa: A002 - HTTP name
+    filter: Annotated[str, Form(description=FILTER_HELP)] = "",
     group_by: Annotated[
         str, Form(description="Only the best of each value of this metadata field")
     ] = "",

@@ -1,0 +1,509 @@
+"""Lookalike from Python: one interface, on a data folder or on a running service.
+
+```python
+from lookalike import Client, HttpClient
+
+with Client("data", model="resnet18", weights="random") as client:  # or HttpClient("http://...")
+    client.index("photos", folder_field="label")
+    for match in client.search("query.jpg", k=5).matches:
+        print(match.rank, f"{match.score:.4f}", match.filename)
+```
+
+`BaseClient` is the interface. `Client` (in `local`) and `HttpClient` (in `http`) implement it, and
+return the types of `lookalike.schemas`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from PIL import Image, ImageOps
+
+from lookalike.errors import ConfigurationError, LookalikeError, MissingFileError, ServerError
+from lookalike.media.walk import Found, walk
+from lookalike.progress import NO_PROGRESS, Progress
+from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, OnConflict
+from lookalike.schemas import (
+    CollectionOut,
+    DuplicatesOut,
+    DuplicatesRunning,
+    ImageOut,
+    JobOut,
+    SearchOut,
+    VectorSetOut,
+)
+from lookalike.store.effort import Effort
+
+Picture = str | os.PathLike[str] | bytes | Image.Image
+"""A picture to search with: a file's path, a file's bytes, or an open picture."""
+
+Describe = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
+"""Metadata for every file, or a function that gives each file its own."""
+
+POLL_S = 0.5
+PATIENCE_S = 60.0
+"""How long `wait_for_job` asks a service that does not answer, as while it restarts."""
+
+_RUNNING_POLL_S = 0.1
+_PNG_MODES = {"1", "L", "LA", "I;16", "P", "RGB", "RGBA"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileToIndex:
+    """A file, and the metadata to store with it; None keeps what is stored."""
+
+    path: Path
+    metadata: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one file.
+
+    Attributes:
+        path: The file; of an archive's picture, the archive's path with the picture's inside.
+        status: `created`, `replaced`, `updated`, `unchanged`, `skipped` or `failed`.
+        id: The picture's id, where it is known.
+        error: Why it failed, or None.
+    """
+
+    path: Path
+    status: str
+    id: str | None = None
+    error: LookalikeError | None = None
+
+    @classmethod
+    def failure(cls, path: Path, error: LookalikeError) -> Outcome:
+        """The outcome of a file that failed."""
+        return cls(path=path, status="failed", error=error)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the picture is not in the collection as it was given."""
+        return self.error is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchArguments:
+    """The arguments of the three searches but for what to search with, see `BaseClient.search`."""
+
+    k: int
+    collection: str
+    min_score: float | None
+    filter: Mapping[str, Any] | None
+    group_by: str | None
+    effort: Effort | None
+
+
+Outcomes = list[Outcome]
+Jobs = list[JobOut]
+
+
+class BaseClient(ABC):
+    """What can be done with collections of pictures; see `Client` and `HttpClient`.
+
+    Every method raises a `LookalikeError`: the same class on a data folder and on a service, where
+    it is a `ServerError` as well.
+    """
+
+    def __enter__(self) -> Self:
+        """Returns the client itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the client."""
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Lets go of everything; the client cannot be used afterwards."""
+
+    def index(
+        self,
+        *paths: str | os.PathLike[str],
+        collection: str = DEFAULT_COLLECTION,
+        metadata: Describe | None = None,
+        folder_field: str | None = None,
+        on_conflict: OnConflict = OnConflict.REPLACE,
+        progress: Progress = NO_PROGRESS,
+    ) -> Outcomes:
+        """Adds picture files, and all picture files below folders.
+
+        Args:
+            *paths: Files and folders.
+            collection: Made if it does not exist.
+            metadata: A JSON object for every picture, or a function from a path to one.
+            folder_field: Stores the name of a picture's folder under this metadata field.
+            on_conflict: What to do with ids that exist.
+            progress: Told after each file.
+
+        Returns:
+            One outcome for each file. A file that fails harms no other; nor does a folder that
+            cannot be read, which has an outcome of its own.
+
+        Raises:
+            MissingFileError: A path does not exist.
+            SpecMismatchError: The collection's vectors were made by another model.
+        """
+        found = list(walk(Path(path) for path in paths))
+        files = [
+            FileToIndex(path=one.path, metadata=_described(one, metadata, folder_field))
+            for one in found
+            if one.error is None
+        ]
+        outcomes = [Outcome.failure(one.path, one.error) for one in found if one.error is not None]
+        for outcome in self._index_files(files, collection, on_conflict):
+            outcomes.append(outcome)
+            progress.report(len(outcomes), len(found))
+            progress.check()
+        return outcomes
+
+    @abstractmethod
+    def _index_files(
+        self, files: Sequence[FileToIndex], collection: str, on_conflict: OnConflict
+    ) -> Iterator[Outcome]: ...
+
+    def search(
+        self,
+        picture: Picture,
+        *,
+        k: int = 10,
+        collection: str = DEFAULT_COLLECTION,
+        min_score: float | None = None,
+        filter: Mapping[str, Any] | None = None,
+        group_by: str | None = None,
+        effort: Effort | None = None,
+    ) -> SearchOut:
+        """Finds the pictures most like one.
+
+        Args:
+            picture: A path, a file's bytes, or an open picture.
+            k: How many matches, 1 to 1000.
+            collection: Where to search.
+            min_score: Leave out matches below this cosine.
+            filter: Only pictures that match, in the filter language: `{"label": "cat"}`.
+            group_by: A metadata field: only the best match of each of its values.
+            effort: How hard to look in an approximate index, e.g. `Effort(exact=True)`; the
+                index's own choice if None.
+
+        Raises:
+            MissingFileError: There is no such file.
+            InvalidImageError: The picture cannot be read.
+            CollectionNotFoundError: There is no such collection.
+            InvalidFilterError: `filter` is not in the filter language.
+        """
+        arguments = SearchArguments(
+            k=k,
+            collection=collection,
+            min_score=min_score,
+            filter=filter,
+            group_by=group_by,
+            effort=effort,
+        )
+        return self._search(picture, arguments)
+
+    @abstractmethod
+    def _search(self, picture: Picture, arguments: SearchArguments) -> SearchOut: ...
+
+    def search_url(
+        self,
+        url: str,
+        *,
+        k: int = 10,
+        collection: str = DEFAULT_COLLECTION,
+        min_score: float | None = None,
+        filter: Mapping[str, Any] | None = None,
+        group_by: str | None = None,
+        effort: Effort | None = None,
+        keep: Callable[[BinaryIO], object] = lambda _: None,
+    ) -> SearchOut:
+        """Finds the pictures most like the one at an address; other arguments as for `search`.
+
+        This process fetches the picture from `url`, and gives its bytes to `keep`; of a service,
+        the service fetches it, and `keep` is not called.
+
+        Raises:
+            FetchingDisabledError: The setting `fetch_urls` is off.
+            FetchError: The picture cannot be fetched.
+        """
+        arguments = SearchArguments(
+            k=k,
+            collection=collection,
+            min_score=min_score,
+            filter=filter,
+            group_by=group_by,
+            effort=effort,
+        )
+        return self._search_url(url, arguments, keep)
+
+    @abstractmethod
+    def _search_url(
+        self, url: str, arguments: SearchArguments, keep: Callable[[BinaryIO], object]
+    ) -> SearchOut: ...
+
+    def similar(
+        self,
+        image_id: str,
+        *,
+        k: int = 10,
+        collection: str = DEFAULT_COLLECTION,
+        min_score: float | None = None,
+        filter: Mapping[str, Any] | None = None,
+        group_by: str | None = None,
+        effort: Effort | None = None,
+    ) -> SearchOut:
+        """Finds the pictures most like a stored one, which is left out; arguments as for `search`.
+
+        Raises:
+            ImageNotFoundError: No picture has this id.
+        """
+        arguments = SearchArguments(
+            k=k,
+            collection=collection,
+            min_score=min_score,
+            filter=filter,
+            group_by=group_by,
+            effort=effort,
+        )
+        return self._similar(image_id, arguments)
+
+    @abstractmethod
+    def _similar(self, image_id: str, arguments: SearchArguments) -> SearchOut: ...
+
+    @abstractmethod
+    def get(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> ImageOut:
+        """Returns what is stored about one picture. Raises `ImageNotFoundError`."""
+
+    @abstractmethod
+    def list(
+        self, collection: str = DEFAULT_COLLECTION, *, filter: Mapping[str, Any] | None = None
+    ) -> Iterator[ImageOut]:
+        """Yields the pictures of a collection, oldest first. Raises `CollectionNotFoundError`."""
+
+    @abstractmethod
+    def update(
+        self, image_id: str, metadata: Mapping[str, Any], *, collection: str = DEFAULT_COLLECTION
+    ) -> ImageOut:
+        """Changes a picture's metadata: sets the keys that are given; None removes one.
+
+        Raises:
+            ImageNotFoundError: No picture has this id.
+            InvalidMetadataError: The result is not a JSON object that can be stored.
+        """
+
+    @abstractmethod
+    def delete(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> None:
+        """Deletes one picture. Raises `ImageNotFoundError`."""
+
+    @abstractmethod
+    def thumbnail(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> bytes:
+        """Returns a JPEG of at most 256 pixels a side.
+
+        Raises:
+            ImageNotFoundError: No picture has this id.
+            OriginalNotKeptError: The picture's file is not here.
+        """
+
+    def duplicates(
+        self,
+        collection: str = DEFAULT_COLLECTION,
+        *,
+        kind: DuplicateKind = DuplicateKind.NEAR,
+        threshold: float | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> DuplicatesOut:
+        """Finds pictures that are stored more than once, and waits until all are found.
+
+        Args:
+            collection: Where to look.
+            kind: The weakest kind to find; stricter ones are included.
+            threshold: The lowest cosine of two duplicates, 0.5 to 1; 0.95 if None.
+            progress: Told how far the search is.
+
+        Returns:
+            All groups, the largest first.
+        """
+        found: DuplicatesOut | DuplicatesRunning
+        groups, cursor = [], None
+        while True:
+            found = self._duplicates_page(collection, kind, threshold, cursor)
+            if isinstance(found, DuplicatesRunning):
+                progress.report(found.done, found.total)
+                progress.check()
+                time.sleep(_RUNNING_POLL_S)
+                continue
+            groups += found.groups
+            if (cursor := found.next_cursor) is None:
+                return found.model_copy(update={"groups": groups})
+
+    @abstractmethod
+    def _duplicates_page(
+        self, collection: str, kind: DuplicateKind, threshold: float | None, cursor: str | None
+    ) -> DuplicatesOut | DuplicatesRunning: ...
+
+    @abstractmethod
+    def collections(self) -> Sequence[CollectionOut]:
+        """Returns all collections, by name."""
+
+    @abstractmethod
+    def drop(self, collection: str) -> None:
+        """Deletes a collection with its pictures. Raises `CollectionNotFoundError`."""
+
+    @abstractmethod
+    def vectors(self, collection: str = DEFAULT_COLLECTION) -> Sequence[VectorSetOut]:
+        """Returns a collection's vector sets, one for each model that it was embedded with.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+        """
+
+    @abstractmethod
+    def discard_vectors(self, digest: str, *, collection: str = DEFAULT_COLLECTION) -> None:
+        """Deletes the vectors of a model that the collection no longer uses.
+
+        Args:
+            digest: Names the set: `passport.digest` of one that `vectors` returned.
+            collection: Which one.
+
+        Raises:
+            EmbeddingSetNotFoundError: The collection has no such vectors.
+            ConflictError: Searches use these vectors, or a job may be making them.
+        """
+
+    @abstractmethod
+    def reembed(
+        self,
+        collection: str = DEFAULT_COLLECTION,
+        *,
+        model: Mapping[str, Any] | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> str:
+        """Moves a collection to another model, and waits until it has moved.
+
+        Args:
+            collection: Which one.
+            model: Model settings by name (`model`, `weights`, `pooling`, `resize`, `input_size`,
+                `head`, `int8`); others are those of the client or of the service. `head` None
+                means no head.
+            progress: Told how far it is, and of pictures that cannot be embedded.
+
+        Returns:
+            A sentence on how it ended.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            LookalikeError: It stays on its old model; the text says why.
+        """
+
+    @abstractmethod
+    def jobs(self, *, limit: int = 100) -> Jobs:
+        """Returns the newest jobs (imports and re-embeddings in the background), newest first."""
+
+    @abstractmethod
+    def job(self, job_id: str) -> JobOut:
+        """Returns one job as it stands. Raises `JobNotFoundError`."""
+
+    @abstractmethod
+    def cancel_job(self, job_id: str) -> JobOut:
+        """Ends a job at its next step; what it did is kept. Raises `JobNotFoundError`."""
+
+    def wait_for_job(
+        self,
+        job_id: str,
+        *,
+        progress: Progress = NO_PROGRESS,
+        poll_s: float = POLL_S,
+        patience_s: float | None = None,
+    ) -> JobOut:
+        """Waits until a job has ended, in whatever way.
+
+        Args:
+            job_id: Which one.
+            progress: Told how far it is; its `check` may end the waiting, not the job.
+            poll_s: Seconds between two looks.
+            patience_s: How long a service that does not answer is asked again; `PATIENCE_S` if
+                None.
+
+        Raises:
+            JobNotFoundError: There is no such job.
+            ServerError: The service does not answer, and does not come back.
+        """
+        while True:
+            job = self._job_of_a_restart(job_id, poll_s, patience_s)
+            if job.state.finished:
+                return job
+            if job.total is not None:
+                progress.report(job.done, job.total)
+            progress.check()
+            time.sleep(poll_s)
+
+    def _job_of_a_restart(self, job_id: str, poll_s: float, patience_s: float | None) -> JobOut:
+        """Returns a job; asks again while the service does not answer."""
+        end = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
+        while True:
+            try:
+                return self.job(job_id)
+            except ServerError as exc:
+                if not exc.passing:
+                    raise
+                if time.monotonic() >= end:
+                    raise ServerError(
+                        f"{exc} Job {job_id} goes on where it was: GET /jobs/{job_id} says how far"
+                    ) from exc
+            time.sleep(poll_s)
+
+    @abstractmethod
+    def info(self) -> dict[str, Any]:
+        """Returns what `GET /info` answers; a data folder says nothing of models and limits."""
+
+
+def _described(
+    found: Found, metadata: Describe | None, folder_field: str | None
+) -> dict[str, Any] | None:
+    """The metadata of one file. The folder's name wins over what all files share."""
+    if metadata is None and folder_field is None:
+        return None
+    folder = {} if folder_field is None else {folder_field: found.folder}
+    if callable(metadata):
+        return {**folder, **metadata(found.path)}
+    return {**(metadata or {}), **folder}
+
+
+def open_picture(picture: Picture) -> BinaryIO:
+    """Opens a picture's bytes as a stream.
+
+    Raises:
+        MissingFileError: There is no such file.
+        ConfigurationError: The file cannot be read.
+    """
+    if isinstance(picture, bytes):
+        return io.BytesIO(picture)
+    if isinstance(picture, Image.Image):
+        file = io.BytesIO()
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode not in _PNG_MODES:
+            upright = upright.convert("RGB")
+        upright.save(file, "PNG")
+        file.seek(0)
+        return file
+    path = Path(picture)
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ConfigurationError(f"{picture} cannot be read: it is no regular file")
+        return path.open("rb")
+    except FileNotFoundError as exc:
+        raise MissingFileError(f"{picture} cannot be read: {exc.strerror}") from exc
+    except OSError as exc:
+        raise ConfigurationError(f"{picture} cannot be read: {exc.strerror}") from exc
+
+
+def name_of(picture: Picture) -> str:
+    """A picture's file name; `query` for one without a file."""
+    return Path(picture).name if isinstance(picture, str | os.PathLike) else "query"

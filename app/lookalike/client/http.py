@@ -1,0 +1,519 @@
+"""`HttpClient`: a running service from Python."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import httpx2
+
+from lookalike.client import (
+    BaseClient,
+    FileToIndex,
+    Jobs,
+    Outcome,
+    Picture,
+    SearchArguments,
+    name_of,
+    open_picture,
+)
+from lookalike.errors import (
+    ConfigurationError,
+    ImageExistsError,
+    LookalikeError,
+    MissingFileError,
+    ServerError,
+    UnreadableImageError,
+)
+from lookalike.media.sources import PictureSource
+from lookalike.progress import NO_PROGRESS, Progress
+from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, OnConflict
+from lookalike.schemas import (
+    CollectionOut,
+    CollectionsOut,
+    DuplicatesOut,
+    DuplicatesRunning,
+    ImageOut,
+    ImagesOut,
+    JobOut,
+    JobsOut,
+    SearchOut,
+    VectorSetOut,
+    VectorSetsOut,
+)
+from lookalike.store.metadata import canonical_json
+from lookalike.store.names import check_collection_name, check_id
+
+ATTEMPTS = 8
+"""How often a call is made while the service says that it is busy."""
+
+PARALLEL = 4
+"""Uploads at a time."""
+
+TIMEOUT_S = 120.0
+ARCHIVE_TIMEOUT_S = 900.0
+"""Until an archive that was sent is on the service's disk."""
+
+BATCH_FILES = 16
+BATCH_BYTES = 16_000_000
+PAGE = 1000
+
+_FATAL = {401, 404, 405, 409}  # answers to an upload that the next one would get, too
+_MB = 1_000_000
+
+
+class HttpClient(BaseClient):
+    """A running service.
+
+    Args:
+        server: Its address, e.g. `http://localhost:8000`.
+        api_key: The admin key, or the read key for a client that changes nothing.
+
+    Raises:
+        ServerError: `server` is no address.
+    """
+
+    def __init__(self, server: str, api_key: str | None = None) -> None:
+        headers = {"X-API-Key": api_key} if api_key else {}
+        if not server.startswith(("http://", "https://")):
+            raise ServerError(f"{server!r} is no address; write http://{server}")
+        try:
+            self._http = httpx2.Client(base_url=server, headers=headers, timeout=TIMEOUT_S)
+        except (httpx2.InvalidURL, ValueError) as exc:
+            raise ServerError(f"{server!r} is no address: {exc}") from exc
+        self._server = server
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    # Indexing
+
+    def _index_files(
+        self, files: Sequence[FileToIndex], collection: str, on_conflict: OnConflict
+    ) -> Iterator[Outcome]:
+        """Sends files in small batches, several at a time; what is there already is not sent."""
+        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="send") as pool:
+            sent: deque[Future[list[Outcome]]] = deque()
+            for batch in _batches(files):
+                sent.append(pool.submit(self._send, batch, collection, on_conflict))
+                if len(sent) > 2 * PARALLEL:
+                    yield from sent.popleft().result()
+            while sent:
+                yield from sent.popleft().result()
+
+    def _send(
+        self, batch: Sequence[FileToIndex], collection: str, on_conflict: OnConflict
+    ) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        fresh: list[_Loaded] = []
+        for file in batch:
+            try:
+                loaded = _load(file)
+            except UnreadableImageError as exc:
+                outcomes.append(Outcome.failure(file.path, exc))
+                continue
+            if (known := self._known(loaded, collection)) is not None:
+                outcomes.append(Outcome(path=file.path, status="unchanged", id=known))
+            else:
+                fresh.append(loaded)
+        return outcomes + (self._upload(fresh, collection, on_conflict) if fresh else [])
+
+    def _known(self, loaded: _Loaded, collection: str) -> str | None:
+        """The id under which these bytes stand already with nothing to change, if they do."""
+        digest = hashlib.sha256(loaded.content).hexdigest()
+        answer = self._request("GET", f"/images/{digest[:16]}", params={"collection": collection})
+        if answer.status_code != 200:
+            return None
+        stored = _json(answer)
+        given = loaded.metadata
+        wanted = stored["metadata"] if given is None else given
+        same = stored["sha256"] == digest and canonical_json(wanted) == canonical_json(
+            stored["metadata"]
+        )
+        return str(stored["id"]) if same else None
+
+    def _upload(
+        self, fresh: Sequence[_Loaded], collection: str, on_conflict: OnConflict
+    ) -> list[Outcome]:
+        data = {"collection": collection, "on_conflict": on_conflict.value}
+        if any(one.metadata is not None for one in fresh):
+            data["metadata"] = json.dumps([one.metadata for one in fresh])
+        files = [("files", (one.filename, one.content)) for one in fresh]
+        answer = self._request("POST", "/index", data=data, files=files)
+        body = _json(answer)
+        if "items" in body:
+            return [
+                _outcome(one.path, item) for one, item in zip(fresh, body["items"], strict=True)
+            ]
+        error = _error(answer)
+        fatal = answer.status_code in _FATAL and not isinstance(error, ImageExistsError)
+        if fatal or answer.is_server_error or answer.is_success:
+            raise error
+        if len(fresh) == 1:
+            return [Outcome.failure(fresh[0].path, error)]
+        # One of them was too much for all: each is sent on its own.
+        return [
+            outcome for one in fresh for outcome in self._upload([one], collection, on_conflict)
+        ]
+
+    def index_archive(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        metadata: Mapping[str, Any] | None = None,
+        folder_field: str | None = None,
+        on_conflict: OnConflict = OnConflict.REPLACE,
+        progress: Progress = NO_PROGRESS,
+    ) -> JobOut:
+        """Sends an archive, whose pictures the service indexes in the background.
+
+        Args:
+            path: A zip or tar file.
+            collection: Made if it does not exist.
+            metadata: A JSON object for every picture.
+            folder_field: Stores the name of a picture's folder under this metadata field.
+            on_conflict: What to do with ids that exist.
+            progress: Told how many megabytes were sent.
+
+        Returns:
+            The job, for `wait_for_job`.
+        """
+        archive = Path(path)
+        form = {
+            "collection": collection,
+            "on_conflict": on_conflict.value,
+            "metadata": None if metadata is None else json.dumps(dict(metadata)),
+            "folder_field": folder_field,
+        }
+        with _Archive(archive, progress) as file:
+            answer = self._call(
+                "POST",
+                "/index/archive",
+                data=_given(form),
+                files={"file": (archive.name, file)},
+                timeout=ARCHIVE_TIMEOUT_S,
+            )
+        return JobOut.model_validate(answer)
+
+    def index_folder(
+        self,
+        path: str,
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        metadata: Mapping[str, Any] | None = None,
+        folder_field: str | None = None,
+        on_conflict: OnConflict = OnConflict.REPLACE,
+    ) -> JobOut:
+        """Has the service index a folder of its own machine; arguments as for `index_archive`.
+
+        Raises:
+            ImportsDisabledError, PathNotAllowedError: The service may not read it.
+        """
+        body = {
+            "path": path,
+            "collection": collection,
+            "on_conflict": on_conflict.value,
+            "metadata": None if metadata is None else dict(metadata),
+            "folder_field": folder_field,
+        }
+        return JobOut.model_validate(self._call("POST", "/index/folder", json=body))
+
+    # Searching
+
+    def _search(self, picture: Picture, arguments: SearchArguments) -> SearchOut:
+        with open_picture(picture) as file:
+            content = file.read()
+        return SearchOut.model_validate(
+            self._call(
+                "POST",
+                "/search",
+                data=_form(arguments),
+                files={"file": (name_of(picture), content)},
+            )
+        )
+
+    def _search_url(
+        self,
+        url: str,
+        arguments: SearchArguments,
+        keep: Callable[[BinaryIO], object],  # noqa: ARG002 - the service fetches it
+    ) -> SearchOut:
+        content = json.dumps({"url": url, **_fields(arguments)})  # ASCII, whatever the address is
+        headers = {"Content-Type": "application/json"}
+        answer = self._call("POST", "/search/url", content=content, headers=headers)
+        return SearchOut.model_validate(answer)
+
+    def _similar(self, image_id: str, arguments: SearchArguments) -> SearchOut:
+        path = f"/images/{check_id(image_id)}/similar"
+        return SearchOut.model_validate(self._call("GET", path, params=_form(arguments)))
+
+    # Pictures
+
+    def get(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> ImageOut:
+        """Returns what is stored about one picture."""
+        path, query = f"/images/{check_id(image_id)}", {"collection": collection}
+        return ImageOut.model_validate(self._call("GET", path, params=query))
+
+    def list(
+        self, collection: str = DEFAULT_COLLECTION, *, filter: Mapping[str, Any] | None = None
+    ) -> Iterator[ImageOut]:
+        """Yields the pictures of a collection, oldest first."""
+        query: dict[str, Any] = {"collection": collection, "limit": PAGE}
+        if filter is not None:
+            query["filter"] = json.dumps(dict(filter))
+        while True:
+            page = ImagesOut.model_validate(self._call("GET", "/images", params=query))
+            yield from page.images
+            if page.next_cursor is None:
+                return
+            query["cursor"] = page.next_cursor
+
+    def update(
+        self, image_id: str, metadata: Mapping[str, Any], *, collection: str = DEFAULT_COLLECTION
+    ) -> ImageOut:
+        """Changes a picture's metadata, see `BaseClient.update`."""
+        path, query = f"/images/{check_id(image_id)}", {"collection": collection}
+        body = {"metadata": dict(metadata)}
+        return ImageOut.model_validate(self._call("PATCH", path, params=query, json=body))
+
+    def delete(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> None:
+        """Deletes one picture."""
+        self._call("DELETE", f"/images/{check_id(image_id)}", params={"collection": collection})
+
+    def thumbnail(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> bytes:
+        """Returns a JPEG of at most 256 pixels a side."""
+        path = f"/images/{check_id(image_id)}/thumbnail"
+        answer = self._request("GET", path, params={"collection": collection})
+        if answer.is_error:
+            raise _error(answer)
+        return answer.content
+
+    def _duplicates_page(
+        self, collection: str, kind: DuplicateKind, threshold: float | None, cursor: str | None
+    ) -> DuplicatesOut | DuplicatesRunning:
+        query = {
+            "collection": collection,
+            "kind": kind.value,
+            "threshold": threshold,
+            "cursor": cursor,
+            "limit": PAGE,
+        }
+        answer = self._call("GET", "/duplicates", params=_given(query))
+        if answer["state"] == "running":
+            return DuplicatesRunning.model_validate(answer)
+        return DuplicatesOut.model_validate(answer)
+
+    # Collections and jobs
+
+    def collections(self) -> Sequence[CollectionOut]:
+        """Returns all collections, by name."""
+        return CollectionsOut.model_validate(self._call("GET", "/collections")).collections
+
+    def drop(self, collection: str) -> None:
+        """Deletes a collection with its pictures."""
+        self._call("DELETE", f"/collections/{check_collection_name(collection)}")
+
+    def vectors(self, collection: str = DEFAULT_COLLECTION) -> Sequence[VectorSetOut]:
+        """Returns a collection's vector sets."""
+        path = f"/collections/{check_collection_name(collection)}/vectors"
+        return VectorSetsOut.model_validate(self._call("GET", path)).vectors
+
+    def discard_vectors(self, digest: str, *, collection: str = DEFAULT_COLLECTION) -> None:
+        """Deletes the vectors of a model that the collection no longer uses."""
+        path = f"/collections/{check_collection_name(collection)}/vectors/{check_id(digest)}"
+        self._call("DELETE", path)
+
+    def reembed(
+        self,
+        collection: str = DEFAULT_COLLECTION,
+        *,
+        model: Mapping[str, Any] | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> str:
+        """Has the service move a collection to another model, see `BaseClient.reembed`."""
+        job = self.wait_for_job(self.begin_reembed(collection, model=model).id, progress=progress)
+        for text in job.error_texts:
+            progress.error(text)
+        if job.state in {"failed", "canceled"}:
+            raise ServerError(f"Job {job.id} is {job.state}: {job.message}")
+        return job.message
+
+    def begin_reembed(
+        self, collection: str = DEFAULT_COLLECTION, *, model: Mapping[str, Any] | None = None
+    ) -> JobOut:
+        """Has the service begin to move a collection to another model; returns the job."""
+        path = f"/collections/{check_collection_name(collection)}/reembed"
+        return JobOut.model_validate(self._call("POST", path, json=dict(model or {})))
+
+    def jobs(self, *, limit: int = 100) -> Jobs:
+        """Returns the newest jobs, newest first."""
+        return JobsOut.model_validate(self._call("GET", "/jobs", params={"limit": limit})).jobs
+
+    def job(self, job_id: str) -> JobOut:
+        """Returns one job as it stands."""
+        return JobOut.model_validate(self._call("GET", f"/jobs/{check_id(job_id)}"))
+
+    def cancel_job(self, job_id: str) -> JobOut:
+        """Ends a job at its next step; what it did is kept."""
+        return JobOut.model_validate(self._call("POST", f"/jobs/{check_id(job_id)}/cancel"))
+
+    def info(self) -> dict[str, Any]:
+        """Returns what the service says of itself."""
+        answer: dict[str, Any] = self._call("GET", "/info")
+        return answer
+
+    # The connection
+
+    def _call(self, method: str, path: str, **options: Any) -> Any:
+        answer = self._request(method, path, **options)
+        if answer.is_error:
+            raise _error(answer)
+        return _json(answer) if answer.content else None
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        """Makes one call, again while the service says that it is busy."""
+        for attempt in range(ATTEMPTS):
+            try:
+                answer = self._http.request(method, path, **options)
+            except httpx2.HTTPError as exc:
+                raise ServerError(
+                    f"{self._server} does not answer ({exc}); is it running there?", passing=True
+                ) from exc
+            if answer.status_code != 503 or attempt == ATTEMPTS - 1:
+                return answer
+            time.sleep(float(answer.headers.get("Retry-After", 1)) * (1 + attempt / 2))
+        raise AssertionError  # pragma: no cover - the loop always returns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    """A file that was read, ready to be sent."""
+
+    path: Path
+    filename: str
+    content: bytes
+    metadata: Mapping[str, Any] | None
+
+
+def _load(file: FileToIndex) -> _Loaded:
+    """Reads a file. Raises `UnreadableImageError`."""
+    source = PictureSource.from_path(file.path)
+    try:
+        with source.open() as opened:
+            content = opened.read()
+    except OSError as exc:
+        raise UnreadableImageError(f"{file.path} cannot be read: {exc.strerror}") from exc
+    return _Loaded(
+        path=file.path, filename=source.filename, content=content, metadata=file.metadata
+    )
+
+
+def _batches(files: Sequence[FileToIndex]) -> Iterator[list[FileToIndex]]:
+    """Splits files into batches that are small in number and in bytes."""
+    batch: list[FileToIndex] = []
+    size = 0
+    for file in files:
+        with suppress(OSError):  # `_load` says why
+            size += file.path.stat().st_size
+        if batch and (len(batch) >= BATCH_FILES or size > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(file)
+    if batch:
+        yield batch
+
+
+class _Archive(io.BufferedReader):
+    """An archive that reports how many megabytes of it were read."""
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        try:
+            super().__init__(io.FileIO(path))
+        except FileNotFoundError as exc:
+            raise MissingFileError(f"{path} cannot be read: {exc.strerror}") from exc
+        except OSError as exc:
+            raise ConfigurationError(f"{path} cannot be read: {exc.strerror}") from exc
+        self._megabytes = path.stat().st_size // _MB
+        self._progress = progress.stage(f"sending {path.name} (MB)")
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self._progress.report(self.tell() // _MB, self._megabytes)
+        return data
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _fields(arguments: SearchArguments) -> dict[str, Any]:
+    """The arguments that were given: an older service may not know the others."""
+    values: dict[str, Any] = {
+        "k": arguments.k,
+        "collection": arguments.collection,
+        "min_score": arguments.min_score,
+        "filter": None if arguments.filter is None else dict(arguments.filter),
+        "group_by": arguments.group_by,
+    }
+    if arguments.effort is not None:
+        values |= {name: value for name, value in asdict(arguments.effort).items() if value}
+    return _given(values)
+
+
+def _form(arguments: SearchArguments) -> dict[str, Any]:
+    """The arguments as form fields or query parameters."""
+    fields = _fields(arguments)
+    return fields | {name: json.dumps(fields[name]) for name in fields if name == "filter"}
+
+
+def _outcome(path: Path, item: Mapping[str, Any]) -> Outcome:
+    error = item.get("error")
+    return Outcome(
+        path=path,
+        status=item["status"],
+        id=item.get("id"),
+        error=None if error is None else _kind(error["code"])(error["detail"]),
+    )
+
+
+def _json(answer: httpx2.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError as exc:
+        raise _error(answer) from exc
+
+
+def _error(answer: httpx2.Response) -> ServerError:
+    """The error for an answer, of the class that its code names."""
+    passing = answer.is_server_error
+    try:
+        problem = answer.json()
+        text, code = f"{problem['detail']} ({problem['code']})", problem["code"]
+    except (ValueError, KeyError, TypeError):
+        text = f"{answer.request.url} answered {answer.status_code}; is it a Lookalike service?"
+        return ServerError(text, passing=passing)
+    return _kind(code)(text, passing=passing)
+
+
+@cache
+def _kind(code: str) -> type[ServerError]:
+    """The class for a code: a `ServerError` that is also what a data folder would raise."""
+    kinds = [LookalikeError]
+    for kind in kinds:  # grows while it is walked
+        if kind.code == code and not issubclass(kind, ServerError) and kind is not LookalikeError:
+            return type(kind.__name__, (ServerError, kind), {"code": code, "__doc__": kind.__doc__})
+        kinds += kind.__subclasses__()
+    return ServerError

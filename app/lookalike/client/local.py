@@ -1,0 +1,445 @@
+"""`Client`: a data folder from Python."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from lookalike import __version__
+from lookalike.bootstrap import (
+    Services,
+    build_pictures,
+    build_services,
+    move_request,
+    open_jobs,
+    open_store,
+)
+from lookalike.client import (
+    BaseClient,
+    FileToIndex,
+    Jobs,
+    Outcome,
+    Outcomes,
+    Picture,
+    SearchArguments,
+    name_of,
+    open_picture,
+)
+from lookalike.config import load_settings
+from lookalike.cores import limit_openmp
+from lookalike.errors import FetchingDisabledError, LookalikeError
+from lookalike.files.data_folder import make_data_folder
+from lookalike.media.archives import ArchiveLimits
+from lookalike.media.sources import PictureSource
+from lookalike.progress import NO_PROGRESS, Progress
+from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, OnConflict
+from lookalike.schemas import (
+    CollectionOut,
+    DuplicatesOut,
+    DuplicatesRunning,
+    ImageOut,
+    JobOut,
+    MatchOut,
+    SearchOut,
+    VectorSetOut,
+)
+from lookalike.services.collections import CollectionService
+from lookalike.services.duplicates import (
+    MAX_LIMIT,
+    THRESHOLD,
+    DuplicateOptions,
+    DuplicateService,
+    Unfinished,
+)
+from lookalike.services.import_run import ArchiveFeed
+from lookalike.services.importing import ImportOptions
+from lookalike.services.indexing import IndexItem
+from lookalike.services.jobs import JobService
+from lookalike.services.pictures import PictureService
+from lookalike.services.search import SearchOptions
+from lookalike.services.switching import PutGate
+from lookalike.services.vector_set import VectorSet, stored_vectors
+from lookalike.store.base import Store
+from lookalike.store.filters import Filter
+from lookalike.store.jobs import JobStore
+from lookalike.visualization.contact_sheet import Tile, contact_sheet
+
+_PAGE = 1000  # pictures
+_TILE = 160  # pixels
+
+
+class Client(BaseClient):
+    """A data folder. The network is loaded by the first call that needs it.
+
+    Args:
+        data_dir: The folder that holds everything stored, made if it is missing; the setting
+            `data_dir` if None.
+        read_only: Change nothing; then a service may own the folder meanwhile.
+        **settings: Any setting by its name, e.g. `model="resnet18"`, `weights="random"`; others
+            come from the environment and `.env`, as for the service.
+
+    Raises:
+        ConfigurationError: A setting cannot be used.
+        DataFolderInUseError: Another process owns the folder.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str] | None = None,
+        *,
+        read_only: bool = False,
+        **settings: Any,
+    ) -> None:
+        folder = None if data_dir is None else Path(data_dir)
+        self._settings = load_settings(data_dir=folder, **settings)
+        self._read_only = read_only
+        limit_openmp()
+        if not read_only:
+            make_data_folder(self._settings.data_dir)
+        self._store: Store = open_store(self._settings, read_only=read_only)
+
+    def close(self) -> None:
+        """Finishes what waits, saves, and lets go of the data folder."""
+        made = self.__dict__
+        if "_duplicates" in made:
+            self._duplicates.close()
+        if "_services" in made:
+            self._services.close()
+        if "_job_store" in made:
+            self._job_store.close()
+        self._store.close()
+
+    @cached_property
+    def _services(self) -> Services:
+        """Loads the network."""
+        return build_services(self._settings, store=self._store, read_only=self._read_only)
+
+    @cached_property
+    def _pictures(self) -> PictureService:
+        return build_pictures(self._settings, self._store)
+
+    @cached_property
+    def _duplicates(self) -> DuplicateService:
+        return DuplicateService(self._store, self._pictures, wait_s=0.2)
+
+    @cached_property
+    def _collections(self) -> CollectionService:
+        gate = self._services.indexing.gate if "_services" in self.__dict__ else PutGate()
+        return CollectionService(self._store, self._jobs, gate)
+
+    @cached_property
+    def _job_store(self) -> JobStore:
+        return open_jobs(self._settings, read_only=self._read_only)
+
+    @cached_property
+    def _jobs(self) -> JobService:
+        """Reads and cancels jobs; a service does them."""
+        return JobService(self._job_store, {})
+
+    def _index_files(
+        self, files: Sequence[FileToIndex], collection: str, on_conflict: OnConflict
+    ) -> Iterator[Outcome]:
+        if not files:  # the network need not be loaded
+            return
+        sources = (PictureSource.try_path(file.path, metadata=file.metadata) for file in files)
+        items = self._services.indexing.index(
+            sources, collection=collection, on_conflict=on_conflict
+        )
+        for item in items:
+            assert item.source.path is not None
+            yield _outcome(item.source.path, item)
+
+    def index_archive(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        metadata: Mapping[str, Any] | None = None,
+        folder_field: str | None = None,
+        on_conflict: OnConflict = OnConflict.REPLACE,
+        progress: Progress = NO_PROGRESS,
+    ) -> Outcomes:
+        """Adds the pictures of an archive; arguments as for `index`.
+
+        Returns:
+            One outcome for each picture, and one for the archive if the rest of it cannot be read.
+        """
+        options = ImportOptions(
+            collection=collection,
+            on_conflict=on_conflict,
+            metadata=metadata,
+            folder_field=folder_field,
+        )
+        archive, outcomes = Path(path), Outcomes()
+        try:
+            feed = self._feed(archive, options)
+            total = feed.count(progress)
+            for outcome in self._index_feed(archive, feed, options):
+                outcomes.append(outcome)
+                progress.report(len(outcomes), total)
+                progress.check()
+        except LookalikeError as exc:
+            outcomes.append(Outcome.failure(archive, exc))
+        return outcomes
+
+    def _feed(self, archive: Path, options: ImportOptions) -> ArchiveFeed:
+        return ArchiveFeed(
+            archive,
+            ArchiveLimits(file_bytes=self._settings.max_file_bytes),
+            folder=self._services.files.tmp,
+            name=archive.name,
+            describe=options.describe,
+        )
+
+    def _index_feed(
+        self, archive: Path, feed: ArchiveFeed, options: ImportOptions
+    ) -> Iterator[Outcome]:
+        waiting: deque[tuple[str, PictureSource]] = deque()
+
+        def sources() -> Iterator[PictureSource]:
+            for picture in feed.pictures(None):
+                waiting.append((picture.name, picture.source))
+                yield picture.source
+
+        items = self._services.indexing.index(
+            sources(), collection=options.collection, on_conflict=options.on_conflict
+        )
+        try:
+            for item in items:
+                name, source = waiting.popleft()
+                source.close()
+                yield _outcome(archive / name, item)
+        finally:
+            for _, source in waiting:
+                source.close()
+
+    def _search(self, picture: Picture, arguments: SearchArguments) -> SearchOut:
+        options = _options(arguments)
+        with open_picture(picture) as file:
+            return SearchOut.of(self._services.search.search(file, options))
+
+    def _search_url(
+        self, url: str, arguments: SearchArguments, keep: Callable[[BinaryIO], object]
+    ) -> SearchOut:
+        options = _options(arguments)
+        if not self._settings.fetch_urls:  # the network need not be loaded
+            raise FetchingDisabledError
+        return SearchOut.of(self._services.search.search_url(url, options, keep=keep))
+
+    def _similar(self, image_id: str, arguments: SearchArguments) -> SearchOut:
+        options = _options(arguments)
+        return SearchOut.of(self._services.search.similar(image_id, options))
+
+    def get(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> ImageOut:
+        """Returns what is stored about one picture."""
+        return ImageOut.of(self._pictures.get(collection, image_id))
+
+    def list(
+        self, collection: str = DEFAULT_COLLECTION, *, filter: Mapping[str, Any] | None = None
+    ) -> Iterator[ImageOut]:
+        """Yields the pictures of a collection, oldest first."""
+        cursor: str | None = None
+        while True:
+            page = self._pictures.page(
+                collection, cursor=cursor, limit=_PAGE, where=_filter(filter)
+            )
+            yield from map(ImageOut.of, page.records)
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def update(
+        self, image_id: str, metadata: Mapping[str, Any], *, collection: str = DEFAULT_COLLECTION
+    ) -> ImageOut:
+        """Changes a picture's metadata, see `BaseClient.update`."""
+        return ImageOut.of(self._pictures.patch_metadata(collection, image_id, metadata))
+
+    def delete(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> None:
+        """Deletes one picture."""
+        self._pictures.delete(collection, image_id)
+
+    def thumbnail(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> bytes:
+        """Returns a JPEG of at most 256 pixels a side."""
+        return self._pictures.thumbnail(collection, image_id).read_bytes()
+
+    def _duplicates_page(
+        self, collection: str, kind: DuplicateKind, threshold: float | None, cursor: str | None
+    ) -> DuplicatesOut | DuplicatesRunning:
+        options = DuplicateOptions(
+            collection=collection,
+            kind=kind,
+            threshold=THRESHOLD if threshold is None else threshold,
+            limit=MAX_LIMIT,
+            cursor=cursor,
+        )
+        found = self._duplicates.find(options)
+        if isinstance(found, Unfinished):
+            return DuplicatesRunning.of(found)
+        return DuplicatesOut.of(found)
+
+    def collections(self) -> Sequence[CollectionOut]:
+        """Returns all collections, by name; loads the network to tell which can be searched."""
+        live = [encoder.spec for encoder in self._services.encoders.live]
+        return CollectionOut.of_all(self._store.collections(), live)
+
+    def drop(self, collection: str) -> None:
+        """Deletes a collection, and cancels the imports into it that a service left."""
+        self._collections.drop(collection)
+        self._store.purge()  # what is done in the background might not be done by the end
+
+    def vectors(self, collection: str = DEFAULT_COLLECTION) -> Sequence[VectorSetOut]:
+        """Returns a collection's vector sets."""
+        return [VectorSetOut.of(one) for one in self._collections.vector_sets(collection)]
+
+    def discard_vectors(self, digest: str, *, collection: str = DEFAULT_COLLECTION) -> None:
+        """Deletes the vectors of a model that the collection no longer uses."""
+        self._collections.discard(collection, digest)
+
+    def reembed(
+        self,
+        collection: str = DEFAULT_COLLECTION,
+        *,
+        model: Mapping[str, Any] | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> str:
+        """Moves a collection to another model, see `BaseClient.reembed`.
+
+        The work is done here. If it is interrupted, the next call goes on where it was.
+        """
+        self._pictures.page(collection, limit=1)  # raises before the network is loaded
+        request = move_request(self._settings, model)
+        return self._services.reembedding.run(collection, request, progress)
+
+    def jobs(self, *, limit: int = 100) -> Jobs:
+        """Returns the newest jobs that a service left in the folder, newest first."""
+        found, _ = self._jobs.page(limit=limit)
+        return [JobOut.of(job) for job in found]
+
+    def job(self, job_id: str) -> JobOut:
+        """Returns one job as it stands."""
+        return JobOut.of(self._jobs.get(job_id))
+
+    def cancel_job(self, job_id: str) -> JobOut:
+        """Ends a job; one that a service began ends when the service starts again."""
+        return JobOut.of(self._jobs.cancel(job_id))
+
+    def info(self) -> dict[str, Any]:
+        """Returns what is stored, in the shape of `GET /info`; loads no network."""
+        return {
+            "version": __version__,
+            "collections": [
+                CollectionOut.of(info, searchable=True).model_dump(exclude={"searchable"})
+                for info in self._store.collections()
+            ],
+            "store": self._store.describe(),
+        }
+
+    # What only a data folder can do
+
+    def show(
+        self,
+        picture: Picture,
+        *,
+        k: int = 5,
+        collection: str = DEFAULT_COLLECTION,
+        label_field: str | None = None,
+        label: Any = None,
+    ) -> Image.Image:
+        """Searches, and draws the picture beside its matches with rank, score and name.
+
+        Args:
+            picture: As for `search`.
+            k: How many matches.
+            collection: Where to search.
+            label_field: A metadata field; matches that hold `label` there are framed green,
+                others red.
+            label: What the picture shows.
+
+        Returns:
+            An RGB picture; a notebook shows it.
+        """
+        tiles = [
+            Tile(
+                image=self._picture_or_none(match, collection),
+                name=match.filename,
+                rank=match.rank,
+                score=match.score,
+                right=None if label_field is None else match.metadata.get(label_field) == label,
+            )
+            for match in self.search(picture, k=k, collection=collection).matches
+        ]
+        with open_picture(picture) as file:
+            query = self._pictures.decode(file, size=_TILE)
+        return contact_sheet(Tile(image=query, name=name_of(picture)), tiles, tile_size=_TILE)
+
+    def picture(
+        self, image_id: str, *, collection: str = DEFAULT_COLLECTION, size: int = 256
+    ) -> Image.Image:
+        """Returns a stored picture, upright RGB, no side reduced below `size` pixels.
+
+        Raises:
+            ImageNotFoundError: No picture has this id.
+            OriginalNotKeptError: Its file is not here.
+        """
+        return self._pictures.open(collection, image_id, size=size)
+
+    def vector_set(
+        self,
+        collection: str = DEFAULT_COLLECTION,
+        *,
+        label_field: str | None = None,
+        filter: Mapping[str, Any] | None = None,
+    ) -> VectorSet:
+        """Returns a collection's pictures with their vectors, for evaluation and maps.
+
+        Args:
+            collection: Which one.
+            label_field: The metadata field that says what a picture shows.
+            filter: Only pictures that match.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            InvalidParameterError: No picture matches, or has the field.
+        """
+        return stored_vectors(
+            self._store,
+            self._pictures,
+            collection,
+            label_field=label_field,
+            where=_filter(filter),
+        )
+
+    def _picture_or_none(self, match: MatchOut, collection: str) -> Image.Image | None:
+        try:
+            return self.picture(match.id, collection=collection, size=_TILE)
+        except LookalikeError:
+            return None
+
+
+def _outcome(path: Path, item: IndexItem) -> Outcome:
+    return Outcome(
+        path=path,
+        status=item.status.value if item.status else "failed",
+        id=item.id,
+        error=item.error,
+    )
+
+
+def _options(arguments: SearchArguments) -> SearchOptions:
+    return SearchOptions(
+        collection=arguments.collection,
+        k=arguments.k,
+        min_score=arguments.min_score,
+        where=_filter(arguments.filter),
+        group_by=arguments.group_by,
+        effort=arguments.effort,
+    )
+
+
+def _filter(given: Mapping[str, Any] | None) -> Filter | None:
+    return None if given is None else Filter.parse(dict(given))

@@ -1,0 +1,311 @@
+"""What `Client` and `HttpClient` promise alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lookalike import Client, HttpClient
+from lookalike.client import BaseClient, Outcome
+from lookalike.errors import (
+    CollectionNotFoundError,
+    ConflictError,
+    EmbeddingSetNotFoundError,
+    FetchingDisabledError,
+    ImageExistsError,
+    ImageNotFoundError,
+    InvalidFilterError,
+    InvalidIdError,
+    InvalidMetadataError,
+    InvalidParameterError,
+    JobNotFoundError,
+    LookalikeError,
+    NotAnImageError,
+    ServerError,
+)
+from lookalike.models.head import save_head
+from lookalike.progress import Progress, TaskEndedError
+from lookalike.records import DuplicateKind, OnConflict
+from lookalike.schemas import CollectionOut, DuplicatesOut, ImageOut, SearchOut
+from lookalike.store.effort import Effort
+from scripts.samples import write_samples
+from tests.servers import ADMIN_KEY, Server
+from tests.services.moving import make_head
+from tests.unreadable import refuse
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    write_samples(folder, classes=["mug", "fish"], instances=3, views=2, size=(96, 72))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("service") / "data")
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["folder", "service"])
+def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BaseClient]:
+    """Each client, over no pictures."""
+    made: BaseClient
+    if request.param == "folder":
+        made = Client(tmp_path / "data", model="color")
+    else:
+        made = HttpClient(request.getfixturevalue("server").url, ADMIN_KEY)
+        for collection in made.collections():
+            made.drop(collection.name)
+    with made:
+        yield made
+
+
+@pytest.fixture
+def filled(client: BaseClient, photos: Path) -> BaseClient:
+    """Each client, over twelve pictures."""
+    outcomes = client.index(photos, folder_field="label")
+    assert [outcome.status for outcome in outcomes] == ["created"] * 12
+    return client
+
+
+class Told(Progress):
+    """Notes what it is told, and ends the task after so many reports."""
+
+    def __init__(self, end_after: int = 1_000_000) -> None:
+        super().__init__()
+        self.reports: list[tuple[int, int]] = []
+        self.errors: list[str] = []
+        self._end_after = end_after
+
+    def report(self, done: int, total: int, *, stage: str = "") -> None:
+        self.reports.append((done, total))
+
+    def error(self, text: str) -> None:
+        self.errors.append(text)
+
+    def check(self) -> None:
+        if len(self.reports) >= self._end_after:
+            raise TaskEndedError
+
+
+@contextmanager
+def raises(
+    client: BaseClient, kind: type[LookalikeError], match: str | None = None
+) -> Iterator[None]:
+    """Both raise the same class; that of a service is a `ServerError` as well."""
+    with pytest.raises(kind, match=match) as caught:
+        yield
+    assert isinstance(client, Client) or isinstance(caught.value, ServerError)
+
+
+def test_pictures_are_indexed_and_unchanged_the_second_time(
+    filled: BaseClient, photos: Path
+) -> None:
+    told = Told()
+    again = filled.index(photos, progress=told)
+    assert {outcome.status for outcome in again} == {"unchanged"}
+    assert {outcome.path for outcome in again} == set(photos.rglob("*.jpg"))
+    assert all(isinstance(outcome, Outcome) and outcome.id for outcome in again)
+    assert told.reports[-1] == (12, 12)
+
+
+def test_metadata_of_all_and_of_each(client: BaseClient, photos: Path) -> None:
+    fish = photos / "fish" / "fish-00-0.jpg"
+    client.index(photos / "mug", metadata={"year": 2026, "label": "x"}, folder_field="label")
+    assert [one.metadata for one in client.list()] == [{"label": "mug", "year": 2026}] * 6
+    client.index(fish, metadata=lambda path: {"label": path.stem}, folder_field="label")
+    (found,) = client.list(filter={"label": "fish-00-0"})
+    assert found.filename == fish.name
+
+
+def test_a_file_that_fails_harms_no_other(
+    client: BaseClient, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.jpg").write_text("no picture")
+    (tmp_path / "hidden").mkdir()
+    refuse(monkeypatch, tmp_path / "hidden")
+    outcomes = client.index(photos, tmp_path / "notes.jpg", tmp_path / "hidden")
+    failed = {one.path.name: one.error for one in outcomes if one.failed}
+    assert set(failed) == {"notes.jpg", "hidden"}
+    assert isinstance(failed["notes.jpg"], NotAnImageError)
+    assert sum(one.status == "created" for one in outcomes) == 12
+
+
+def test_ids_that_exist(client: BaseClient, photos: Path) -> None:
+    path = photos / "mug" / "mug-00-0.jpg"
+    client.index(path, metadata={"a": 1})
+    (same,) = client.index(path, metadata={"a": 2}, on_conflict=OnConflict.SKIP)
+    assert same.status == "skipped"
+    (taken,) = client.index(path, metadata={"a": 2}, on_conflict=OnConflict.ERROR)
+    assert isinstance(taken.error, ImageExistsError)
+    (changed,) = client.index(path, metadata={"a": 2})
+    assert changed.status == "updated"
+
+
+def test_what_is_missing_is_a_file_not_found_error(client: BaseClient, tmp_path: Path) -> None:
+    for call in (client.index, client.search):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            call(tmp_path / "nowhere.jpg")
+    with pytest.raises(LookalikeError, match="no regular file"):
+        client.search(tmp_path)
+
+
+def test_indexing_ends_when_the_progress_says_so(client: BaseClient, photos: Path) -> None:
+    with pytest.raises(TaskEndedError):
+        client.index(photos, progress=Told(end_after=3))
+
+
+def test_every_kind_of_query_finds_itself(filled: BaseClient, photos: Path) -> None:
+    path = photos / "fish" / "fish-01-0.jpg"
+    for query in (path, str(path), path.read_bytes(), Image.open(path)):
+        result = filled.search(query, k=3)
+        assert isinstance(result, SearchOut)
+        assert [match.rank for match in result.matches] == [1, 2, 3]
+        best = result.matches[0]
+        assert (best.filename, best.metadata) == (path.name, {"label": "fish"})
+        assert best.score == pytest.approx(1.0, abs=1e-6)
+        assert (result.query.width, result.model.name) == (96, "color")
+
+
+def test_searches_can_be_narrowed(filled: BaseClient, photos: Path) -> None:
+    path = photos / "fish" / "fish-01-0.jpg"
+    mugs = filled.search(path, filter={"label": "mug"}).matches
+    assert [match.metadata["label"] for match in mugs] == ["mug"] * 6
+    assert len(filled.search(path, group_by="label").matches) == 2
+    assert filled.search(path, min_score=1.0, filter={"label": "mug"}).matches == []
+    own = filled.search(path).matches
+    for effort in (Effort(exact=True), Effort(nprobe=9, k_factor=2)):
+        assert [m.id for m in filled.search(path, effort=effort).matches] == [m.id for m in own]
+
+
+def test_similar_leaves_itself_out(filled: BaseClient, photos: Path) -> None:
+    best = filled.search(photos / "fish" / "fish-01-0.jpg", k=1).matches[0]
+    found = filled.similar(best.id, k=11, filter={"label": {"in": ["mug", "fish"]}})
+    assert len(found.matches) == 11
+    assert best.id not in [match.id for match in found.matches]
+    assert len(filled.similar(best.id, effort=Effort(exact=True), group_by="label").matches) == 2
+    with raises(filled, ImageNotFoundError):
+        filled.similar("unknown")
+
+
+def test_bad_searches(filled: BaseClient, photos: Path) -> None:
+    path = photos / "fish" / "fish-01-0.jpg"
+    with raises(filled, InvalidParameterError, "k"):
+        filled.search(path, k=0)
+    with raises(filled, InvalidFilterError):
+        filled.search(path, filter={"label": {"like": "x"}})
+    with raises(filled, CollectionNotFoundError, "shoes"):
+        filled.search(path, collection="shoes")
+    with raises(filled, NotAnImageError):
+        filled.search(b"just some text")
+    with raises(filled, FetchingDisabledError, "--fetch-urls"):
+        filled.search_url("https://example.com/a.jpg")
+
+
+def test_records_are_read_changed_and_deleted(filled: BaseClient) -> None:
+    first, *others = filled.list()
+    assert isinstance(first, ImageOut)
+    assert len(others) == 11
+    assert filled.get(first.id) == first
+    changed = filled.update(first.id, {"label": None, "price": 3})
+    assert changed.metadata == {"price": 3}
+    assert filled.get(first.id).metadata == {"price": 3}
+    assert [one.id for one in filled.list(filter={"price": {"gte": 3}})] == [first.id]
+    assert filled.thumbnail(first.id)[:2] == b"\xff\xd8"
+    filled.delete(first.id)
+    for call in (filled.get, filled.delete, filled.thumbnail):
+        with raises(filled, ImageNotFoundError):
+            call(first.id)
+    with raises(filled, ImageNotFoundError):
+        filled.update(first.id, {"price": 4})
+    with pytest.raises(InvalidIdError):
+        filled.delete("../collections/default")
+    with raises(filled, InvalidMetadataError):
+        filled.update(others[0].id, {"\0": 1})
+
+
+def test_duplicates(filled: BaseClient, photos: Path, tmp_path: Path) -> None:
+    original = photos / "mug" / "mug-00-0.jpg"
+    with Image.open(original) as image:
+        image.save(tmp_path / "again.png")
+    filled.index(tmp_path / "again.png")
+    found = filled.duplicates(kind=DuplicateKind.REENCODED, threshold=0.9)
+    assert isinstance(found, DuplicatesOut)
+    (group,) = found.groups
+    names = {group.keep.filename, *(one.filename for one in group.members)}
+    assert names == {"again.png", "mug-00-0.jpg"}
+    with raises(filled, CollectionNotFoundError):
+        filled.duplicates("shoes")
+    with raises(filled, InvalidParameterError):
+        filled.duplicates(threshold=0.1)
+
+
+def test_collections(filled: BaseClient, photos: Path) -> None:
+    filled.index(photos / "mug", collection="mugs")
+    found = filled.collections()
+    assert all(isinstance(one, CollectionOut) for one in found)
+    assert [(one.name, one.count, one.searchable) for one in found] == [
+        ("default", 12, True),
+        ("mugs", 6, True),
+    ]
+    assert filled.info()["collections"][1]["name"] == "mugs"
+    filled.drop("mugs")
+    assert [one.name for one in filled.collections()] == ["default"]
+    with raises(filled, CollectionNotFoundError):
+        filled.drop("mugs")
+    with raises(filled, CollectionNotFoundError):
+        list(filled.list("mugs"))
+
+
+def test_a_collection_moves_to_another_model_and_its_old_vectors_go(
+    filled: BaseClient, photos: Path, tmp_path: Path
+) -> None:
+    told = Told()
+    assert "already" in filled.reembed(model={"model": "color"}, progress=told)
+    head = save_head(make_head(7), tmp_path / "head.safetensors")
+    assert "6 numbers a picture" in filled.reembed(model={"head": str(head)}, progress=told)
+    assert told.errors == []
+    old, new = filled.vectors()
+    assert [one.active for one in (old, new)] == [False, True]
+    assert [one.passport.dim for one in (old, new)] == [48, 6]
+    assert filled.search(photos / "mug" / "mug-00-0.jpg", k=1).model.dim == 6
+    with raises(filled, ConflictError):
+        filled.discard_vectors(new.passport.digest)
+    filled.discard_vectors(old.passport.digest)
+    assert filled.vectors() == [new]
+    with raises(filled, EmbeddingSetNotFoundError):
+        filled.discard_vectors(old.passport.digest)
+    with raises(filled, CollectionNotFoundError):
+        filled.vectors("shoes")
+
+
+def test_a_collection_that_cannot_move(filled: BaseClient) -> None:
+    with pytest.raises(LookalikeError, match="resnet51"):
+        filled.reembed(model={"model": "resnet51"})
+    with pytest.raises(LookalikeError, match="nowhere"):
+        filled.reembed(model={"head": "/nowhere.safetensors"})
+    with raises(filled, CollectionNotFoundError):
+        filled.reembed("shoes")
+
+
+def test_jobs(filled: BaseClient) -> None:
+    for call in (filled.job, filled.cancel_job, filled.wait_for_job):
+        with raises(filled, JobNotFoundError):
+            call("0" * 16)
+    if isinstance(filled, HttpClient):
+        begun = filled.begin_reembed()
+        ended = filled.wait_for_job(begun.id)
+        assert (ended.state, filled.job(begun.id), filled.cancel_job(begun.id)) == (
+            "done",
+            ended,
+            ended,
+        )
+        assert filled.jobs(limit=1) == [ended]
+    else:
+        assert filled.jobs() == []
