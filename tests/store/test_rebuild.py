@@ -40,6 +40,7 @@ from tests.waiting import repeat_together, wait_for
 LEAST, TYPE = 100, "IVF2,SQ8"
 EVERYTHING = Effort(nprobe=65_536, ef_search=65_536, k_factor=1_000)
 QUERIES = unit_vectors(3, seed=42)
+CHANCE = random.Random(14)
 
 
 LIMITS = Limits(min_rows=LEAST, calibrated_k=(10,))
@@ -108,13 +109,13 @@ VECTOR_OF |= {digest(f"s{n}"): STABLE[n] for n in range(60)}
 
 def change_something(*stores: Store) -> None:
     """Adds, replaces or deletes the same in all stores."""
-    if random.random() < 0.2:
-        name = random.choice(NAMES)
+    if CHANCE.random() < 0.2:
+        name = CHANCE.choice(NAMES)
         for store in stores:
             with suppress(NotFoundError):
                 store.delete("default", name)
         return
-    chosen = {name: random.randrange(100) for name in random.sample(NAMES, 5)}
+    chosen = {name: CHANCE.randrange(100) for name in CHANCE.sample(NAMES, 5)}
     images = [new_image(i, content=f"{n}", metadata={"n": n % 3}) for i, n in chosen.items()]
     vectors = np.concatenate([unit_vectors(1, seed=n) for n in chosen.values()])
     for store in stores:
@@ -123,8 +124,8 @@ def change_something(*stores: Store) -> None:
 
 def ask_something(store: Store) -> None:
     """Every match is a picture that exists, with its score, and passes the filter."""
-    n, where = random.randrange(60), random.choice([None, Filter.parse({"n": 1})])
-    (found,) = search(store, STABLE[n : n + 1], k=random.choice([1, 10, 200]), where=where)
+    n, where = CHANCE.randrange(60), CHANCE.choice([None, Filter.parse({"n": 1})])
+    (found,) = search(store, STABLE[n : n + 1], k=CHANCE.choice([1, 10, 200]), where=where)
     assert where is not None or found[0].record.id == f"s{n}"
     assert len(set(ids(found))) == len(found)
     for match in found:
@@ -281,7 +282,7 @@ def test_any_error_of_a_build_leaves_the_thread_alive(
             fill(store, 100)
             wait_for(lambda: "cannot" in facts(store).get("failure", ""))
             put(store, [new_image("x")], unit_vectors(1))
-            time.sleep(0.1)
+            assert not store.rebuild("default")
             assert len(tried) == 1, "it does not try again at every change"
         fill(store, 120, collection="other")
         wait_for(lambda: facts(store, "other")["type"] == TYPE)
@@ -479,7 +480,7 @@ def test_kill_during_builds_loses_nothing(tmp_path: Path) -> None:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
             first = [child.stdout.readline() for _ in range(100)]
-            time.sleep(random.uniform(0.05, 0.5))
+            time.sleep(CHANCE.uniform(0.05, 0.5))
             child.send_signal(signal.SIGKILL)
             lines = ("".join(first) + child.stdout.read()).split("\n")[:-1]
         acknowledged += lines

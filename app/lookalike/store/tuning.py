@@ -1,4 +1,4 @@
-"""What was measured of index types, and which of them to use."""
+"""What was measured of index types, and which one to use."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from lookalike.store.effort import Effort
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What an index is wanted for.
+    """What an index must achieve.
 
     Attributes:
         recall: Share of the true matches to find, in [0, 1].
-        memory: The most bytes that it may have; None for any number.
+        memory: Maximum bytes of the index; None for no limit.
     """
 
     recall: float = 0.99
@@ -23,12 +23,12 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A way to search an index.
+    """One way to search an index.
 
     Attributes:
-        effort: How hard it looks.
-        recall: Share of the true matches that it finds, mean over queries, in [0, 1].
-        ms: Milliseconds a query on one core, median over queries asked one by one.
+        effort: How hard the search looks.
+        recall: Share of the true matches that are found, mean over queries, in [0, 1].
+        ms: Milliseconds a query on one core, median over queries sent one by one.
     """
 
     effort: Effort
@@ -41,12 +41,12 @@ class Trial:
     """An index type that was tried.
 
     Attributes:
-        index: What was built of the rows measured.
-        setting: The same for the whole collection, as `LOOKALIKE_INDEX` takes it: it may have
-            more lists.
-        bytes: Size of the index for the whole collection, estimated from what was built.
-        build_s: Seconds that it took to build of the rows measured.
-        points: Ways to search it, in the order tried; none where it could not be built.
+        index: The type that was built, of the rows measured.
+        setting: The type for the whole collection, as `LOOKALIKE_INDEX` takes it; it may have more
+            lists.
+        bytes: Size of an index of the whole collection, estimated.
+        build_s: Seconds that the build of the rows measured took.
+        points: Ways to search it, in the order tried; none if it could not be built.
         problem: Why it could not be built.
     """
 
@@ -59,32 +59,32 @@ class Trial:
 
     @property
     def grows(self) -> bool:
-        """Whether its time grows as the collection: with no graph, and no more lists by then."""
+        """True if latency is linear in the number of rows (no HNSW, fixed list count)."""
         if "IVF" in self.setting:
             return self.index == self.setting
         return "HNSW" not in self.setting
 
     def fastest(self, recall: float) -> Point | None:
-        """The fastest way to search that reaches a recall; None where none does."""
+        """The fastest way to search that reaches a recall; None if none does."""
         enough = [point for point in self.points if point.recall >= recall]
         return min(enough, key=lambda point: point.ms) if enough else None
 
     def surest(self) -> Point | None:
-        """The way to search that finds most, of equal ones the fastest; None where none works."""
+        """The way with the highest recall, the fastest of equal ones; None if none works."""
         return max(self.points, key=lambda point: (point.recall, -point.ms), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """All index types that were tried on a collection.
+    """The index types that were tried on a collection.
 
     Attributes:
-        rows: Pictures in the collection.
+        rows: Images in the collection.
         measured: How many of them were indexed for the trials.
         dim: Numbers in a vector.
         k: Matches asked for.
-        queries: How many pictures asked for their neighbors.
-        trials: What became of each type; exact search is the first.
+        queries: Number of queries.
+        trials: One for each type; exact search is the first.
     """
 
     rows: int
@@ -101,13 +101,13 @@ class Tuning:
 
     @property
     def extrapolated(self) -> list[str]:
-        """Settings whose milliseconds `for_all` multiplies; none where all rows were measured."""
+        """Settings whose milliseconds `for_all` multiplies; none if all rows were measured."""
         if self.measured == self.rows:
             return []
         return [trial.setting for trial in self.trials if trial.points and trial.grows]
 
     def for_all(self) -> Tuning:
-        """The same, with milliseconds for the whole collection where they grow with it."""
+        """The same with milliseconds for the whole collection, if they are linear in its rows."""
         times = self.rows / self.measured
 
         def grown(trial: Trial) -> Trial:
@@ -117,7 +117,7 @@ class Tuning:
         return replace(self, trials=tuple(grown(trial) for trial in self.trials))
 
     def recommended(self, goal: Goal) -> Trial | None:
-        """The type that reaches the recall fastest; None where none does in the memory."""
+        """The fastest type that reaches the recall within the memory; None if there is none."""
         ways = [
             (point.ms, number)
             for number, trial in enumerate(self.trials)
@@ -128,7 +128,7 @@ class Tuning:
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
-    """Those that none other beats in both speed and recall, fastest first."""
+    """The points that no other one beats in both speed and recall, fastest first."""
     kept: list[Point] = []
     for point in sorted(points, key=lambda one: (one.ms, -one.recall)):
         if not kept or point.recall > kept[-1].recall:

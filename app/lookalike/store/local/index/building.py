@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lookalike.store.local.catalog import Catalog, CollectionRow
 from lookalike.store.local.index import build_process
 from lookalike.store.local.index.build_process import BuildError, BuildRequest
 from lookalike.store.local.index.exact import ExactSegment
-from lookalike.store.local.index.generations import Build, Generations
+from lookalike.store.local.index.generations import Generations
 from lookalike.store.local.index.policy import EXACT, IndexPolicy, Plan
 from lookalike.store.local.index.segments import Segments, in_memory
 from lookalike.store.vectors import Seqs, Vectors
@@ -193,7 +194,7 @@ class IndexBuilding:
     def _build(self, plan: Plan, rows: int) -> Segments | None:
         self.progress.report(0, rows, stage="read")
         self._generations.require_room(rows, self._row.spec.dim)
-        build = self._builder(plan.factory) if plan.factory else None
+        build = partial(self._build_candidates, plan.factory) if plan.factory else None
         if not self._generations.save(self._paced_blocks(rows), self._row, build=build):
             return None
         built = self._generations.load(self._row, exact=False)
@@ -215,26 +216,23 @@ class IndexBuilding:
             self.progress.report(min(done, rows), rows, stage="read")
         self.progress.check()
 
-    def _builder(self, factory: str) -> Build:
-        def build(folder: Path, dim: int) -> dict[str, Any]:
-            calibration = build_process.build(
-                BuildRequest(
-                    folder=str(folder),
-                    dim=dim,
-                    factory=factory,
-                    recall=self._policy.recall,
-                    calibrated_k=self._limits.calibrated_k,
-                ),
-                self.progress,
-                inline_numbers=self._limits.inline_numbers,
-            )
-            return {
-                "index": factory,
-                "calibration": calibration,
-                "built_with": self._policy.build_settings,
-            }
-
-        return build
+    def _build_candidates(self, factory: str, folder: Path, dim: int) -> dict[str, Any]:
+        """Builds an approximate index of a folder's vectors, see `generations.Build`."""
+        request = BuildRequest(
+            folder=str(folder),
+            dim=dim,
+            factory=factory,
+            recall=self._policy.recall,
+            calibrated_k=self._limits.calibrated_k,
+        )
+        calibration = build_process.build(
+            request, self.progress, inline_numbers=self._limits.inline_numbers
+        )
+        return {
+            "index": factory,
+            "calibration": calibration,
+            "built_with": self._policy.build_settings,
+        }
 
     def _exact(self, rows: int) -> Segments:
         """An exact index; if its rows are many, they are written to a file that is mapped."""

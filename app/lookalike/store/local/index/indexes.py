@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,25 +131,13 @@ class Indexes:
 
     def follow_put(self, written: Written, vectors: Vectors) -> None:
         """Adds and removes what a put did; `vectors` are all that came with the call."""
-        row = written.row
         if written.new:
-            self._live[row.embedding] = self._new(row)
-
-        def change(live: LiveIndex) -> None:
-            added = np.array(list(written.added), np.int64)
-            removed = np.array(written.removed, np.int64)
-            live.apply(added, vectors[list(written.added.values())], removed=removed)
-
-        self._follow(row, change)
+            self._live[written.row.embedding] = self._new(written.row)
+        self._follow(written.row, vectors, added=written.added, removed=written.removed)
 
     def follow_delete(self, row: CollectionRow, seq: int) -> None:
         """Removes what a delete removed."""
-
-        def change(live: LiveIndex) -> None:
-            none, nothing = np.empty(0, np.int64), np.empty((0, row.spec.dim), np.float32)
-            live.apply(none, nothing, removed=np.array([seq], np.int64))
-
-        self._follow(row, change)
+        self._follow(row, np.empty((0, row.spec.dim), np.float32), added={}, removed=[seq])
 
     def drop(self, row: CollectionRow) -> None:
         """Forgets a collection's index, and removes what was saved of it."""
@@ -167,12 +155,21 @@ class Indexes:
             live.close()
         self._live.clear()
 
-    def _follow(self, row: CollectionRow, change: Callable[[LiveIndex], None]) -> None:
+    def _follow(
+        self,
+        row: CollectionRow,
+        vectors: Vectors,
+        *,
+        added: Mapping[int, int],
+        removed: Sequence[int],
+    ) -> None:
+        """Follows one commit: `added` maps seqs to positions in `vectors`."""
         live = self._live.get(row.embedding)
         if live is None:
             return
         try:
-            change(live)
+            seqs, gone = np.array(list(added), np.int64), np.array(removed, np.int64)
+            live.apply(seqs, vectors[list(added.values())], removed=gone)
             live.tidy()
             self._ask_rebuild(live)
         except Exception:  # the change is committed: it must not look as if it had failed
