@@ -36,7 +36,7 @@ from lookalike.bootstrap import (
 )
 from lookalike.config import Settings, load_settings
 from lookalike.cores import available_cores
-from lookalike.media.walk import walk
+from lookalike.media.sources import walk
 from lookalike.models.base import Encoder
 from lookalike.records import DEFAULT_COLLECTION, NewImage
 

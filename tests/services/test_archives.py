@@ -23,7 +23,7 @@ from lookalike.errors import ArchiveError, NotAnArchiveError
 from lookalike.media import archive_formats, archives
 from lookalike.media.archive_formats import in_ascii
 from lookalike.media.archives import Archive, ArchiveLimits, Member
-from lookalike.media.walk import SUFFIXES
+from lookalike.media.sources import SUFFIXES
 from lookalike.services.import_run import archive_label
 from lookalike.services.jobs import CanceledError
 from tests.services.archive_maker import KINDS, write_archive

@@ -25,8 +25,7 @@ from lookalike.errors import (
     UrlNotAllowedError,
 )
 from lookalike.media.fetch_guard import FetchGuard
-from lookalike.media.fetch_network import MAX_ADDRESSES, Deadline, TimedStream
-from lookalike.media.fetching import MAX_REDIRECTS, Fetcher
+from lookalike.media.fetching import MAX_ADDRESSES, MAX_REDIRECTS, Deadline, Fetcher, TimedStream
 from tests.web import Web, endless, leads_to, page_of, silent, trickling
 
 PICTURE = bytes(range(256)) * 16

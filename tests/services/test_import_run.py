@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookalike.media.walk import Found, readable, walk
+from lookalike.media.sources import Found, readable, walk
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.import_run import Checkpoint, Cursor, FolderFeed, Journal
 from lookalike.services.jobs import CanceledError

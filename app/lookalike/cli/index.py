@@ -25,7 +25,7 @@ from lookalike.cli.options import (
 from lookalike.cli.output import print_errors, progress, watch_job
 from lookalike.client import Outcome
 from lookalike.errors import ConfigurationError, LookalikeError
-from lookalike.media.walk import walk
+from lookalike.media.sources import walk
 from lookalike.records import OnConflict
 from lookalike.schemas import JobOut
 from lookalike.services.import_run import ARCHIVE_ENDINGS

@@ -12,7 +12,7 @@ from lookalike.cli.options import settings_flags
 from lookalike.cli.output import progress
 from lookalike.config import load_settings
 from lookalike.files.data_folder import make_data_folder
-from lookalike.media.walk import readable, walk
+from lookalike.media.sources import readable, walk
 from lookalike.models.registry import find_network_family
 from lookalike.services.quantizing import Quantized, keep_quantized, quantize_model
 

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, Self
 from PIL import Image, ImageOps
 
 from lookalike.errors import ConfigurationError, LookalikeError, MissingFileError, ServerError
-from lookalike.media.walk import Found, walk
+from lookalike.media.sources import Found, walk
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, OnConflict
 from lookalike.schemas import (

@@ -27,27 +27,25 @@ from lookalike.files.disk import disk_errors
 from lookalike.media.archive_formats import (
     MAX_HEADER_BYTES,
     READ_AHEAD,
+    BoundedFile,
     EmptyReader,
     Entry,
+    ForwardReader,
     Reader,
     TarReader,
     ZipReader,
     archive_errors,
     as_text,
     in_ascii,
+    is_tar,
     leads_up,
     member_errors,
     name_parts,
-)
-from lookalike.media.archive_streams import (
-    BoundedFile,
-    ForwardReader,
-    is_tar,
     too_many,
     too_much,
     unpacked,
 )
-from lookalike.media.walk import is_picture_name
+from lookalike.media.sources import is_picture_name
 
 MAX_MEMBERS = 1_000_000
 """Most members of an archive."""
@@ -252,7 +250,7 @@ class Archive:
 
 
 def _is_picture(name: str) -> bool:
-    """By its name, as `lookalike.media.walk` decides."""
+    """By its name, as `lookalike.media.sources` decides."""
     return is_picture_name([part for part in name_parts(name) if not leads_up(part)])
 
 

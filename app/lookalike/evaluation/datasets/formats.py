@@ -18,8 +18,7 @@ from PIL import Image
 from lookalike.cores import limit_openmp
 from lookalike.errors import ConfigurationError
 from lookalike.evaluation.datasets.base import FileDataset, Stamp, id_of, stamp_of
-from lookalike.media.sources import PictureSource
-from lookalike.media.walk import SUFFIXES, readable, walk
+from lookalike.media.sources import SUFFIXES, PictureSource, readable, walk
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
