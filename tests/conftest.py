@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import sqlite3
+import sys
+from importlib.metadata import version
+
 import pytest
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    import sqlite3
+def pytest_report_header() -> str:
+    """Names the versions that answers depend on, without importing any of them."""
+    named = ", ".join(f"{name} {version(name)}" for name in ("torch", "faiss-cpu"))
+    return f"{named}, SQLite {sqlite3.sqlite_version}"
 
-    import faiss
-    import torch
 
-    return f"torch {torch.__version__}, faiss {faiss.__version__}, SQLite {sqlite3.sqlite_version}"
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Loads the plugin of schemathesis, which takes a second, for the one file that needs it."""
+    if isinstance(collector, pytest.Module) and collector.path.name == "test_openapi.py":
+        collector.config.pluginmanager.import_plugin("schemathesis.pytest.plugin")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Spares a run without hypothesis the import that its plugin makes to print a summary."""
+    plugins = session.config.pluginmanager
+    if "hypothesis" not in sys.modules and plugins.has_plugin("hypothesispytest"):
+        plugins.unregister(name="hypothesispytest")

@@ -6,8 +6,6 @@ import logging
 
 import pytest
 
-from lookalike.api.logs import configure_logging
-from lookalike.bootstrap import open_store
 from lookalike.config import Settings, load_settings, unknown_variables
 from lookalike.cores import available_cores, limit_openmp
 from lookalike.errors import ConfigurationError
@@ -79,6 +77,8 @@ def test_what_is_no_size_is_said_with_an_example(name, text):
     ("text", "reason"), [("foo", "could not parse index string foo"), ("NSG32", "NSG never")]
 )
 def test_an_index_type_that_is_none_is_said_plainly(text, reason, tmp_path):
+    from lookalike.bootstrap import open_store
+
     with pytest.raises(ConfigurationError) as caught:
         open_store(load_settings(index=text, data_dir=tmp_path))
     said = str(caught.value)
@@ -152,6 +152,8 @@ def test_cores_and_openmp(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_log_lines(capsys, style):
+    from lookalike.api.logs import configure_logging
+
     root = logging.getLogger()
     before = (root.handlers, root.level)
     try:
