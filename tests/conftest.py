@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import sqlite3
 import sys
 from importlib.metadata import version
@@ -13,6 +15,14 @@ def pytest_report_header() -> str:
     """Names the versions that answers depend on, without importing any of them."""
     named = ", ".join(f"{name} {version(name)}" for name in ("torch", "faiss-cpu"))
     return f"{named}, SQLite {sqlite3.sqlite_version}"
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Other random numbers in each run; what a failure prints repeats them."""
+    seed = int(os.environ.get("LOOKALIKE_TEST_SEED") or random.SystemRandom().randrange(2**32))
+    print(f"to repeat this: LOOKALIKE_TEST_SEED={seed}")
+    return random.Random(seed)
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.servers import Server
+from tests.waiting import wait_for
 
 ROUNDS = int(os.environ.get("LOOKALIKE_TEST_KILLS", "5"))
 """How often the service is killed; 50 for a thorough run."""
@@ -37,7 +38,7 @@ def server(tmp_path):
 
 def index_until_dead(server: Server, numbers: list[int], stop: threading.Event) -> list[int]:
     """Indexes pictures one by one and returns those that were answered 201."""
-    answered = []
+    answered: list[int] = []
     with httpx2.Client(base_url=server.url, headers=server.http.headers, trust_env=False) as http:
         for number in numbers:
             if stop.is_set():
@@ -106,7 +107,7 @@ def test_sigterm_answers_what_waits_and_loses_nothing(server):
             pool.submit(index_until_dead, server, list(range(start, 4000, 4)), stop)
             for start in range(4)
         ]
-        time.sleep(1.0)
+        wait_for(lambda: server.http.get("/images", params={"limit": 9}).json()["next_cursor"])
         code = server.terminate()
         stop.set()
         answered = [done for task in work for done in task.result()]

@@ -33,6 +33,20 @@ def wait_for(
     return found
 
 
+def assert_stays(holds: Callable[[], object], *, seconds: float) -> None:
+    """Asks again and again for a time, and fails as soon as the answer is false.
+
+    Args:
+        holds: What is asked.
+        seconds: How long it must stay true.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert holds()
+        time.sleep(0.005)
+    assert holds()
+
+
 def repeat_together(
     *jobs: Callable[[], object], seconds: float, enough: Callable[[], bool] = lambda: True
 ) -> None:

@@ -9,7 +9,7 @@ from lookalike.errors import EmbeddingFailedError, NotReadyError, QueueFullError
 from lookalike.models.batcher import Batcher
 from lookalike.models.color import ColorEncoder
 from tests.models.pictures import draw
-from tests.waiting import wait_for
+from tests.waiting import assert_stays, wait_for
 
 COLOR = ColorEncoder()
 PICTURES = [COLOR.prepare(draw(seed)) for seed in range(20)]
@@ -107,8 +107,7 @@ def test_bulk_work_waits_for_room(encoder, batcher):
         batcher.submit(picture)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         blocked = pool.submit(batcher.submit, PICTURES[7], wait=True)
-        time.sleep(0.05)
-        assert not blocked.done()
+        assert_stays(lambda: not blocked.done(), seconds=0.05)
         encoder.gate.set()
         assert np.array_equal(blocked.result(10).result(10), EXPECTED[7])
 
@@ -118,8 +117,7 @@ def test_bulk_work_leaves_half_of_the_places_to_others(encoder, batcher):
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         bulk = [pool.submit(batcher.submit, PICTURES[n], wait=True) for n in range(6)]
         wait_for(lambda: batcher.queue_length == 3)
-        time.sleep(0.1)
-        assert batcher.queue_length == 3
+        assert_stays(lambda: batcher.queue_length == 3, seconds=0.1)
         others = [batcher.submit(PICTURES[n]) for n in range(3)]
         encoder.gate.set()
         assert all(len(task.result(10).result(10)) for task in bulk)

@@ -25,7 +25,6 @@ from tests.store.helpers import digest, fill, ids, new_image, put, search, unit_
 from tests.waiting import repeat_together
 
 SECONDS = 2.0
-CHANCE = random.Random(15)
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def run_together(*jobs: Callable[[], None]) -> None:
     repeat_together(*jobs, seconds=SECONDS)
 
 
-def test_searches_beside_changes_are_right(store: Store) -> None:
+def test_searches_beside_changes_are_right(store: Store, chance: random.Random) -> None:
     """Pictures s* stay; c* come, go and change. Content, vector and metadata tell the version."""
     stable = unit_vectors(60, seed=1)
     put(store, [new_image(f"s{n}", metadata={"kind": "stable"}) for n in range(60)], stable)
@@ -48,18 +47,18 @@ def test_searches_beside_changes_are_right(store: Store) -> None:
     by_digest |= {digest(f"s{n}"): stable[n] for n in range(60)}
 
     def replace() -> None:
-        n = CHANCE.randrange(40)
+        n = chance.randrange(40)
         metadata = {"kind": "moving", "even": n % 2 == 0}
-        image = new_image(f"c{CHANCE.randrange(30)}", content=f"v{n}", metadata=metadata)
+        image = new_image(f"c{chance.randrange(30)}", content=f"v{n}", metadata=metadata)
         put(store, [image], versions[n : n + 1])
 
     def delete() -> None:
         with suppress(NotFoundError):
-            store.delete("default", f"c{CHANCE.randrange(30)}")
+            store.delete("default", f"c{chance.randrange(30)}")
 
     def flip_metadata() -> None:
         with suppress(NotFoundError):
-            store.patch_metadata("default", f"c{CHANCE.randrange(30)}", {"even": None})
+            store.patch_metadata("default", f"c{chance.randrange(30)}", {"even": None})
 
     def check(query: np.ndarray, where: Filter | None, k: int, *, at_least: int) -> None:
         matches = search(store, query[None], k=k, where=where, exclude=["s3"])[0]
@@ -74,33 +73,33 @@ def test_searches_beside_changes_are_right(store: Store) -> None:
             assert where is None or where.matches(match.record.metadata)
 
     def search_all() -> None:
-        n = CHANCE.choice([n for n in range(60) if n != 3])
+        n = chance.choice([n for n in range(60) if n != 3])
         check(stable[n], None, 20, at_least=20)
         top = search(store, stable[n : n + 1], k=1)[0][0]
         assert top.record.id == f"s{n}"
 
     def search_stable() -> None:
         where = Filter.parse({"kind": "stable"})
-        check(unit_vectors(1, seed=CHANCE.randrange(99))[0], where, 100, at_least=59)
+        check(unit_vectors(1, seed=chance.randrange(99))[0], where, 100, at_least=59)
 
     def search_moving() -> None:
         where = Filter.parse({"even": True})
-        check(versions[CHANCE.randrange(40)], where, 30, at_least=0)
+        check(versions[chance.randrange(40)], where, 30, at_least=0)
 
     run_together(replace, replace, delete, flip_metadata, search_all, search_stable, search_moving)
 
 
-def test_a_replaced_picture_is_never_missing(store: Store) -> None:
+def test_a_replaced_picture_is_never_missing(store: Store, chance: random.Random) -> None:
     vectors = unit_vectors(30)
     fill(store, 30)
 
     def replace() -> None:
-        n = CHANCE.randrange(30)
-        image = new_image(f"i{n}", content=str(CHANCE.random()), metadata={"n": n})
+        n = chance.randrange(30)
+        image = new_image(f"i{n}", content=str(chance.random()), metadata={"n": n})
         put(store, [image], vectors[n : n + 1])
 
     def search_filtered() -> None:
-        n = CHANCE.randrange(30)
+        n = chance.randrange(30)
         where = Filter.parse({"n": n})
         assert ids(search(store, vectors[n : n + 1], where=where)[0]) == [f"i{n}"]
 

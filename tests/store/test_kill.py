@@ -44,13 +44,13 @@ def vectors_of(names: list[str]) -> np.ndarray:
     return np.concatenate([unit_vectors(1, seed=int(digest(name)[:8], 16)) for name in names])
 
 
-def kill_one(folder: Path, prefix: str) -> list[str]:
-    """Starts a child, kills it at some moment, and gives the ids that it acknowledged."""
+def kill_one(folder: Path, prefix: str, *, after_s: float) -> list[str]:
+    """Starts a child, kills it some time after its first id; gives those that it acknowledged."""
     command = [sys.executable, "-c", CHILD, str(folder), prefix]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         first = child.stdout.readline()
-        time.sleep(random.uniform(0.05, 0.4))
+        time.sleep(after_s)
         child.send_signal(signal.SIGKILL)
         lines = (first + child.stdout.read()).split("\n")
     assert child.returncode == -signal.SIGKILL
@@ -75,10 +75,10 @@ def check_whole(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("saved", [False, True])
-def test_what_was_acknowledged_survives(tmp_path: Path, saved: bool) -> None:
+def test_what_was_acknowledged_survives(tmp_path: Path, saved: bool, chance: random.Random) -> None:
     acknowledged: list[str] = []
     for turn in range(ROUNDS // 2 + 1 if saved else ROUNDS // 2):
-        acknowledged += kill_one(tmp_path, f"r{turn}")
+        acknowledged += kill_one(tmp_path, f"r{turn}", after_s=chance.uniform(0.05, 0.4))
         store = LocalStore(tmp_path)
         assert set(store.find("default", acknowledged)) == set(acknowledged)
         vectors = vectors_of(acknowledged)
