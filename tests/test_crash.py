@@ -36,9 +36,10 @@ def server(tmp_path):
     made.close()
 
 
-def index_until_dead(server: Server, numbers: list[int], stop: threading.Event) -> list[int]:
-    """Indexes pictures one by one and returns those that were answered 201."""
-    answered: list[int] = []
+def index_until_dead(
+    server: Server, numbers: range, stop: threading.Event, answered: list[int]
+) -> None:
+    """Indexes pictures one by one and notes those that were answered 201."""
     with httpx2.Client(base_url=server.url, headers=server.http.headers, trust_env=False) as http:
         for number in numbers:
             if stop.is_set():
@@ -53,7 +54,6 @@ def index_until_dead(server: Server, numbers: list[int], stop: threading.Event) 
                 break
             assert answer.status_code == 201, answer.text
             answered.append(number)
-    return answered
 
 
 def check(server: Server, answered: list[int]) -> None:
@@ -82,16 +82,18 @@ def test_everything_answered_201_survives_kill_minus_9(server):
     answered: list[int] = []
     number = 0
     for _ in range(ROUNDS):
-        stop = threading.Event()
+        stop, fresh = threading.Event(), list[int]()
         with ThreadPoolExecutor(4) as pool:
             work = [
-                pool.submit(index_until_dead, server, list(range(start, number + 4000, 4)), stop)
+                pool.submit(index_until_dead, server, range(start, number + 4000, 4), stop, fresh)
                 for start in range(number, number + 4)
             ]
+            wait_for(fresh.copy)
             time.sleep(chance.uniform(0.02, 0.6))
             server.kill()
             stop.set()
-            fresh = [done for task in work for done in task.result()]
+            for task in work:
+                task.result()
         answered += fresh
         number += 4000
         server.restart()
@@ -101,16 +103,17 @@ def test_everything_answered_201_survives_kill_minus_9(server):
 
 
 def test_sigterm_answers_what_waits_and_loses_nothing(server):
-    stop = threading.Event()
+    stop, answered = threading.Event(), list[int]()
     with ThreadPoolExecutor(4) as pool:
         work = [
-            pool.submit(index_until_dead, server, list(range(start, 4000, 4)), stop)
+            pool.submit(index_until_dead, server, range(start, 4000, 4), stop, answered)
             for start in range(4)
         ]
-        wait_for(lambda: server.http.get("/images", params={"limit": 9}).json()["next_cursor"])
+        wait_for(lambda: len(answered) > 4)
         code = server.terminate()
         stop.set()
-        answered = [done for task in work for done in task.result()]
+        for task in work:
+            task.result()
     assert code == 0
     server.restart()
     assert len(answered) > 4

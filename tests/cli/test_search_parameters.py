@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from lookalike.store.local.store import LocalStore
 from tests.servers import ADMIN_KEY
 
 FLAGS = ["--nprobe", "7", "--ef-search", "33", "--k-factor", "5"]
-GIVEN = {"nprobe": 7, "ef_search": 33, "k_factor": 5}
+GIVEN: dict[str, Any] = {"nprobe": 7, "ef_search": 33, "k_factor": 5}
 
 
 def test_flags_reach_the_store(lookalike, pictures, monkeypatch):

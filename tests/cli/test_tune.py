@@ -7,6 +7,7 @@ import json
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,7 +223,8 @@ def test_the_plot_shows_the_line_wanted_the_types_and_the_one_to_use():
 
     def pixels(goal: Goal) -> set[tuple[int, ...]]:
         image = Image.open(io.BytesIO(draw_tuning(tuning, goal, name="a\nb")))
-        return {color for _, color in image.convert("RGB").getcolors(2_000_000)}
+        counted: Any = image.convert("RGB").getcolors(2_000_000)
+        return {color for _, color in counted}
 
     for goal in (Goal(), Goal(memory=5)):
         assert {(0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E), (0xDD, 0xE1, 0xE6)} <= pixels(goal)

@@ -1,4 +1,4 @@
-"""Stores to test: every test of the contract runs on each kind. FAISS is imported when it is used."""
+"""Stores to test: every test of the contract runs on each kind; FAISS is imported late."""
 
 from __future__ import annotations
 

@@ -93,21 +93,27 @@ def test_more_candidates_are_taken_while_they_help():
     assert recalls == sorted(recalls)
     assert recalls[0] < 0.7
     assert 0.9 < recalls[-1] < 0.9995
-    assert trial.fastest(0.9).recall >= 0.9
+    fastest = trial.fastest(0.9)
+    assert fastest is not None
+    assert fastest.recall >= 0.9
 
 
 def test_equal_pictures_are_no_misses():
     """Each vector twenty times: which twins are found is no merit."""
     vectors = np.repeat(unit_vectors(30, dim=8), 20, axis=0)
     found = tune(vectors, candidates=["IVF2,SQ8"], k=10, queries=60)
-    assert found.trials[1].surest().recall == 1.0
+    surest = found.trials[1].surest()
+    assert surest is not None
+    assert surest.recall == 1.0
 
 
 def test_harder_looks_end_where_everything_is_found():
     found = tune(clustered(1500), candidates=["IVF16,SQ8", "HNSW16,Flat", "SQ8"], queries=50)
     for trial in found.trials:
         assert trial.problem is None
-        assert trial.surest().recall > 0.99
+        surest = trial.surest()
+        assert surest is not None
+        assert surest.recall > 0.99
         below = [point for point in trial.points if point.recall < 0.9995]
         assert len(trial.points) - len(below) <= 1
 
