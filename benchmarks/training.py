@@ -116,8 +116,8 @@ def extracted(folder: Path) -> tuple[VectorSet, float]:
 
 def epochs(vectors: VectorSet) -> list[float]:
     """Seconds of each epoch, of as many pictures as the first way has."""
-    from lookalike.training.light import train_head  # noqa: PLC0415 - imports torch
     from lookalike.training.options import TrainingOptions  # noqa: PLC0415
+    from lookalike.training.task import train_head  # noqa: PLC0415 - imports torch
 
     options = TrainingOptions(
         epochs=EPOCHS, patience=EPOCHS, hold_out_classes=0, hold_out_pictures=0, validation=0

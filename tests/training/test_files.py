@@ -15,12 +15,9 @@ from lookalike.errors import StorageError, WeightsError
 from lookalike.models.head import Head, load_head
 from lookalike.services.vector_set import Skipped
 from lookalike.training.comparison import Compared, compare, with_head
-from lookalike.training.curves import draw_curves
-from lookalike.training.files import write_training
-from lookalike.training.light import train_head
+from lookalike.training.files import QUERIES, before_after_sheet, draw_curves, write_training
 from lookalike.training.options import TrainingOptions
-from lookalike.training.sheets import QUERIES, before_after_sheet
-from lookalike.training.task import TrainingResult
+from lookalike.training.task import TrainingResult, train_head
 from tests.evaluation.made import clouds, drawn_set, vector_set
 
 ROOT = Path(__file__).parents[2]

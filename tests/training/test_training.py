@@ -16,12 +16,11 @@ from torch import nn
 from lookalike.errors import ConfigurationError, InvalidParameterError
 from lookalike.evaluation.runner import evaluate
 from lookalike.services.vector_set import VectorSet
-from lookalike.training.collapse import STUCK_EPOCHS, CollapseDetector, spread
 from lookalike.training.comparison import compare, with_head
-from lookalike.training.light import train_head
-from lookalike.training.losses import build_loss
+from lookalike.training.monitoring import STUCK_EPOCHS, CollapseDetector, spread
 from lookalike.training.options import TrainingOptions
-from lookalike.training.task import TrainingResult
+from lookalike.training.task import TrainingResult, train_head
+from lookalike.training.trainer import build_loss
 from tests.evaluation.made import clouds, vector_set
 
 QUICK = TrainingOptions(epochs=8, dim=32, learning_rate=1e-3)
@@ -203,7 +202,7 @@ def test_a_head_that_does_not_help_says_so():
 CHILD = """
 import sys, time
 from pathlib import Path
-from lookalike.training.light import train_head
+from lookalike.training.task import train_head
 from tests.training.test_training import QUICK, tangled
 
 def tell(epoch, epochs):

@@ -28,10 +28,10 @@ from lookalike.progress import Show
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.comparison import Change, Compared, compare, with_head
 from lookalike.training.options import TrainingOptions
-from lookalike.training.progress import Epoch
 
 if TYPE_CHECKING:  # imports torch, which --help does not wait for
     from lookalike.training.task import TrainingResult
+    from lookalike.training.trainer import Epoch
 
 _CHECKPOINT = "checkpoint.pt"
 
@@ -110,16 +110,15 @@ _Fit = Callable[..., "tuple[TrainingResult, VectorSet]"]
 
 
 def _light_fit(vectors: VectorSet, **options: Any) -> tuple[TrainingResult, VectorSet]:
-    from lookalike.training.light import train_head  # noqa: PLC0415 - imports torch
+    from lookalike.training.task import train_head  # noqa: PLC0415 - imports torch
 
     result = train_head(vectors, **options)
     return result, with_head(vectors, result.head)
 
 
 def _full_fit(given: dict[str, Any], out: Path, **chosen: bool) -> _Fit:
-    from lookalike.training.full import train_full  # noqa: PLC0415 - imports torch
-    from lookalike.training.full_network import FullOptions  # noqa: PLC0415 - imports torch
-    from lookalike.training.pictures import extract_again  # noqa: PLC0415 - imports torch
+    from lookalike.training.full import extract_again, train_full  # noqa: PLC0415 - imports torch
+    from lookalike.training.network import FullOptions  # noqa: PLC0415 - imports torch
 
     settings = load_settings(**given)
 

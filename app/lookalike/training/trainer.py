@@ -1,25 +1,141 @@
-"""The loop over epochs, its state, and when it ends."""
+"""The loop over epochs, its state on the disk, and when it ends."""
 
 from __future__ import annotations
 
 import copy
+import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lookalike.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from lookalike.training.collapse import CollapseDetector, spread
-from lookalike.training.losses import build_loss
+from lookalike.files.disk import atomic_write, disk_errors
+from lookalike.training.monitoring import CollapseDetector, Validator, spread
 from lookalike.training.options import TrainingOptions
-from lookalike.training.progress import Epoch, OnEpoch
-from lookalike.training.validation import Validator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """What one epoch did.
+
+    Attributes:
+        number: From 1.
+        loss: Mean over the batches.
+        mined: Triplets or pairs that the loss was over.
+        spread: One minus the mean cosine of two vectors after the epoch, see `collapse.spread`.
+        validation: MAP@R of the validation pictures after the epoch; None without validation.
+        learning_rate: During the epoch.
+    """
+
+    number: int
+    loss: float
+    mined: int
+    spread: float
+    validation: float | None
+    learning_rate: float
+
+
+OnEpoch = Callable[[Epoch, int], None]
+"""Told of each epoch when it is done and kept, and how many there are at most."""
+
+
+FORMAT: Final = 1
+"""Version of the file."""
+
+State = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What a training needs to go on after its last epoch.
+
+    Attributes:
+        fingerprint: Of data, options and versions: only the same training may go on from it.
+        network: State dict after the last epoch.
+        optimizer: State dict after the last epoch.
+        best: State dict of the network after the best epoch so far.
+        best_epoch: Its number.
+        history: All epochs so far.
+    """
+
+    fingerprint: str
+    network: State
+    optimizer: State
+    best: State
+    best_epoch: int
+    history: tuple[Epoch, ...]
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes through to the disk; after a crash there is the old file or the whole new one.
+
+    Raises:
+        StorageFullError: The disk is full.
+        StorageError: The file cannot be written.
+    """
+    fields = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
+    fields["history"] = [asdict(epoch) for epoch in checkpoint.history]
+    with disk_errors(f"write the checkpoint {path}"), atomic_write(path) as file:
+        torch.save({"format": FORMAT, **fields}, file)
+
+
+def load_checkpoint(path: Path, *, fingerprint: str) -> tuple[Checkpoint | None, str | None]:
+    """Reads a checkpoint of this training.
+
+    Returns:
+        The checkpoint, and why there is none: both None where there is no file.
+
+    Raises:
+        StorageError: The file is there and cannot be opened.
+    """
+    with disk_errors(f"read the checkpoint {path}"):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None, None
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if content.pop("format") != FORMAT:
+            return None, f"{path} was written by another version of Lookalike"
+        if content["fingerprint"] != fingerprint:
+            return None, f"{path} is of another training, with other pictures or options"
+        history = tuple(Epoch(**epoch) for epoch in content.pop("history"))
+        return Checkpoint(**content, history=history), None
+    except Exception as exc:  # whatever torch makes of a damaged file
+        return None, f"{path} is damaged ({type(exc).__name__})"
+
+
+BatchLoss = Callable[[Tensor, Tensor], tuple[Tensor, int]]
+"""Unit vectors (N, dim) and labels (N,) to the loss, and how many triplets or pairs it is over."""
+
+
+def build_loss(options: TrainingOptions) -> BatchLoss:
+    """The loss that the options name, with its miner."""
+    from pytorch_metric_learning import distances, losses, miners  # noqa: PLC0415 - slow to import
+
+    cosine = distances.CosineSimilarity()
+    if options.loss == "triplet":
+        miner = miners.TripletMarginMiner(
+            margin=options.margin, type_of_triplets="semihard", distance=cosine
+        )
+        loss = losses.TripletMarginLoss(margin=options.margin, distance=cosine)
+    else:
+        miner = miners.MultiSimilarityMiner(epsilon=0.1, distance=cosine)
+        loss = losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5, distance=cosine)
+
+    def of_batch(vectors: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+        chosen = miner(vectors, labels)
+        count = len(chosen[0]) + (len(chosen[2]) if options.loss == "multi_similarity" else 0)
+        return loss(vectors, labels, chosen), count
+
+    return of_batch
 
 
 class Material(Protocol):
