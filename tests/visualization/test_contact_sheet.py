@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from lookalike.errors import ConfigurationError
 from lookalike.visualization.contact_sheet import Tile, contact_sheet, picture_sheet, save_picture
-from lookalike.visualization.fonts import load_font, printable, shorten
+from lookalike.visualization.drawing import load_font, printable, shorten
 
 RIGHT, WRONG, ACCENT = (0x16, 0x80, 0x3C), (0xC6, 0x28, 0x28), (0x24, 0x57, 0xD6)
 

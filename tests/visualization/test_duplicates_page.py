@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import OriginalNotKeptError
-from lookalike.visualization.duplicates_page import (
+from lookalike.visualization.group_pages import (
     MAX_GROUPS,
     MAX_MEMBERS,
     ShownGroup,

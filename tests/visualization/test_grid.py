@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from lookalike.visualization import grid as module
+from lookalike.visualization import map_pictures as module
 from lookalike.visualization.classes import classes_of
-from lookalike.visualization.grid import Grid, draw_grid, lay_grid
+from lookalike.visualization.map_pictures import Grid, draw_grid, lay_grid
 
 PLACES = arrays.arrays(
     np.float32,

@@ -21,16 +21,15 @@ from lookalike.visualization.classes import (
     densest_places,
     unit_square,
 )
-from lookalike.visualization.map import make_map, write_map
-from lookalike.visualization.neighbors import nearest_neighbors
-from lookalike.visualization.scatter import draw_scatter
-from lookalike.visualization.thumbnails import (
+from lookalike.visualization.drawing import (
     missing_picture,
     read_thumbnails,
     sheet_columns,
     sprite_sheets,
     thumbnail_size,
 )
+from lookalike.visualization.map import make_map, nearest_neighbors, write_map
+from lookalike.visualization.map_pictures import draw_scatter
 from tests.visualization.drawn import drawn_set
 
 
@@ -124,7 +123,7 @@ def test_nearest_neighbors_agree_with_three_loops(monkeypatch):
     vectors = rng.integers(-1, 2, size=(40, 3)).astype(np.float32) + np.float32(0.1)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = vectors.round(3)  # many scores are equal
-    monkeypatch.setattr("lookalike.visualization.neighbors._BLOCK_BYTES", 4 * 40 * 7)
+    monkeypatch.setattr("lookalike.visualization.map._BLOCK_BYTES", 4 * 40 * 7)
     positions, scores = nearest_neighbors(vectors, k=4)
     whole = vectors @ vectors.T
     for i in range(40):
@@ -193,7 +192,7 @@ def test_the_plot_takes_any_extent_and_y_points_down(extent):
 
 
 def test_thumbnails_lie_on_sheets_in_their_order(monkeypatch):
-    monkeypatch.setattr("lookalike.visualization.thumbnails._SHEET_SIDE", 64)
+    monkeypatch.setattr("lookalike.visualization.drawing._SHEET_SIDE", 64)
     shades = [10, 60, 110, 160, 210, 250]
 
     def picture(position, *, size):

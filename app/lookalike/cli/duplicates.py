@@ -24,7 +24,7 @@ from lookalike.cli.output import cell, progress
 from lookalike.client import BaseClient
 from lookalike.records import DuplicateKind
 from lookalike.schemas import DuplicatesOut, KeptOut
-from lookalike.visualization.duplicates_page import ShownGroup, ShownPicture, duplicates_page
+from lookalike.visualization.group_pages import ShownGroup, ShownPicture, duplicates_page
 from lookalike.visualization.pages import check_writable, write_whole
 
 SHOWN_GROUPS = 50

@@ -24,9 +24,8 @@ from lookalike.evaluation import runner
 from lookalike.evaluation.report import write_html, write_json
 from lookalike.evaluation.results import Evaluation
 from lookalike.services.vector_set import VectorSet
-from lookalike.visualization.contact_sheet import save_picture
+from lookalike.visualization.contact_sheet import query_sheet, save_picture
 from lookalike.visualization.pages import check_writable
-from lookalike.visualization.query_sheet import query_sheet
 
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from lookalike.errors import ConfigurationError
-from lookalike.visualization.fonts import load_font, shorten
+from lookalike.services.vector_set import VectorSet
+from lookalike.visualization.drawing import load_font, missing_picture, shorten
 from lookalike.visualization.pages import write_whole
-from lookalike.visualization.thumbnails import missing_picture
 
 _PAGE, _TEXT, _QUIET, _LINE, _MAT = "#ffffff", "#1a1d21", "#626a73", "#c3c9d1", "#f5f6f8"
 _RIGHT, _WRONG = "#16803c", "#c62828"
@@ -227,3 +227,37 @@ class _Sheet:
 
 def _lines(tile: Tile) -> int:
     return 1 if tile.rank is None and tile.score is None else 2
+
+
+_TILE = 160  # pixels
+
+
+def query_sheet(
+    vectors: VectorSet, query: int, matches: Sequence[tuple[int, float, bool | None]]
+) -> Image.Image:
+    """Draws a picture of a set beside its matches.
+
+    Args:
+        vectors: The set.
+        query: Position of the query.
+        matches: Best first: position, score, and whether it is right where that is known.
+
+    Returns:
+        An RGB picture.
+    """
+    tiles = [
+        Tile(
+            image=vectors.picture_or_none(position, size=_TILE),
+            name=_name(vectors, position),
+            rank=rank,
+            score=score,
+            right=right,
+        )
+        for rank, (position, score, right) in enumerate(matches, start=1)
+    ]
+    asked = Tile(image=vectors.picture_or_none(query, size=_TILE), name=_name(vectors, query))
+    return contact_sheet(asked, tiles, tile_size=_TILE)
+
+
+def _name(vectors: VectorSet, position: int) -> str:
+    return vectors.names[position] if vectors.labels is None else vectors.labels[position]

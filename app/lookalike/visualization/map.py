@@ -1,27 +1,121 @@
-"""A map of a set of pictures: places by PCA and t-SNE, drawn in four files."""
+"""A map of a set of pictures: positions by PCA and t-SNE, drawn in four files."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InvalidParameterError
 from lookalike.services.vector_set import VectorSet
-from lookalike.visualization.classes import classes_of
+from lookalike.visualization.classes import Classes, classes_of, densest_places
 from lookalike.visualization.contact_sheet import save_picture
-from lookalike.visualization.grid import draw_grid, lay_grid
-from lookalike.visualization.map_page import map_page
-from lookalike.visualization.pages import write_whole
+from lookalike.visualization.drawing import (
+    Thumbnails,
+    printable,
+    read_thumbnails,
+    sheet_columns,
+    sprite_sheets,
+    thumbnail_size,
+)
+from lookalike.visualization.map_pictures import draw_grid, draw_scatter, lay_grid
+from lookalike.visualization.pages import render, write_whole
 from lookalike.visualization.projection import Pca, lowered_perplexity, pca, tsne
-from lookalike.visualization.scatter import draw_scatter
-from lookalike.visualization.thumbnails import read_thumbnails, thumbnail_size
+
+_BLOCK_BYTES = 64 * 1024 * 1024  # of cosines that are held at a time
+
+
+def nearest_neighbors(
+    vectors: NDArray[np.float32], *, k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Finds the k nearest other pictures of each picture by cosine; exact.
+
+    Args:
+        vectors: (N, dim) rows of length 1; perhaps a read-only memory map.
+        k: How many; lowered to N - 1.
+
+    Returns:
+        Positions and scores, each (N, k), best first; of equal scores the lower position first.
+    """
+    count = len(vectors)
+    k = min(k, count - 1)
+    positions = np.empty((count, k), dtype=np.int64)
+    scores = np.empty((count, k), dtype=np.float32)
+    step = max(1, _BLOCK_BYTES // (4 * count))
+    for start in range(0, count, step):
+        rows = np.arange(start, min(start + step, count))
+        cosines = np.asarray(vectors[start : start + step] @ vectors.T)  # (n, N)
+        cosines[rows - start, rows] = -np.inf
+        for rank in range(k):
+            best = cosines.argmax(axis=1)  # the first of equal ones
+            positions[rows, rank] = best
+            scores[rows, rank] = cosines[rows - start, best]
+            cosines[rows - start, best] = -np.inf
+    return positions, np.clip(scores, -1.0, 1.0)
+
+
+_NEIGHBORS = 5
+_NAMED_CLASSES = 60  # more names on the map cover each other
+
+
+def map_page(
+    places: NDArray[np.float32],
+    vectors: VectorSet,
+    classes: Classes,
+    thumbnails: Thumbnails,
+    *,
+    title: str,
+    caption: str,
+) -> str:
+    """Makes the page: canvas, legend, search, each picture with its 5 nearest by true cosine.
+
+    Args:
+        places: (N, 2).
+        vectors: The same N pictures.
+        classes: Of the pictures.
+        thumbnails: Of the pictures; laid on sprite sheets inside the page.
+        title: Of the page.
+        caption: How the places were found.
+    """
+    neighbors, scores = nearest_neighbors(vectors.vectors, k=_NEIGHBORS)
+    scaled, offset, extent = _scaled(places)
+    centers = (densest_places(places, classes)[:_NAMED_CLASSES] - offset) / extent
+    data: dict[str, Any] = {
+        "places": np.round(scaled, 5).ravel().tolist(),
+        "names": [printable(name) for name in vectors.names],
+        "ids": _ids(vectors.ids, vectors.names),
+        "classes": list(zip(classes.names, classes.colors, classes.counts, strict=True)),
+        "class": classes.index.tolist() if classes.names else [],
+        "centers": np.round(centers, 5).tolist(),
+        "neighbors": neighbors.tolist(),
+        "scores": np.round(scores.astype(np.float64), 4).tolist(),
+        "missing": sorted(thumbnails.missing),
+        "size": thumbnails.size,
+        "columns": sheet_columns(thumbnails.size),
+        "sheets": list(sprite_sheets(thumbnails)),
+    }
+    return render("map.html", title=printable(title), caption=printable(caption), data=data)
+
+
+def _ids(ids: Sequence[str], names: Sequence[str]) -> list[str] | None:
+    """The ids as they can be shown, or None where they are the names again."""
+    return None if list(ids) == list(names) else [printable(identity) for identity in ids]
+
+
+def _scaled(
+    places: NDArray[np.float32],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Places from 0 to 1 along the longer axis, what was taken away, and by what was divided."""
+    offset = places.min(axis=0).astype(np.float64)
+    extent = float(np.ptp(places, axis=0).max()) or 1.0
+    return (places - offset) / extent, offset, extent
+
 
 Progress = Callable[[str, int, int], None]
 """Told the stage (`PCA`, `t-SNE`, `pictures`, `files`), what is done of it, and how much it is."""

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from lookalike.errors import ConfigurationError
+from lookalike.files.disk import atomic_write
 from lookalike.media.decode import make_thumbnail
 
 
@@ -37,22 +38,15 @@ def render(template: str, **values: Any) -> str:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file under a temporary name first, so that a reader sees all of it or the old one.
+    """Writes a file so that a reader sees the old one or the whole new one.
 
     Folders above it are made.
 
     Raises:
         ConfigurationError: It cannot be written there.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(content.encode() if isinstance(content, str) else content)
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+    with _writing(path), atomic_write(path, durable=False) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def check_writable(path: Path) -> None:
