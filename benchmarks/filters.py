@@ -60,7 +60,7 @@ def main() -> None:
                 by_rows = median_of_calls(partial(row_by_row, store, row, where), times=1)
                 compare(f"evaluate {name}", by_columns, by_rows)
             for name, where in filters():
-                page = partial(store.page, "default", limit=100, where=where)
+                page = partial(store.scroll, "default", limit=100, where=where)
                 report(f"first page of {name}", f"{median_of_calls(page):.2f} ms", "", None, "")
             took = median_of_calls(store.collections)
             report("count the pictures of every collection", f"{took:.2f} ms", "", None, "")
@@ -123,7 +123,7 @@ def fill(path: Path, rows: int, *, group: int, fields: Sequence[str] = ()) -> fl
                          height=375, media_type="image/jpeg", bytes=40_000, metadata=described[n])
                 for n in range(start, min(start + group, rows))
             ]  # fmt: skip
-            store.put("default", images, vectors[: len(images)], spec=SPEC, provenance={})
+            store.upsert("default", images, vectors[: len(images)], spec=SPEC, provenance={})
         return rows / (time.perf_counter() - started)
 
 

@@ -109,7 +109,7 @@ def fill(store: LocalStore, vectors: NDArray[np.float32], spec: ModelSpec) -> No
                      media_type="image/jpeg", width=500, height=375, bytes=40_000)
             for number in range(start, start + len(block))
         ]  # fmt: skip
-        store.put(COLLECTION, images, block, spec=spec, provenance={})
+        store.upsert(COLLECTION, images, block, spec=spec, provenance={})
 
 
 def pair(

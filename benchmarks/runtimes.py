@@ -213,7 +213,7 @@ def fill(settings: Settings, encoder: Encoder, rows: int) -> None:
                      media_type="image/jpeg", width=500, height=375, bytes=50_000)
             for number in range(start, start + GROUP)
         ]  # fmt: skip
-        store.put(DEFAULT_COLLECTION, images, vectors, spec=encoder.spec,
+        store.upsert(DEFAULT_COLLECTION, images, vectors, spec=encoder.spec,
                   provenance=encoder.provenance)  # fmt: skip
     store.close()
 

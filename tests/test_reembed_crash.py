@@ -51,7 +51,7 @@ def server(tmp_path: Path) -> Any:
 def new_vectors(server: Server) -> tuple[int, int]:
     """How many vectors the set under way has, in the files of a service that is dead; and all."""
     with closing(sqlite3.connect(server.data_dir / "catalog.db")) as catalog:
-        sql = "SELECT count(*) FROM vectors WHERE embedding = (SELECT max(id) FROM embeddings)"
+        sql = "SELECT count(*) FROM vectors WHERE space = (SELECT max(id) FROM spaces)"
         (new,) = catalog.execute(sql).fetchone()
         (total,) = catalog.execute("SELECT count(*) FROM images").fetchone()
     return new, total

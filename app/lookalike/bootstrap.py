@@ -40,7 +40,7 @@ from lookalike.services.reembedding import REEMBED_KIND, ReembeddingService
 from lookalike.services.search import SearchService
 from lookalike.services.switching import PutGate
 from lookalike.services.vector_set import sample_vectors
-from lookalike.store.base import Store
+from lookalike.store.base import Store, count_of
 from lookalike.store.effort import Effort
 from lookalike.store.filters import parse_field_names
 from lookalike.store.jobs import JobStore
@@ -198,7 +198,7 @@ def tune_collection(
             seed=seed,
             progress=progress.stage("reading vectors"),
         )
-        rows = store.count(collection)
+        rows = count_of(store, collection)
     return tune(
         vectors,
         rows=rows,

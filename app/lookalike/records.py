@@ -268,14 +268,6 @@ class Match:
         return math.sqrt(max(0.0, 2.0 - 2.0 * self.score))
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A stretch of a collection's pictures, and where the next one starts (None: at the end)."""
-
-    records: list[ImageRecord]
-    next_cursor: str | None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionInfo:
     """A collection as `GET /collections` shows it.
@@ -287,6 +279,7 @@ class CollectionInfo:
         provenance: Recorded beside the spec: precision, runtime, library versions.
         index: The index type, e.g. `Flat`.
         created_at: ISO 8601 in UTC.
+        exact: Whether searches score every image, so that none of the k best can be missed.
     """
 
     name: str
@@ -295,3 +288,4 @@ class CollectionInfo:
     provenance: Mapping[str, str]
     index: str
     created_at: str
+    exact: bool = True

@@ -20,10 +20,10 @@ from lookalike.records import (
     ImageRecord,
     Match,
     ModelSpec,
-    Page,
 )
-from lookalike.store.embedding_sets import EmbeddingSet
+from lookalike.store.base import Page
 from lookalike.store.jobs import JobState
+from lookalike.store.spaces import VectorSpace
 
 if TYPE_CHECKING:
     from lookalike.services.duplicates import DuplicateGroup, Duplicates, Member, Unfinished
@@ -255,7 +255,7 @@ class VectorSetOut(Schema):
     active: bool = Field(description="Whether searches use it; exactly one of a collection is")
 
     @classmethod
-    def of(cls, one: EmbeddingSet) -> Self:
+    def of(cls, one: VectorSpace) -> Self:
         """A set as JSON."""
         return cls(
             passport=PassportOut.of(one.spec),

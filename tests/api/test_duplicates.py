@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.store.memory_store import MemoryStore
+from lookalike.store.memory import MemoryStore
 from tests.api.conftest import ADMIN, picture
 
 MUG, FISH = picture("mug"), picture("fish", 3)

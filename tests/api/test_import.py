@@ -24,6 +24,7 @@ from lookalike.media import archives
 from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.services.importing import ImportOptions, parse_dirs
+from lookalike.store.base import count_of
 from lookalike.store.local.store import LocalStore
 from scripts.samples import write_samples
 from tests.api.conftest import ADMIN, Clients, picture, solid
@@ -339,7 +340,7 @@ def test_a_restart_goes_on_where_it_was(
     gate.open.set()
     clients.stop(first)
     store = LocalStore(settings.data_dir, read_only=True)
-    held = store.count("default")
+    held = count_of(store, "default")
     store.close()
     assert 0 < held < 12, "stopped too late to be a test"
     counting = Gate(free=1000)

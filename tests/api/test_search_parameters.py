@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from lookalike.records import CollectionInfo
 from lookalike.store.effort import LIMITS, Effort
-from lookalike.store.memory_store import MemoryStore
+from lookalike.store.memory import MemoryStore
 from tests.api.conftest import ADMIN, ADMIN_KEY, picture
 from tests.waiting import wait_for
 from tests.web import Web, page_of
@@ -22,8 +24,9 @@ class Approximate(MemoryStore):
         self.missed = ""
         self.asked: list[Effort | None] = []
 
-    def is_exact(self, collection):
-        return False
+    def collection(self, name: str) -> CollectionInfo | None:
+        found = super().collection(name)
+        return replace(found, exact=False) if found else None
 
     def search(self, collection, queries, *, exclude=(), effort=None, **options):
         self.asked.append(effort)

@@ -245,7 +245,7 @@ def test_indexing_in_place_refers_to_the_files(lookalike, tmp_path, pictures):
     assert not list((tmp_path / "data" / "images").rglob("*.jpg"))
     store = LocalStore(tmp_path / "data")
     try:
-        sources = {record.source for record in store.page("default").records}
+        sources = {record.source for record in store.scroll("default").records}
         assert sources == {str(path) for path in pictures.rglob("*.jpg")}
     finally:
         store.close()

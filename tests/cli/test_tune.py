@@ -19,7 +19,7 @@ from lookalike.progress import Progress
 from lookalike.services.vector_set import sample_vectors
 from lookalike.store.effort import Effort
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory_store import MemoryStore
+from lookalike.store.memory import MemoryStore
 from lookalike.store.tuning import Goal, Point, Trial, Tuning
 from lookalike.visualization.tuning_plot import draw_tuning
 from tests.store.helpers import fill

@@ -27,7 +27,8 @@ from lookalike.services.pictures import PictureService
 from lookalike.services.reembedding import ReembeddingService
 from lookalike.services.search import SearchOptions, SearchService
 from lookalike.services.switching import PutGate
-from lookalike.store.base import Store
+from lookalike.store.base import Store, spec_of
+from tests.store.helpers import vector_of
 
 OLD = ModelRequest(model="color", weights="none", input_size=32)
 NEW = ModelRequest(model="color", weights="none", input_size=24)
@@ -132,13 +133,13 @@ class World:
     def check(self, pictures: dict[str, bytes], request: ModelRequest) -> None:
         """The collection holds these pictures, with what the encoder that is asked for computes."""
         encoder = make(request)
-        spec = self.store.spec("default")
+        spec = spec_of(self.store, "default")
         assert spec is not None
         assert spec.digest == encoder.spec.digest
-        assert {r.id for r in self.store.page("default", limit=1000).records} == set(pictures)
+        assert {r.id for r in self.store.scroll("default", limit=1000).records} == set(pictures)
         expected = vectors(encoder, list(pictures.values()))
         for row, image_id in enumerate(pictures):
-            held = self.store.vector("default", image_id)
+            held = vector_of(self.store, "default", image_id)
             assert np.allclose(held, expected[row], atol=1e-6)
         for row, data in list(enumerate(pictures.values()))[:7]:
             options = SearchOptions(k=len(pictures))

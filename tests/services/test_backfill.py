@@ -13,8 +13,8 @@ from lookalike.records import ImageRecord
 from lookalike.services.backfill import Backfill, Made, Vectorizer
 from lookalike.services.jobs import CanceledError
 from lookalike.store.base import Store
-from lookalike.store.embedding_sets import Missing
-from lookalike.store.memory_store import MemoryStore
+from lookalike.store.memory import MemoryStore
+from lookalike.store.spaces import Missing
 from tests.services.moving import Watched
 from tests.store.helpers import OTHER_PASSPORT, new_image, put, unit_vectors
 
@@ -64,18 +64,18 @@ class Scene:
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     store, watch, vectorizer = MemoryStore(), Watched(), Failing()
     put(store, [new_image(f"i{n}") for n in range(COUNT)], unit_vectors(COUNT))
-    store.sets.begin("default", OTHER_PASSPORT, provenance={})
+    store.spaces.begin("default", OTHER_PASSPORT, provenance={})
     backfill = Backfill(store, cast("Vectorizer", vectorizer), watch, batch=BATCH, page=PAGE)
     assert backfill.run()
     read: list[int] = []
-    missing = store.sets.missing
+    missing = store.spaces.missing
 
     def count(*args: Any, limit: int, **named: Any) -> Missing:
         found = missing(*args, limit=limit, **named)
         read.append(len(found.records))
         return found
 
-    monkeypatch.setattr(store.sets, "missing", count)
+    monkeypatch.setattr(store.spaces, "missing", count)
     yield Scene(store, backfill, watch, vectorizer, read)
     store.close()
 
@@ -123,7 +123,7 @@ def test_starting_over_leaves_little_for_the_time_that_puts_wait(scene: Scene) -
     scene.vectorizer.good = {"late"}
     scene.backfill.start_over()
     assert sum(scene.read) == COUNT + 1
-    (_, made) = scene.store.sets.all("default")
+    (_, made) = scene.store.spaces.all("default")
     assert made.count == 1
     scene.read.clear()
     assert scene.backfill.run()

@@ -16,6 +16,7 @@ from lookalike.services.importing import FOLDER_KIND
 from lookalike.services.jobs import JobService
 from lookalike.services.reembedding import REEMBED_KIND
 from lookalike.services.switching import PutGate
+from lookalike.store.base import count_of
 from lookalike.store.jobs import JobState
 from lookalike.store.local.connections import Connections
 from lookalike.store.local.store import LocalStore
@@ -54,7 +55,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-def refuse(*_: Any) -> None:
+def refuse(*_: Any, **__: Any) -> None:
     raise StorageFullError("no room")
 
 
@@ -81,7 +82,7 @@ def test_nothing_is_deleted_where_the_imports_cannot_be_ended(
         patch.setattr(world.job_store, "change", refuse)
         with pytest.raises(StorageFullError):
             world.drop()
-    assert world.store.count("c") == 3
+    assert count_of(world.store, "c") == 3
     assert world.state(into_it) is JobState.QUEUED
     assert world.drop() == 3
     assert world.state(into_it) is JobState.CANCELED
@@ -95,7 +96,7 @@ def test_imports_end_even_where_the_disk_keeps_the_collection(
         patch.setattr(world.store, "drop", refuse)
         with pytest.raises(StorageFullError):
             world.drop()
-    assert world.store.count("c") == 3
+    assert count_of(world.store, "c") == 3
     assert world.job_store.get(into_it).message == "Canceled by the deletion of the collection 'c'"
     assert passes(world.gate)
 
@@ -134,7 +135,7 @@ def passes(gate: PutGate) -> bool:
 
 
 def test_vectors_that_a_job_may_be_making_are_not_discarded(world: World) -> None:
-    world.store.sets.begin("c", OTHER_PASSPORT, provenance={})
+    world.store.spaces.begin("c", OTHER_PASSPORT, provenance={})
     job = world.jobs.start(REEMBED_KIND, {"collection": "c"}).job.id
     with pytest.raises(ConflictError, match="re-embedded"):
         world.collections.discard("c", OTHER_PASSPORT.digest)

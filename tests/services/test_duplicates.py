@@ -26,8 +26,9 @@ from lookalike.services.duplicates import (
     DuplicateService,
     Unfinished,
 )
+from lookalike.store.base import spec_of
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory_store import MemoryStore
+from lookalike.store.memory import MemoryStore
 from tests.services.duplicate_helpers import (
     CONTENTS,
     add,
@@ -72,13 +73,13 @@ class Changing(RuleBasedStateMachine):
 
     @rule()
     def drop(self) -> None:
-        if self.store.spec("default") is not None:
+        if spec_of(self.store, "default") is not None:
             self.store.drop("default")
 
     @rule(kind=st.sampled_from(DuplicateKind), threshold=st.sampled_from([0.82, 0.95, 0.97, 1.0]))
     def find(self, kind, threshold) -> None:
         found = ready(self.service, kind=kind, threshold=threshold)
-        records = self.store.page("default", limit=100).records
+        records = self.store.scroll("default", limit=100).records
         expected = plain_groups(records, kind=kind, threshold=threshold)
         assert groups_of(found) == expected
         assert found.total_groups == len(expected)

@@ -17,8 +17,9 @@ from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.records import Match, PutStatus
 from lookalike.services.search import SearchOptions, SearchService, group_key
+from lookalike.store.base import count_of
 from lookalike.store.filters import Filter
-from lookalike.store.memory_store import MemoryStore
+from lookalike.store.memory import MemoryStore
 from scripts.samples import write_samples
 from tests.settings import make_settings
 
@@ -102,7 +103,7 @@ def test_bad_files_among_good_ones(services, paths, tmp_path):
     assert isinstance(items["gone"].error, UnreadableImageError)
     assert isinstance(items["black"].error, EmbeddingFailedError)
     assert sum(item.status is PutStatus.CREATED for item in items.values()) == 10
-    assert services.store.count("default") == 10
+    assert count_of(services.store, "default") == 10
 
 
 def test_a_stream_that_is_left_stops_its_work(services, paths):
@@ -200,7 +201,7 @@ def test_groups_are_found_however_far_down_they_are(services, paths):
         PictureSource.from_path(path, id=path.stem, metadata={"group": "one"}) for path in paths
     ]
     list(services.indexing.index(many))
-    services.store.set_metadata("default", paths[-1].stem, {"group": "two"})
+    services.store.update_metadata("default", paths[-1].stem, {"group": "two"})
     with paths[0].open("rb") as file:
         found = services.search.search(file, SearchOptions(k=2, group_by="group"))
     assert [match.record.metadata["group"] for match in found.matches] == ["one", "two"]
@@ -245,7 +246,7 @@ def test_the_best_of_each_group(grouped, paths, place):
 def test_what_cannot_be_left_out_is_looked_for_within_a_bound(grouped, paths, monkeypatch):
     """Lists cannot be filtered away: only the nearest are looked at."""
     for n in range(14):
-        grouped.store.set_metadata("default", f"i{n}", {"group": ["same"]})
+        grouped.store.update_metadata("default", f"i{n}", {"group": ["same"]})
     asked = asked_of(grouped, monkeypatch)
     assert len(searched(grouped, paths[0], k=4, group_by="group")) == 4
     assert [k for k, _ in asked] == [16, 64]
@@ -315,7 +316,7 @@ def test_several_streams_at_once(services, paths):
         thread.start()
     for thread in threads:
         thread.join()
-    assert services.store.count("default") == len(paths)
+    assert count_of(services.store, "default") == len(paths)
 
 
 def test_a_file_that_changes_between_hashing_and_keeping_is_refused(services, tmp_path, paths):
@@ -331,7 +332,7 @@ def test_a_file_that_changes_between_hashing_and_keeping_is_refused(services, tm
     source = Changing(filename="changing.jpg", size=path.stat().st_size, path=path, id="x")
     (item,) = services.indexing.index([source])
     assert item.failed
-    assert services.store.count("default") == 0
+    assert count_of(services.store, "default") == 0
 
 
 @pytest.mark.parametrize(

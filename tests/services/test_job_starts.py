@@ -17,7 +17,7 @@ from lookalike.errors import StorageError
 from lookalike.progress import Progress
 from lookalike.services.jobs import Handler, JobService
 from lookalike.store.jobs import Job, JobState
-from lookalike.store.memory_jobs import MemoryJobs
+from lookalike.store.memory import MemoryJobs
 from lookalike.store.sqlite_jobs import SqliteJobs
 from tests.services.test_jobs import Counting, finished
 from tests.waiting import wait_for

@@ -14,7 +14,7 @@ from lookalike.errors import InvalidParameterError, JobNotFoundError, NotReadyEr
 from lookalike.progress import Progress
 from lookalike.services.jobs import JobService, JobStatus
 from lookalike.store.jobs import Job, JobState, JobStore
-from lookalike.store.memory_jobs import MemoryJobs
+from lookalike.store.memory import MemoryJobs
 from lookalike.store.sqlite_jobs import SqliteJobs
 from tests.waiting import wait_for
 

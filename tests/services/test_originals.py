@@ -16,7 +16,8 @@ from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.records import OnConflict, PutStatus
 from lookalike.services.indexing import IndexItem
-from lookalike.store.memory_store import MemoryStore
+from lookalike.store.base import count_of
+from lookalike.store.memory import MemoryStore
 from scripts.samples import write_samples
 from tests.settings import make_settings
 
@@ -202,7 +203,7 @@ def test_a_name_that_is_no_text_cannot_be_referred_to_and_harms_no_other(
     assert text.isascii()
     for part in ("\\xe9", "rename it", "LOOKALIKE_ORIGINALS=keep"):
         assert part in text
-    assert services.store.count("default") == len(good)
+    assert count_of(services.store, "default") == len(good)
 
 
 def test_a_name_that_is_no_text_is_no_matter_where_the_picture_is_found(

@@ -12,18 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lookalike.records import CollectionInfo
 from lookalike.services.recall_meter import MAX_WAITING, WINDOW, RecallFigures, RecallMeter
 from lookalike.store.base import Store
 from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory_store import MemoryStore
+from lookalike.store.memory import MemoryStore
 from tests.store.helpers import (
     OTHER_PASSPORT,
     SPEC,
     fill,
     ids,
+    is_exact,
     new_image,
     put,
     search,
@@ -44,8 +46,9 @@ class Forgetful(MemoryStore):
         self.exact = 0
         self.before_exact: Callable[[], Any] = lambda: None
 
-    def is_exact(self, collection: str) -> bool:
-        return False
+    def collection(self, name: str) -> CollectionInfo | None:
+        found = super().collection(name)
+        return replace(found, exact=False) if found else None
 
     def search(self, collection, queries, *, k, exclude=(), effort=None, **options):
         if effort is not None and effort.exact:
@@ -260,7 +263,7 @@ def test_a_real_index_that_visits_one_list_of_many(tmp_path):
     )
     with closing(LocalStore(tmp_path, policy=policy)) as store:
         fill(store, 1000)
-        wait_for(lambda: not store.is_exact("default"), state=store.describe)
+        wait_for(lambda: not is_exact(store), state=store.describe)
         queries = unit_vectors(30, seed=7)
         truth = MemoryStore()
         fill(truth, 1000)

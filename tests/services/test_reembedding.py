@@ -27,9 +27,9 @@ from lookalike.records import ModelSpec, NewImage, PutStatus
 from lookalike.services.backfill import Vectorizer
 from lookalike.services.pipeline import Pipeline
 from lookalike.services.search import SearchOptions
-from lookalike.store.base import Store, utc_now
+from lookalike.store.base import Store, count_of, utc_now
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory_store import MemoryStore
+from lookalike.store.memory import MemoryStore
 from tests.services.moving import HEADED, NEW, OLD, Watched, World, make, picture, some
 from tests.waiting import wait_for
 
@@ -94,7 +94,7 @@ def test_a_head_is_put_on_the_set_below_it_even_when_that_is_not_active(world: W
     other = replace(HEADED, head="8")
     world.move(other)
     world.check(pictures | late, other)
-    assert [one.count for one in world.store.sets.all("default")] == [9, 11, 11]
+    assert [one.count for one in world.store.spaces.all("default")] == [9, 11, 11]
 
 
 def test_a_picture_without_its_original_keeps_the_collection_where_it_is(world: World) -> None:
@@ -109,7 +109,7 @@ def test_a_picture_without_its_original_keeps_the_collection_where_it_is(world: 
         world.move(NEW, watched)
     assert [error.split(":")[0] for error in watched.errors] == ["p4"]
     world.check(pictures, OLD)
-    assert world.store.sets.all("default")[1].count == 10
+    assert world.store.spaces.all("default")[1].count == 10
     path.write_bytes(b"\x89PNG\r\n\x1a\n broken")
     with pytest.raises(ReembeddingIncompleteError, match="p4"):
         world.move(NEW)
@@ -155,7 +155,7 @@ def test_an_interrupted_move_goes_on_with_what_is_missing(world: World) -> None:
 
     with pytest.raises(StopError):
         world.move(NEW, Watched(stop))
-    done = world.store.sets.all("default")[1].count
+    done = world.store.spaces.all("default")[1].count
     assert 0 < done < 30
     world.check(pictures, OLD)
     assert [live.spec.dim for live in world.encoders.live] == [48], "the new one is gone"
@@ -183,9 +183,9 @@ def test_steady_indexing_is_not_waited_for(world: World) -> None:
         return added
 
     def behind() -> None:
-        before = world.store.count("default")
+        before = count_of(world.store, "default")
         deadline = time.monotonic() + 0.1
-        while world.store.count("default") < before + 6 and time.monotonic() < deadline:
+        while count_of(world.store, "default") < before + 6 and time.monotonic() < deadline:
             time.sleep(0.001)
 
     with ThreadPoolExecutor(1) as pool:
@@ -202,8 +202,8 @@ def test_the_same_model_again_is_nothing_to_do(world: World) -> None:
     pictures = some(3)
     world.index(pictures)
     assert "already" in world.move(OLD)
-    assert len(world.store.sets.all("default")) == 1
-    assert world.store.sets.all("default")[0].recipe == OLD.to_dict()
+    assert len(world.store.spaces.all("default")) == 1
+    assert world.store.spaces.all("default")[0].recipe == OLD.to_dict()
     world.check(pictures, OLD)
 
 
@@ -212,7 +212,7 @@ def test_the_file_of_a_picture_that_was_replaced_is_not_taken_for_the_old_one(
 ) -> None:
     """Not even when the old content comes back before its vector is stored."""
     world.index(some(1))
-    (before,) = world.store.page("default").records
+    (before,) = world.store.scroll("default").records
     with Pipeline(threads=1, window=1) as pipeline:
         vectorizer = Vectorizer(
             world.store,
@@ -237,7 +237,7 @@ def test_what_failed_is_not_tried_twice(world: World, monkeypatch: pytest.Monkey
     path = world.files.path(lost.sha256, lost.media_type)
     assert path is not None
     path.unlink()
-    activate, late = world.store.sets.activate, [True]
+    activate, late = world.store.spaces.activate, [True]
 
     def activate_then(collection: str, spec: ModelSpec) -> bool:
         if late.pop() if late else False:  # as if something had been missed
@@ -251,10 +251,10 @@ def test_what_failed_is_not_tried_twice(world: World, monkeypatch: pytest.Monkey
                 height=1,
                 bytes=1,
             )
-            world.store.put("default", [image], vectors, spec=make(OLD).spec, provenance={})
+            world.store.upsert("default", [image], vectors, spec=make(OLD).spec, provenance={})
         return activate(collection, spec)
 
-    monkeypatch.setattr(world.store.sets, "activate", activate_then)
+    monkeypatch.setattr(world.store.spaces, "activate", activate_then)
     watched = Watched()
     with pytest.raises(ReembeddingIncompleteError, match="2 pictures"):
         world.move(NEW, watched)
@@ -280,7 +280,7 @@ def test_what_cannot_be_moved(world: World) -> None:
     world.models._make = refuse
     with pytest.raises(ConfigurationError):
         world.move(NEW)
-    assert len(world.store.sets.all("default")) == 1
+    assert len(world.store.spaces.all("default")) == 1
 
 
 def test_encoders_live_as_long_as_they_are_needed(world: World) -> None:

@@ -16,6 +16,7 @@ from lookalike.services.vector_set import stored_vectors
 from lookalike.store.filters import Filter
 from scripts.samples import write_samples
 from tests.settings import make_settings
+from tests.store.helpers import vector_of
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_rows_vectors_and_pictures_belong_together(services: Services) -> None:
         record = services.store.get("default", image_id)
         assert found.names[position] == record.filename
         assert found.sha256s[position] == record.sha256
-        vector = services.store.vector("default", image_id)
+        vector = vector_of(services.store, "default", image_id)
         assert np.array_equal(found.vectors[position], vector)
         small = found.picture(position, size=64)
         assert max(small.size) <= 256

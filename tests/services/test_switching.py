@@ -21,8 +21,9 @@ from lookalike.services.search import SearchOptions
 from lookalike.services.switching import PutGate
 from lookalike.store.base import Store
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory_store import MemoryStore
+from lookalike.store.memory import MemoryStore
 from tests.services.moving import HEADED, NEW, OLD, World, make, picture, some, vectors
+from tests.store.helpers import vector_of
 
 PICTURES = some(10)
 
@@ -58,12 +59,12 @@ def to(world: World, recipe: Any) -> Callable[[], None]:
 
     def switch() -> None:
         spec = make(recipe).spec
-        missing = world.store.sets.missing("default", spec, limit=100).records
+        missing = world.store.spaces.missing("default", spec, limit=100).records
         if missing:
             pictures = [picture(int(record.id.removeprefix("p"))) for record in missing]
             rows = vectors(make(recipe), pictures)
-            world.store.sets.add("default", spec, missing, rows)
-        assert world.store.sets.activate("default", spec)
+            world.store.spaces.add("default", spec, missing, rows)
+        assert world.store.spaces.activate("default", spec)
 
     return switch
 
@@ -143,7 +144,7 @@ def test_a_stored_picture_as_the_query_meets_the_switch(
 def test_indexing_that_meets_the_switch(
     world: World, monkeypatch: pytest.MonkeyPatch, switches: list[Any]
 ) -> None:
-    before(monkeypatch, world.store, "put", *(to(world, recipe) for recipe in switches))
+    before(monkeypatch, world.store, "upsert", *(to(world, recipe) for recipe in switches))
     fresh = some(9, start=50)
     assert {item.status for item in world.index(fresh)} == {PutStatus.CREATED}
     to(world, switches[-1])()
@@ -170,13 +171,13 @@ def test_a_group_of_two_models_is_never_stored_together(
     """Two models of the same length: only their specs tell them apart."""
     cropped = ColorEncoder(resize="crop")
     world.encoders.add(cropped)
-    world.store.sets.begin("default", cropped.spec, provenance={})
+    world.store.spaces.begin("default", cropped.spec, provenance={})
 
     def switch() -> None:
-        missing = world.store.sets.missing("default", cropped.spec, limit=100).records
+        missing = world.store.spaces.missing("default", cropped.spec, limit=100).records
         rows = vectors(cropped, [picture(int(r.id.removeprefix("p"))) for r in missing])
-        world.store.sets.add("default", cropped.spec, missing, rows)
-        assert world.store.sets.activate("default", cropped.spec)
+        world.store.spaces.add("default", cropped.spec, missing, rows)
+        assert world.store.spaces.activate("default", cropped.spec)
 
     old = world.encoders.default
     waiting = iter([lambda: None, lambda: None, switch])
@@ -191,7 +192,7 @@ def test_a_group_of_two_models_is_never_stored_together(
     assert {item.status for item in world.index(fresh)} == {PutStatus.CREATED}
     expected = vectors(cropped, list(fresh.values()))
     for image_id, row in zip(fresh, expected, strict=True):
-        assert np.allclose(world.store.vector("default", image_id), row, atol=1e-6)
+        assert np.allclose(vector_of(world.store, "default", image_id), row, atol=1e-6)
 
 
 def test_the_canary_outlives_the_switch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

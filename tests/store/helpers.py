@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.records import Match, Metadata, ModelSpec, NewImage, OnConflict, PutOutcome
-from lookalike.store.base import Store
+from lookalike.store.base import Store, spec_of
 
 DIM = 8
 SPEC = ModelSpec(model="tiny", weights="random", weights_sha256="0" * 64, dim=DIM)
@@ -50,7 +50,7 @@ def put(
     collection: str = "default",
     on_conflict: OnConflict = OnConflict.REPLACE,
 ) -> list[PutOutcome]:
-    return store.put(
+    return store.upsert(
         collection,
         images,
         vectors,
@@ -71,6 +71,18 @@ def fill(store: Store, count: int, *, seed: int = 0, **options: Any) -> NDArray[
 def search(store: Store, queries: NDArray[np.float32], **options: Any) -> list[list[Match]]:
     options = {"k": 10, "spec": SPEC, **options}
     return store.search(options.pop("collection", "default"), queries, **options)
+
+
+def vector_of(store: Store, collection: str, image_id: str) -> NDArray[np.float32]:
+    """An image's active vector, (dim,) float32. Raises `ImageNotFoundError`."""
+    record, spec = store.get(collection, image_id), spec_of(store, collection)
+    assert spec is not None
+    return store.spaces.vectors(collection, spec, [record])[image_id]
+
+
+def is_exact(store: Store, collection: str = "default") -> bool:
+    found = store.collection(collection)
+    return found is None or found.exact
 
 
 def ids(matches: Sequence[Match]) -> list[str]:

@@ -17,8 +17,8 @@ from lookalike.records import ImageRecord, OnConflict
 from lookalike.store.filters import Filter
 from lookalike.store.local.index.policy import DEFAULT_LIMITS, IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory_store import MemoryStore
-from tests.store.helpers import answers, new_image, put, search, unit_vectors
+from lookalike.store.memory import MemoryStore
+from tests.store.helpers import answers, new_image, put, search, unit_vectors, vector_of
 
 POOL = unit_vectors(12)
 IDS = st.sampled_from([f"i{n}" for n in range(12)])
@@ -88,7 +88,7 @@ class Agreement(RuleBasedStateMachine):
 
     @rule(collection=COLLECTIONS, image_id=IDS, patch=METADATA)
     def patch(self, collection: str, image_id: str, patch: Any) -> None:
-        left, right = self.both("patch_metadata", collection, image_id, patch or {})
+        left, right = self.both("update_metadata", collection, image_id, patch or {})
         assert left is right or row(left) == row(right)
 
     @rule(collection=COLLECTIONS)
@@ -118,7 +118,7 @@ class Agreement(RuleBasedStateMachine):
     @rule(collection=COLLECTIONS, where=FILTERS, limit=st.integers(1, 15))
     def page(self, collection: str, where: Any, limit: int) -> None:
         parsed = None if where is None else Filter.parse(where)
-        left, right = self.both("page", collection, limit=limit, where=parsed)
+        left, right = self.both("scroll", collection, limit=limit, where=parsed)
         assert [row(r) for r in left.records] == [row(r) for r in right.records]
         assert (left.next_cursor is None) == (right.next_cursor is None)
 
@@ -130,9 +130,9 @@ class Agreement(RuleBasedStateMachine):
     @invariant()
     def same_vectors(self) -> None:
         for name in ("one", "two"):
-            held = {r.id for r in self.memory.page(name).records}
+            held = {r.id for r in self.memory.scroll(name).records}
             for image_id in held:
-                left, right = self.both("vector", name, image_id)
+                left, right = (vector_of(one, name, image_id) for one in (self.memory, self.local))
                 assert np.array_equal(left, right)
 
     def teardown(self) -> None:

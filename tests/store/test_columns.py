@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from lookalike.errors import FilterTooSlowError, ImageNotFoundError, InvalidFilterError
+from lookalike.store.base import count_of
 from lookalike.store.filters import LISTS, OPERATORS, Condition, Filter, parse_field_names
 from lookalike.store.local import columns as columns_module
 from lookalike.store.local import connections, search
@@ -160,7 +161,7 @@ class FollowedColumns(RuleBasedStateMachine):
                 for key, value in metadata.items()
                 if value is not None and not isinstance(value, dict)
             }
-            changed = self.store.patch_metadata(collection, f"i{n}", patch)
+            changed = self.store.update_metadata(collection, f"i{n}", patch)
             self.rows[collection][f"i{n}"] = dict(changed.metadata)
 
     @rule(collection=COLLECTIONS, n=st.integers(0, 30))
@@ -197,14 +198,16 @@ class FollowedColumns(RuleBasedStateMachine):
         row = store._catalog.collection(collection)
         assert row is not None
         limit = data.draw(st.integers(1, 8))
-        page = store.page(collection, limit=limit, where=where)  # before there are columns, perhaps
+        page = store.scroll(
+            collection, limit=limit, where=where
+        )  # before there are columns, perhaps
         seqs = store._filtering.passing(row, where).tolist()
         assert seqs == sorted(seqs)
         by_seq = [one.id for one in store._catalog.at(row, seqs).values()]
         assert set(by_seq) == expected
         assert [one.id for one in page.records] == by_seq[:limit]
         if page.next_cursor:
-            page = store.page(collection, limit=limit, where=where, cursor=page.next_cursor)
+            page = store.scroll(collection, limit=limit, where=where, cursor=page.next_cursor)
             assert [one.id for one in page.records] == by_seq[limit:][:limit]
 
     @invariant()
@@ -235,7 +238,7 @@ def states(store: LocalStore, collection: str = "default") -> Any:
 
 
 def found(store: LocalStore, where: Any) -> list[str]:
-    page = store.page("default", limit=10_000, where=Filter.parse(where))
+    page = store.scroll("default", limit=10_000, where=Filter.parse(where))
     return [record.id for record in page.records]
 
 
@@ -327,7 +330,7 @@ def test_filters_read_columns_beside_other_reads(tmp_path: Path) -> None:
         with columns._filling:  # as if another filter read a large collection
             with pytest.raises(FilterTooSlowError):
                 found(store, {"n": 1})
-            assert store.count("default") == 3
+            assert count_of(store, "default") == 3
         assert found(store, {"n": 1}) == ["i1"]
 
 
@@ -354,7 +357,7 @@ def test_a_reader_follows_the_owner_and_changes_nothing(tmp_path: Path) -> None:
             where = Filter.parse({"n": {"gte": 50}})
             assert len(search_store(reader, vectors[:1], k=99, where=where)[0]) == 50
             owner.delete("default", "i50")
-            owner.patch_metadata("default", "i0", {"n": 99})
+            owner.update_metadata("default", "i0", {"n": 99})
             put(owner, [new_image("new", metadata={"n": 51})], vectors[:1])
             names = set(ids(search_store(reader, vectors[:1], k=99, where=where)[0]))
             assert names == {"new", "i0", *(f"i{n}" for n in range(51, 100))}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from lookalike.errors import NotFoundError
-from lookalike.store.base import Store
+from lookalike.store.base import Store, count_of
 from lookalike.store.filters import Filter
 from lookalike.store.local.catalog import Catalog
 from lookalike.store.local.index.live import LiveIndex, ReadWriteLock
@@ -58,7 +58,7 @@ def test_searches_beside_changes_are_right(store: Store, chance: random.Random) 
 
     def flip_metadata() -> None:
         with suppress(NotFoundError):
-            store.patch_metadata("default", f"c{chance.randrange(30)}", {"even": None})
+            store.update_metadata("default", f"c{chance.randrange(30)}", {"even": None})
 
     def check(query: np.ndarray, where: Filter | None, k: int, *, at_least: int) -> None:
         matches = search(store, query[None], k=k, where=where, exclude=["s3"])[0]
@@ -130,7 +130,7 @@ def test_columns_are_read_once_however_much_changes_meanwhile(
                 store, [new_image("i0", content="new", metadata={"n": 1})], unit_vectors(1)
             ),
             lambda: store.delete("default", "i1"),
-            lambda: store.set_metadata("default", "i2", {"n": 2}),
+            lambda: store.update_metadata("default", "i2", {"n": 2}),
         ]
     )
 
@@ -159,8 +159,8 @@ def test_collections_come_and_go_beside_searches(store: Store) -> None:
     def search_it() -> None:
         found = search(store, vectors[:1], k=20, collection="brief")[0]
         assert len(found) in {0, 20}
-        assert all(page.id for page in store.page("brief").records)
-        assert store.count("brief") in {0, 20}
+        assert all(page.id for page in store.scroll("brief").records)
+        assert count_of(store, "brief") in {0, 20}
 
     run_together(come_and_go, search_it, search_it)
 
@@ -174,7 +174,7 @@ def test_what_many_put_is_all_there(store: Store) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(put_one, range(400)))
-    assert store.count("default") == 400
+    assert count_of(store, "default") == 400
     assert len(search(store, vectors[:1], k=400)[0]) == 400
 
 

@@ -13,7 +13,7 @@ from lookalike.errors import (
     SpecMismatchError,
 )
 from lookalike.records import OnConflict, PutStatus
-from lookalike.store.base import Store
+from lookalike.store.base import Store, count_of, scan, spec_of
 from lookalike.store.filters import Filter
 from tests.store.helpers import (
     DIM,
@@ -26,26 +26,25 @@ from tests.store.helpers import (
     put,
     search,
     unit_vectors,
+    vector_of,
 )
 
 
 def test_an_empty_store_answers(store: Store) -> None:
     assert store.collections() == []
-    assert store.spec("default") is None
-    assert store.count("default") == 0
+    assert spec_of(store, "default") is None
+    assert count_of(store, "default") == 0
     assert store.find("default", ["a"]) == {}
-    assert store.page("default").records == []
+    assert store.scroll("default").records == []
     assert search(store, unit_vectors(2)) == [[], []]
     assert store.references([digest("a")]) == set()
     assert put(store, [], unit_vectors(0)) == []
     assert store.collections() == []
-    for ask in (store.get, store.vector, store.delete):
+    for ask in (store.get, store.delete):
         with pytest.raises(ImageNotFoundError):
             ask("default", "a")
     with pytest.raises(ImageNotFoundError):
-        store.patch_metadata("default", "a", {})
-    with pytest.raises(ImageNotFoundError):
-        store.set_metadata("default", "a", {})
+        store.update_metadata("default", "a", {})
     with pytest.raises(CollectionNotFoundError):
         store.drop("default")
 
@@ -57,7 +56,7 @@ def test_known_pictures_are_settled_without_a_vector_as_put_would(store: Store) 
         (new_image("i1", metadata={"n": True}), PutStatus.UPDATED, {"n": True}),
         (new_image("i1", metadata={"n": True}), PutStatus.UNCHANGED, {"n": True}),
     ):
-        outcome = store.put_known("default", image, on_conflict=OnConflict.REPLACE)
+        outcome = store.upsert_known("default", image, on_conflict=OnConflict.REPLACE)
         assert outcome is not None
         assert (outcome.status, outcome.record) == (status, store.get("default", "i1"))
         assert outcome.record.metadata == metadata
@@ -66,11 +65,11 @@ def test_known_pictures_are_settled_without_a_vector_as_put_would(store: Store) 
         (OnConflict.SKIP, PutStatus.SKIPPED),
         (OnConflict.ERROR, PutStatus.CONFLICT),
     ):
-        outcome = store.put_known("default", other, on_conflict=on_conflict)
+        outcome = store.upsert_known("default", other, on_conflict=on_conflict)
         assert outcome is not None
         assert outcome.status is status
     assert store.get("default", "i1").sha256 == digest("i1")
-    assert np.array_equal(store.vector("default", "i1"), vectors[1])
+    assert np.array_equal(vector_of(store, "default", "i1"), vectors[1])
 
 
 def test_pictures_that_need_a_vector_are_left_to_put(store: Store) -> None:
@@ -81,9 +80,9 @@ def test_pictures_that_need_a_vector_are_left_to_put(store: Store) -> None:
         ("default", new_image("new")),
         ("no", replaced),
     ):
-        assert store.put_known(collection, image, on_conflict=OnConflict.REPLACE) is None
+        assert store.upsert_known(collection, image, on_conflict=OnConflict.REPLACE) is None
     assert store.get("default", "i0").sha256 == digest("i0")
-    assert store.spec("no") is None
+    assert spec_of(store, "no") is None
 
 
 def test_put_keeps_rows_and_vectors(store: Store) -> None:
@@ -93,7 +92,7 @@ def test_put_keeps_rows_and_vectors(store: Store) -> None:
     assert (record.filename, record.width, record.height, record.bytes) == ("i1.png", 4, 3, 100)
     assert record.metadata == {"n": 1}
     assert record.created_at == record.updated_at
-    assert np.array_equal(store.vector("default", "i1"), vectors[1])
+    assert np.array_equal(vector_of(store, "default", "i1"), vectors[1])
     assert set(store.find("default", ["i0", "i2", "no"])) == {"i0", "i2"}
     info = store.collections()[0]
     assert (info.name, info.count, info.spec) == ("default", 3, SPEC)
@@ -146,7 +145,7 @@ def test_the_same_bytes_again_are_unchanged(store: Store) -> None:
         again = put(store, [new_image("i0")], unit_vectors(1, seed=5), on_conflict=on_conflict)
         assert again[0].status is PutStatus.UNCHANGED
         assert again[0].record == before
-    assert np.array_equal(store.vector("default", "i0"), unit_vectors(1)[0])
+    assert np.array_equal(vector_of(store, "default", "i0"), unit_vectors(1)[0])
 
 
 def test_other_metadata_is_an_update(store: Store) -> None:
@@ -171,7 +170,7 @@ def test_other_bytes_replace(store: Store) -> None:
     assert (after.sha256, after.created_at) == (digest("other"), before.created_at)
     assert after.metadata == before.metadata
     assert ids(search(store, vector, k=1)[0]) == ["i0"]
-    assert [record.id for record in store.page("default").records] == ["i1", "i0"]
+    assert [record.id for record in store.scroll("default").records] == ["i1", "i0"]
     assert store.references([digest("i0"), digest("other")]) == {digest("other")}
 
 
@@ -192,8 +191,8 @@ def test_an_id_given_twice_is_handled_in_order(store: Store) -> None:
     outcomes = put(store, images, vectors)
     assert [outcome.status for outcome in outcomes] == ["created", "replaced", "replaced"]
     assert outcomes[2].record.metadata == {"x": 1}
-    assert store.count("default") == 1
-    assert np.array_equal(store.vector("default", "a"), vectors[2])
+    assert count_of(store, "default") == 1
+    assert np.array_equal(vector_of(store, "default", "a"), vectors[2])
     assert [m.score for m in search(store, vectors[2:], k=3)[0]] == pytest.approx([1.0])
 
 
@@ -202,10 +201,9 @@ def test_collections_keep_apart(store: Store) -> None:
     fill(store, 2, collection="two", seed=1)
     assert [(c.name, c.count) for c in store.collections()] == [("one", 3), ("two", 2)]
     store.delete("two", "i0")
-    assert store.count("one") == 3
-    assert store.drop("one") == 3
-    assert store.count("one") == 0
-    store.purge()
+    assert count_of(store, "one") == 3
+    assert store.drop("one", wait=True) == 3
+    assert count_of(store, "one") == 0
     assert store.references([digest("i0"), digest("i1")]) == {digest("i1")}
     assert search(store, unit_vectors(1), collection="one") == [[]]
     assert len(search(store, unit_vectors(1), collection="two")[0]) == 1
@@ -216,21 +214,22 @@ def test_collections_keep_apart(store: Store) -> None:
 def test_other_specs_are_refused(store: Store) -> None:
     vectors = fill(store, 1)
     with pytest.raises(SpecMismatchError, match="model: 'tiny' there, 'other' here"):
-        store.put("default", [new_image("b")], vectors, spec=OTHER_PASSPORT, provenance={})
+        store.upsert("default", [new_image("b")], vectors, spec=OTHER_PASSPORT, provenance={})
     with pytest.raises(SpecMismatchError):
         search(store, vectors, spec=OTHER_PASSPORT)
-    assert store.count("default") == 1
+    assert count_of(store, "default") == 1
 
 
 def test_metadata_is_merged_and_replaced(store: Store) -> None:
     put(store, [new_image("a", metadata={"x": 1, "deep": {"u": 1, "v": 2}})], unit_vectors(1))
-    patched = store.patch_metadata("default", "a", {"x": None, "deep": {"u": None}, "y": [1]})
+    patched = store.update_metadata("default", "a", {"x": None, "deep": {"u": None}, "y": [1]})
     assert patched.metadata == {"deep": {"v": 2}, "y": [1]}
     assert store.get("default", "a") == patched
     with pytest.raises(MetadataTooLargeError):
-        store.patch_metadata("default", "a", {"long": "x" * 100}, max_bytes=50)
+        store.update_metadata("default", "a", {"long": "x" * 100}, max_bytes=50)
     assert store.get("default", "a") == patched
-    assert store.set_metadata("default", "a", {"z": 1}).metadata == {"z": 1}
+    replaced = store.update_metadata("default", "a", dict.fromkeys(patched.metadata) | {"z": 1})
+    assert replaced.metadata == {"z": 1}
     assert store.get("default", "a").metadata == {"z": 1}
 
 
@@ -238,9 +237,9 @@ def test_what_is_handed_out_changes_nothing(store: Store) -> None:
     put(store, [new_image("a", metadata={"tags": ["x"]})], unit_vectors(1))
     store.get("default", "a").metadata["tags"].append("y")
     search(store, unit_vectors(1))[0][0].record.metadata["tags"].append("y")
-    store.vector("default", "a")[:] = 0
+    vector_of(store, "default", "a")[:] = 0
     assert store.get("default", "a").metadata == {"tags": ["x"]}
-    assert np.array_equal(store.vector("default", "a"), unit_vectors(1)[0])
+    assert np.array_equal(vector_of(store, "default", "a"), unit_vectors(1)[0])
 
 
 def test_deleted_pictures_are_gone(store: Store) -> None:
@@ -248,7 +247,7 @@ def test_deleted_pictures_are_gone(store: Store) -> None:
     store.delete("default", "i7")
     with pytest.raises(ImageNotFoundError):
         store.delete("default", "i7")
-    assert store.count("default") == 29
+    assert count_of(store, "default") == 29
     assert "i7" not in ids(search(store, vectors[7:8], k=30)[0])
     assert store.references([digest("i7")]) == set()
 
@@ -258,29 +257,29 @@ def test_pages_follow_each_other(store: Store) -> None:
     seen: list[str] = []
     cursor = None
     while True:
-        page = store.page("default", cursor=cursor, limit=10)
+        page = store.scroll("default", cursor=cursor, limit=10)
         seen += [record.id for record in page.records]
         cursor = page.next_cursor
         if cursor is None:
             break
     assert seen == [f"i{n}" for n in range(25)]
-    page = store.page("default", limit=25)
+    page = store.scroll("default", limit=25)
     assert (len(page.records), page.next_cursor) == (25, None)
     where = Filter.parse({"n": {"gte": 20}})
-    first = store.page("default", limit=3, where=where)
-    rest = store.page("default", limit=3, where=where, cursor=first.next_cursor)
+    first = store.scroll("default", limit=3, where=where)
+    rest = store.scroll("default", limit=3, where=where, cursor=first.next_cursor)
     assert [r.id for r in first.records + rest.records] == [f"i{n}" for n in range(20, 25)]
 
 
 @pytest.mark.parametrize("cursor", ["", "7", "c", "cg", "c" + "f" * 16, "c" + "0" * 17, "c1 "])
 def test_other_cursors_are_refused(store: Store, cursor: str) -> None:
     with pytest.raises(InvalidParameterError, match="no cursor"):
-        store.page("default", cursor=cursor)
+        store.scroll("default", cursor=cursor)
 
 
 def test_numbers_out_of_range_are_refused(store: Store) -> None:
     with pytest.raises(InvalidParameterError):
-        store.page("default", limit=0)
+        store.scroll("default", limit=0)
     with pytest.raises(InvalidParameterError):
         search(store, unit_vectors(1), k=0)
 
@@ -297,7 +296,7 @@ def test_numbers_out_of_range_are_refused(store: Store) -> None:
 def test_vectors_that_would_spoil_the_order_are_refused(store: Store, vectors: np.ndarray) -> None:
     with pytest.raises(ValueError, match="vectors"):
         put(store, [new_image("a")], vectors)
-    assert store.count("default") == 0
+    assert count_of(store, "default") == 0
 
 
 def test_closing_twice_does_no_harm(store: Store) -> None:
@@ -309,22 +308,22 @@ def test_a_scan_gives_every_row_with_its_vector(store: Store) -> None:
     fill(store, 7)
     put(store, [new_image("i3", content="other")], unit_vectors(1, seed=5))
     store.delete("default", "i5")
-    blocks = list(store.scan("default"))
+    blocks = list(scan(store, "default"))
     records = [record for block in blocks for record in block.records]
-    assert records == store.page("default", limit=100).records
+    assert records == store.scroll("default", limit=100).records
     for block in blocks:
         for record, vector in zip(block.records, block.vectors, strict=True):
-            assert np.array_equal(vector, store.vector("default", record.id))
-    assert list(store.scan("default", cursor=blocks[-1].cursor)) == []
-    assert list(store.scan("nothing")) == []
+            assert np.array_equal(vector, vector_of(store, "default", record.id))
+    assert list(scan(store, "default", cursor=blocks[-1].end)) == []
+    assert list(scan(store, "nothing")) == []
 
 
 def test_a_scan_continues_behind_its_cursor(store: Store) -> None:
     fill(store, 4)
-    (*_, last) = store.scan("default")
+    (*_, last) = scan(store, "default")
     put(store, [new_image("new"), new_image("i1", content="other")], unit_vectors(2, seed=5))
     later = [
-        record.id for block in store.scan("default", cursor=last.cursor) for record in block.records
+        record.id for block in scan(store, "default", cursor=last.end) for record in block.records
     ]
     assert later == ["new", "i1"]
 
@@ -333,5 +332,5 @@ def test_a_scan_is_filtered(store: Store) -> None:
     images = [new_image(f"p{i}", metadata={"even": i % 2 == 0}) for i in range(6)]
     put(store, images, unit_vectors(6))
     passing = Filter.parse({"even": True})
-    found = [r.id for block in store.scan("default", where=passing) for r in block.records]
+    found = [r.id for block in scan(store, "default", where=passing) for r in block.records]
     assert found == ["p0", "p2", "p4"]

@@ -20,12 +20,13 @@ from lookalike.errors import (
     StorageFullError,
 )
 from lookalike.store import sqlite
+from lookalike.store.base import count_of
 from lookalike.store.filters import Filter
 from lookalike.store.local import purging
 from lookalike.store.local.connections import Connections
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.store import LocalStore
-from tests.store.helpers import fill, search, unit_vectors
+from tests.store.helpers import fill, search, unit_vectors, vector_of
 from tests.waiting import PATIENCE_S, wait_for
 
 OPENER = """
@@ -110,7 +111,7 @@ def test_a_damaged_catalog_says_so(tmp_path: Path) -> None:
     data[4096 * 3 :] = b"\xff" * len(data[4096 * 3 :])
     path.write_bytes(data)
     with pytest.raises(DataFolderError, match="damaged"), closing(LocalStore(tmp_path)) as broken:
-        broken.page("default", limit=5000)
+        broken.scroll("default", limit=5000)
 
 
 def test_a_damaged_vector_says_so(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_a_damaged_vector_says_so(tmp_path: Path) -> None:
     connection.close()
     store = LocalStore(tmp_path)
     with pytest.raises(DataFolderError, match="wrong length"):
-        store.vector("default", "i1")
+        vector_of(store, "default", "i1")
     store.close()
 
 
@@ -143,7 +144,7 @@ def test_a_closed_store_says_so(tmp_path: Path) -> None:
     fill(store, 1)
     store.close()
     for call in (
-        lambda: store.count("default"),
+        lambda: count_of(store, "default"),
         lambda: search(store, unit_vectors(1)),
         lambda: store.delete("default", "i0"),
     ):
@@ -181,8 +182,7 @@ def test_a_dropped_collection_gives_its_room_back(
     store = LocalStore(tmp_path)
     fill(store, 1050)
     fill(store, 1, collection="other")
-    assert store.drop("default") == 1050
-    store.purge()
+    assert store.drop("default", wait=True) == 1050
     store.close()
     size = (tmp_path / "catalog.db").stat().st_size
     assert size < 100_000
@@ -208,7 +208,7 @@ class Held:
 
 def left(store: LocalStore) -> dict[str, int]:
     """Rows of the tables that a dropped collection is removed from."""
-    tables = ("collections", "embeddings", "images", "vectors")
+    tables = ("collections", "spaces", "images", "vectors")
     with store._catalog.connections.read() as connection:
         return {t: connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables}
 
@@ -225,13 +225,13 @@ def test_a_collection_can_be_made_anew_while_its_rows_go(
         assert store.collections() == []
         fill(store, 2)
         assert left(store)["images"] == 10 - 3 + 2
-        assert store.count("default") == 2
+        assert count_of(store, "default") == 2
         assert len(search(store, unit_vectors(1), k=100)[0]) == 2
         everything = Filter.parse({"n": {"gte": 0}})
-        assert [one.id for one in store.page("default", where=everything).records] == ["i0", "i1"]
+        assert [one.id for one in store.scroll("default", where=everything).records] == ["i0", "i1"]
         held.free.set()
         wait_for(lambda: set(left(store).values()) == {1, 2})
-        assert store.count("default") == 2
+        assert count_of(store, "default") == 2
 
 
 def test_closing_waits_for_no_more_rows_to_go(
@@ -311,8 +311,7 @@ def test_a_drop_on_a_failing_disk_is_still_a_drop(
         fill(store, 10)
         with monkeypatch.context() as patch:
             patch.setattr(Connections, "give_room_back", fail)
-            assert store.drop("default") == 10
-            store.purge()
+            assert store.drop("default", wait=True) == 10
             wait_for(lambda: "the disk is failing" in caplog.text)
             wait_for(lambda: not any(left(store).values()))
         assert store.collections() == []

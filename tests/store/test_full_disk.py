@@ -16,8 +16,9 @@ from lookalike.errors import StorageFullError
 from lookalike.files.blobs import LocalFiles
 from lookalike.files.disk import has_room
 from lookalike.records import NewImage
+from lookalike.store.base import count_of
 from lookalike.store.local.store import LocalStore
-from tests.store.helpers import new_image, put, search, unit_vectors
+from tests.store.helpers import new_image, put, search, unit_vectors, vector_of
 
 MIB = 2**20
 
@@ -72,7 +73,7 @@ def test_a_full_disk_refuses_and_recovers(small_disk: Path) -> None:
     for _ in range(3):
         with pytest.raises(StorageFullError, match="make room"):
             put(store, [large(kept)], unit_vectors(1, seed=kept))
-    assert store.count("default") == kept + 1
+    assert count_of(store, "default") == kept + 1
     assert len(search(store, unit_vectors(1), k=10_000)[0]) == kept + 1
     ballast.unlink()
     put(store, [large(kept)], unit_vectors(1, seed=kept))
@@ -81,7 +82,7 @@ def test_a_full_disk_refuses_and_recovers(small_disk: Path) -> None:
     store.close()
     store = LocalStore(small_disk)
     assert len(search(store, unit_vectors(1), k=10_000)[0]) == kept + 2
-    assert np.array_equal(store.vector("default", f"i{kept}"), unit_vectors(1, seed=kept)[0])
+    assert np.array_equal(vector_of(store, "default", f"i{kept}"), unit_vectors(1, seed=kept)[0])
     store.close()
 
 
@@ -91,7 +92,7 @@ def test_a_full_disk_can_be_read_closed_and_opened(small_disk: Path) -> None:
     kept = put_until_full(store)
     fill_disk(small_disk)
     assert len(search(store, unit_vectors(1), k=10_000)[0]) == kept
-    assert len(store.page("default", limit=1000).records) == min(kept, 1000)
+    assert len(store.scroll("default", limit=1000).records) == min(kept, 1000)
     store.close()
     (small_disk / "ballast").unlink()
     store = LocalStore(small_disk)

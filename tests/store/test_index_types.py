@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from lookalike.store.base import count_of
 from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory_store import MemoryStore
+from lookalike.store.memory import MemoryStore
 from tests.store.helpers import SPEC, answers, new_image, put, unit_vectors
 
 TYPES = (
@@ -77,10 +78,10 @@ class IndexMachine(RuleBasedStateMachine):
     def add_or_replace(self, start: int, count: int, seed: int) -> None:
         self.put([f"i{n}" for n in range(start, start + count)], seed=seed)
 
-    @precondition(lambda self: self.memory.count("default"))
+    @precondition(lambda self: count_of(self.memory, "default") > 0)
     @rule(share=st.floats(0, 1), count=st.integers(1, 60))
     def delete(self, share: float, count: int) -> None:
-        records = self.memory.page("default", limit=1000).records
+        records = self.memory.scroll("default", limit=1000).records
         first = int(share * (len(records) - 1))
         for record in records[first : first + count]:
             self.store.delete("default", record.id)
@@ -160,7 +161,7 @@ class IndexMachine(RuleBasedStateMachine):
     @invariant()
     def count(self) -> None:
         if hasattr(self, "store"):
-            assert self.store.count("default") == self.memory.count("default")
+            assert count_of(self.store, "default") == count_of(self.memory, "default")
 
     def teardown(self) -> None:
         if hasattr(self, "store"):

@@ -17,7 +17,7 @@ from lookalike.errors import (
     StorageError,
 )
 from lookalike.store.jobs import Job, JobState, JobStore, same_work
-from lookalike.store.memory_jobs import MemoryJobs
+from lookalike.store.memory import MemoryJobs
 from lookalike.store.sqlite_jobs import SqliteJobs
 
 TIME = "2026-01-01T00:00:00.000Z"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from lookalike.files.blobs import LocalFiles
+from lookalike.store.base import count_of
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import SPEC, digest, ids, new_image, put, search, unit_vectors
 
@@ -84,7 +85,7 @@ def test_what_was_acknowledged_survives(tmp_path: Path, saved: bool, chance: ran
         vectors = vectors_of(acknowledged)
         for name, matches in zip(acknowledged, search(store, vectors, k=1), strict=True):
             assert ids(matches) == [name]
-        assert len(search(store, vectors[:1], k=100_000)[0]) == store.count("default")
+        assert len(search(store, vectors[:1], k=100_000)[0]) == count_of(store, "default")
         if saved:
             store.close()
         else:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from lookalike.errors import DataFolderError, StorageError
+from lookalike.store.base import scan, spec_of
 from lookalike.store.filters import Filter
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import SPEC, fill, ids, new_image, put, search, unit_vectors
@@ -22,12 +23,13 @@ READER = """
 import sys
 from contextlib import closing
 from pathlib import Path
+from lookalike.store.base import scan, spec_of
 from lookalike.store.local.store import LocalStore
 with closing(LocalStore(Path(sys.argv[1]), read_only=True)) as store:
-    blocks = list(store.scan("default"))
+    blocks = list(scan(store, "default"))
     print([record.id for block in blocks for record in block.records])
     vectors = blocks[0].vectors
-    found = store.search("default", vectors[:1], k=2, spec=store.spec("default"))
+    found = store.search("default", vectors[:1], k=2, spec=spec_of(store, "default"))
     print([match.record.id for match in found[0]])
 """
 
@@ -42,7 +44,7 @@ def read_elsewhere(folder: Path) -> list[str]:
 def test_another_process_reads_beside_the_owner(tmp_path: Path) -> None:
     with closing(LocalStore(tmp_path)) as owner:
         fill(owner, 3)
-        first = [record.id for record in owner.page("default").records]
+        first = [record.id for record in owner.scroll("default").records]
         assert read_elsewhere(tmp_path)[0] == str(first)
         put(owner, [new_image("later")], unit_vectors(1, seed=9))
         ids, found = read_elsewhere(tmp_path)
@@ -99,14 +101,14 @@ def test_what_is_read_is_what_was_stored(tmp_path: Path) -> None:
     with closing(LocalStore(tmp_path)) as owner:
         fill(owner, 5)
     with closing(LocalStore(tmp_path, read_only=True)) as reader:
-        blocks = list(reader.scan("default"))
+        blocks = list(scan(reader, "default"))
     assert np.array_equal(np.concatenate([block.vectors for block in blocks]), vectors)
     assert reader_spec(tmp_path) == SPEC
 
 
 def reader_spec(folder: Path) -> object:
     with closing(LocalStore(folder, read_only=True)) as reader:
-        return reader.spec("default")
+        return spec_of(reader, "default")
 
 
 def test_a_reader_searches_on_beside_changes(tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_a_reader_searches_on_beside_changes(tmp_path: Path) -> None:
             put(owner, [new_image("new", metadata={"n": 3})], vectors[7:8])
             where = Filter.parse({"n": 3})
             assert ids(search(reader, vectors[7:8], k=3, where=where)[0]) == ["new", "i3"]
-            owner.set_metadata("default", "new", {"n": 4})
+            owner.update_metadata("default", "new", {"n": 4})
             assert ids(search(reader, vectors[7:8], k=3, where=where)[0]) == ["i3"]
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from lookalike.errors import NotFoundError, StorageFullError
-from lookalike.store.base import Store
+from lookalike.store.base import Store, count_of
 from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.local.index import build_process, calibration
@@ -31,8 +31,18 @@ from lookalike.store.local.index.build_process import BuildError
 from lookalike.store.local.index.generations import Generations
 from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory_store import MemoryStore
-from tests.store.helpers import answers, digest, fill, ids, new_image, put, search, unit_vectors
+from lookalike.store.memory import MemoryStore
+from tests.store.helpers import (
+    answers,
+    digest,
+    fill,
+    ids,
+    is_exact,
+    new_image,
+    put,
+    search,
+    unit_vectors,
+)
 from tests.store.test_embedding_sets import NEW, begin, complete, new_vectors, put_new
 from tests.store.test_kill import CHILD, vectors_of
 from tests.waiting import repeat_together, wait_for
@@ -487,7 +497,7 @@ def test_kill_during_builds_loses_nothing(tmp_path: Path, chance: random.Random)
         assert set(store.find("default", acknowledged)) == set(acknowledged)
         found = search(store, vectors_of(acknowledged), k=1, effort=EVERYTHING)
         assert [ids(matches) for matches in found] == [[name] for name in acknowledged]
-        count = store.count("default")
+        count = count_of(store, "default")
         assert len(search(store, QUERIES, k=100_000)[0]) == count
         wait_built(store)
         built += facts(store)["type"] == TYPE
@@ -519,11 +529,11 @@ def test_an_embedding_set_gets_the_type_once_it_is_active(tmp_path: Path) -> Non
         wait_built(store)
         begin(store)
         complete(store, limit=100)
-        with store.sets.prepared("default", NEW):
+        with store.spaces.prepared("default", NEW):
             put(store, [new_image("late")], unit_vectors(1))
             store.delete("default", "i7")
             complete(store)
-            assert store.sets.activate("default", NEW)
+            assert store.spaces.activate("default", NEW)
         wait_built(store)
         query = vectors_of_new("late")
         found = search(store, query, k=200, spec=NEW, effort=EVERYTHING)[0]
@@ -558,7 +568,7 @@ def test_a_mapped_exact_index(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     agree(store)
     wait_for(lambda: facts(store)["mapped_bytes"] == 120 * 8 * 4)
     assert facts(store)["type"] == "Flat"
-    assert store.is_exact("default")
+    assert is_exact(store)
     for one in (store, memory):
         put(
             one,
@@ -584,7 +594,7 @@ def test_a_mapped_exact_index(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     store = opened(tmp_path, "SQ8", limits=MAPPED)
     store.load()
     wait_built(store, "SQ8")
-    assert not store.is_exact("default")
+    assert not is_exact(store)
     mine, true = (search(x, QUERIES, k=300, effort=EVERYTHING) for x in (store, memory))
     assert answers(mine) == answers(true)
     store.close()
@@ -629,13 +639,13 @@ def test_an_index_that_missed_a_vector_is_exact_until_the_background_has_built_i
         fill(store, 150)
         wait_built(store)
         begin(store)
-        records = store.page("default", limit=200).records
-        store.sets.add("default", NEW, records[1:], new_vectors(records[1:]))
-        with store.sets.prepared("default", NEW):
-            store.sets.add("default", NEW, records[:1], new_vectors(records[:1]))
+        records = store.scroll("default", limit=200).records
+        store.spaces.add("default", NEW, records[1:], new_vectors(records[1:]))
+        with store.spaces.prepared("default", NEW):
+            store.spaces.add("default", NEW, records[:1], new_vectors(records[:1]))
             begun.clear()
             go_on.clear()
-            assert store.sets.activate("default", NEW)
+            assert store.spaces.activate("default", NEW)
             put_new(store, [new_image("late")])
             found = search(store, new_vectors(records[:1]), k=200, spec=NEW)[0]
             assert found[0].record.id == "i0"

@@ -8,7 +8,7 @@ import numpy as np
 
 from lookalike.store.base import Store
 from lookalike.store.filters import Filter
-from tests.store.helpers import digest, new_image, put, unit_vectors
+from tests.store.helpers import digest, new_image, put, unit_vectors, vector_of
 
 
 def test_a_row_names_another_file_and_nothing_else_of_it_changes(store: Store) -> None:
@@ -18,14 +18,14 @@ def test_a_row_names_another_file_and_nothing_else_of_it_changes(store: Store) -
     put(store, [image, other], vectors)
     put(store, [image], vectors[:1], collection="second")
     before = store.get("default", "a")
-    assert store.page("default", where=Filter.parse({"n": 1})).records == [before]
+    assert store.scroll("default", where=Filter.parse({"n": 1})).records == [before]
 
     store.refer("default", replace(image, source="/new/a.jpg", filename="x", metadata={"n": 2}))
     assert store.get("default", "a") == replace(before, source="/new/a.jpg")
-    assert store.page("default", where=Filter.parse({"n": 1})).records == [
+    assert store.scroll("default", where=Filter.parse({"n": 1})).records == [
         store.get("default", "a")
     ]
-    assert np.array_equal(store.vector("default", "a"), vectors[0])
+    assert np.array_equal(vector_of(store, "default", "a"), vectors[0])
     assert store.get("default", "b").source == "/old/b.jpg"
     assert store.get("second", "a").source == "/old/a.jpg"
 

@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from lookalike.errors import ConflictError, NotFoundError
 from lookalike.records import ModelSpec
-from lookalike.store.base import Store
+from lookalike.store.base import Store, spec_of
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory_store import MemoryStore
+from lookalike.store.memory import MemoryStore
 from tests.store.helpers import answers, new_image, unit_vectors
 from tests.store.test_agreement import RUNS, row
 
@@ -50,12 +50,12 @@ class SetsAgree(RuleBasedStateMachine):
 
     @rule(items=st.lists(st.tuples(IDS, st.integers(0, 5)), min_size=1, max_size=4))
     def put(self, items: list[Any]) -> None:
-        spec = self.memory.spec("default") or PASSPORTS[0]
+        spec = spec_of(self.memory, "default") or PASSPORTS[0]
         images = [new_image(i, content=str(n)) for i, n in items]
         vectors = POOLS[spec.model][[n for _, n in items]]
 
         def act(store: Store) -> Any:
-            outcomes = store.put("default", images, vectors, spec=spec, provenance={})
+            outcomes = store.upsert("default", images, vectors, spec=spec, provenance={})
             return [(one.status, row(one.record)) for one in outcomes]
 
         self.same(act)
@@ -70,15 +70,15 @@ class SetsAgree(RuleBasedStateMachine):
 
     @rule(spec=SETS)
     def begin(self, spec: ModelSpec) -> None:
-        self.same(lambda store: store.sets.begin("default", spec, provenance={}))
+        self.same(lambda store: store.spaces.begin("default", spec, provenance={}))
 
     @rule(spec=SETS, limit=st.integers(1, 6))
     def add(self, spec: ModelSpec, limit: int) -> None:
         def act(store: Store) -> Any:
-            records = store.sets.missing("default", spec, limit=limit).records
+            records = store.spaces.missing("default", spec, limit=limit).records
             contents = [_content(record.sha256) for record in records]
             vectors = POOLS[spec.model][contents].reshape(-1, spec.dim)
-            return store.sets.add("default", spec, records, vectors)
+            return store.spaces.add("default", spec, records, vectors)
 
         self.same(act)
 
@@ -90,17 +90,17 @@ class SetsAgree(RuleBasedStateMachine):
                 r for r in found.values() if r.sha256 == new_image("x", content=str(content)).sha256
             ]
             vectors = POOLS[spec.model][[content] * len(records)]
-            return store.sets.add("default", spec, records, vectors)
+            return store.spaces.add("default", spec, records, vectors)
 
         self.same(act)
 
     @rule(spec=SETS)
     def activate(self, spec: ModelSpec) -> None:
-        self.same(lambda store: store.sets.activate("default", spec))
+        self.same(lambda store: store.spaces.activate("default", spec))
 
     @rule(spec=SETS)
     def discard(self, spec: ModelSpec) -> None:
-        self.same(lambda store: store.sets.discard("default", spec))
+        self.same(lambda store: store.spaces.discard("default", spec))
 
     @rule()
     def reopen(self) -> None:
@@ -109,26 +109,26 @@ class SetsAgree(RuleBasedStateMachine):
 
     @rule(k=st.integers(1, 7))
     def search(self, k: int) -> None:
-        spec = self.memory.spec("default") or PASSPORTS[0]
+        spec = spec_of(self.memory, "default") or PASSPORTS[0]
         queries = POOLS[spec.model][:2]
         self.same(lambda store: answers(store.search("default", queries, k=k, spec=spec)))
 
     @invariant()
     def same_sets(self) -> None:
-        self.same(lambda store: store.sets.all("default"))
-        self.same(lambda store: store.spec("default"))
+        self.same(lambda store: store.spaces.all("default"))
+        self.same(lambda store: spec_of(store, "default"))
 
     @invariant()
     def same_vectors(self) -> None:
-        records = self.memory.page("default").records
+        records = self.memory.scroll("default").records
         for spec in PASSPORTS:
             self.same(
                 lambda store, spec=spec: [
-                    row(r) for r in store.sets.missing("default", spec, limit=9).records
+                    row(r) for r in store.spaces.missing("default", spec, limit=9).records
                 ]
             )
             left, right = self.both(
-                lambda store, spec=spec: store.sets.vectors("default", spec, records)
+                lambda store, spec=spec: store.spaces.vectors("default", spec, records)
             )
             if isinstance(left, dict):
                 assert left.keys() == right.keys()

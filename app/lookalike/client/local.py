@@ -289,8 +289,8 @@ class Client(BaseClient):
 
     def drop(self, collection: str) -> None:
         """Deletes a collection, and cancels the imports into it that a service left."""
-        self._collections.drop(collection)
-        self._store.purge()  # what is done in the background might not be done by the end
+        # Waits, because what is done in the background might not be done by the end.
+        self._collections.drop(collection, wait=True)
 
     def vectors(self, collection: str = DEFAULT_COLLECTION) -> Sequence[VectorSetOut]:
         """Returns a collection's vector sets."""

@@ -25,8 +25,8 @@ from lookalike.progress import Progress
 from lookalike.records import ImageRecord
 from lookalike.services.pictures import PictureService
 from lookalike.services.pipeline import Pipeline, Prepared, Result, Vector, grouped, reading
-from lookalike.store.base import Store
-from lookalike.store.embedding_sets import Missing
+from lookalike.store.base import Store, count_of
+from lookalike.store.spaces import Missing
 
 _REPORT_EVERY_S = 0.5
 _TEXTS = 20  # errors whose text is kept
@@ -103,7 +103,7 @@ class Vectorizer:
         if head is None or not records:
             return {}
         try:
-            return self._store.sets.vectors(self.collection, head.backbone, records)
+            return self._store.spaces.vectors(self.collection, head.backbone, records)
         except EmbeddingSetNotFoundError:
             return {}
 
@@ -248,14 +248,14 @@ class Backfill:
 
     def _counts(self) -> tuple[int, int]:
         """Pictures with a vector, and all."""
-        total = self._store.count(self.collection)
+        total = count_of(self._store, self.collection)
         digest = self.live.spec.digest
-        sets = self._store.sets.all(self.collection)
+        sets = self._store.spaces.all(self.collection)
         done = next((one.count for one in sets if one.spec.digest == digest), 0)
         return done, max(done, total)
 
     def _missing(self, cursor: str | None) -> Missing:
-        return self._store.sets.missing(
+        return self._store.spaces.missing(
             self.collection, self.live.spec, limit=self._page_size, cursor=cursor
         )
 
@@ -286,7 +286,7 @@ class Backfill:
         done = [record for record in made.records if record.id in made.vectors]
         if done:
             vectors = np.stack([made.vectors[record.id] for record in done])  # (N, dim)
-            self._store.sets.add(self.collection, self.live.spec, done, vectors)
+            self._store.spaces.add(self.collection, self.live.spec, done, vectors)
         here = self._store.find(self.collection, list(made.errors))
         for record in made.records:
             error, now = made.errors.get(record.id), here.get(record.id)

@@ -13,7 +13,7 @@ from lookalike.models.head import Head
 from lookalike.models.spec import ModelRequest
 from lookalike.records import ModelSpec
 from lookalike.store.base import Store
-from lookalike.store.embedding_sets import EmbeddingSet
+from lookalike.store.spaces import VectorSpace
 
 MakeEncoder = Callable[[ModelRequest], Encoder]
 """Builds the encoder that is asked for; raises `ConfigurationError` if that is not possible."""
@@ -103,7 +103,7 @@ class CollectionModels:
             if request is not None and not self._try_live(spec, request):
                 request = None
         if request is not None and request != recorded:
-            self._store.sets.begin(collection, spec, provenance={}, recipe=request.to_dict())
+            self._store.spaces.begin(collection, spec, provenance={}, recipe=request.to_dict())
 
     def retire(self) -> None:
         """Closes the encoders built here that no collection needs."""
@@ -114,9 +114,9 @@ class CollectionModels:
                 self._made.remove(spec)
                 self._encoders.remove(spec)
 
-    def active(self, collection: str) -> EmbeddingSet:
+    def active(self, collection: str) -> VectorSpace:
         """The set of a collection that is searched."""
-        return next(one for one in self._store.sets.all(collection) if one.active)
+        return next(one for one in self._store.spaces.all(collection) if one.active)
 
     def _try_live(self, spec: ModelSpec, request: ModelRequest) -> bool:
         """Builds an encoder, and makes it live if it still is what the spec says."""
@@ -141,7 +141,7 @@ class CollectionModels:
         return True
 
 
-def _recorded(one: EmbeddingSet) -> ModelRequest | None:
+def _recorded(one: VectorSpace) -> ModelRequest | None:
     return None if one.recipe is None else ModelRequest.from_dict(one.recipe)
 
 

@@ -9,8 +9,8 @@ from lookalike.services.jobs import JobService
 from lookalike.services.reembedding import REEMBED_KIND
 from lookalike.services.switching import PutGate
 from lookalike.store.base import Store
-from lookalike.store.embedding_sets import EmbeddingSet
 from lookalike.store.names import check_collection_name
+from lookalike.store.spaces import VectorSpace
 
 
 class CollectionService:
@@ -31,8 +31,12 @@ class CollectionService:
         """All collections, by name."""
         return self._store.collections()
 
-    def drop(self, collection: str) -> int:
+    def drop(self, collection: str, *, wait: bool = False) -> int:
         """Removes a collection and ends the imports into it; returns how many pictures it had.
+
+        Args:
+            collection: Its name.
+            wait: Remove what it leaves on the disk before returning.
 
         Raises:
             CollectionNotFoundError: There is no such collection; imports that may make it go on.
@@ -47,15 +51,15 @@ class CollectionService:
                 for job in self._jobs.unfinished(collection):
                     if job.kind in {ARCHIVE_KIND, FOLDER_KIND}:
                         self._jobs.cancel(job.id, why=why)
-            return self._store.drop(collection)
+            return self._store.drop(collection, wait=wait)
 
-    def vector_sets(self, collection: str) -> list[EmbeddingSet]:
+    def vector_sets(self, collection: str) -> list[VectorSpace]:
         """All vector sets of a collection, in the order they were made.
 
         Raises:
             CollectionNotFoundError: There is no such collection.
         """
-        return self._store.sets.all(check_collection_name(collection))
+        return self._store.spaces.all(check_collection_name(collection))
 
     def discard(self, collection: str, digest: str) -> None:
         """Removes the vectors that one model made, if they are not in use.
@@ -81,4 +85,4 @@ class CollectionService:
                 f"The collection {collection!r} is being re-embedded; wait for the job's end or "
                 "cancel it, then discard the vectors"
             )
-        self._store.sets.discard(collection, found.spec)
+        self._store.spaces.discard(collection, found.spec)

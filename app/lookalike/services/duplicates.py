@@ -27,7 +27,7 @@ from lookalike.services.neighbor_graph import (
     PixelComparer,
 )
 from lookalike.services.pictures import THUMBNAIL_SIZE, PictureService
-from lookalike.store.base import Store, unknown_collection
+from lookalike.store.base import Store, count_of, spec_of, unknown_collection
 from lookalike.store.names import check_collection_name
 
 THRESHOLD = 0.95
@@ -203,7 +203,7 @@ class DuplicateService:
             NotReadyError: The service is shutting down.
             LookalikeError: What ended the work, perhaps work that an earlier call began.
         """
-        spec = self._store.spec(options.collection)
+        spec = spec_of(self._store, options.collection)
         if spec is None:
             if options.collection != DEFAULT_COLLECTION:
                 raise unknown_collection(options.collection)
@@ -254,7 +254,7 @@ class DuplicateService:
 
     def _update(self, work: _Work, options: DuplicateOptions, spec: ModelSpec) -> NeighborGraph:
         """Runs in the background; requests may read the old graph meanwhile."""
-        count = self._store.count(options.collection)
+        count = count_of(self._store, options.collection)
         graph = work.graph
         if options.min_score < graph.min_score or len(graph) > _STALE * count + self._stale_spare:
             graph = self._new_graph(_rounded(min(options.min_score, graph.min_score)))

@@ -324,7 +324,7 @@ class IndexingService:
     def _put_known(self, picture: _Picture, task: _Task) -> PutOutcome | None:
         """Stores a picture that needs no vector; None if by now it does need one."""
         image = picture.image
-        outcome = self._store.put_known(task.collection, image, on_conflict=task.on_conflict)
+        outcome = self._store.upsert_known(task.collection, image, on_conflict=task.on_conflict)
         if outcome is not None and outcome.record.sha256 == image.sha256:
             self._keeper.keep_known(picture.source, image, outcome.record)
         return outcome
@@ -381,7 +381,7 @@ class IndexingService:
         pictures = [picture for picture, _ in ready.values()]
         with self.gate.passing(task.collection):
             task.check()
-            outcomes = self._store.put(
+            outcomes = self._store.upsert(
                 task.collection,
                 [picture.image for picture in pictures],
                 np.stack([vector for _, vector in ready.values()]),  # (N, dim)

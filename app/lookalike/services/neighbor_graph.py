@@ -17,7 +17,7 @@ from PIL import Image
 from lookalike.errors import LookalikeError
 from lookalike.progress import Progress
 from lookalike.records import ImageRecord, Match, ModelSpec
-from lookalike.store.base import ScanBlock, Store
+from lookalike.store.base import Page, Store, scan
 from lookalike.store.vectors import Vectors
 
 FIRST_K = 16
@@ -169,7 +169,7 @@ class NeighborGraph:
             return store.search(collection, queries, k=k, spec=spec)
 
         done = 0
-        for block in store.scan(collection, cursor=self._cursor):
+        for block in scan(store, collection, cursor=self._cursor):
             progress.check()
             with self._lock:
                 for record in block.records:
@@ -177,11 +177,11 @@ class NeighborGraph:
             for count in self._search_all(block, search, comparer):
                 done += count
                 progress.report(done, max(done, total))
-            self._cursor = block.cursor
+            self._cursor = block.end
 
     def _search_all(
         self,
-        block: ScanBlock,
+        block: Page,
         search: Callable[[Vectors, int], list[list[Match]]],
         comparer: PixelComparer,
     ) -> Iterator[int]:

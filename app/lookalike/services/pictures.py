@@ -14,8 +14,8 @@ from lookalike.errors import OriginalNotKeptError
 from lookalike.files.blobs import LocalFiles
 from lookalike.media.decode import ImageDecoder, make_thumbnail
 from lookalike.media.sources import PictureSource, sha256_of
-from lookalike.records import DEFAULT_COLLECTION, ImageRecord, Metadata, NewImage, Page
-from lookalike.store.base import Store, unknown_collection
+from lookalike.records import DEFAULT_COLLECTION, ImageRecord, Metadata, NewImage
+from lookalike.store.base import Page, Store, spec_of, unknown_collection
 from lookalike.store.filters import Filter
 from lookalike.store.metadata import check_metadata
 from lookalike.store.names import check_collection_name, check_id
@@ -56,15 +56,15 @@ class PictureService:
             CollectionNotFoundError: There is no such collection.
         """
         check_collection_name(collection)
-        if collection != DEFAULT_COLLECTION and self._store.spec(collection) is None:
+        if collection != DEFAULT_COLLECTION and spec_of(self._store, collection) is None:
             raise unknown_collection(collection)
-        return self._store.page(collection, cursor=cursor, limit=limit, where=where)
+        return self._store.scroll(collection, cursor=cursor, limit=limit, where=where)
 
     def patch_metadata(self, collection: str, image_id: str, patch: Metadata) -> ImageRecord:
         """Merges into a picture's metadata (RFC 7396). Raises `ImageNotFoundError`."""
         check_collection_name(collection)
         patch = check_metadata(patch, max_bytes=self._max_metadata_bytes)
-        return self._store.patch_metadata(
+        return self._store.update_metadata(
             collection, check_id(image_id), patch, max_bytes=self._max_metadata_bytes
         )
 

@@ -15,7 +15,7 @@ from PIL import Image
 from lookalike.errors import LookalikeError, NotReadyError, SpecMismatchError
 from lookalike.models.encoders import Encoders, LiveEncoder
 from lookalike.records import DEFAULT_COLLECTION
-from lookalike.store.base import Store
+from lookalike.store.base import Store, spec_of
 
 TOLERANCE = 0.05
 """How far `1 - cosine` may stray from the first answer before the canary is called ill."""
@@ -62,7 +62,7 @@ class Canary:
             prepared = live.encoder.prepare(_draw_canary())
             waiting: Future[NDArray[np.float32]] = live.batcher.submit(prepared, urgent=True)
             vector = waiting.result(timeout=self._timeout_s)
-            spec = self._store.spec(DEFAULT_COLLECTION)
+            spec = spec_of(self._store, DEFAULT_COLLECTION)
             if spec is None or not spec.differences(live.spec):
                 with contextlib.suppress(SpecMismatchError):  # it has just moved to another
                     self._store.search(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import LookalikeError
 from lookalike.records import Match, ModelSpec
-from lookalike.store.base import Store
+from lookalike.store.base import Store, spec_of
 from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.recall import recall_at_k
@@ -129,7 +129,8 @@ class RecallMeter:
         """
         if self._worker.closing.is_set() or random.random() >= self._share:  # noqa: S311 - a sample, no secret
             return
-        if effort is not None or self._store.is_exact(collection):
+        found = self._store.collection(collection)
+        if effort is not None or found is None or found.exact:
             return
         asked = _Asked(
             collection=collection, vector=vector, k=k, spec=spec, where=where, exclude=exclude
@@ -145,7 +146,7 @@ class RecallMeter:
         """What was measured, by collection; only those that a search was chosen from."""
         with self._lock:
             figures = {name: tally.figures() for name, tally in sorted(self._tallies.items())}
-        return {n: one for n, one in figures.items() if self._store.spec(n) is not None}
+        return {n: one for n, one in figures.items() if spec_of(self._store, n) is not None}
 
     def close(self) -> None:
         """Ends after the search that is under way; drops what waits. May be called twice."""

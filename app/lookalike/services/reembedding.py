@@ -17,7 +17,7 @@ from lookalike.services.collection_models import CollectionModels
 from lookalike.services.pictures import PictureService
 from lookalike.services.pipeline import Pipeline
 from lookalike.services.switching import PutGate
-from lookalike.store.base import Store, unknown_collection
+from lookalike.store.base import Store, spec_of, unknown_collection
 from lookalike.store.names import check_collection_name
 
 REEMBED_KIND = "reembed"
@@ -70,7 +70,7 @@ class ReembeddingService:
 
     def require(self, collection: str) -> None:
         """Raises `CollectionNotFoundError` if there is nothing to re-embed."""
-        if self._store.spec(check_collection_name(collection)) is None:
+        if spec_of(self._store, check_collection_name(collection)) is None:
             raise unknown_collection(collection)
 
     def as_job(self, parameters: Mapping[str, Any], progress: Progress) -> str:
@@ -113,7 +113,7 @@ class ReembeddingService:
         target = self._models.live(request)
         active = self._models.active(collection)
         request = self._models.lasting(request, target.encoder)
-        self._store.sets.begin(
+        self._store.spaces.begin(
             collection, target.spec, provenance=target.encoder.provenance, recipe=request.to_dict()
         )
         if active.spec.digest == target.spec.digest:
@@ -131,7 +131,7 @@ class ReembeddingService:
             )
             backfill = Backfill(self._store, vectorizer, progress, batch=self._batch)
             self._catch_up(backfill)
-            with self._store.sets.prepared(collection, target.spec):
+            with self._store.spaces.prepared(collection, target.spec):
                 self._switch(backfill)
         backfill.report()
         spec = target.spec
@@ -169,7 +169,7 @@ class ReembeddingService:
                 at_end = backfill.run(
                     goal=backfill.met + 2 * came, deadline=time.monotonic() + self._slice_s
                 )
-                if at_end and self._store.sets.activate(backfill.collection, backfill.live.spec):
+                if at_end and self._store.spaces.activate(backfill.collection, backfill.live.spec):
                     return
                 left = backfill.backlog()
             if at_end:
@@ -182,7 +182,7 @@ class ReembeddingService:
         if not backfill.failed or backfill.unexplained():
             backfill.start_over()
             return
-        missing = self._store.sets.missing(backfill.collection, backfill.live.spec, limit=1)
+        missing = self._store.spaces.missing(backfill.collection, backfill.live.spec, limit=1)
         if missing.records:
             raise ReembeddingIncompleteError(_incomplete(backfill))
 

@@ -27,7 +27,7 @@ from lookalike.records import DEFAULT_COLLECTION, Match, ModelSpec
 from lookalike.services.pipeline import Vector
 from lookalike.services.recall_meter import RecallMeter
 from lookalike.services.switching import ATTEMPTS, live_encoder
-from lookalike.store.base import Store, unknown_collection
+from lookalike.store.base import Store, spec_of, unknown_collection
 from lookalike.store.effort import Effort
 from lookalike.store.filters import Condition, Filter
 from lookalike.store.names import check_collection_name, check_id
@@ -214,11 +214,11 @@ class SearchService:
     def _similar_now(self, image_id: str, options: SearchOptions, watch: Stopwatch) -> SearchResult:
         """Takes the stored vector from the very set that is searched."""
         record = self._store.get(options.collection, image_id)
-        spec = self._store.spec(options.collection)
+        spec = spec_of(self._store, options.collection)
         if spec is None:
             raise unknown_collection(options.collection)
         with watch.stage("search"):
-            held = self._store.sets.vectors(options.collection, spec, [record])
+            held = self._store.spaces.vectors(options.collection, spec, [record])
             if image_id not in held:
                 raise ImageNotFoundError(f"{image_id!r} was replaced or deleted meanwhile")
             matches = self._matches(held[image_id], spec, options, exclude=(image_id,))

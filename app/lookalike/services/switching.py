@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from lookalike.errors import SpecMismatchError
 from lookalike.models.encoders import Encoders, LiveEncoder
-from lookalike.store.base import Store
+from lookalike.store.base import Store, spec_of
 
 ATTEMPTS = 5
 """Attempts of one request; each switch that it meets costs one."""
@@ -22,7 +22,7 @@ def live_encoder(encoders: Encoders, store: Store, collection: str) -> LiveEncod
         SpecMismatchError: That encoder is not live.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        spec = store.spec(collection)
+        spec = spec_of(store, collection)
         if spec is None:
             return None
         try:

@@ -16,7 +16,7 @@ from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import ImageRecord, ModelSpec
 from lookalike.services.pictures import PictureService
 from lookalike.services.search import group_key
-from lookalike.store.base import Store, unknown_collection
+from lookalike.store.base import Store, count_of, scan, spec_of, unknown_collection
 from lookalike.store.filters import Filter
 from lookalike.store.vectors import Vectors
 
@@ -122,7 +122,7 @@ def stored_vectors(
     skipped: list[Skipped] = []
     fields: Counter[str] = Counter()
     vectors = np.empty((info.count, info.spec.dim), dtype=np.float32)
-    for block in store.scan(collection, where=where):
+    for block in scan(store, collection, where=where):
         for record, vector in zip(block.records, block.vectors, strict=True):
             fields.update(record.metadata.keys())
             if label_field is not None and label_field not in record.metadata:
@@ -200,15 +200,15 @@ def sample_vectors(
     Raises:
         CollectionNotFoundError: There is no such collection.
     """
-    spec = store.spec(collection)
+    spec = spec_of(store, collection)
     if spec is None:
         raise unknown_collection(collection)
-    count = store.count(collection)
+    count = count_of(store, collection)
     wanted = np.zeros(count, dtype=np.bool_)
     wanted[np.random.default_rng(seed).permutation(count)[:most]] = True
     vectors = np.empty((int(wanted.sum()), spec.dim), dtype=np.float32)
     passed = filled = 0
-    for block in store.scan(collection):
+    for block in scan(store, collection):
         here = wanted[passed : passed + len(block.vectors)]  # what came since is left out
         chosen = block.vectors[: len(here)][here]
         vectors[filled : filled + len(chosen)] = chosen

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lookalike.errors import CollectionNotFoundError, ImageNotFoundError, SpecMismatchError
 from lookalike.records import (
@@ -19,58 +19,96 @@ from lookalike.records import (
     ModelSpec,
     NewImage,
     OnConflict,
-    Page,
     PutOutcome,
 )
 from lookalike.store.effort import Effort
-from lookalike.store.embedding_sets import EmbeddingSets
 from lookalike.store.filters import Filter
 from lookalike.store.metadata import MAX_METADATA_BYTES
+from lookalike.store.names import decode_cursor
+from lookalike.store.spaces import VectorSpaces
 from lookalike.store.vectors import Vectors
 
-__all__ = ["ScanBlock", "Store", "Vectors", "require_same_spec", "utc_now"]
+_BLOCK_BYTES = 8 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class ScanBlock:
-    """Some pictures of a collection with their vectors.
+class Capability(StrEnum):
+    """What only some stores promise. The contract's tests run where it is claimed."""
+
+    ALL_OR_NOTHING = "all_or_nothing"
+    """`upsert` stores all of its rows or none, however many there are."""
+
+    OLDEST_FIRST = "oldest_first"
+    """Equal scores come oldest first, and so does `scroll`; a replaced image counts as new."""
+
+    KNOWN_IN_ONE_STEP = "known_in_one_step"
+    """Nothing that happens beside `upsert_known` comes between its look and its change."""
+
+    SWITCH_IN_ONE_STEP = "switch_in_one_step"
+    """`VectorSpaces.activate` checks that a space is complete and switches to it as one step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Some images of a collection, oldest first.
 
     Attributes:
-        records: N rows, oldest first.
-        vectors: (N, dim) float32, rows of length 1.
-        cursor: Continues behind this block.
+        records: N rows.
+        next_cursor: Continues after this page; None if nothing follows at the moment.
+        end: Continues after this page, also at the end: with images that are added later.
+        vectors: (N, dim) float32, rows of length 1, if they were asked for; otherwise (0, 0).
     """
 
     records: list[ImageRecord]
-    vectors: Vectors
-    cursor: str
+    next_cursor: str | None
+    end: str
+    vectors: Vectors = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 
 class Store(Protocol):
-    """Rows, vectors, specs, and how to find them again.
+    """Rows with their vectors, and how to find them again.
 
-    Safe to call from many threads. `put` has reached the disk when it returns. A collection comes
-    into being with its first `put`, under that call's spec.
+    Safe to call from many threads. A change has reached the disk when the call returns. A
+    collection comes into being with its first `upsert`, under that call's spec.
     """
 
     @property
-    def sets(self) -> EmbeddingSets:
-        """The embedding sets of all collections, and the switch between them."""
+    def capabilities(self) -> frozenset[Capability]:
+        """What this store promises beyond the rest of this protocol."""
         ...
+
+    @property
+    def spaces(self) -> VectorSpaces:
+        """The vector spaces of all collections, and the switch between them."""
+        ...
+
+    # Collections
 
     def collections(self) -> list[CollectionInfo]:
         """All collections, by name."""
         ...
 
-    def spec(self, collection: str) -> ModelSpec | None:
-        """The spec of the collection's active embedding set; None where there is none yet."""
+    def collection(self, name: str) -> CollectionInfo | None:
+        """One collection; None if there is none of this name. Cheap."""
         ...
 
-    def count(self, collection: str) -> int:
-        """Pictures in the collection; 0 where there is no such collection."""
+    def drop(self, collection: str, *, wait: bool = False) -> int:
+        """Removes a collection and returns how many images it had.
+
+        It is gone at once. What it leaves on the disk goes in the background; if need be, after
+        the next start.
+
+        Args:
+            collection: Its name.
+            wait: Remove what it leaves before returning.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+        """
         ...
 
-    def put(
+    # Images
+
+    def upsert(
         self,
         collection: str,
         images: Sequence[NewImage],
@@ -80,12 +118,12 @@ class Store(Protocol):
         provenance: Mapping[str, str],
         on_conflict: OnConflict = OnConflict.REPLACE,
     ) -> list[PutOutcome]:
-        """Adds or replaces pictures, all of them or none; one outcome for each, in order.
+        """Adds or replaces images; one outcome for each, in order.
 
         An id that is given twice is handled in order, as two calls would.
 
         Args:
-            collection: Made where it does not exist.
+            collection: Made if it does not exist.
             images: The rows.
             vectors: (N, dim) float32, one unit vector for each row.
             spec: What made the vectors; must agree with the collection's.
@@ -99,63 +137,48 @@ class Store(Protocol):
         """
         ...
 
-    def put_known(
+    def upsert_known(
         self, collection: str, image: NewImage, *, on_conflict: OnConflict
     ) -> PutOutcome | None:
-        """Does what `put` would do, where that needs no vector; None where it needs one.
+        """Does what `upsert` would do if that needs no vector; None if it needs one.
 
-        So bytes that are stored already are settled without an embedding, and still as one step:
-        nothing that happens beside it comes in between.
+        So bytes that are stored already cost no embedding.
         """
         ...
 
     def get(self, collection: str, image_id: str) -> ImageRecord:
-        """One picture's row. Raises `ImageNotFoundError`."""
+        """One image's row. Raises `ImageNotFoundError`."""
         ...
 
     def find(self, collection: str, image_ids: Sequence[str]) -> dict[str, ImageRecord]:
         """Those of the ids that exist, with their rows."""
         ...
 
-    def vector(self, collection: str, image_id: str) -> NDArray[np.float32]:
-        """One picture's active vector, (dim,) float32. Raises `ImageNotFoundError`."""
-        ...
-
-    def page(
+    def scroll(
         self,
         collection: str,
         *,
         cursor: str | None = None,
         limit: int = 100,
         where: Filter | None = None,
+        vectors_of: ModelSpec | None = None,
     ) -> Page:
-        """A stretch of pictures, oldest first; a replaced picture counts as new.
-
-        Raises:
-            InvalidParameterError: The cursor is not one that `page` gave.
-        """
-        ...
-
-    def scan(
-        self, collection: str, *, cursor: str | None = None, where: Filter | None = None
-    ) -> Iterator[ScanBlock]:
-        """Rows with their active vectors, oldest first, in blocks of a few megabytes.
-
-        Pictures that come or are replaced while it goes on are met in the end; those that are
-        deleted may be. Nothing comes where there is no such collection. All vectors are of the set
-        that was active at the start: pictures that come after a switch are not met.
+        """The next images after a cursor.
 
         Args:
-            collection: Which one.
-            cursor: Where to start: behind a block or a page that was read before.
-            where: Only pictures that pass.
+            collection: Which one; without it, the page is empty.
+            cursor: Continue after an earlier page.
+            limit: How many images at most.
+            where: Only images that pass.
+            vectors_of: Add the vectors of this space. Images that have none in it are left out, so
+                that the page may hold fewer images although more follow.
 
         Raises:
-            InvalidParameterError: The cursor is not one that `page` or `scan` gave.
+            InvalidParameterError: No page gave this cursor, or the limit is below 1.
         """
         ...
 
-    def patch_metadata(
+    def update_metadata(
         self,
         collection: str,
         image_id: str,
@@ -163,42 +186,23 @@ class Store(Protocol):
         *,
         max_bytes: int = MAX_METADATA_BYTES,
     ) -> ImageRecord:
-        """Merges into a picture's metadata, see `merge_patch`.
+        """Merges into an image's metadata, see `merge_patch`.
 
         Raises:
-            ImageNotFoundError: No picture has this id.
-            MetadataTooLargeError: What comes out has more than `max_bytes`.
+            ImageNotFoundError: No image has this id.
+            MetadataTooLargeError: The result has more than `max_bytes`.
         """
         ...
 
-    def set_metadata(self, collection: str, image_id: str, metadata: Metadata) -> ImageRecord:
-        """Replaces a picture's metadata. Raises `ImageNotFoundError`."""
-        ...
-
     def refer(self, collection: str, image: NewImage) -> None:
-        """Notes that a picture's file lies at `image.source` by now; nothing else changes.
+        """Notes that an image's file lies at `image.source` by now; nothing else changes.
 
-        Nothing happens where no row has this id and these bytes.
+        Nothing happens if no row has this id and these bytes.
         """
         ...
 
     def delete(self, collection: str, image_id: str) -> None:
-        """Removes one picture. Raises `ImageNotFoundError`."""
-        ...
-
-    def drop(self, collection: str) -> int:
-        """Removes a collection and returns how many pictures it had.
-
-        It is gone at once. What it leaves on the disk goes in the background; if need be, after
-        the next start.
-
-        Raises:
-            CollectionNotFoundError: There is no such collection.
-        """
-        ...
-
-    def purge(self) -> None:
-        """Removes what dropped collections left now, without waiting for the background."""
+        """Removes one image. Raises `ImageNotFoundError`."""
         ...
 
     def search(
@@ -212,17 +216,17 @@ class Store(Protocol):
         exclude: Sequence[str] = (),
         effort: Effort | None = None,
     ) -> list[list[Match]]:
-        """The k best matches of each query by cosine, best first; equal scores oldest first.
+        """The k best matches of each query by cosine, best first.
 
-        Gives k matches whenever k pictures pass; none where there is no such collection. An index
-        that is not exact may miss one of the k best; every score is a cosine all the same.
+        Gives k matches whenever k images pass; none if there is no such collection. An index that
+        is not exact may miss one of the k best; every score is a cosine all the same.
 
         Args:
             collection: Where to search.
             queries: (Q, dim) float32, rows of length 1.
             k: How many matches, at least 1.
             spec: What made the queries.
-            where: Only pictures that pass; applied before ranking, never after.
+            where: Only images that pass; applied before ranking, never after.
             exclude: Ids that are left out.
             effort: For indexes that are not exact; theirs unless given.
 
@@ -231,17 +235,12 @@ class Store(Protocol):
         """
         ...
 
-    def is_exact(self, collection: str) -> bool:
-        """Whether searches score every picture, so that none of the k best can be missed.
-
-        Cheap. True where there is no such collection.
-        """
-        ...
+    # The store itself
 
     def references(self, sha256s: Iterable[str]) -> set[str]:
         """Those of the digests that some row of any collection names.
 
-        Rows that a dropped collection leaves count until they are gone, see `purge`.
+        Rows that a dropped collection leaves count until they are gone.
         """
         ...
 
@@ -256,6 +255,59 @@ class Store(Protocol):
     def close(self) -> None:
         """Saves what can be saved and lets go of the data folder. May be called twice."""
         ...
+
+
+def spec_of(store: Store, collection: str) -> ModelSpec | None:
+    """What made a collection's active vectors; None if there is no such collection."""
+    found = store.collection(collection)
+    return found.spec if found else None
+
+
+def count_of(store: Store, collection: str) -> int:
+    """How many images a collection has; 0 if there is no such collection."""
+    found = store.collection(collection)
+    return found.count if found else 0
+
+
+def scan(
+    store: Store, collection: str, *, cursor: str | None = None, where: Filter | None = None
+) -> Iterator[Page]:
+    """Rows with their active vectors, in pages of a few megabytes.
+
+    Images that are added or replaced meanwhile come at the end; those that are deleted may come.
+    All vectors are of the space that was active at the start: images that are added after a switch
+    do not come.
+
+    Args:
+        store: The store.
+        collection: Which one; without it, nothing comes.
+        cursor: Where to start: the `end` of a page that was read before.
+        where: Only images that pass.
+
+    Raises:
+        InvalidParameterError: No page gave this cursor.
+    """
+    decode_cursor(cursor)
+    return _scan(store, collection, cursor, where)
+
+
+def _scan(
+    store: Store, collection: str, cursor: str | None, where: Filter | None
+) -> Iterator[Page]:
+    found = store.collection(collection)
+    while found is not None:
+        page = store.scroll(
+            collection,
+            cursor=cursor,
+            limit=max(1, _BLOCK_BYTES // (4 * found.spec.dim)),
+            where=where,
+            vectors_of=found.spec,
+        )
+        if page.records:
+            yield page
+        elif page.next_cursor is None:
+            return
+        cursor = page.end
 
 
 def require_same_spec(collection: str, own: ModelSpec, other: ModelSpec) -> None:

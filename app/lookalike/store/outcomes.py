@@ -1,29 +1,31 @@
-"""What a `put` comes to: decided here for every store."""
+"""What an `upsert` comes to: decided here for every store."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from lookalike.records import ImageRecord, Metadata, NewImage, OnConflict, PutOutcome, PutStatus
-from lookalike.store.base import Store
 from lookalike.store.metadata import canonical_json
 
 
 def settle_known(
-    store: Store, collection: str, image: NewImage, on_conflict: OnConflict
+    existing: ImageRecord | None,
+    image: NewImage,
+    on_conflict: OnConflict,
+    write: Callable[[Metadata], ImageRecord],
 ) -> PutOutcome | None:
-    """`Store.put_known` for any store; the caller keeps changes out meanwhile."""
-    existing = store.find(collection, [image.id]).get(image.id)
+    """`Store.upsert_known`, given the row under the image's id; `write` replaces its metadata."""
     status = decide(existing, image, on_conflict)
     if existing is None or status is PutStatus.REPLACED:
         return None
     if status is PutStatus.UPDATED and image.metadata is not None:
-        existing = store.set_metadata(collection, image.id, image.metadata)
+        existing = write(image.metadata)
     return PutOutcome(status, existing)
 
 
 def decide(existing: ImageRecord | None, image: NewImage, on_conflict: OnConflict) -> PutStatus:
-    """What a `put` of `image` has to do, given the row that stands under its id.
+    """What an `upsert` of `image` has to do, given the row that stands under its id.
 
     The same bytes with no or equal metadata are `unchanged`, with other metadata `updated`; other
     bytes are `replaced`. `skip` leaves whatever exists alone. `error` refuses every change, but
@@ -49,7 +51,7 @@ def put_outcome(
     on_conflict: OnConflict,
     now: str,
 ) -> PutOutcome:
-    """What a `put` of `image` comes to, and the row that stands under its id afterwards.
+    """What an `upsert` of `image` comes to, and the row that stands under its id afterwards.
 
     A replaced picture keeps the day it was created, and its metadata where none was sent.
     """

@@ -41,14 +41,14 @@ SCHEMA = Schema(
             id INTEGER PRIMARY KEY AUTOINCREMENT,
             name TEXT UNIQUE,
             created_at TEXT NOT NULL,
-            embedding INTEGER REFERENCES embeddings (id),
+            space INTEGER REFERENCES spaces (id),
             images INTEGER NOT NULL DEFAULT 0,
             changes INTEGER NOT NULL DEFAULT 0
         )
         """,
         # `recipe` says how to make the encoder again; NULL where nobody said.
         """
-        CREATE TABLE embeddings (
+        CREATE TABLE spaces (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
             collection INTEGER NOT NULL REFERENCES collections (id),
             spec TEXT NOT NULL,
@@ -56,7 +56,7 @@ SCHEMA = Schema(
             recipe TEXT
         )
         """,
-        "CREATE INDEX embeddings_by_collection ON embeddings (collection)",
+        "CREATE INDEX spaces_by_collection ON spaces (collection)",
         # `changed` is the collection's `changes` when this row's metadata last changed; NULL where
         # it never did.
         """
@@ -83,10 +83,10 @@ SCHEMA = Schema(
         "CREATE INDEX images_changed ON images (collection, changed) WHERE changed NOT NULL",
         """
         CREATE TABLE vectors (
-            embedding INTEGER NOT NULL REFERENCES embeddings (id),
+            space INTEGER NOT NULL REFERENCES spaces (id),
             seq INTEGER NOT NULL REFERENCES images (seq) ON DELETE CASCADE,
             vector BLOB NOT NULL,
-            PRIMARY KEY (embedding, seq)
+            PRIMARY KEY (space, seq)
         )
         """,
         "CREATE INDEX vectors_by_seq ON vectors (seq)",
@@ -107,21 +107,21 @@ Rows = Sequence[tuple[int, Metadata]]
 """Seqs, ascending, each with the row's metadata."""
 
 _COLLECTIONS = (
-    "SELECT collections.id, name, created_at, embedding, spec, provenance, images, changes"
-    " FROM collections JOIN embeddings ON embeddings.id = embedding WHERE name NOT NULL"
+    "SELECT collections.id, name, created_at, space, spec, provenance, images, changes"
+    " FROM collections JOIN spaces ON spaces.id = space WHERE name NOT NULL"
 )
 _BLOCK_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionRow:
-    """A collection and its active embedding set, as they were when it was read.
+    """A collection and its active vector space, as they were when it was read.
 
     Attributes:
         id: Its number, never used again.
         name: Its name.
         created_at: ISO 8601 in UTC.
-        embedding: The active embedding set's number, never used again.
+        space: The active vector space's number, never used again.
         spec: What made the active vectors.
         provenance: Recorded beside the spec.
         images: How many rows it has.
@@ -131,7 +131,7 @@ class CollectionRow:
     id: int
     name: str
     created_at: str
-    embedding: int
+    space: int
     spec: ModelSpec
     provenance: Mapping[str, str]
     images: int = 0
@@ -328,23 +328,23 @@ class Catalog:
 
     def embedded(self, row: CollectionRow) -> Seqs:
         """The seqs of all active vectors of a collection, ascending."""
-        sql = "SELECT seq FROM vectors WHERE embedding = ? ORDER BY seq"
+        sql = "SELECT seq FROM vectors WHERE space = ? ORDER BY seq"
         with self.connections.read() as connection:
-            return _seq_array(connection.execute(sql, (row.embedding,)))
+            return _seq_array(connection.execute(sql, (row.space,)))
 
     def vectors_at(self, row: CollectionRow, seqs: Iterable[int]) -> tuple[Seqs, Vectors]:
         """Those of the seqs that have an active vector, ascending, and (N, dim) float32."""
-        sql = f"SELECT seq, vector FROM vectors WHERE embedding = ? AND seq {IN_LIST} ORDER BY seq"
-        return self._vectors(sql, (row.embedding, json.dumps(list(seqs))), row)
+        sql = f"SELECT seq, vector FROM vectors WHERE space = ? AND seq {IN_LIST} ORDER BY seq"
+        return self._vectors(sql, (row.space, json.dumps(list(seqs))), row)
 
     def vectors_after(
         self, row: CollectionRow, seq: int, *, block_bytes: int = _BLOCK_BYTES
     ) -> Iterator[tuple[Seqs, Vectors]]:
         """All active vectors behind a seq: ascending seqs and (N, dim) float32, in short reads."""
-        sql = "SELECT seq, vector FROM vectors WHERE embedding = ? AND seq > ? ORDER BY seq LIMIT ?"
+        sql = "SELECT seq, vector FROM vectors WHERE space = ? AND seq > ? ORDER BY seq LIMIT ?"
         limit = max(1, block_bytes // (4 * row.spec.dim))
         while True:
-            seqs, vectors = self._vectors(sql, (row.embedding, seq, limit), row)
+            seqs, vectors = self._vectors(sql, (row.space, seq, limit), row)
             if not len(seqs):
                 return
             yield seqs, vectors
@@ -397,7 +397,7 @@ class Catalog:
                 written.outcomes.append(outcome)
                 seq = _write(connection, written, seq, outcome, position)
                 if seq in written.added and written.added[seq] == position:
-                    values = (made.embedding, seq, vector_blob(vectors[position]))
+                    values = (made.space, seq, vector_blob(vectors[position]))
                     connection.execute("INSERT INTO vectors VALUES (?, ?, ?)", values)
                 held[image.id] = (seq, outcome.record)
             if written.added or written.updated or written.removed:
@@ -492,12 +492,12 @@ def vector_rows(blobs: list[bytes], dim: int) -> Vectors:
 
 
 def _collection_row(row: tuple[Any, ...]) -> CollectionRow:
-    number, name, created_at, embedding, spec, provenance, images, changes = row
+    number, name, created_at, space, spec, provenance, images, changes = row
     return CollectionRow(
         number,
         name,
         created_at,
-        embedding,
+        space,
         ModelSpec.from_json(spec),
         json.loads(provenance),
         images,
@@ -514,10 +514,10 @@ def _make_collection(
 ) -> CollectionRow:
     made = "INSERT INTO collections (name, created_at) VALUES (?, ?)"
     number = connection.execute(made, (name, now)).lastrowid
-    made = "INSERT INTO embeddings (collection, spec, provenance) VALUES (?, ?, ?)"
+    made = "INSERT INTO spaces (collection, spec, provenance) VALUES (?, ?, ?)"
     values = (number, spec.to_json(), json.dumps(dict(provenance)))
-    embedding = connection.execute(made, values).lastrowid
-    connection.execute("UPDATE collections SET embedding = ? WHERE id = ?", (embedding, number))
+    space = connection.execute(made, values).lastrowid
+    connection.execute("UPDATE collections SET space = ? WHERE id = ?", (space, number))
     return require_collection(connection, name)
 
 

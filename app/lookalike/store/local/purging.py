@@ -81,6 +81,6 @@ def _remove_some(connection: sqlite3.Connection, number: int) -> None:
     )
     if connection.execute(some, (number, TOGETHER)).rowcount == TOGETHER:
         return
-    connection.execute("UPDATE collections SET embedding = NULL WHERE id = ?", (number,))
-    connection.execute("DELETE FROM embeddings WHERE collection = ?", (number,))
+    connection.execute("UPDATE collections SET space = NULL WHERE id = ?", (number,))
+    connection.execute("DELETE FROM spaces WHERE collection = ?", (number,))
     connection.execute("DELETE FROM collections WHERE id = ?", (number,))

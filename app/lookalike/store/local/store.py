@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lookalike.errors import InvalidParameterError
 from lookalike.records import (
@@ -20,13 +19,11 @@ from lookalike.records import (
     ModelSpec,
     NewImage,
     OnConflict,
-    Page,
     PutOutcome,
 )
 from lookalike.store import sqlite
-from lookalike.store.base import ScanBlock, image_not_found, require_same_spec
+from lookalike.store.base import Capability, Page, image_not_found, require_same_spec
 from lookalike.store.effort import Effort
-from lookalike.store.embedding_sets import EmbeddingSets
 from lookalike.store.filters import Filter
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow
 from lookalike.store.local.folder_lock import FolderLock
@@ -35,13 +32,12 @@ from lookalike.store.local.index.indexes import Indexes
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.purging import Purger
 from lookalike.store.local.search import FILTER_S, Filtering, Query, Searcher
-from lookalike.store.local.spaces import LocalSets
+from lookalike.store.local.spaces import LocalSpaces
 from lookalike.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
 from lookalike.store.names import decode_cursor, encode_cursor
 from lookalike.store.outcomes import settle_known
+from lookalike.store.spaces import VectorSpaces
 from lookalike.store.vectors import Vectors, check_vectors
-
-_BLOCK_BYTES = 8 * 2**20
 
 
 class LocalStore:
@@ -101,7 +97,7 @@ class LocalStore:
             self._searcher = Searcher(
                 self._catalog, self._indexes, self._filtering, change=self._change
             )
-            self._sets = LocalSets(self._catalog, self._indexes, change=self._change)
+            self._spaces = LocalSpaces(self._catalog, self._indexes, change=self._change)
             self._purger = Purger(self._catalog.connections)
             undo.callback(self._purger.close)
             if not read_only:
@@ -109,9 +105,14 @@ class LocalStore:
             self._owned = undo.pop_all()
 
     @property
-    def sets(self) -> EmbeddingSets:
-        """The embedding sets of all collections."""
-        return self._sets
+    def capabilities(self) -> frozenset[Capability]:
+        """All of them."""
+        return frozenset(Capability)
+
+    @property
+    def spaces(self) -> VectorSpaces:
+        """The vector spaces of all collections."""
+        return self._spaces
 
     def close(self) -> None:
         """Saves the indexes and lets go of the folder; may be called twice."""
@@ -128,40 +129,34 @@ class LocalStore:
 
     def collections(self) -> list[CollectionInfo]:
         """All collections, by name."""
-        return [
-            CollectionInfo(
-                name=row.name,
-                count=row.images,
-                spec=row.spec,
-                provenance=row.provenance,
-                index=self._policy.index_type,
-                created_at=row.created_at,
-            )
-            for row in self._catalog.collections()
-        ]
+        return [self._described(row) for row in self._catalog.collections()]
 
-    def spec(self, collection: str) -> ModelSpec | None:
-        """The spec of the active embedding set; None where there is no collection."""
-        row = self._catalog.collection(collection)
-        return row.spec if row else None
+    def collection(self, name: str) -> CollectionInfo | None:
+        """One collection; None if there is none of this name."""
+        row = self._catalog.collection(name)
+        return self._described(row) if row else None
 
-    def count(self, collection: str) -> int:
-        """Pictures in the collection; 0 where there is no such collection."""
-        row = self._catalog.collection(collection)
-        return row.images if row else 0
+    def _described(self, row: CollectionRow) -> CollectionInfo:
+        return CollectionInfo(
+            name=row.name,
+            count=row.images,
+            spec=row.spec,
+            provenance=row.provenance,
+            index=self._policy.index_type,
+            created_at=row.created_at,
+            exact=self._indexes.is_exact(row),
+        )
 
-    def drop(self, collection: str) -> int:
+    def drop(self, collection: str, *, wait: bool = False) -> int:
         """Removes a collection; its rows follow in the background, see `Store.drop`."""
         with self._change:
             row = self._catalog.drop(collection)
             self._indexes.drop(row)
             self._filtering.drop(row)
+        if wait:
+            self._purger.finish()
         self._purger.wake()
         return row.images
-
-    def purge(self) -> None:
-        """Removes the rows of dropped collections now, see `Store.purge`."""
-        self._purger.finish()
 
     # Rows
 
@@ -176,51 +171,39 @@ class LocalStore:
         """Those of the ids that exist, with their rows."""
         return self._catalog.find(collection, image_ids)
 
-    def vector(self, collection: str, image_id: str) -> NDArray[np.float32]:
-        """One picture's active vector, (dim,) float32. Raises `ImageNotFoundError`."""
-        row = self._catalog.collection(collection)
-        if row is not None:
-            seqs = self._catalog.seqs_of(row, [image_id])
-            vectors: Vectors
-            _, vectors = self._catalog.vectors_at(row, seqs.tolist())
-            if len(vectors):
-                return vectors.reshape(-1)
-        raise image_not_found(collection, image_id)
-
-    def page(
+    def scroll(
         self,
         collection: str,
         *,
         cursor: str | None = None,
         limit: int = 100,
         where: Filter | None = None,
+        vectors_of: ModelSpec | None = None,
     ) -> Page:
-        """A stretch of pictures, oldest first, see `Store.page`."""
+        """The next images after a cursor, see `Store.scroll`.
+
+        An image that is replaced or deleted between the reads of rows and of vectors is left out.
+        """
         after = decode_cursor(cursor)
         if limit < 1:
             raise InvalidParameterError("limit must be at least 1")
         row = self._catalog.collection(collection)
-        rows = self._rows(row, where, after=after, limit=limit + 1) if row else {}
-        seqs, records = list(rows), list(rows.values())
-        more = len(seqs) > limit
-        return Page(records[:limit], encode_cursor(seqs[limit - 1]) if more else None)
-
-    def scan(
-        self, collection: str, *, cursor: str | None = None, where: Filter | None = None
-    ) -> Iterator[ScanBlock]:
-        """Rows with their vectors, oldest first, see `Store.scan`.
-
-        A picture that is replaced or deleted between the two reads of a block is left out of it.
-        """
-        return self._scan(collection, decode_cursor(cursor), where)
-
-    def _scan(self, collection: str, after: int, where: Filter | None) -> Iterator[ScanBlock]:
-        row = self._catalog.collection(collection)
-        limit = max(1, _BLOCK_BYTES // (4 * row.spec.dim)) if row else 0
-        while row and (found := self._rows(row, where, after=after, limit=limit)):
-            after = max(found)
-            seqs, vectors = self._catalog.vectors_at(row, found)
-            yield ScanBlock([found[seq] for seq in seqs.tolist()], vectors, encode_cursor(after))
+        found = self._rows(row, where, after=after, limit=limit + 1) if row else {}
+        seqs = list(found)[:limit]
+        vectors = np.empty((0, 0), np.float32)
+        end = encode_cursor(seqs[-1] if seqs else after)
+        if vectors_of is not None:
+            space = self._spaces.find(row, vectors_of) if row and seqs else None
+            seqs = []
+            if space:
+                there, vectors = self._catalog.vectors_at(space, list(found)[:limit])
+                seqs = there.tolist()
+        return Page(
+            records=[found[seq] for seq in seqs],
+            next_cursor=end if len(found) > limit else None,
+            end=end,
+            vectors=vectors,
+        )
 
     def _rows(
         self, row: CollectionRow, where: Filter | None, *, after: int, limit: int
@@ -235,7 +218,7 @@ class LocalStore:
 
     # Changes
 
-    def put(
+    def upsert(
         self,
         collection: str,
         images: Sequence[NewImage],
@@ -245,7 +228,7 @@ class LocalStore:
         provenance: Mapping[str, str],
         on_conflict: OnConflict = OnConflict.REPLACE,
     ) -> list[PutOutcome]:
-        """Adds or replaces pictures, see `Store.put`."""
+        """Adds or replaces pictures, see `Store.upsert`."""
         rows = check_vectors(vectors, count=len(images), dim=spec.dim)
         if not images:
             return []
@@ -268,14 +251,19 @@ class LocalStore:
             self._filtering.follow(written.row, written.changes)
             return written.outcomes
 
-    def put_known(
+    def upsert_known(
         self, collection: str, image: NewImage, *, on_conflict: OnConflict
     ) -> PutOutcome | None:
-        """Does what `put` would do, where that needs no vector, see `Store.put_known`."""
-        with self._change:
-            return settle_known(self, collection, image, on_conflict)
+        """Does what `upsert` would do if that needs no vector, see `Store.upsert_known`."""
 
-    def patch_metadata(
+        def write(metadata: Metadata) -> ImageRecord:
+            return self._change_metadata(collection, image.id, lambda _: metadata)
+
+        with self._change:
+            existing = self._catalog.find(collection, [image.id]).get(image.id)
+            return settle_known(existing, image, on_conflict, write)
+
+    def update_metadata(
         self,
         collection: str,
         image_id: str,
@@ -283,16 +271,12 @@ class LocalStore:
         *,
         max_bytes: int = MAX_METADATA_BYTES,
     ) -> ImageRecord:
-        """Merges into a picture's metadata, see `Store.patch_metadata`."""
+        """Merges into a picture's metadata, see `Store.update_metadata`."""
 
         def merge(old: Metadata) -> Metadata:
             return check_metadata(merge_patch(old, patch), max_bytes)
 
         return self._change_metadata(collection, image_id, merge)
-
-    def set_metadata(self, collection: str, image_id: str, metadata: Metadata) -> ImageRecord:
-        """Replaces a picture's metadata. Raises `ImageNotFoundError`."""
-        return self._change_metadata(collection, image_id, lambda _: metadata)
 
     def _change_metadata(
         self, collection: str, image_id: str, change: Callable[[Metadata], Metadata]
@@ -338,11 +322,6 @@ class LocalStore:
                 effort=effort,
             )
         )
-
-    def is_exact(self, collection: str) -> bool:
-        """Whether searches score every picture, see `Store.is_exact`."""
-        row = self._catalog.collection(collection)
-        return row is None or self._indexes.is_exact(row)
 
     def rebuild(self, collection: str) -> bool:
         """Builds the index anew where that is due, without waiting for the background to do it.

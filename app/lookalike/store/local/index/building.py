@@ -1,4 +1,4 @@
-"""The index of one embedding set, made from the catalog: loaded, synced, or built anew."""
+"""The index of one vector space, made from the catalog: loaded, synced, or built anew."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ class BuildProgress(Progress):
 
 
 class IndexBuilding:
-    """Makes the index of one embedding set.
+    """Makes the index of one vector space.
 
     Args:
         catalog: What it is made from.
-        row: The collection and its embedding set.
+        row: The collection and its vector space.
         generations: Where the index is saved.
         policy: What is to be built.
 

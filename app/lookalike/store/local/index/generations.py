@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 class Generations:
-    """The saved index of one embedding set. Each save replaces the last one in one step.
+    """The saved index of one vector space. Each save replaces the last one in one step.
 
     Args:
         folder: Where it is saved.
@@ -75,7 +75,7 @@ class Generations:
 
         Args:
             blocks: Seqs, ascending, and (N, dim) float32 vectors.
-            row: The collection and embedding set that they belong to.
+            row: The collection and vector space that they belong to.
             build: Builds an approximate index.
 
         Raises:
@@ -217,7 +217,7 @@ def _read_rows(path: Path, seqs: Seqs, dim: int, limits: Limits) -> ExactSegment
 def _identity(seqs: Seqs, row: CollectionRow) -> dict[str, Any]:
     """What a generation of these rows must say of itself."""
     return {
-        "embedding": row.embedding,
+        "embedding": row.space,
         "spec": row.spec.digest,
         "dim": row.spec.dim,
         "count": len(seqs),

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Indexes:
-    """One `LiveIndex` for each embedding set that was asked for.
+    """One `LiveIndex` for each vector space that was asked for.
 
     Args:
         catalog: What the indexes are derived from.
@@ -60,21 +60,21 @@ class Indexes:
 
     def get(self, row: CollectionRow) -> LiveIndex | None:
         """A collection's index, loaded if it was not; None if the collection was dropped."""
-        live = self._live.get(row.embedding)
+        live = self._live.get(row.space)
         if live is None:
             with self._change:
-                live = self._live.get(row.embedding)
+                live = self._live.get(row.space)
                 current = self._catalog.collection(row.name)
-                if live is None and current and current.embedding == row.embedding:
+                if live is None and current and current.space == row.space:
                     live = self._new(row)
                     live.load()
-                    self._live[row.embedding] = live
+                    self._live[row.space] = live
                     self._ask_rebuild(live)
         return live
 
     def describe(self, row: CollectionRow) -> dict[str, Any]:
         """Facts about a collection's index; what is saved of it, if it is not loaded."""
-        live = self._live.get(row.embedding)
+        live = self._live.get(row.space)
         if live is not None:
             return live.describe()
         saved = self._generations(row).saved()
@@ -82,7 +82,7 @@ class Indexes:
 
     def is_exact(self, row: CollectionRow) -> bool:
         """True if searches score every row; an index that is not loaded yet counts as exact."""
-        live = self._live.get(row.embedding)
+        live = self._live.get(row.space)
         return live is None or live.is_exact
 
     def rebuild(self, row: CollectionRow) -> bool:
@@ -119,20 +119,20 @@ class Indexes:
 
     def refresh(self, row: CollectionRow) -> None:
         """Syncs a collection's index with the catalog, including changes by other processes."""
-        live = self._live.get(row.embedding)
+        live = self._live.get(row.space)
         if live is not None and not live.sync():
             self._forget(row)
 
     def switch(self, before: CollectionRow, built: LiveIndex) -> None:
         """Lets searches use the index of the set that has become active."""
-        self._live[built.row.embedding] = built
+        self._live[built.row.space] = built
         self.drop(before)
         self._ask_rebuild(built)
 
     def follow_put(self, written: Written, vectors: Vectors) -> None:
         """Adds and removes what a put did; `vectors` are all that came with the call."""
         if written.new:
-            self._live[written.row.embedding] = self._new(written.row)
+            self._live[written.row.space] = self._new(written.row)
         self._follow(written.row, vectors, added=written.added, removed=written.removed)
 
     def follow_delete(self, row: CollectionRow, seq: int) -> None:
@@ -164,7 +164,7 @@ class Indexes:
         removed: Sequence[int],
     ) -> None:
         """Follows one commit: `added` maps seqs to positions in `vectors`."""
-        live = self._live.get(row.embedding)
+        live = self._live.get(row.space)
         if live is None:
             return
         try:
@@ -177,7 +177,7 @@ class Indexes:
             self._forget(row)
 
     def _forget(self, row: CollectionRow) -> None:
-        live = self._live.pop(row.embedding, None)
+        live = self._live.pop(row.space, None)
         if live is not None:
             live.stop()
 
@@ -189,12 +189,12 @@ class Indexes:
         return LiveIndex(self._catalog, row, self._generations(row), self._policy)
 
     def _generations(self, row: CollectionRow) -> Generations:
-        folder = self._folder / str(row.embedding)
+        folder = self._folder / str(row.space)
         return Generations(folder, limits=self._policy.limits, read_only=self._read_only)
 
     def _remove_unknown(self) -> None:
-        """Removes saved indexes of embedding sets that no longer exist."""
-        known = {str(row.embedding) for row in self._catalog.collections()}
+        """Removes saved indexes of vector spaces that no longer exist."""
+        known = {str(row.space) for row in self._catalog.collections()}
         with disk_errors("use the folder of indexes"):
             make_folders(self._folder.resolve())
             for folder in self._folder.iterdir():

@@ -1,4 +1,4 @@
-"""The index of one embedding set while the store is open: searched, followed, saved, replaced."""
+"""The index of one vector space while the store is open: searched, followed, saved, replaced."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class LiveIndex:
 
     Args:
         catalog: What it is made from.
-        row: The collection and embedding set that it belongs to.
+        row: The collection and vector space that it belongs to.
         generations: Where it is saved.
         policy: What is built, and how it is searched.
 

@@ -1,4 +1,4 @@
-"""The embedding sets of a collection: one is active, others are being made or are kept."""
+"""The vector spaces of a collection: one is active, others are being made or are kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Recipe = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddingSet:
+class VectorSpace:
     """All vectors of one collection under one spec.
 
     Attributes:
@@ -39,7 +39,7 @@ class EmbeddingSet:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Pictures without a vector in a set, oldest first, and the cursor that continues behind them.
+    """Images without a vector in a space, oldest first, and the cursor that continues behind them.
 
     The cursor stays good at the end: pictures that come later are behind it.
     """
@@ -48,17 +48,17 @@ class Missing:
     cursor: str
 
 
-class EmbeddingSets(Protocol):
-    """Makes a second embedding set beside the active one, and switches in one step.
+class VectorSpaces(Protocol):
+    """Makes a second vector space beside the active one, and switches to it.
 
-    A deleted or replaced picture loses its vectors in every set; a new one gets its vector in the
-    active set alone and is `missing` in the others. Every method raises `CollectionNotFoundError`
-    where there is no such collection, and all but `all` and `begin` raise
-    `EmbeddingSetNotFoundError` where it has no set under the spec.
+    A deleted or replaced image loses its vectors in every space; a new one gets its vector in the
+    active space alone and is `missing` in the others. Every method raises
+    `CollectionNotFoundError` if there is no such collection, and all but `all` and `begin` raise
+    `EmbeddingSetNotFoundError` if it has no space under the spec.
     """
 
-    def all(self, collection: str) -> list[EmbeddingSet]:
-        """All sets, in the order they were made."""
+    def all(self, collection: str) -> list[VectorSpace]:
+        """All spaces, in the order they were made."""
         ...
 
     def begin(
@@ -68,8 +68,8 @@ class EmbeddingSets(Protocol):
         *,
         provenance: Mapping[str, str],
         recipe: Recipe | None = None,
-    ) -> EmbeddingSet:
-        """Makes an inactive, empty set, or finds the one that is there already.
+    ) -> VectorSpace:
+        """Makes an inactive, empty space, or finds the one that is there already.
 
         A recipe takes the place of the one that was recorded; None leaves it.
         """
@@ -78,7 +78,7 @@ class EmbeddingSets(Protocol):
     def missing(
         self, collection: str, spec: ModelSpec, *, limit: int, cursor: str | None = None
     ) -> Missing:
-        """Up to `limit` pictures that lack a vector in the set.
+        """Up to `limit` images that lack a vector in the space.
 
         A walk by the cursor meets every picture that is missing or comes meanwhile: a picture that
         is replaced counts as new.
@@ -91,7 +91,7 @@ class EmbeddingSets(Protocol):
     def vectors(
         self, collection: str, spec: ModelSpec, records: Sequence[ImageRecord]
     ) -> dict[str, NDArray[np.float32]]:
-        """Vectors of the set by id, each (dim,) float32.
+        """Vectors of the space by id, each (dim,) float32.
 
         Left out are pictures without one, and those that no longer have a record's content.
         """
@@ -104,11 +104,11 @@ class EmbeddingSets(Protocol):
         records: Sequence[ImageRecord],
         vectors: Vectors,
     ) -> int:
-        """Adds vectors to the set, as one step that has reached the disk when it returns.
+        """Adds vectors to the space, as one step that has reached the disk when it returns.
 
         Args:
             collection: Which collection.
-            spec: Which set.
+            spec: Which space.
             records: N pictures. Those that are gone or have other content now, and those that
                 have a vector already, are left out in silence.
             vectors: (N, dim) float32, rows of length 1.
@@ -123,37 +123,37 @@ class EmbeddingSets(Protocol):
         ...
 
     def prepared(self, collection: str, spec: ModelSpec) -> AbstractContextManager[None]:
-        """Loads what searches in the set will need, so that `activate` in the block is quick.
+        """Loads what searches in the space will need, so that `activate` in the block is quick.
 
-        The set may lack vectors yet; those that come are followed. What was loaded is let go at
-        the end of the block unless the set is active then.
+        The space may lack vectors yet; those that come are followed. What was loaded is let go at
+        the end of the block unless the space is active then.
         """
         ...
 
     def activate(self, collection: str, spec: ModelSpec) -> bool:
-        """Makes the set the active one, in one step; the one before it stays, inactive.
+        """Makes the space the active one, in one step; the one before it stays, inactive.
 
-        Everything that a search needs is loaded before. A set that is active already stays so.
+        Everything that a search needs is loaded before. A space that is active already stays so.
 
         Returns:
-            False, and nothing is changed, where some picture lacks a vector in the set.
+            False, and nothing is changed, where some picture lacks a vector in the space.
         """
         ...
 
     def discard(self, collection: str, spec: ModelSpec) -> None:
-        """Removes a set with its vectors. Raises `ConflictError` where it is the active one."""
+        """Removes a space with its vectors. Raises `ConflictError` where it is the active one."""
         ...
 
 
-def no_such_set(collection: str, spec: ModelSpec) -> EmbeddingSetNotFoundError:
-    """The error for a set that does not exist."""
+def no_such_space(collection: str, spec: ModelSpec) -> EmbeddingSetNotFoundError:
+    """The error for a space that does not exist."""
     return EmbeddingSetNotFoundError(
         f"The collection {collection!r} has no vectors under the spec {spec.digest} "
         f"({spec.model}); re-embed it to make them"
     )
 
 
-def active_set(collection: str) -> ConflictError:
+def active_space(collection: str) -> ConflictError:
     """The error for removing what searches need."""
     return ConflictError(
         f"These vectors of the collection {collection!r} are in use; re-embed it with another "

@@ -1,0 +1,553 @@
+"""Stores in memory: the plain definitions that every other store is compared with."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import InvalidParameterError
+from lookalike.records import (
+    CollectionInfo,
+    ImageRecord,
+    Match,
+    Metadata,
+    ModelSpec,
+    NewImage,
+    OnConflict,
+    PutOutcome,
+    PutStatus,
+)
+from lookalike.store.base import (
+    Capability,
+    Page,
+    image_not_found,
+    require_same_spec,
+    unknown_collection,
+    utc_now,
+)
+from lookalike.store.effort import Effort
+from lookalike.store.filters import Filter
+from lookalike.store.jobs import Job, JobPage, no_such_job
+from lookalike.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
+from lookalike.store.names import decode_cursor, encode_cursor
+from lookalike.store.outcomes import put_outcome, settle_known
+from lookalike.store.spaces import (
+    Missing,
+    Recipe,
+    VectorSpace,
+    VectorSpaces,
+    active_space,
+    no_such_space,
+)
+from lookalike.store.vectors import Vectors, best_first, check_vectors, exact_scores
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One picture under the number that it got when it came."""
+
+    seq: int
+    record: ImageRecord
+
+
+@dataclass(slots=True)
+class HeldSpace:
+    """One vector space: seq -> (dim,) float32."""
+
+    spec: ModelSpec
+    provenance: Mapping[str, str]
+    recipe: Recipe | None = None
+    vectors: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class HeldCollection:
+    """One collection: id -> row, and its spaces in the order they were made."""
+
+    created_at: str
+    active: HeldSpace
+    spaces: list[HeldSpace]
+    rows: dict[str, Row] = field(default_factory=dict)
+
+    def passing(self, where: Filter | None) -> list[Row]:
+        """The rows that pass, oldest first."""
+        rows = [
+            row for row in self.rows.values() if not where or where.matches(row.record.metadata)
+        ]
+        return sorted(rows, key=lambda row: row.seq)
+
+    def remove(self, image_id: str) -> None:
+        """Takes a row out, and its vectors of all spaces."""
+        seq = self.rows.pop(image_id).seq
+        for held in self.spaces:
+            held.vectors.pop(seq, None)
+
+
+@dataclass(slots=True)
+class Held:
+    """Everything that a memory store keeps, and the lock over it."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    collections: dict[str, HeldCollection] = field(default_factory=dict)
+    last_seq: int = 0
+
+
+def own(record: ImageRecord) -> ImageRecord:
+    """A copy whose metadata nobody else can change."""
+    return replace(record, metadata=copy.deepcopy(dict(record.metadata)))
+
+
+class MemoryStore:
+    """A `Store` that forgets: NumPy brute force over plain dictionaries, behind one lock."""
+
+    def __init__(self) -> None:
+        self._held = Held()
+        self._lock = self._held.lock
+        self._collections = self._held.collections
+        self._spaces = MemorySpaces(self._held)
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """All of them."""
+        return frozenset(Capability)
+
+    @property
+    def spaces(self) -> VectorSpaces:
+        """The vector spaces of all collections."""
+        return self._spaces
+
+    def collections(self) -> list[CollectionInfo]:
+        """All collections, by name."""
+        with self._lock:
+            return [self._described(name) for name in sorted(self._collections)]
+
+    def collection(self, name: str) -> CollectionInfo | None:
+        """One collection; None if there is none of this name."""
+        with self._lock:
+            return self._described(name) if name in self._collections else None
+
+    def _described(self, name: str) -> CollectionInfo:
+        held = self._collections[name]
+        return CollectionInfo(
+            name=name,
+            count=len(held.rows),
+            spec=held.active.spec,
+            provenance=dict(held.active.provenance),
+            index="Flat",
+            created_at=held.created_at,
+        )
+
+    def upsert(
+        self,
+        collection: str,
+        images: Sequence[NewImage],
+        vectors: Vectors,
+        *,
+        spec: ModelSpec,
+        provenance: Mapping[str, str],
+        on_conflict: OnConflict = OnConflict.REPLACE,
+    ) -> list[PutOutcome]:
+        """Adds or replaces pictures, see `Store.upsert`."""
+        rows = check_vectors(vectors, count=len(images), dim=spec.dim)
+        if not images:
+            return []
+        now = utc_now()
+        with self._lock:
+            held = self._collections.get(collection)
+            if held:
+                require_same_spec(collection, held.active.spec, spec)
+            else:
+                active = HeldSpace(spec, dict(provenance))
+                held = HeldCollection(now, active, [active])
+                self._collections[collection] = held
+            outcomes = []
+            for image, vector in zip(images, rows, strict=True):
+                old = held.rows.get(image.id)
+                outcome = put_outcome(
+                    collection, old.record if old else None, image, on_conflict=on_conflict, now=now
+                )
+                self._keep(held, outcome, vector)
+                outcomes.append(PutOutcome(outcome.status, own(outcome.record)))
+            return outcomes
+
+    def _keep(self, held: HeldCollection, outcome: PutOutcome, vector: NDArray[np.float32]) -> None:
+        record = own(outcome.record)
+        if outcome.status is PutStatus.REPLACED:
+            held.remove(record.id)
+        if outcome.status in {PutStatus.CREATED, PutStatus.REPLACED}:
+            self._held.last_seq += 1
+            held.rows[record.id] = Row(self._held.last_seq, record)
+            held.active.vectors[self._held.last_seq] = vector.copy()
+        elif outcome.status is PutStatus.UPDATED:
+            held.rows[record.id] = replace(held.rows[record.id], record=record)
+
+    def get(self, collection: str, image_id: str) -> ImageRecord:
+        """One picture's row. Raises `ImageNotFoundError`."""
+        with self._lock:
+            return own(self._row(collection, image_id).record)
+
+    def find(self, collection: str, image_ids: Sequence[str]) -> dict[str, ImageRecord]:
+        """Those of the ids that exist, with their rows."""
+        with self._lock:
+            held = self._collections.get(collection)
+            rows = held.rows if held else {}
+            return {key: own(rows[key].record) for key in image_ids if key in rows}
+
+    def scroll(
+        self,
+        collection: str,
+        *,
+        cursor: str | None = None,
+        limit: int = 100,
+        where: Filter | None = None,
+        vectors_of: ModelSpec | None = None,
+    ) -> Page:
+        """The next images after a cursor, see `Store.scroll`."""
+        after = decode_cursor(cursor)
+        if limit < 1:
+            raise InvalidParameterError("limit must be at least 1")
+        with self._lock:
+            held = self._collections.get(collection)
+            found = [row for row in held.passing(where) if row.seq > after] if held else []
+            rows = found[:limit]
+            end = encode_cursor(rows[-1].seq if rows else after)
+            next_cursor = end if len(found) > limit else None
+            vectors = np.empty((0, 0), np.float32)
+            if vectors_of is not None:
+                space = _find(held, vectors_of) if held else None
+                rows = [row for row in rows if space and row.seq in space.vectors]
+                if space and rows:
+                    vectors = np.stack([space.vectors[row.seq] for row in rows])
+            records = [own(row.record) for row in rows]
+        return Page(records=records, next_cursor=next_cursor, end=end, vectors=vectors)
+
+    def upsert_known(
+        self, collection: str, image: NewImage, *, on_conflict: OnConflict
+    ) -> PutOutcome | None:
+        """Does what `upsert` would do if that needs no vector, see `Store.upsert_known`."""
+        with self._lock:
+            existing = self.find(collection, [image.id]).get(image.id)
+            return settle_known(
+                existing, image, on_conflict, lambda new: self._set(collection, image.id, new)
+            )
+
+    def update_metadata(
+        self,
+        collection: str,
+        image_id: str,
+        patch: Metadata,
+        *,
+        max_bytes: int = MAX_METADATA_BYTES,
+    ) -> ImageRecord:
+        """Merges into a picture's metadata, see `Store.update_metadata`."""
+        with self._lock:
+            old = self._row(collection, image_id).record.metadata
+            merged = check_metadata(merge_patch(old, patch), max_bytes)
+            return self._set(collection, image_id, merged)
+
+    def _set(self, collection: str, image_id: str, metadata: Metadata) -> ImageRecord:
+        row = self._row(collection, image_id)
+        record = own(replace(row.record, metadata=metadata, updated_at=utc_now()))
+        self._collections[collection].rows[image_id] = replace(row, record=record)
+        return own(record)
+
+    def refer(self, collection: str, image: NewImage) -> None:
+        """Notes where an image's file lies by now, see `Store.refer`."""
+        with self._lock:
+            held = self._collections.get(collection)
+            row = held.rows.get(image.id) if held else None
+            if held and row and row.record.sha256 == image.sha256:
+                record = replace(row.record, source=image.source)
+                held.rows[image.id] = replace(row, record=record)
+
+    def delete(self, collection: str, image_id: str) -> None:
+        """Removes one picture. Raises `ImageNotFoundError`."""
+        with self._lock:
+            self._row(collection, image_id)
+            self._collections[collection].remove(image_id)
+
+    def drop(self, collection: str, *, wait: bool = False) -> int:  # noqa: ARG002 - it never waits
+        """Removes a collection. Raises `CollectionNotFoundError`."""
+        with self._lock:
+            if collection not in self._collections:
+                raise unknown_collection(collection)
+            return len(self._collections.pop(collection).rows)
+
+    def search(
+        self,
+        collection: str,
+        queries: Vectors,
+        *,
+        k: int,
+        spec: ModelSpec,
+        where: Filter | None = None,
+        exclude: Sequence[str] = (),
+        effort: Effort | None = None,  # noqa: ARG002 - always exact
+    ) -> list[list[Match]]:
+        """The k best matches of each query, see `Store.search`."""
+        asked = check_vectors(queries, count=None, dim=spec.dim)
+        if k < 1:
+            raise InvalidParameterError("k must be at least 1")
+        with self._lock:
+            held = self._collections.get(collection)
+            if held:
+                require_same_spec(collection, held.active.spec, spec)
+            rows = [r for r in held.passing(where) if r.record.id not in exclude] if held else []
+            vectors = [held.active.vectors[row.seq] for row in rows] if held else []
+            return [_rank(rows, vectors, query, k) for query in asked]
+
+    def references(self, sha256s: Iterable[str]) -> set[str]:
+        """Those of the digests that some row of any collection names."""
+        with self._lock:
+            held = self._collections.values()
+            return set(sha256s) & {row.record.sha256 for c in held for row in c.rows.values()}
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for `GET /info`."""
+        with self._lock:
+            sizes = {
+                name: {
+                    "index": "Flat",
+                    "count": len(c.rows),
+                    "bytes": 4 * c.active.spec.dim * len(c.rows),
+                }
+                for name, c in sorted(self._collections.items())
+            }
+            return {"kind": "memory", "collections": sizes}
+
+    def load(self) -> None:
+        """Everything is in memory already."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _row(self, collection: str, image_id: str) -> Row:
+        held = self._collections.get(collection)
+        row = held.rows.get(image_id) if held else None
+        if row is None:
+            raise image_not_found(collection, image_id)
+        return row
+
+
+class MemorySpaces:
+    """`VectorSpaces` over what a memory store keeps."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+
+    def all(self, collection: str) -> list[VectorSpace]:
+        """All spaces, see `VectorSpaces.all`."""
+        with self._held.lock:
+            held = self._collection(collection)
+            return [_described(held, one) for one in held.spaces]
+
+    def begin(
+        self,
+        collection: str,
+        spec: ModelSpec,
+        *,
+        provenance: Mapping[str, str],
+        recipe: Recipe | None = None,
+    ) -> VectorSpace:
+        """Makes an empty space or finds it, see `VectorSpaces.begin`."""
+        with self._held.lock:
+            held = self._collection(collection)
+            found = _find(held, spec)
+            if found is None:
+                found = HeldSpace(spec, dict(provenance))
+                held.spaces.append(found)
+            if recipe is not None:
+                found.recipe = dict(recipe)
+            return _described(held, found)
+
+    def missing(
+        self, collection: str, spec: ModelSpec, *, limit: int, cursor: str | None = None
+    ) -> Missing:
+        """Pictures without a vector, see `VectorSpaces.missing`."""
+        after = decode_cursor(cursor)
+        if limit < 1:
+            raise InvalidParameterError("limit must be at least 1")
+        with self._held.lock:
+            held, one = self._space(collection, spec)
+            rows = [
+                row for row in held.passing(None) if row.seq > after and row.seq not in one.vectors
+            ][:limit]
+            last = rows[-1].seq if rows else after
+            return Missing([own(row.record) for row in rows], encode_cursor(last))
+
+    def vectors(
+        self, collection: str, spec: ModelSpec, records: Sequence[ImageRecord]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Vectors by id, see `VectorSpaces.vectors`."""
+        with self._held.lock:
+            held, one = self._space(collection, spec)
+            seqs = {record.id: _seq(held, record) for record in records}
+            return {
+                image_id: one.vectors[seq].copy()
+                for image_id, seq in seqs.items()
+                if seq in one.vectors
+            }
+
+    def add(
+        self,
+        collection: str,
+        spec: ModelSpec,
+        records: Sequence[ImageRecord],
+        vectors: Vectors,
+    ) -> int:
+        """Adds vectors, see `VectorSpaces.add`."""
+        rows = check_vectors(vectors, count=len(records), dim=spec.dim)
+        added = 0
+        with self._held.lock:
+            held, one = self._space(collection, spec)
+            for record, vector in zip(records, rows, strict=True):
+                seq = _seq(held, record)
+                if seq and seq not in one.vectors:
+                    one.vectors[seq] = vector.copy()
+                    added += 1
+        return added
+
+    def prepared(self, collection: str, spec: ModelSpec) -> AbstractContextManager[None]:
+        """Everything is in memory already."""
+        with self._held.lock:
+            self._space(collection, spec)
+        return nullcontext()
+
+    def activate(self, collection: str, spec: ModelSpec) -> bool:
+        """Switches if the space is complete, see `VectorSpaces.activate`."""
+        with self._held.lock:
+            held, one = self._space(collection, spec)
+            if any(row.seq not in one.vectors for row in held.rows.values()):
+                return False
+            held.active = one
+            return True
+
+    def discard(self, collection: str, spec: ModelSpec) -> None:
+        """Removes a space, see `VectorSpaces.discard`."""
+        with self._held.lock:
+            held, one = self._space(collection, spec)
+            if one is held.active:
+                raise active_space(collection)
+            held.spaces.remove(one)
+
+    def _collection(self, name: str) -> HeldCollection:
+        held = self._held.collections.get(name)
+        if held is None:
+            raise unknown_collection(name)
+        return held
+
+    def _space(self, name: str, spec: ModelSpec) -> tuple[HeldCollection, HeldSpace]:
+        held = self._collection(name)
+        found = _find(held, spec)
+        if found is None:
+            raise no_such_space(name, spec)
+        return held, found
+
+
+def _find(held: HeldCollection, spec: ModelSpec) -> HeldSpace | None:
+    return next((one for one in held.spaces if one.spec.digest == spec.digest), None)
+
+
+def _seq(held: HeldCollection, record: ImageRecord) -> int:
+    """The number of the row that still has a record's content; 0 where none has."""
+    row = held.rows.get(record.id)
+    return row.seq if row and row.record.sha256 == record.sha256 else 0
+
+
+def _described(held: HeldCollection, one: HeldSpace) -> VectorSpace:
+    return VectorSpace(
+        spec=one.spec,
+        provenance=dict(one.provenance),
+        recipe=None if one.recipe is None else dict(one.recipe),
+        count=len(one.vectors),
+        active=one is held.active,
+    )
+
+
+class MemoryJobs:
+    """A `JobStore` that forgets."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers: dict[str, int] = {}
+        self._jobs: dict[int, Job] = {}
+        self._last = 0
+
+    def add(self, job: Job) -> None:
+        """Keeps a new job, see `JobStore.add`."""
+        with self._lock:
+            if job.id in self._numbers:
+                raise ValueError(f"the job {job.id} is there already")
+            self._last += 1
+            self._numbers[job.id] = self._last
+            self._jobs[self._last] = _own_job(job)
+
+    def get(self, job_id: str) -> Job:
+        """One job. Raises `JobNotFoundError`."""
+        with self._lock:
+            return _own_job(self._jobs[self._number(job_id)])
+
+    def change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
+        """Writes `change(job)`, see `JobStore.change`."""
+        with self._lock:
+            number = self._number(job_id)
+            changed = _own_job(change(_own_job(self._jobs[number])))
+            self._jobs[number] = changed
+            return _own_job(changed)
+
+    def unfinished(self) -> list[Job]:
+        """Those queued or running, oldest first."""
+        with self._lock:
+            return [_own_job(job) for job in self._jobs.values() if not job.state.finished]
+
+    def page(self, *, cursor: str | None = None, limit: int = 100) -> JobPage:
+        """A stretch of jobs, newest first, see `JobStore.page`."""
+        before = decode_cursor(cursor)
+        if limit < 1:
+            raise InvalidParameterError("limit must be at least 1")
+        with self._lock:
+            numbers = [n for n in reversed(self._jobs) if cursor is None or n < before]
+            jobs = [_own_job(self._jobs[number]) for number in numbers[:limit]]
+            more = len(numbers) > limit
+            return JobPage(jobs, encode_cursor(numbers[limit - 1]) if more else None)
+
+    def prune(self, *, keep: int) -> int:
+        """Forgets old finished jobs, see `JobStore.prune`."""
+        with self._lock:
+            finished = [n for n in reversed(self._jobs) if self._jobs[n].state.finished]
+            for number in finished[keep:]:
+                del self._numbers[self._jobs.pop(number).id]
+            return len(finished[keep:])
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _number(self, job_id: str) -> int:
+        if job_id not in self._numbers:
+            raise no_such_job(job_id)
+        return self._numbers[job_id]
+
+
+def _own_job(job: Job) -> Job:
+    """A copy whose parameters nobody else can change."""
+    return replace(job, parameters=copy.deepcopy(dict(job.parameters)))
+
+
+def _rank(
+    rows: list[Row], vectors: list[NDArray[np.float32]], query: NDArray[np.float32], k: int
+) -> list[Match]:
+    if not rows:
+        return []
+    scores = exact_scores(np.stack(vectors), query)
+    seqs = np.array([row.seq for row in rows], dtype=np.int64)
+    order = best_first(scores, seqs, k)
+    return [
+        Match(rank, float(scores[i]), own(rows[i].record)) for rank, i in enumerate(order, start=1)
+    ]
