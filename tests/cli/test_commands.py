@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lookalike.cli.main import COMMANDS
 from lookalike.errors import ConfigurationError, DataFolderInUseError, ServerError
 from lookalike.store.local import purging
 from lookalike.store.local.store import LocalStore
@@ -273,6 +274,20 @@ def test_help_imports_none_of_the_heavy_libraries():
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_both_ways_to_start_show_the_same_name():
+    module = [sys.executable, "-m", "lookalike", "index", "--help"]
+    shown = subprocess.run(module, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert "Usage: lookalike index" in shown
+    assert shown == run("index", "--help").stdout
+
+
+def test_every_command_shows_help_and_a_wrong_name_the_nearest(lookalike):
+    for name in COMMANDS:
+        shown = lookalike(name, "--help")
+        assert shown.exit_code == 0, shown.output
+    assert "Did you mean 'reembed'" in lookalike("rembed").output
 
 
 def test_every_setting_is_a_flag_of_serve():

@@ -1,4 +1,4 @@
-"""One table from error code to HTTP status, one shape for every error."""
+"""Turns every error into one answer: one table of HTTP statuses, one shape of body."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ STATUS: dict[type[LookalikeError], int] = {
     errors.FetchError: 502,
     errors.FetchTimeoutError: 504,
 }
-"""The status of each class; a class that is not named has that of the class it derives from."""
+"""The status of each class. A class that is not in the table has that of its parent."""
 
 _HTTP_CODES = {
     400: errors.MalformedRequestError.code,
@@ -74,7 +74,7 @@ class Problem(BaseModel):
 
 
 def status_of(error: LookalikeError | type[LookalikeError]) -> int:
-    """The HTTP status for an error, from the nearest class in the table."""
+    """Returns the HTTP status for an error, from its nearest parent in the table."""
     kind = error if isinstance(error, type) else type(error)
     return next(STATUS[base] for base in kind.__mro__ if base in STATUS)
 
@@ -88,7 +88,7 @@ def problem(
     headers: Mapping[str, str] | None = None,
     **extra: Any,
 ) -> JSONResponse:
-    """Builds the one answer that every error has."""
+    """Builds the answer for an error."""
     body = Problem(
         title=HTTPStatus(status).phrase,
         status=status,
@@ -105,7 +105,7 @@ def problem(
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's description of the errors that a route can answer with."""
+    """Describes for OpenAPI the errors that a route can answer with."""
     return {status: _response(status) for status in sorted(statuses)}
 
 
@@ -126,7 +126,7 @@ def _response(status: int) -> dict[str, Any]:
 
 
 def answer(request: Request, exc: LookalikeError, **extra: Any) -> JSONResponse:
-    """The answer for one of our own errors."""
+    """Builds the answer for a `LookalikeError`."""
     headers = {}
     if isinstance(exc, UnavailableError):
         headers["Retry-After"] = str(exc.retry_after_s)
@@ -139,7 +139,7 @@ def answer(request: Request, exc: LookalikeError, **extra: Any) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Routes every exception to the one shape."""
+    """Installs the handlers of all exceptions."""
     app.add_exception_handler(LookalikeError, _own)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)

@@ -24,7 +24,7 @@ _QUIET = {"/health/live", "/health/ready", "/metrics"}
 
 
 def _drop_color_message(_logger: object, _name: str, event: EventDict) -> EventDict:
-    """Uvicorn says everything twice, once in color."""
+    """Drops the colored copy that uvicorn adds to each message."""
     event.pop("color_message", None)
     return event
 

@@ -1,4 +1,4 @@
-"""Makes the application; nothing happens at import."""
+"""Makes the FastAPI application."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FIELD_OVERHEAD_BYTES = 64_000
 def create_app(
     settings: Settings, *, encoders: Encoders | None = None, store: Store | None = None
 ) -> FastAPI:
-    """Makes the application; the parts are put together when it starts.
+    """Makes the application. Its services are built when it starts.
 
     Args:
         settings: What was asked for.

@@ -75,7 +75,7 @@ class Metrics:
         self._batch_seconds.observe(seconds)
 
     def watch(self, services: Services) -> None:
-        """Reads the queue and the collections each time the figures are asked for."""
+        """Adds the figures that are read when they are asked for: queue, collections, recall."""
         self.registry.register(_Live(services))
 
     def render(self) -> bytes:
@@ -84,7 +84,7 @@ class Metrics:
 
 
 class _Live(Collector):
-    """Figures that are read, not counted."""
+    """Figures that are read when they are asked for."""
 
     def __init__(self, services: Services) -> None:
         self._services = services

@@ -1,4 +1,4 @@
-"""Keys: one for changes, and one for reading where it is set."""
+"""The admin key, for changes, and the read key, for everything else if it is set."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Keys:
-    """The keys in force. The admin key opens everything; without a read key, reading is open."""
+    """The keys in force. The admin key opens every call; without a read key, reading is open."""
 
     admin: str
     read: str | None = None
@@ -92,7 +92,7 @@ def load_admin_key(data_dir: Path) -> str:
 
 
 def _make_key(path: Path) -> None:
-    """Puts a new key into its place, whole or not at all, unless there is one by then."""
+    """Writes a new key atomically, unless another process has written one by then."""
     handle, name = tempfile.mkstemp(prefix=f".{KEY_FILE}-", dir=path.parent)  # of mode 0600
     incoming = Path(name)
     try:
@@ -108,7 +108,7 @@ def _make_key(path: Path) -> None:
 
 
 def _name(incoming: Path, path: Path) -> None:
-    """Gives a file its name unless that is taken, in one step where the disk knows hard links."""
+    """Renames a file unless the name is taken; atomically if the disk has hard links."""
     try:
         os.link(incoming, path)
     except FileExistsError:
@@ -131,7 +131,7 @@ def _read_key(path: Path) -> str:
 async def require_read(
     request: Request, _key: str | None = Security(_header), _token: object = Security(_bearer)
 ) -> None:
-    """Dependency of every call that reads; the parameters put the keys into OpenAPI."""
+    """Dependency of every call that reads. Its parameters put the keys into OpenAPI."""
     parts_of(request).keys.check(request, Access.READ)
 
 

@@ -1,4 +1,4 @@
-"""What the application makes once, when it starts, and every request uses."""
+"""The parts that the application makes when it starts, and that requests use."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ class Parts:
 
 
 def parts_of(request: Request) -> Parts:
-    """The parts of the application that received a request."""
+    """Returns the parts of the application that received a request."""
     parts: Parts = request.app.state.parts
     return parts

@@ -1,4 +1,4 @@
-"""What happens before a body is read: the key, room in the queue, and limits while it streams."""
+"""Checks a request before its body is read, and limits the body while it streams in."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ ARCHIVE_BODY_S = 6 * 3600.0
 """Seconds after which an archive must be complete."""
 
 ARCHIVES_AT_ONCE = 8
-"""Most archives on their way. They have their own places, so that searches keep theirs."""
+"""Most archives that are sent at once. They take no places in the queue of searches."""
 
 FORM_OVERHEAD_BYTES = 64_000
-"""Room for boundaries and part headers, for each part."""
+"""Allowance for the boundary and the headers of each part."""
 
 OTHER_FIELDS = 16
 """Most fields beside files and their ids."""
@@ -105,7 +105,7 @@ class UploadLimits:
         return MalformedRequestError(f"The body must be multipart/form-data with {self.asked}")
 
     def spool(self) -> BinaryIO:
-        """A new file for what is sent."""
+        """Opens a file for one upload."""
         spool = SpooledTemporaryFile(  # noqa: SIM115 - closed with the form
             max_size=MultiPartParser.spool_max_size, dir=str(self.folder)
         )
@@ -142,7 +142,7 @@ class ArchiveUploadLimits(UploadLimits):
 
 
 class Admission:
-    """Counts the requests that hold a place; decides before a body is read.
+    """Limits how many requests are served at once; asked before a body is read.
 
     Args:
         places: Most requests inside at once.
@@ -161,7 +161,7 @@ class Admission:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Holds a place inside the block. Raises `QueueFullError` at once where none is free."""
+        """Holds a place inside the block. Raises `QueueFullError` if none is free."""
         with self._lock:
             if self._inside >= self._places or self._waiting() >= self._places:
                 raise QueueFullError(f"Too many {self._what} wait already; try again in a moment")
@@ -190,12 +190,12 @@ class LimitedParser(MultiPartParser):
         self._file_bytes = 0
 
     def on_part_begin(self) -> None:
-        """A new part starts: its bytes are counted from zero."""
+        """Starts to count the bytes of a new part."""
         super().on_part_begin()
         self._file_bytes = 0
 
     def on_headers_finished(self) -> None:
-        """The part's headers are read: files beyond 1 MB go to our folder."""
+        """Has the part's file, if it is one, spooled to our folder."""
         if self._current_files >= self._limits.files and self._next_is_file():
             raise self._limits.too_many_files()
         super().on_headers_finished()
@@ -205,7 +205,7 @@ class LimitedParser(MultiPartParser):
             self._files_to_close_on_error[-1] = cast("Any", upload.file)
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        """Bytes of a part arrive. Raises `ImageTooLargeError`, `MetadataTooLargeError`."""
+        """Counts bytes of a part. Raises `ImageTooLargeError` or `MetadataTooLargeError`."""
         size = end - start
         if self._current_part.file is None:
             if len(self._current_part.data) + size > self._limits.field_bytes:
@@ -249,7 +249,7 @@ async def _stream(request: Request, limits: UploadLimits) -> AsyncIterator[bytes
 
 
 async def unstalled(request: Request, *, body_s: float = BODY_S) -> AsyncIterator[bytes]:
-    """The body as it comes, within limits of time.
+    """Yields the body as it arrives, within limits of time.
 
     Raises:
         UploadStalledError: Nothing came for `IDLE_S`, or it was not complete after `body_s`.
@@ -271,13 +271,13 @@ async def unstalled(request: Request, *, body_s: float = BODY_S) -> AsyncIterato
 
 
 class UploadRoute(APIRoute):
-    """A route that takes pictures: key, then room, then the body within limits."""
+    """A route that takes pictures. Checks the key, then the queue, then reads the body."""
 
     access = Access.READ
     one_file = True
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wraps FastAPI's handler, which would read the body first of all."""
+        """Wraps FastAPI's handler, which would read the body before any check."""
         handle = super().get_route_handler()
 
         async def limited(request: Request) -> Response:
@@ -294,16 +294,16 @@ class UploadRoute(APIRoute):
 
 
 class JsonRoute(APIRoute):
-    """A route whose changes come as JSON: the key first, then a body within limits."""
+    """A route that takes a body of JSON. Checks the key, then reads the body."""
 
     too_large: type[LookalikeError] = MetadataTooLargeError
 
     def admit(self, request: Request) -> None:
-        """Decides before a body is read. Raises what the answer shall say."""
+        """Checks a request before its body is read; raises to refuse it."""
         parts_of(request).keys.check(request, Access.ADMIN)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wraps FastAPI's handler, which would read the body first of all."""
+        """Wraps FastAPI's handler, which would read the body before any check."""
         handle = super().get_route_handler()
         if self.body_field is None:
             return handle
@@ -330,13 +330,13 @@ class IndexRoute(UploadRoute):
 
 
 class ArchiveRoute(APIRoute):
-    """A route that takes one archive: key, room, and then the body, straight into its file.
+    """A route that takes one archive, which is written straight into its file.
 
     The route finds the file's path in `request.state.spool`, and moves it where it is kept.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wraps FastAPI's handler, which would read the body first of all."""
+        """Wraps FastAPI's handler, which would read the body before any check."""
         handle = super().get_route_handler()
 
         async def limited(request: Request) -> Response:
@@ -359,7 +359,7 @@ class ArchiveRoute(APIRoute):
 
 
 def announced_bytes(request: Request) -> int:
-    """Bytes of the body as its header says; 0 where it says nothing."""
+    """Returns the Content-Length of the body; 0 if there is none."""
     try:
         return int(request.headers.get("Content-Length", 0))
     except ValueError as exc:

@@ -16,38 +16,20 @@ from lookalike.errors import ConfigurationError, LookalikeError
 
 COMMANDS = {
     "serve": ("serve:serve", "Start the service; GET /docs shows how to use it."),
-    "index": ("index:index", "Add pictures to a collection; skip what is there already."),
+    "index": ("index:index", "Add pictures to a collection."),
     "search": ("search:search", "Find the pictures most like IMAGE."),
-    "evaluate": (
-        "evaluate:evaluate",
-        "Measure how well the pictures of a labelled set find those of their class.",
-    ),
+    "evaluate": ("evaluate:evaluate", "Measure how well pictures find those of their class."),
     "map": ("maps:map_pictures", "Draw a map on which similar pictures lie together."),
-    "duplicates": (
-        "duplicates:duplicates",
-        "Find pictures that are stored more than once; nothing is deleted.",
-    ),
+    "duplicates": ("duplicates:duplicates", "Find pictures that are stored more than once."),
     "cluster": ("maps:cluster", "Group pictures that look alike."),
-    "train": (
-        "train:train",
-        "Train a head on a labelled set's vectors, and measure what it changes.",
-    ),
+    "train": ("train:train", "Train a head on a labelled set, and measure its effect."),
     "reembed": ("reembed:reembed", "Move a collection to another model."),
-    "tune": (
-        "tune:tune",
-        "Try index types on a collection: recall, milliseconds, memory, seconds to build.",
-    ),
-    "quantize": (
-        "quantize:quantize",
-        "Make the model's int8 network for OpenVINO; served with LOOKALIKE_PRECISION=int8.",
-    ),
-    "info": ("manage:info", "Show collections, their models and indexes, and the version."),
+    "tune": ("tune:tune", "Try index types on a collection."),
+    "quantize": ("quantize:quantize", "Make the model's int8 network for OpenVINO."),
+    "info": ("manage:info", "Show collections, their models, and their indexes."),
     "list": ("manage:list_images", "List the pictures of a collection, oldest first."),
     "delete": ("manage:delete", "Delete pictures by id, or a whole collection."),
-    "vectors": (
-        "manage:vectors",
-        "List the vectors of a collection, or discard those that it no longer uses.",
-    ),
+    "vectors": ("manage:vectors", "List or discard the vectors of a collection."),
 }
 """Each command: where its function or its group of commands is, and its line in --help."""
 

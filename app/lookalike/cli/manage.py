@@ -56,7 +56,7 @@ def info(
 
 
 def about(collection: Facts, facts: Facts) -> Iterator[tuple[str, str]]:
-    """Lines about a collection, each with what it is about.
+    """Yields lines about a collection: a name and a text each.
 
     Args:
         collection: One of `collections` in `facts`.
@@ -86,7 +86,7 @@ def _model(spec: Facts, provenance: Facts) -> str:
 
 
 def _index(index: Facts, setting: str) -> str:
-    """The type that is in use, or what a folder has saved of one that nobody has loaded here."""
+    """The index type in use; for an index that is not loaded, what the folder has saved of it."""
     if "type" in index:
         return f"{index['type']}: {index['reason']}"
     saved = index.get("saved")
@@ -105,7 +105,7 @@ def _memory(index: Facts) -> str:
 
 
 def _recall(index: Facts, measured: Facts | None) -> str | None:
-    """As measured on searches; before the first of them as found when the index was built."""
+    """Recall as measured on searches; before the first, as measured when the index was built."""
     if measured and measured["mean"] is not None:
         count = min(measured["samples"], WINDOW)
         return f"{measured['mean']:.4f}, mean of the last {count:,} searches that were measured"

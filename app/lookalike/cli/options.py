@@ -63,13 +63,13 @@ DEFAULT = DEFAULT_COLLECTION
 
 
 _KINDS: dict[Any, type] = {Path: Path, bool: bool}
-"""How flags are read; every other kind as a text, which `load_settings` reads."""
+"""The types of flags. Other settings are read as texts, which `load_settings` converts."""
 
 
 def settings_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command one flag for each named setting; all settings where none is named.
+    """Gives a command a flag for each named setting, or for all settings if none is named.
 
-    The command takes them as `given: dict[str, Any]`, ready for `load_settings`.
+    The command receives them as `given: dict[str, Any]`, for `load_settings`.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -152,7 +152,7 @@ def open_client(
 
 
 def _kept_key(server: str, data_dir: Path) -> str | None:
-    """The key in the data folder, for a service on this machine and no other."""
+    """Reads the key in the data folder, for a service on this machine only."""
     if urlsplit(server).hostname not in {"localhost", "127.0.0.1", "::1"}:
         return None
     try:

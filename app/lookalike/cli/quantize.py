@@ -67,7 +67,7 @@ def quantize(
 
 
 def _require(overlap: float, least: float) -> None:
-    """Ends the command where the overlap is too small."""
+    """Ends the command if the overlap is too small."""
     if overlap >= least:
         return
     typer.echo(
@@ -79,7 +79,7 @@ def _require(overlap: float, least: float) -> None:
 
 
 def _print(made: Quantized) -> None:
-    """Tells what the quantization costs."""
+    """Prints what the quantization costs."""
     found = made.agreement
     typer.echo(
         f"calibrated on {made.calibrated} pictures, "

@@ -61,7 +61,7 @@ def reembed(
 
 
 def _without_head(given: dict[str, Any]) -> dict[str, Any]:
-    """What the flags can say of the model that the settings cannot: no head."""
+    """Takes `--head none` out of the flags: no setting can say it."""
     if str(given.get("head")) != "none":
         return {}
     given["head"] = None
@@ -78,7 +78,7 @@ def _here(client: Client, collection: str, model: dict[str, Any]) -> None:
 
 
 def _named_model(given: dict[str, Any]) -> dict[str, Any]:
-    """Takes out of the flags what a service can be told of the model."""
+    """Takes the model settings that a service accepts out of the flags."""
     model: dict[str, Any] = {}
     for name in (field.name for field in fields(ModelRequest)):
         if (value := given.pop(name, None)) is not None:

@@ -34,14 +34,14 @@ def serve(given: dict[str, Any]) -> None:
 
 
 def warn_unknown_variables(say: Callable[[str], None]) -> None:
-    """Says which LOOKALIKE_ variables nothing reads, and what they may have meant."""
+    """Names each LOOKALIKE_ variable that no setting reads, with the nearest known name."""
     for name, nearest in unknown_variables({**dotenv_values(".env"), **os.environ}).items():
         hint = f"; did you mean {nearest}?" if nearest else ""
         say(f"{name} is no setting and is ignored{hint}")
 
 
 def warn_missing_folders(settings: Settings, say: Callable[[str], None]) -> None:
-    """Says which folders to import from are not there, though they may be mounted later."""
+    """Names the folders to import from that are not there; they may be mounted later."""
     from lookalike.services.importing import parse_dirs  # noqa: PLC0415 - not for --help
 
     for folder in parse_dirs(settings.import_dirs):
@@ -50,7 +50,7 @@ def warn_missing_folders(settings: Settings, say: Callable[[str], None]) -> None
 
 
 async def _run(settings: Settings) -> None:
-    """Starts the parts first, so that what stops them is one clear error, then listens."""
+    """Starts the application, so that what fails is one clear error; then listens."""
     import uvicorn  # noqa: PLC0415 - not for --help
 
     from lookalike.api.main import create_app  # noqa: PLC0415 - not for --help
@@ -74,9 +74,9 @@ async def _run(settings: Settings) -> None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Takes the address before anything is loaded; nobody is let in until uvicorn listens."""
+    """Binds the address before anything is loaded; connections wait until uvicorn listens."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Of the protocol TCP by name: asyncio sends small answers at once only where it is.
+    # asyncio sets TCP_NODELAY only on sockets whose protocol is given as TCP.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -91,5 +91,5 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _end(_signal: int, _frame: FrameType | None) -> None:
-    """Uvicorn raises the signal again when it has shut down: then that was a clean end."""
+    """Exits with 0: uvicorn raises SIGTERM again after a clean shutdown."""
     sys.exit(0)

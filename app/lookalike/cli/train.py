@@ -208,18 +208,18 @@ def _print_table(console: Console, compared: Sequence[Compared]) -> None:
         for before, after, apart in zip(
             part.before.metrics, part.after.metrics, part.changes, strict=True
         ):
-            if _is_told(before):
+            if _is_shown(before):
                 table.add_row(first, _title(before), shown(before), shown(after), change(apart))
                 first = ""
         table.add_section()
     console.print(table)
 
 
-def _is_told(metric: Metric) -> bool:
-    """At rank 1 most metrics are the hit rate again; all are in metrics.json."""
+def _is_shown(metric: Metric) -> bool:
+    """Whether the table shows a metric: at rank 1, most equal the hit rate."""
     return metric.k != 1 or metric.name == "hit_rate"
 
 
 def _title(metric: Metric) -> str:
-    """As papers say: the hit rate is the top-k accuracy."""
+    """The name that papers use: the hit rate is the top-k accuracy."""
     return f"Top-{metric.k} accuracy" if metric.name == "hit_rate" else metric.title

@@ -28,7 +28,7 @@ SET_SETTINGS = (*MODEL_SETTINGS, "cache_dir")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which set, as the flags say; each field is one, see `set_flags`."""
+    """Which set a command works on. Each field is a flag, see `set_flags`."""
 
     dataset: Annotated[
         str | None,
@@ -66,7 +66,7 @@ class Wanted:
 
 
 def require_label_field(wanted: Wanted) -> None:
-    """Raises `ConfigurationError` where a collection is named, and not what its labels are."""
+    """Raises `ConfigurationError` if a collection is named without its label field."""
     if wanted.collection is not None and wanted.label_field is None:
         raise ConfigurationError(
             "Name the metadata field that says what a picture shows, with --label-field"
@@ -74,7 +74,7 @@ def require_label_field(wanted: Wanted) -> None:
 
 
 def set_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the flags that name a set; it takes them as `wanted: Wanted`."""
+    """Gives a command the flags that name a set; it receives them as `wanted: Wanted`."""
     own = [
         parameter
         for parameter in inspect.signature(command, eval_str=True).parameters.values()
@@ -105,7 +105,7 @@ def set_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def open_vectors(wanted: Wanted, given: dict[str, Any], show: Show) -> Iterator[VectorSet]:
-    """A set with its vectors, extracted where they are not kept yet; pictures open until the end.
+    """Opens a set with its vectors, which are extracted if they are not kept yet.
 
     Raises:
         ConfigurationError: Neither or both of dataset and collection are named, or a flag does

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -61,7 +62,6 @@ from lookalike.services.import_run import ArchiveFeed
 from lookalike.services.importing import ImportOptions
 from lookalike.services.indexing import IndexItem
 from lookalike.services.jobs import JobService
-from lookalike.services.pictures import PictureService
 from lookalike.services.search import SearchOptions
 from lookalike.services.switching import PutGate
 from lookalike.services.vector_set import VectorSet, stored_vectors
@@ -103,44 +103,43 @@ class Client(BaseClient):
         if not read_only:
             make_data_folder(self._settings.data_dir)
         self._store: Store = open_store(self._settings, read_only=read_only)
+        self._pictures = build_pictures(self._settings, self._store)
+        self._duplicates = DuplicateService(self._store, self._pictures, wait_s=0.2)
+        self._loading = threading.Lock()
+        self._loaded: Services | None = None
 
     def close(self) -> None:
         """Finishes what waits, saves, and lets go of the data folder."""
-        made = self.__dict__
-        if "_duplicates" in made:
-            self._duplicates.close()
-        if "_services" in made:
-            self._services.close()
-        if "_job_store" in made:
+        self._duplicates.close()
+        if self._loaded is not None:
+            self._loaded.close()
+        if "_job_store" in self.__dict__:
             self._job_store.close()
         self._store.close()
 
-    @cached_property
+    @property
     def _services(self) -> Services:
-        """Loads the network."""
-        return build_services(self._settings, store=self._store, read_only=self._read_only)
-
-    @cached_property
-    def _pictures(self) -> PictureService:
-        return build_pictures(self._settings, self._store)
-
-    @cached_property
-    def _duplicates(self) -> DuplicateService:
-        return DuplicateService(self._store, self._pictures, wait_s=0.2)
-
-    @cached_property
-    def _collections(self) -> CollectionService:
-        gate = self._services.indexing.gate if "_services" in self.__dict__ else PutGate()
-        return CollectionService(self._store, self._jobs, gate)
+        """What needs the network, which is loaded for the first caller."""
+        with self._loading:
+            if self._loaded is None:
+                self._loaded = build_services(
+                    self._settings, store=self._store, read_only=self._read_only
+                )
+            return self._loaded
 
     @cached_property
     def _job_store(self) -> JobStore:
         return open_jobs(self._settings, read_only=self._read_only)
 
-    @cached_property
+    @property
     def _jobs(self) -> JobService:
-        """Reads and cancels jobs; a service does them."""
+        """Reads and cancels jobs; a service runs them."""
         return JobService(self._job_store, {})
+
+    @property
+    def _collections(self) -> CollectionService:
+        gate = PutGate() if self._loaded is None else self._loaded.indexing.gate
+        return CollectionService(self._store, self._jobs, gate)
 
     def _index_files(
         self, files: Sequence[FileToIndex], collection: str, on_conflict: OnConflict

@@ -10,8 +10,7 @@ import numpy as np
 import PIL
 
 from lookalike.models.base import Encoder, Features, ImageEncoder, Vectors, normalize
-from lookalike.models.resizing import PREPROCESSING_VERSION
-from lookalike.models.spec import ModelRequest, RunOptions
+from lookalike.models.spec import PREPROCESSING_VERSION, ModelRequest, RunOptions
 from lookalike.records import ModelSpec, Preprocess
 
 MODELS: Final = ("color",)

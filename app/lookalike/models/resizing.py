@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.records import Preprocess
-
-PREPROCESSING_VERSION: Final = 1
-"""Raised whenever the same file would come out as other pixels; part of the spec."""
 
 _LARGEST_RESIZE = 16_000_000  # pixels
 _DECODED_SHARE = 0.875

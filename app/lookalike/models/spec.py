@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from lookalike.errors import ConfigurationError
-from lookalike.models.resizing import PREPROCESSING_VERSION
 from lookalike.records import ModelSpec, Preprocess
+
+PREPROCESSING_VERSION: Final = 1
+"""Raised whenever the same file would come out as other pixels; part of the spec."""
 
 Pooling = Literal["avg", "flatten"]
 Resize = Literal["squash", "crop"]

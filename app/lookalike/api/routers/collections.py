@@ -1,4 +1,4 @@
-"""/collections and what changes one, and /jobs: long work that is done in the background."""
+"""Everything under /collections and /jobs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ JobId = Annotated[str, Path(description="The job's id", pattern="^[0-9a-f]{16}$"
 
 
 class JobRoute(JsonRoute):
-    """A route whose body, where it has one, says what to do."""
+    """A route that may take a body of JSON."""
 
     too_large = RequestTooLargeError
 
@@ -81,7 +81,7 @@ class ReembedIn(Schema):
     )
 
     def given(self) -> dict[str, Any]:
-        """What was sent: null counts for `head` and `input_size` alone."""
+        """Returns what was sent. Null counts only for `head` and `input_size`."""
         sent = {name: getattr(self, name) for name in self.model_fields_set}
         return {
             name: value
@@ -91,7 +91,7 @@ class ReembedIn(Schema):
 
 
 def described(services: Services) -> list[CollectionOut]:
-    """All collections, each with whether a live model can search it."""
+    """Describes all collections, and says which of them a live model can search."""
     live = [encoder.spec for encoder in services.encoders.live]
     return CollectionOut.of_all(services.collections.all(), live)
 
@@ -150,7 +150,7 @@ def delete_vectors(name: CollectionName, digest: Digest, parts: PartsDep) -> Res
 
 
 def accepted(response: Response, job: JobStatus) -> JobOut:
-    """The answer 202: the job, and its address in the header."""
+    """Answers 202 with a job, and puts its address into the header."""
     response.headers["Location"] = f"/jobs/{job.job.id}"
     return JobOut.of(job)
 

@@ -98,7 +98,7 @@ def index(
 
 
 def _ids(given: list[str], count: int) -> list[str | None]:
-    """One id for each file; a single JSON list and Swagger UI's comma list are taken too."""
+    """Returns one id for each file; also reads a JSON list, and the comma list of Swagger UI."""
     ids: list[str | None] = [text for text in given if text != ""]
     if len(ids) == 1 and (first := ids[0]) is not None:
         if first.startswith("["):
@@ -124,9 +124,9 @@ def _id_list(text: str) -> list[str | None]:
 
 
 def _answer(request: Request, collection: str, items: list[IndexItem]) -> JSONResponse:
-    """201 where something was made or changed, 200 where not, 207 where some failed.
+    """Answers 201 if something was made or changed, 200 if not, 207 if some failed.
 
-    Where every file failed, the answer is the first one's error, with the items beside it.
+    If every file failed, answers with the first one's error and the items beside it.
     """
     outs = [_item(item) for item in items]
     counts = Counter(out.status for out in outs)
@@ -215,7 +215,7 @@ def index_archive(
 
     A picture that fails is an error of the job and harms no other.
     """
-    file.file.flush()  # so that what is read by its name is whole
+    file.file.flush()  # it is read again by its name
     options = ImportOptions(
         collection=collection,
         on_conflict=on_conflict,

@@ -67,12 +67,12 @@ class UrlSearchIn(Schema):
 
     @property
     def effort(self) -> Effort:
-        """How hard to look."""
+        """How hard to look, as one object."""
         return Effort(**{name: getattr(self, name) for name in PARAMETERS})
 
 
 class UrlRoute(JsonRoute):
-    """A route that fetches a picture: key and setting, room in the queue, then a body of JSON.
+    """A route that fetches a picture. Checks the key, the setting and the queue first.
 
     No place is held while the body comes or the picture is fetched: either may be slow.
     """
@@ -80,7 +80,7 @@ class UrlRoute(JsonRoute):
     too_large = RequestTooLargeError
 
     def admit(self, request: Request) -> None:
-        """Nothing is fetched for a queue that has no room."""
+        """Refuses a request that the queue has no room for."""
         parts = parts_of(request)
         parts.keys.check(request, Access.READ)
         parts.services.search.require_fetcher()

@@ -28,8 +28,7 @@ from lookalike.files.artifacts import (
 )
 from lookalike.models.openvino import runtime
 from lookalike.models.registry import find_network_family
-from lookalike.models.resizing import PREPROCESSING_VERSION
-from lookalike.models.spec import ModelRequest
+from lookalike.models.spec import PREPROCESSING_VERSION, ModelRequest
 from lookalike.records import ModelSpec, without_defaults
 
 KIND: Final = "network"
