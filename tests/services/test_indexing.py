@@ -32,7 +32,7 @@ class Counting(ColorEncoder):
         self.count = 0
 
     def encode(self, batch):
-        if not batch.reshape(len(batch), -1).any(axis=1).all():
+        if not all(picture.any() for picture in batch):
             raise RuntimeError("planted")
         self.count += len(batch)
         return super().encode(batch)
