@@ -38,6 +38,7 @@ from lookalike.config import Settings, load_settings
 from lookalike.cores import available_cores
 from lookalike.media.sources import walk
 from lookalike.models.base import Encoder
+from lookalike.progress import NO_PROGRESS
 from lookalike.records import DEFAULT_COLLECTION, NewImage
 
 PARTS = ("bfloat16", "int8", "start")
@@ -106,7 +107,7 @@ def compare_int8(options: argparse.Namespace, data: Path, *, rounds: int) -> Non
         files,
         decoder=build_decoder(settings),
         pictures=300,
-        on_progress=lambda *_: None,
+        progress=NO_PROGRESS,
     )
     keep_quantized(run.networks, made)
     found = made.agreement

@@ -23,6 +23,7 @@ from lookalike.bootstrap import (
 from lookalike.config import Settings, load_settings
 from lookalike.errors import SpecMismatchError
 from lookalike.media.sources import PictureSource
+from lookalike.progress import NO_PROGRESS
 from lookalike.services.quantizing import keep_quantized, quantize_model
 from lookalike.services.search import SearchOptions
 from scripts.samples import write_samples
@@ -79,7 +80,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path]) -> 
             pictures,
             decoder=build_decoder(settings_of(data)),
             pictures=count,
-            on_progress=lambda *_: None,
+            progress=NO_PROGRESS,
         )
         made.append(keep_quantized(run.networks, found))
     assert made[0].name != made[1].name

@@ -37,6 +37,7 @@ from lookalike.media.decode import ImageDecoder, ImageLimits
 from lookalike.models.base import normalize
 from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
+from lookalike.progress import Progress
 from lookalike.services.vector_set import VectorSet
 from scripts.samples import write_samples
 
@@ -203,7 +204,9 @@ def test_the_second_run_does_nothing(drawn, cache, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in folder_of(cache).iterdir()}
     told = []
     encoder = Counting()
-    again = extract(dataset, cache, encoder=encoder, on_progress=lambda *a: told.append(a))
+    again = extract(
+        dataset, cache, encoder=encoder, progress=Progress(lambda _, *a: told.append(a))
+    )
     assert (encoder.prepared, encoder.embedded, told) == (0, 0, [(24, 24)])
     assert np.array_equal(first.vectors, again.vectors)
     assert (first.ids, first.labels, first.sha256s) == (again.ids, again.labels, again.sha256s)
@@ -447,7 +450,7 @@ class StopError(Exception):
 
 
 def stop_after(count: int):
-    def told(done: int, total: int) -> None:
+    def told(_: str, done: int, total: int) -> None:
         if done >= count:
             raise StopError
 
@@ -457,7 +460,7 @@ def stop_after(count: int):
 @contextmanager
 def stopped(dataset, cache: Path, *, after: int):
     with pytest.raises(StopError):
-        extract(dataset, cache, on_progress=stop_after(after))
+        extract(dataset, cache, progress=Progress(stop_after(after)))
     (pending,) = cache.rglob("pending.vectors")
     yield pending.parent
 
@@ -467,7 +470,7 @@ def test_an_interrupted_run_goes_on(drawn, cache):
     with stopped(dataset, cache, after=10):
         pass
     told = []
-    found, embedded = made(dataset, cache, on_progress=lambda *a: told.append(a))
+    found, embedded = made(dataset, cache, progress=Progress(lambda _, *a: told.append(a)))
     assert embedded == 14
     check(found, dataset)
     assert told == [(done, 24) for done in range(10, 25)]
@@ -562,10 +565,11 @@ def test_a_save_that_was_cut_off_between_its_renames(drawn, pictures, cache, ren
 CHILD = """
 import sys
 from pathlib import Path
+from lookalike.progress import Progress
 from tests.evaluation.test_extraction import Counting, extract, opened
-told = lambda done, total: print(done, flush=True)
+told = Progress(lambda _, done, total: print(done, flush=True))
 pictures, cache, slow = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-extract(opened(pictures), cache, encoder=Counting(slow=slow), on_progress=told)
+extract(opened(pictures), cache, encoder=Counting(slow=slow), progress=told)
 """
 
 
@@ -632,19 +636,19 @@ def test_pictures_in_flight_are_bounded(tmp_path, any_cache):
     dataset = Watched(open_dataset(str(folder), cache_dir=tmp_path))
     ahead = []
 
-    def told(done: int, total: int) -> None:
+    def told(_: str, done: int, total: int) -> None:
         if done == 1:
             time.sleep(0.5)  # a slow reader: what can run ahead does
         ahead.append(dataset.opened - done)
 
-    found, _ = made(dataset, any_cache, on_progress=told)
+    found, _ = made(dataset, any_cache, progress=Progress(told))
     assert len(found) == 80
     assert 4 <= max(ahead) <= 8 + 2  # queue_size + cores
 
 
 def test_progress_is_told_in_order(drawn, any_cache):
     told = []
-    extract(opened(drawn), any_cache, on_progress=lambda *a: told.append(a))
+    extract(opened(drawn), any_cache, progress=Progress(lambda _, *a: told.append(a)))
     assert told == [(done, 24) for done in range(25)]
 
 

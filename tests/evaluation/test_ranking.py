@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from lookalike.errors import InvalidParameterError
 from lookalike.evaluation import ranking
 from lookalike.evaluation.ranking import rank, rank_blocks
+from lookalike.progress import Progress
 from tests.evaluation.made import clouds, vector_set
 from tests.store.helpers import unit_vectors
 
@@ -73,7 +74,8 @@ def test_blocks_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking, "_SCORES_BYTES", 7 * 50 * 8)
     monkeypatch.setattr(ranking, "_ROWS_BYTES", 11 * 12 * 8)
     seen: list[tuple[int, int]] = []
-    blocks = list(rank_blocks(vectors, queries=queries, k=5, on_progress=lambda *n: seen.append(n)))
+    told = Progress(lambda _, *n: seen.append(n))
+    blocks = list(rank_blocks(vectors, queries=queries, k=5, progress=told))
     assert [len(block.queries) for block in blocks] == [7] * 7 + [1]
     assert seen[0] == (7, 50)
     assert seen[-1] == (50, 50)

@@ -14,6 +14,7 @@ from lookalike.evaluation.metrics import average_precision_at, encode_labels, ju
 from lookalike.evaluation.ranking import rank
 from lookalike.evaluation.results import Metric
 from lookalike.evaluation.runner import PAIRS, WORST, evaluate, evaluate_query
+from lookalike.progress import Progress
 from lookalike.services.vector_set import Skipped, VectorSet
 from tests.evaluation.made import clouds, drawn_set, vector_set
 
@@ -148,7 +149,7 @@ def test_blocks_change_nothing(mixed: VectorSet, monkeypatch: pytest.MonkeyPatch
     whole = evaluate(mixed, k=4)
     monkeypatch.setattr("lookalike.evaluation.ranking._QUERIES", 7)
     seen: list[tuple[int, int]] = []
-    parts = evaluate(mixed, k=4, on_progress=lambda *done: seen.append(done))
+    parts = evaluate(mixed, k=4, progress=Progress(lambda _, *done: seen.append(done)))
     assert parts.metrics == whole.metrics
     assert parts.worst == whole.worst
     assert seen == [(n, 41) for n in (7, 14, 21, 28, 35, 41)]

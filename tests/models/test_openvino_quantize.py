@@ -6,6 +6,7 @@ import pytest
 from lookalike.models import torchvision
 from lookalike.models.openvino.quantize import quantize
 from lookalike.models.openvino.runtime import OpenVinoEncoder, convert
+from lookalike.progress import Progress
 from tests.models.networks import request
 
 
@@ -26,7 +27,7 @@ def test_one_strong_picture_among_faint_ones_keeps_its_vector(source):
     quantized = quantize(
         network,
         np.concatenate([faint, strong]),
-        on_progress=lambda done, total: told.append((done, total)),
+        progress=Progress(lambda _, *at: told.append(at)),
     )
     assert told[-20:] == [(number, 20) for number in range(1, 21)]
     after = OpenVinoEncoder(quantized, spec=spec, precision="float32")

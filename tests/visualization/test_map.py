@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import InvalidParameterError
+from lookalike.progress import Progress
 from lookalike.visualization.classes import (
     COLORS,
     OTHER_COLOR,
@@ -41,9 +42,9 @@ def data_of(page: str) -> dict:
 def test_a_map_is_four_files(tmp_path):
     vectors = drawn_set(lost={4})
     calls = []
-    layout = make_map(vectors, components=7, on_progress=lambda *call: calls.append(call))
+    layout = make_map(vectors, components=7, progress=Progress(lambda *call: calls.append(call)))
     files = write_map(
-        layout, vectors, tmp_path / "out", on_progress=lambda *call: calls.append(call)
+        layout, vectors, tmp_path / "out", progress=Progress(lambda *call: calls.append(call))
     )
     assert layout.pca.coordinates.shape == (45, 7)
     assert list(dict.fromkeys(call[0] for call in calls)) == ["PCA", "t-SNE", "pictures", "files"]

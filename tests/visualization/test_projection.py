@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lookalike.progress import Progress
 from lookalike.visualization import projection
 from lookalike.visualization.projection import lowered_perplexity, pca, tsne
 
@@ -86,7 +87,7 @@ def test_the_seed_decides_the_places_and_groups_stay_together():
     vectors = (10 * rng.standard_normal((4, 12))[group] + rng.standard_normal((80, 12))).astype("f")
     coordinates = pca(vectors).coordinates
     calls: list[tuple[int, int]] = []
-    places = tsne(coordinates, seed=1, on_progress=lambda *call: calls.append(call))
+    places = tsne(coordinates, seed=1, progress=Progress(lambda _, *call: calls.append(call)))
     assert calls == [(done, 750) for done in range(50, 751, 50)]
     np.testing.assert_array_equal(places, tsne(coordinates, seed=1))
     assert not np.array_equal(places, tsne(coordinates, seed=2))

@@ -58,7 +58,7 @@ def evaluate(
         require_label_field(wanted)
 
     check_writable(out / "report.json")
-    with progress() as drawn, open_vectors(wanted, given, drawn.show) as vectors:
+    with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
         _warn_of_splits(vectors)
         if query_index is not None:
             _one_query(vectors, query_index, k=k, out=out, as_json=as_json)
@@ -69,7 +69,7 @@ def evaluate(
             k=k,
             queries=queries,
             seed=wanted.seed,
-            on_progress=drawn.stage("ranking").report,
+            progress=drawn.stage("ranking"),
         )
         write_json(found, out / "report.json")
         write_html(found, vectors, out / "report.html")

@@ -38,15 +38,15 @@ def map_pictures(
 ) -> None:
     """Draw a map on which similar pictures lie together."""
     check_writable(out / "map.html")
-    with progress() as drawn, open_vectors(wanted, given, drawn.show) as vectors:
+    with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
         layout = make_map(
             vectors,
             components=components,
             perplexity=perplexity,
             seed=wanted.seed,
-            on_progress=drawn.show,
+            progress=drawn,
         )
-        paths = write_map(layout, vectors, out, on_progress=drawn.show)
+        paths = write_map(layout, vectors, out, progress=drawn)
     typer.echo(f"{len(vectors)} pictures; PCA kept {layout.pca.kept:.1%} of the variance")
     if vectors.skipped:
         typer.echo(f"{len(vectors.skipped)} pictures were skipped")
@@ -73,7 +73,7 @@ def cluster(
     if out is not None:
         check_writable(out / "index.html")
     paths: list[Path] = []
-    with progress() as drawn, open_vectors(wanted, given, drawn.show) as vectors:
+    with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
         found = cluster_pictures(
             vectors,
             clusters=clusters,

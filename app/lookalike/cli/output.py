@@ -66,10 +66,6 @@ class DrawnProgress(Progress):
         rate = f"{speed:.1f}/s" if speed else ""
         self._bars.update(bar, completed=done, total=total, rate=rate)
 
-    def show(self, stage: str, done: int, total: int) -> None:
-        """As `report`, for functions that take a callable."""
-        self.report(done, total, stage=stage)
-
     def error(self, text: str) -> None:
         """Keeps an error, for `print_errors`."""
         if len(self.errors) < SHOWN_ERRORS:

@@ -54,7 +54,7 @@ def quantize(
             files,
             decoder=build_decoder(settings),
             pictures=pictures,
-            on_progress=drawn.show,
+            progress=drawn,
             seed=seed,
         )
     _print(made)

@@ -24,7 +24,7 @@ from lookalike.config import load_settings
 from lookalike.errors import ConfigurationError
 from lookalike.evaluation.results import Metric
 from lookalike.models.head import HeadedEncoder
-from lookalike.progress import Show
+from lookalike.progress import Progress
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.comparison import Change, Compared, compare, with_head
 from lookalike.training.options import TrainingOptions
@@ -90,7 +90,7 @@ def train(
         hold_out_classes=hold_out_classes,
         seed=wanted.seed,
     )
-    with progress() as drawn, open_vectors(wanted, given, drawn.show) as vectors:
+    with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
         if full:
             fit = _full_fit(
                 given,
@@ -101,7 +101,7 @@ def train(
             )
         else:
             fit = _light_fit
-        result, compared, paths = _train(vectors, options, fit, out, drawn.show)
+        result, compared, paths = _train(vectors, options, fit, out, drawn)
     _print(vectors, result, compared, paths)
 
 
@@ -138,14 +138,14 @@ def _full_fit(given: dict[str, Any], out: Path, **chosen: bool) -> _Fit:
 
 
 def _train(
-    vectors: VectorSet, options: TrainingOptions, fit: _Fit, out: Path, show: Show
+    vectors: VectorSet, options: TrainingOptions, fit: _Fit, out: Path, drawn: Progress
 ) -> tuple[TrainingResult, Sequence[Compared], list[Path]]:
     from lookalike.training.files import write_training  # noqa: PLC0415 - imports torch
 
     checkpoint = out / _CHECKPOINT
 
     def tell(epoch: Epoch, epochs: int) -> None:
-        show("training", epoch.number, epochs)
+        drawn.report(epoch.number, epochs, stage="training")
         measured = "" if epoch.validation is None else f"  validation MAP@R {epoch.validation:.4f}"
         typer.echo(f"epoch {epoch.number}/{epochs}  loss {epoch.loss:.4f}{measured}", err=True)
 
@@ -160,7 +160,7 @@ def _train(
         headed,
         result.split,
         seed=options.seed,
-        on_progress=lambda done, total: show("measuring", done, total),
+        progress=drawn.stage("measuring"),
     )
     paths = write_training(result, headed, compared, out)
     checkpoint.unlink(missing_ok=True)

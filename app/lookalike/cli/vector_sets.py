@@ -18,7 +18,7 @@ from lookalike.errors import ConfigurationError
 from lookalike.evaluation.datasets import open_dataset
 from lookalike.evaluation.datasets.base import Dataset, sample
 from lookalike.evaluation.extraction import extract_vectors
-from lookalike.progress import Show
+from lookalike.progress import Progress
 from lookalike.services.vector_set import VectorSet, stored_vectors
 from lookalike.store.filters import parse_filter
 
@@ -104,7 +104,7 @@ def set_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def open_vectors(wanted: Wanted, given: dict[str, Any], show: Show) -> Iterator[VectorSet]:
+def open_vectors(wanted: Wanted, given: dict[str, Any], progress: Progress) -> Iterator[VectorSet]:
     """Opens a set with its vectors, which are extracted if they are not kept yet.
 
     Raises:
@@ -123,7 +123,7 @@ def open_vectors(wanted: Wanted, given: dict[str, Any], show: Show) -> Iterator[
     else:
         if wanted.label_field is not None or wanted.where is not None:
             raise ConfigurationError("--label-field and --filter belong to a --collection")
-        with _dataset_vectors(wanted, settings, show) as vectors:
+        with _dataset_vectors(wanted, settings, progress) as vectors:
             yield vectors
 
 
@@ -153,7 +153,7 @@ def _collection_vectors(wanted: Wanted, settings: Settings) -> Iterator[VectorSe
 
 
 @contextmanager
-def _dataset_vectors(wanted: Wanted, settings: Settings, show: Show) -> Iterator[VectorSet]:
+def _dataset_vectors(wanted: Wanted, settings: Settings, progress: Progress) -> Iterator[VectorSet]:
 
     dataset = _open_dataset(wanted, settings)
     with closing(build_encoders(settings)) as encoders:
@@ -162,7 +162,7 @@ def _dataset_vectors(wanted: Wanted, settings: Settings, show: Show) -> Iterator
             encoders.default,
             build_decoder(settings),
             cache=settings.cache_dir,
-            on_progress=lambda done, total: show("extracting", done, total),
+            progress=progress.stage("extracting"),
             cores=settings.threads or available_cores(),
         )
 

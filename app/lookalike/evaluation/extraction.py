@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,11 +20,9 @@ from lookalike.evaluation.vector_cache import VectorKeeper, open_keeper
 from lookalike.evaluation.vector_files import Manifest, Row, Saved
 from lookalike.media.decode import ImageDecoder, check_bytes
 from lookalike.models.encoders import LiveEncoder
+from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.pipeline import Pipeline, Prepared, Result, reading
 from lookalike.services.vector_set import Skipped, VectorSet
-
-Progress = Callable[[int, int], None]
-"""Told how many pictures are settled, and how many there are."""
 
 
 def extract_vectors(
@@ -34,7 +31,7 @@ def extract_vectors(
     decoder: ImageDecoder,
     *,
     cache: Path | None,
-    on_progress: Progress | None = None,
+    progress: Progress = NO_PROGRESS,
     cores: int,
 ) -> VectorSet:
     """Makes the vectors of a dataset, those of identical pictures once.
@@ -48,7 +45,7 @@ def extract_vectors(
         live: What makes the vectors, and its queue.
         decoder: Decodes within the limits.
         cache: Folder where vectors are kept from run to run; None to keep nothing.
-        on_progress: Told of each picture, on this thread.
+        progress: Told how many pictures are settled, on this thread; may end the work.
         cores: Threads that decode ahead of the network.
 
     Returns:
@@ -61,7 +58,7 @@ def extract_vectors(
         StorageError: The cache folder cannot be used; `StorageFullError` where the disk is full.
     """
     with open_keeper(dataset, live.encoder, cache=cache) as keeper:
-        run = _Run(dataset, live, decoder, keeper, on_progress or (lambda _done, _total: None))
+        run = _Run(dataset, live, decoder, keeper, progress)
         run.settle_known()
         run.extract(cores=cores)
         saved = run.finish()
@@ -123,7 +120,7 @@ class _Run:
         live: LiveEncoder,
         decoder: ImageDecoder,
         keeper: VectorKeeper,
-        on_progress: Progress,
+        progress: Progress,
     ) -> None:
         self._dataset = dataset
         self._ids = dataset.ids
@@ -131,7 +128,7 @@ class _Run:
         self._live = live
         self._decoder = decoder
         self._keeper = keeper
-        self._on_progress = on_progress
+        self._progress = progress
         self._rows: dict[int, Row] = {}
         self._skipped: dict[int, str] = {}
         self._undecodable: dict[str, str] = {}
@@ -240,4 +237,5 @@ class _Run:
         return Row(self._ids[position], label, sha256, stamp)
 
     def _report(self) -> None:
-        self._on_progress(len(self._rows) + len(self._skipped), len(self._ids))
+        self._progress.report(len(self._rows) + len(self._skipped), len(self._ids))
+        self._progress.check()

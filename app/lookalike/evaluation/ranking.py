@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InvalidParameterError
+from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.vector_set import VectorSet
 from lookalike.store.vectors import best_first, check_vectors, exact_scores
 
 Positions = NDArray[np.int64]
 """Positions in a vector set, from 0."""
-
-Progress = Callable[[int, int], None]
-"""Called with the number of queries done and the number of all."""
 
 _QUERIES = 256  # in one block, at most
 _SCORES_BYTES = 256 * 2**20  # of one block's scores
@@ -55,7 +53,7 @@ def rank(
     queries: Positions,
     k: int,
     scored: int | None = None,
-    on_progress: Progress | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> Ranking:
     """Ranks all pictures for each query.
 
@@ -66,13 +64,13 @@ def rank(
         queries: (Q,) positions in the set, at least one.
         k: From 1 to N - 1.
         scored: Ranks whose scores are wanted; all k unless given.
-        on_progress: Called after each block of queries.
+        progress: Told how many queries are ranked; may end the work after each block.
 
     Raises:
         InvalidParameterError: k or a query is out of its range.
         ValueError: The vectors are not finite or not of length 1.
     """
-    blocks = rank_blocks(vectors, queries=queries, k=k, scored=scored, on_progress=on_progress)
+    blocks = rank_blocks(vectors, queries=queries, k=k, scored=scored, progress=progress)
     return concatenate(list(blocks))
 
 
@@ -91,7 +89,7 @@ def rank_blocks(
     queries: Positions,
     k: int,
     scored: int | None = None,
-    on_progress: Progress | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> Iterator[Ranking]:
     """As `rank`, in blocks of queries, for a caller that keeps only a part of each.
 
@@ -103,7 +101,7 @@ def rank_blocks(
     for part in _slices(rows):
         check_vectors(rows[part], count=None, dim=rows.shape[1])
     scored = k if scored is None else scored
-    return _rank_blocks(rows, queries, k=k, scored=scored, on_progress=on_progress)
+    return _rank_blocks(rows, queries, k=k, scored=scored, progress=progress)
 
 
 def _check(queries: Positions, *, k: int, count: int) -> None:
@@ -127,7 +125,7 @@ def _rank_blocks(
     *,
     k: int,
     scored: int,
-    on_progress: Progress | None,
+    progress: Progress,
 ) -> Iterator[Ranking]:
     step = max(1, min(_QUERIES, _SCORES_BYTES // (8 * max(rows.shape))))
     dtype = np.float32 if k * _FEW <= len(rows) else np.float64
@@ -138,8 +136,8 @@ def _rank_blocks(
         best = [_best(rows, *each, k=k) for each in zip(block, scores, worst, strict=True)]
         exact = [_exact(rows, q, found[:scored]) for q, found in zip(block, best, strict=True)]
         yield Ranking(queries=block, positions=np.stack(best), scores=np.stack(exact))
-        if on_progress is not None:
-            on_progress(start + len(block), len(queries))
+        progress.report(start + len(block), len(queries))
+        progress.check()
 
 
 def _product(

@@ -28,13 +28,13 @@ from lookalike.evaluation.metrics import (
 )
 from lookalike.evaluation.ranking import (
     Positions,
-    Progress,
     Ranking,
     concatenate,
     rank,
     rank_blocks,
 )
 from lookalike.evaluation.results import Evaluation, Metric, QueryResult
+from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.search import Stopwatch
 from lookalike.services.vector_set import VectorSet
 from lookalike.store.base import utc_now
@@ -168,7 +168,7 @@ def evaluate(
     ks: Sequence[int] = (1, 5, 10),
     queries: int | None = None,
     seed: int = 0,
-    on_progress: Progress | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> Evaluation:
     """Ranks all other pictures for each query and measures how many of its class come first.
 
@@ -182,7 +182,7 @@ def evaluate(
         ks: Further cut-offs of the metrics; those above N - 1 are left out, and `notes` says so.
         queries: How many pictures to ask, chosen at random; all unless given.
         seed: Of the choice and of the intervals.
-        on_progress: Told how many queries are ranked, and of how many.
+        progress: Told how many queries are ranked; may end the work.
 
     Raises:
         InvalidParameterError: The set has no labels, no two pictures with the same label, or a
@@ -191,7 +191,7 @@ def evaluate(
     watch = Stopwatch()
     classes = encode_labels(vectors.labels)
     plan = make_plan(classes, k=k, ks=ks, queries=queries, seed=seed)
-    measured = _measure(vectors, classes, plan, watch=watch, on_progress=on_progress)
+    measured = _measure(vectors, classes, plan, watch=watch, progress=progress)
     return _summarize(vectors, classes, plan, measured, watch=watch)
 
 
@@ -223,7 +223,7 @@ def _measure(
     plan: Plan,
     *,
     watch: Stopwatch,
-    on_progress: Progress | None,
+    progress: Progress,
 ) -> _Measured:
     """Ranks block by block, and keeps of each block its metrics and its first k matches."""
     columns: list[tuple[str, int | None]] = [(name, cutoff) for name in AT_K for cutoff in plan.ks]
@@ -231,7 +231,7 @@ def _measure(
     columns.append(("mrr", plan.depth))
     values, precisions, tops = [], [], []
     with watch.stage("index"):
-        blocks = rank_blocks(vectors, queries=plan.queries, k=plan.depth, on_progress=on_progress)
+        blocks = rank_blocks(vectors, queries=plan.queries, k=plan.depth, progress=progress)
     while True:
         with watch.stage("rank"):
             block = next(blocks, None)

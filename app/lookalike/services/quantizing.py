@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from lookalike.models.openvino.networks import float_network, origin_of, save_ne
 from lookalike.models.openvino.quantize import Agreement, agreement, quantize
 from lookalike.models.openvino.runtime import OpenVinoEncoder, installed_version, read_network
 from lookalike.models.spec import ModelRequest, RunOptions
+from lookalike.progress import Progress
 from lookalike.records import ModelSpec
 from lookalike.services.pipeline import Pipeline, reading
 
@@ -34,9 +35,6 @@ LEAST_CHECKED: Final = 30
 
 _BATCH = 16
 _NAMED = 3  # files that could not be read, in an error
-
-Report = Callable[[str, int, int], None]
-"""Told the stage, how many are done, and of how many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +65,7 @@ def quantize_model(
     *,
     decoder: ImageDecoder,
     pictures: int,
-    on_progress: Report,
+    progress: Progress,
     seed: int = 0,
 ) -> Quantized:
     """Quantizes a network and compares it with float32.
@@ -78,7 +76,7 @@ def quantize_model(
         files: Pictures of the kind that will be searched.
         decoder: Decodes within the limits.
         pictures: To calibrate on, at most half of those that can be read.
-        on_progress: Told how far each stage is.
+        progress: Told how far each stage is; may end the work.
         seed: Chooses the pictures.
 
     Raises:
@@ -91,7 +89,7 @@ def quantize_model(
     threads = run.threads or available_cores()
     before = OpenVinoEncoder(source, spec=spec, precision="float32", threads=threads)
     shuffled = random.Random(seed).sample(files, len(files))  # noqa: S311 - a choice of pictures
-    batch, skipped = _read(shuffled, before, decoder, pictures + CHECKED, on_progress)
+    batch, skipped = _read(shuffled, before, decoder, pictures + CHECKED, progress.stage("reading"))
     if len(batch) < 2 * LEAST_CHECKED:
         raise ConfigurationError(
             f"Only {len(batch)} pictures can be read there, and {2 * LEAST_CHECKED} are needed, "
@@ -102,7 +100,7 @@ def quantize_model(
     network = quantize(
         read_network(source) if isinstance(source, Path) else source,
         batch[:count],
-        on_progress=lambda done, total: on_progress("calibrating", done, total),
+        progress=progress.stage("calibrating"),
     )
     quantized = _quantized_spec(spec, batch[:count])
     after = OpenVinoEncoder(network, spec=quantized, threads=threads)
@@ -113,8 +111,8 @@ def quantize_model(
         origin=origin_of(replace(request, int8=True)),
         calibrated=count,
         agreement=agreement(
-            _vectors(before, others, "measuring float32", on_progress),
-            _vectors(after, others, "measuring int8", on_progress),
+            _vectors(before, others, progress.stage("measuring float32")),
+            _vectors(after, others, progress.stage("measuring int8")),
         ),
         skipped=skipped,
     )
@@ -146,7 +144,7 @@ def _read(
     encoder: Encoder,
     decoder: ImageDecoder,
     wanted: int,
-    on_progress: Report,
+    progress: Progress,
 ) -> tuple[NDArray[np.uint8], list[str]]:
     """The first pictures that can be read: (up to wanted, side, side, 3); and those that cannot."""
 
@@ -168,7 +166,8 @@ def _read(
                 skipped.append(text if file in text else f"{file}: {text}")
             elif result.value is not None:
                 read.append(result.value)
-                on_progress("reading", len(read), total)
+                progress.report(len(read), total)
+                progress.check()
                 if len(read) == wanted:
                     break
             elif result.error is not None:
@@ -176,11 +175,10 @@ def _read(
     return np.stack(read) if read else np.empty((0,), dtype=np.uint8), skipped
 
 
-def _vectors(
-    encoder: Encoder, batch: NDArray[np.uint8], stage: str, on_progress: Report
-) -> Vectors:
+def _vectors(encoder: Encoder, batch: NDArray[np.uint8], progress: Progress) -> Vectors:
     rows = []
     for start in range(0, len(batch), _BATCH):
         rows.append(encoder.encode(list(batch[start : start + _BATCH])))
-        on_progress(stage, min(start + _BATCH, len(batch)), len(batch))
+        progress.report(min(start + _BATCH, len(batch)), len(batch))
+        progress.check()
     return np.concatenate(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -15,6 +15,7 @@ from lookalike.evaluation.ranking import rank
 from lookalike.evaluation.results import Evaluation, Metric
 from lookalike.evaluation.runner import evaluate, make_plan
 from lookalike.models.head import Head
+from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.splits import Split
 
@@ -77,7 +78,7 @@ def compare(
     split: Split,
     *,
     seed: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> tuple[Compared, ...]:
     """Measures both parts that were kept; those without pictures are left out.
 
@@ -86,7 +87,7 @@ def compare(
         headed: The same pictures with the head's vectors, from `with_head`.
         split: Of the training.
         seed: Of the intervals.
-        on_progress: Told how many parts are measured, and of how many.
+        progress: Told how many parts are measured.
     """
     parts: list[tuple[PartName, NDArray[np.int64]]] = [
         ("unseen", split.unseen),
@@ -96,8 +97,7 @@ def compare(
     compared = []
     for number, (name, positions) in enumerate(kept, start=1):
         compared.append(_compare_part(vectors, headed, name, positions, seed=seed))
-        if on_progress is not None:
-            on_progress(number, len(kept))
+        progress.report(number, len(kept))
     return tuple(compared)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
@@ -25,6 +24,7 @@ from lookalike.models.torch_encoder import choose_device
 from lookalike.models.torchvision import ARCHITECTURES
 from lookalike.models.torchvision_network import load_backbone, state_sha256
 from lookalike.records import ModelSpec
+from lookalike.services.pipeline import Pipeline
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.network import FullNetwork, FullOptions, HeadNetwork
 from lookalike.training.options import TrainingOptions
@@ -54,8 +54,13 @@ class Pictures:
 
     def pixels(self, positions: NDArray[np.int64], *, epoch: int | None = None) -> Tensor:
         """(n, H, W, 3) uint8 on the network's device; changed where an epoch is given."""
-        with ThreadPoolExecutor(available_cores()) as pool:
-            images = list(pool.map(lambda one: self._open(one, epoch=epoch), positions.tolist()))
+        images = []
+        with Pipeline(threads=available_cores(), window=len(positions)) as pipeline:
+            opened = pipeline.run(positions.tolist(), lambda one: (self._open(one, epoch), None))
+            for result in opened:
+                if result.error is not None:
+                    raise result.error
+                images.append(cast("NDArray[np.uint8]", result.value))
         device = next(self.network.parameters()).device
         return torch.from_numpy(np.stack(images)).to(device)
 
@@ -67,7 +72,7 @@ class Pictures:
         blocks = (self.pixels(positions[start : start + _BATCH]) for start in starts)
         return torch.cat([self.network.features(block) for block in blocks])
 
-    def _open(self, position: int, *, epoch: int | None) -> NDArray[np.uint8]:
+    def _open(self, position: int, epoch: int | None) -> NDArray[np.uint8]:
         image = self._vectors.picture(position, size=least_decode_size(self._preprocess))
         if epoch is not None and self._full.augmentation:
             image = augment(image, np.random.default_rng([self._seed, epoch, position]))

@@ -6,8 +6,8 @@ import base64
 import functools
 import importlib.util
 import io
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from lookalike.cores import available_cores
-from lookalike.errors import LookalikeError
+from lookalike.progress import NO_PROGRESS, Progress
+from lookalike.services.pipeline import Pipeline
 from lookalike.services.vector_set import PictureReader
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -124,7 +125,7 @@ def read_thumbnails(
     count: int,
     *,
     size: int,
-    on_progress: Callable[[int, int], None] | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> Thumbnails:
     """Reads every picture and cuts a square out of its middle.
 
@@ -132,26 +133,25 @@ def read_thumbnails(
         picture: Opens a picture by its position; called by several threads at once.
         count: Pictures, N.
         size: Side of a thumbnail, in pixels.
-        on_progress: Told how many of how many are done.
+        progress: Told how many are done.
     """
     pixels = np.empty((count, size, size, 3), dtype=np.uint8)
     missing: set[int] = set()
 
-    def read(position: int) -> Image.Image | None:
-        try:
-            image = picture(position, size=size)
-        except LookalikeError:
-            return None
-        return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    def read(position: int) -> tuple[Image.Image, None]:
+        image = picture(position, size=size)
+        return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS), None
 
-    with ThreadPoolExecutor(available_cores()) as threads:
-        for position, image in enumerate(threads.map(read, range(count))):
-            if image is None:
+    cores = available_cores()
+    with (
+        Pipeline(threads=cores, window=4 * cores) as pipeline,
+        closing(pipeline.run(range(count), read)) as results,
+    ):
+        for position, result in enumerate(results):
+            if result.error is not None:
                 missing.add(position)
-                image = missing_picture(size)  # noqa: PLW2901 - the tile that stands for it
-            pixels[position] = np.asarray(image)
-            if on_progress is not None:
-                on_progress(position + 1, count)
+            pixels[position] = np.asarray(result.value or missing_picture(size))
+            progress.report(position + 1, count)
     return Thumbnails(pixels, frozenset(missing))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InvalidParameterError
+from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.vector_set import VectorSet
 from lookalike.visualization.classes import Classes, classes_of, densest_places
 from lookalike.visualization.contact_sheet import save_picture
@@ -117,10 +118,6 @@ def _scaled(
     return (places - offset) / extent, offset, extent
 
 
-Progress = Callable[[str, int, int], None]
-"""Told the stage (`PCA`, `t-SNE`, `pictures`, `files`), what is done of it, and how much it is."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapLayout:
     """The place of each picture, and how it was found.
@@ -147,17 +144,13 @@ class MapFiles(NamedTuple):
     table: Path
 
 
-def _silent(stage: str, done: int, total: int) -> None:
-    """Tells nobody."""
-
-
 def make_map(
     vectors: VectorSet,
     *,
     components: int = 100,
     perplexity: float = 30.0,
     seed: int = 0,
-    on_progress: Progress = _silent,
+    progress: Progress = NO_PROGRESS,
 ) -> MapLayout:
     """Finds a place on a plane for each picture: PCA, then t-SNE.
 
@@ -166,7 +159,7 @@ def make_map(
         components: Principal components to keep, at least 2; lowered to what there is.
         perplexity: About how many neighbors count, at least 1; lowered to (N - 1) / 3.
         seed: The same seed gives the same map.
-        on_progress: Told the stage and its steps.
+        progress: Told the steps of each stage.
 
     Raises:
         InvalidParameterError: Fewer than 2 pictures, or a number out of its range.
@@ -179,14 +172,14 @@ def make_map(
         raise InvalidParameterError(f"components is {components}; choose a number from 2 on")
     if not perplexity >= 1:
         raise InvalidParameterError(f"perplexity is {perplexity}; choose a number from 1 on")
-    on_progress("PCA", 0, 1)
+    progress.report(0, 1, stage="PCA")
     reduced = pca(vectors.vectors, components=components, seed=seed)
-    on_progress("PCA", 1, 1)
+    progress.report(1, 1, stage="PCA")
     places = tsne(
         reduced.coordinates,
         seed=seed,
         perplexity=perplexity,
-        on_progress=lambda done, total: on_progress("t-SNE", done, total),
+        progress=progress.stage("t-SNE"),
     )
     return MapLayout(
         places=places,
@@ -197,7 +190,7 @@ def make_map(
 
 
 def write_map(
-    layout: MapLayout, vectors: VectorSet, folder: Path, *, on_progress: Progress = _silent
+    layout: MapLayout, vectors: VectorSet, folder: Path, *, progress: Progress = NO_PROGRESS
 ) -> MapFiles:
     """Writes scatter.png, grid.png, map.html and places.csv; files of that name are replaced.
 
@@ -207,7 +200,7 @@ def write_map(
         layout: Of `make_map` for the same pictures.
         vectors: The pictures.
         folder: Made where it is missing.
-        on_progress: Told the stage and its steps.
+        progress: Told the steps of each stage.
     """
     count = len(vectors)
     classes = classes_of(vectors.labels, count=count)
@@ -217,17 +210,17 @@ def write_map(
         vectors.picture,
         count,
         size=thumbnail_size(count),
-        on_progress=lambda done, total: on_progress("pictures", done, total),
+        progress=progress.stage("pictures"),
     )
     files = MapFiles(
         folder / "scatter.png", folder / "grid.png", folder / "map.html", folder / "places.csv"
     )
-    on_progress("files", 0, 4)
+    progress.report(0, 4, stage="files")
     write_whole(files.table, _table(layout.places, vectors))
-    on_progress("files", 1, 4)
+    progress.report(1, 4, stage="files")
     scatter = draw_scatter(layout.places, classes, title=title, caption=caption)
     write_whole(files.scatter, scatter)
-    on_progress("files", 2, 4)
+    progress.report(2, 4, stage="files")
     grid = lay_grid(layout.places)
     drawn = draw_grid(
         grid,
@@ -237,10 +230,10 @@ def write_map(
         tile_size=min(64, thumbnails.size),
     )
     save_picture(drawn, files.grid)
-    on_progress("files", 3, 4)
+    progress.report(3, 4, stage="files")
     page = map_page(layout.places, vectors, classes, thumbnails, title=title, caption=caption)
     write_whole(files.page, page)
-    on_progress("files", 4, 4)
+    progress.report(4, 4, stage="files")
     return files
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.cores import available_cores
+from lookalike.progress import NO_PROGRESS, Progress
 
 _EXACT_SIDE = 5_000  # the largest matrix whose eigenvectors are computed whole: 200 MB, seconds
 _BLOCK_BYTES = 64 * 1024 * 1024  # of float64: what is held of the vectors at a time
@@ -151,7 +152,7 @@ def tsne(
     *,
     seed: int = 0,
     perplexity: float = 30.0,
-    on_progress: Callable[[int, int], None] | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> Vectors:
     """Places on a plane where near neighbors stay near: t-SNE, van der Maaten and Hinton 2008.
 
@@ -163,7 +164,7 @@ def tsne(
         coordinates: (N, c), of `pca`: the columns' variances fall.
         seed: Of the small noise that parts equal pictures, and of the search for neighbors.
         perplexity: About how many neighbors count; lowered to (N - 1) / 3.
-        on_progress: Told the steps that are done, and how many there are.
+        progress: Told how many steps are done.
 
     Returns:
         (N, 2) float32, finite, centered; the unit has no meaning.
@@ -175,7 +176,7 @@ def tsne(
     noise = np.random.default_rng(seed).standard_normal(start.shape)
     from openTSNE import TSNE  # noqa: PLC0415 - takes seconds
 
-    report = _Reporter(on_progress)
+    report = _Reporter(progress)
     places = TSNE(
         perplexity=lowered_perplexity(perplexity, count),
         initialization=(start + 0.01 * noise) * 1e-4,
@@ -206,11 +207,10 @@ def _first_two(coordinates: Vectors) -> Float64s:
 class _Reporter:
     """Counts openTSNE's calls, whose own step numbers start anew in each phase."""
 
-    def __init__(self, on_progress: Callable[[int, int], None] | None) -> None:
-        self._on_progress = on_progress
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._done = 0
 
     def __call__(self, step: int, error: float, places: object) -> None:  # noqa: ARG002 - fixed
         self._done += _TSNE_REPORT
-        if self._on_progress is not None:
-            self._on_progress(self._done, sum(_TSNE_STEPS))
+        self._progress.report(self._done, sum(_TSNE_STEPS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lookalike.errors import ConfigurationError
 from lookalike.models.base import Vectors
 from lookalike.models.openvino.runtime import import_openvino
+from lookalike.progress import NO_PROGRESS, Progress
 
 NEIGHBORS: Final = 10
 """Of each picture, compared before and after."""
@@ -41,7 +42,7 @@ def quantize(
     network: Any,
     calibration: NDArray[np.uint8],
     *,
-    on_progress: Callable[[int, int], None] | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> Any:
     """Quantizes all convolutions, weights and activations, to 8 bits.
 
@@ -52,7 +53,7 @@ def quantize(
     Args:
         network: OpenVINO's model, float32; left as it is.
         calibration: (N, side, side, 3) uint8, pictures like those to come.
-        on_progress: Told how many pictures were seen, of how many.
+        progress: Told how many pictures were seen.
 
     Returns:
         OpenVINO's model, with the same input and output.
@@ -76,7 +77,7 @@ def quantize(
     with redirect_stdout(io.StringIO()):  # its own bars
         return nncf.quantize(
             network,
-            nncf.Dataset(_Calibration(calibration, on_progress)),
+            nncf.Dataset(_Calibration(calibration, progress)),
             subset_size=len(calibration),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
@@ -87,19 +88,16 @@ def quantize(
 class _Calibration:
     """Pictures one at a time, as often as NNCF asks."""
 
-    def __init__(
-        self, pictures: NDArray[np.uint8], on_progress: Callable[[int, int], None] | None
-    ) -> None:
+    def __init__(self, pictures: NDArray[np.uint8], progress: Progress) -> None:
         self._pictures = pictures
-        self._on_progress = on_progress
+        self._progress = progress
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         for number in range(len(self)):
-            if self._on_progress is not None:
-                self._on_progress(number + 1, len(self))
+            self._progress.report(number + 1, len(self))
             yield self._pictures[number : number + 1]
 
 
