@@ -219,7 +219,7 @@ def test_many_clients_beside_many_switches(world: World) -> None:
             searches[client] += 1
 
     def index_it() -> None:
-        while not done.is_set():
+        while not done.wait(0.02):  # every move embeds all that was added before it
             with lock:
                 fresh = {f"p{number}": picture(number) for number in (next(numbers), next(numbers))}
             for item in world.index(fresh):
