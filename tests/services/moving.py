@@ -27,7 +27,7 @@ from lookalike.services.pictures import PictureService
 from lookalike.services.reembedding import ReembeddingService
 from lookalike.services.search import SearchOptions, SearchService
 from lookalike.services.switching import PutGate
-from lookalike.store.base import Store, iter_images, spec_of
+from lookalike.store.base import Store, scan, spec_of
 from tests.store.helpers import vector_of
 
 OLD = ModelRequest(model="color", weights="none", input_size=32)
@@ -136,7 +136,8 @@ class World:
         spec = spec_of(self.store, "default")
         assert spec is not None
         assert spec.digest == encoder.spec.digest
-        assert {record.id for record in iter_images(self.store, "default")} == set(pictures)
+        pages = scan(self.store, "default")
+        assert {record.id for page in pages for record in page.records} == set(pictures)
         expected = vectors(encoder, list(pictures.values()))
         for row, image_id in enumerate(pictures):
             held = vector_of(self.store, "default", image_id)
