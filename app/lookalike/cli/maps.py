@@ -13,6 +13,7 @@ from rich.table import Table
 from lookalike.cli.options import Json, settings_flags
 from lookalike.cli.output import cell, progress
 from lookalike.cli.vector_sets import SET_SETTINGS, Wanted, open_vectors, set_flags
+from lookalike.extras import require_extra
 from lookalike.services.clusters import Clusters, cluster_pictures
 from lookalike.services.vector_set import VectorSet
 from lookalike.visualization.group_pages import group_labels, write_clusters
@@ -37,6 +38,7 @@ def map_pictures(
     ] = Path("output"),
 ) -> None:
     """Draw a map on which similar pictures lie together."""
+    require_extra("viz", "a map")
     check_writable(out / "map.html")
     with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
         layout = make_map(
@@ -70,6 +72,7 @@ def cluster(
     as_json: Json = False,
 ) -> None:
     """Group pictures that look alike."""
+    require_extra("viz", "grouping pictures")
     if out is not None:
         check_writable(out / "index.html")
     paths: list[Path] = []

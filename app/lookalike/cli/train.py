@@ -23,6 +23,7 @@ from lookalike.cli.vector_sets import (
 from lookalike.config import load_settings
 from lookalike.errors import ConfigurationError
 from lookalike.evaluation.results import Metric
+from lookalike.extras import require_extra
 from lookalike.models.head import HeadedEncoder
 from lookalike.progress import Progress
 from lookalike.services.vector_set import VectorSet
@@ -76,6 +77,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a head on a labelled set's vectors, and measure what it changes."""
+    require_extra("train", "training")
     require_label_field(wanted)
     if full and wanted.dataset is None:
         raise ConfigurationError("--full belongs to a DATASET: it changes what makes the vectors")

@@ -16,6 +16,7 @@ from lookalike.cli.options import DEFAULT, Collection, Json, settings_flags
 from lookalike.cli.output import progress, size_text
 from lookalike.config import load_settings
 from lookalike.errors import ConfigurationError
+from lookalike.extras import require_extra
 from lookalike.store.tuning import Goal, Trial, Tuning
 from lookalike.visualization.pages import check_writable, write_whole
 from lookalike.visualization.tuning_plot import draw_tuning
@@ -64,6 +65,7 @@ def tune(
     if out is not None:
         if out.suffix.lower() != ".png":
             raise ConfigurationError(f"{out} has to end in .png")
+        require_extra("viz", "a plot")
         check_writable(out)
     with progress() as drawn:
         tuning = tune_collection(

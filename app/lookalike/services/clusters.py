@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InvalidParameterError
+from lookalike.extras import require_extra
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.vector_set import VectorSet
 from lookalike.store.vectors import Vectors
@@ -103,7 +104,9 @@ def cluster_pictures(
 
     Raises:
         InvalidParameterError: Too few pictures, or a number of groups that cannot be.
+        ConfigurationError: The extra `viz` is not installed.
     """
+    require_extra("viz", "grouping pictures")
     _check(len(vectors), clusters)
     rows = _shortened(vectors.vectors, seed=seed)
     tried: dict[int, float] = {}

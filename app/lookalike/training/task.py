@@ -19,6 +19,7 @@ from torch import Tensor
 from lookalike.cores import limit_openmp
 from lookalike.errors import ConfigurationError
 from lookalike.evaluation.metrics import Classes, encode_labels
+from lookalike.extras import require_extra
 from lookalike.models.head import Head, HeadSpec
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.monitoring import Validator
@@ -100,6 +101,7 @@ def make_task(vectors: VectorSet, options: TrainingOptions | None) -> Task:
         ConfigurationError: The set cannot be trained on.
         InvalidParameterError: It has no labels.
     """
+    require_extra("train", "training")
     started = time.perf_counter()
     options = options or TrainingOptions()
     classes = encode_labels(vectors.labels)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InvalidParameterError
+from lookalike.extras import require_extra
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.vector_set import VectorSet
 from lookalike.visualization.classes import Classes, classes_of, densest_places
@@ -163,7 +164,9 @@ def make_map(
 
     Raises:
         InvalidParameterError: Fewer than 2 pictures, or a number out of its range.
+        ConfigurationError: The extra `viz` is not installed.
     """
+    require_extra("viz", "a map")
     if len(vectors) < 2:
         raise InvalidParameterError(
             f"A map needs at least 2 pictures, and {vectors.name} has {len(vectors)}: add more"
@@ -201,7 +204,11 @@ def write_map(
         vectors: The pictures.
         folder: Made where it is missing.
         progress: Told the steps of each stage.
+
+    Raises:
+        ConfigurationError: The extra `viz` is not installed, or a file cannot be written.
     """
+    require_extra("viz", "a map")
     count = len(vectors)
     classes = classes_of(vectors.labels, count=count)
     title = f"{vectors.name}: {vectors.spec.model}, {vectors.spec.weights}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from lookalike.extras import require_extra
 from lookalike.store.tuning import Goal, Point, Trial, Tuning, pareto
 from lookalike.visualization.classes import COLORS
 from lookalike.visualization.drawing import printable
@@ -31,6 +32,7 @@ def draw_tuning(tuning: Tuning, goal: Goal, *, name: str) -> bytes:
     Returns:
         The file's bytes.
     """
+    require_extra("viz", "a plot")
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - slow to import
     from matplotlib.figure import Figure  # noqa: PLC0415
 

@@ -1,0 +1,34 @@
+"""Dependencies that are installed on request: the extras `train` and `viz`."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Final, Literal
+
+from lookalike.errors import ConfigurationError
+
+Extra = Literal["train", "viz"]
+
+MODULES: Final[dict[Extra, tuple[str, ...]]] = {
+    "train": ("matplotlib", "pytorch_metric_learning"),
+    "viz": ("matplotlib", "openTSNE", "scipy", "sklearn"),
+}
+"""The modules that each extra brings and that are imported from here."""
+
+
+def require_extra(extra: Extra, doing: str) -> None:
+    """Checks that the modules of an extra are installed, without importing them.
+
+    Args:
+        extra: The extra's name in `pyproject.toml`.
+        doing: What needs it, to begin the error with: `a map`.
+
+    Raises:
+        ConfigurationError: A module is missing; the text says what to install.
+    """
+    missing = [name for name in MODULES[extra] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"{doing[0].upper()}{doing[1:]} needs {' and '.join(missing)}: not installed. Run "
+            f'pip install "lookalike[{extra}]"'
+        )
