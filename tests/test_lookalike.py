@@ -18,7 +18,7 @@ from lookalike.errors import (
     InvalidParameterError,
     StorageError,
 )
-from lookalike.store.effort import Effort
+from lookalike.records import Effort
 from scripts.samples import write_samples
 from tests.unreadable import refuse
 

@@ -27,6 +27,7 @@ from lookalike.models.head import Head, save_head
 from lookalike.models.registry import find_family
 from lookalike.models.spec import ModelRequest, RunOptions
 from lookalike.progress import Progress
+from lookalike.records import Effort
 from lookalike.services.collection_models import CollectionModels
 from lookalike.services.collections import CollectionService
 from lookalike.services.duplicates import DuplicateService
@@ -41,7 +42,6 @@ from lookalike.services.search import SearchService
 from lookalike.services.switching import PutGate
 from lookalike.services.vector_set import sample_vectors
 from lookalike.store.base import Store, count_of
-from lookalike.store.effort import Effort
 from lookalike.store.filters import parse_field_names
 from lookalike.store.jobs import JobStore
 from lookalike.store.sqlite_jobs import SqliteJobs

@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lookalike.errors import ConfigurationError, InvalidFilterError, InvalidParameterError
 from lookalike.models.spec import Precision, Runtime
-from lookalike.store.effort import Effort
+from lookalike.records import Effort
 from lookalike.store.filters import parse_field_names
 
 PREFIX = "LOOKALIKE_"

@@ -1,14 +1,24 @@
-"""What crosses the borders between the parts: frozen, plain, validated where built."""
+"""What crosses the borders between the parts: frozen, plain, validated where built.
+
+Ids, collection names and cursors are checked here, too.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+
+from lookalike.errors import (
+    InvalidCollectionNameError,
+    InvalidIdError,
+    InvalidParameterError,
+)
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -289,3 +299,117 @@ class CollectionInfo:
     index: str
     created_at: str
     exact: bool = True
+
+
+MAX_SEQ = 2**63 - 1
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}")
+_COLLECTION = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_CURSOR = re.compile(r"c([0-9a-f]{1,16})")
+
+
+def check_id(value: str) -> str:
+    """Gives a picture's id back; raises `InvalidIdError` where it cannot be one."""
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise InvalidIdError(
+            f"{_shown(value)} is no id: use 1 to 128 letters, digits or . _ ~ -, "
+            "starting with a letter or digit"
+        )
+    return value
+
+
+def check_collection_name(value: str) -> str:
+    """Gives a collection's name back; raises `InvalidCollectionNameError` where it is none."""
+    if not isinstance(value, str) or not _COLLECTION.fullmatch(value):
+        raise InvalidCollectionNameError(
+            f"{_shown(value)} is no collection name: use 1 to 63 lower-case letters, digits "
+            "or _, starting with a letter"
+        )
+    return value
+
+
+def encode_cursor(seq: int) -> str:
+    """The cursor that continues after the row `seq`."""
+    return f"c{seq:x}"
+
+
+def decode_cursor(cursor: str | None) -> int:
+    """The row to continue after; 0 at the start. Raises `InvalidParameterError`."""
+    if cursor is None:
+        return 0
+    found = _CURSOR.fullmatch(cursor)
+    seq = int(found[1], 16) if found else MAX_SEQ + 1
+    if seq > MAX_SEQ:
+        raise InvalidParameterError(
+            f"{_shown(cursor)} is no cursor: use the one that the previous page gave, or none"
+        )
+    return seq
+
+
+def _shown(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+LIMITS = {"nprobe": 65_536, "ef_search": 65_536, "k_factor": 1_000}
+"""The parameters that are numbers, each with its maximum; the minimum is 1."""
+
+_PAIR = re.compile(r"\s*([a-z_]+)\s*=\s*(\d{1,9})\s*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """Search parameters. None leaves the choice to the index; a type ignores those it lacks.
+
+    Attributes:
+        nprobe: Lists of an inverted file (IVF) that are visited.
+        ef_search: Candidates that an HNSW graph keeps while it searches.
+        k_factor: Candidates that are scored exactly, for each match wanted.
+        exact: Score every image; the other parameters then do nothing.
+
+    Raises:
+        InvalidParameterError: A number is out of range.
+    """
+
+    nprobe: int | None = None
+    ef_search: int | None = None
+    k_factor: int | None = None
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        for name, most in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= most:
+                raise InvalidParameterError(f"{name} is {value}; choose a number from 1 to {most}")
+
+    @classmethod
+    def parse(cls, text: str | None) -> Effort:
+        """Parses `nprobe=16,k_factor=4`; an empty text sets nothing.
+
+        Raises:
+            InvalidParameterError: The text is malformed or names an unknown parameter.
+        """
+        values: dict[str, Any] = {}
+        for pair in (text or "").split(",") if (text or "").strip() else []:
+            found = _PAIR.fullmatch(pair)
+            if not found or found[1] not in LIMITS or found[1] in values:
+                raise InvalidParameterError(
+                    f"{ascii(pair)[:80]} is no search parameter: write each of "
+                    f"{', '.join(LIMITS)} at most once, e.g. nprobe=16,k_factor=4"
+                )
+            values[found[1]] = int(found[2])
+        return cls(**values)
+
+    def over(self, defaults: Effort) -> Effort:
+        """These parameters, with those not given taken from `defaults`."""
+        mine = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Effort(
+            **{name: getattr(defaults, name) if v is None else v for name, v in mine.items()}
+        )
+
+    def __str__(self) -> str:
+        """The text that `parse` reads, or `exact`."""
+        if self.exact:
+            return "exact"
+        given = ((name, getattr(self, name)) for name in LIMITS)
+        return ",".join(f"{name}={value}" for name, value in given if value is not None)

@@ -21,9 +21,8 @@ from lookalike.records import (
     Match,
     ModelSpec,
 )
-from lookalike.store.base import Page
+from lookalike.store.base import Page, VectorSpace
 from lookalike.store.jobs import JobState
-from lookalike.store.spaces import VectorSpace
 
 if TYPE_CHECKING:
     from lookalike.services.duplicates import DuplicateGroup, Duplicates, Member, Unfinished

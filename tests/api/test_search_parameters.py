@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from lookalike.records import CollectionInfo
-from lookalike.store.effort import LIMITS, Effort
+from lookalike.records import LIMITS, CollectionInfo, Effort
 from lookalike.store.memory import MemoryStore
 from tests.api.conftest import ADMIN, ADMIN_KEY, picture
 from tests.waiting import wait_for

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lookalike.client.http import HttpClient
+from lookalike.records import LIMITS, Effort
 from lookalike.schemas import SearchOut
-from lookalike.store.effort import LIMITS, Effort
 from lookalike.store.local.store import LocalStore
 from tests.servers import ADMIN_KEY
 

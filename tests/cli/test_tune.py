@@ -16,8 +16,8 @@ from PIL import Image
 from lookalike.cli.tune import _json, _print
 from lookalike.errors import CollectionNotFoundError, ConfigurationError
 from lookalike.progress import Progress
+from lookalike.records import Effort
 from lookalike.services.vector_set import sample_vectors
-from lookalike.store.effort import Effort
 from lookalike.store.local.store import LocalStore
 from lookalike.store.memory import MemoryStore
 from lookalike.store.tuning import Goal, Point, Trial, Tuning

@@ -29,9 +29,8 @@ from lookalike.errors import (
 )
 from lookalike.models.head import save_head
 from lookalike.progress import Progress, TaskEndedError
-from lookalike.records import DuplicateKind, OnConflict
+from lookalike.records import DuplicateKind, Effort, OnConflict
 from lookalike.schemas import CollectionOut, DuplicatesOut, ImageOut, SearchOut
-from lookalike.store.effort import Effort
 from scripts.samples import write_samples
 from tests.servers import ADMIN_KEY, Server
 from tests.services.moving import make_head

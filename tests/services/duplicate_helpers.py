@@ -14,8 +14,7 @@ from lookalike.media.decode import ImageDecoder, make_thumbnail
 from lookalike.records import DuplicateKind, ImageRecord
 from lookalike.services.duplicates import DuplicateOptions, Duplicates, DuplicateService, keep_order
 from lookalike.services.pictures import PictureService
-from lookalike.store.base import Store
-from lookalike.store.vectors import exact_scores
+from lookalike.store.base import Store, exact_scores
 from scripts.samples import Sample, draw
 from tests.store.helpers import DIM, digest, new_image, put
 

@@ -12,9 +12,8 @@ from lookalike.errors import LookalikeError, OriginalNotKeptError
 from lookalike.records import ImageRecord
 from lookalike.services.backfill import Backfill, Made, Vectorizer
 from lookalike.services.jobs import CanceledError
-from lookalike.store.base import Store
+from lookalike.store.base import Missing, Store
 from lookalike.store.memory import MemoryStore
-from lookalike.store.spaces import Missing
 from tests.services.moving import Watched
 from tests.store.helpers import OTHER_PASSPORT, new_image, put, unit_vectors
 

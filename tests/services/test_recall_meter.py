@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookalike.records import CollectionInfo
+from lookalike.records import CollectionInfo, Effort
 from lookalike.services.recall_meter import MAX_WAITING, WINDOW, RecallFigures, RecallMeter
 from lookalike.store.base import Store
-from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore

@@ -12,13 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from lookalike.progress import Progress
-from lookalike.store.effort import Effort
+from lookalike.records import Effort
+from lookalike.store.base import Vectors
 from lookalike.store.local.index.approximate import ApproximateSegment, CandidateIndex
 from lookalike.store.local.index.calibration import build_segment
 from lookalike.store.local.index.exact import ExactSegment, Found
 from lookalike.store.local.index.policy import DEFAULT_LIMITS, Limits
-from lookalike.store.recall import recall_at_k
-from lookalike.store.vectors import Vectors
+from lookalike.store.tuning import recall_at_k
 from tests.store.helpers import unit_vectors
 
 ROWS, DIM, CLUSTERS, QUERIES = 3000, 32, 20, 40

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from lookalike.store.base import Vectors
 from lookalike.store.local.index.exact import ExactSegment, Found
 from lookalike.store.local.index.live import Coalescer
-from lookalike.store.vectors import Vectors
 from tests.store.helpers import unit_vectors
 from tests.waiting import wait_for
 

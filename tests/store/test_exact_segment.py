@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from lookalike.store.base import best_first, exact_scores
 from lookalike.store.local.index import faiss_calls
 from lookalike.store.local.index.exact import ExactSegment
 from lookalike.store.local.index.policy import DEFAULT_LIMITS, Limits
-from lookalike.store.vectors import best_first, exact_scores
 from tests.store.helpers import unit_vectors
 
 ROWS, DIM = 6000, 24

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lookalike.errors import ConfigurationError
-from lookalike.store.effort import LIMITS, Effort
+from lookalike.records import LIMITS, Effort
 from lookalike.store.local.index.approximate import (
     ApproximateSegment,
     CandidateIndex,

@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 
 from lookalike.errors import NotFoundError, StorageFullError
+from lookalike.records import Effort
 from lookalike.store.base import Store, count_of
-from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
 from lookalike.store.local.index import build_process, calibration
 from lookalike.store.local.index.approximate import CandidateIndex

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookalike.store.recall import TIE, recall_at_k
+from lookalike.store.tuning import TIE, recall_at_k
 
 
 @given(data=st.data(), k=st.integers(1, 8))

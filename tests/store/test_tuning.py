@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lookalike.errors import ConfigurationError
 from lookalike.progress import Progress
-from lookalike.store.effort import Effort
+from lookalike.records import Effort
+from lookalike.store.base import Vectors
 from lookalike.store.local.index import calibration
 from lookalike.store.local.index.calibration import moved_rows, tune
 from lookalike.store.local.index.exact import ExactSegment
@@ -20,7 +21,6 @@ from lookalike.store.local.index.policy import (
     default_candidates,
 )
 from lookalike.store.tuning import Goal, Point, Trial, Tuning, pareto
-from lookalike.store.vectors import Vectors
 from tests.store.helpers import unit_vectors
 
 

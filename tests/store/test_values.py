@@ -12,8 +12,8 @@ from lookalike.errors import (
     InvalidMetadataError,
     MetadataTooLargeError,
 )
-from lookalike.store.metadata import canonical_json, check_metadata, merge_patch
-from lookalike.store.names import check_collection_name, check_id, decode_cursor, encode_cursor
+from lookalike.records import check_collection_name, check_id, decode_cursor, encode_cursor
+from lookalike.store.filters import canonical_json, check_metadata, merge_patch
 
 
 def nested(levels: int) -> dict[str, Any]:

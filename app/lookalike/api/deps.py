@@ -13,8 +13,8 @@ from fastapi import Depends, Form, Path, Query, Request
 
 from lookalike.api.state import Parts, parts_of
 from lookalike.errors import InvalidMetadataError, InvalidParameterError
+from lookalike.records import LIMITS, Effort
 from lookalike.services.search import MAX_K
-from lookalike.store.effort import LIMITS, Effort
 
 COLLECTION_PATTERN = "^[a-z][a-z0-9_]{0,62}$"
 ID_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$"

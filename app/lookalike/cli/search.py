@@ -28,8 +28,8 @@ from lookalike.cli.output import cell, metadata_cell
 from lookalike.client import BaseClient
 from lookalike.errors import LookalikeError
 from lookalike.media.decode import ImageLimits, decode_image
+from lookalike.records import LIMITS, Effort
 from lookalike.schemas import SearchOut
-from lookalike.store.effort import LIMITS, Effort
 from lookalike.visualization.contact_sheet import Tile, check_suffix, contact_sheet, save_picture
 from lookalike.visualization.pages import check_writable
 

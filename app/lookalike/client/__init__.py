@@ -29,7 +29,7 @@ from PIL import Image, ImageOps
 from lookalike.errors import ConfigurationError, LookalikeError, MissingFileError, ServerError
 from lookalike.media.sources import Found, walk
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, OnConflict
+from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, Effort, OnConflict
 from lookalike.schemas import (
     CollectionOut,
     DuplicatesOut,
@@ -39,7 +39,6 @@ from lookalike.schemas import (
     SearchOut,
     VectorSetOut,
 )
-from lookalike.store.effort import Effort
 
 Picture = str | os.PathLike[str] | bytes | Image.Image
 """A picture to search with: a file's path, a file's bytes, or an open picture."""

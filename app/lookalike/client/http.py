@@ -38,7 +38,13 @@ from lookalike.errors import (
 )
 from lookalike.media.sources import PictureSource
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, OnConflict
+from lookalike.records import (
+    DEFAULT_COLLECTION,
+    DuplicateKind,
+    OnConflict,
+    check_collection_name,
+    check_id,
+)
 from lookalike.schemas import (
     CollectionOut,
     CollectionsOut,
@@ -52,8 +58,7 @@ from lookalike.schemas import (
     VectorSetOut,
     VectorSetsOut,
 )
-from lookalike.store.metadata import canonical_json
-from lookalike.store.names import check_collection_name, check_id
+from lookalike.store.filters import canonical_json
 
 ATTEMPTS = 8
 """How often a call is made while the service says that it is busy."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lookalike.errors import InvalidParameterError
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.vector_set import VectorSet
-from lookalike.store.vectors import best_first, check_vectors, exact_scores
+from lookalike.store.base import best_first, check_vectors, exact_scores
 
 Positions = NDArray[np.int64]
 """Positions in a vector set, from 0."""

@@ -25,8 +25,7 @@ from lookalike.progress import Progress
 from lookalike.records import ImageRecord
 from lookalike.services.pictures import PictureService
 from lookalike.services.pipeline import Pipeline, Prepared, Result, Vector, grouped, reading
-from lookalike.store.base import Store, count_of
-from lookalike.store.spaces import Missing
+from lookalike.store.base import Missing, Store, count_of
 
 _REPORT_EVERY_S = 0.5
 _TEXTS = 20  # errors whose text is kept

@@ -14,7 +14,7 @@ from lookalike.errors import InvalidParameterError
 from lookalike.extras import require_extra
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.vector_set import VectorSet
-from lookalike.store.vectors import Vectors
+from lookalike.store.base import Vectors
 
 TRIED = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)
 """Numbers of groups that are compared where none is given."""

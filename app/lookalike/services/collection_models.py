@@ -12,8 +12,7 @@ from lookalike.models.encoders import Encoders, LiveEncoder
 from lookalike.models.head import Head
 from lookalike.models.spec import ModelRequest
 from lookalike.records import ModelSpec
-from lookalike.store.base import Store
-from lookalike.store.spaces import VectorSpace
+from lookalike.store.base import Store, VectorSpace
 
 MakeEncoder = Callable[[ModelRequest], Encoder]
 """Builds the encoder that is asked for; raises `ConfigurationError` if that is not possible."""

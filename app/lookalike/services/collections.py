@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from lookalike.errors import ConflictError, EmbeddingSetNotFoundError
-from lookalike.records import CollectionInfo
+from lookalike.records import CollectionInfo, check_collection_name
 from lookalike.services.importing import ARCHIVE_KIND, FOLDER_KIND
 from lookalike.services.jobs import JobService
 from lookalike.services.reembedding import REEMBED_KIND
 from lookalike.services.switching import PutGate
-from lookalike.store.base import Store
-from lookalike.store.names import check_collection_name
-from lookalike.store.spaces import VectorSpace
+from lookalike.store.base import Store, VectorSpace
 
 
 class CollectionService:

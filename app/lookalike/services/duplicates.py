@@ -17,7 +17,13 @@ from PIL import Image
 
 from lookalike.errors import ImageNotFoundError, InvalidParameterError, NotReadyError
 from lookalike.progress import Progress
-from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, ImageRecord, ModelSpec
+from lookalike.records import (
+    DEFAULT_COLLECTION,
+    DuplicateKind,
+    ImageRecord,
+    ModelSpec,
+    check_collection_name,
+)
 from lookalike.services.neighbor_graph import (
     FIRST_K,
     MAX_K,
@@ -28,7 +34,6 @@ from lookalike.services.neighbor_graph import (
 )
 from lookalike.services.pictures import THUMBNAIL_SIZE, PictureService
 from lookalike.store.base import Store, count_of, spec_of, unknown_collection
-from lookalike.store.names import check_collection_name
 
 THRESHOLD = 0.95
 """The lowest cosine of two duplicates, unless the caller says otherwise."""

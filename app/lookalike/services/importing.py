@@ -39,8 +39,8 @@ from lookalike.services.import_run import (
 )
 from lookalike.services.indexing import IndexingService
 from lookalike.services.jobs import Handler, JobRun, JobService, JobStatus
+from lookalike.store.filters import check_metadata
 from lookalike.store.jobs import Job
-from lookalike.store.metadata import check_metadata
 
 ARCHIVE_KIND = "index_archive"
 FOLDER_KIND = "index_folder"

@@ -29,14 +29,14 @@ from lookalike.records import (
     OnConflict,
     PutOutcome,
     PutStatus,
+    check_collection_name,
+    check_id,
 )
 from lookalike.services.pictures import OriginalKeeper, Originals
 from lookalike.services.pipeline import Pipeline, Prepared, Result, Vector, grouped, reading
 from lookalike.services.switching import ATTEMPTS, PutGate, live_encoder
-from lookalike.store.base import Store
-from lookalike.store.metadata import check_metadata
-from lookalike.store.names import check_collection_name, check_id
-from lookalike.store.outcomes import decide
+from lookalike.store.base import Store, decide
+from lookalike.store.filters import check_metadata
 
 ID_LENGTH = 16
 """Hex digits of the sha256 that make an id if the caller gives none."""

@@ -17,8 +17,7 @@ from PIL import Image
 from lookalike.errors import LookalikeError
 from lookalike.progress import Progress
 from lookalike.records import ImageRecord, Match, ModelSpec
-from lookalike.store.base import Page, Store, scan
-from lookalike.store.vectors import Vectors
+from lookalike.store.base import Page, Store, Vectors, scan
 
 FIRST_K = 16
 MAX_K = 256

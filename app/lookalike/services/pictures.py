@@ -14,11 +14,16 @@ from lookalike.errors import OriginalNotKeptError
 from lookalike.files.blobs import LocalFiles
 from lookalike.media.decode import ImageDecoder, make_thumbnail
 from lookalike.media.sources import PictureSource, sha256_of
-from lookalike.records import DEFAULT_COLLECTION, ImageRecord, Metadata, NewImage
+from lookalike.records import (
+    DEFAULT_COLLECTION,
+    ImageRecord,
+    Metadata,
+    NewImage,
+    check_collection_name,
+    check_id,
+)
 from lookalike.store.base import Page, Store, spec_of, unknown_collection
-from lookalike.store.filters import Filter
-from lookalike.store.metadata import check_metadata
-from lookalike.store.names import check_collection_name, check_id
+from lookalike.store.filters import Filter, check_metadata
 from lookalike.worker import Worker
 
 log = logging.getLogger(__name__)

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import LookalikeError
-from lookalike.records import Match, ModelSpec
+from lookalike.records import Effort, Match, ModelSpec
 from lookalike.store.base import Store, spec_of
-from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter
-from lookalike.store.recall import recall_at_k
+from lookalike.store.tuning import recall_at_k
 from lookalike.worker import Worker
 
 log = logging.getLogger(__name__)

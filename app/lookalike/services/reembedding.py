@@ -12,13 +12,13 @@ from lookalike.errors import CollectionNotFoundError, ReembeddingIncompleteError
 from lookalike.media.decode import ImageDecoder
 from lookalike.models.spec import ModelRequest
 from lookalike.progress import Progress
+from lookalike.records import check_collection_name
 from lookalike.services.backfill import Backfill, Vectorizer
 from lookalike.services.collection_models import CollectionModels
 from lookalike.services.pictures import PictureService
 from lookalike.services.pipeline import Pipeline
 from lookalike.services.switching import PutGate
 from lookalike.store.base import Store, spec_of, unknown_collection
-from lookalike.store.names import check_collection_name
 
 REEMBED_KIND = "reembed"
 """The kind of its jobs."""

@@ -23,14 +23,19 @@ from lookalike.media.decode import ImageDecoder
 from lookalike.media.fetching import Fetcher
 from lookalike.media.sources import sha256_of
 from lookalike.models.encoders import Encoders, LiveEncoder
-from lookalike.records import DEFAULT_COLLECTION, Match, ModelSpec
+from lookalike.records import (
+    DEFAULT_COLLECTION,
+    Effort,
+    Match,
+    ModelSpec,
+    check_collection_name,
+    check_id,
+)
 from lookalike.services.pipeline import Vector
 from lookalike.services.recall_meter import RecallMeter
 from lookalike.services.switching import ATTEMPTS, live_encoder
 from lookalike.store.base import Store, spec_of, unknown_collection
-from lookalike.store.effort import Effort
 from lookalike.store.filters import Condition, Filter
-from lookalike.store.names import check_collection_name, check_id
 
 MAX_K = 1000
 

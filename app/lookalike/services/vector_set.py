@@ -16,9 +16,8 @@ from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import ImageRecord, ModelSpec
 from lookalike.services.pictures import PictureService
 from lookalike.services.search import group_key
-from lookalike.store.base import Store, count_of, scan, spec_of, unknown_collection
+from lookalike.store.base import Store, Vectors, count_of, scan, spec_of, unknown_collection
 from lookalike.store.filters import Filter
-from lookalike.store.vectors import Vectors
 
 
 class PictureReader(Protocol):

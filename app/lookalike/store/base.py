@@ -1,18 +1,27 @@
-"""What every store offers, and the decisions that all of them share."""
+"""What every store offers: the protocols, and the rules about vectors, rows and spaces."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lookalike.errors import CollectionNotFoundError, ImageNotFoundError, SpecMismatchError
+from lookalike.errors import (
+    CollectionNotFoundError,
+    ConflictError,
+    EmbeddingSetNotFoundError,
+    ImageNotFoundError,
+    SpecMismatchError,
+)
 from lookalike.records import (
     CollectionInfo,
+    Effort,
     ImageRecord,
     Match,
     Metadata,
@@ -20,13 +29,211 @@ from lookalike.records import (
     NewImage,
     OnConflict,
     PutOutcome,
+    PutStatus,
+    decode_cursor,
 )
-from lookalike.store.effort import Effort
-from lookalike.store.filters import Filter
-from lookalike.store.metadata import MAX_METADATA_BYTES
-from lookalike.store.names import decode_cursor
-from lookalike.store.spaces import VectorSpaces
-from lookalike.store.vectors import Vectors
+from lookalike.store.filters import MAX_METADATA_BYTES, Filter, canonical_json
+
+Recipe = Mapping[str, Any]
+"""How to make an encoder again: a JSON object of settings. The store only keeps it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorSpace:
+    """All vectors of one collection under one spec.
+
+    Attributes:
+        spec: What made the vectors.
+        provenance: Recorded beside the spec: precision, runtime, library versions.
+        recipe: How to make its encoder again; None where that was not recorded.
+        count: Pictures with a vector in it.
+        active: Whether searches are answered from it; of each collection exactly one is.
+    """
+
+    spec: ModelSpec
+    provenance: Mapping[str, str]
+    recipe: Recipe | None
+    count: int
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Images without a vector in a space, oldest first, and the cursor that continues behind them.
+
+    The cursor stays good at the end: pictures that come later are behind it.
+    """
+
+    records: list[ImageRecord]
+    cursor: str
+
+
+class VectorSpaces(Protocol):
+    """Makes a second vector space beside the active one, and switches to it.
+
+    A deleted or replaced image loses its vectors in every space; a new one gets its vector in the
+    active space alone and is `missing` in the others. Every method raises
+    `CollectionNotFoundError` if there is no such collection, and all but `all` and `begin` raise
+    `EmbeddingSetNotFoundError` if it has no space under the spec.
+    """
+
+    def all(self, collection: str) -> list[VectorSpace]:
+        """All spaces, in the order they were made."""
+        ...
+
+    def begin(
+        self,
+        collection: str,
+        spec: ModelSpec,
+        *,
+        provenance: Mapping[str, str],
+        recipe: Recipe | None = None,
+    ) -> VectorSpace:
+        """Makes an inactive, empty space, or finds the one that is there already.
+
+        A recipe takes the place of the one that was recorded; None leaves it.
+        """
+        ...
+
+    def missing(
+        self, collection: str, spec: ModelSpec, *, limit: int, cursor: str | None = None
+    ) -> Missing:
+        """Up to `limit` images that lack a vector in the space.
+
+        A walk by the cursor meets every picture that is missing or comes meanwhile: a picture that
+        is replaced counts as new.
+
+        Raises:
+            InvalidParameterError: The cursor is not one that this call gave, or limit is below 1.
+        """
+        ...
+
+    def vectors(
+        self, collection: str, spec: ModelSpec, records: Sequence[ImageRecord]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Vectors of the space by id, each (dim,) float32.
+
+        Left out are pictures without one, and those that no longer have a record's content.
+        """
+        ...
+
+    def add(
+        self,
+        collection: str,
+        spec: ModelSpec,
+        records: Sequence[ImageRecord],
+        vectors: Vectors,
+    ) -> int:
+        """Adds vectors to the space, as one step that has reached the disk when it returns.
+
+        Args:
+            collection: Which collection.
+            spec: Which space.
+            records: N pictures. Those that are gone or have other content now, and those that
+                have a vector already, are left out in silence.
+            vectors: (N, dim) float32, rows of length 1.
+
+        Returns:
+            How many were added.
+
+        Raises:
+            StorageFullError: Nothing was added.
+            ValueError: The vectors have another shape, or are not finite or not of length 1.
+        """
+        ...
+
+    def prepared(self, collection: str, spec: ModelSpec) -> AbstractContextManager[None]:
+        """Loads what searches in the space will need, so that `activate` in the block is quick.
+
+        The space may lack vectors yet; those that come are followed. What was loaded is let go at
+        the end of the block unless the space is active then.
+        """
+        ...
+
+    def activate(self, collection: str, spec: ModelSpec) -> bool:
+        """Makes the space the active one, in one step; the one before it stays, inactive.
+
+        Everything that a search needs is loaded before. A space that is active already stays so.
+
+        Returns:
+            False, and nothing is changed, where some picture lacks a vector in the space.
+        """
+        ...
+
+    def discard(self, collection: str, spec: ModelSpec) -> None:
+        """Removes a space with its vectors. Raises `ConflictError` where it is the active one."""
+        ...
+
+
+def no_such_space(collection: str, spec: ModelSpec) -> EmbeddingSetNotFoundError:
+    """The error for a space that does not exist."""
+    return EmbeddingSetNotFoundError(
+        f"The collection {collection!r} has no vectors under the spec {spec.digest} "
+        f"({spec.model}); re-embed it to make them"
+    )
+
+
+def active_space(collection: str) -> ConflictError:
+    """The error for removing what searches need."""
+    return ConflictError(
+        f"These vectors of the collection {collection!r} are in use; re-embed it with another "
+        "model first"
+    )
+
+
+Vectors = NDArray[np.float32]
+"""Unit vectors: (N, dim) float32."""
+
+Seqs = NDArray[np.int64]
+"""Row numbers of a store, (N,) int64."""
+
+Scores = NDArray[np.float64]
+"""Cosine similarities in [-1, 1], (N,) float64."""
+
+_BLOCK = 2**19  # numbers at a time in `exact_scores`: 4 MiB of float64
+_LENGTH_TOLERANCE = 1e-2
+
+
+def check_vectors(vectors: Vectors, *, count: int | None, dim: int) -> Vectors:
+    """Gives vectors back, C-contiguous (N, dim) float32.
+
+    Args:
+        vectors: Rows of length 1.
+        count: How many there must be, or None for any number.
+        dim: Numbers in each.
+
+    Raises:
+        ValueError: Another shape, or rows that are not finite or not of length 1. A NaN would
+            break the order of every later search.
+    """
+    rows = np.ascontiguousarray(vectors, dtype=np.float32)
+    if rows.ndim != 2 or rows.shape[1] != dim or (count is not None and len(rows) != count):
+        wanted = "N" if count is None else count
+        raise ValueError(f"vectors have the shape {rows.shape}; ({wanted}, {dim}) was expected")
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    if not np.all(np.abs(lengths - 1.0) <= _LENGTH_TOLERANCE):
+        raise ValueError("vectors must be finite and of length 1")
+    return rows
+
+
+def exact_scores(rows: Vectors, query: NDArray[np.float32]) -> Scores:
+    """Cosines of (N, dim) rows with one (dim,) query: (N,) float64, clipped to [-1, 1].
+
+    Each row is summed by itself in double precision, so that equal rows get equal scores wherever
+    they stand: a matrix product does not promise that.
+    """
+    scores = np.empty(len(rows), dtype=np.float64)
+    wide = query.astype(np.float64)
+    step = max(1, _BLOCK // max(1, rows.shape[1]))
+    for start in range(0, len(rows), step):
+        scores[start : start + step] = (rows[start : start + step] * wide).sum(axis=1)
+    return np.clip(scores, -1.0, 1.0)
+
+
+def best_first(scores: Scores, seqs: Seqs, k: int) -> NDArray[np.intp]:
+    """Positions of the k best scores, best first; of equal scores the lowest seq first."""
+    return np.lexsort((seqs, -scores))[:k]
+
 
 _BLOCK_BYTES = 8 * 2**20
 
@@ -339,3 +546,77 @@ def image_not_found(collection: str, image_id: str) -> ImageNotFoundError:
 def utc_now() -> str:
     """This moment as rows record it: ISO 8601 in UTC, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def settle_known(
+    existing: ImageRecord | None,
+    image: NewImage,
+    on_conflict: OnConflict,
+    write: Callable[[Metadata], ImageRecord],
+) -> PutOutcome | None:
+    """`Store.upsert_known`, given the row under the image's id; `write` replaces its metadata."""
+    status = decide(existing, image, on_conflict)
+    if existing is None or status is PutStatus.REPLACED:
+        return None
+    if status is PutStatus.UPDATED and image.metadata is not None:
+        existing = write(image.metadata)
+    return PutOutcome(status, existing)
+
+
+def decide(existing: ImageRecord | None, image: NewImage, on_conflict: OnConflict) -> PutStatus:
+    """What an `upsert` of `image` has to do, given the row that stands under its id.
+
+    The same bytes with no or equal metadata are `unchanged`, with other metadata `updated`; other
+    bytes are `replaced`. `skip` leaves whatever exists alone. `error` refuses every change, but
+    sending the very same again is no change.
+    """
+    if existing is None:
+        return PutStatus.CREATED
+    if on_conflict is OnConflict.SKIP:
+        return PutStatus.SKIPPED
+    same_bytes = existing.sha256 == image.sha256
+    if same_bytes and (image.metadata is None or _equal(image.metadata, existing.metadata)):
+        return PutStatus.UNCHANGED
+    if on_conflict is OnConflict.ERROR:
+        return PutStatus.CONFLICT
+    return PutStatus.UPDATED if same_bytes else PutStatus.REPLACED
+
+
+def put_outcome(
+    collection: str,
+    existing: ImageRecord | None,
+    image: NewImage,
+    *,
+    on_conflict: OnConflict,
+    now: str,
+) -> PutOutcome:
+    """What an `upsert` of `image` comes to, and the row that stands under its id afterwards.
+
+    A replaced picture keeps the day it was created, and its metadata where none was sent.
+    """
+    status = decide(existing, image, on_conflict)
+    if existing is None or status is PutStatus.REPLACED:
+        kept = existing.metadata if existing else {}
+        record = ImageRecord(
+            collection=collection,
+            id=image.id,
+            sha256=image.sha256,
+            filename=image.filename,
+            media_type=image.media_type,
+            width=image.width,
+            height=image.height,
+            bytes=image.bytes,
+            metadata=dict(kept if image.metadata is None else image.metadata),
+            created_at=existing.created_at if existing else now,
+            updated_at=now,
+            source=image.source,
+        )
+    elif status is PutStatus.UPDATED:
+        record = replace(existing, metadata=dict(image.metadata or {}), updated_at=now)
+    else:
+        record = existing
+    return PutOutcome(status, record)
+
+
+def _equal(left: Metadata, right: Metadata) -> bool:
+    return canonical_json(left) == canonical_json(right)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lookalike.errors import InvalidParameterError
 from lookalike.records import (
     CollectionInfo,
+    Effort,
     ImageRecord,
     Match,
     Metadata,
@@ -23,30 +24,31 @@ from lookalike.records import (
     OnConflict,
     PutOutcome,
     PutStatus,
+    decode_cursor,
+    encode_cursor,
 )
 from lookalike.store.base import (
     Capability,
-    Page,
-    image_not_found,
-    require_same_spec,
-    unknown_collection,
-    utc_now,
-)
-from lookalike.store.effort import Effort
-from lookalike.store.filters import Filter
-from lookalike.store.jobs import Job, JobPage, no_such_job
-from lookalike.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
-from lookalike.store.names import decode_cursor, encode_cursor
-from lookalike.store.outcomes import put_outcome, settle_known
-from lookalike.store.spaces import (
     Missing,
+    Page,
     Recipe,
+    Vectors,
     VectorSpace,
     VectorSpaces,
     active_space,
+    best_first,
+    check_vectors,
+    exact_scores,
+    image_not_found,
     no_such_space,
+    put_outcome,
+    require_same_spec,
+    settle_known,
+    unknown_collection,
+    utc_now,
 )
-from lookalike.store.vectors import Vectors, best_first, check_vectors, exact_scores
+from lookalike.store.filters import MAX_METADATA_BYTES, Filter, check_metadata, merge_patch
+from lookalike.store.jobs import Job, JobPage, no_such_job
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from typing import Any
 
 from lookalike.errors import InvalidParameterError, StorageError
 from lookalike.files.disk import disk_errors, make_folders
+from lookalike.records import MAX_SEQ, decode_cursor, encode_cursor
 from lookalike.store.jobs import Job, JobPage, JobState, no_such_job
-from lookalike.store.names import MAX_SEQ, decode_cursor, encode_cursor
 from lookalike.store.sqlite import (
     Schema,
     open_reader,

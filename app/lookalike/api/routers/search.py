@@ -28,10 +28,9 @@ from lookalike.api.security import Access, require_read
 from lookalike.api.state import parts_of
 from lookalike.api.uploads import JsonRoute, UploadRoute
 from lookalike.errors import InvalidParameterError, RequestTooLargeError
-from lookalike.records import DEFAULT_COLLECTION
+from lookalike.records import DEFAULT_COLLECTION, Effort
 from lookalike.schemas import Schema, SearchOut
 from lookalike.services.search import MAX_K, SearchOptions
-from lookalike.store.effort import Effort
 from lookalike.store.filters import Filter, parse_filter
 
 

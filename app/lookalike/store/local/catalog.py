@@ -23,12 +23,18 @@ from lookalike.records import (
     PutOutcome,
     PutStatus,
 )
-from lookalike.store.base import image_not_found, require_same_spec, unknown_collection, utc_now
+from lookalike.store.base import (
+    Seqs,
+    Vectors,
+    image_not_found,
+    put_outcome,
+    require_same_spec,
+    unknown_collection,
+    utc_now,
+)
+from lookalike.store.filters import canonical_json
 from lookalike.store.local.connections import Connections
-from lookalike.store.metadata import canonical_json
-from lookalike.store.outcomes import put_outcome
 from lookalike.store.sqlite import Schema
-from lookalike.store.vectors import Seqs, Vectors
 
 SCHEMA = Schema(
     application=0x4C4B4341,  # "LKCA"

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.store.filters import ORDERINGS, Condition, Filter, Scalar, kind_of
+from lookalike.store.base import Seqs
+from lookalike.store.filters import MAX_INT, MIN_INT, ORDERINGS, Condition, Filter, Scalar, kind_of
 from lookalike.store.local.catalog import Changes, Rows
-from lookalike.store.metadata import MAX_INT, MIN_INT
-from lookalike.store.vectors import Seqs
 
 MAX_UNNAMED = 64
 """Columns of a collection that are kept though no setting names their field."""

@@ -15,15 +15,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lookalike.errors import FilterTooSlowError, InvalidParameterError, StorageError
-from lookalike.records import ImageRecord, Match, ModelSpec
-from lookalike.store.base import require_same_spec
-from lookalike.store.effort import Effort
+from lookalike.records import Effort, ImageRecord, Match, ModelSpec
+from lookalike.store.base import Seqs, Vectors, check_vectors, require_same_spec
 from lookalike.store.filters import Filter
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow, Rows
 from lookalike.store.local.columns import Columns
 from lookalike.store.local.index.exact import Found
 from lookalike.store.local.index.indexes import Indexes
-from lookalike.store.vectors import Seqs, Vectors, check_vectors
 
 FILTER_S = 30.0
 """Seconds that a filter may take unless it is set."""

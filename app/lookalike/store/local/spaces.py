@@ -15,7 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import InvalidParameterError
-from lookalike.records import ImageRecord, ModelSpec
+from lookalike.records import ImageRecord, ModelSpec, decode_cursor, encode_cursor
+from lookalike.store.base import (
+    Missing,
+    Recipe,
+    Vectors,
+    VectorSpace,
+    active_space,
+    check_vectors,
+    no_such_space,
+)
 from lookalike.store.local.catalog import (
     IN_LIST,
     RECORD_COLUMNS,
@@ -29,9 +38,6 @@ from lookalike.store.local.catalog import (
 )
 from lookalike.store.local.index.indexes import Indexes
 from lookalike.store.local.index.live import LiveIndex
-from lookalike.store.names import decode_cursor, encode_cursor
-from lookalike.store.spaces import Missing, Recipe, VectorSpace, active_space, no_such_space
-from lookalike.store.vectors import Vectors, check_vectors
 
 _REMOVED_TOGETHER = 500
 

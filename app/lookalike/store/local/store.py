@@ -13,6 +13,7 @@ import numpy as np
 from lookalike.errors import InvalidParameterError
 from lookalike.records import (
     CollectionInfo,
+    Effort,
     ImageRecord,
     Match,
     Metadata,
@@ -20,11 +21,21 @@ from lookalike.records import (
     NewImage,
     OnConflict,
     PutOutcome,
+    decode_cursor,
+    encode_cursor,
 )
 from lookalike.store import sqlite
-from lookalike.store.base import Capability, Page, image_not_found, require_same_spec
-from lookalike.store.effort import Effort
-from lookalike.store.filters import Filter
+from lookalike.store.base import (
+    Capability,
+    Page,
+    Vectors,
+    VectorSpaces,
+    check_vectors,
+    image_not_found,
+    require_same_spec,
+    settle_known,
+)
+from lookalike.store.filters import MAX_METADATA_BYTES, Filter, check_metadata, merge_patch
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow
 from lookalike.store.local.folder_lock import FolderLock
 from lookalike.store.local.index import faiss_calls
@@ -33,11 +44,6 @@ from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.purging import Purger
 from lookalike.store.local.search import FILTER_S, Filtering, Query, Searcher
 from lookalike.store.local.spaces import LocalSpaces
-from lookalike.store.metadata import MAX_METADATA_BYTES, check_metadata, merge_patch
-from lookalike.store.names import decode_cursor, encode_cursor
-from lookalike.store.outcomes import settle_known
-from lookalike.store.spaces import VectorSpaces
-from lookalike.store.vectors import Vectors, check_vectors
 
 
 class LocalStore:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.store.effort import LIMITS, Effort
+from lookalike.records import LIMITS, Effort
+from lookalike.store.base import Vectors
 from lookalike.store.local.index.exact import ExactSegment, Found, Mask, Positions, Selection
 from lookalike.store.local.index.faiss_calls import (
     faiss,
@@ -23,7 +24,6 @@ from lookalike.store.local.index.faiss_calls import (
     threads,
 )
 from lookalike.store.local.index.policy import list_count
-from lookalike.store.vectors import Vectors
 
 if TYPE_CHECKING:
     from lookalike.store.local.index.calibration import Calibration, Level

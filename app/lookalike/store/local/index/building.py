@@ -14,6 +14,7 @@ import numpy as np
 
 from lookalike.errors import StorageError
 from lookalike.progress import Progress, TaskEndedError
+from lookalike.store.base import Seqs, Vectors
 from lookalike.store.local.catalog import Catalog, CollectionRow
 from lookalike.store.local.index import build_process
 from lookalike.store.local.index.build_process import BuildError, BuildRequest
@@ -21,7 +22,6 @@ from lookalike.store.local.index.exact import ExactSegment
 from lookalike.store.local.index.generations import Generations
 from lookalike.store.local.index.policy import EXACT, IndexPolicy, Plan
 from lookalike.store.local.index.segments import Segments, in_memory
-from lookalike.store.vectors import Seqs, Vectors
 
 _PAUSE_S = 0.0005  # after each block that a build reads, so that searches run
 _COMPARED = 16  # vectors that a saved index is compared with the catalog by

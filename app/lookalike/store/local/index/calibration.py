@@ -15,7 +15,8 @@ import numpy as np
 
 from lookalike.errors import ConfigurationError
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.store.effort import LIMITS, Effort
+from lookalike.records import LIMITS, Effort
+from lookalike.store.base import Vectors
 from lookalike.store.local.index.approximate import (
     ApproximateSegment,
     CandidateIndex,
@@ -29,9 +30,7 @@ from lookalike.store.local.index.policy import (
     check_index_type,
     default_candidates,
 )
-from lookalike.store.recall import TIE, recall_at_k
-from lookalike.store.tuning import Point, Trial, Tuning
-from lookalike.store.vectors import Vectors
+from lookalike.store.tuning import TIE, Point, Trial, Tuning, recall_at_k
 
 _QUERIES = 200
 _NEIGHBOR = 10  # queries are moved by its distance

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.store.base import Scores, Seqs, Vectors, best_first, exact_scores
 from lookalike.store.local.index.faiss_calls import faiss, selector, threads_for
 from lookalike.store.local.index.policy import DEFAULT_LIMITS, Limits
-from lookalike.store.vectors import Scores, Seqs, Vectors, best_first, exact_scores
 
 Positions = NDArray[np.int64]
 """Row numbers in a segment, (N,) int64."""

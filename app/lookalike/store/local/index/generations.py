@@ -24,6 +24,7 @@ from lookalike.files.artifacts import (
     save_artifact,
 )
 from lookalike.files.disk import disk_errors
+from lookalike.store.base import Seqs, Vectors
 from lookalike.store.local.catalog import CollectionRow
 from lookalike.store.local.index.approximate import ApproximateSegment, CandidateIndex
 from lookalike.store.local.index.calibration import Calibration
@@ -31,7 +32,6 @@ from lookalike.store.local.index.exact import ExactSegment
 from lookalike.store.local.index.faiss_calls import VERSION
 from lookalike.store.local.index.policy import EXACT, Limits
 from lookalike.store.local.index.segments import Segments, in_memory
-from lookalike.store.vectors import Seqs, Vectors
 
 _KIND, _FORMAT = "index", 3
 _SIZE_SHARE = 1.25  # of the vectors' bytes; most types take far less than the vectors

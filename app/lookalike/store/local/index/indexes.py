@@ -13,11 +13,11 @@ import numpy as np
 
 from lookalike.files.disk import disk_errors, make_folders
 from lookalike.progress import TaskEndedError
+from lookalike.store.base import Vectors
 from lookalike.store.local.catalog import Catalog, CollectionRow, Written
 from lookalike.store.local.index.generations import Generations
 from lookalike.store.local.index.live import LiveIndex
 from lookalike.store.local.index.policy import IndexPolicy
-from lookalike.store.vectors import Vectors
 from lookalike.worker import Worker
 
 log = logging.getLogger(__name__)

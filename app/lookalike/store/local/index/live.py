@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import StorageError
-from lookalike.store.effort import Effort
+from lookalike.records import Effort
+from lookalike.store.base import Seqs, Vectors
 from lookalike.store.local.catalog import Catalog, CollectionRow
 from lookalike.store.local.index.building import IndexBuilding
 from lookalike.store.local.index.exact import ExactSegment, Found
 from lookalike.store.local.index.generations import Generations
 from lookalike.store.local.index.policy import EXACT, IndexPolicy
 from lookalike.store.local.index.segments import Segments, in_memory
-from lookalike.store.vectors import Seqs, Vectors
 
 _SAVED_SHARE = 0.01  # changes as a part of the rows; fewer are cheaper to add again
 _JOINED_K = 100  # searches for more matches would slow those that they join

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lookalike.cores import memory_bytes
 from lookalike.errors import ConfigurationError
-from lookalike.store.effort import Effort
+from lookalike.records import Effort
 from lookalike.store.local.index.faiss_calls import error_text, faiss
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.store.effort import Effort
+from lookalike.records import Effort
+from lookalike.store.base import Seqs, Vectors, best_first
 from lookalike.store.local.index.approximate import ApproximateSegment
 from lookalike.store.local.index.exact import ExactSegment, Found, Mask, Positions, Selection
-from lookalike.store.vectors import Seqs, Vectors, best_first
 
 
 @dataclass(frozen=True, slots=True)
