@@ -58,6 +58,8 @@ def open_writer(path: Path, schema: Schema) -> sqlite3.Connection:
     writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         is_new = not writer.execute("SELECT 1 FROM sqlite_master").fetchone()
+        if not is_new:
+            require_schema(writer, path, schema)  # before a setting that changes the file
         settings = (f"PRAGMA journal_mode = {schema.journal}", *_SETTINGS)
         for setting in (*_NEW, *settings) if is_new else settings:
             writer.execute(setting)
@@ -68,7 +70,6 @@ def open_writer(path: Path, schema: Schema) -> sqlite3.Connection:
             writer.execute(f"PRAGMA application_id = {schema.application}")
             writer.execute(f"PRAGMA user_version = {schema.version}")
             writer.execute("COMMIT")
-        require_schema(writer, path, schema)
     except BaseException:
         writer.close()
         raise

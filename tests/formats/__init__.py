@@ -1,0 +1,1 @@
+"""Data folders as this version and earlier ones wrote them; see `write.py`."""
