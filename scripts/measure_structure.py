@@ -14,13 +14,20 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lookalike
 from lookalike import Client
+from lookalike.bootstrap import build_services
+from lookalike.config import load_settings
 from lookalike.evaluation.runner import evaluate
+from lookalike.media.sources import PictureSource
+from lookalike.records import Match
+from lookalike.services.search import SearchOptions
+from lookalike.store.filters import Filter, parse_filter
 from scripts.samples import write_samples
 
 ROOT = Path(lookalike.__file__).parent
@@ -79,17 +86,29 @@ def use_cases() -> Iterator[tuple[str, Callable[[], Any]]]:
     with tempfile.TemporaryDirectory() as folder:
         photos, extra = Path(folder) / "photos", Path(folder) / "extra.jpg"
         write_samples(photos, classes=["mug", "fish"], instances=6, views=3, size=(96, 72))
-        query = next(photos.rglob("*.jpg"))
-        extra.write_bytes(query.read_bytes() + b"\0")
-        with Client(Path(folder) / "data", model="color") as opened:
-            items = opened.index(photos, folder_field="label")
-            opened.search(query, k=3, filter={"label": "mug"})  # what loads once has loaded
-            vectors = opened.vector_set(label_field="label")
-            yield "one search", lambda: opened.search(query, k=3)
-            yield "one filtered search", lambda: opened.search(query, k=3, filter={"label": "mug"})
-            yield "one indexed picture", lambda: opened.index(extra)
-            yield "one delete", lambda: opened.delete(str(items[0].id))
+        query = next(photos.rglob("*.jpg")).read_bytes()
+        extra.write_bytes(query + b"\0")
+        data = Path(folder) / "data"
+        with Client(data, model="color") as client:
+            client.index(photos, folder_field="label")
+            vectors = client.vector_set(label_field="label")
+        services = build_services(load_settings(data_dir=data, model="color"))
+        try:
+            label = parse_filter('{"label": "mug"}')
+
+            def search(where: Filter | None = None) -> list[Match]:
+                options = SearchOptions(k=3, where=where)
+                return services.search.search(BytesIO(query), options).matches
+
+            first = search(label)[0].record.id  # what loads once has loaded
+            sources = [PictureSource.from_path(extra)]
+            yield "one search", search
+            yield "one filtered search", lambda: search(label)
+            yield "one indexed picture", lambda: list(services.indexing.index(sources))
+            yield "one delete", lambda: services.pictures.delete("default", first)
             yield "one evaluation", lambda: evaluate(vectors, ks=(1, 5))
+        finally:
+            services.close()
 
 
 if __name__ == "__main__":

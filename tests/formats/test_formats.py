@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ def test_an_unfinished_job_goes_on(unpack: Unpack) -> None:
 
 
 @pytest.fixture(params=["older", "another program's"])
-def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A data folder whose catalog this version did not write."""
     with closing(sqlite3.connect(tmp_path / "catalog.db")) as catalog:
         if request.param == "older":  # the tables of before the first release
