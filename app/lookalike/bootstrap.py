@@ -43,8 +43,7 @@ from lookalike.services.switching import PutGate
 from lookalike.services.vector_set import sample_vectors
 from lookalike.store.base import Store, count_of
 from lookalike.store.filters import parse_field_names
-from lookalike.store.jobs import JobStore
-from lookalike.store.sqlite_jobs import SqliteJobs
+from lookalike.store.jobs import JobStore, SqliteJobs
 from lookalike.worker import Worker
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from lookalike.client.http import HttpClient
 from lookalike.errors import ConfigurationError
 from lookalike.schemas import JobOut
 from lookalike.services.importing import ImportOptions
-from lookalike.store.jobs import Job
-from lookalike.store.sqlite_jobs import SqliteJobs
+from lookalike.store.jobs import Job, SqliteJobs
 from scripts.samples import write_samples
 from tests.servers import ADMIN_KEY, Server
 from tests.services.archive_maker import write_archive

@@ -17,10 +17,9 @@ from lookalike.services.jobs import JobService
 from lookalike.services.reembedding import REEMBED_KIND
 from lookalike.services.switching import PutGate
 from lookalike.store.base import count_of
-from lookalike.store.jobs import JobState
-from lookalike.store.local.connections import Connections
+from lookalike.store.jobs import JobState, SqliteJobs
 from lookalike.store.local.store import LocalStore
-from lookalike.store.sqlite_jobs import SqliteJobs
+from lookalike.store.sqlite import Connections
 from tests.store.helpers import OTHER_PASSPORT, fill
 from tests.waiting import PATIENCE_S
 

@@ -16,9 +16,8 @@ import pytest
 from lookalike.errors import StorageError
 from lookalike.progress import Progress
 from lookalike.services.jobs import Handler, JobService
-from lookalike.store.jobs import Job, JobState
+from lookalike.store.jobs import Job, JobState, SqliteJobs
 from lookalike.store.memory import MemoryJobs
-from lookalike.store.sqlite_jobs import SqliteJobs
 from tests.services.test_jobs import Counting, finished
 from tests.waiting import wait_for
 
@@ -27,7 +26,7 @@ CHILD = """
 import os, sys, time
 from pathlib import Path
 from lookalike.services.jobs import JobService
-from lookalike.store.sqlite_jobs import SqliteJobs
+from lookalike.store.jobs import SqliteJobs
 jobs = JobService(SqliteJobs(Path(sys.argv[1])), {"count": lambda *_: os._exit(9)})
 if not jobs.page()[0]:
     jobs.start("count", {"to": 1})

@@ -13,9 +13,8 @@ import pytest
 from lookalike.errors import InvalidParameterError, JobNotFoundError, NotReadyError, StorageError
 from lookalike.progress import Progress
 from lookalike.services.jobs import JobService, JobStatus
-from lookalike.store.jobs import Job, JobState, JobStore
+from lookalike.store.jobs import Job, JobState, JobStore, SqliteJobs
 from lookalike.store.memory import MemoryJobs
-from lookalike.store.sqlite_jobs import SqliteJobs
 from tests.waiting import wait_for
 
 

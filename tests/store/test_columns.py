@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from lookalike.errors import FilterTooSlowError, ImageNotFoundError, InvalidFilterError
+from lookalike.store import sqlite
 from lookalike.store.base import count_of
 from lookalike.store.filters import LISTS, OPERATORS, Condition, Filter, parse_field_names
 from lookalike.store.local import columns as columns_module
-from lookalike.store.local import connections, search
+from lookalike.store.local import search
 from lookalike.store.local.catalog import Changes
 from lookalike.store.local.columns import MAX_UNNAMED, Column, Columns
 from lookalike.store.local.store import LocalStore
@@ -435,8 +436,8 @@ def test_reads_that_overlap_do_not_let_the_log_grow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite begins its log anew only where nobody reads of it, and then there never is nobody."""
-    monkeypatch.setattr(connections, "_LOG_BYTES", 200_000)
-    monkeypatch.setattr(connections, "_CUT_EVERY_S", 0.0)
+    monkeypatch.setattr(sqlite, "_LOG_BYTES", 200_000)
+    monkeypatch.setattr(sqlite, "_CUT_EVERY_S", 0.0)
     stop = threading.Event()
     with closing(LocalStore(tmp_path)) as store:
         fill(store, 20)

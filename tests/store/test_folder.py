@@ -23,9 +23,9 @@ from lookalike.store import sqlite
 from lookalike.store.base import count_of
 from lookalike.store.filters import Filter
 from lookalike.store.local import purging
-from lookalike.store.local.connections import Connections
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.store import LocalStore
+from lookalike.store.sqlite import Connections
 from tests.store.helpers import fill, search, unit_vectors, vector_of
 from tests.waiting import PATIENCE_S, wait_for
 

@@ -16,9 +16,8 @@ from lookalike.errors import (
     JobNotFoundError,
     StorageError,
 )
-from lookalike.store.jobs import Job, JobState, JobStore, same_work
+from lookalike.store.jobs import Job, JobState, JobStore, SqliteJobs, same_work
 from lookalike.store.memory import MemoryJobs
-from lookalike.store.sqlite_jobs import SqliteJobs
 
 TIME = "2026-01-01T00:00:00.000Z"
 

@@ -1,14 +1,30 @@
-"""Long work in the background: what is kept of it, so that it survives a restart."""
+"""Jobs, long work in the background: what is kept of them, in a SQLite file of their own."""
+
+# ruff: noqa: S608 - only constants go into the SQL texts, every value is bound
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
-from lookalike.errors import JobNotFoundError
+from lookalike.errors import InvalidParameterError, JobNotFoundError, StorageError
+from lookalike.files.disk import disk_errors, make_folders
+from lookalike.records import MAX_SEQ, decode_cursor, encode_cursor
+from lookalike.store.sqlite import (
+    Schema,
+    open_reader,
+    open_writer,
+    require_schema,
+    sqlite_errors,
+    transaction,
+)
 
 
 class JobState(StrEnum):
@@ -128,3 +144,199 @@ def same_work(job: Job, kind: str, parameters: Mapping[str, Any]) -> bool:
 
 def _canonical(parameters: Mapping[str, Any]) -> str:
     return json.dumps(parameters, sort_keys=True)
+
+
+_SCHEMA = Schema(
+    application=0x4C4B4A42,  # "LKJB"
+    version=1,
+    statements=(
+        """
+        CREATE TABLE jobs (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            kind TEXT NOT NULL,
+            parameters TEXT NOT NULL,
+            state TEXT NOT NULL,
+            cancel_requested INTEGER NOT NULL,
+            done INTEGER NOT NULL,
+            total INTEGER,
+            errors INTEGER NOT NULL,
+            error_texts TEXT NOT NULL,
+            message TEXT NOT NULL,
+            starts INTEGER NOT NULL,
+            created_at TEXT NOT NULL,
+            started_at TEXT,
+            updated_at TEXT NOT NULL,
+            finished_at TEXT
+        )
+        """,
+        "CREATE INDEX jobs_by_state ON jobs (state)",
+    ),
+    remedy="move the file away: it holds the history of jobs, and no pictures",
+    journal="DELETE",
+)
+_COLUMNS = (
+    "id, kind, parameters, state, cancel_requested, done, total, errors, error_texts, message, "
+    "starts, created_at, started_at, updated_at, finished_at"
+)
+_CHANGED = (
+    "state = ?, cancel_requested = ?, done = ?, total = ?, errors = ?, error_texts = ?, "
+    "message = ?, starts = ?, started_at = ?, updated_at = ?, finished_at = ?"
+)
+_UNFINISHED = f"state IN ('{JobState.QUEUED}', '{JobState.RUNNING}')"
+
+
+class SqliteJobs:
+    """A `JobStore` in one SQLite file.
+
+    Args:
+        path: The file, made where it does not exist, with its folder. The folder must belong to
+            this process, unless `read_only`.
+        read_only: Whether to change nothing; then there may be no file yet.
+
+    Raises:
+        DataFolderError: The file is damaged, or was written by another version.
+        StorageError: The disk refuses.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._path = path
+        self._read_only = read_only
+        self._lock = threading.Lock()
+        self._closed = False
+        if not read_only:
+            with disk_errors(f"use the folder {path.parent}"):
+                make_folders(path.parent.resolve())
+        with sqlite_errors(path):
+            if not read_only:
+                self._connection = open_writer(path, _SCHEMA)
+            elif path.exists():
+                self._connection = open_reader(path)
+                require_schema(self._connection, path, _SCHEMA)
+            else:
+                self._connection = sqlite3.connect(":memory:", check_same_thread=False)
+                for statement in _SCHEMA.statements:
+                    self._connection.execute(statement)
+
+    def close(self) -> None:
+        """Closes the file; may be called twice."""
+        with self._lock:
+            self._closed = True
+            self._connection.close()
+
+    def add(self, job: Job) -> None:
+        """Keeps a new job, see `JobStore.add`."""
+        sql = f"INSERT INTO jobs ({_COLUMNS}) VALUES ({', '.join('?' * 15)})"
+        values = (
+            job.id,
+            job.kind,
+            json.dumps(dict(job.parameters)),
+            *_standing(job),
+            job.created_at,
+            *_times(job),
+        )
+        with self._write() as connection:
+            if connection.execute("SELECT 1 FROM jobs WHERE id = ?", (job.id,)).fetchone():
+                raise ValueError(f"the job {job.id} is there already")
+            connection.execute(sql, values)
+
+    def get(self, job_id: str) -> Job:
+        """One job. Raises `JobNotFoundError`."""
+        with self._read() as connection:
+            return _get(connection, job_id)
+
+    def change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
+        """Writes `change(job)`, see `JobStore.change`."""
+        with self._write() as connection:
+            job = change(_get(connection, job_id))
+            values = (*_standing(job), *_times(job), job_id)
+            connection.execute(f"UPDATE jobs SET {_CHANGED} WHERE id = ?", values)
+            return _get(connection, job_id)
+
+    def unfinished(self) -> list[Job]:
+        """Those queued or running, oldest first."""
+        sql = f"SELECT {_COLUMNS} FROM jobs WHERE {_UNFINISHED} ORDER BY number"
+        with self._read() as connection:
+            return [_job(row) for row in connection.execute(sql)]
+
+    def page(self, *, cursor: str | None = None, limit: int = 100) -> JobPage:
+        """A stretch of jobs, newest first, see `JobStore.page`."""
+        before = MAX_SEQ if cursor is None else decode_cursor(cursor)
+        if limit < 1:
+            raise InvalidParameterError("limit must be at least 1")
+        sql = f"SELECT number, {_COLUMNS} FROM jobs WHERE number < ? ORDER BY number DESC LIMIT ?"
+        with self._read() as connection:
+            rows = connection.execute(sql, (before, limit + 1)).fetchall()
+        more = len(rows) > limit
+        jobs = [_job(row[1:]) for row in rows[:limit]]
+        return JobPage(jobs, encode_cursor(rows[limit - 1][0]) if more else None)
+
+    def prune(self, *, keep: int) -> int:
+        """Forgets old finished jobs, see `JobStore.prune`."""
+        sql = (
+            "DELETE FROM jobs WHERE number IN (SELECT number FROM jobs"
+            f" WHERE NOT {_UNFINISHED} ORDER BY number DESC LIMIT -1 OFFSET ?)"
+        )
+        with self._write() as connection:
+            return connection.execute(sql, (keep,)).rowcount
+
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, sqlite_errors(self._path):
+            if self._closed:
+                raise StorageError("The store is closed")
+            yield self._connection
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._read() as connection:
+            if self._read_only:
+                raise StorageError("The data folder was opened for reading only")
+            with transaction(connection):
+                yield connection
+
+
+def _get(connection: sqlite3.Connection, job_id: str) -> Job:
+    sql = f"SELECT {_COLUMNS} FROM jobs WHERE id = ?"
+    found = connection.execute(sql, (job_id,)).fetchone()
+    if found is None:
+        raise no_such_job(job_id)
+    return _job(found)
+
+
+def _standing(job: Job) -> tuple[Any, ...]:
+    return (
+        job.state.value,
+        int(job.cancel_requested),
+        job.done,
+        job.total,
+        job.errors,
+        json.dumps(list(job.error_texts)),
+        job.message,
+        job.starts,
+    )
+
+
+def _times(job: Job) -> tuple[str | None, ...]:
+    return (job.started_at, job.updated_at, job.finished_at)
+
+
+def _job(row: tuple[Any, ...]) -> Job:
+    """Reads `_COLUMNS`."""
+    return Job(
+        id=row[0],
+        kind=row[1],
+        parameters=json.loads(row[2]),
+        state=JobState(row[3]),
+        cancel_requested=bool(row[4]),
+        done=row[5],
+        total=row[6],
+        errors=row[7],
+        error_texts=tuple(json.loads(row[8])),
+        message=row[9],
+        starts=row[10],
+        created_at=row[11],
+        started_at=row[12],
+        updated_at=row[13],
+        finished_at=row[14],
+    )

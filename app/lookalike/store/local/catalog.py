@@ -33,8 +33,7 @@ from lookalike.store.base import (
     utc_now,
 )
 from lookalike.store.filters import canonical_json
-from lookalike.store.local.connections import Connections
-from lookalike.store.sqlite import Schema
+from lookalike.store.sqlite import Connections, Schema
 
 SCHEMA = Schema(
     application=0x4C4B4341,  # "LKCA"

@@ -6,7 +6,7 @@ import logging
 import sqlite3
 
 from lookalike.errors import StorageError
-from lookalike.store.local.connections import Connections
+from lookalike.store.sqlite import Connections
 from lookalike.worker import Worker
 
 RETRY_S = 60.0
