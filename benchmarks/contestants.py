@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from lookalike.progress import Progress
 from lookalike.store.local.index.approximate import ApproximateSegment, CandidateIndex
 from lookalike.store.local.index.calibration import Calibration, build_segment
-from lookalike.store.local.index.exact import ExactSegment
 from lookalike.store.local.index.policy import IndexPolicy, Limits
+from lookalike.store.local.index.segments import ExactSegment
 
 K = 10
 AIM = 0.995  # on the queries that parameters are chosen with, so that others reach 0.99

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.contestants import K, Ours
 from benchmarks.index_task import Task, warm
-from lookalike.store.local.index.exact import Positions
+from lookalike.store.local.index.segments import Positions
 
 SHARES = (0.001, 0.01, 0.1, 0.5)
 _QUERIES = 50

@@ -140,8 +140,8 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     """
     if read_only:
         require_data_folder(settings.data_dir)
-    from lookalike.store.local.index.faiss_calls import use_at_most  # noqa: PLC0415 - imports faiss
     from lookalike.store.local.index.policy import IndexPolicy  # noqa: PLC0415
+    from lookalike.store.local.index.segments import use_at_most  # noqa: PLC0415 - imports faiss
     from lookalike.store.local.store import LocalStore  # noqa: PLC0415
 
     use_at_most(settings.threads or available_cores())

@@ -16,8 +16,8 @@ from lookalike.records import Effort
 from lookalike.store.base import Vectors
 from lookalike.store.local.index.approximate import ApproximateSegment, CandidateIndex
 from lookalike.store.local.index.calibration import build_segment
-from lookalike.store.local.index.exact import ExactSegment, Found
 from lookalike.store.local.index.policy import DEFAULT_LIMITS, Limits
+from lookalike.store.local.index.segments import ExactSegment, Found
 from lookalike.store.tuning import recall_at_k
 from tests.store.helpers import unit_vectors
 

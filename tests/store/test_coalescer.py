@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lookalike.store.base import Vectors
-from lookalike.store.local.index.exact import ExactSegment, Found
-from lookalike.store.local.index.live import Coalescer
+from lookalike.store.local.index.indexes import Coalescer
+from lookalike.store.local.index.segments import ExactSegment, Found
 from tests.store.helpers import unit_vectors
 from tests.waiting import wait_for
 

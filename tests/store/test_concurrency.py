@@ -18,7 +18,7 @@ from lookalike.errors import NotFoundError
 from lookalike.store.base import Store, count_of
 from lookalike.store.filters import Filter
 from lookalike.store.local.catalog import Catalog
-from lookalike.store.local.index.live import LiveIndex, ReadWriteLock
+from lookalike.store.local.index.indexes import LiveIndex, ReadWriteLock
 from lookalike.store.local.index.policy import Limits
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import digest, fill, ids, new_image, put, search, unit_vectors

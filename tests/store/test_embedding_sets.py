@@ -21,8 +21,7 @@ from lookalike.errors import (
 )
 from lookalike.records import ImageRecord, ModelSpec, NewImage
 from lookalike.store.base import Store, scan, spec_of
-from lookalike.store.local.index.indexes import Indexes
-from lookalike.store.local.index.live import LiveIndex
+from lookalike.store.local.index.indexes import Indexes, LiveIndex
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import (
     OTHER_PASSPORT,

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from lookalike.store.base import best_first, exact_scores
-from lookalike.store.local.index import faiss_calls
-from lookalike.store.local.index.exact import ExactSegment
+from lookalike.store.local.index import policy, segments
 from lookalike.store.local.index.policy import DEFAULT_LIMITS, Limits
+from lookalike.store.local.index.segments import ExactSegment
 from tests.store.helpers import unit_vectors
 
 ROWS, DIM = 6000, 24
@@ -112,19 +112,19 @@ def test_compaction_keeps_what_is_alive() -> None:
 
 def test_threads_are_raised_for_a_batch_only(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(faiss_calls.faiss, "omp_set_num_threads", seen.append)
-    monkeypatch.setattr(faiss_calls, "available_cores", lambda: 7)
-    monkeypatch.setattr(faiss_calls, "_max_threads", None)
+    monkeypatch.setattr(policy.faiss, "omp_set_num_threads", seen.append)
+    monkeypatch.setattr(segments, "available_cores", lambda: 7)
+    monkeypatch.setattr(segments, "_max_threads", None)
     index = made(unit_vectors(ROWS, dim=DIM), Limits(parallel_work=1))
     index.search(unit_vectors(1, dim=DIM), k=1)
     assert seen[0] == 1
     index.search(unit_vectors(8, dim=DIM), k=1)
     assert 7 in seen
-    monkeypatch.setattr(faiss_calls, "available_cores", lambda: 64)
-    assert faiss_calls.max_threads() == 8
-    monkeypatch.setattr(faiss_calls, "_max_threads", None)
-    faiss_calls.use_at_most(2)
-    assert faiss_calls.max_threads() == 2
+    monkeypatch.setattr(segments, "available_cores", lambda: 64)
+    assert segments.max_threads() == 8
+    monkeypatch.setattr(segments, "_max_threads", None)
+    segments.use_at_most(2)
+    assert segments.max_threads() == 2
 
 
 def test_searches_side_by_side_are_right() -> None:

@@ -15,9 +15,9 @@ import pytest
 
 from lookalike.files import artifacts
 from lookalike.store.local.index import indexes
-from lookalike.store.local.index.exact import ExactSegment
-from lookalike.store.local.index.live import LiveIndex
+from lookalike.store.local.index.indexes import LiveIndex
 from lookalike.store.local.index.policy import IndexPolicy, Limits
+from lookalike.store.local.index.segments import ExactSegment
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import answers, fill, new_image, put, search, unit_vectors
 

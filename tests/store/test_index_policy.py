@@ -18,7 +18,6 @@ from lookalike.store.local.index.approximate import (
 )
 from lookalike.store.local.index.building import Retries
 from lookalike.store.local.index.calibration import Calibration, Level
-from lookalike.store.local.index.exact import ExactSegment
 from lookalike.store.local.index.policy import (
     EXACT,
     IndexPolicy,
@@ -26,7 +25,7 @@ from lookalike.store.local.index.policy import (
     check_index_type,
     list_count,
 )
-from lookalike.store.local.index.segments import Segments, in_memory
+from lookalike.store.local.index.segments import ExactSegment, Segments, in_memory
 from tests.store.helpers import DIM, unit_vectors
 
 GB = 10**9

@@ -25,9 +25,9 @@ from lookalike.errors import NotFoundError, StorageFullError
 from lookalike.records import Effort
 from lookalike.store.base import Store, count_of
 from lookalike.store.filters import Filter
-from lookalike.store.local.index import build_process, calibration
+from lookalike.store.local.index import building, calibration
 from lookalike.store.local.index.approximate import CandidateIndex
-from lookalike.store.local.index.build_process import BuildError
+from lookalike.store.local.index.building import BuildError
 from lookalike.store.local.index.generations import Generations
 from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
@@ -81,7 +81,7 @@ def children() -> set[int]:
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             parent = int(path.joinpath("stat").read_text().rsplit(")", 1)[1].split()[1])
-            if parent == os.getpid() and b"build_process" in path.joinpath("cmdline").read_bytes():
+            if parent == os.getpid() and b"index.building" in path.joinpath("cmdline").read_bytes():
                 found.add(int(path.name))
     return found
 
@@ -98,14 +98,14 @@ def hold_child() -> int:
 def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
     """Builds wait for the second event after setting the first."""
     begun, go_on = threading.Event(), threading.Event()
-    build = build_process.build_here
+    build = building.build_here
 
     def wait(*given: Any) -> Any:
         begun.set()
         assert go_on.wait(30)
         return build(*given)
 
-    monkeypatch.setattr(build_process, "build_here", wait)
+    monkeypatch.setattr(building, "build_here", wait)
     yield begun, go_on
     go_on.set()
 
@@ -287,7 +287,7 @@ def test_any_error_of_a_build_leaves_the_thread_alive(
 
     with closing(opened(tmp_path)) as store:
         with monkeypatch.context() as patch:
-            patch.setattr(build_process, "build_here", fail)
+            patch.setattr(building, "build_here", fail)
             fill(store, 100)
             wait_for(lambda: "cannot" in facts(store).get("failure", ""))
             put(store, [new_image("x")], unit_vectors(1))

@@ -13,13 +13,13 @@ from lookalike.records import Effort
 from lookalike.store.base import Vectors
 from lookalike.store.local.index import calibration
 from lookalike.store.local.index.calibration import moved_rows, tune
-from lookalike.store.local.index.exact import ExactSegment
 from lookalike.store.local.index.policy import (
     AUTO,
     IndexPolicy,
     check_index_type,
     default_candidates,
 )
+from lookalike.store.local.index.segments import ExactSegment
 from lookalike.store.tuning import Goal, Point, Trial, Tuning, pareto
 from tests.store.helpers import unit_vectors
 

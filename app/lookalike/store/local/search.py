@@ -20,8 +20,8 @@ from lookalike.store.base import Seqs, Vectors, check_vectors, require_same_spec
 from lookalike.store.filters import Filter
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow, Rows
 from lookalike.store.local.columns import Columns
-from lookalike.store.local.index.exact import Found
 from lookalike.store.local.index.indexes import Indexes
+from lookalike.store.local.index.segments import Found
 
 FILTER_S = 30.0
 """Seconds that a filter may take unless it is set."""

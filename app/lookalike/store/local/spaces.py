@@ -36,8 +36,7 @@ from lookalike.store.local.catalog import (
     vector_blob,
     vector_rows,
 )
-from lookalike.store.local.index.indexes import Indexes
-from lookalike.store.local.index.live import LiveIndex
+from lookalike.store.local.index.indexes import Indexes, LiveIndex
 
 _REMOVED_TOGETHER = 500
 

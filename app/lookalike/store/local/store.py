@@ -38,8 +38,8 @@ from lookalike.store.base import (
 from lookalike.store.filters import MAX_METADATA_BYTES, Filter, check_metadata, merge_patch
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow
 from lookalike.store.local.folder_lock import FolderLock
-from lookalike.store.local.index import faiss_calls
 from lookalike.store.local.index.indexes import Indexes
+from lookalike.store.local.index.policy import VERSION as FAISS_VERSION
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.purging import Purger
 from lookalike.store.local.search import FILTER_S, Filtering, Query, Searcher
@@ -352,6 +352,6 @@ class LocalStore:
             "kind": "local",
             "path": str(self._folder),
             "sqlite": sqlite.VERSION,
-            "faiss": faiss_calls.VERSION,
+            "faiss": FAISS_VERSION,
             "collections": collections,
         }

@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import LIMITS, Effort
 from lookalike.store.base import Vectors
-from lookalike.store.local.index.exact import ExactSegment, Found, Mask, Positions, Selection
-from lookalike.store.local.index.faiss_calls import (
-    faiss,
-    innermost,
+from lookalike.store.local.index.policy import faiss, list_count
+from lookalike.store.local.index.segments import (
+    ExactSegment,
+    Found,
+    Mask,
+    Positions,
+    Selection,
     max_threads,
-    search_method,
     selector,
     threads,
 )
-from lookalike.store.local.index.policy import list_count
 
 if TYPE_CHECKING:
     from lookalike.store.local.index.calibration import Calibration, Level
@@ -400,3 +401,20 @@ def _width(k: int, effort: Effort, level: Level) -> int:
     if effort.k_factor is not None:
         return k * effort.k_factor
     return level.k * (level.effort.k_factor or 1)
+
+
+def search_method(index: Any) -> Any:
+    """FAISS's own search method.
+
+    `faiss.contrib.torch_utils`, which pytorch-metric-learning imports, replaces it for the whole
+    process by one that lacks `params`.
+    """
+    return getattr(index, "search_numpy", index.search)
+
+
+def innermost(index: Any) -> Any:
+    """The index behind all transformations of vectors."""
+    inner = faiss.downcast_index(index)
+    while isinstance(inner, faiss.IndexPreTransform):
+        inner = faiss.downcast_index(inner.index)
+    return inner

@@ -22,14 +22,15 @@ from lookalike.store.local.index.approximate import (
     CandidateIndex,
     build_candidates,
 )
-from lookalike.store.local.index.exact import ExactSegment, Found, Positions
-from lookalike.store.local.index.faiss_calls import error_text, faiss
 from lookalike.store.local.index.policy import (
     AUTO,
     EXACT,
     check_index_type,
     default_candidates,
+    error_text,
+    faiss,
 )
+from lookalike.store.local.index.segments import ExactSegment, Found, Positions
 from lookalike.store.tuning import TIE, Point, Trial, Tuning, recall_at_k
 
 _QUERIES = 200

@@ -28,10 +28,8 @@ from lookalike.store.base import Seqs, Vectors
 from lookalike.store.local.catalog import CollectionRow
 from lookalike.store.local.index.approximate import ApproximateSegment, CandidateIndex
 from lookalike.store.local.index.calibration import Calibration
-from lookalike.store.local.index.exact import ExactSegment
-from lookalike.store.local.index.faiss_calls import VERSION
-from lookalike.store.local.index.policy import EXACT, Limits
-from lookalike.store.local.index.segments import Segments, in_memory
+from lookalike.store.local.index.policy import EXACT, VERSION, Limits
+from lookalike.store.local.index.segments import ExactSegment, Segments, in_memory
 
 _KIND, _FORMAT = "index", 3
 _SIZE_SHARE = 1.25  # of the vectors' bytes; most types take far less than the vectors

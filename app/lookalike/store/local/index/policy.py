@@ -8,13 +8,17 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import faiss as _faiss
+
 from lookalike.cores import memory_bytes
 from lookalike.errors import ConfigurationError
 from lookalike.records import Effort
-from lookalike.store.local.index.faiss_calls import error_text, faiss
 
 if TYPE_CHECKING:
     from lookalike.store.local.index.segments import Segments
+
+faiss: Any = _faiss  # its stubs describe the C++ signatures, not the Python ones
+VERSION: str = faiss.__version__
 
 EXACT = "Flat"
 AUTO = "auto"
@@ -307,3 +311,9 @@ def list_count(factory: str) -> int:
 
 def _mb(size: float) -> str:
     return f"{size / 1e6:.0f} MB" if size >= 1e8 else f"{size / 1e6:.3g} MB"
+
+
+def error_text(error: Exception) -> str:
+    """FAISS's own words, without the position in its source that precedes them."""
+    text = re.sub(r"^Error in .+? at \S+:\d+: ", "", str(error)).rsplit("Error: ", 1)[-1].strip()
+    return (text or type(error).__name__).splitlines()[0][:200]
