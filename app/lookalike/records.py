@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -413,3 +414,8 @@ class Effort:
             return "exact"
         given = ((name, getattr(self, name)) for name in LIMITS)
         return ",".join(f"{name}={value}" for name, value in given if value is not None)
+
+
+def utc_now() -> str:
+    """This moment as rows record it: ISO 8601 in UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

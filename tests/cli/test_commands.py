@@ -14,7 +14,7 @@ from PIL import Image
 
 from lookalike.cli.main import COMMANDS
 from lookalike.errors import ConfigurationError, DataFolderInUseError, ServerError
-from lookalike.store.local import purging
+from lookalike.store.local import catalog
 from lookalike.store.local.store import LocalStore
 from tests.servers import ADMIN_KEY, LOOKALIKE, Server, clean_environment
 
@@ -107,7 +107,7 @@ def test_a_collection_that_a_command_deletes_is_gone_when_it_ends(
 ):
     place = ["--data-dir", str(tmp_path / "data")]
     lookalike("index", str(pictures / "mug"), *place)
-    monkeypatch.setattr(purging.Purger, "wake", lambda _: None)  # the background comes too late
+    monkeypatch.setattr(catalog.Purger, "wake", lambda _: None)  # the background comes too late
     assert lookalike("delete", "--all", "--yes", *place).exit_code == 0
     with closing(sqlite3.connect(tmp_path / "data" / "catalog.db")) as connection:
         assert connection.execute("SELECT count(*) FROM images").fetchone() == (0,)

@@ -37,9 +37,9 @@ from lookalike.models.head import Head, HeadSpec, save_head
 from lookalike.progress import NO_PROGRESS, Progress, TaskEndedError
 from lookalike.services.quantizing import keep_quantized, quantize_model
 from lookalike.services.reembedding import REEMBED_KIND
+from lookalike.store.local.catalog import Purger
 from lookalike.store.local.index import policy
 from lookalike.store.local.index.policy import DEFAULT_LIMITS
-from lookalike.store.local.purging import Purger
 from tests.formats import toy
 from tests.waiting import wait_for
 

@@ -23,11 +23,11 @@ from lookalike.media.decode import ImageDecoder
 from lookalike.models.base import Encoder
 from lookalike.models.color import ColorEncoder
 from lookalike.models.spec import ModelRequest
-from lookalike.records import ModelSpec, NewImage, PutStatus
+from lookalike.records import ModelSpec, NewImage, PutStatus, utc_now
 from lookalike.services.backfill import Vectorizer
 from lookalike.services.pipeline import Pipeline
 from lookalike.services.search import SearchOptions
-from lookalike.store.base import Store, count_of, utc_now
+from lookalike.store.base import Store, count_of
 from lookalike.store.local.store import LocalStore
 from lookalike.store.memory import MemoryStore
 from tests.services.moving import HEADED, NEW, OLD, Watched, World, make, picture, some

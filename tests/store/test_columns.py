@@ -21,7 +21,6 @@ from lookalike.store import sqlite
 from lookalike.store.base import count_of
 from lookalike.store.filters import LISTS, OPERATORS, Condition, Filter, parse_field_names
 from lookalike.store.local import columns as columns_module
-from lookalike.store.local import search
 from lookalike.store.local.catalog import Changes
 from lookalike.store.local.columns import MAX_UNNAMED, Column, Columns
 from lookalike.store.local.store import LocalStore
@@ -126,8 +125,8 @@ class FollowedColumns(RuleBasedStateMachine):
             (columns_module, "_BLOCK", 2),
             (columns_module, "_COMPACT_AFTER", 1),
             (columns_module, "MAX_UNNAMED", 1),
-            (search, "_WALKED", 1),
-            (search, "_WALKED_TOGETHER", 3),
+            (columns_module, "_WALKED", 1),
+            (columns_module, "_WALKED_TOGETHER", 3),
         ):
             self.limits.setattr(module, name, value)
         self.folder = tempfile.TemporaryDirectory()
@@ -246,7 +245,7 @@ def found(store: LocalStore, where: Any) -> list[str]:
 @pytest.fixture
 def no_walks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages are read by columns, however short a walk over the rows would be."""
-    monkeypatch.setattr(search, "_WALKED", 0)
+    monkeypatch.setattr(columns_module, "_WALKED", 0)
 
 
 def test_named_fields_have_columns_from_the_first_row_on(tmp_path: Path) -> None:
@@ -408,11 +407,11 @@ def test_a_search_that_waits_for_changes_keeps_no_other_filter_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As beside changes, whose answers the first attempts are not."""
-    attempt, failures = search.Searcher._attempt, iter(range(6))
+    attempt, failures = LocalStore._attempt, iter(range(6))
 
-    def meet_changes(searcher: Any, query: Any) -> Any:
-        answer = attempt(searcher, query)
-        if query.collection == "default" and next(failures, None) is not None:
+    def meet_changes(searched: LocalStore, collection: str, *query: Any, **how: Any) -> Any:
+        answer = attempt(searched, collection, *query, **how)
+        if collection == "default" and next(failures, None) is not None:
             return None
         return answer
 
@@ -420,7 +419,7 @@ def test_a_search_that_waits_for_changes_keeps_no_other_filter_waiting(
         vectors = fill(store, 20)
         fill(store, 20, collection="other")
         where = Filter.parse({"n": 3})
-        monkeypatch.setattr(search.Searcher, "_attempt", meet_changes)
+        monkeypatch.setattr(LocalStore, "_attempt", meet_changes)
         with ThreadPoolExecutor(2) as pool:
             with store._change:
                 asked = [

@@ -22,7 +22,7 @@ from lookalike.errors import (
 from lookalike.store import sqlite
 from lookalike.store.base import count_of
 from lookalike.store.filters import Filter
-from lookalike.store.local import purging
+from lookalike.store.local import catalog
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.store import LocalStore
 from lookalike.store.sqlite import Connections
@@ -178,7 +178,7 @@ def test_the_catalog_is_set_up_as_designed(tmp_path: Path) -> None:
 def test_a_dropped_collection_gives_its_room_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(purging, "TOGETHER", 100)
+    monkeypatch.setattr(catalog, "PURGED_TOGETHER", 100)
     store = LocalStore(tmp_path)
     fill(store, 1050)
     fill(store, 1, collection="other")
@@ -203,7 +203,7 @@ class Held:
             give_room_back(connections)
 
         patch.setattr(Connections, "give_room_back", wait)
-        patch.setattr(purging, "TOGETHER", 3)
+        patch.setattr(catalog, "PURGED_TOGETHER", 3)
 
 
 def left(store: LocalStore) -> dict[str, int]:
@@ -259,7 +259,7 @@ def test_a_start_does_not_wait_for_what_was_dropped_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(LocalStore(tmp_path)) as store, monkeypatch.context() as patch:
-        patch.setattr(purging.Purger, "wake", lambda _: None)  # as if killed right behind the drop
+        patch.setattr(catalog.Purger, "wake", lambda _: None)  # as if killed right behind the drop
         fill(store, 10)
         store.drop("default")
     held = Held(monkeypatch)
@@ -305,8 +305,8 @@ def test_a_drop_on_a_failing_disk_is_still_a_drop(
     def fail(_: object) -> None:
         raise StorageError("the disk is failing")
 
-    monkeypatch.setattr(purging, "RETRY_S", 0.01)
-    monkeypatch.setattr(purging, "TOGETHER", 3)
+    monkeypatch.setattr(catalog, "PURGE_RETRY_S", 0.01)
+    monkeypatch.setattr(catalog, "PURGED_TOGETHER", 3)
     with closing(LocalStore(tmp_path, filter_fields=["n"])) as store:
         fill(store, 10)
         with monkeypatch.context() as patch:

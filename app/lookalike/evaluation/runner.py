@@ -35,9 +35,9 @@ from lookalike.evaluation.ranking import (
 )
 from lookalike.evaluation.results import Evaluation, Metric, QueryResult
 from lookalike.progress import NO_PROGRESS, Progress
+from lookalike.records import utc_now
 from lookalike.services.search import Stopwatch
 from lookalike.services.vector_set import VectorSet
-from lookalike.store.base import utc_now
 
 MAX_DEPTH: Final = 5000
 """Where a class has more other pictures than this, R-precision and MAP@R are left out."""

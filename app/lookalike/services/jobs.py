@@ -12,7 +12,7 @@ from typing import Any
 
 from lookalike.errors import InvalidParameterError, LookalikeError, NotReadyError
 from lookalike.progress import Progress, TaskEndedError
-from lookalike.store.base import utc_now
+from lookalike.records import utc_now
 from lookalike.store.jobs import Job, JobState, JobStore, same_work
 from lookalike.worker import Worker, log_failure
 

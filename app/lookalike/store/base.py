@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -541,11 +540,6 @@ def unknown_collection(name: str) -> CollectionNotFoundError:
 def image_not_found(collection: str, image_id: str) -> ImageNotFoundError:
     """The error for an id that a collection does not have."""
     return ImageNotFoundError(f"No picture {image_id!r} in the collection {collection!r}")
-
-
-def utc_now() -> str:
-    """This moment as rows record it: ISO 8601 in UTC, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def settle_known(

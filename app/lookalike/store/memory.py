@@ -26,6 +26,7 @@ from lookalike.records import (
     PutStatus,
     decode_cursor,
     encode_cursor,
+    utc_now,
 )
 from lookalike.store.base import (
     Capability,
@@ -45,7 +46,6 @@ from lookalike.store.base import (
     require_same_spec,
     settle_known,
     unknown_collection,
-    utc_now,
 )
 from lookalike.store.filters import MAX_METADATA_BYTES, Filter, check_metadata, merge_patch
 from lookalike.store.jobs import Job, JobPage, no_such_job

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.errors import DataFolderError
+from lookalike.errors import DataFolderError, StorageError
 from lookalike.records import (
     ImageRecord,
     Metadata,
@@ -22,6 +23,7 @@ from lookalike.records import (
     OnConflict,
     PutOutcome,
     PutStatus,
+    utc_now,
 )
 from lookalike.store.base import (
     Seqs,
@@ -30,10 +32,10 @@ from lookalike.store.base import (
     put_outcome,
     require_same_spec,
     unknown_collection,
-    utc_now,
 )
 from lookalike.store.filters import canonical_json
 from lookalike.store.sqlite import Connections, Schema
+from lookalike.worker import Worker
 
 SCHEMA = Schema(
     application=0x4C4B4341,  # "LKCA"
@@ -616,3 +618,80 @@ def _decoded(rows: Sequence[tuple[int, str]]) -> Rows:
     """Rows with their metadata read; all texts at once, which takes half of the time."""
     texts: list[Metadata] = json.loads(f"[{','.join(text for _, text in rows)}]")
     return [(seq, metadata) for (seq, _), metadata in zip(rows, texts, strict=True)]
+
+
+PURGE_RETRY_S = 60.0
+"""Seconds until what failed, on a full disk perhaps, is tried again."""
+
+PURGED_TOGETHER = 500
+"""Rows that one step removes: many small transactions keep the WAL small."""
+
+_DROPPED = "SELECT id FROM collections WHERE name IS NULL LIMIT 1"
+
+log = logging.getLogger(__name__)
+
+
+class Purger:
+    """Removes the rows of collections that have no name any more, a few at a time.
+
+    At least half of the time is left to others. What a shutdown or a crash leaves is removed after
+    the next start.
+
+    Args:
+        connections: The catalog's.
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._worker = Worker(
+            "purge",
+            self._step,
+            failure="Rows of a dropped collection stay for now",
+            share=0.5,
+            retry_s=PURGE_RETRY_S,
+        )
+
+    def begin(self) -> None:
+        """Takes up what was left before this start."""
+        with self._connections.read() as connection:
+            left = connection.execute(_DROPPED).fetchone()
+        if left:
+            self._worker.wake()
+
+    def wake(self) -> None:
+        """Has the background look for something to remove."""
+        self._worker.wake()
+
+    def finish(self) -> None:
+        """Removes all there is, now; what the disk refuses is left to the background."""
+        try:
+            while self._step():
+                pass
+        except StorageError as exc:
+            log.warning("Rows of a dropped collection stay for now: %s", exc)
+
+    def close(self) -> None:
+        """Stops after the step that is under way; may be called twice."""
+        self._worker.close()
+
+    def _step(self) -> bool:
+        """Removes some rows, and with the last ones their collection; False where all is gone."""
+        with self._connections.write() as connection:
+            found = connection.execute(_DROPPED).fetchone()
+            if found is not None:
+                _remove_some(connection, *found)
+        self._connections.give_room_back()  # where nothing was found: what failed the last time
+        return found is not None
+
+
+def _remove_some(connection: sqlite3.Connection, number: int) -> None:
+    """Removes rows of a collection; where those were the last, all else of it."""
+    some = (
+        "DELETE FROM images WHERE seq IN"
+        " (SELECT seq FROM images WHERE collection = ? ORDER BY seq LIMIT ?)"
+    )
+    if connection.execute(some, (number, PURGED_TOGETHER)).rowcount == PURGED_TOGETHER:
+        return
+    connection.execute("UPDATE collections SET space = NULL WHERE id = ?", (number,))
+    connection.execute("DELETE FROM spaces WHERE collection = ?", (number,))
+    connection.execute("DELETE FROM collections WHERE id = ?", (number,))

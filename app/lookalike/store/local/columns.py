@@ -8,24 +8,37 @@ follow every later change.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.errors import FilterTooSlowError
+from lookalike.records import ImageRecord
 from lookalike.store.base import Seqs
 from lookalike.store.filters import MAX_INT, MIN_INT, ORDERINGS, Condition, Filter, Scalar, kind_of
-from lookalike.store.local.catalog import Changes, Rows
+from lookalike.store.local.catalog import Catalog, Changes, CollectionRow, Rows
+
+FILTER_S = 30.0
+"""Seconds that a filter may take unless it is set."""
 
 MAX_UNNAMED = 64
 """Columns of a collection that are kept though no setting names their field."""
 
 _BLOCK = 4096  # rows that are read at a time for a new column
 _COMPACT_AFTER = 1_000  # deleted rows or unused values, and at least as many as are in use
+
+_WALKED = 16  # rows that are looked at for each that a page holds, before columns are read
+_WALKED_TOGETHER = 1000
+_NO_SEQS: Seqs = np.empty(0, np.int64)
+
+log = logging.getLogger(__name__)
 
 # What a row has under the field. Numbers keep their type, so that each is exact.
 _MISSING, _NULL, _FALSE, _TRUE, _INT, _FLOAT, _TEXT, _LIST, _OTHER = range(9)
@@ -471,3 +484,137 @@ def _recoded(codes: dict[Any, int], cells: NDArray[np.int64]) -> tuple[dict[Any,
     kept = set(used.tolist())
     fresh = {key: int(np.searchsorted(used, code)) for key, code in codes.items() if code in kept}
     return fresh, np.searchsorted(used, cells)
+
+
+class Filtering:
+    """The columns of every collection that was filtered: made when first needed, then followed.
+
+    Args:
+        catalog: What the columns are read from.
+        change: The store's change lock. Whoever calls `follow`, `drop` or `refresh` holds it.
+        fields: Metadata fields of every collection that get a column at once.
+        seconds: How long a filter may wait for its columns.
+        read_only: Whether another process may change the catalog.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        change: threading.RLock,
+        *,
+        fields: Sequence[str] = (),
+        seconds: float = FILTER_S,
+        read_only: bool = False,
+    ) -> None:
+        self._catalog = catalog
+        self._change = change
+        self._fields = tuple(fields)
+        self._seconds = seconds
+        self._read_only = read_only
+        self._columns: dict[int, Columns] = {}
+
+    def load(self, row: CollectionRow) -> None:
+        """Reads the columns of the fields that were named."""
+        if self._fields:
+            columns = self._get(row)
+            self._fill(columns, row, self._fields, deadline=float("inf"))
+
+    def prepare(self, row: CollectionRow, where: Filter) -> Columns:
+        """The columns of a collection, with those that a filter needs.
+
+        Raises:
+            FilterTooSlowError: They were not read in time; the next call goes on from there.
+        """
+        columns = self._get(row)
+        deadline = time.monotonic() + self._seconds
+        while not columns.is_ready(where):
+            names = [condition.field for condition in where.conditions]
+            if not self._fill(columns, row, names, deadline=deadline):
+                raise FilterTooSlowError(
+                    f"Reading the fields of the filter takes longer than {self._seconds:g} s on a "
+                    "collection of this size. Try again: it goes on where it stopped. Name the "
+                    "fields in LOOKALIKE_FILTER_FIELDS to have them read at the start, or raise "
+                    "LOOKALIKE_FILTER_TIMEOUT"
+                )
+        return columns
+
+    def passing(self, row: CollectionRow, where: Filter) -> Seqs:
+        """The seqs of the rows that pass, ascending: (N,) int64. Raises as `prepare`."""
+        while True:
+            seqs = self.prepare(row, where).passing(where)
+            if seqs is not None:
+                return seqs
+
+    def page(
+        self, row: CollectionRow, where: Filter, *, after: int, limit: int
+    ) -> dict[int, ImageRecord]:
+        """Up to `limit` rows behind the seq `after` that pass, by seq. Raises as `prepare`.
+
+        A filter that many rows pass fills a page within a short walk, sooner than columns are read.
+        """
+        rows: dict[int, ImageRecord] = {}
+        walked = _WALKED * limit if not self._get(row).is_ready(where) else 0
+        while walked > 0:
+            block = self._catalog.page(row, after=after, limit=_WALKED_TOGETHER)
+            rows |= {seq: one for seq, one in block.items() if where.matches(one.metadata)}
+            if len(rows) >= limit or len(block) < _WALKED_TOGETHER:
+                return dict(list(rows.items())[:limit])
+            walked, after = walked - len(block), max(block)
+        seqs = self.passing(row, where)
+        seqs = seqs[seqs > after]
+        while len(rows) < limit and len(seqs):
+            some, seqs = seqs[: limit - len(rows)], seqs[limit - len(rows) :]
+            block = self._catalog.at(row, some.tolist())
+            rows |= {seq: one for seq, one in block.items() if where.matches(one.metadata)}
+        return rows
+
+    def made(self, row: CollectionRow) -> None:
+        """Has columns of the named fields for a collection that a commit has just made."""
+        if self._fields:
+            self._columns[row.id] = Columns(_NO_SEQS, 0, self._fields)
+
+    def follow(self, row: CollectionRow, changes: Changes) -> None:
+        """Follows a commit of this process."""
+        columns = self._columns.get(row.id)
+        if columns is None:
+            return
+        try:
+            columns.apply(changes, row.changes)
+        except Exception:  # the change is committed: it must not look as if it had failed
+            log.exception("The columns of %r did not follow a change; they are read anew", row.name)
+            self._columns.pop(row.id, None)
+
+    def refresh(self, row: CollectionRow) -> None:
+        """Brings the columns to where the catalog is, whoever changed it."""
+        columns = self._columns.get(row.id)
+        if columns is not None and columns.changes != row.changes:
+            known = columns.changes
+            seqs, last = columns.seqs, columns.last_seq
+            columns.apply(*self._catalog.changes_since(row, seqs, last, known))
+
+    def drop(self, row: CollectionRow) -> None:
+        """Forgets the columns of a collection."""
+        self._columns.pop(row.id, None)
+
+    def describe(self, row: CollectionRow) -> dict[str, str]:
+        """`complete` or `building` for each field that has a column, by name."""
+        columns = self._columns.get(row.id)
+        return columns.describe() if columns else {}
+
+    def _get(self, row: CollectionRow) -> Columns:
+        columns = self._columns.get(row.id)
+        if columns is None:
+            with self._change:
+                columns = self._columns.get(row.id)
+                if columns is None:
+                    columns = Columns(*self._catalog.seqs(row), self._fields)
+                    self._columns[row.id] = columns
+        if self._read_only and columns.changes != row.changes:
+            with self._change:
+                self.refresh(row)
+        return columns
+
+    def _fill(
+        self, columns: Columns, row: CollectionRow, names: Sequence[str], *, deadline: float
+    ) -> bool:
+        return columns.fill(names, partial(self._catalog.metadata, row), deadline=deadline)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.errors import InvalidParameterError
+from lookalike.errors import InvalidParameterError, StorageError
+from lookalike.files.data_folder import FolderLock
 from lookalike.records import (
     CollectionInfo,
     Effort,
@@ -36,14 +37,16 @@ from lookalike.store.base import (
     settle_known,
 )
 from lookalike.store.filters import MAX_METADATA_BYTES, Filter, check_metadata, merge_patch
-from lookalike.store.local.catalog import Catalog, Changes, CollectionRow
-from lookalike.store.local.folder_lock import FolderLock
+from lookalike.store.local.catalog import Catalog, Changes, CollectionRow, Purger
+from lookalike.store.local.columns import FILTER_S, Filtering
 from lookalike.store.local.index.indexes import Indexes
 from lookalike.store.local.index.policy import VERSION as FAISS_VERSION
 from lookalike.store.local.index.policy import IndexPolicy
-from lookalike.store.local.purging import Purger
-from lookalike.store.local.search import FILTER_S, Filtering, Query, Searcher
+from lookalike.store.local.index.segments import Found
 from lookalike.store.local.spaces import LocalSpaces
+
+_FREE_ATTEMPTS = 3
+_ATTEMPTS = 14
 
 
 class LocalStore:
@@ -99,9 +102,6 @@ class LocalStore:
                 fields=filter_fields,
                 seconds=filter_s,
                 read_only=read_only,
-            )
-            self._searcher = Searcher(
-                self._catalog, self._indexes, self._filtering, change=self._change
             )
             self._spaces = LocalSpaces(self._catalog, self._indexes, change=self._change)
             self._purger = Purger(self._catalog.connections)
@@ -316,18 +316,76 @@ class LocalStore:
         exclude: Sequence[str] = (),
         effort: Effort | None = None,
     ) -> list[list[Match]]:
-        """The k best matches of each query, see `Store.search`."""
-        return self._searcher.search(
-            Query(
-                collection=collection,
-                vectors=queries,
-                k=k,
-                spec=spec,
-                where=where,
-                exclude=exclude,
-                effort=effort,
-            )
+        """A search that met a change is done again, because its answer may fit no state.
+
+        At first it is done freely, then while changes of this process wait, then also after index
+        and columns were synced with the catalog: another process, or a change that failed, may
+        have left them behind.
+        """
+        queries = check_vectors(queries, count=None, dim=spec.dim)
+        if k < 1:
+            raise InvalidParameterError("k must be at least 1")
+        where = where if where and where.conditions else None
+        for attempt in range(_ATTEMPTS):
+            with self._change if attempt >= _FREE_ATTEMPTS else contextlib.nullcontext():
+                if attempt > _FREE_ATTEMPTS:
+                    self._refresh(collection)
+                found = self._attempt(
+                    collection,
+                    queries,
+                    k=k,
+                    spec=spec,
+                    where=where,
+                    exclude=exclude,
+                    effort=effort,
+                )
+            if found is not None:
+                return found
+        raise StorageError(
+            f"The catalog and the index of {collection!r} disagree; try again, or restart"
         )
+
+    def _attempt(
+        self,
+        collection: str,
+        queries: Vectors,
+        *,
+        k: int,
+        spec: ModelSpec,
+        where: Filter | None,
+        exclude: Sequence[str],
+        effort: Effort | None,
+    ) -> list[list[Match]] | None:
+        """The k best matches of each query; None if a change came in between.
+
+        The filter is evaluated first and the rows are read last. Whatever changed in between shows
+        as a row that is missing or no longer passes, and such an answer is never given.
+        """
+        row = self._catalog.collection(collection)
+        if row is None:
+            return [[] for _ in queries]
+        require_same_spec(collection, row.spec, spec)
+        allowed = self._filtering.passing(row, where) if where else None
+        excluded = self._catalog.seqs_of(row, exclude) if exclude else None
+        live = self._indexes.get(row)
+        if live is None:
+            return None
+        found = live.search(queries, k=k, allowed=allowed, excluded=excluded, effort=effort)
+        if found is None:
+            return None
+        seqs = {seq for _, seqs in found for seq in seqs.tolist()}
+        records = self._catalog.at(row, seqs)
+        fits = len(records) == len(seqs) and not any(
+            one.id in exclude or (where and not where.matches(one.metadata))
+            for one in records.values()
+        )
+        return [_matches(one, records) for one in found] if fits else None
+
+    def _refresh(self, collection: str) -> None:
+        row = self._catalog.collection(collection)
+        if row is not None:
+            self._indexes.refresh(row)
+            self._filtering.refresh(row)
 
     def rebuild(self, collection: str) -> bool:
         """Builds the index anew where that is due, without waiting for the background to do it.
@@ -355,3 +413,10 @@ class LocalStore:
             "faiss": FAISS_VERSION,
             "collections": collections,
         }
+
+
+def _matches(found: Found, records: dict[int, ImageRecord]) -> list[Match]:
+    return [
+        Match(rank, score, records[seq])
+        for rank, (score, seq) in enumerate(zip(*(part.tolist() for part in found), strict=True), 1)
+    ]
