@@ -116,7 +116,7 @@ def extracted(folder: Path) -> tuple[VectorSet, float]:
 
 def epochs(vectors: VectorSet) -> list[float]:
     """Seconds of each epoch, of as many pictures as the first way has."""
-    from lookalike.training.options import TrainingOptions  # noqa: PLC0415
+    from lookalike.training.plan import TrainingOptions  # noqa: PLC0415
     from lookalike.training.task import train_head  # noqa: PLC0415 - imports torch
 
     options = TrainingOptions(

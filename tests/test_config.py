@@ -152,7 +152,7 @@ def test_cores_and_openmp(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_log_lines(capsys, style):
-    from lookalike.api.logs import configure_logging
+    from lookalike.api.monitoring import configure_logging
 
     root = logging.getLogger()
     before = (root.handlers, root.level)

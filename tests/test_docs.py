@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from lookalike.api.main import create_app
-from lookalike.api.metrics import Metrics
+from lookalike.api.monitoring import Metrics
 from lookalike.cli.main import app as command_line
 from lookalike.config import Settings
 from lookalike.errors import LookalikeError

@@ -215,7 +215,7 @@ def test_one_file_beyond_a_services_limit_fails_alone(lookalike, tmp_path, pictu
 
 
 def test_the_kept_key_goes_to_this_machine_only(tmp_path):
-    from lookalike.cli.options import _kept_key
+    from lookalike.cli.common import _kept_key
 
     (tmp_path / "admin.key").write_text("kept\n")
     assert _kept_key("http://localhost:8000", tmp_path) == "kept"

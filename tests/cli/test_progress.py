@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 SCRIPT = """
-from lookalike.cli.output import progress
+from lookalike.cli.common import progress
 with progress() as drawn:
     for done in range(4):
         drawn.report(done, 3, stage="indexing")

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookalike.evaluation.findings import confuse
 from lookalike.evaluation.metrics import encode_labels
+from lookalike.evaluation.results import confuse
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=2, max_size=9), st.data())

@@ -16,7 +16,7 @@ from lookalike.models.head import Head, load_head
 from lookalike.services.vector_set import Skipped
 from lookalike.training.comparison import Compared, compare, with_head
 from lookalike.training.files import QUERIES, before_after_sheet, draw_curves, write_training
-from lookalike.training.options import TrainingOptions
+from lookalike.training.plan import TrainingOptions
 from lookalike.training.task import TrainingResult, train_head
 from tests.evaluation.made import clouds, drawn_set, vector_set
 

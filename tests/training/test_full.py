@@ -15,9 +15,16 @@ from lookalike.models.head import HeadSpec, save_head
 from lookalike.models.torchvision_network import load_backbone
 from lookalike.records import Preprocess
 from lookalike.services.vector_set import VectorSet
-from lookalike.training.full import FullResult, augment, extract_again, train_full
-from lookalike.training.network import FullNetwork, FullOptions, HeadNetwork
-from lookalike.training.options import TrainingOptions
+from lookalike.training.full import (
+    FullNetwork,
+    FullOptions,
+    FullResult,
+    augment,
+    extract_again,
+    train_full,
+)
+from lookalike.training.plan import TrainingOptions
+from lookalike.training.task import HeadNetwork
 from tests.evaluation.made import drawn_set
 from tests.models.networks import torchvision_encoder
 from tests.settings import make_settings

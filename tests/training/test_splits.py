@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from lookalike.errors import ConfigurationError
 from lookalike.evaluation.metrics import encode_labels
-from lookalike.training.options import TrainingOptions
-from lookalike.training.splits import Split, make_split
+from lookalike.training.plan import Split, TrainingOptions, make_split
 
 
 def split_of(sizes: list[int], **options: Any) -> tuple[Split, np.ndarray]:

@@ -17,10 +17,9 @@ from lookalike.errors import ConfigurationError, InvalidParameterError
 from lookalike.evaluation.runner import evaluate
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.comparison import compare, with_head
-from lookalike.training.monitoring import STUCK_EPOCHS, CollapseDetector, spread
-from lookalike.training.options import TrainingOptions
+from lookalike.training.plan import TrainingOptions
 from lookalike.training.task import TrainingResult, train_head
-from lookalike.training.trainer import build_loss
+from lookalike.training.trainer import STUCK_EPOCHS, CollapseDetector, build_loss, spread
 from tests.evaluation.made import clouds, vector_set
 
 QUICK = TrainingOptions(epochs=8, dim=32, learning_rate=1e-3)
@@ -148,7 +147,7 @@ def test_the_triplet_loss_is_its_definition():
 
 def test_the_first_head_is_near_the_features_as_they_are():
     from lookalike.models.head import HeadSpec
-    from lookalike.training.network import HeadNetwork
+    from lookalike.training.task import HeadNetwork
 
     square = HeadNetwork(HeadSpec(dim_in=6, dim_out=6), seed=0).layers[0]
     assert isinstance(square, nn.Linear)
@@ -160,7 +159,7 @@ def test_the_first_head_is_near_the_features_as_they_are():
 
 def test_the_means_and_variances_are_those_of_all_that_was_trained_on():
     from lookalike.models.head import HeadSpec
-    from lookalike.training.network import HeadNetwork
+    from lookalike.training.task import HeadNetwork
 
     network = HeadNetwork(HeadSpec(dim_in=16, dim_out=16, hidden=(12,)), seed=0)
     rows = torch.from_numpy(clouds([40, 30])[0])

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from lookalike.visualization import map_pictures as module
-from lookalike.visualization.classes import classes_of
+from lookalike.visualization.drawing import classes_of
 from lookalike.visualization.map_pictures import Grid, draw_grid, lay_grid
 
 PLACES = arrays.arrays(

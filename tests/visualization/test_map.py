@@ -15,19 +15,17 @@ from PIL import Image
 
 from lookalike.errors import InvalidParameterError
 from lookalike.progress import Progress
-from lookalike.visualization.classes import (
+from lookalike.visualization.drawing import (
     COLORS,
     OTHER_COLOR,
     classes_of,
     densest_places,
-    unit_square,
-)
-from lookalike.visualization.drawing import (
     missing_picture,
     read_thumbnails,
     sheet_columns,
     sprite_sheets,
     thumbnail_size,
+    unit_square,
 )
 from lookalike.visualization.map import make_map, nearest_neighbors, write_map
 from lookalike.visualization.map_pictures import draw_scatter

@@ -1,20 +1,51 @@
-"""Parameters that several routes share, as annotated aliases.
+"""The parts of the running application, and parameters that several routes share.
 
-Dependencies are `async`, because FastAPI runs each of the others on a thread of its own.
+Parameters are annotated aliases. Dependencies are `async`, because FastAPI runs each of the others
+on a thread of its own.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Form, Path, Query, Request
 
-from lookalike.api.state import Parts, parts_of
+from lookalike.bootstrap import Services
 from lookalike.errors import InvalidMetadataError, InvalidParameterError
 from lookalike.records import LIMITS, Effort
 from lookalike.services.search import MAX_K
+
+if TYPE_CHECKING:
+    from lookalike.api.monitoring import Metrics
+    from lookalike.api.security import Keys
+    from lookalike.api.uploads import Admission, ArchiveUploadLimits, UploadLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The parts of a running application."""
+
+    services: Services  # the use cases
+    keys: Keys  # the keys in force
+    metrics: Metrics  # where calls are counted
+    admission: Admission  # places for requests that wait for the network
+    archive_admission: Admission  # places for archives that are being sent
+    search_limits: UploadLimits  # limits on a body with one picture, and on a body of JSON
+    index_limits: UploadLimits  # limits on a body with many pictures
+    archive_limits: ArchiveUploadLimits  # limits on a body with an archive
+    canary_threads: CapacityLimiter  # threads for `GET /health/ready`
+    metrics_threads: CapacityLimiter  # threads for `GET /metrics`
+
+
+def parts_of(request: Request) -> Parts:
+    """Returns the parts of the application that received a request."""
+    parts: Parts = request.app.state.parts
+    return parts
+
 
 COLLECTION_PATTERN = "^[a-z][a-z0-9_]{0,62}$"
 ID_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$"

@@ -15,8 +15,8 @@ from fastapi_offline import FastAPIOffline
 
 from lookalike import __version__
 from lookalike.api import errors
-from lookalike.api.logs import Observe
-from lookalike.api.metrics import Metrics
+from lookalike.api.deps import Parts
+from lookalike.api.monitoring import Metrics, Observe
 from lookalike.api.routers import (
     collections,
     images,
@@ -25,7 +25,6 @@ from lookalike.api.routers import (
     service,
 )
 from lookalike.api.security import Keys, load_admin_key
-from lookalike.api.state import Parts
 from lookalike.api.uploads import ARCHIVES_AT_ONCE, Admission, ArchiveUploadLimits, UploadLimits
 from lookalike.bootstrap import Services, build_services
 from lookalike.config import Settings

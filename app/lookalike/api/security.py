@@ -14,7 +14,7 @@ from pathlib import Path
 from fastapi import Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
-from lookalike.api.state import parts_of
+from lookalike.api.deps import parts_of
 from lookalike.errors import ConfigurationError, UnauthorizedError
 from lookalike.files.disk import sync_folder
 

@@ -18,8 +18,8 @@ from starlette.datastructures import FormData, Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
+from lookalike.api.deps import parts_of
 from lookalike.api.security import Access
-from lookalike.api.state import parts_of
 from lookalike.errors import (
     ArchiveTooLargeError,
     ImageTooLargeError,
@@ -53,22 +53,14 @@ OTHER_FIELDS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadLimits:
-    """How much a multipart body may hold, and where its files wait.
+    """How much a multipart body may hold, and where its files wait."""
 
-    Attributes:
-        file_bytes: Most bytes of one file.
-        field_bytes: Most bytes of one field that is no file.
-        files: Most files.
-        folder: Where files beyond 1 MB are spooled.
-        body_s: Seconds after which a body must be complete.
-        asked: What is to be sent, and an example of it.
-    """
-
-    file_bytes: int
-    field_bytes: int
-    files: int
-    folder: Path
-    body_s: float = BODY_S
+    file_bytes: int  # most bytes of one file
+    field_bytes: int  # most bytes of one field that is no file
+    files: int  # most files
+    folder: Path  # where files beyond 1 MB are spooled
+    body_s: float = BODY_S  # seconds after which a body must be complete
+    # what is to be sent, and an example of it
     asked: str = "the picture as a file; e.g. curl -F file=@photo.jpg"
 
     @property
@@ -114,13 +106,9 @@ class UploadLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveUploadLimits(UploadLimits):
-    """How much an archive may have.
+    """How much an archive may have."""
 
-    Attributes:
-        path: The file that it is written to.
-    """
-
-    path: Path | None = None
+    path: Path | None = None  # the file that it is written to
     body_s: float = ARCHIVE_BODY_S
     asked: str = "the archive as a file; e.g. curl -F file=@photos.zip"
 

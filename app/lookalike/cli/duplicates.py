@@ -11,16 +11,17 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from lookalike.cli.options import (
+from lookalike.cli.common import (
     DEFAULT,
     ApiKey,
     Collection,
     Json,
     Server,
+    cell,
     open_client,
+    progress,
     settings_flags,
 )
-from lookalike.cli.output import cell, progress
 from lookalike.client import BaseClient
 from lookalike.records import DuplicateKind
 from lookalike.schemas import DuplicatesOut, KeptOut

@@ -11,8 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lookalike.cli.options import Json, settings_flags
-from lookalike.cli.output import cell, progress
+from lookalike.cli.common import Json, cell, progress, settings_flags
 from lookalike.cli.vector_sets import (
     SET_SETTINGS,
     Wanted,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import lookalike
-from lookalike.cli.options import (
+from lookalike.cli.common import (
     DEFAULT,
     MODEL_SETTINGS,
     ApiKey,
@@ -20,9 +20,11 @@ from lookalike.cli.options import (
     Json,
     Server,
     open_client,
+    print_errors,
+    progress,
     settings_flags,
+    watch_job,
 )
-from lookalike.cli.output import print_errors, progress, watch_job
 from lookalike.client import Outcome
 from lookalike.errors import ConfigurationError, LookalikeError
 from lookalike.media.sources import walk

@@ -11,18 +11,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lookalike.cli.options import (
+from lookalike.cli.common import (
     DEFAULT,
     ApiKey,
     Collection,
     FilterOption,
     Json,
     Server,
+    cell,
+    metadata_cell,
     open_client,
     read_filter,
     settings_flags,
+    size_text,
 )
-from lookalike.cli.output import cell, metadata_cell, size_text
 from lookalike.errors import ConfigurationError
 from lookalike.services.recall_meter import WINDOW
 

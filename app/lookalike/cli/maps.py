@@ -10,8 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lookalike.cli.options import Json, settings_flags
-from lookalike.cli.output import cell, progress
+from lookalike.cli.common import Json, cell, progress, settings_flags
 from lookalike.cli.vector_sets import SET_SETTINGS, Wanted, open_vectors, set_flags
 from lookalike.extras import require_extra
 from lookalike.services.clusters import Clusters, cluster_pictures

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from lookalike.cli.options import (
+from lookalike.cli.common import (
     DEFAULT,
     FETCH_SETTINGS,
     MODEL_SETTINGS,
@@ -20,11 +20,12 @@ from lookalike.cli.options import (
     FilterOption,
     Json,
     Server,
+    cell,
+    metadata_cell,
     open_client,
     read_filter,
     settings_flags,
 )
-from lookalike.cli.output import cell, metadata_cell
 from lookalike.client import BaseClient
 from lookalike.errors import LookalikeError
 from lookalike.media.decode import ImageLimits, decode_image

@@ -14,7 +14,7 @@ from typing import Any
 
 from dotenv import dotenv_values
 
-from lookalike.cli.options import settings_flags
+from lookalike.cli.common import settings_flags
 from lookalike.config import Settings, load_settings, unknown_variables
 from lookalike.errors import ConfigurationError
 
@@ -22,7 +22,7 @@ from lookalike.errors import ConfigurationError
 @settings_flags()
 def serve(given: dict[str, Any]) -> None:
     """Start the service; GET /docs shows how to use it."""
-    from lookalike.api.logs import configure_logging  # noqa: PLC0415 - not for --help
+    from lookalike.api.monitoring import configure_logging  # noqa: PLC0415 - not for --help
 
     settings = load_settings(**given)
     configure_logging(settings.log_level, settings.log_format)

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lookalike.bootstrap import build_encoder
-from lookalike.cli.options import settings_flags
-from lookalike.cli.output import cell, progress
+from lookalike.cli.common import cell, progress, settings_flags
 from lookalike.cli.vector_sets import (
     SET_SETTINGS,
     Wanted,
@@ -28,7 +27,7 @@ from lookalike.models.head import HeadedEncoder
 from lookalike.progress import Progress
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.comparison import Change, Compared, compare, with_head
-from lookalike.training.options import TrainingOptions
+from lookalike.training.plan import TrainingOptions
 
 if TYPE_CHECKING:  # imports torch, which --help does not wait for
     from lookalike.training.task import TrainingResult
@@ -119,22 +118,21 @@ def _light_fit(vectors: VectorSet, **options: Any) -> tuple[TrainingResult, Vect
 
 
 def _full_fit(given: dict[str, Any], out: Path, **chosen: bool) -> _Fit:
-    from lookalike.training.full import extract_again, train_full  # noqa: PLC0415 - imports torch
-    from lookalike.training.network import FullOptions  # noqa: PLC0415 - imports torch
+    from lookalike.training import full  # noqa: PLC0415 - imports torch
 
     settings = load_settings(**given)
 
     def fit(vectors: VectorSet, **options: Any) -> tuple[TrainingResult, VectorSet]:
-        found = train_full(
+        found = full.train_full(
             vectors,
             weights=settings.weights,
-            full=FullOptions(device=settings.device, **chosen),
+            full=full.FullOptions(device=settings.device, **chosen),
             **options,
         )
         path = found.save_backbone(out)
         trained = load_settings(**{**given, "weights": str(path)})
         encoder = HeadedEncoder(build_encoder(trained), found.training.head)
-        return found.training, extract_again(vectors, encoder)
+        return found.training, full.extract_again(vectors, encoder)
 
     return fit
 

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lookalike.bootstrap import plan_index, tune_collection
-from lookalike.cli.options import DEFAULT, Collection, Json, settings_flags
-from lookalike.cli.output import progress, size_text
+from lookalike.cli.common import DEFAULT, Collection, Json, progress, settings_flags, size_text
 from lookalike.config import load_settings
 from lookalike.errors import ConfigurationError
 from lookalike.extras import require_extra

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 from lookalike.bootstrap import build_decoder, build_encoders, build_pictures, open_store
-from lookalike.cli.options import MODEL_SETTINGS
+from lookalike.cli.common import MODEL_SETTINGS
 from lookalike.config import Settings, load_settings
 from lookalike.cores import available_cores
 from lookalike.errors import ConfigurationError

@@ -98,17 +98,11 @@ class _Pictures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Read:
-    """A picture that was read, as far as that went.
+    """A picture that was read, as far as that went."""
 
-    Attributes:
-        stamp: Of its file; None where there is none.
-        sha256: None where its bytes could not be read.
-        reason: Why there will be no vector.
-    """
-
-    stamp: Stamp | None = None
-    sha256: str | None = None
-    reason: str | None = None
+    stamp: Stamp | None = None  # of its file; None where there is none
+    sha256: str | None = None  # none where its bytes could not be read
+    reason: str | None = None  # why there will be no vector
 
 
 class _Run:

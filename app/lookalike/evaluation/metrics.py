@@ -21,15 +21,10 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classes:
-    """Labels as numbers.
+    """Labels as numbers."""
 
-    Attributes:
-        names: The C different labels, sorted.
-        codes: (N,) int64, each picture's place in `names`.
-    """
-
-    names: tuple[str, ...]
-    codes: NDArray[np.int64]
+    names: tuple[str, ...]  # the C different labels, sorted
+    codes: NDArray[np.int64]  # (N,) int64, each picture's place in `names`
 
     def counts(self) -> NDArray[np.int64]:
         """Pictures in each class: (C,) int64."""
@@ -38,15 +33,11 @@ class Classes:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Relevance:
-    """Which matches were right, and how many there were to find.
+    """Which matches were right, and how many there were to find."""
 
-    Attributes:
-        ranked: (Q, K) bool, best match first; the query itself is not among them.
-        relevant_total: (Q,) int64, at least 1: relevant pictures in the whole set, the query left
-            out. Queries without any have no recall, and must be left out before.
-    """
-
-    ranked: NDArray[np.bool_]
+    ranked: NDArray[np.bool_]  # (Q, K) bool, best match first; the query itself is not among them
+    # (Q,) int64, at least 1: relevant pictures in the whole set, the query left out. Queries
+    # without any have no recall, and must be left out before.
     relevant_total: NDArray[np.int64]
 
     def __post_init__(self) -> None:

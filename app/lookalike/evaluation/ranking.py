@@ -25,17 +25,11 @@ _FEW = 32  # in sets of this many times k, single precision picks the candidates
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ranking:
-    """The k nearest pictures of each query, itself left out.
+    """The k nearest pictures of each query, itself left out."""
 
-    Attributes:
-        queries: (Q,) int64, positions in the set.
-        positions: (Q, k) int64, best first; of equal scores the lower position first.
-        scores: (Q, k) float64, cosines in [-1, 1], descending; fewer columns where fewer were
-            asked for.
-    """
-
-    queries: Positions
-    positions: Positions
+    queries: Positions  # (Q,) int64, positions in the set
+    positions: Positions  # (Q, k) int64, best first; of equal scores the lower position first
+    # (Q, k) float64, cosines in [-1, 1], descending; fewer columns where fewer were asked for
     scores: NDArray[np.float64]
 
     def first(self, k: int) -> Ranking:

@@ -1,4 +1,4 @@
-"""What an evaluation found: frozen, plain, and enough to repeat it."""
+"""What an evaluation found: metrics, classes, confused pairs, single queries."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.evaluation.metrics import Classes, mean_intervals
+from lookalike.evaluation.ranking import Positions, Ranking
 from lookalike.records import ModelSpec
-from lookalike.services.vector_set import Skipped
+from lookalike.services.vector_set import Skipped, VectorSet
 
 _TITLES = {
     "precision": "Precision",
@@ -25,22 +27,15 @@ _TITLES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A mean over queries with its interval, all in [0, 1].
+    """A mean over queries with its interval, all in [0, 1]."""
 
-    Attributes:
-        name: One of `precision`, `hit_rate`, `recall`, `map`, `ndcg`, `mrr`, `r_precision`,
-            `map_at_r`; see `lookalike.evaluation.metrics`.
-        k: The ranks that were looked at; None where each query has its own cut-off R.
-        value: The mean.
-        low: Lower end of its 95% interval.
-        high: Upper end.
-    """
-
+    # one of `precision`, `hit_rate`, `recall`, `map`, `ndcg`, `mrr`, `r_precision`, `map_at_r`; see
+    # `lookalike.evaluation.metrics`
     name: str
-    k: int | None
-    value: float
-    low: float
-    high: float
+    k: int | None  # the ranks that were looked at; None where each query has its own cut-off R
+    value: float  # the mean
+    low: float  # lower end of its 95% interval
+    high: float  # upper end
 
     def __post_init__(self) -> None:
         """Checks the name and the ranges; raises ValueError."""
@@ -58,104 +53,62 @@ class Metric:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassResult:
-    """One class's queries.
+    """One class's queries."""
 
-    Attributes:
-        label: The class.
-        pictures: In the whole set.
-        queries: At least 1.
-        precision: Precision@k over them.
-        average_precision: mAP@k over them.
-    """
-
-    label: str
-    pictures: int
-    queries: int
-    precision: Metric
-    average_precision: Metric
+    label: str  # the class
+    pictures: int  # in the whole set
+    queries: int  # at least 1
+    precision: Metric  # precision@k over them
+    average_precision: Metric  # mAP@k over them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedMatch:
-    """One match of a query.
+    """One match of a query."""
 
-    Attributes:
-        rank: 1 for the best.
-        position: In the set.
-        id: The picture's.
-        name: For display.
-        label: Its class, or None where there are no labels.
-        score: Cosine similarity in [-1, 1].
-        relevant: Whether it has the query's label, or None where there are no labels.
-    """
-
-    rank: int
-    position: int
-    id: str
-    name: str
-    label: str | None
-    score: float
-    relevant: bool | None
+    rank: int  # 1 for the best
+    position: int  # in the set
+    id: str  # the picture's
+    name: str  # for display
+    label: str | None  # its class, or None where there are no labels
+    score: float  # cosine similarity in [-1, 1]
+    relevant: bool | None  # whether it has the query's label, or None where there are no labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryResult:
-    """One query and its k matches, best first.
+    """One query and its k matches, best first."""
 
-    Attributes:
-        position: In the set.
-        id: The picture's.
-        name: For display.
-        label: Its class, or None where there are no labels.
-        precision: The share of the k matches that are relevant; None where there are no labels,
-            or no other picture has the query's.
-        average_precision: Over the ranks that were looked at; None as above.
-        matches: The k best.
-    """
-
-    position: int
-    id: str
-    name: str
-    label: str | None
+    position: int  # in the set
+    id: str  # the picture's
+    name: str  # for display
+    label: str | None  # its class, or None where there are no labels
+    # the share of the k matches that are relevant; None where there are no labels, or no other
+    # picture has the query's
     precision: float | None
-    average_precision: float | None
-    matches: tuple[RankedMatch, ...]
+    average_precision: float | None  # over the ranks that were looked at; None as above
+    matches: tuple[RankedMatch, ...]  # the k best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfusedPair:
-    """Two classes of which one is found for the other.
+    """Two classes of which one is found for the other."""
 
-    Attributes:
-        asked: Class of the queries.
-        found: Class of the matches.
-        share: Of the first k matches of the queries of `asked`, in (0, 1].
-        query: Position of a query of the highest-scored such match.
-        match: That match.
-    """
-
-    asked: str
-    found: str
-    share: float
-    query: int
-    match: RankedMatch
+    asked: str  # class of the queries
+    found: str  # class of the matches
+    share: float  # of the first k matches of the queries of `asked`, in (0, 1]
+    query: int  # position of a query of the highest-scored such match
+    match: RankedMatch  # that match
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Confusion:
-    """Shares of classes among the first k matches, without the pairs that never occurred.
+    """Shares of classes among the first k matches, without the pairs that never occurred."""
 
-    Attributes:
-        names: The C classes.
-        asked: (P,) int64, the class of the queries; with `found`, ascending.
-        found: (P,) int64, the class of the matches.
-        shares: (P,) float64 in (0, 1]; those of one asked class add up to 1.
-    """
-
-    names: tuple[str, ...]
-    asked: NDArray[np.int64]
-    found: NDArray[np.int64]
-    shares: NDArray[np.float64]
+    names: tuple[str, ...]  # the C classes
+    asked: NDArray[np.int64]  # (P,) int64, the class of the queries; with `found`, ascending
+    found: NDArray[np.int64]  # (P,) int64, the class of the matches
+    shares: NDArray[np.float64]  # (P,) float64 in (0, 1]; those of one asked class add up to 1
 
     def matrix(self) -> NDArray[np.float64]:
         """(C, C): row i, column j is the share of class j in the matches of class i's queries.
@@ -191,58 +144,32 @@ class Evaluation:
     """How well the pictures of a labelled set find each other.
 
     Each query is ranked against all other pictures of the set (leave one out).
-
-    Attributes:
-        dataset: Its name.
-        dataset_sha256: Over ids, contents and labels: the same for the same pictures.
-        spec: What made the vectors.
-        provenance: Recorded beside it.
-        pictures: In the set.
-        classes: Different labels.
-        queries: That were asked.
-        left_out: Pictures that cannot be queries, since no other has their label.
-        skipped: Pictures that could not be read.
-        k: Cut-off of classes, confusion and worst queries.
-        ks: Cut-offs of the metrics, ascending; k is among them.
-        depth: Ranks that were looked at.
-        asked: How many random queries were wanted; None for all.
-        seed: Of the choice of queries and of the intervals.
-        chance: Precision that a random order would have.
-        metrics: Means over all queries.
-        per_class: Classes that had queries, in the order of their labels.
-        confusion: Among the first k matches.
-        confused_pairs: The most confused ones, worst first.
-        worst: The queries with the lowest average precision, worst first.
-        notes: What was left out of this evaluation and why, in sentences.
-        seconds: By stage.
-        versions: Of what took part.
-        created_at: ISO 8601 in UTC.
     """
 
-    dataset: str
-    dataset_sha256: str
-    spec: ModelSpec
-    provenance: Mapping[str, str]
-    pictures: int
-    classes: int
-    queries: int
-    left_out: int
-    skipped: tuple[Skipped, ...]
-    k: int
-    ks: tuple[int, ...]
-    depth: int
-    asked: int | None
-    seed: int
-    chance: float
-    metrics: tuple[Metric, ...]
-    per_class: tuple[ClassResult, ...]
-    confusion: Confusion
-    confused_pairs: tuple[ConfusedPair, ...]
-    worst: tuple[QueryResult, ...]
-    notes: tuple[str, ...]
-    seconds: Mapping[str, float]
-    versions: Mapping[str, str]
-    created_at: str
+    dataset: str  # its name
+    dataset_sha256: str  # over ids, contents and labels: the same for the same pictures
+    spec: ModelSpec  # what made the vectors
+    provenance: Mapping[str, str]  # recorded beside it
+    pictures: int  # in the set
+    classes: int  # different labels
+    queries: int  # that were asked
+    left_out: int  # pictures that cannot be queries, since no other has their label
+    skipped: tuple[Skipped, ...]  # pictures that could not be read
+    k: int  # cut-off of classes, confusion and worst queries
+    ks: tuple[int, ...]  # cut-offs of the metrics, ascending; k is among them
+    depth: int  # ranks that were looked at
+    asked: int | None  # how many random queries were wanted; None for all
+    seed: int  # of the choice of queries and of the intervals
+    chance: float  # precision that a random order would have
+    metrics: tuple[Metric, ...]  # means over all queries
+    per_class: tuple[ClassResult, ...]  # classes that had queries, in the order of their labels
+    confusion: Confusion  # among the first k matches
+    confused_pairs: tuple[ConfusedPair, ...]  # the most confused ones, worst first
+    worst: tuple[QueryResult, ...]  # the queries with the lowest average precision, worst first
+    notes: tuple[str, ...]  # what was left out of this evaluation and why, in sentences
+    seconds: Mapping[str, float]  # by stage
+    versions: Mapping[str, str]  # of what took part
+    created_at: str  # ISO 8601 in UTC
 
     @property
     def index(self) -> str:
@@ -255,3 +182,163 @@ class Evaluation:
             if (metric.name, metric.k) == (name, k):
                 return metric
         raise KeyError(f"{name} at {k}")
+
+
+def confuse(
+    classes: Classes, *, queries: NDArray[np.int64], positions: NDArray[np.int64]
+) -> Confusion:
+    """Counts classes among the matches.
+
+    Takes memory for the pairs that occur, so that thousands of classes are no trouble.
+
+    Args:
+        classes: Of the whole set.
+        queries: (Q,) positions.
+        positions: (Q, k) of the ranked matches.
+    """
+    size = len(classes.names)
+    own = classes.codes[queries]
+    pairs, times = np.unique(
+        own[:, np.newaxis] * size + classes.codes[positions], return_counts=True
+    )
+    asked, found = np.divmod(pairs, size)
+    matches = np.bincount(own, minlength=size) * positions.shape[1]  # of each class's queries
+    return Confusion(names=classes.names, asked=asked, found=found, shares=times / matches[asked])
+
+
+def class_results(
+    classes: Classes,
+    *,
+    queries: Positions,
+    k: int,
+    precision: NDArray[np.float64],
+    average_precision: NDArray[np.float64],
+    seed: int,
+) -> tuple[ClassResult, ...]:
+    """Means over the queries of each class, with intervals.
+
+    Args:
+        classes: Of the whole set.
+        queries: (Q,) positions.
+        k: The cut-off of what follows.
+        precision: (Q,) Precision@k.
+        average_precision: (Q,) average precision at k.
+        seed: Of the intervals.
+    """
+    own, pictures = classes.codes[queries], classes.counts()
+    order = np.argsort(own, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(own[order])) + 1)
+    results = []
+    for group in groups:
+        values = np.stack([precision[group], average_precision[group]])
+        low, high = mean_intervals(values, seed=seed)
+        found, mean = (
+            Metric(name=name, k=k, value=float(value), low=float(start), high=float(end))
+            for name, value, start, end in zip(
+                ("precision", "map"), values.mean(axis=1), low, high, strict=True
+            )
+        )
+        code = own[group[0]]
+        results.append(
+            ClassResult(
+                label=classes.names[code],
+                pictures=int(pictures[code]),
+                queries=len(group),
+                precision=found,
+                average_precision=mean,
+            )
+        )
+    return tuple(results)
+
+
+def confused_pairs(
+    vectors: VectorSet, classes: Classes, confusion: Confusion, top: Ranking, *, count: int
+) -> tuple[ConfusedPair, ...]:
+    """The most confused pairs of classes, each with its highest-scored pair of pictures.
+
+    Of equal scores the lowest query, then the best rank, stands for the pair.
+
+    Args:
+        vectors: A labelled set.
+        classes: Its labels.
+        confusion: Among `top`.
+        top: The first k matches of all queries.
+        count: At most so many pairs.
+    """
+    own, found = classes.codes[top.queries], classes.codes[top.positions]
+    pairs = []
+    for asked, other, share in confusion.most_confused(count):
+        rows, places = np.nonzero((own == asked)[:, np.newaxis] & (found == other))
+        best = int(np.argmax(top.scores[rows, places]))
+        row, place = int(rows[best]), int(places[best])
+        pairs.append(
+            ConfusedPair(
+                asked=classes.names[asked],
+                found=classes.names[other],
+                share=share,
+                query=int(top.queries[row]),
+                match=_match(vectors, top, row, place),
+            )
+        )
+    return tuple(pairs)
+
+
+def worst_queries(
+    vectors: VectorSet, top: Ranking, average_precision: NDArray[np.float64], *, count: int
+) -> tuple[QueryResult, ...]:
+    """The queries with the lowest average precision, ties by position; at most `count`.
+
+    Args:
+        vectors: A labelled set.
+        top: The first k matches of all queries, queries ascending.
+        average_precision: (Q,) over all ranks that were looked at.
+        count: At most so many queries.
+    """
+    rows = np.argsort(average_precision, kind="stable")[:count]
+    return tuple(
+        query_result(vectors, top, row=int(row), average_precision=float(average_precision[row]))
+        for row in rows
+    )
+
+
+def query_result(
+    vectors: VectorSet, ranking: Ranking, *, row: int, average_precision: float | None
+) -> QueryResult:
+    """One row of a ranking, with what the set knows of its pictures.
+
+    Args:
+        vectors: With labels or without.
+        ranking: (Q, k).
+        row: Which query.
+        average_precision: The query's; None where it has nothing to find, or has no labels.
+    """
+    position = int(ranking.queries[row])
+    matches = tuple(
+        _match(vectors, ranking, row, place) for place in range(ranking.positions.shape[1])
+    )
+    right = sum(bool(match.relevant) for match in matches)
+    return QueryResult(
+        position=position,
+        id=vectors.ids[position],
+        name=vectors.names[position],
+        label=None if vectors.labels is None else vectors.labels[position],
+        precision=None if average_precision is None else right / len(matches),
+        average_precision=average_precision,
+        matches=matches,
+    )
+
+
+def _match(vectors: VectorSet, ranking: Ranking, row: int, place: int) -> RankedMatch:
+    position, labels = int(ranking.positions[row, place]), vectors.labels
+    relevant = None
+    if labels is not None:
+        relevant = labels[position] == labels[int(ranking.queries[row])]
+    return RankedMatch(
+        rank=place + 1,
+        position=position,
+        id=vectors.ids[position],
+        name=vectors.names[position],
+        label=None if labels is None else labels[position],
+        score=float(ranking.scores[row, place]),
+        relevant=relevant,
+    )

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from lookalike import __version__
 from lookalike.errors import InvalidParameterError
-from lookalike.evaluation import findings
-from lookalike.evaluation.findings import confuse
 from lookalike.evaluation.metrics import (
     AT_K,
     AT_R,
@@ -33,7 +31,16 @@ from lookalike.evaluation.ranking import (
     rank,
     rank_blocks,
 )
-from lookalike.evaluation.results import Evaluation, Metric, QueryResult
+from lookalike.evaluation.results import (
+    Evaluation,
+    Metric,
+    QueryResult,
+    class_results,
+    confuse,
+    confused_pairs,
+    query_result,
+    worst_queries,
+)
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import utc_now
 from lookalike.services.search import Stopwatch
@@ -45,31 +52,18 @@ MAX_DEPTH: Final = 5000
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Plan:
-    """What will be asked.
+    """What will be asked."""
 
-    Attributes:
-        queries: (Q,) positions, ascending; none of them alone in its class.
-        asked: How many queries were wanted; None for all.
-        left_out: Pictures that are alone in their class.
-        k: The main cut-off.
-        ks: All cut-offs, ascending.
-        depth: Ranks to look at.
-        with_r: Whether these reach every query's R.
-        chance: Precision that a random order would have.
-        notes: What is left out and why, in sentences.
-        seed: Of the choice of queries and of intervals.
-    """
-
-    queries: Positions
-    asked: int | None
-    left_out: int
-    k: int
-    ks: tuple[int, ...]
-    depth: int
-    with_r: bool
-    chance: float
-    notes: tuple[str, ...]
-    seed: int
+    queries: Positions  # (Q,) positions, ascending; none of them alone in its class
+    asked: int | None  # how many queries were wanted; None for all
+    left_out: int  # pictures that are alone in their class
+    k: int  # the main cut-off
+    ks: tuple[int, ...]  # all cut-offs, ascending
+    depth: int  # ranks to look at
+    with_r: bool  # whether these reach every query's R
+    chance: float  # precision that a random order would have
+    notes: tuple[str, ...]  # what is left out and why, in sentences
+    seed: int  # of the choice of queries and of intervals
 
 
 def make_plan(
@@ -214,7 +208,7 @@ def evaluate_query(vectors: VectorSet, position: int, k: int = 10) -> QueryResul
         if classes.counts()[classes.codes[position]] > 1:
             relevance = judge(classes, queries=query, positions=found.positions)
             average_precision = float(average_precision_at(relevance, k)[0])
-    return findings.query_result(vectors, found, row=0, average_precision=average_precision)
+    return query_result(vectors, found, row=0, average_precision=average_precision)
 
 
 def _measure(
@@ -256,7 +250,7 @@ def _summarize(
     top = measured.top
     with watch.stage("summarize"):
         metrics = _metrics(measured, seed=plan.seed)
-        per_class = findings.class_results(
+        per_class = class_results(
             classes,
             queries=plan.queries,
             k=plan.k,
@@ -265,8 +259,8 @@ def _summarize(
             seed=plan.seed,
         )
         confusion = confuse(classes, queries=top.queries, positions=top.positions)
-        pairs = findings.confused_pairs(vectors, classes, confusion, top, count=PAIRS)
-        worst = findings.worst_queries(vectors, top, measured.average_precision, count=WORST)
+        pairs = confused_pairs(vectors, classes, confusion, top, count=PAIRS)
+        worst = worst_queries(vectors, top, measured.average_precision, count=WORST)
     return Evaluation(
         dataset=vectors.name,
         dataset_sha256=_fingerprint(vectors),

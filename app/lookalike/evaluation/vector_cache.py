@@ -1,28 +1,42 @@
-"""Vectors that are made once: on the disk, by spec, precision and content, or in memory.
+"""Vectors that are made once, by spec, precision and content.
 
 ```
 <cache>/vectors/<digest of the spec>-<precision>/<dataset>-<digest of its origin>/
 ├── vectors.npy, manifest.json              the whole: see `vector_files`
-├── pending.vectors, pending.jsonl          while an extraction runs: see `pending_vectors`
+├── pending.vectors, pending.jsonl          while an extraction runs
 └── lock                                    held by the process that extracts; never removed
 ```
 
 A vector is found by the sha256 of its picture's bytes, in the dataset's own files or in those of
 other datasets under the same spec and precision: a sample of a dataset that was extracted costs
 nothing. Everything here can be deleted while no extraction runs, and is made again.
+
+Vectors of an extraction that has not ended are written as they come:
+
+```
+pending.vectors    rows of dim little-endian float32
+pending.jsonl      a line for each: {"id", "sha256", "size", "mtime_ns", "ctime_ns", "row", "crc32"}
+```
+
+A line is written after its row, and its `crc32` covers the sha256 and the row: so a kill loses at
+most the picture that was being written, and what is torn or damaged is not believed. `row` and
+`crc32` are null where the content's vector was known already.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
+import zlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -30,7 +44,6 @@ from numpy.typing import NDArray
 
 from lookalike.evaluation import vector_files
 from lookalike.evaluation.datasets.base import Dataset, Stamp
-from lookalike.evaluation.pending_vectors import PendingVectors
 from lookalike.evaluation.vector_files import Manifest, Row, Saved
 from lookalike.files.disk import disk_errors, make_folders
 from lookalike.models.base import Encoder
@@ -38,79 +51,100 @@ from lookalike.models.base import Encoder
 log = logging.getLogger(__name__)
 
 
-class VectorKeeper(Protocol):
-    """Where an extraction finds the vectors that are known, and puts those that it makes.
-
-    `knows` may be called on many threads at once, also beside the other methods.
-    """
-
-    def recall(self, picture_id: str, stamp: Stamp) -> str | None:
-        """The digest of a picture whose file is as it was and whose vector is known."""
-        ...
-
-    def expect(self) -> None:
-        """Makes ready for `knows` and `add`."""
-        ...
-
-    def knows(self, sha256: str) -> bool:
-        """Whether the vector of a content is here."""
-        ...
-
-    def add(self, row: Row, vector: NDArray[np.float32] | None) -> None:
-        """Takes a picture; its vector, (dim,) float32, unless its content's is here or comes."""
-        ...
-
-    def finish(self, manifest: Manifest) -> Saved:
-        """The vectors of all rows; every content is here."""
-        ...
+_PENDING_VECTORS = "pending.vectors"
+_PENDING_LINES = "pending.jsonl"
 
 
-class MemoryKeeper:
-    """Keeps the vectors of one run in one array.
+class PendingVectors:
+    """The vectors that were made so far, and those that come.
+
+    Attributes:
+        contents: Digest and stamp of each picture that was read, by its id.
+        rows: Where the vector of a content is, by its digest.
 
     Args:
-        dataset: N pictures.
+        folder: Where the two files are, or will be. Nobody else may write there.
         dim: Numbers in a vector.
+
+    Raises:
+        OSError: The disk refuses, here and in every method.
     """
 
-    def __init__(self, dataset: Dataset, *, dim: int) -> None:
-        self._vectors = np.empty((len(dataset), dim), dtype=np.float32)
-        self._positions = {picture_id: position for position, picture_id in enumerate(dataset.ids)}
-        self._made: dict[str, int] = {}
-
-    def recall(self, picture_id: str, stamp: Stamp) -> str | None:  # noqa: ARG002 - as in the protocol
-        """Nothing is known from before."""
-        return None
-
-    def expect(self) -> None:
-        """Nothing to do."""
-
-    def knows(self, sha256: str) -> bool:
-        """Whether the vector of a content is here."""
-        return sha256 in self._made
+    def __init__(self, folder: Path, *, dim: int) -> None:
+        self._paths = folder / _PENDING_VECTORS, folder / _PENDING_LINES
+        self._dim = dim
+        self.contents: dict[str, tuple[str, Stamp]] = {}
+        self.rows: dict[str, int] = {}
+        with ExitStack() as opened:
+            for path in self._paths:
+                path.touch()
+            self._vectors = opened.enter_context(self._paths[0].open("r+b"))
+            self._lines = opened.enter_context(self._paths[1].open("r+b"))
+            self._read()
+            self._opened = opened.pop_all()
 
     def add(self, row: Row, vector: NDArray[np.float32] | None) -> None:
-        """Puts a vector where its picture is in the dataset."""
+        """Writes one picture, with its vector, (dim,) float32, unless its content's is known."""
+        line: dict[str, Any] = {"id": row.id, "sha256": row.sha256, **row.stamp._asdict()}
+        line |= {"row": None, "crc32": None}
         if vector is not None:
-            self._made[row.sha256] = position = self._positions[row.id]
-            self._vectors[position] = vector
+            data = vector.astype("<f4").tobytes()
+            self._vectors.write(data)
+            self._vectors.flush()
+            line |= {"row": self._count, "crc32": _crc32(row.sha256, data)}
+            self.rows[row.sha256] = self._count
+            self._count += 1
+        self._lines.write(json.dumps(line).encode() + b"\n")
+        self._lines.flush()
+        self.contents[row.id] = row.sha256, row.stamp
 
-    def finish(self, manifest: Manifest) -> Saved:
-        """Copies what identical pictures share, then closes the gaps, in place."""
-        positions = [self._positions[row.id] for row in manifest.rows]
-        for position, row in zip(positions, manifest.rows, strict=True):
-            if (made := self._made[row.sha256]) != position:
-                self._vectors[position] = self._vectors[made]
-        for target, position in enumerate(positions):
-            if target != position:  # then it is smaller, and its row was moved or is not wanted
-                self._vectors[target] = self._vectors[position]
-        return Saved(manifest, self._vectors[: len(positions)])
+    def vector(self, sha256: str) -> NDArray[np.float32]:
+        """The vector of a content, (dim,) float32."""
+        return np.frombuffer(self._row(self.rows[sha256]), dtype="<f4")
+
+    def close(self) -> None:
+        """Closes the files, which stay."""
+        self._opened.close()
+
+    def discard(self) -> None:
+        """Closes and removes the files."""
+        self.close()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+
+    def _read(self) -> None:
+        """Takes what is whole, and makes ready to write behind it."""
+        for line in self._lines:
+            with suppress(ValueError, KeyError, TypeError, OverflowError, OSError):
+                self._take(json.loads(line))
+        self._count = max(self.rows.values(), default=-1) + 1
+        self._vectors.truncate(self._count * 4 * self._dim)
+        self._vectors.seek(0, os.SEEK_END)
+        if self._lines.seek(0, os.SEEK_END):
+            self._lines.write(b"\n")  # the last line may have been cut short
+
+    def _take(self, line: dict[str, Any]) -> None:
+        """Believes a line whose row is there as it was written."""
+        sha256, row = line["sha256"], line["row"]
+        if row is not None:
+            if _crc32(sha256, self._row(row)) != line["crc32"]:
+                return
+            self.rows[sha256] = row
+        self.contents[line["id"]] = sha256, Stamp(line["size"], line["mtime_ns"], line["ctime_ns"])
+
+    def _row(self, row: int) -> bytes:
+        return os.pread(self._vectors.fileno(), 4 * self._dim, row * 4 * self._dim)
 
 
-class DiskKeeper:
-    """Keeps the vectors of one dataset under one spec and precision on the disk.
+def _crc32(sha256: str, data: bytes) -> int:
+    return zlib.crc32(data, zlib.crc32(sha256.encode()))
 
-    Only `open_keeper` makes one: the folder must be locked.
+
+class VectorKeeper:
+    """Finds the vectors of a dataset that are known, and keeps those that an extraction makes.
+
+    Only `open_keeper` makes one: the folder must be locked. `knows` may be called on many threads
+    at once, also beside the other methods.
     """
 
     def __init__(self, folder: Path, *, dim: int) -> None:
@@ -193,16 +227,19 @@ class DiskKeeper:
 def open_keeper(
     dataset: Dataset, encoder: Encoder, *, cache: Path | None
 ) -> Iterator[VectorKeeper]:
-    """Opens where a dataset's vectors are kept: in memory without a cache folder.
+    """Opens where a dataset's vectors are kept; without a cache folder, in one that is removed.
 
-    On the disk, one process at a time: another one waits, and then finds the work done.
+    One process at a time: another one waits, and then finds the work done.
 
     Raises:
         StorageError: The cache folder cannot be used; `StorageFullError` where it is full.
     """
-    dim = encoder.spec.dim
     if cache is None:
-        yield MemoryKeeper(dataset, dim=dim)
+        with (
+            TemporaryDirectory() as made,
+            open_keeper(dataset, encoder, cache=Path(made)) as keeper,
+        ):
+            yield keeper
         return
     folder = _folder(cache, dataset, encoder)
     with _keeping(folder):
@@ -215,7 +252,7 @@ def open_keeper(
             lock.acquire()
     try:
         with _keeping(folder):
-            keeper = DiskKeeper(folder, dim=dim)
+            keeper = VectorKeeper(folder, dim=encoder.spec.dim)
         with closing(keeper):
             yield keeper
     finally:

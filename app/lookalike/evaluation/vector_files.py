@@ -48,38 +48,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Which picture a row's vector is of.
+    """Which picture a row's vector is of."""
 
-    Attributes:
-        id: The picture's, in its dataset.
-        label: Its label, or None where there are none.
-        sha256: Hex digest of its bytes.
-        stamp: Of the file that holds it.
-    """
-
-    id: str
-    label: str | None
-    sha256: str
-    stamp: Stamp
+    id: str  # the picture's, in its dataset
+    label: str | None  # its label, or None where there are none
+    sha256: str  # Hex digest of its bytes
+    stamp: Stamp  # of the file that holds it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a set of vectors is.
+    """What a set of vectors is."""
 
-    Attributes:
-        dataset: Its name.
-        spec: What made the vectors.
-        provenance: Recorded beside it, of the run that made the last of the vectors.
-        rows: Which picture each vector is of.
-        skipped: Pictures that could not be read.
-    """
-
-    dataset: str
-    spec: ModelSpec
+    dataset: str  # its name
+    spec: ModelSpec  # what made the vectors
+    # recorded beside it, of the run that made the last of the vectors
     provenance: Mapping[str, str]
-    rows: tuple[Row, ...]
-    skipped: tuple[Skipped, ...]
+    rows: tuple[Row, ...]  # which picture each vector is of
+    skipped: tuple[Skipped, ...]  # pictures that could not be read
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from lookalike.evaluation.runner import evaluate, make_plan
 from lookalike.models.head import Head
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.vector_set import VectorSet
-from lookalike.training.splits import Split
+from lookalike.training.plan import Split
 
 QUERIES: Final = 5000
 """Queries of each part at most, chosen at random."""
@@ -32,38 +32,24 @@ TITLES: dict[PartName, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What a head does to a metric, query by query: the mean difference, after minus before.
+    """What a head does to a metric, query by query: the mean difference, after minus before."""
 
-    Attributes:
-        value: In [-1, 1].
-        low: Lower end of its 95% interval.
-        high: Upper end.
-    """
-
-    value: float
-    low: float
-    high: float
+    value: float  # in [-1, 1]
+    low: float  # lower end of its 95% interval
+    high: float  # upper end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Compared:
-    """One part of a set, measured without and with the head.
+    """One part of a set, measured without and with the head."""
 
-    Attributes:
-        name: `unseen` or `held_out`, see `splits.Split`.
-        plain: The part as it was.
-        headed: The same pictures with the head's vectors.
-        before: Pictures of `plain` ranked against its others.
-        after: The same queries for `headed`.
-        changes: One for each metric of both. Their intervals are narrower than those of
-            `before` and `after`, for the queries are the same.
-    """
-
-    name: PartName
-    plain: VectorSet
-    headed: VectorSet
-    before: Evaluation
-    after: Evaluation
+    name: PartName  # `unseen` or `held_out`, see `splits.Split`
+    plain: VectorSet  # the part as it was
+    headed: VectorSet  # the same pictures with the head's vectors
+    before: Evaluation  # pictures of `plain` ranked against its others
+    after: Evaluation  # the same queries for `headed`
+    # one for each metric of both. Their intervals are narrower than those of `before` and `after`,
+    # for the queries are the same.
     changes: tuple[Change, ...]
 
     @property

@@ -10,9 +10,10 @@ from typing import Any, cast
 import numpy as np
 import safetensors.torch
 import torch
+import torch.utils.checkpoint
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from lookalike.cores import available_cores, limit_openmp
 from lookalike.errors import ConfigurationError, WeightsMismatchError
@@ -23,16 +24,88 @@ from lookalike.models.resizing import least_decode_size, resize_image
 from lookalike.models.torch_encoder import choose_device
 from lookalike.models.torchvision import ARCHITECTURES
 from lookalike.models.torchvision_network import load_backbone, state_sha256
-from lookalike.records import ModelSpec
+from lookalike.records import ModelSpec, Preprocess
 from lookalike.services.pipeline import Pipeline
 from lookalike.services.vector_set import VectorSet
-from lookalike.training.network import FullNetwork, FullOptions, HeadNetwork
-from lookalike.training.options import TrainingOptions
-from lookalike.training.task import Task, TrainingResult, make_task, run_task
+from lookalike.training.plan import TrainingOptions
+from lookalike.training.task import HeadNetwork, Task, TrainingResult, make_task, run_task
 from lookalike.training.trainer import OnEpoch, State, Trainer
 from lookalike.visualization.pages import write_whole
 
 _BATCH = 32  # pictures at a time where nothing is learned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullOptions:
+    """What can be chosen beyond `TrainingOptions`."""
+
+    # learning rate of the network below the head, as a share of the head's
+    backbone_rate: float = 0.1
+    # show a random crop of 60% to 100% of each picture, mirrored half of the time
+    augmentation: bool = True
+    # compute activations twice rather than keep them: less memory
+    gradient_checkpointing: bool = False
+    mixed_precision: bool = False  # the network below the head in bfloat16
+    device: str = "auto"  # as the setting of this name
+
+
+class FullNetwork(nn.Module):
+    """Pixels to the head's vectors.
+
+    Args:
+        backbone: torchvision's ResNet without its classifier.
+        head: The head.
+        preprocess: Gives the normalization of pixels.
+        full: Gives gradient checkpointing and mixed precision.
+    """
+
+    _mean: Tensor
+    _std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: HeadNetwork,
+        *,
+        preprocess: Preprocess,
+        full: FullOptions,
+    ) -> None:
+        super().__init__()
+        self.backbone: Any = backbone.requires_grad_(True)
+        self.head = head
+        self._full = full
+        for name, values in (
+            ("_mean", preprocess.mean),
+            ("_std", preprocess.std),
+        ):
+            pixels = 255 * torch.tensor(values).reshape(1, 3, 1, 1)
+            self.register_buffer(name, pixels, persistent=False)
+
+    def train(self, mode: bool = True) -> FullNetwork:
+        """As of any module, but for the batch normalization inside the network."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """(N, H, W, 3) uint8 to (N, dim) float32 of length 1: what the encoder gives."""
+        x = (pixels.permute(0, 3, 1, 2).float() - self._mean) / self._std
+        below = self.backbone
+        with torch.autocast(
+            x.device.type, dtype=torch.bfloat16, enabled=self._full.mixed_precision
+        ):
+            x = below.maxpool(below.relu(below.bn1(below.conv1(x))))
+            for layer in (below.layer1, below.layer2, below.layer3, below.layer4):
+                if self._full.gradient_checkpointing and torch.is_grad_enabled():
+                    x = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
+                else:
+                    x = layer(x)
+        return nn.functional.normalize(x.float().mean((2, 3)))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(N, H, W, 3) uint8 to (N, dim_out) float32 of length 1."""
+        vectors: Tensor = self.head(self.features(pixels))
+        return vectors
 
 
 class Pictures:
@@ -118,15 +191,10 @@ _BACKBONE_FILE = "backbone.safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FullResult:
-    """A network and its head.
+    """A network and its head."""
 
-    Attributes:
-        training: As of a head alone; its head belongs to `backbone`.
-        backbone: State dict of the network below the head, after the best epoch.
-    """
-
-    training: TrainingResult
-    backbone: Mapping[str, Tensor]
+    training: TrainingResult  # as of a head alone; its head belongs to `backbone`
+    backbone: Mapping[str, Tensor]  # state dict of the network below the head, after the best epoch
 
     def save_backbone(self, folder: Path) -> Path:
         """Writes the state dict under the name that the head's spec gives; returns its path.

@@ -14,46 +14,92 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lookalike.cores import limit_openmp
 from lookalike.errors import ConfigurationError
 from lookalike.evaluation.metrics import Classes, encode_labels
 from lookalike.extras import require_extra
 from lookalike.models.head import Head, HeadSpec
+from lookalike.records import ModelSpec
 from lookalike.services.vector_set import VectorSet
-from lookalike.training.monitoring import Validator
-from lookalike.training.network import HeadNetwork
-from lookalike.training.options import TrainingOptions
-from lookalike.training.splits import Split, make_split
-from lookalike.training.trainer import Epoch, OnEpoch, State, Trainer, one_thread
+from lookalike.training.plan import Split, TrainingOptions, make_split
+from lookalike.training.trainer import Epoch, OnEpoch, State, Trainer, Validator, one_thread
 
 _LENGTH_TOLERANCE = 1e-3
 _SPREAD_PICTURES = 2000
+_ROWS = 4096  # at a time
+
+
+class HeadNetwork(nn.Module):
+    """Linear, ReLU and batch normalization for each layer, then a scaling to length 1.
+
+    A linear layer starts as the identity where its width stays the same, and otherwise as a random
+    orthogonal map: near the features as they are, which are good already.
+
+    Args:
+        spec: The widths.
+        seed: Of the first weights.
+    """
+
+    def __init__(self, spec: HeadSpec, *, seed: int) -> None:
+        super().__init__()
+        self.spec = spec
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            layers: list[nn.Module] = []
+            for before, after in zip(spec.widths, spec.widths[1:], strict=False):
+                linear = nn.Linear(before, after)
+                (nn.init.eye_ if before == after else nn.init.orthogonal_)(linear.weight)
+                nn.init.zeros_(linear.bias)
+                layers += [linear, nn.ReLU(), nn.BatchNorm1d(after, momentum=None)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(N, dim_in) float32 to (N, dim_out) float32 of length 1."""
+        return nn.functional.normalize(self.layers(vectors))
+
+    @torch.no_grad()
+    def settle(self, vectors: Tensor) -> None:
+        """Sets the means and variances that `embed` uses to those over all of (N, dim_in).
+
+        A moving average lags behind the weights, and with few batches in an epoch it never
+        arrives (Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021, section 3).
+        """
+        for layer in self.layers:
+            if isinstance(layer, nn.BatchNorm1d):
+                layer.reset_running_stats()
+        self.train()
+        for block in torch.chunk(vectors, -(-len(vectors) // _ROWS)):
+            self(block)
+
+    @torch.inference_mode()
+    def embed(self, vectors: Tensor) -> NDArray[np.float32]:
+        """As `forward`, with the means and variances of `settle`: (N, dim_out) float32."""
+        self.eval()
+        return torch.cat([self(block) for block in torch.split(vectors, _ROWS)]).cpu().numpy()
+
+    def to_head(
+        self, state: Mapping[str, Tensor], *, backbone: ModelSpec, trained: Mapping[str, Any]
+    ) -> Head:
+        """A state of this network as a head."""
+        tensors = {name: state[f"layers.{name}"].numpy() for name in self.spec.shapes()}
+        return Head(self.spec, tensors, backbone=backbone, trained=trained)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Task:
-    """A set that can be trained on, dealt into its parts.
+    """A set that can be trained on, dealt into its parts."""
 
-    Attributes:
-        vectors: The whole set.
-        classes: Its labels.
-        options: How to train.
-        split: Its parts.
-        watched: Positions of what is looked at after each epoch: the validation, or without one
-            the first of what is trained on, for its spread alone.
-        validator: Measures the vectors of `watched`; None without validation.
-        started: When the training began, of `time.perf_counter`.
-    """
-
-    vectors: VectorSet
-    classes: Classes
-    options: TrainingOptions
-    split: Split
+    vectors: VectorSet  # the whole set
+    classes: Classes  # its labels
+    options: TrainingOptions  # how to train
+    split: Split  # its parts
+    # positions of what is looked at after each epoch: the validation, or without one the first of
+    # what is trained on, for its spread alone
     watched: NDArray[np.int64]
-    validator: Validator | None
-    started: float
+    validator: Validator | None  # measures the vectors of `watched`; None without validation
+    started: float  # when the training began, of `time.perf_counter`
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -67,31 +113,20 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingResult:
-    """A head, and how it came to be.
+    """A head, and how it came to be."""
 
-    Attributes:
-        head: After the best epoch.
-        options: What was asked for.
-        split: Which pictures were trained on, and which were kept.
-        history: All epochs.
-        best_epoch: The one whose validation is the best, or the last one without validation.
-        stopped: `early` where the validation had not improved for long, else `done`.
-        validation_before: MAP@R of the validation pictures without the head; None without them.
-        resumed_after: Epochs that an interrupted run had done.
-        notes: What could not be done as wanted, in sentences.
-        seconds: That this run took.
-    """
-
-    head: Head
-    options: TrainingOptions
-    split: Split
-    history: tuple[Epoch, ...]
-    best_epoch: int
+    head: Head  # after the best epoch
+    options: TrainingOptions  # what was asked for
+    split: Split  # which pictures were trained on, and which were kept
+    history: tuple[Epoch, ...]  # all epochs
+    best_epoch: int  # the one whose validation is the best, or the last one without validation
+    # `early` where the validation had not improved for long, else `done`
     stopped: Literal["early", "done"]
+    # MAP@R of the validation pictures without the head; None without them
     validation_before: float | None
-    resumed_after: int
-    notes: tuple[str, ...]
-    seconds: float
+    resumed_after: int  # epochs that an interrupted run had done
+    notes: tuple[str, ...]  # what could not be done as wanted, in sentences
+    seconds: float  # that this run took
 
 
 def make_task(vectors: VectorSet, options: TrainingOptions | None) -> Task:

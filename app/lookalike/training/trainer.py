@@ -1,4 +1,4 @@
-"""The loop over epochs, its state on the disk, and when it ends."""
+"""The loop over epochs: what is watched after each, its state on the disk, and when it ends."""
 
 from __future__ import annotations
 
@@ -16,30 +16,115 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lookalike.errors import ConfigurationError
+from lookalike.evaluation.metrics import average_precision_at_r, encode_labels, judge
+from lookalike.evaluation.ranking import rank
 from lookalike.files.disk import atomic_write, disk_errors
-from lookalike.training.monitoring import CollapseDetector, Validator, spread
-from lookalike.training.options import TrainingOptions
+from lookalike.training.plan import TrainingOptions
+
+LEAST_SPREAD: Final = 0.01
+"""One minus the mean cosine of two vectors, below which they count as all alike."""
+
+STUCK: Final = 0.97
+"""Share of the margin above which a triplet loss counts as stuck there."""
+
+STUCK_EPOCHS: Final = 5
+"""How many epochs in a row it must be stuck."""
+
+
+def spread(vectors: NDArray[np.float32]) -> float:
+    """One minus the mean cosine over all pairs of (N, dim) unit vectors: 0 where all are alike.
+
+    About 1 where directions are random. N is at least 2; NaN where a vector is.
+    """
+    count = len(vectors)
+    total = vectors.sum(axis=0, dtype=np.float64)  # |sum|^2 holds each pair twice, and N ones
+    lengths = float((vectors.astype(np.float64) ** 2).sum())
+    return 1 - (float(total @ total) - lengths) / (count * (count - 1))
+
+
+class CollapseDetector:
+    """Looks at each epoch; raises `ConfigurationError` with advice when it is hopeless.
+
+    Args:
+        margin: Of the triplet loss; None for another loss.
+    """
+
+    def __init__(self, *, margin: float | None) -> None:
+        self._margin = margin
+        self._stuck = 0
+
+    def look(self, *, epoch: int, loss: float, spread: float) -> None:
+        """Takes one epoch's mean loss, and the spread of the vectors after it.
+
+        Raises:
+            ConfigurationError: The training has collapsed.
+        """
+        if not np.isfinite(loss) or not np.isfinite(spread):
+            raise ConfigurationError(
+                f"The training broke down in epoch {epoch}: the loss is not a number any more. "
+                "Choose a lower --learning-rate"
+            )
+        if spread < LEAST_SPREAD:
+            raise ConfigurationError(
+                f"The training collapsed in epoch {epoch}: all pictures have nearly the same "
+                f"vector (spread {spread:.4f}). Choose a lower --learning-rate, or "
+                "--loss multi_similarity; and check that the pictures, and so their features, "
+                "differ"
+            )
+        near = self._margin is not None and loss >= STUCK * self._margin
+        self._stuck = self._stuck + 1 if near else 0
+        if self._stuck >= STUCK_EPOCHS:
+            raise ConfigurationError(
+                f"The training does not move: for {self._stuck} epochs the loss has been at the "
+                f"margin ({loss:.4f} of {self._margin}), as if right and wrong matches were alike. "
+                "Check that the labels are right; choose a higher --learning-rate, a larger "
+                "--margin, or --loss multi_similarity"
+            )
+
+
+PICTURES_PER_CLASS: Final = 50
+"""Of a validation class at most, chosen at random; so that no epoch waits for its validation."""
+
+QUERIES: Final = 2000
+"""At most, chosen at random among these pictures."""
+
+
+class Validator:
+    """Mean MAP@R of the validation pictures among themselves.
+
+    Args:
+        labels: (N,) of the validation pictures; each at least twice.
+        seed: Of the choice, where there are too many.
+    """
+
+    def __init__(self, labels: NDArray[np.int64], *, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        own = (rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels))
+        self.chosen = np.sort(np.concatenate([one[:PICTURES_PER_CLASS] for one in own]))
+        self._classes = encode_labels([str(label) for label in labels[self.chosen]])
+        count = min(QUERIES, len(self.chosen))
+        self._queries = np.sort(rng.choice(len(self.chosen), size=count, replace=False))
+        self._depth = int(self._classes.counts().max()) - 1
+
+    def measure(self, vectors: NDArray[np.float32]) -> float:
+        """MAP@R of the vectors of the chosen pictures, in their order: (n, dim) float32."""
+        found = rank(vectors, queries=self._queries, k=self._depth, scored=0)
+        relevance = judge(self._classes, queries=self._queries, positions=found.positions)
+        return float(average_precision_at_r(relevance).mean())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """What one epoch did.
+    """What one epoch did."""
 
-    Attributes:
-        number: From 1.
-        loss: Mean over the batches.
-        mined: Triplets or pairs that the loss was over.
-        spread: One minus the mean cosine of two vectors after the epoch, see `collapse.spread`.
-        validation: MAP@R of the validation pictures after the epoch; None without validation.
-        learning_rate: During the epoch.
-    """
-
-    number: int
-    loss: float
-    mined: int
-    spread: float
+    number: int  # from 1
+    loss: float  # mean over the batches
+    mined: int  # triplets or pairs that the loss was over
+    spread: float  # one minus the mean cosine of two vectors after the epoch, see `collapse.spread`
+    # MAP@R of the validation pictures after the epoch; None without validation
     validation: float | None
-    learning_rate: float
+    learning_rate: float  # during the epoch
 
 
 OnEpoch = Callable[[Epoch, int], None]
@@ -54,23 +139,14 @@ State = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What a training needs to go on after its last epoch.
+    """What a training needs to go on after its last epoch."""
 
-    Attributes:
-        fingerprint: Of data, options and versions: only the same training may go on from it.
-        network: State dict after the last epoch.
-        optimizer: State dict after the last epoch.
-        best: State dict of the network after the best epoch so far.
-        best_epoch: Its number.
-        history: All epochs so far.
-    """
-
-    fingerprint: str
-    network: State
-    optimizer: State
-    best: State
-    best_epoch: int
-    history: tuple[Epoch, ...]
+    fingerprint: str  # of data, options and versions: only the same training may go on from it
+    network: State  # state dict after the last epoch
+    optimizer: State  # state dict after the last epoch
+    best: State  # state dict of the network after the best epoch so far
+    best_epoch: int  # its number
+    history: tuple[Epoch, ...]  # all epochs so far
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:

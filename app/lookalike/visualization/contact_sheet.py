@@ -25,21 +25,14 @@ _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """One picture of a sheet and what stands below it.
+    """One picture of a sheet and what stands below it."""
 
-    Attributes:
-        image: RGB, any size; None for one that cannot be read: a gray tile stands for it.
-        name: Shortened where it is too long.
-        rank: 1 for the best match; None for a picture that is no match.
-        score: Cosine similarity in [-1, 1], or None.
-        right: Whether the match is right, where that is known.
-    """
-
+    # RGB, any size; None for one that cannot be read: a gray tile stands for it
     image: Image.Image | None
-    name: str
-    rank: int | None = None
-    score: float | None = None
-    right: bool | None = None
+    name: str  # shortened where it is too long
+    rank: int | None = None  # 1 for the best match; None for a picture that is no match
+    score: float | None = None  # cosine similarity in [-1, 1], or None
+    right: bool | None = None  # whether the match is right, where that is known
 
 
 def contact_sheet(

@@ -1,4 +1,4 @@
-"""What pictures are drawn with: fonts, texts cut to a width, and thumbnails of a whole set."""
+"""What pictures are drawn with: fonts, cut texts, colors of classes, and thumbnails of a set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import base64
 import functools
 import importlib.util
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,15 +75,10 @@ _SHEET_SIDE = 2048  # every browser decodes pictures of this size
 
 @dataclass(frozen=True, slots=True)
 class Thumbnails:
-    """A square thumbnail of each picture.
+    """A square thumbnail of each picture."""
 
-    Attributes:
-        pixels: (N, size, size, 3) uint8, RGB.
-        missing: Positions of pictures that cannot be read; gray tiles stand for them.
-    """
-
-    pixels: NDArray[np.uint8]
-    missing: frozenset[int]
+    pixels: NDArray[np.uint8]  # (N, size, size, 3) uint8, RGB
+    missing: frozenset[int]  # positions of pictures that cannot be read; gray tiles stand for them
 
     def __len__(self) -> int:
         """Pictures."""
@@ -180,3 +176,103 @@ def sprite_sheets(thumbnails: Thumbnails) -> Iterator[str]:
         file = io.BytesIO()
         sheet.save(file, "JPEG", quality=80)
         yield "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+COLORS: tuple[str, ...] = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf"),
+    *("#bcbd22", "#5c14ff", "#ad0085", "#00eb00", "#b8b8ff", "#007a5c", "#ff0085", "#ad7a00"),
+    *("#d600ff", "#5c99ff", "#f5ada3", "#5ce0a3"),
+)
+"""20 colors, at least 0.13 apart in OKLab (tab20: 0.05), visible on black and on white."""
+
+OTHER_COLOR = "#999999"
+"""Of the classes that are too many for a color of their own."""
+
+PLAIN_COLOR = "#4a7ddb"
+"""Of pictures without labels."""
+
+_BINS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """The classes of N pictures, those with a color of their own first, each part by name."""
+
+    names: tuple[str, ...]  # printable; empty where the pictures have no labels
+    colors: tuple[str, ...]  # one for each, `#rrggbb`
+    counts: tuple[int, ...]  # pictures in each
+    # (N,) int32, the class of each picture; all 0 where there are no labels
+    index: NDArray[np.int32]
+    colored: int  # how many have a color of their own: all up to 20, else the 19 largest
+
+    def color(self, position: int) -> str:
+        """The color of one picture."""
+        return self.colors[self.index[position]] if self.names else PLAIN_COLOR
+
+
+def classes_of(labels: Sequence[str] | None, *, count: int) -> Classes:
+    """Counts the classes and gives them colors.
+
+    Args:
+        labels: One for each picture, or None where there are none.
+        count: Pictures, N.
+    """
+    if labels is None:
+        return Classes((), (), (), np.zeros(count, dtype=np.int32), 0)
+    counter = Counter(labels)
+    colored = len(counter) if len(counter) <= len(COLORS) else len(COLORS) - 1
+    by_size = sorted(counter, key=lambda name: (-counter[name], name))
+    names = _by_name(by_size[:colored]) + _by_name(by_size[colored:])
+    numbers = {name: number for number, name in enumerate(names)}
+    return Classes(
+        names=tuple(printable(name) for name in names),
+        colors=COLORS[:colored] + (OTHER_COLOR,) * (len(names) - colored),
+        counts=tuple(counter[name] for name in names),
+        index=np.fromiter((numbers[label] for label in labels), dtype=np.int32, count=count),
+        colored=colored,
+    )
+
+
+def _by_name(names: Sequence[str]) -> list[str]:
+    return sorted(names, key=lambda name: (name.casefold(), name))
+
+
+def unit_square(places: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Scales (N, 2) places so that each axis runs from 0 to 1; one without extent is 0.5."""
+    low, extent = places.min(axis=0), np.ptp(places, axis=0).astype(np.float64)
+    scaled = (places - low) / np.where(extent > 0, extent, 1.0)
+    return np.where(extent > 0, scaled, 0.5).astype(np.float64)
+
+
+def aspect_ratio(places: NDArray[np.float32]) -> float:
+    """Width by height of what the places cover, between 1/3 and 3; 1 where it has no extent."""
+    width, height = (float(extent) for extent in np.ptp(places, axis=0))
+    if width <= 0 or height <= 0:
+        return 1.0
+    return min(3.0, max(1 / 3, width / height))
+
+
+def densest_places(places: NDArray[np.float32], classes: Classes) -> NDArray[np.float64]:
+    """Where each class has most of its pictures; a mean could lie between two of its groups.
+
+    Args:
+        places: (N, 2).
+        classes: Of the same pictures.
+
+    Returns:
+        (classes, 2): the mean of the class's pictures around the peak of its smoothed histogram.
+    """
+    from scipy.ndimage import gaussian_filter  # noqa: PLC0415 - as needed
+
+    bins = np.minimum((unit_square(places) * _BINS).astype(int), _BINS - 1)  # (N, 2)
+    centers = np.empty((len(classes.names), 2))
+    for number in range(len(classes.names)):
+        members = np.flatnonzero(classes.index == number)
+        density = np.zeros((_BINS, _BINS))
+        np.add.at(density, tuple(bins[members].T), 1.0)
+        density = gaussian_filter(density, sigma=1.5, mode="constant")
+        peak = np.array(np.unravel_index(density.argmax(), density.shape))
+        away = np.abs(bins[members] - peak).max(axis=1)
+        near = members[away <= max(2, away.min())]
+        centers[number] = places[near].mean(axis=0)
+    return centers

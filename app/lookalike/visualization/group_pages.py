@@ -121,25 +121,15 @@ _THUMBNAIL = 192  # pixels
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownPicture:
-    """A picture as the page shows it.
+    """A picture as the page shows it."""
 
-    Attributes:
-        id: In the collection.
-        name: The file's name.
-        width: In pixels.
-        height: In pixels.
-        bytes: Size of the file.
-        kind: `exact`, `reencoded` or `near`; empty for the one to keep.
-        score: Cosine with the one to keep.
-    """
-
-    id: str
-    name: str
-    width: int
-    height: int
-    bytes: int
-    kind: str = ""
-    score: float = 1.0
+    id: str  # in the collection
+    name: str  # the file's name
+    width: int  # in pixels
+    height: int  # in pixels
+    bytes: int  # size of the file
+    kind: str = ""  # `exact`, `reencoded` or `near`; empty for the one to keep
+    score: float = 1.0  # cosine with the one to keep
 
     @property
     def size(self) -> str:

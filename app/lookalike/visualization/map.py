@@ -16,10 +16,12 @@ from lookalike.errors import InvalidParameterError
 from lookalike.extras import require_extra
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.vector_set import VectorSet
-from lookalike.visualization.classes import Classes, classes_of, densest_places
 from lookalike.visualization.contact_sheet import save_picture
 from lookalike.visualization.drawing import (
+    Classes,
     Thumbnails,
+    classes_of,
+    densest_places,
     printable,
     read_thumbnails,
     sheet_columns,
@@ -121,19 +123,12 @@ def _scaled(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapLayout:
-    """The place of each picture, and how it was found.
+    """The place of each picture, and how it was found."""
 
-    Attributes:
-        places: (N, 2) float32; the unit and the directions have no meaning.
-        pca: The coordinates that t-SNE saw, and the share of the variance that they keep.
-        perplexity: Of t-SNE, as used.
-        seed: Of t-SNE.
-    """
-
-    places: NDArray[np.float32]
-    pca: Pca
-    perplexity: float
-    seed: int
+    places: NDArray[np.float32]  # (N, 2) float32; the unit and the directions have no meaning
+    pca: Pca  # the coordinates that t-SNE saw, and the share of the variance that they keep
+    perplexity: float  # of t-SNE, as used
+    seed: int  # of t-SNE
 
 
 class MapFiles(NamedTuple):

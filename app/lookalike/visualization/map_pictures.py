@@ -12,15 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from lookalike.visualization.classes import (
+from lookalike.visualization.drawing import (
     OTHER_COLOR,
     PLAIN_COLOR,
     Classes,
     aspect_ratio,
     densest_places,
+    load_font,
+    printable,
+    shorten,
     unit_square,
 )
-from lookalike.visualization.drawing import load_font, printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -203,15 +205,11 @@ _GAP, _MARGIN, _FRAME = 2, 20, 2
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Which picture is in which cell.
+    """Which picture is in which cell."""
 
-    Attributes:
-        cells: (rows, columns) int64, the picture's position, or -1 for an empty cell.
-        counts: (rows, columns) int64, how many pictures the cell stands for.
-    """
-
+    # (rows, columns) int64, the picture's position, or -1 for an empty cell
     cells: NDArray[np.int64]
-    counts: NDArray[np.int64]
+    counts: NDArray[np.int64]  # (rows, columns) int64, how many pictures the cell stands for
 
 
 def lay_grid(places: NDArray[np.float32]) -> Grid:

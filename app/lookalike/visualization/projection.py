@@ -25,18 +25,14 @@ Float64s = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Pca:
-    """Vectors in the coordinates of their first principal components.
+    """Vectors in the coordinates of their first principal components."""
 
-    Attributes:
-        coordinates: (N, c) float32, centered; the sign of each column is chosen so that its
-            entry of largest magnitude is positive.
-        variances: (c,) float64, of each column (divided by N - 1), falling.
-        kept: Share of the vectors' variance that the coordinates keep, 0 to 1; 1 where all
-            vectors are the same.
-    """
-
+    # (N, c) float32, centered; the sign of each column is chosen so that its entry of largest
+    # magnitude is positive
     coordinates: Vectors
-    variances: Float64s
+    variances: Float64s  # (c,) float64, of each column (divided by N - 1), falling
+    # share of the vectors' variance that the coordinates keep, 0 to 1; 1 where all vectors are the
+    # same
     kept: float
 
 

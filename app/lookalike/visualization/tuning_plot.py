@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from lookalike.extras import require_extra
 from lookalike.store.tuning import Goal, Point, Trial, Tuning, pareto
-from lookalike.visualization.classes import COLORS
-from lookalike.visualization.drawing import printable
+from lookalike.visualization.drawing import COLORS, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,10 +22,10 @@ from lookalike.api.deps import (
     PartsDep,
     known_fields,
     no_query_parameters,
+    parts_of,
 )
 from lookalike.api.errors import responses
 from lookalike.api.security import Access, require_read
-from lookalike.api.state import parts_of
 from lookalike.api.uploads import JsonRoute, UploadRoute
 from lookalike.errors import InvalidParameterError, RequestTooLargeError
 from lookalike.records import DEFAULT_COLLECTION, Effort

@@ -13,7 +13,7 @@ from pydantic import Field
 from lookalike import __version__
 from lookalike.api.deps import PartsDep
 from lookalike.api.errors import responses
-from lookalike.api.metrics import CONTENT_TYPE
+from lookalike.api.monitoring import CONTENT_TYPE
 from lookalike.api.routers.collections import described
 from lookalike.api.security import require_read
 from lookalike.schemas import CollectionOut, PassportOut, Schema

@@ -70,21 +70,13 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileDataset:
-    """Pictures that are files; whether they are there is found out when they are read.
+    """Pictures that are files; whether they are there is found out when they are read."""
 
-    Attributes:
-        name: For titles.
-        origin: As in `Dataset`.
-        ids: As in `Dataset`.
-        labels: As in `Dataset`.
-        paths: The files, one for each id.
-    """
-
-    name: str
-    origin: str
-    ids: Sequence[str]
-    labels: Sequence[str] | None
-    paths: Sequence[Path]
+    name: str  # for titles
+    origin: str  # as in `Dataset`
+    ids: Sequence[str]  # as in `Dataset`
+    labels: Sequence[str] | None  # as in `Dataset`
+    paths: Sequence[Path]  # the files, one for each id
 
     def __post_init__(self) -> None:
         """Checks the lengths and that ids differ; raises ValueError."""

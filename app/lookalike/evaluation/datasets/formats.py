@@ -241,19 +241,12 @@ FOLDER = "cifar-10-batches-py"
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar10Dataset:
-    """One split of CIFAR-10 in memory; each picture becomes a PNG file when it is asked for.
+    """One split of CIFAR-10 in memory; each picture becomes a PNG file when it is asked for."""
 
-    Attributes:
-        origin: As in `Dataset`.
-        split: Which one.
-        read: What torchvision read: `data` is (N, 32, 32, 3) uint8.
-        batches: Size of the split's files together, and when the last of them changed.
-    """
-
-    origin: str
-    split: Split
-    read: CIFAR10
-    batches: Stamp
+    origin: str  # as in `Dataset`
+    split: Split  # which one
+    read: CIFAR10  # what torchvision read: `data` is (N, 32, 32, 3) uint8
+    batches: Stamp  # size of the split's files together, and when the last of them changed
 
     @property
     def name(self) -> str:

@@ -1,17 +1,80 @@
-"""Which pictures are trained on, which decide when to stop, and which are kept for measuring."""
+"""The plan of a training: its options, and which pictures it trains on, checks and measures."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import ConfigurationError
 from lookalike.evaluation.metrics import Classes
-from lookalike.training.options import TrainingOptions
+
+Loss = Literal["triplet", "multi_similarity"]
+
+
+MAX_WIDTH = 65_536
+"""Numbers in a layer, at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions:
+    """How a head is trained.
+
+    Raises:
+        ConfigurationError: A value is out of its range.
+    """
+
+    # `triplet`, with semi-hard triplets (Schroff et al., FaceNet, CVPR 2015); or `multi_similarity`
+    # (Wang et al., CVPR 2019)
+    loss: Loss = "triplet"
+    # by how much, in cosine, a right match must lead; of `triplet` alone. In (0, 2).
+    margin: float = 0.2
+    dim: int = 512  # numbers in the head's vectors
+    hidden: tuple[int, ...] = ()  # widths of layers before the last one
+    epochs: int = 60  # at most; in one, about as many pictures are drawn as there are to train on
+    patience: int = 15  # stop after so many epochs without a better validation
+    learning_rate: float = 1e-4  # of AdamW at the start; it falls to 0 along half a cosine
+    weight_decay: float = 1e-4  # of AdamW
+    classes_per_batch: int = 32  # at most; fewer where there are fewer
+    pictures_per_class: int = 4  # in a batch, at least 2
+    # classes that are kept for measuring: how many, or their share below 1. None for a fifth where
+    # there are enough.
+    hold_out_classes: float | None = None
+    # share of the other classes' pictures that is kept for measuring
+    hold_out_pictures: float = 0.2
+    validation: float = 0.2  # share of the other classes that decides when to stop
+    seed: int = 0  # the same seed gives the same head
+
+    def __post_init__(self) -> None:
+        """Checks all ranges."""
+        _check(self.loss in get_args(Loss), "loss", self.loss, "triplet or multi_similarity")
+        _check(0 < self.margin < 2, "margin", self.margin, "above 0 and below 2, e.g. 0.2")
+        for name in ("epochs", "patience"):
+            _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name, widths in (("dim", (self.dim,)), ("hidden", self.hidden)):
+            fits = all(1 <= width <= MAX_WIDTH for width in widths)
+            _check(fits, name, getattr(self, name), f"at least 1 and at most {MAX_WIDTH:,}")
+        rate, decay = self.learning_rate, self.weight_decay
+        _check(0 < rate < math.inf, "learning rate", rate, "above 0, e.g. 0.0001")
+        _check(0 <= decay < math.inf, "weight decay", decay, "0 or above")
+        for name in ("classes_per_batch", "pictures_per_class"):
+            _check(getattr(self, name) >= 2, name, getattr(self, name), "at least 2")
+        held = self.hold_out_classes
+        good = held is None or 0 <= held < 1 or (held >= 2 and float(held).is_integer())
+        _check(good, "hold_out_classes", held, "0, a share below 1, or a number from 2")
+        for name in ("hold_out_pictures", "validation"):
+            _check(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
+        _check(self.seed >= 0, "seed", self.seed, "0 or above")
+
+
+def _check(good: bool, name: str, value: object, wanted: str) -> None:
+    if not good:
+        raise ConfigurationError(f"The {name.replace('_', ' ')} is {value}; it must be {wanted}")
+
 
 AUTOMATIC_SHARE: Final = 0.2
 """Of the classes, held out unless said otherwise."""
@@ -26,31 +89,20 @@ class Split:
 
     `unseen` shares no class with the others, as between the two halves of Stanford Online
     Products (Oh Song et al., CVPR 2016); nor does `validation` where `validation_by` is `class`.
-
-    Attributes:
-        train: What is trained on.
-        validation: Decides which epoch is the best.
-        held_out: Other pictures of the classes that are trained on.
-        unseen: All pictures of the held-out classes.
-        validation_by: Whether the validation's classes are its own (`class`), or are trained on
-            with other pictures (`picture`); `none` where there is no validation.
-        train_classes: How many classes are trained on.
-        validation_classes: How many classes the validation has.
-        unseen_classes: The labels of the held-out classes.
-        alone: Pictures that are left out, because no other has their label.
-        notes: What could not be done as wanted, in sentences.
     """
 
-    train: Positions
-    validation: Positions
-    held_out: Positions
-    unseen: Positions
+    train: Positions  # what is trained on
+    validation: Positions  # decides which epoch is the best
+    held_out: Positions  # other pictures of the classes that are trained on
+    unseen: Positions  # all pictures of the held-out classes
+    # whether the validation's classes are its own (`class`), or are trained on with other pictures
+    # (`picture`); `none` where there is no validation
     validation_by: Literal["class", "picture", "none"]
-    train_classes: int
-    validation_classes: int
-    unseen_classes: tuple[str, ...]
-    alone: int
-    notes: tuple[str, ...]
+    train_classes: int  # how many classes are trained on
+    validation_classes: int  # how many classes the validation has
+    unseen_classes: tuple[str, ...]  # the labels of the held-out classes
+    alone: int  # pictures that are left out, because no other has their label
+    notes: tuple[str, ...]  # what could not be done as wanted, in sentences
 
 
 def make_split(classes: Classes, options: TrainingOptions) -> Split:
