@@ -35,6 +35,12 @@ class Schema(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    @classmethod
+    def _copy(cls, source: object, **others: Any) -> Self:
+        """Takes `others` as they are, and all other fields from the attributes of an object."""
+        names = cls.model_fields.keys() - others.keys()
+        return cls(**{name: getattr(source, name) for name in names}, **others)
+
 
 Score = Annotated[float, Field(ge=-1, le=1, description="Cosine similarity; higher is better")]
 
@@ -78,16 +84,8 @@ class MatchOut(Schema):
     def of(cls, match: Match) -> Self:
         """Rounds nothing: the score is the float32 cosine."""
         record = match.record
-        return cls(
-            rank=match.rank,
-            id=record.id,
-            score=match.score,
-            distance=match.distance,
-            filename=record.filename,
-            metadata=dict(record.metadata),
-            image_url=picture_url(record, "file"),
-            thumbnail_url=picture_url(record, "thumbnail"),
-        )
+        ranked = {"rank": match.rank, "score": match.score, "distance": match.distance}
+        return cls._copy(record, metadata=dict(record.metadata), **ranked, **_urls(record))
 
 
 class SearchOut(Schema):
@@ -163,13 +161,7 @@ class ImageOut(Schema):
     @classmethod
     def of(cls, record: ImageRecord) -> Self:
         """A row as JSON; where its file lies on the server stays on the server."""
-        row = asdict(record)
-        del row["source"]
-        return cls(
-            **row,
-            image_url=picture_url(record, "file"),
-            thumbnail_url=picture_url(record, "thumbnail"),
-        )
+        return cls._copy(record, metadata=dict(record.metadata), **_urls(record))
 
 
 class ImagesOut(Schema):
@@ -225,15 +217,7 @@ class CollectionOut(Schema):
     @classmethod
     def of(cls, info: CollectionInfo, *, searchable: bool) -> Self:
         """A collection as JSON."""
-        return cls(
-            name=info.name,
-            count=info.count,
-            index=info.index,
-            created_at=info.created_at,
-            searchable=searchable,
-            passport=PassportOut.of(info.spec),
-            provenance=info.provenance,
-        )
+        return cls._copy(info, searchable=searchable, passport=PassportOut.of(info.spec))
 
     @classmethod
     def of_all(cls, infos: Iterable[CollectionInfo], live: Iterable[ModelSpec]) -> list[Self]:
@@ -256,12 +240,7 @@ class VectorSetOut(Schema):
     @classmethod
     def of(cls, one: VectorSpace) -> Self:
         """A set as JSON."""
-        return cls(
-            passport=PassportOut.of(one.spec),
-            provenance=one.provenance,
-            count=one.count,
-            active=one.active,
-        )
+        return cls._copy(one, passport=PassportOut.of(one.spec))
 
 
 class VectorSetsOut(Schema):
@@ -291,15 +270,7 @@ class KeptOut(Schema):
     @classmethod
     def of(cls, record: ImageRecord) -> Self:
         """A row as JSON."""
-        return cls(
-            id=record.id,
-            filename=record.filename,
-            width=record.width,
-            height=record.height,
-            bytes=record.bytes,
-            image_url=picture_url(record, "file"),
-            thumbnail_url=picture_url(record, "thumbnail"),
-        )
+        return cls._copy(record, **_urls(record))
 
 
 class DuplicateOut(KeptOut):
@@ -311,8 +282,8 @@ class DuplicateOut(KeptOut):
     @classmethod
     def of_member(cls, member: Member) -> Self:
         """A member as JSON."""
-        kept = KeptOut.of(member.record)
-        return cls(**kept.model_dump(), kind=member.kind, score=member.score)
+        record = member.record
+        return cls._copy(record, kind=member.kind, score=member.score, **_urls(record))
 
 
 class DuplicateGroupOut(Schema):
@@ -326,12 +297,8 @@ class DuplicateGroupOut(Schema):
     @classmethod
     def of(cls, group: DuplicateGroup) -> Self:
         """A group as JSON."""
-        return cls(
-            kind=group.kind,
-            bytes_saved=group.bytes_saved,
-            keep=KeptOut.of(group.keep),
-            members=[DuplicateOut.of_member(member) for member in group.members],
-        )
+        members = [DuplicateOut.of_member(member) for member in group.members]
+        return cls._copy(group, keep=KeptOut.of(group.keep), members=members)
 
 
 class DuplicatesOut(Schema):
@@ -353,17 +320,9 @@ class DuplicatesOut(Schema):
     @classmethod
     def of(cls, found: Duplicates) -> Self:
         """A service's answer as JSON."""
-        return cls(
-            collection=found.options.collection,
-            kind=found.options.kind,
-            threshold=found.options.threshold,
-            total_groups=found.total_groups,
-            total_duplicates=found.total_duplicates,
-            bytes_saved=found.bytes_saved,
-            truncated=found.truncated,
-            groups=[DuplicateGroupOut.of(group) for group in found.groups],
-            next_cursor=found.next_cursor,
-        )
+        asked = {name: getattr(found.options, name) for name in ("collection", "kind", "threshold")}
+        groups = [DuplicateGroupOut.of(group) for group in found.groups]
+        return cls._copy(found, state="ready", groups=groups, **asked)
 
 
 class DuplicatesRunning(Schema):
@@ -408,23 +367,12 @@ class JobOut(Schema):
     def of(cls, status: JobStatus) -> Self:
         """A job as JSON."""
         job = status.job
-        return cls(
-            id=job.id,
-            kind=job.kind,
+        return cls._copy(
+            job,
             parameters=_as_text(job.parameters),
-            state=job.state,
-            cancel_requested=job.cancel_requested,
-            done=job.done,
-            total=job.total,
-            errors=job.errors,
             error_texts=list(job.error_texts),
-            message=job.message,
             rate=status.rate,
             seconds_left=status.seconds_left,
-            created_at=job.created_at,
-            started_at=job.started_at,
-            updated_at=job.updated_at,
-            finished_at=job.finished_at,
         )
 
 
@@ -442,7 +390,10 @@ class JobsOut(Schema):
     next_cursor: str | None = Field(description="Send as `cursor` for the next stretch; null: end")
 
 
-def picture_url(record: ImageRecord, what: Literal["file", "thumbnail"]) -> str:
-    """Where a picture's file or thumbnail is served, relative to the service's root."""
-    query = urlencode({"collection": record.collection})
-    return f"/images/{quote(record.id, safe='')}/{what}?{query}"
+def _urls(record: ImageRecord) -> dict[str, str]:
+    """Where a picture's file and thumbnail are served, relative to the service's root."""
+    path, query = (
+        f"/images/{quote(record.id, safe='')}",
+        urlencode({"collection": record.collection}),
+    )
+    return {"image_url": f"{path}/file?{query}", "thumbnail_url": f"{path}/thumbnail?{query}"}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -83,32 +84,42 @@ _KINDS: dict[Any, type] = {Path: Path, bool: bool}
 """The types of flags. Other settings are read as texts, which `load_settings` converts."""
 
 
+def add_flags(
+    command: Callable[..., None],
+    name: str,
+    flags: Sequence[inspect.Parameter],
+    make: Callable[..., Any],
+) -> Callable[..., None]:
+    """Gives a command flags; it receives what `make` makes of their values as argument `name`."""
+    given = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [*(one for one in given if one.name != name), *flags]
+
+    def with_flags(**values: Any) -> None:
+        made = make(**{flag.name: values.pop(flag.name) for flag in flags})
+        command(**{name: made}, **values)
+
+    with_flags.__name__ = command.__name__
+    with_flags.__doc__ = command.__doc__
+    with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_flags.__annotations__ = {one.name: one.annotation for one in parameters}
+    return with_flags
+
+
 def settings_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command a flag for each named setting, or for all settings if none is named.
 
     The command receives them as `given: dict[str, Any]`, for `load_settings`.
     """
+    return lambda command: add_flags(command, "given", _flags(names), dict)
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [
-            parameter
-            for parameter in inspect.signature(command, eval_str=True).parameters.values()
-            if parameter.name != "given"
-        ]
-        flags = _flags(names)
 
-        def with_flags(**values: Any) -> None:
-            given = {flag.name: values.pop(flag.name) for flag in flags}
-            command(given=given, **values)
-
-        with_flags.__name__ = command.__name__
-        with_flags.__doc__ = command.__doc__
-        parameters = [*own, *flags]
-        with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        with_flags.__annotations__ = {p.name: p.annotation for p in parameters}
-        return with_flags
-
-    return decorate
+def client_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command `--server`, `--api-key` and a flag for each named setting, as a `Target`."""
+    places = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in (("server", Server), ("api_key", ApiKey))
+    ]
+    return lambda command: add_flags(command, "target", [*places, *_flags(names)], Target.of)
 
 
 def _flags(names: tuple[str, ...]) -> list[inspect.Parameter]:
@@ -135,37 +146,39 @@ def _flags(names: tuple[str, ...]) -> list[inspect.Parameter]:
     return flags
 
 
-def open_client(
-    server: str | None,
-    api_key: str | None,
-    given: dict[str, Any],
-    *,
-    changes: bool = False,
-    must_exist: bool = True,
-) -> Client | HttpClient:
-    """Opens what a command works on.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a command works on: a running service, or a data folder."""
 
-    Args:
-        server: Address of a running service, or None for the data folder.
-        api_key: Key for the service.
-        given: Settings from flags.
-        changes: Whether the command changes anything; one that only reads works beside a service
-            that owns the folder.
-        must_exist: Whether a data folder without a collection is refused.
-    """
-    if server is None:
-        if must_exist:
-            require_data_folder(load_settings(**given).data_dir)
-        return lookalike.Client(read_only=not changes, **given)
-    for name, value in given.items():
-        if value and name != "data_dir" and name in {*MODEL_SETTINGS, *FETCH_SETTINGS}:
-            raise ConfigurationError(
-                f"--{name.replace('_', '-')} is the running service's to say; leave it out "
-                "with --server"
-            )
-    return lookalike.HttpClient(
-        server, api_key or _kept_key(server, load_settings(**given).data_dir)
-    )
+    server: str | None  # address of the service; None for the data folder
+    api_key: str | None
+    given: dict[str, Any]  # settings from flags
+
+    @classmethod
+    def of(cls, server: str | None, api_key: str | None, **given: Any) -> Target:
+        """Made of the flags."""
+        return cls(server, api_key, given)
+
+    def open(self, *, changes: bool = False, must_exist: bool = True) -> Client | HttpClient:
+        """Opens it.
+
+        Args:
+            changes: Whether the command changes anything; one that only reads works beside a
+                service that owns the folder.
+            must_exist: Whether a data folder without a collection is refused.
+        """
+        if self.server is None:
+            if must_exist:
+                require_data_folder(load_settings(**self.given).data_dir)
+            return lookalike.Client(read_only=not changes, **self.given)
+        for name, value in self.given.items():
+            if value and name != "data_dir" and name in {*MODEL_SETTINGS, *FETCH_SETTINGS}:
+                raise ConfigurationError(
+                    f"--{name.replace('_', '-')} is the running service's to say; leave it out "
+                    "with --server"
+                )
+        key = self.api_key or _kept_key(self.server, load_settings(**self.given).data_dir)
+        return lookalike.HttpClient(self.server, key)
 
 
 def _kept_key(server: str, data_dir: Path) -> str | None:

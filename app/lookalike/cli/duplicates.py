@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,20 +15,19 @@ from rich.table import Table
 
 from lookalike.cli.common import (
     DEFAULT,
-    ApiKey,
     Collection,
     Json,
-    Server,
+    Target,
     cell,
-    open_client,
+    client_flags,
     progress,
-    settings_flags,
 )
 from lookalike.client import BaseClient
+from lookalike.errors import LookalikeError
 from lookalike.records import DuplicateKind
 from lookalike.schemas import DuplicatesOut, KeptOut
-from lookalike.visualization.group_pages import ShownGroup, ShownPicture, duplicates_page
-from lookalike.visualization.pages import check_writable, write_whole
+from lookalike.visualization.drawing import missing_picture, printable
+from lookalike.visualization.pages import check_writable, picture_uri, render, write_whole
 
 SHOWN_GROUPS = 50
 """Groups in the table."""
@@ -34,10 +35,18 @@ SHOWN_GROUPS = 50
 SHOWN_MEMBERS = 10
 """Members of one group in the table."""
 
+MAX_GROUPS = 200
+"""Groups on the page."""
 
-@settings_flags("data_dir")
+MAX_MEMBERS = 24
+"""Members of one group on the page."""
+
+_THUMBNAIL = 192  # pixels
+
+
+@client_flags("data_dir")
 def duplicates(
-    given: dict[str, Any],
+    target: Target,
     *,
     collection: Collection = DEFAULT,
     kind: Annotated[
@@ -51,13 +60,11 @@ def duplicates(
         Path | None, typer.Option(metavar="FILE", help="Write a page of the groups to look at")
     ] = None,
     as_json: Json = False,
-    server: Server = None,
-    api_key: ApiKey = None,
 ) -> None:
     """Find pictures that are stored more than once; nothing is deleted."""
     if html is not None:
         check_writable(html)
-    with open_client(server, api_key, given) as client:
+    with target.open() as client:
         with progress() as drawn:
             found = client.duplicates(
                 collection,
@@ -66,48 +73,71 @@ def duplicates(
                 progress=drawn.stage("searching for duplicates"),
             )
         if html is not None:
-            _write(html, found, client)
+            page = duplicates_page(found, partial(_thumbnail, client, found.collection))
+            write_whole(html, page)
+            typer.echo(f"wrote {html}", err=True)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:
         _print(found)
 
 
-def _write(path: Path, found: DuplicatesOut, client: BaseClient) -> None:
-    def shown(picture: KeptOut, *, kind: str = "", score: float = 1.0) -> ShownPicture:
-        return ShownPicture(
-            id=picture.id,
-            name=picture.filename,
-            width=picture.width,
-            height=picture.height,
-            bytes=picture.bytes,
-            kind=kind,
-            score=score,
-        )
+def _thumbnail(client: BaseClient, collection: str, image_id: str) -> Image.Image:
+    content = client.thumbnail(image_id, collection=collection)
+    return Image.open(io.BytesIO(content)).convert("RGB")
 
-    def thumbnail(image_id: str) -> Image.Image:
-        content = client.thumbnail(image_id, collection=found.collection)
-        return Image.open(io.BytesIO(content)).convert("RGB")
+
+def duplicates_page(found: DuplicatesOut, thumbnail: Callable[[str], Image.Image]) -> str:
+    """Builds the page: totals, then each group with the picture to keep first.
+
+    Args:
+        found: All groups, in order; the first `MAX_GROUPS` are shown.
+        thumbnail: Opens a picture by its id; where it raises `LookalikeError`, a gray tile stands
+            for it.
+
+    Returns:
+        HTML that needs nothing from elsewhere.
+    """
+
+    def shown(picture: KeptOut) -> dict[str, Any]:
+        try:
+            image = thumbnail(picture.id)
+        except LookalikeError:
+            image = missing_picture(_THUMBNAIL)
+        return {
+            **picture.model_dump(mode="json"),
+            "name": printable(picture.filename),
+            "size": bytes_text(picture.bytes),
+            "uri": picture_uri(image, size=_THUMBNAIL),
+        }
 
     groups = [
-        ShownGroup(
-            keep=shown(group.keep),
-            members=[shown(one, kind=one.kind.value, score=one.score) for one in group.members],
-        )
-        for group in found.groups
+        {
+            "number": number,
+            "count": len(group.members) + 1,
+            "pictures": [shown(one) for one in (group.keep, *group.members[:MAX_MEMBERS])],
+            "hidden": max(0, len(group.members) - MAX_MEMBERS),
+        }
+        for number, group in enumerate(found.groups[:MAX_GROUPS], start=1)
     ]
-    page = duplicates_page(
-        groups,
-        collection=found.collection,
-        kind=found.kind.value,
-        threshold=found.threshold,
-        duplicates=found.total_duplicates,
-        bytes_saved=found.bytes_saved,
-        truncated=found.truncated,
-        thumbnail=thumbnail,
+    return render(
+        "duplicates.html",
+        title=f"Duplicates in {found.collection}",
+        groups=groups,
+        total=len(found.groups),
+        found=found,
+        saved=bytes_text(found.bytes_saved),
     )
-    write_whole(path, page)
-    typer.echo(f"wrote {path}", err=True)
+
+
+def bytes_text(count: int) -> str:
+    """A number of bytes for people: decimal units, as file managers show them."""
+    size = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
 def _print(found: DuplicatesOut) -> None:

@@ -15,14 +15,12 @@ import lookalike
 from lookalike.cli.common import (
     DEFAULT,
     MODEL_SETTINGS,
-    ApiKey,
     Collection,
     Json,
-    Server,
-    open_client,
+    Target,
+    client_flags,
     print_errors,
     progress,
-    settings_flags,
     watch_job,
 )
 from lookalike.client import Outcome
@@ -38,13 +36,13 @@ if TYPE_CHECKING:
 STAGE = "indexing"
 
 
-@settings_flags(*MODEL_SETTINGS, "originals")
+@client_flags(*MODEL_SETTINGS, "originals")
 def index(
     paths: Annotated[
         list[Path] | None, typer.Argument(help="Pictures, folders to walk, or archives")
     ] = None,
     *,
-    given: dict[str, Any],
+    target: Target,
     collection: Collection = DEFAULT,
     metadata: Annotated[
         str | None, typer.Option(metavar="JSON", help="Metadata for every picture")
@@ -61,15 +59,13 @@ def index(
         typer.Option(metavar="FOLDER", help="With --server: a folder of the service's machine"),
     ] = None,
     as_json: Json = False,
-    server: Server = None,
-    api_key: ApiKey = None,
 ) -> None:
     """Add pictures to a collection; what is there already is skipped without work.
 
     An archive (zip, tar, tar.gz, tar.bz2, tar.xz) is sent to a service (--server) as it is, which
     indexes its pictures in the background; so are folders of the service's machine (--on-server).
     """
-    if on_server and server is None:
+    if on_server and target.server is None:
         raise ConfigurationError("--on-server needs --server: which service is to read the folder?")
     options: dict[str, Any] = {
         "collection": collection,
@@ -85,7 +81,7 @@ def index(
     if not (any(some) or archives or on_server):
         raise ConfigurationError("No pictures found there; name files or folders that hold some")
     jobs: list[JobOut] = []
-    with open_client(server, api_key, given, changes=True, must_exist=False) as client:
+    with target.open(changes=True, must_exist=False) as client:
         with progress() as drawn:
             outcomes = client.index(*files, progress=drawn.stage(STAGE), **options)
         if isinstance(client, lookalike.Client):

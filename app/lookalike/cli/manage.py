@@ -13,16 +13,14 @@ from rich.table import Table
 
 from lookalike.cli.common import (
     DEFAULT,
-    ApiKey,
     Collection,
     FilterOption,
     Json,
-    Server,
+    Target,
     cell,
+    client_flags,
     metadata_cell,
-    open_client,
     read_filter,
-    settings_flags,
     size_text,
 )
 from lookalike.errors import ConfigurationError
@@ -31,12 +29,10 @@ from lookalike.services.recall_meter import WINDOW
 Facts = Mapping[str, Any]
 
 
-@settings_flags("data_dir")
-def info(
-    given: dict[str, Any], *, as_json: Json = False, server: Server = None, api_key: ApiKey = None
-) -> None:
+@client_flags("data_dir")
+def info(target: Target, *, as_json: Json = False) -> None:
     """Show collections, what made their vectors, their indexes with memory, and the version."""
-    with open_client(server, api_key, given) as client:
+    with target.open() as client:
         facts = client.info()
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
@@ -116,19 +112,17 @@ def _recall(index: Facts, measured: Facts | None) -> str | None:
     return f"when it was built {', '.join(parts)}" if parts else None
 
 
-@settings_flags("data_dir")
+@client_flags("data_dir")
 def list_images(
-    given: dict[str, Any],
+    target: Target,
     *,
     collection: Collection = DEFAULT,
     filter_: FilterOption = None,
     limit: Annotated[int, typer.Option(min=1, help="Most pictures to list")] = 100,
     as_json: Json = False,
-    server: Server = None,
-    api_key: ApiKey = None,
 ) -> None:
     """List the pictures of a collection, oldest first."""
-    with open_client(server, api_key, given) as client:
+    with target.open() as client:
         listed = list(islice(client.list(collection, filter=read_filter(filter_)), limit + 1))
     images, more = listed[:limit], len(listed) > limit
     if as_json:
@@ -147,23 +141,21 @@ def list_images(
         console.print(f"There are more; --limit shows more than {limit}.")
 
 
-@settings_flags("data_dir")
+@client_flags("data_dir")
 def delete(
-    given: dict[str, Any],
+    target: Target,
     ids: Annotated[list[str] | None, typer.Argument(help="Pictures to delete")] = None,
     *,
     collection: Collection = DEFAULT,
     everything: Annotated[bool, typer.Option("--all", help="Delete the whole collection")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
-    server: Server = None,
-    api_key: ApiKey = None,
 ) -> None:
     """Delete pictures by id, or a whole collection."""
     if bool(ids) == everything:
         raise ConfigurationError("Name the ids to delete, or --all for the whole collection")
     if everything and not yes:
         typer.confirm(f"Delete the collection {collection!r} with all its pictures?", abort=True)
-    with open_client(server, api_key, given, changes=True) as client:
+    with target.open(changes=True) as client:
         if everything:
             client.drop(collection)
         for image_id in ids or []:
@@ -179,17 +171,15 @@ Which = Annotated[str, typer.Argument(metavar="COLLECTION", help="Collection")]
 
 
 @vectors.command("list")
-@settings_flags("data_dir")
+@client_flags("data_dir")
 def list_vectors(
     collection: Which,
     *,
-    given: dict[str, Any],
+    target: Target,
     as_json: Json = False,
-    server: Server = None,
-    api_key: ApiKey = None,
 ) -> None:
     """List the vectors of COLLECTION: one set for each model that it was embedded with."""
-    with open_client(server, api_key, given) as client:
+    with target.open() as client:
         sets = client.vectors(collection)
     if as_json:
         typer.echo(json.dumps([one.model_dump() for one in sets], indent=2))
@@ -203,24 +193,22 @@ def list_vectors(
 
 
 @vectors.command("discard")
-@settings_flags("data_dir")
+@client_flags("data_dir")
 def discard_vectors(
     collection: Which,
     digests: Annotated[
         list[str] | None, typer.Argument(metavar="[DIGEST]...", help="Sets to discard")
     ] = None,
     *,
-    given: dict[str, Any],
+    target: Target,
     unused: Annotated[
         bool, typer.Option("--unused", help="Discard every set that is not in use")
     ] = False,
-    server: Server = None,
-    api_key: ApiKey = None,
 ) -> None:
     """Delete vectors that COLLECTION no longer uses; going back means embedding again."""
     if bool(digests) == unused:
         raise ConfigurationError("Name the digests to discard, or --unused for all not in use")
-    with open_client(server, api_key, given, changes=True) as client:
+    with target.open(changes=True) as client:
         if unused:
             digests = [one.passport.digest for one in client.vectors(collection) if not one.active]
         for digest in digests or []:

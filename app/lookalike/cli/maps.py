@@ -15,7 +15,7 @@ from lookalike.cli.vector_sets import SET_SETTINGS, Wanted, open_vectors, set_fl
 from lookalike.extras import require_extra
 from lookalike.services.clusters import Clusters, cluster_pictures
 from lookalike.services.vector_set import VectorSet
-from lookalike.visualization.group_pages import group_labels, write_clusters
+from lookalike.visualization.contact_sheet import group_labels, write_clusters
 from lookalike.visualization.map import make_map, write_map
 from lookalike.visualization.pages import check_writable
 

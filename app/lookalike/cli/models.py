@@ -13,11 +13,10 @@ from lookalike.bootstrap import build_decoder, model_request, run_options
 from lookalike.cli.common import (
     DEFAULT,
     MODEL_SETTINGS,
-    ApiKey,
     Collection,
     Json,
-    Server,
-    open_client,
+    Target,
+    client_flags,
     print_errors,
     progress,
     settings_flags,
@@ -38,17 +37,15 @@ if TYPE_CHECKING:
 STAGE = "re-embedding"
 
 
-@settings_flags(*MODEL_SETTINGS)
+@client_flags(*MODEL_SETTINGS)
 def reembed(
-    given: dict[str, Any],
+    target: Target,
     *,
     collection: Collection = DEFAULT,
     watch: Annotated[
         bool, typer.Option("--watch", help="With --server: draw the job's progress to its end")
     ] = False,
     as_json: Json = False,
-    server: Server = None,
-    api_key: ApiKey = None,
 ) -> None:
     """Move a collection to another model: new vectors for every picture, then one switch.
 
@@ -56,17 +53,17 @@ def reembed(
     running service (--server) does it in the background and answers searches meanwhile; paths
     are then those of its machine. --head none means no head.
     """
-    model = _without_head(given)
-    if server is not None:
-        model |= _named_model(given)
-    with open_client(server, api_key, given, changes=True) as client:
+    model = _without_head(target.given)
+    if target.server is not None:
+        model |= _named_model(target.given)
+    with target.open(changes=True) as client:
         if isinstance(client, lookalike.Client):
             _here(client, collection, model)
             return
         job = client.begin_reembed(collection, model=model)
         if watch:
             job = watch_job(client, job, stage=STAGE)
-    _print_job(job, str(server), as_json=as_json)
+    _print_job(job, str(target.server), as_json=as_json)
 
 
 def _without_head(given: dict[str, Any]) -> dict[str, Any]:

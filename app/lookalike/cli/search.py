@@ -15,16 +15,14 @@ from lookalike.cli.common import (
     DEFAULT,
     FETCH_SETTINGS,
     MODEL_SETTINGS,
-    ApiKey,
     Collection,
     FilterOption,
     Json,
-    Server,
+    Target,
     cell,
+    client_flags,
     metadata_cell,
-    open_client,
     read_filter,
-    settings_flags,
 )
 from lookalike.client import BaseClient
 from lookalike.errors import LookalikeError
@@ -39,13 +37,13 @@ _LIMITS = ImageLimits()
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-@settings_flags(*MODEL_SETTINGS, *FETCH_SETTINGS)
+@client_flags(*MODEL_SETTINGS, *FETCH_SETTINGS)
 def search(
     image: Annotated[
         str,
         typer.Argument(help="The picture to search with: a file, or an address (see --fetch-urls)"),
     ],
-    given: dict[str, Any],
+    target: Target,
     *,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many matches")] = 10,
     min_score: Annotated[
@@ -76,8 +74,6 @@ def search(
         Path | None, typer.Option(metavar="FILE", help="Save a contact sheet: png, jpg or webp")
     ] = None,
     as_json: Json = False,
-    server: Server = None,
-    api_key: ApiKey = None,
 ) -> None:
     """Find the pictures most like IMAGE."""
     options: dict[str, Any] = {
@@ -92,7 +88,7 @@ def search(
         check_suffix(save)
         check_writable(save)
     fetched: list[bytes] = []
-    with open_client(server, api_key, given) as client:
+    with target.open() as client:
         if _ADDRESS.match(image):
             result = client.search_url(
                 image, keep=lambda file: fetched.append(file.read()), **options

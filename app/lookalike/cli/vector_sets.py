@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 from lookalike.bootstrap import build_decoder, build_encoders, build_pictures, open_store
-from lookalike.cli.common import MODEL_SETTINGS
+from lookalike.cli.common import MODEL_SETTINGS, add_flags
 from lookalike.config import Settings, load_settings
 from lookalike.cores import available_cores
 from lookalike.errors import ConfigurationError
@@ -75,11 +75,6 @@ def require_label_field(wanted: Wanted) -> None:
 
 def set_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the flags that name a set; it receives them as `wanted: Wanted`."""
-    own = [
-        parameter
-        for parameter in inspect.signature(command, eval_str=True).parameters.values()
-        if parameter.name != "wanted"
-    ]
     hints = get_type_hints(Wanted, include_extras=True)
     flags = [
         inspect.Parameter(
@@ -90,17 +85,7 @@ def set_flags(command: Callable[..., None]) -> Callable[..., None]:
         )
         for field in fields(Wanted)
     ]
-
-    def with_flags(**values: Any) -> None:
-        wanted = Wanted(**{flag.name: values.pop(flag.name) for flag in flags})
-        command(wanted=wanted, **values)
-
-    with_flags.__name__ = command.__name__
-    with_flags.__doc__ = command.__doc__
-    with_flags.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + flags
-    )
-    return with_flags
+    return add_flags(command, "wanted", flags, Wanted)
 
 
 @contextmanager

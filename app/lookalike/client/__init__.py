@@ -89,7 +89,7 @@ class Outcome:
         return self.error is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SearchArguments:
     """The arguments of the three searches but for what to search with, see `BaseClient.search`."""
 
@@ -198,14 +198,7 @@ class BaseClient(ABC):
             CollectionNotFoundError: There is no such collection.
             InvalidFilterError: `filter` is not in the filter language.
         """
-        arguments = SearchArguments(
-            k=k,
-            collection=collection,
-            min_score=min_score,
-            filter=filter,
-            group_by=group_by,
-            effort=effort,
-        )
+        arguments = SearchArguments(k, collection, min_score, filter, group_by, effort)
         return self._search(picture, arguments)
 
     @abstractmethod
@@ -232,14 +225,7 @@ class BaseClient(ABC):
             FetchingDisabledError: The setting `fetch_urls` is off.
             FetchError: The picture cannot be fetched.
         """
-        arguments = SearchArguments(
-            k=k,
-            collection=collection,
-            min_score=min_score,
-            filter=filter,
-            group_by=group_by,
-            effort=effort,
-        )
+        arguments = SearchArguments(k, collection, min_score, filter, group_by, effort)
         return self._search_url(url, arguments, keep)
 
     @abstractmethod
@@ -263,14 +249,7 @@ class BaseClient(ABC):
         Raises:
             ImageNotFoundError: No picture has this id.
         """
-        arguments = SearchArguments(
-            k=k,
-            collection=collection,
-            min_score=min_score,
-            filter=filter,
-            group_by=group_by,
-            effort=effort,
-        )
+        arguments = SearchArguments(k, collection, min_score, filter, group_by, effort)
         return self._similar(image_id, arguments)
 
     @abstractmethod

@@ -100,7 +100,6 @@ class HttpClient(BaseClient):
         self._server = server
 
     def close(self) -> None:
-        """Closes the connections."""
         self._http.close()
 
     # Indexing
@@ -268,14 +267,11 @@ class HttpClient(BaseClient):
     # Pictures
 
     def get(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> ImageOut:
-        """Returns what is stored about one picture."""
-        path, query = f"/images/{check_id(image_id)}", {"collection": collection}
-        return ImageOut.model_validate(self._call("GET", path, params=query))
+        return ImageOut.model_validate(self._image("GET", image_id, collection))
 
     def list(
         self, collection: str = DEFAULT_COLLECTION, *, filter: Mapping[str, Any] | None = None
     ) -> Iterator[ImageOut]:
-        """Yields the pictures of a collection, oldest first."""
         query: dict[str, Any] = {"collection": collection, "limit": PAGE}
         if filter is not None:
             query["filter"] = json.dumps(dict(filter))
@@ -289,17 +285,17 @@ class HttpClient(BaseClient):
     def update(
         self, image_id: str, metadata: Mapping[str, Any], *, collection: str = DEFAULT_COLLECTION
     ) -> ImageOut:
-        """Changes a picture's metadata, see `BaseClient.update`."""
-        path, query = f"/images/{check_id(image_id)}", {"collection": collection}
         body = {"metadata": dict(metadata)}
-        return ImageOut.model_validate(self._call("PATCH", path, params=query, json=body))
+        return ImageOut.model_validate(self._image("PATCH", image_id, collection, json=body))
 
     def delete(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> None:
-        """Deletes one picture."""
-        self._call("DELETE", f"/images/{check_id(image_id)}", params={"collection": collection})
+        self._image("DELETE", image_id, collection)
+
+    def _image(self, method: str, image_id: str, collection: str, **options: Any) -> Any:
+        path, query = f"/images/{check_id(image_id)}", {"collection": collection}
+        return self._call(method, path, params=query, **options)
 
     def thumbnail(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> bytes:
-        """Returns a JPEG of at most 256 pixels a side."""
         path = f"/images/{check_id(image_id)}/thumbnail"
         answer = self._request("GET", path, params={"collection": collection})
         if answer.is_error:
@@ -324,20 +320,16 @@ class HttpClient(BaseClient):
     # Collections and jobs
 
     def collections(self) -> Sequence[CollectionOut]:
-        """Returns all collections, by name."""
         return CollectionsOut.model_validate(self._call("GET", "/collections")).collections
 
     def drop(self, collection: str) -> None:
-        """Deletes a collection with its pictures."""
         self._call("DELETE", f"/collections/{check_collection_name(collection)}")
 
     def vectors(self, collection: str = DEFAULT_COLLECTION) -> Sequence[VectorSetOut]:
-        """Returns a collection's vector sets."""
         path = f"/collections/{check_collection_name(collection)}/vectors"
         return VectorSetsOut.model_validate(self._call("GET", path)).vectors
 
     def discard_vectors(self, digest: str, *, collection: str = DEFAULT_COLLECTION) -> None:
-        """Deletes the vectors of a model that the collection no longer uses."""
         path = f"/collections/{check_collection_name(collection)}/vectors/{check_id(digest)}"
         self._call("DELETE", path)
 
@@ -348,7 +340,6 @@ class HttpClient(BaseClient):
         model: Mapping[str, Any] | None = None,
         progress: Progress = NO_PROGRESS,
     ) -> str:
-        """Has the service move a collection to another model, see `BaseClient.reembed`."""
         job = self.wait_for_job(self.begin_reembed(collection, model=model).id, progress=progress)
         for text in job.error_texts:
             progress.error(text)
@@ -364,19 +355,15 @@ class HttpClient(BaseClient):
         return JobOut.model_validate(self._call("POST", path, json=dict(model or {})))
 
     def jobs(self, *, limit: int = 100) -> Jobs:
-        """Returns the newest jobs, newest first."""
         return JobsOut.model_validate(self._call("GET", "/jobs", params={"limit": limit})).jobs
 
     def job(self, job_id: str) -> JobOut:
-        """Returns one job as it stands."""
         return JobOut.model_validate(self._call("GET", f"/jobs/{check_id(job_id)}"))
 
     def cancel_job(self, job_id: str) -> JobOut:
-        """Ends a job at its next step; what it did is kept."""
         return JobOut.model_validate(self._call("POST", f"/jobs/{check_id(job_id)}/cancel"))
 
     def info(self) -> dict[str, Any]:
-        """Returns what the service says of itself."""
         answer: dict[str, Any] = self._call("GET", "/info")
         return answer
 

@@ -236,13 +236,11 @@ class Client(BaseClient):
         return SearchOut.of(self._services.search.similar(image_id, options))
 
     def get(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> ImageOut:
-        """Returns what is stored about one picture."""
         return ImageOut.of(self._pictures.get(collection, image_id))
 
     def list(
         self, collection: str = DEFAULT_COLLECTION, *, filter: Mapping[str, Any] | None = None
     ) -> Iterator[ImageOut]:
-        """Yields the pictures of a collection, oldest first."""
         cursor: str | None = None
         while True:
             page = self._pictures.page(
@@ -255,15 +253,12 @@ class Client(BaseClient):
     def update(
         self, image_id: str, metadata: Mapping[str, Any], *, collection: str = DEFAULT_COLLECTION
     ) -> ImageOut:
-        """Changes a picture's metadata, see `BaseClient.update`."""
         return ImageOut.of(self._pictures.patch_metadata(collection, image_id, metadata))
 
     def delete(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> None:
-        """Deletes one picture."""
         self._pictures.delete(collection, image_id)
 
     def thumbnail(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> bytes:
-        """Returns a JPEG of at most 256 pixels a side."""
         return self._pictures.thumbnail(collection, image_id).read_bytes()
 
     def _duplicates_page(
@@ -292,11 +287,9 @@ class Client(BaseClient):
         self._collections.drop(collection, wait=True)
 
     def vectors(self, collection: str = DEFAULT_COLLECTION) -> Sequence[VectorSetOut]:
-        """Returns a collection's vector sets."""
         return [VectorSetOut.of(one) for one in self._collections.vector_sets(collection)]
 
     def discard_vectors(self, digest: str, *, collection: str = DEFAULT_COLLECTION) -> None:
-        """Deletes the vectors of a model that the collection no longer uses."""
         self._collections.discard(collection, digest)
 
     def reembed(
@@ -320,7 +313,6 @@ class Client(BaseClient):
         return [JobOut.of(job) for job in found]
 
     def job(self, job_id: str) -> JobOut:
-        """Returns one job as it stands."""
         return JobOut.of(self._jobs.get(job_id))
 
     def cancel_job(self, job_id: str) -> JobOut:

@@ -1,8 +1,10 @@
-"""Contact sheets: a query beside its matches, or the pictures of a group."""
+"""Contact sheets: a query beside its matches, or each group of a clustering, with an index page."""
 
 from __future__ import annotations
 
+import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +12,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from lookalike.errors import ConfigurationError
+from lookalike.services.clusters import Cluster, Clusters
 from lookalike.services.vector_set import VectorSet
 from lookalike.visualization.drawing import load_font, missing_picture, shorten
-from lookalike.visualization.pages import write_whole
+from lookalike.visualization.pages import render, write_whole
 
 _PAGE, _TEXT, _QUIET, _LINE, _MAT = "#ffffff", "#1a1d21", "#626a73", "#c3c9d1", "#f5f6f8"
 _RIGHT, _WRONG = "#16803c", "#c62828"
@@ -254,3 +257,95 @@ def query_sheet(
 
 def _name(vectors: VectorSet, position: int) -> str:
     return vectors.names[position] if vectors.labels is None else vectors.labels[position]
+
+
+SHOWN = 32
+"""Pictures on one contact sheet, the most central ones."""
+
+_SMALL_TILE = 128  # pixels
+
+
+def write_clusters(clusters: Clusters, vectors: VectorSet, folder: Path) -> list[Path]:
+    """Writes `index.html`, `groups.csv` and `group-001.png`, `group-002.png`, ...
+
+    Args:
+        clusters: The groups.
+        vectors: What was grouped; its pictures are opened.
+        folder: Made where it does not exist; files of these names are replaced.
+
+    Returns:
+        The files, the page first.
+
+    Raises:
+        ConfigurationError: The files cannot be written there.
+    """
+    sheets = []
+    for number, group in enumerate(clusters.groups, start=1):
+        path = folder / f"group-{number:03d}.png"
+        save_picture(_group_sheet(number, group, vectors), path)
+        sheets.append(path)
+    page, table = folder / "index.html", folder / "groups.csv"
+    write_whole(table, _table(clusters, vectors))
+    write_whole(page, _page(clusters, vectors, sheets))
+    for path in folder.glob("group-[0-9][0-9][0-9].png"):
+        if path not in sheets:  # of an earlier run that made more groups
+            path.unlink()
+    return [page, table, *sheets]
+
+
+def group_labels(group: Cluster, vectors: VectorSet) -> list[tuple[str, int]]:
+    """The labels of a group's pictures with their counts, the most frequent first."""
+    if vectors.labels is None:
+        return []
+    labels = Counter(vectors.labels[position] for position in group.positions)
+    return sorted(labels.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _group_sheet(number: int, group: Cluster, vectors: VectorSet) -> Image.Image:
+    shown = zip(group.positions[:SHOWN].tolist(), group.scores[:SHOWN].tolist(), strict=True)
+    tiles = [_group_tile(vectors, position, score) for position, score in shown]
+    return picture_sheet(f"group {number}: {len(group)} pictures", tiles, tile_size=_SMALL_TILE)
+
+
+def _group_tile(vectors: VectorSet, position: int, score: float) -> Tile:
+    image = vectors.picture_or_none(position, size=_SMALL_TILE)
+    return Tile(image=image, name=vectors.names[position], score=score)
+
+
+def _table(clusters: Clusters, vectors: VectorSet) -> str:
+    """One line for each picture, in the order of the set; groups count from 1."""
+    out = io.StringIO()
+    lines = csv.writer(out, lineterminator="\n")
+    lines.writerow(["id", "name", "group", "score"])
+    scores = {
+        position: score
+        for group in clusters.groups
+        for position, score in zip(group.positions.tolist(), group.scores.tolist(), strict=True)
+    }
+    for position, number in enumerate(clusters.of_pictures().tolist()):
+        score = f"{scores[position]:.6f}"
+        lines.writerow([vectors.ids[position], vectors.names[position], number + 1, score])
+    return out.getvalue()
+
+
+def _page(clusters: Clusters, vectors: VectorSet, sheets: list[Path]) -> str:
+    groups = [
+        {
+            "number": number,
+            "size": len(group),
+            "sheet": sheet.name,
+            "labels": group_labels(group, vectors)[:5],
+            "shown": min(SHOWN, len(group)),
+        }
+        for number, (group, sheet) in enumerate(zip(clusters.groups, sheets, strict=True), start=1)
+    ]
+    return render(
+        "clusters.html",
+        title=f"Groups in {vectors.name}",
+        groups=groups,
+        count=len(vectors),
+        spec=vectors.spec,
+        purity=clusters.purity,
+        nmi=clusters.nmi,
+        tried=sorted(clusters.tried.items()),
+    )

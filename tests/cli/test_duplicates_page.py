@@ -7,36 +7,46 @@ import re
 import pytest
 from PIL import Image
 
+from lookalike.cli.duplicates import MAX_GROUPS, MAX_MEMBERS, bytes_text, duplicates_page
 from lookalike.errors import OriginalNotKeptError
-from lookalike.visualization.group_pages import (
-    MAX_GROUPS,
-    MAX_MEMBERS,
-    ShownGroup,
-    ShownPicture,
-    bytes_text,
-    duplicates_page,
-)
+from lookalike.records import DuplicateKind
+from lookalike.schemas import DuplicateGroupOut, DuplicateOut, DuplicatesOut, KeptOut
 
 
-def shown(name: str, kind: str = "") -> ShownPicture:
-    return ShownPicture(id=name, name=name, width=30, height=20, bytes=1500, kind=kind, score=0.97)
+def shown(name: str, kind: str | None = None) -> KeptOut:
+    facts = {"id": name, "filename": name, "width": 30, "height": 20, "bytes": 1500}
+    facts |= {"image_url": "", "thumbnail_url": ""}
+    if kind is None:
+        return KeptOut.model_validate(facts)
+    return DuplicateOut.model_validate({**facts, "kind": kind, "score": 0.97})
 
 
-def page(groups: list[ShownGroup], **facts) -> str:
-    given = {
-        "collection": "shoes",
-        "kind": "near",
-        "threshold": 0.95,
-        "duplicates": 1,
-        "bytes_saved": 1500,
-        "truncated": 0,
-        "thumbnail": lambda image_id: Image.new("RGB", (30, 20)),
-    }
-    return duplicates_page(groups, **{**given, **facts})
+def group(keep: KeptOut, members: list[KeptOut]) -> DuplicateGroupOut:
+    facts = {"kind": "near", "bytes_saved": 1500, "keep": keep, "members": members}
+    return DuplicateGroupOut.model_validate(facts)
+
+
+def page(
+    groups: list[DuplicateGroupOut],
+    truncated: int = 0,
+    thumbnail=lambda image_id: Image.new("RGB", (30, 20)),
+) -> str:
+    found = DuplicatesOut(
+        collection="shoes",
+        kind=DuplicateKind.NEAR,
+        threshold=0.95,
+        total_groups=len(groups),
+        total_duplicates=1,
+        bytes_saved=1500,
+        truncated=truncated,
+        groups=groups,
+        next_cursor=None,
+    )
+    return duplicates_page(found, thumbnail)
 
 
 def test_it_shows_what_to_keep_first_and_what_the_others_are():
-    text = page([ShownGroup(keep=shown("a<b>.jpg"), members=[shown("c.jpg", "near")])])
+    text = page([group(shown("a<b>.jpg"), [shown("c.jpg", "near")])])
     keep, member = re.findall(r'<figure class="(\w+)">', text)
     assert (keep, member) == ("keep", "near")
     assert "a&lt;b&gt;.jpg" in text
@@ -47,15 +57,15 @@ def test_it_shows_what_to_keep_first_and_what_the_others_are():
 
 
 def test_a_name_cannot_look_like_another():
-    text = page([ShownGroup(keep=shown("a"), members=[shown("x\u202egpj.exe", "near")])])
+    text = page([group(shown("a"), [shown("x\u202egpj.exe", "near")])])
     assert "x\ufffdgpj.exe" in text
     assert "\u202e" not in text.replace("<code>x\u202egpj.exe</code>", "")
 
 
 def test_it_says_where_it_is_cut():
     many = [shown(f"m{n}", "exact") for n in range(MAX_MEMBERS + 3)]
-    groups = [ShownGroup(keep=shown("k"), members=many)]
-    groups += [ShownGroup(keep=shown("k"), members=[shown("m", "exact")])] * MAX_GROUPS
+    groups = [group(shown("k"), many)]
+    groups += [group(shown("k"), [shown("m", "exact")])] * MAX_GROUPS
     text = page(groups)
     assert f"The first {MAX_GROUPS} of {MAX_GROUPS + 1} groups" in text
     assert "and 3 more" in text
@@ -66,7 +76,7 @@ def test_a_picture_that_is_lost_has_a_gray_tile():
     def lost(image_id: str) -> Image.Image:
         raise OriginalNotKeptError("planted")
 
-    text = page([ShownGroup(keep=shown("a"), members=[shown("b", "near")])], thumbnail=lost)
+    text = page([group(shown("a"), [shown("b", "near")])], thumbnail=lost)
     assert text.count("data:image/jpeg") == 2
 
 
