@@ -54,10 +54,7 @@ def create_app(
 ) -> FastAPI:
     """Makes the application. Its services are built when it starts.
 
-    Args:
-        settings: What was asked for.
-        encoders: Used instead of what the settings name.
-        store: Used instead of the local store.
+    `encoders` and `store` are used instead of what the settings name.
     """
     metrics = Metrics()
     build = partial(

@@ -192,12 +192,7 @@ def configure_logging(level: str = "info", style: Literal["auto", "text", "json"
 
 
 class Observe:
-    """Gives each request an id, logs it, and counts it.
-
-    Args:
-        app: The application around which this stands.
-        metrics: Where requests are counted.
-    """
+    """Gives each request an id, logs it, and counts it."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self._app = app

@@ -261,11 +261,6 @@ def progress() -> Iterator[DrawnProgress]:
 def watch_job(client: BaseClient, job: JobOut, *, stage: str) -> JobOut:
     """Prints a job's id and draws its progress until it ends; Ctrl-C ends the drawing alone.
 
-    Args:
-        client: Where the job is.
-        job: The job as it was begun.
-        stage: What the progress is called.
-
     Raises:
         ServerError: The service does not answer, and does not come back; or knows no such job.
     """

@@ -107,11 +107,7 @@ def search(
 def _sheet(client: BaseClient, query: str | bytes, result: SearchOut, *, name: str) -> Image.Image:
     """Draws the query beside its matches.
 
-    Args:
-        client: Gives the matches' thumbnails.
-        query: Its path or its bytes. A gray tile stands for a picture that the service fetched.
-        result: What the search answered.
-        name: Of the query.
+    A gray tile stands for a query that the service fetched.
     """
     model = result.model
     tiles = [

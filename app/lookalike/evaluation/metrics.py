@@ -83,10 +83,7 @@ def judge(
 ) -> Relevance:
     """A match is relevant where it has its query's label.
 
-    Args:
-        classes: Of the whole set.
-        queries: (Q,) positions; none of them alone in its class.
-        positions: (Q, K) of the ranked matches, from `ranking.rank`.
+    `queries` are (Q,) positions, and `positions` (Q, K) those of their ranked matches.
 
     Raises:
         ValueError: A query is alone in its class.

@@ -24,11 +24,6 @@ LARGEST_MATRIX = 100
 def write_html(evaluation: Evaluation, vectors: VectorSet, path: Path) -> None:
     """Writes the report as one page that needs nothing else; folders above it are made.
 
-    Args:
-        evaluation: From `runner.evaluate`.
-        vectors: The set that was evaluated; its pictures are shown.
-        path: Of the `.html` file.
-
     Raises:
         ConfigurationError: The file cannot be written there.
     """
@@ -59,9 +54,7 @@ def write_json(evaluation: Evaluation, path: Path) -> None:
     - `notes`: what was left out, in sentences.
     - `seconds`: by stage; `versions`; `created_at`.
 
-    Args:
-        evaluation: From `runner.evaluate`.
-        path: Of the `.json` file; folders above it are made.
+    Folders above the file are made.
 
     Raises:
         ConfigurationError: The file cannot be written there.
@@ -165,9 +158,7 @@ _GROUPS = {
 def page_values(evaluation: Evaluation, vectors: VectorSet) -> dict[str, Any]:
     """What `report.html` names.
 
-    Args:
-        evaluation: From `runner.evaluate`.
-        vectors: The set that was evaluated; pictures that cannot be opened are marked as such.
+    Pictures that cannot be opened any more are marked as such.
     """
     mapped = evaluation.classes <= _LARGEST_MAP
     pairs = _pairs(evaluation, _FEW_PAIRS if mapped else len(evaluation.confused_pairs))

@@ -191,10 +191,7 @@ def confuse(
 
     Takes memory for the pairs that occur, so that thousands of classes are no trouble.
 
-    Args:
-        classes: Of the whole set.
-        queries: (Q,) positions.
-        positions: (Q, k) of the ranked matches.
+    `queries` are (Q,) positions, and `positions` (Q, k) those of their ranked matches.
     """
     size = len(classes.names)
     own = classes.codes[queries]
@@ -217,13 +214,7 @@ def class_results(
 ) -> tuple[ClassResult, ...]:
     """Means over the queries of each class, with intervals.
 
-    Args:
-        classes: Of the whole set.
-        queries: (Q,) positions.
-        k: The cut-off of what follows.
-        precision: (Q,) Precision@k.
-        average_precision: (Q,) average precision at k.
-        seed: Of the intervals.
+    `precision` and `average_precision` are those of the queries at k, (Q,) each.
     """
     own, pictures = classes.codes[queries], classes.counts()
     order = np.argsort(own, kind="stable")
@@ -258,12 +249,7 @@ def confused_pairs(
 
     Of equal scores the lowest query, then the best rank, stands for the pair.
 
-    Args:
-        vectors: A labelled set.
-        classes: Its labels.
-        confusion: Among `top`.
-        top: The first k matches of all queries.
-        count: At most so many pairs.
+    `confusion` is that of `top`, the first k matches of all queries.
     """
     own, found = classes.codes[top.queries], classes.codes[top.positions]
     pairs = []
@@ -288,11 +274,8 @@ def worst_queries(
 ) -> tuple[QueryResult, ...]:
     """The queries with the lowest average precision, ties by position; at most `count`.
 
-    Args:
-        vectors: A labelled set.
-        top: The first k matches of all queries, queries ascending.
-        average_precision: (Q,) over all ranks that were looked at.
-        count: At most so many queries.
+    `top` has the first k matches of all queries, queries ascending; `average_precision`, (Q,), is
+    over all ranks that were looked at.
     """
     rows = np.argsort(average_precision, kind="stable")[:count]
     return tuple(
@@ -306,11 +289,7 @@ def query_result(
 ) -> QueryResult:
     """One row of a ranking, with what the set knows of its pictures.
 
-    Args:
-        vectors: With labels or without.
-        ranking: (Q, k).
-        row: Which query.
-        average_precision: The query's; None where it has nothing to find, or has no labels.
+    `average_precision` is None where the query has nothing to find, or there are no labels.
     """
     position = int(ranking.queries[row])
     matches = tuple(

@@ -192,11 +192,6 @@ def evaluate(
 def evaluate_query(vectors: VectorSet, position: int, k: int = 10) -> QueryResult:
     """One picture's k matches among the others; works without labels.
 
-    Args:
-        vectors: With labels or without.
-        position: The query's, from 0 to N - 1.
-        k: From 1 to N - 1.
-
     Raises:
         InvalidParameterError: The position or k is out of its range.
     """

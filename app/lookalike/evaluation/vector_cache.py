@@ -62,9 +62,7 @@ class PendingVectors:
         contents: Digest and stamp of each picture that was read, by its id.
         rows: Where the vector of a content is, by its digest.
 
-    Args:
-        folder: Where the two files are, or will be. Nobody else may write there.
-        dim: Numbers in a vector.
+    Nobody else may write to the two files in the folder.
 
     Raises:
         OSError: The disk refuses, here and in every method.

@@ -79,10 +79,7 @@ class Saved:
 def save(folder: Path, manifest: Manifest, vectors: Iterable[NDArray[np.float32]]) -> Saved:
     """Writes both files so that a crash leaves the old ones or the new ones.
 
-    Args:
-        folder: Where to.
-        manifest: Of N rows.
-        vectors: N times (dim,) float32, taken one by one.
+    The N vectors, (dim,) float32 each, are taken one by one.
 
     Raises:
         OSError: The disk refuses; the old files stay.

@@ -66,15 +66,7 @@ def compare(
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> tuple[Compared, ...]:
-    """Measures both parts that were kept; those without pictures are left out.
-
-    Args:
-        vectors: The whole set.
-        headed: The same pictures with the head's vectors, from `with_head`.
-        split: Of the training.
-        seed: Of the intervals.
-        progress: Told how many parts are measured.
-    """
+    """Measures both parts that were kept; those without pictures are left out."""
     parts: list[tuple[PartName, NDArray[np.int64]]] = [
         ("unseen", split.unseen),
         ("held_out", split.held_out),

@@ -108,9 +108,7 @@ _TILE = 160  # pixels
 def before_after_sheet(compared: Compared, *, seed: int) -> Image.Image:
     """Draws random queries of one part with their matches before and after, right ones green.
 
-    Args:
-        compared: A part in which some class has two pictures or more.
-        seed: Of the choice.
+    In the part, some class has two pictures or more.
 
     Returns:
         An RGB picture, two rows for each query.
@@ -168,12 +166,6 @@ def write_training(
     - `head.safetensors`, `head.json`: the head.
     - `embeddings.npy` (N, dim) float32 of the whole set, `labels.npy` and `ids.npy` (N,) strings.
     - `metrics.json`, `curves.png`; `contact-sheet.png` where there is a part to show.
-
-    Args:
-        result: From `train_head`.
-        headed: The set that it was trained on, with the head's vectors.
-        compared: From `compare`.
-        folder: Made where it is missing.
 
     Returns:
         The files, most important first.

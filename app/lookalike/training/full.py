@@ -50,14 +50,7 @@ class FullOptions:
 
 
 class FullNetwork(nn.Module):
-    """Pixels to the head's vectors.
-
-    Args:
-        backbone: torchvision's ResNet without its classifier.
-        head: The head.
-        preprocess: Gives the normalization of pixels.
-        full: Gives gradient checkpointing and mixed precision.
-    """
+    """Pixels to the head's vectors."""
 
     _mean: Tensor
     _std: Tensor

@@ -36,10 +36,6 @@ class HeadNetwork(nn.Module):
 
     A linear layer starts as the identity where its width stays the same, and otherwise as a random
     orthogonal map: near the features as they are, which are good already.
-
-    Args:
-        spec: The widths.
-        seed: Of the first weights.
     """
 
     def __init__(self, spec: HeadSpec, *, seed: int) -> None:
@@ -168,13 +164,8 @@ def run_task(
 ) -> TrainingResult:
     """Trains, and takes the best epoch.
 
-    Args:
-        task: What is trained on.
-        trainer: Made for it.
-        to_head: Makes a head of the network's best state, and of what it was trained with.
-        manner: What else the result depends on, as JSON.
-        checkpoint: As in `Trainer.run`.
-        on_progress: Told of each epoch.
+    `to_head` makes a head of the best state and of what it was trained with; `manner` is what else
+    the result depends on, as JSON.
 
     Raises:
         ConfigurationError: The training has collapsed.

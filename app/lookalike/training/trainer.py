@@ -46,8 +46,7 @@ def spread(vectors: NDArray[np.float32]) -> float:
 class CollapseDetector:
     """Looks at each epoch; raises `ConfigurationError` with advice when it is hopeless.
 
-    Args:
-        margin: Of the triplet loss; None for another loss.
+    `margin` is that of the triplet loss, and None for another loss.
     """
 
     def __init__(self, *, margin: float | None) -> None:
@@ -93,9 +92,7 @@ QUERIES: Final = 2000
 class Validator:
     """Mean MAP@R of the validation pictures among themselves.
 
-    Args:
-        labels: (N,) of the validation pictures; each at least twice.
-        seed: Of the choice, where there are too many.
+    `labels` are those of the validation pictures, each at least twice.
     """
 
     def __init__(self, labels: NDArray[np.int64], *, seed: int) -> None:

@@ -73,11 +73,7 @@ def picture_sheet(
 ) -> Image.Image:
     """Draws pictures in rows, without a query: the members of a group.
 
-    Args:
-        title: Above it all, e.g. `group 3: 41 pictures`.
-        tiles: In the order in which they are shown; may be empty.
-        columns: Most pictures in a row.
-        tile_size: Longest side of a picture, in pixels.
+    Arguments as for `contact_sheet`.
 
     Returns:
         An RGB picture.
@@ -268,10 +264,7 @@ _SMALL_TILE = 128  # pixels
 def write_clusters(clusters: Clusters, vectors: VectorSet, folder: Path) -> list[Path]:
     """Writes `index.html`, `groups.csv` and `group-001.png`, `group-002.png`, ...
 
-    Args:
-        clusters: The groups.
-        vectors: What was grouped; its pictures are opened.
-        folder: Made where it does not exist; files of these names are replaced.
+    The folder is made where it does not exist; files of these names are replaced.
 
     Returns:
         The files, the page first.

@@ -32,10 +32,6 @@ def load_font(size: int, *, bold: bool = False) -> Font:
 
     Pillow's own font has ASCII alone; DejaVu Sans has Latin, Greek, Cyrillic, Arabic and more.
     A letter that the font lacks is drawn as a box.
-
-    Args:
-        size: In pixels.
-        bold: A heavier face, for titles.
     """
     spec = importlib.util.find_spec("matplotlib")  # finds it without importing it
     if spec is not None and spec.origin is not None:
@@ -104,11 +100,7 @@ def thumbnail_size(count: int) -> int:
 
 
 def missing_picture(size: int) -> Image.Image:
-    """A gray square, crossed out, for a picture that cannot be read.
-
-    Args:
-        size: Its side, in pixels.
-    """
+    """A gray square, crossed out, for a picture that cannot be read."""
     image = Image.new("RGB", (size, size), "#d5d9de")
     pen, a = ImageDraw.Draw(image), size * 3 / 8
     for y0, y1 in ((a, size - a), (size - a, a)):
@@ -125,11 +117,7 @@ def read_thumbnails(
 ) -> Thumbnails:
     """Reads every picture and cuts a square out of its middle.
 
-    Args:
-        picture: Opens a picture by its position; called by several threads at once.
-        count: Pictures, N.
-        size: Side of a thumbnail, in pixels.
-        progress: Told how many are done.
+    `picture` is called by several threads at once.
     """
     pixels = np.empty((count, size, size, 3), dtype=np.uint8)
     missing: set[int] = set()
@@ -152,11 +140,7 @@ def read_thumbnails(
 
 
 def sheet_columns(size: int) -> int:
-    """Thumbnails along one side of a sprite sheet.
-
-    Args:
-        size: Side of one, in pixels.
-    """
+    """Thumbnails along one side of a sprite sheet."""
     return _SHEET_SIDE // size
 
 
@@ -211,12 +195,7 @@ class Classes:
 
 
 def classes_of(labels: Sequence[str] | None, *, count: int) -> Classes:
-    """Counts the classes and gives them colors.
-
-    Args:
-        labels: One for each picture, or None where there are none.
-        count: Pictures, N.
-    """
+    """Counts the classes and gives them colors."""
     if labels is None:
         return Classes((), (), (), np.zeros(count, dtype=np.int32), 0)
     counter = Counter(labels)
@@ -254,10 +233,6 @@ def aspect_ratio(places: NDArray[np.float32]) -> float:
 
 def densest_places(places: NDArray[np.float32], classes: Classes) -> NDArray[np.float64]:
     """Where each class has most of its pictures; a mean could lie between two of its groups.
-
-    Args:
-        places: (N, 2).
-        classes: Of the same pictures.
 
     Returns:
         (classes, 2): the mean of the class's pictures around the peak of its smoothed histogram.

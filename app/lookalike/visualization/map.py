@@ -40,9 +40,7 @@ def nearest_neighbors(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Finds the k nearest other pictures of each picture by cosine; exact.
 
-    Args:
-        vectors: (N, dim) rows of length 1; perhaps a read-only memory map.
-        k: How many; lowered to N - 1.
+    `k` is lowered to N - 1.
 
     Returns:
         Positions and scores, each (N, k), best first; of equal scores the lower position first.
@@ -77,16 +75,7 @@ def map_page(
     title: str,
     caption: str,
 ) -> str:
-    """Makes the page: canvas, legend, search, each picture with its 5 nearest by true cosine.
-
-    Args:
-        places: (N, 2).
-        vectors: The same N pictures.
-        classes: Of the pictures.
-        thumbnails: Of the pictures; laid on sprite sheets inside the page.
-        title: Of the page.
-        caption: How the places were found.
-    """
+    """Makes the page: canvas, legend, search, each picture with its 5 nearest by true cosine."""
     neighbors, scores = nearest_neighbors(vectors.vectors, k=_NEIGHBORS)
     scaled, offset, extent = _scaled(places)
     centers = (densest_places(places, classes)[:_NAMED_CLASSES] - offset) / extent
@@ -193,12 +182,6 @@ def write_map(
     """Writes scatter.png, grid.png, map.html and places.csv; files of that name are replaced.
 
     A picture that cannot be read any more becomes a gray tile.
-
-    Args:
-        layout: Of `make_map` for the same pictures.
-        vectors: The pictures.
-        folder: Made where it is missing.
-        progress: Told the steps of each stage.
 
     Raises:
         ConfigurationError: The extra `viz` is not installed, or a file cannot be written.

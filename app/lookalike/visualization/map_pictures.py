@@ -219,9 +219,6 @@ def lay_grid(places: NDArray[np.float32]) -> Grid:
     squared distances between the ranks of the pictures along both axes and the cells. (Ranks
     instead of places fill the gaps between groups, and make it take seconds at most.) Above, the
     map is cut into about 2,500 cells, each of which shows the picture nearest to its center.
-
-    Args:
-        places: (N, 2), N >= 1.
     """
     if len(places) <= MOST_ASSIGNED:
         return _assigned(places)

@@ -21,9 +21,7 @@ from lookalike.media.decode import make_thumbnail
 def render(template: str, **values: Any) -> str:
     """Fills in one of the templates beside this module; every value is escaped.
 
-    Args:
-        template: File name, e.g. `report.html`; it extends `base.html`.
-        **values: What the template names; `title` is needed by all.
+    `template` is a file name, e.g. `report.html`; every template needs a `title`.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - as needed
 
@@ -78,9 +76,7 @@ def _writing(path: Path) -> Iterator[None]:
 def picture_uri(image: Image.Image, *, size: int) -> str:
     """A small JPEG of an RGB picture as a `data:` address.
 
-    Args:
-        image: RGB, upright; left as it is.
-        size: Longest side in pixels; a smaller picture is not enlarged.
+    `size` is the longest side in pixels; a smaller picture is not enlarged.
     """
     jpeg = make_thumbnail(image, size=size)
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

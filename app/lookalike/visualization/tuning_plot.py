@@ -23,10 +23,7 @@ def draw_tuning(tuning: Tuning, goal: Goal, *, name: str) -> bytes:
     Each type has a color and a dot for each way to search it that no other way of the type beats;
     the gray line joins what no type beats, and a ring marks the type to use.
 
-    Args:
-        tuning: What was measured.
-        goal: Its recall is a dashed line.
-        name: Of the collection, for the title.
+    The goal's recall is a dashed line.
 
     Returns:
         The file's bytes.

@@ -123,10 +123,7 @@ class _Part:
 def sample(dataset: Dataset, *, count: int, seed: int) -> Dataset:
     """A random part of a dataset, every picture as likely as any other, in the dataset's order.
 
-    Args:
-        dataset: The whole.
-        count: Pictures to take; the whole comes back where it has no more.
-        seed: The same seed takes the same pictures.
+    The whole comes back where it has no more than `count` pictures.
 
     Raises:
         ConfigurationError: `count` is below 1, or `seed` below 0.

@@ -49,9 +49,7 @@ def has_classes(pictures: Sequence[Path]) -> bool:
 def open_folder(top: Path, *, pictures: Sequence[Path]) -> FileDataset:
     """One folder for each class; folders inside a class belong to it.
 
-    Args:
-        top: The folder of the class folders.
-        pictures: As `pictures_below` gave them.
+    `pictures` are as `pictures_below` gave them.
 
     Raises:
         ConfigurationError: A picture lies outside of any class folder.
@@ -78,9 +76,7 @@ def open_flat(top: Path, *, pictures: Sequence[Path]) -> FileDataset:
     Kaggle ships Flickr30k with a copy of the folder inside of itself, under the same name: a
     picture that is there again is taken once, from the outermost folder.
 
-    Args:
-        top: The folder.
-        pictures: As `pictures_below` gave them.
+    `pictures` are as `pictures_below` gave them.
     """
     outermost: dict[tuple[str, ...], Path] = {}
     for path in sorted(pictures, key=lambda path: len(path.parts)):
