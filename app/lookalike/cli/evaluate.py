@@ -91,7 +91,6 @@ def _warn_of_splits(vectors: VectorSet) -> None:
 
 
 def _one_query(vectors: VectorSet, position: int, *, k: int, out: Path, as_json: bool) -> None:
-
     found = runner.evaluate_query(vectors, position, k)
     path = out / f"query-{position}.png"
     matches = [(match.position, match.score, match.relevant) for match in found.matches]
@@ -111,7 +110,6 @@ def _one_query(vectors: VectorSet, position: int, *, k: int, out: Path, as_json:
 
 
 def _print(found: Evaluation, out: Path) -> None:
-
     spec = found.spec
     console = Console()
     console.print(cell(f"{found.dataset}: {found.pictures} pictures, {found.classes} classes"))

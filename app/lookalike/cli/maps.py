@@ -106,7 +106,6 @@ def _json(found: Clusters, vectors: VectorSet) -> str:
 
 
 def _print(found: Clusters, vectors: VectorSet) -> None:
-
     table = Table("group", "pictures", "most central", "labels", title=f"groups in {vectors.name}")
     for number, group in enumerate(found.groups, start=1):
         central = ", ".join(vectors.names[position] for position in group.positions[:3])

@@ -170,7 +170,6 @@ def _train(
 def _print(
     vectors: VectorSet, result: TrainingResult, compared: Sequence[Compared], paths: list[Path]
 ) -> None:
-
     console, split = Console(), result.split
     console.print(cell(f"{vectors.name}: {len(vectors)} pictures"))
     console.print(
@@ -195,7 +194,6 @@ def _print(
 
 
 def _print_table(console: Console, compared: Sequence[Compared]) -> None:
-
     def shown(metric: Metric) -> str:
         return f"{metric.value:.4f} ({metric.low:.3f} to {metric.high:.3f})"
 

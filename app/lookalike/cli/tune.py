@@ -106,7 +106,6 @@ def _json(tuning: Tuning, goal: Goal, collection: str) -> str:
 
 
 def _print(tuning: Tuning, goal: Goal, collection: str) -> None:
-
     chosen = tuning.recommended(goal)
     title = (
         f"{collection}: {tuning.rows:,} pictures of {tuning.dim} numbers; "
@@ -149,7 +148,6 @@ def _cells(tuning: Tuning, trial: Trial, goal: Goal, *, best: bool) -> list[str]
 
 
 def _nothing(goal: Goal) -> str:
-
     within = "" if goal.memory is None else f" within {size_text(goal.memory)}"
     return (
         f"No index type reaches a recall of {goal.recall:g}{within}. Ask for less with --recall, "
@@ -177,7 +175,6 @@ def _advice(tuning: Tuning, chosen: Trial | None, goal: Goal) -> list[str]:
 
 
 def _about_building(tuning: Tuning, chosen: Trial, goal: Goal) -> list[str]:
-
     plan = plan_index(chosen.setting, tuning.rows, tuning.dim)
     if plan.factory is None:
         return [f"In the service: {plan.reason}."]

@@ -125,7 +125,6 @@ def _refuse_dataset_flags(wanted: Wanted, given: dict[str, Any]) -> None:
 
 @contextmanager
 def _collection_vectors(wanted: Wanted, settings: Settings) -> Iterator[VectorSet]:
-
     assert wanted.collection is not None
     with closing(open_store(settings, read_only=True)) as store:
         yield stored_vectors(
@@ -139,7 +138,6 @@ def _collection_vectors(wanted: Wanted, settings: Settings) -> Iterator[VectorSe
 
 @contextmanager
 def _dataset_vectors(wanted: Wanted, settings: Settings, progress: Progress) -> Iterator[VectorSet]:
-
     dataset = _open_dataset(wanted, settings)
     with closing(build_encoders(settings)) as encoders:
         yield extract_vectors(
@@ -153,7 +151,6 @@ def _dataset_vectors(wanted: Wanted, settings: Settings, progress: Progress) -> 
 
 
 def _open_dataset(wanted: Wanted, settings: Settings) -> Dataset:
-
     assert wanted.dataset is not None
     dataset = open_dataset(
         wanted.dataset,

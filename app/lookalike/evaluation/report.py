@@ -91,14 +91,12 @@ def _document(evaluation: Evaluation) -> dict[str, Any]:
             "left_out_because": "no other picture has their label",
         },
         "chance": evaluation.chance,
-        "metrics": [_metric(metric) for metric in evaluation.metrics],
+        "metrics": [metric_facts(metric) for metric in evaluation.metrics],
         "per_class": [
             {
-                "label": result.label,
-                "pictures": result.pictures,
-                "queries": result.queries,
-                "precision": _metric(result.precision),
-                "average_precision": _metric(result.average_precision),
+                **asdict(result),
+                "precision": metric_facts(result.precision),
+                "average_precision": metric_facts(result.average_precision),
             }
             for result in evaluation.per_class
         ],
@@ -116,15 +114,9 @@ def _document(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _metric(metric: Metric) -> dict[str, Any]:
-    return {
-        "name": metric.name,
-        "title": metric.title,
-        "k": metric.k,
-        "value": metric.value,
-        "low": metric.low,
-        "high": metric.high,
-    }
+def metric_facts(metric: Metric) -> dict[str, Any]:
+    """A metric as JSON."""
+    return {**asdict(metric), "title": metric.title}
 
 
 def _matrix(confusion: Confusion) -> list[list[float] | None] | None:

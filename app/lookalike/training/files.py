@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.evaluation.metrics import CONFIDENCE
+from lookalike.evaluation.report import metric_facts
 from lookalike.evaluation.results import Evaluation
 from lookalike.evaluation.runner import evaluate_query
 from lookalike.models.head import Head, save_head
@@ -248,8 +249,8 @@ def _document(
                 "title": part.title,
                 "queries": part.before.queries,
                 "chance": part.before.chance,
-                "before": _metrics(part.before),
-                "after": _metrics(part.after),
+                "before": [metric_facts(metric) for metric in part.before.metrics],
+                "after": [metric_facts(metric) for metric in part.after.metrics],
                 "change": [asdict(change) for change in part.changes],
             }
             for part in compared
@@ -257,10 +258,6 @@ def _document(
         "notes": list(result.notes),
         "versions": {**compared[0].after.versions} if compared else {},
     }
-
-
-def _metrics(evaluation: Evaluation) -> list[dict[str, Any]]:
-    return [{**asdict(metric), "title": metric.title} for metric in evaluation.metrics]
 
 
 def _brief(evaluation: Evaluation) -> dict[str, float]:

@@ -102,21 +102,25 @@ class FullNetwork(nn.Module):
 
 
 class Pictures:
-    """Opens a set's pictures for a network.
+    """The `Material` of a whole network: a set's pictures, other views of them in every epoch."""
 
-    Args:
-        network: What they are for.
-        vectors: The set.
-        full: Says whether pictures are changed.
-        seed: Of the changes; each epoch has its own, and each picture in it.
-    """
-
-    def __init__(
-        self, network: FullNetwork, vectors: VectorSet, *, full: FullOptions, seed: int
-    ) -> None:
+    def __init__(self, task: Task, network: FullNetwork, *, full: FullOptions) -> None:
         self.network = network
-        self._vectors, self._full, self._seed = vectors, full, seed
-        self._preprocess = vectors.spec.preprocess
+        self.labels = torch.from_numpy(task.labels)
+        self._task, self._vectors, self._full = task, task.vectors, full
+        self._preprocess = task.vectors.spec.preprocess
+
+    def batch(self, positions: Tensor, *, epoch: int) -> Tensor:
+        """Pixels of some of what is trained on, changed as the epoch has it."""
+        return self.pixels(self._task.split.train[positions.numpy()], epoch=epoch)
+
+    def settle(self) -> None:
+        """Makes the head ready to be measured."""
+        self.network.head.settle(self.features(self._task.split.train))
+
+    def watched(self) -> NDArray[np.float32]:
+        """The head's vectors of what is watched: (M, dim)."""
+        return self.network.head.embed(self.features(self._task.watched))
 
     def pixels(self, positions: NDArray[np.int64], *, epoch: int | None = None) -> Tensor:
         """(n, H, W, 3) uint8 on the network's device; changed where an epoch is given."""
@@ -141,7 +145,9 @@ class Pictures:
     def _open(self, position: int, epoch: int | None) -> NDArray[np.uint8]:
         image = self._vectors.picture(position, size=least_decode_size(self._preprocess))
         if epoch is not None and self._full.augmentation:
-            image = augment(image, np.random.default_rng([self._seed, epoch, position]))
+            image = augment(
+                image, np.random.default_rng([self._task.options.seed, epoch, position])
+            )
         return resize_image(image, self._preprocess)
 
 
@@ -232,10 +238,6 @@ def train_full(
     full = full or FullOptions()
     task = make_task(vectors, options)
     network = _build_network(task, weights=weights, full=full)
-    pictures = Pictures(network, vectors, full=full, seed=task.options.seed)
-    material = _Material(
-        pictures, train=task.split.train, labels=task.labels, watched_at=task.watched
-    )
     groups = [
         {"params": list(network.head.parameters()), "factor": 1.0},
         {"params": list(network.backbone.parameters()), "factor": full.backbone_rate},
@@ -251,7 +253,7 @@ def train_full(
         task,
         Trainer(
             network,
-            material=material,
+            material=Pictures(task, network, full=full),
             validator=task.validator,
             options=task.options,
             groups=groups,
@@ -279,31 +281,6 @@ def _build_network(task: Task, *, weights: str, full: FullOptions) -> FullNetwor
     head_spec = HeadSpec(dim_in=spec.dim, dim_out=options.dim, hidden=options.hidden)
     head = HeadNetwork(head_spec, seed=options.seed)
     return FullNetwork(loaded.network, head, preprocess=spec.preprocess, full=full).to(device)
-
-
-class _Material:
-    """The `Material` of a whole network: pictures, other views of them in every epoch."""
-
-    def __init__(
-        self,
-        pictures: Pictures,
-        *,
-        train: NDArray[np.int64],
-        labels: NDArray[np.int64],
-        watched_at: NDArray[np.int64],
-    ) -> None:
-        self._pictures, self._train, self._watched_at = pictures, train, watched_at
-        self.labels = torch.from_numpy(labels)
-
-    def batch(self, positions: Tensor, *, epoch: int) -> Tensor:
-        return self._pictures.pixels(self._train[positions.numpy()], epoch=epoch)
-
-    def settle(self) -> None:
-        self._pictures.network.head.settle(self._pictures.features(self._train))
-
-    def watched(self) -> NDArray[np.float32]:
-        head = self._pictures.network.head
-        return head.embed(self._pictures.features(self._watched_at))
 
 
 def _require_trainable(spec: ModelSpec) -> None:

@@ -134,36 +134,22 @@ FORMAT: Final = 1
 State = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """What a training needs to go on after its last epoch."""
-
-    fingerprint: str  # of data, options and versions: only the same training may go on from it
-    network: State  # state dict after the last epoch
-    optimizer: State  # state dict after the last epoch
-    best: State  # state dict of the network after the best epoch so far
-    best_epoch: int  # its number
-    history: tuple[Epoch, ...]  # all epochs so far
-
-
-def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+def save_checkpoint(state: State, path: Path) -> None:
     """Writes through to the disk; after a crash there is the old file or the whole new one.
 
     Raises:
         StorageFullError: The disk is full.
         StorageError: The file cannot be written.
     """
-    fields = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
-    fields["history"] = [asdict(epoch) for epoch in checkpoint.history]
     with disk_errors(f"write the checkpoint {path}"), atomic_write(path) as file:
-        torch.save({"format": FORMAT, **fields}, file)
+        torch.save({"format": FORMAT, **state}, file)
 
 
-def load_checkpoint(path: Path, *, fingerprint: str) -> tuple[Checkpoint | None, str | None]:
+def load_checkpoint(path: Path, *, fingerprint: str) -> tuple[State | None, str | None]:
     """Reads a checkpoint of this training.
 
     Returns:
-        The checkpoint, and why there is none: both None where there is no file.
+        What was saved, and why there is none: both None where there is no file.
 
     Raises:
         StorageError: The file is there and cannot be opened.
@@ -174,13 +160,13 @@ def load_checkpoint(path: Path, *, fingerprint: str) -> tuple[Checkpoint | None,
         except FileNotFoundError:
             return None, None
     try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        if content.pop("format") != FORMAT:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if state["format"] != FORMAT:
             return None, f"{path} was written by another version of Lookalike"
-        if content["fingerprint"] != fingerprint:
+        if state["fingerprint"] != fingerprint:
             return None, f"{path} is of another training, with other pictures or options"
-        history = tuple(Epoch(**epoch) for epoch in content.pop("history"))
-        return Checkpoint(**content, history=history), None
+        kept = {name: state[name] for name in ("network", "optimizer", "best", "best_epoch")}
+        return {**kept, "history": [Epoch(**epoch) for epoch in state["history"]]}, None
     except Exception as exc:  # whatever torch makes of a damaged file
         return None, f"{path} is damaged ({type(exc).__name__})"
 
@@ -299,7 +285,7 @@ class Trainer:
                 self.best = copy.deepcopy(self._network.state_dict())
                 self.best_epoch = epoch.number
             if checkpoint is not None:
-                save_checkpoint(self._checkpoint(fingerprint), checkpoint)
+                save_checkpoint(self._state(fingerprint), checkpoint)
             on_epoch(epoch, self._options.epochs)
         return resumed, notes
 
@@ -318,10 +304,10 @@ class Trainer:
         found, why_not = load_checkpoint(path, fingerprint=fingerprint)
         if found is None:
             return [] if why_not is None else [f"The training starts anew: {why_not}."]
-        self._network.load_state_dict(found.network)
-        self._optimizer.load_state_dict(dict(found.optimizer))
-        self.best, self.best_epoch = found.best, found.best_epoch
-        for epoch in found.history:
+        self._network.load_state_dict(found["network"])
+        self._optimizer.load_state_dict(found["optimizer"])
+        self.best, self.best_epoch = found["best"], found["best_epoch"]
+        for epoch in found["history"]:
             self._take(epoch)
         return []
 
@@ -387,15 +373,16 @@ class Trainer:
             drawn = torch.tensor([int(position) for position in sampler])
         return list(torch.split(drawn, size))
 
-    def _checkpoint(self, fingerprint: str) -> Checkpoint:
-        return Checkpoint(
-            fingerprint=fingerprint,
-            network=self._network.state_dict(),
-            optimizer=self._optimizer.state_dict(),
-            best=self.best,
-            best_epoch=self.best_epoch,
-            history=tuple(self.history),
-        )
+    def _state(self, fingerprint: str) -> State:
+        """What a training needs to go on after its last epoch; of the same fingerprint only."""
+        return {
+            "fingerprint": fingerprint,
+            "network": self._network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "history": [asdict(epoch) for epoch in self.history],
+        }
 
 
 def _finite(network: nn.Module) -> bool:
