@@ -27,17 +27,17 @@ from rich.progress import (
 from rich.text import Text
 
 import lookalike
-from lookalike.client import BaseClient
 from lookalike.config import PREFIX, Settings, load_settings
 from lookalike.errors import ConfigurationError
 from lookalike.files.data_folder import require_data_folder
 from lookalike.progress import Progress
 from lookalike.records import DEFAULT_COLLECTION
-from lookalike.schemas import JobOut
 from lookalike.store.filters import parse_filter
 
 if TYPE_CHECKING:
     from lookalike import Client, HttpClient
+    from lookalike.client import BaseClient
+    from lookalike.schemas import JobOut
 
 MODEL_SETTINGS = (
     "data_dir",
