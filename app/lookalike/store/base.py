@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -78,7 +78,6 @@ class VectorSpaces(Protocol):
 
     def all(self, collection: str) -> list[VectorSpace]:
         """All spaces, in the order they were made."""
-        ...
 
     def begin(
         self,
@@ -92,7 +91,6 @@ class VectorSpaces(Protocol):
 
         A recipe takes the place of the one that was recorded; None leaves it.
         """
-        ...
 
     def missing(
         self, collection: str, spec: ModelSpec, *, limit: int, cursor: str | None = None
@@ -105,7 +103,6 @@ class VectorSpaces(Protocol):
         Raises:
             InvalidParameterError: The cursor is not one that this call gave, or limit is below 1.
         """
-        ...
 
     def vectors(
         self, collection: str, spec: ModelSpec, records: Sequence[ImageRecord]
@@ -114,14 +111,9 @@ class VectorSpaces(Protocol):
 
         Left out are pictures without one, and those that no longer have a record's content.
         """
-        ...
 
     def add(
-        self,
-        collection: str,
-        spec: ModelSpec,
-        records: Sequence[ImageRecord],
-        vectors: Vectors,
+        self, collection: str, spec: ModelSpec, records: Sequence[ImageRecord], vectors: Vectors
     ) -> int:
         """Adds vectors to the space, as one step that has reached the disk when it returns.
 
@@ -139,7 +131,6 @@ class VectorSpaces(Protocol):
             StorageFullError: Nothing was added.
             ValueError: The vectors have another shape, or are not finite or not of length 1.
         """
-        ...
 
     def prepared(self, collection: str, spec: ModelSpec) -> AbstractContextManager[None]:
         """Loads what searches in the space will need, so that `activate` in the block is quick.
@@ -147,7 +138,6 @@ class VectorSpaces(Protocol):
         The space may lack vectors yet; those that come are followed. What was loaded is let go at
         the end of the block unless the space is active then.
         """
-        ...
 
     def activate(self, collection: str, spec: ModelSpec) -> bool:
         """Makes the space the active one, in one step; the one before it stays, inactive.
@@ -157,11 +147,9 @@ class VectorSpaces(Protocol):
         Returns:
             False, and nothing is changed, where some picture lacks a vector in the space.
         """
-        ...
 
     def discard(self, collection: str, spec: ModelSpec) -> None:
         """Removes a space with its vectors. Raises `ConflictError` where it is the active one."""
-        ...
 
 
 def no_such_space(collection: str, spec: ModelSpec) -> EmbeddingSetNotFoundError:
@@ -280,22 +268,18 @@ class Store(Protocol):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """What this store promises beyond the rest of this protocol."""
-        ...
 
     @property
     def spaces(self) -> VectorSpaces:
         """The vector spaces of all collections, and the switch between them."""
-        ...
 
     # Collections
 
     def collections(self) -> list[CollectionInfo]:
         """All collections, by name."""
-        ...
 
     def collection(self, name: str) -> CollectionInfo | None:
         """One collection; None if there is none of this name. Cheap."""
-        ...
 
     def drop(self, collection: str, *, wait: bool = False) -> int:
         """Removes a collection and returns how many images it had.
@@ -310,7 +294,6 @@ class Store(Protocol):
         Raises:
             CollectionNotFoundError: There is no such collection.
         """
-        ...
 
     # Images
 
@@ -341,7 +324,6 @@ class Store(Protocol):
             StorageFullError: Nothing was stored.
             ValueError: The vectors have another shape, or are not finite or not of length 1.
         """
-        ...
 
     def upsert_known(
         self, collection: str, image: NewImage, *, on_conflict: OnConflict
@@ -350,15 +332,12 @@ class Store(Protocol):
 
         So bytes that are stored already cost no embedding.
         """
-        ...
 
     def get(self, collection: str, image_id: str) -> ImageRecord:
         """One image's row. Raises `ImageNotFoundError`."""
-        ...
 
     def find(self, collection: str, image_ids: Sequence[str]) -> dict[str, ImageRecord]:
         """Those of the ids that exist, with their rows."""
-        ...
 
     def scroll(
         self,
@@ -382,7 +361,6 @@ class Store(Protocol):
         Raises:
             InvalidParameterError: No page gave this cursor, or the limit is below 1.
         """
-        ...
 
     def update_metadata(
         self,
@@ -398,18 +376,15 @@ class Store(Protocol):
             ImageNotFoundError: No image has this id.
             MetadataTooLargeError: The result has more than `max_bytes`.
         """
-        ...
 
     def refer(self, collection: str, image: NewImage) -> None:
         """Notes that an image's file lies at `image.source` by now; nothing else changes.
 
         Nothing happens if no row has this id and these bytes.
         """
-        ...
 
     def delete(self, collection: str, image_id: str) -> None:
         """Removes one image. Raises `ImageNotFoundError`."""
-        ...
 
     def search(
         self,
@@ -439,7 +414,6 @@ class Store(Protocol):
         Raises:
             SpecMismatchError: The collection's vectors were made by something else.
         """
-        ...
 
     # The store itself
 
@@ -448,19 +422,15 @@ class Store(Protocol):
 
         Rows that a dropped collection leaves count until they are gone.
         """
-        ...
 
     def load(self) -> None:
         """Brings everything that a search needs into memory; otherwise the first one does it."""
-        ...
 
     def describe(self) -> dict[str, Any]:
         """Facts for `GET /info`: kind, index types, versions, sizes in bytes."""
-        ...
 
     def close(self) -> None:
         """Saves what can be saved and lets go of the data folder. May be called twice."""
-        ...
 
 
 def spec_of(store: Store, collection: str) -> ModelSpec | None:
@@ -591,20 +561,11 @@ def put_outcome(
     status = decide(existing, image, on_conflict)
     if existing is None or status is PutStatus.REPLACED:
         kept = existing.metadata if existing else {}
-        record = ImageRecord(
-            collection=collection,
-            id=image.id,
-            sha256=image.sha256,
-            filename=image.filename,
-            media_type=image.media_type,
-            width=image.width,
-            height=image.height,
-            bytes=image.bytes,
-            metadata=dict(kept if image.metadata is None else image.metadata),
-            created_at=existing.created_at if existing else now,
-            updated_at=now,
-            source=image.source,
-        )
+        sent = {one.name: getattr(image, one.name) for one in fields(image)}
+        metadata = dict(kept if image.metadata is None else image.metadata)
+        created = existing.created_at if existing else now
+        times = {"created_at": created, "updated_at": now}
+        record = ImageRecord(collection=collection, **sent | times | {"metadata": metadata})
     elif status is PutStatus.UPDATED:
         record = replace(existing, metadata=dict(image.metadata or {}), updated_at=now)
     else:

@@ -7,9 +7,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,22 +95,18 @@ class JobStore(Protocol):
 
     def add(self, job: Job) -> None:
         """Keeps a new job. Raises ValueError where its id is taken."""
-        ...
 
     def get(self, job_id: str) -> Job:
         """One job. Raises `JobNotFoundError`."""
-        ...
 
     def change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         """Writes `change(job)`, as one step, and gives it. Raises `JobNotFoundError`.
 
         All but id, kind, parameters and created_at can change.
         """
-        ...
 
     def unfinished(self) -> list[Job]:
         """Those queued or running, oldest first."""
-        ...
 
     def page(self, *, cursor: str | None = None, limit: int = 100) -> JobPage:
         """A stretch of jobs, newest first.
@@ -118,15 +114,12 @@ class JobStore(Protocol):
         Raises:
             InvalidParameterError: The cursor is not one that this call gave, or limit is below 1.
         """
-        ...
 
     def prune(self, *, keep: int) -> int:
         """Forgets finished jobs but the newest `keep` of them; returns how many went."""
-        ...
 
     def close(self) -> None:
         """Lets go of the file; may be called twice."""
-        ...
 
 
 def no_such_job(job_id: str) -> JobNotFoundError:
@@ -175,14 +168,10 @@ _SCHEMA = Schema(
     remedy="move the file away: it holds the history of jobs, and no pictures",
     journal="DELETE",
 )
-_COLUMNS = (
-    "id, kind, parameters, state, cancel_requested, done, total, errors, error_texts, message, "
-    "starts, created_at, started_at, updated_at, finished_at"
-)
-_CHANGED = (
-    "state = ?, cancel_requested = ?, done = ?, total = ?, errors = ?, error_texts = ?, "
-    "message = ?, starts = ?, started_at = ?, updated_at = ?, finished_at = ?"
-)
+_FIELDS = tuple(one.name for one in fields(Job))
+_COLUMNS = ", ".join(_FIELDS)
+_FIXED = ("id", "kind", "parameters", "created_at")
+_CHANGED = tuple(name for name in _FIELDS if name not in _FIXED)
 _UNFINISHED = f"state IN ('{JobState.QUEUED}', '{JobState.RUNNING}')"
 
 
@@ -219,48 +208,35 @@ class SqliteJobs:
                     self._connection.execute(statement)
 
     def close(self) -> None:
-        """Closes the file; may be called twice."""
         with self._lock:
             self._closed = True
             self._connection.close()
 
     def add(self, job: Job) -> None:
-        """Keeps a new job, see `JobStore.add`."""
-        sql = f"INSERT INTO jobs ({_COLUMNS}) VALUES ({', '.join('?' * 15)})"
-        values = (
-            job.id,
-            job.kind,
-            json.dumps(dict(job.parameters)),
-            *_standing(job),
-            job.created_at,
-            *_times(job),
-        )
+        sql = f"INSERT INTO jobs ({_COLUMNS}) VALUES ({', '.join('?' * len(_FIELDS))})"
         with self._write() as connection:
             if connection.execute("SELECT 1 FROM jobs WHERE id = ?", (job.id,)).fetchone():
                 raise ValueError(f"the job {job.id} is there already")
-            connection.execute(sql, values)
+            connection.execute(sql, _values(job, _FIELDS))
 
     def get(self, job_id: str) -> Job:
-        """One job. Raises `JobNotFoundError`."""
         with self._read() as connection:
             return _get(connection, job_id)
 
     def change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
-        """Writes `change(job)`, see `JobStore.change`."""
         with self._write() as connection:
             job = change(_get(connection, job_id))
-            values = (*_standing(job), *_times(job), job_id)
-            connection.execute(f"UPDATE jobs SET {_CHANGED} WHERE id = ?", values)
+            changed = ", ".join(f"{name} = ?" for name in _CHANGED)
+            values = (*_values(job, _CHANGED), job_id)
+            connection.execute(f"UPDATE jobs SET {changed} WHERE id = ?", values)
             return _get(connection, job_id)
 
     def unfinished(self) -> list[Job]:
-        """Those queued or running, oldest first."""
         sql = f"SELECT {_COLUMNS} FROM jobs WHERE {_UNFINISHED} ORDER BY number"
         with self._read() as connection:
             return [_job(row) for row in connection.execute(sql)]
 
     def page(self, *, cursor: str | None = None, limit: int = 100) -> JobPage:
-        """A stretch of jobs, newest first, see `JobStore.page`."""
         before = MAX_SEQ if cursor is None else decode_cursor(cursor)
         if limit < 1:
             raise InvalidParameterError("limit must be at least 1")
@@ -272,7 +248,6 @@ class SqliteJobs:
         return JobPage(jobs, encode_cursor(rows[limit - 1][0]) if more else None)
 
     def prune(self, *, keep: int) -> int:
-        """Forgets old finished jobs, see `JobStore.prune`."""
         sql = (
             "DELETE FROM jobs WHERE number IN (SELECT number FROM jobs"
             f" WHERE NOT {_UNFINISHED} ORDER BY number DESC LIMIT -1 OFFSET ?)"
@@ -304,39 +279,19 @@ def _get(connection: sqlite3.Connection, job_id: str) -> Job:
     return _job(found)
 
 
-def _standing(job: Job) -> tuple[Any, ...]:
-    return (
-        job.state.value,
-        int(job.cancel_requested),
-        job.done,
-        job.total,
-        job.errors,
-        json.dumps(list(job.error_texts)),
-        job.message,
-        job.starts,
-    )
+def _values(job: Job, names: Sequence[str]) -> tuple[Any, ...]:
+    written = {
+        "parameters": json.dumps(dict(job.parameters)),
+        "error_texts": json.dumps(list(job.error_texts)),
+    }
+    return tuple(written.get(name, getattr(job, name)) for name in names)
 
 
-def _times(job: Job) -> tuple[str | None, ...]:
-    return (job.started_at, job.updated_at, job.finished_at)
-
-
-def _job(row: tuple[Any, ...]) -> Job:
+def _job(row: Sequence[Any]) -> Job:
     """Reads `_COLUMNS`."""
-    return Job(
-        id=row[0],
-        kind=row[1],
-        parameters=json.loads(row[2]),
-        state=JobState(row[3]),
-        cancel_requested=bool(row[4]),
-        done=row[5],
-        total=row[6],
-        errors=row[7],
-        error_texts=tuple(json.loads(row[8])),
-        message=row[9],
-        starts=row[10],
-        created_at=row[11],
-        started_at=row[12],
-        updated_at=row[13],
-        finished_at=row[14],
-    )
+    read = dict(zip(_FIELDS, row, strict=True))
+    read["parameters"] = json.loads(read["parameters"])
+    read["state"] = JobState(read["state"])
+    read["cancel_requested"] = bool(read["cancel_requested"])
+    read["error_texts"] = tuple(json.loads(read["error_texts"]))
+    return Job(**read)

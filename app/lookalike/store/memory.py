@@ -117,21 +117,17 @@ class MemoryStore:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """All of them."""
         return frozenset(Capability)
 
     @property
     def spaces(self) -> VectorSpaces:
-        """The vector spaces of all collections."""
         return self._spaces
 
     def collections(self) -> list[CollectionInfo]:
-        """All collections, by name."""
         with self._lock:
             return [self._described(name) for name in sorted(self._collections)]
 
     def collection(self, name: str) -> CollectionInfo | None:
-        """One collection; None if there is none of this name."""
         with self._lock:
             return self._described(name) if name in self._collections else None
 
@@ -156,7 +152,6 @@ class MemoryStore:
         provenance: Mapping[str, str],
         on_conflict: OnConflict = OnConflict.REPLACE,
     ) -> list[PutOutcome]:
-        """Adds or replaces pictures, see `Store.upsert`."""
         rows = check_vectors(vectors, count=len(images), dim=spec.dim)
         if not images:
             return []
@@ -191,12 +186,10 @@ class MemoryStore:
             held.rows[record.id] = replace(held.rows[record.id], record=record)
 
     def get(self, collection: str, image_id: str) -> ImageRecord:
-        """One picture's row. Raises `ImageNotFoundError`."""
         with self._lock:
             return own(self._row(collection, image_id).record)
 
     def find(self, collection: str, image_ids: Sequence[str]) -> dict[str, ImageRecord]:
-        """Those of the ids that exist, with their rows."""
         with self._lock:
             held = self._collections.get(collection)
             rows = held.rows if held else {}
@@ -211,7 +204,6 @@ class MemoryStore:
         where: Filter | None = None,
         vectors_of: ModelSpec | None = None,
     ) -> Page:
-        """The next images after a cursor, see `Store.scroll`."""
         after = decode_cursor(cursor)
         if limit < 1:
             raise InvalidParameterError("limit must be at least 1")
@@ -233,7 +225,6 @@ class MemoryStore:
     def upsert_known(
         self, collection: str, image: NewImage, *, on_conflict: OnConflict
     ) -> PutOutcome | None:
-        """Does what `upsert` would do if that needs no vector, see `Store.upsert_known`."""
         with self._lock:
             existing = self.find(collection, [image.id]).get(image.id)
             return settle_known(
@@ -248,7 +239,6 @@ class MemoryStore:
         *,
         max_bytes: int = MAX_METADATA_BYTES,
     ) -> ImageRecord:
-        """Merges into a picture's metadata, see `Store.update_metadata`."""
         with self._lock:
             old = self._row(collection, image_id).record.metadata
             merged = check_metadata(merge_patch(old, patch), max_bytes)
@@ -261,7 +251,6 @@ class MemoryStore:
         return own(record)
 
     def refer(self, collection: str, image: NewImage) -> None:
-        """Notes where an image's file lies by now, see `Store.refer`."""
         with self._lock:
             held = self._collections.get(collection)
             row = held.rows.get(image.id) if held else None
@@ -270,13 +259,11 @@ class MemoryStore:
                 held.rows[image.id] = replace(row, record=record)
 
     def delete(self, collection: str, image_id: str) -> None:
-        """Removes one picture. Raises `ImageNotFoundError`."""
         with self._lock:
             self._row(collection, image_id)
             self._collections[collection].remove(image_id)
 
     def drop(self, collection: str, *, wait: bool = False) -> int:  # noqa: ARG002 - it never waits
-        """Removes a collection. Raises `CollectionNotFoundError`."""
         with self._lock:
             if collection not in self._collections:
                 raise unknown_collection(collection)
@@ -293,7 +280,6 @@ class MemoryStore:
         exclude: Sequence[str] = (),
         effort: Effort | None = None,  # noqa: ARG002 - always exact
     ) -> list[list[Match]]:
-        """The k best matches of each query, see `Store.search`."""
         asked = check_vectors(queries, count=None, dim=spec.dim)
         if k < 1:
             raise InvalidParameterError("k must be at least 1")
@@ -306,13 +292,11 @@ class MemoryStore:
             return [_rank(rows, vectors, query, k) for query in asked]
 
     def references(self, sha256s: Iterable[str]) -> set[str]:
-        """Those of the digests that some row of any collection names."""
         with self._lock:
             held = self._collections.values()
             return set(sha256s) & {row.record.sha256 for c in held for row in c.rows.values()}
 
     def describe(self) -> dict[str, Any]:
-        """Facts for `GET /info`."""
         with self._lock:
             sizes = {
                 name: {
@@ -345,7 +329,6 @@ class MemorySpaces:
         self._held = held
 
     def all(self, collection: str) -> list[VectorSpace]:
-        """All spaces, see `VectorSpaces.all`."""
         with self._held.lock:
             held = self._collection(collection)
             return [_described(held, one) for one in held.spaces]
@@ -358,7 +341,6 @@ class MemorySpaces:
         provenance: Mapping[str, str],
         recipe: Recipe | None = None,
     ) -> VectorSpace:
-        """Makes an empty space or finds it, see `VectorSpaces.begin`."""
         with self._held.lock:
             held = self._collection(collection)
             found = _find(held, spec)
@@ -372,7 +354,6 @@ class MemorySpaces:
     def missing(
         self, collection: str, spec: ModelSpec, *, limit: int, cursor: str | None = None
     ) -> Missing:
-        """Pictures without a vector, see `VectorSpaces.missing`."""
         after = decode_cursor(cursor)
         if limit < 1:
             raise InvalidParameterError("limit must be at least 1")
@@ -387,7 +368,6 @@ class MemorySpaces:
     def vectors(
         self, collection: str, spec: ModelSpec, records: Sequence[ImageRecord]
     ) -> dict[str, NDArray[np.float32]]:
-        """Vectors by id, see `VectorSpaces.vectors`."""
         with self._held.lock:
             held, one = self._space(collection, spec)
             seqs = {record.id: _seq(held, record) for record in records}
@@ -398,13 +378,8 @@ class MemorySpaces:
             }
 
     def add(
-        self,
-        collection: str,
-        spec: ModelSpec,
-        records: Sequence[ImageRecord],
-        vectors: Vectors,
+        self, collection: str, spec: ModelSpec, records: Sequence[ImageRecord], vectors: Vectors
     ) -> int:
-        """Adds vectors, see `VectorSpaces.add`."""
         rows = check_vectors(vectors, count=len(records), dim=spec.dim)
         added = 0
         with self._held.lock:
@@ -417,13 +392,11 @@ class MemorySpaces:
         return added
 
     def prepared(self, collection: str, spec: ModelSpec) -> AbstractContextManager[None]:
-        """Everything is in memory already."""
         with self._held.lock:
             self._space(collection, spec)
         return nullcontext()
 
     def activate(self, collection: str, spec: ModelSpec) -> bool:
-        """Switches if the space is complete, see `VectorSpaces.activate`."""
         with self._held.lock:
             held, one = self._space(collection, spec)
             if any(row.seq not in one.vectors for row in held.rows.values()):
@@ -432,7 +405,6 @@ class MemorySpaces:
             return True
 
     def discard(self, collection: str, spec: ModelSpec) -> None:
-        """Removes a space, see `VectorSpaces.discard`."""
         with self._held.lock:
             held, one = self._space(collection, spec)
             if one is held.active:
@@ -483,7 +455,6 @@ class MemoryJobs:
         self._last = 0
 
     def add(self, job: Job) -> None:
-        """Keeps a new job, see `JobStore.add`."""
         with self._lock:
             if job.id in self._numbers:
                 raise ValueError(f"the job {job.id} is there already")
@@ -492,12 +463,10 @@ class MemoryJobs:
             self._jobs[self._last] = _own_job(job)
 
     def get(self, job_id: str) -> Job:
-        """One job. Raises `JobNotFoundError`."""
         with self._lock:
             return _own_job(self._jobs[self._number(job_id)])
 
     def change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
-        """Writes `change(job)`, see `JobStore.change`."""
         with self._lock:
             number = self._number(job_id)
             changed = _own_job(change(_own_job(self._jobs[number])))
@@ -505,12 +474,10 @@ class MemoryJobs:
             return _own_job(changed)
 
     def unfinished(self) -> list[Job]:
-        """Those queued or running, oldest first."""
         with self._lock:
             return [_own_job(job) for job in self._jobs.values() if not job.state.finished]
 
     def page(self, *, cursor: str | None = None, limit: int = 100) -> JobPage:
-        """A stretch of jobs, newest first, see `JobStore.page`."""
         before = decode_cursor(cursor)
         if limit < 1:
             raise InvalidParameterError("limit must be at least 1")
@@ -521,7 +488,6 @@ class MemoryJobs:
             return JobPage(jobs, encode_cursor(numbers[limit - 1]) if more else None)
 
     def prune(self, *, keep: int) -> int:
-        """Forgets old finished jobs, see `JobStore.prune`."""
         with self._lock:
             finished = [n for n in reversed(self._jobs) if self._jobs[n].state.finished]
             for number in finished[keep:]:

@@ -26,10 +26,7 @@ _REFUSED = {
     sqlite3.SQLITE_TOOBIG,
 }
 _NEW = ("PRAGMA page_size = 4096", "PRAGMA auto_vacuum = INCREMENTAL")
-_SETTINGS = (
-    "PRAGMA synchronous = FULL",
-    "PRAGMA foreign_keys = ON",
-)
+_SETTINGS = ("PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON")
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,10 +104,11 @@ SCHEMA = Schema(
 IN_LIST = "IN (SELECT value FROM json_each(?))"
 """Any number of values in one question mark: a JSON list."""
 
-RECORD_COLUMNS = (
-    "images.id, sha256, filename, media_type, width, height, bytes, "
-    "images.created_at, updated_at, source, metadata"
+_RECORD_FIELDS = (
+    *("id", "sha256", "filename", "media_type", "width", "height", "bytes"),
+    *("created_at", "updated_at", "source", "metadata"),
 )
+RECORD_COLUMNS = ", ".join(f"images.{name}" for name in _RECORD_FIELDS)
 """What `record` reads, in its order."""
 
 Rows = Sequence[tuple[int, Metadata]]
@@ -124,15 +125,7 @@ _BLOCK_BYTES = 8 * 2**20
 class CollectionRow:
     """A collection and its active vector space, as they were when it was read.
 
-    Attributes:
-        id: Its number, never used again.
-        name: Its name.
-        created_at: ISO 8601 in UTC.
-        space: The active vector space's number, never used again.
-        spec: What made the active vectors.
-        provenance: Recorded beside the spec.
-        images: How many rows it has.
-        changes: How many commits have changed its rows.
+    `id` and `space` are never used again; `changes` counts the commits that changed its rows.
     """
 
     id: int
@@ -196,9 +189,6 @@ class Catalog:
 
     Every method that writes has reached the disk when it returns, and has changed nothing where
     it raises `StorageError`.
-
-    Attributes:
-        connections: To the file.
 
     Raises:
         DataFolderError: The file is damaged, or was written by another version.
@@ -306,14 +296,7 @@ class Catalog:
     def changes_since(
         self, row: CollectionRow, seqs: Seqs, last_seq: int, number: int
     ) -> tuple[Changes, int]:
-        """What happened to a collection's rows since a change number, and the number now.
-
-        Args:
-            row: The collection.
-            seqs: The rows that there were, ascending.
-            last_seq: The highest seq that is known.
-            number: The change number then.
-        """
+        """What happened to a collection's rows since a change number, and the number now."""
         new = "SELECT seq, metadata FROM images WHERE collection = ? AND seq > ? ORDER BY seq"
         changed = (
             "SELECT seq, metadata FROM images"
@@ -378,14 +361,6 @@ class Catalog:
         on_conflict: OnConflict,
     ) -> Written:
         """Writes pictures in one transaction, an id that is given twice as two calls would.
-
-        Args:
-            name: The collection, made where it does not exist.
-            images: N rows.
-            vectors: (N, dim) float32.
-            spec: What made the vectors.
-            provenance: Recorded where the collection is made.
-            on_conflict: What to do with ids that exist.
 
         Raises:
             SpecMismatchError: The collection's vectors were made by something else.
@@ -468,20 +443,8 @@ def read_images(
 
 def record(collection: str, row: Sequence[Any]) -> ImageRecord:
     """Reads `RECORD_COLUMNS`."""
-    return ImageRecord(
-        collection=collection,
-        id=row[0],
-        sha256=row[1],
-        filename=row[2],
-        media_type=row[3],
-        width=row[4],
-        height=row[5],
-        bytes=row[6],
-        created_at=row[7],
-        updated_at=row[8],
-        source=row[9],
-        metadata=json.loads(row[10]),
-    )
+    values = dict(zip(_RECORD_FIELDS, row, strict=True))
+    return ImageRecord(collection=collection, **values | {"metadata": json.loads(row[-1])})
 
 
 def vector_blob(vector: Vectors) -> bytes:
@@ -499,16 +462,10 @@ def vector_rows(blobs: list[bytes], dim: int) -> Vectors:
 
 
 def _collection_row(row: tuple[Any, ...]) -> CollectionRow:
-    number, name, created_at, space, spec, provenance, images, changes = row
+    number, name, created_at, space, spec, provenance, *counts = row
+    read_spec = ModelSpec.from_json(spec)
     return CollectionRow(
-        number,
-        name,
-        created_at,
-        space,
-        ModelSpec.from_json(spec),
-        json.loads(provenance),
-        images,
-        changes,
+        number, name, created_at, space, read_spec, json.loads(provenance), *counts
     )
 
 
@@ -560,23 +517,11 @@ def _write(
 
 def _insert_image(connection: sqlite3.Connection, collection: int, row: ImageRecord) -> int:
     """Adds a row and gives its seq, one never used before."""
+    values = [getattr(row, name) for name in _RECORD_FIELDS[:-1]]
     cursor = connection.execute(
-        "INSERT INTO images (collection, id, sha256, filename, media_type, width, height, bytes,"
-        " created_at, updated_at, source, metadata) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            collection,
-            row.id,
-            row.sha256,
-            row.filename,
-            row.media_type,
-            row.width,
-            row.height,
-            row.bytes,
-            row.created_at,
-            row.updated_at,
-            row.source,
-            canonical_json(row.metadata),
-        ),
+        f"INSERT INTO images (collection, {', '.join(_RECORD_FIELDS)})"
+        f" VALUES (?, {', '.join('?' * len(_RECORD_FIELDS))})",
+        (collection, *values, canonical_json(row.metadata)),
     )
     assert cursor.lastrowid is not None
     return cursor.lastrowid
@@ -636,9 +581,6 @@ class Purger:
 
     At least half of the time is left to others. What a shutdown or a crash leaves is removed after
     the next start.
-
-    Args:
-        connections: The catalog's.
     """
 
     def __init__(self, connections: Connections) -> None:

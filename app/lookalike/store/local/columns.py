@@ -489,12 +489,7 @@ def _recoded(codes: dict[Any, int], cells: NDArray[np.int64]) -> tuple[dict[Any,
 class Filtering:
     """The columns of every collection that was filtered: made when first needed, then followed.
 
-    Args:
-        catalog: What the columns are read from.
-        change: The store's change lock. Whoever calls `follow`, `drop` or `refresh` holds it.
-        fields: Metadata fields of every collection that get a column at once.
-        seconds: How long a filter may wait for its columns.
-        read_only: Whether another process may change the catalog.
+    Callers of `follow`, `refresh` and `drop` hold the store's change lock.
     """
 
     def __init__(

@@ -42,13 +42,7 @@ _REMOVED_TOGETHER = 500
 
 
 class LocalSpaces:
-    """`VectorSpaces` over a catalog and its indexes.
-
-    Args:
-        catalog: Where the spaces are.
-        indexes: Follows the switch.
-        change: The store's change lock.
-    """
+    """`VectorSpaces` over a catalog and its indexes."""
 
     def __init__(self, catalog: Catalog, indexes: Indexes, *, change: threading.RLock) -> None:
         self._connections = catalog.connections
@@ -59,7 +53,6 @@ class LocalSpaces:
         self._prepared: dict[int, LiveIndex] = {}
 
     def all(self, collection: str) -> list[VectorSpace]:
-        """All spaces, see `VectorSpaces.all`."""
         with self._connections.read() as connection:
             row = require_collection(connection, collection)
             found = connection.execute(
@@ -75,7 +68,6 @@ class LocalSpaces:
         provenance: Mapping[str, str],
         recipe: Recipe | None = None,
     ) -> VectorSpace:
-        """Makes an empty space or finds it, see `VectorSpaces.begin`."""
         with self._connections.write() as connection:
             row = require_collection(connection, collection)
             space = _find(connection, row, spec)
@@ -88,8 +80,7 @@ class LocalSpaces:
                 space = made.lastrowid
             if recipe is not None:
                 connection.execute(
-                    "UPDATE spaces SET recipe = ? WHERE id = ?",
-                    (json.dumps(dict(recipe)), space),
+                    "UPDATE spaces SET recipe = ? WHERE id = ?", (json.dumps(dict(recipe)), space)
                 )
             return _described(connection, row, space)
 
@@ -104,7 +95,6 @@ class LocalSpaces:
     def missing(
         self, collection: str, spec: ModelSpec, *, limit: int, cursor: str | None = None
     ) -> Missing:
-        """Pictures without a vector, see `VectorSpaces.missing`."""
         after = decode_cursor(cursor)
         if limit < 1:
             raise InvalidParameterError("limit must be at least 1")
@@ -122,7 +112,6 @@ class LocalSpaces:
     def vectors(
         self, collection: str, spec: ModelSpec, records: Sequence[ImageRecord]
     ) -> dict[str, NDArray[np.float32]]:
-        """Vectors by id, see `VectorSpaces.vectors`."""
         sql = (
             "SELECT id, sha256, vector FROM vectors JOIN images USING (seq)"
             f" WHERE space = ? AND collection = ? AND id {IN_LIST}"
@@ -138,13 +127,8 @@ class LocalSpaces:
             }
 
     def add(
-        self,
-        collection: str,
-        spec: ModelSpec,
-        records: Sequence[ImageRecord],
-        vectors: Vectors,
+        self, collection: str, spec: ModelSpec, records: Sequence[ImageRecord], vectors: Vectors
     ) -> int:
-        """Adds vectors, see `VectorSpaces.add`."""
         rows = check_vectors(vectors, count=len(records), dim=spec.dim)
         added = 0
         # Under the change lock, so that nothing comes between an index and the switch to it.
@@ -161,7 +145,6 @@ class LocalSpaces:
 
     @contextmanager
     def prepared(self, collection: str, spec: ModelSpec) -> Iterator[None]:
-        """Builds the space's index before the switch, see `VectorSpaces.prepared`."""
         row = self._row(collection, spec)
         with self._switching:
             if self._active(collection) != row.space:
@@ -173,11 +156,7 @@ class LocalSpaces:
                 self._prepared.pop(row.space, None)
 
     def activate(self, collection: str, spec: ModelSpec) -> bool:
-        """Switches if the space is complete, see `VectorSpaces.activate`.
-
-        The index is built while changes go on, if it was not `prepared`; under the change lock it
-        is only brought up to date.
-        """
+        """Builds the index while changes go on, if it was not `prepared`, and then switches."""
         with self._switching:
             row = self._row(collection, spec)
             with self._connections.read() as connection:
@@ -196,10 +175,9 @@ class LocalSpaces:
             return True
 
     def discard(self, collection: str, spec: ModelSpec) -> None:
-        """Removes a space, see `VectorSpaces.discard`.
+        """Removes the space in many small transactions, which keep the write-ahead log small.
 
-        It does so in many small transactions, which keep the write-ahead log small. Whatever a
-        crash leaves of the space is an incomplete space, which can be discarded again.
+        A crash leaves an incomplete space, which can be discarded again.
         """
         some = (
             "DELETE FROM vectors WHERE rowid IN (SELECT rowid FROM vectors WHERE space = ? LIMIT ?)"

@@ -112,33 +112,27 @@ class LocalStore:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """All of them."""
         return frozenset(Capability)
 
     @property
     def spaces(self) -> VectorSpaces:
-        """The vector spaces of all collections."""
         return self._spaces
 
     def close(self) -> None:
-        """Saves the indexes and lets go of the folder; may be called twice."""
         self._indexes.stop()
         with self._change:
             self._indexes.close()
             self._owned.close()
 
     def load(self) -> None:
-        """Loads every collection's index, and the columns of the fields that were named."""
         for row in self._catalog.collections():
             self._indexes.get(row)
             self._filtering.load(row)
 
     def collections(self) -> list[CollectionInfo]:
-        """All collections, by name."""
         return [self._described(row) for row in self._catalog.collections()]
 
     def collection(self, name: str) -> CollectionInfo | None:
-        """One collection; None if there is none of this name."""
         row = self._catalog.collection(name)
         return self._described(row) if row else None
 
@@ -154,7 +148,6 @@ class LocalStore:
         )
 
     def drop(self, collection: str, *, wait: bool = False) -> int:
-        """Removes a collection; its rows follow in the background, see `Store.drop`."""
         with self._change:
             row = self._catalog.drop(collection)
             self._indexes.drop(row)
@@ -167,14 +160,12 @@ class LocalStore:
     # Rows
 
     def get(self, collection: str, image_id: str) -> ImageRecord:
-        """One picture's row. Raises `ImageNotFoundError`."""
         found = self._catalog.find(collection, [image_id])
         if image_id not in found:
             raise image_not_found(collection, image_id)
         return found[image_id]
 
     def find(self, collection: str, image_ids: Sequence[str]) -> dict[str, ImageRecord]:
-        """Those of the ids that exist, with their rows."""
         return self._catalog.find(collection, image_ids)
 
     def scroll(
@@ -186,10 +177,7 @@ class LocalStore:
         where: Filter | None = None,
         vectors_of: ModelSpec | None = None,
     ) -> Page:
-        """The next images after a cursor, see `Store.scroll`.
-
-        An image that is replaced or deleted between the reads of rows and of vectors is left out.
-        """
+        """Leaves out images that are replaced or deleted between reading rows and vectors."""
         after = decode_cursor(cursor)
         if limit < 1:
             raise InvalidParameterError("limit must be at least 1")
@@ -219,7 +207,6 @@ class LocalStore:
         return self._filtering.page(row, where, after=after, limit=limit)
 
     def references(self, sha256s: Iterable[str]) -> set[str]:
-        """Those of the digests that some row of any collection names."""
         return self._catalog.references(sha256s)
 
     # Changes
@@ -234,7 +221,6 @@ class LocalStore:
         provenance: Mapping[str, str],
         on_conflict: OnConflict = OnConflict.REPLACE,
     ) -> list[PutOutcome]:
-        """Adds or replaces pictures, see `Store.upsert`."""
         rows = check_vectors(vectors, count=len(images), dim=spec.dim)
         if not images:
             return []
@@ -244,12 +230,7 @@ class LocalStore:
                 require_same_spec(collection, row.spec, spec)
                 self._indexes.get(row)  # loaded before the commit, which it would find there
             written = self._catalog.put(
-                collection,
-                images,
-                rows,
-                spec=spec,
-                provenance=provenance,
-                on_conflict=on_conflict,
+                collection, images, rows, spec=spec, provenance=provenance, on_conflict=on_conflict
             )
             self._indexes.follow_put(written, rows)
             if written.new:
@@ -260,8 +241,6 @@ class LocalStore:
     def upsert_known(
         self, collection: str, image: NewImage, *, on_conflict: OnConflict
     ) -> PutOutcome | None:
-        """Does what `upsert` would do if that needs no vector, see `Store.upsert_known`."""
-
         def write(metadata: Metadata) -> ImageRecord:
             return self._change_metadata(collection, image.id, lambda _: metadata)
 
@@ -277,8 +256,6 @@ class LocalStore:
         *,
         max_bytes: int = MAX_METADATA_BYTES,
     ) -> ImageRecord:
-        """Merges into a picture's metadata, see `Store.update_metadata`."""
-
         def merge(old: Metadata) -> Metadata:
             return check_metadata(merge_patch(old, patch), max_bytes)
 
@@ -293,11 +270,9 @@ class LocalStore:
             return record
 
     def refer(self, collection: str, image: NewImage) -> None:
-        """Notes where a picture's file lies by now, see `Store.refer`."""
         self._catalog.refer(collection, image)
 
     def delete(self, collection: str, image_id: str) -> None:
-        """Removes one picture. Raises `ImageNotFoundError`."""
         with self._change:
             row, seq = self._catalog.delete(collection, image_id)
             self._indexes.follow_delete(row, seq)
@@ -331,13 +306,7 @@ class LocalStore:
                 if attempt > _FREE_ATTEMPTS:
                     self._refresh(collection)
                 found = self._attempt(
-                    collection,
-                    queries,
-                    k=k,
-                    spec=spec,
-                    where=where,
-                    exclude=exclude,
-                    effort=effort,
+                    collection, queries, k=k, spec=spec, where=where, exclude=exclude, effort=effort
                 )
             if found is not None:
                 return found
@@ -396,7 +365,6 @@ class LocalStore:
         return row is not None and self._indexes.rebuild(row)
 
     def describe(self) -> dict[str, Any]:
-        """Facts for `GET /info`: versions, and what each collection takes; bytes of memory."""
         collections = {
             row.name: {
                 "index": self._policy.index_type,

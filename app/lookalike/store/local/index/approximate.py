@@ -49,11 +49,6 @@ class CandidateIndex:
     FAISS compares by Euclidean distance: of unit vectors the nearest are those of the highest
     cosine, and unlike the inner product it survives a PCA, which centers. Distances choose
     candidates and do nothing else. Searches may run side by side.
-
-    Args:
-        index: FAISS's, trained and filled, with `METRIC_L2`.
-        factory: The factory string that it was made by.
-        mapped: True if it lies in a file, as far as its type allows.
     """
 
     def __init__(self, index: Any, *, factory: str, mapped: bool = False) -> None:
@@ -261,11 +256,6 @@ class ApproximateSegment:
     """Sealed rows, an approximate index of them, and the effort that finds which recall.
 
     Rows can be removed, none can be added. Every score is exact; only which rows are scored is not.
-
-    Args:
-        exact: The rows, in a mapped file.
-        candidates: Built of the same rows.
-        calibration: Measured on them.
     """
 
     def __init__(

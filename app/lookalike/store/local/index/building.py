@@ -46,9 +46,6 @@ class Retries:
 
     A type that FAISS cannot build waits for more rows. What may pass by itself, such as a full
     disk, waits for some time, and longer each time.
-
-    Args:
-        first_s: Seconds that the first wait takes.
     """
 
     def __init__(self, first_s: float) -> None:
@@ -105,12 +102,6 @@ class BuildProgress(Progress):
 
 class IndexBuilding:
     """Makes the index of one vector space.
-
-    Args:
-        catalog: What it is made from.
-        row: The collection and its vector space.
-        generations: Where the index is saved.
-        policy: What is to be built.
 
     Attributes:
         progress: How far a build is.
@@ -285,15 +276,7 @@ class BuildInterruptedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What to build.
-
-    Attributes:
-        folder: Holds `vectors`; `candidates` is made there.
-        dim: Numbers in a vector.
-        factory: A factory string of FAISS.
-        recall: What its calibrated effort is to reach.
-        calibrated_k: Numbers of matches to calibrate for.
-    """
+    """What to build."""
 
     folder: str
     dim: int
@@ -304,11 +287,6 @@ class BuildRequest:
 
 def build(request: BuildRequest, progress: Progress, *, inline_numbers: int) -> dict[str, Any]:
     """Builds and calibrates; returns the calibration as JSON.
-
-    Args:
-        request: What to build.
-        progress: Told how far it is; ends the build.
-        inline_numbers: So many numbers are built in this process.
 
     Raises:
         BuildError: FAISS cannot build this type of these vectors.

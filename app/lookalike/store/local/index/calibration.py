@@ -178,15 +178,7 @@ def build_segment(
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> ApproximateSegment:
-    """Builds an approximate index of all rows and calibrates it.
-
-    Args:
-        factory: A factory string of FAISS, see `check_index_type`.
-        exact: The rows, none of them a tombstone; their seqs are their positions.
-        recall: Share of the true matches that it is to find.
-        threads: Cores that it may take.
-        seed: Chooses what it is trained and calibrated on.
-        progress: Told the stages `train`, `add` and `calibrate`.
+    """Builds an approximate index of rows without tombstones, whose seqs are their positions.
 
     Raises:
         RuntimeError: FAISS cannot build this type of these vectors.
@@ -209,13 +201,6 @@ def calibrate(
     """Finds the cheapest effort for several numbers of matches.
 
     It aims halfway between the recall wanted and 1, because a few hundred queries say no more.
-
-    Args:
-        exact: The rows, none of them a tombstone; their seqs are their positions.
-        candidates: Built of the same rows.
-        recall: Share of the true matches to find, in (0, 1].
-        seed: Chooses the queries.
-        progress: Told the levels of the stage `calibrate`.
     """
     depths = tuple(k for k in exact.limits.calibrated_k if k < len(exact))
     depths = depths or (max(1, len(exact) - 1),)

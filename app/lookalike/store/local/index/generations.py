@@ -48,13 +48,7 @@ log = logging.getLogger(__name__)
 
 
 class Generations:
-    """The saved index of one vector space. Each save replaces the last one in one step.
-
-    Args:
-        folder: Where it is saved.
-        limits: Sizes at which indexes change what they do.
-        read_only: True if nothing may be saved or removed.
-    """
+    """The saved index of one vector space. Each save replaces the last one in one step."""
 
     def __init__(self, folder: Path, *, limits: Limits, read_only: bool = False) -> None:
         self._folder = folder
@@ -70,11 +64,6 @@ class Generations:
         build: Build | None = None,
     ) -> bool:
         """Saves a generation; False if nothing may be saved.
-
-        Args:
-            blocks: Seqs, ascending, and (N, dim) float32 vectors.
-            row: The collection and vector space that they belong to.
-            build: Builds an approximate index.
 
         Raises:
             StorageError: The disk refuses; the older generation stays.
@@ -98,10 +87,6 @@ class Generations:
     def require_room(self, rows: int, dim: int) -> None:
         """Checks that the disk has room for a build and for the images to come.
 
-        Args:
-            rows: Rows that are to be written, with what is built of them.
-            dim: Numbers in a vector.
-
         Raises:
             StorageFullError: There is too little.
         """
@@ -120,10 +105,6 @@ class Generations:
         """The saved index; None if there is none that is whole and fits.
 
         A broken one is removed, and the log says why.
-
-        Args:
-            row: What it must belong to.
-            exact: Leave an approximate part aside.
         """
         try:
             artifact = read_artifact(self._folder, kind=_KIND, version=_FORMAT, verify=False)
@@ -132,14 +113,7 @@ class Generations:
                 self._newest = artifact
                 self.remove_older()
                 return found
-        except (
-            BrokenArtifactError,
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            RuntimeError,
-        ) as exc:
+        except (BrokenArtifactError, OSError, ValueError, KeyError, TypeError, RuntimeError) as exc:
             log.warning("The saved index of %r cannot be used: %s", row.name, exc)
         self.discard()
         return None

@@ -149,15 +149,6 @@ class LiveIndex:
 
     Callers of `apply`, `tidy` and `save` hold the store's change lock, so that seqs arrive in order
     and a save sees no change; `search` and `rebuild` need no lock from their caller.
-
-    Args:
-        catalog: What it is made from.
-        row: The collection and vector space that it belongs to.
-        generations: Where it is saved.
-        policy: What is built, and how it is searched.
-
-    Attributes:
-        row: As given.
     """
 
     def __init__(
@@ -294,9 +285,7 @@ class LiveIndex:
     def rebuild(self, change: threading.RLock) -> bool:
         """Builds what is due while searches and changes go on, and takes it in one step.
 
-        Args:
-            change: The store's change lock; held only to follow the last changes and to replace
-                the index.
+        The store's change lock is held only for the last changes and to replace the index.
 
         Raises:
             TaskEndedError: `stop` was called.
@@ -358,13 +347,8 @@ class LiveIndex:
 class Indexes:
     """One `LiveIndex` for each vector space that was asked for.
 
-    Args:
-        catalog: What the indexes are derived from.
-        folder: Where they are saved; made if it is missing.
-        policy: What is built, and how it is searched.
-        change: The store's change lock. Callers of anything but `get`, `build`, `rebuild`, `stop`
-            and `describe` hold it.
-        read_only: True if another process may own the folder, so that nothing is saved.
+    Callers of anything but `get`, `build`, `rebuild`, `stop` and `describe` hold the store's change
+    lock.
 
     Raises:
         StorageError: The disk refuses.
@@ -535,12 +519,7 @@ class Indexes:
 
 
 class Rebuilder:
-    """Builds indexes that are due, one after the other, in the background.
-
-    Args:
-        change: The store's change lock.
-        poll_s: Seconds after which it looks for interrupted builds to try again.
-    """
+    """Builds indexes that are due, one after the other, in the background."""
 
     def __init__(self, change: threading.RLock, *, poll_s: float) -> None:
         self._change = change

@@ -76,11 +76,6 @@ class ExactSegment:
             file. The segment is then sealed: no row can be added.
         seqs: The seqs of these rows, (N,) int64, strictly ascending.
         limits: Sizes at which a search does something else.
-
-    Attributes:
-        dim, limits: As given.
-        sealed: True if no row can be added.
-        dead: Number of tombstones.
     """
 
     def __init__(
@@ -149,10 +144,6 @@ class ExactSegment:
 
     def add(self, seqs: Seqs, vectors: Vectors) -> None:
         """Appends rows.
-
-        Args:
-            seqs: (N,) int64, strictly ascending, above `last_seq`.
-            vectors: (N, dim) float32.
 
         Raises:
             TypeError: The segment is sealed.
@@ -303,16 +294,7 @@ class ExactSegment:
         *,
         k: int,
     ) -> Found:
-        """Scores candidates exactly; fetches more while a row beyond them could be among the best.
-
-        Args:
-            query: (dim,) float32.
-            near: Its candidates.
-            kept: The rows that may be found.
-            rows: How many these are.
-            mask: The rows that candidates were fetched from; None for all.
-            k: At least 1.
-        """
+        """Scores candidates exactly; fetches more while a row beyond could be among the best."""
         width = k + self.limits.exact_spare
         while True:
             scores, positions = near
@@ -328,13 +310,7 @@ class ExactSegment:
             near = wider[0][0], wider[1][0]
 
     def best(self, query: NDArray[np.float32], positions: Positions, k: int) -> Found:
-        """The k best of some rows, scored in double precision.
-
-        Args:
-            query: (dim,) float32.
-            positions: Rows, each once, in any order.
-            k: At least 1.
-        """
+        """The k best of some rows, scored in double precision."""
         if len(positions) > k:
             rough = np.concatenate([self._vectors[b] @ query for b in self._blocks(positions)])
             kth = np.partition(rough, len(rough) - k)[len(rough) - k]
@@ -400,12 +376,7 @@ def threads(count: int) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class PreparedSearch:
-    """A search that is half done: the rest may run while rows are added and removed.
-
-    Attributes:
-        selection: The sealed rows that it may find.
-        growing: What it found among the growing rows.
-    """
+    """A search that is half done: the rest may run while rows are added and removed."""
 
     selection: Selection
     growing: list[Found]
@@ -416,16 +387,6 @@ class Segments:
 
     Positions count through the sealed rows first. Searches may run side by side; `add` and `remove`
     must run alone.
-
-    Args:
-        sealed: Rows in a mapped file; may be none.
-        approximate: Searches the sealed rows approximately; None to search them exactly.
-        growing: Rows added since; none unless given.
-        built_with: The settings that the approximate index was built with; None if unknown.
-
-    Attributes:
-        sealed, approximate, growing, built_with: As given.
-        dim: Numbers in a vector.
     """
 
     def __init__(
