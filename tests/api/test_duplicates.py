@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.store.memory import MemoryStore
 from tests.api.conftest import ADMIN, picture
+from tests.memory_store import MemoryStore
 
 MUG, FISH = picture("mug"), picture("fish", 3)
 

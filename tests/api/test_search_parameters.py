@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lookalike.records import LIMITS, CollectionInfo, Effort
-from lookalike.store.memory import MemoryStore
 from tests.api.conftest import ADMIN, ADMIN_KEY, picture
+from tests.memory_store import MemoryStore
 from tests.waiting import wait_for
 from tests.web import Web, page_of
 

@@ -19,9 +19,9 @@ from lookalike.progress import Progress
 from lookalike.records import Effort
 from lookalike.services.vector_set import sample_vectors
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory import MemoryStore
 from lookalike.store.tuning import Goal, Point, Trial, Tuning
 from lookalike.visualization.tuning_plot import draw_tuning
+from tests.memory_store import MemoryStore
 from tests.store.helpers import fill
 
 TYPES = ["--index", "IVF4,Flat", "--index", "SQ8"]

@@ -27,7 +27,7 @@ from lookalike.models import building
 from lookalike.models.openvino import networks, runtime
 from lookalike.models.openvino.runtime import OpenVinoEncoder
 from lookalike.models.spec import ModelRequest
-from lookalike.store.memory import MemoryStore
+from tests.memory_store import MemoryStore
 from tests.models.networks import torchvision_encoder
 from tests.servers import clean_environment
 

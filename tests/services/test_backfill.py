@@ -13,7 +13,7 @@ from lookalike.records import ImageRecord
 from lookalike.services.backfill import Backfill, Made, Vectorizer
 from lookalike.services.jobs import CanceledError
 from lookalike.store.base import Missing, Store
-from lookalike.store.memory import MemoryStore
+from tests.memory_store import MemoryStore
 from tests.services.moving import Watched
 from tests.store.helpers import OTHER_PASSPORT, new_image, put, unit_vectors
 

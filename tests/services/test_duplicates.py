@@ -28,7 +28,7 @@ from lookalike.services.duplicates import (
 )
 from lookalike.store.base import spec_of
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory import MemoryStore
+from tests.memory_store import MemoryStore
 from tests.services.duplicate_helpers import (
     CONTENTS,
     add,

@@ -19,8 +19,8 @@ from lookalike.records import Match, PutStatus
 from lookalike.services.search import SearchOptions, SearchService, group_key
 from lookalike.store.base import count_of
 from lookalike.store.filters import Filter
-from lookalike.store.memory import MemoryStore
 from scripts.samples import write_samples
+from tests.memory_store import MemoryStore
 from tests.settings import make_settings
 
 

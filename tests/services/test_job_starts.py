@@ -17,7 +17,7 @@ from lookalike.errors import StorageError
 from lookalike.progress import Progress
 from lookalike.services.jobs import Handler, JobService
 from lookalike.store.jobs import Job, JobState, SqliteJobs
-from lookalike.store.memory import MemoryJobs
+from tests.memory_store import MemoryJobs
 from tests.services.test_jobs import Counting, finished
 from tests.waiting import wait_for
 

@@ -14,7 +14,7 @@ from lookalike.errors import InvalidParameterError, JobNotFoundError, NotReadyEr
 from lookalike.progress import Progress
 from lookalike.services.jobs import JobService, JobStatus
 from lookalike.store.jobs import Job, JobState, JobStore, SqliteJobs
-from lookalike.store.memory import MemoryJobs
+from tests.memory_store import MemoryJobs
 from tests.waiting import wait_for
 
 

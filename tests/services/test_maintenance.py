@@ -15,7 +15,7 @@ import pytest
 from lookalike.files import blobs as files_module
 from lookalike.files.blobs import LocalFiles
 from lookalike.services.pictures import file_sweeper
-from lookalike.store.memory import MemoryStore
+from tests.memory_store import MemoryStore
 from tests.waiting import PATIENCE_S, wait_for
 
 

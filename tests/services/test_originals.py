@@ -17,8 +17,8 @@ from lookalike.models.encoders import Encoders
 from lookalike.records import OnConflict, PutStatus
 from lookalike.services.indexing import IndexItem
 from lookalike.store.base import count_of
-from lookalike.store.memory import MemoryStore
 from scripts.samples import write_samples
+from tests.memory_store import MemoryStore
 from tests.settings import make_settings
 
 

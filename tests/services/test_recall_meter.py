@@ -18,7 +18,7 @@ from lookalike.store.base import Store
 from lookalike.store.filters import Filter
 from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory import MemoryStore
+from tests.memory_store import MemoryStore
 from tests.store.helpers import (
     OTHER_PASSPORT,
     SPEC,

@@ -29,7 +29,7 @@ from lookalike.services.pipeline import Pipeline
 from lookalike.services.search import SearchOptions
 from lookalike.store.base import Store, count_of
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory import MemoryStore
+from tests.memory_store import MemoryStore
 from tests.services.moving import HEADED, NEW, OLD, Watched, World, make, picture, some
 from tests.waiting import wait_for
 

@@ -21,7 +21,7 @@ from lookalike.services.search import SearchOptions
 from lookalike.services.switching import PutGate
 from lookalike.store.base import Store
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory import MemoryStore
+from tests.memory_store import MemoryStore
 from tests.services.moving import HEADED, NEW, OLD, World, make, picture, some, vectors
 from tests.store.helpers import vector_of
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lookalike.store.base import Store
-from lookalike.store.memory import MemoryStore
+from tests.memory_store import MemoryStore
 
 if TYPE_CHECKING:
     from lookalike.store.local.index.policy import Limits

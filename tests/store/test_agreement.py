@@ -17,7 +17,7 @@ from lookalike.records import ImageRecord, OnConflict
 from lookalike.store.filters import Filter
 from lookalike.store.local.index.policy import DEFAULT_LIMITS, IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory import MemoryStore
+from tests.memory_store import MemoryStore
 from tests.store.helpers import answers, new_image, put, search, unit_vectors, vector_of
 
 POOL = unit_vectors(12)

@@ -17,7 +17,7 @@ from lookalike.store.base import count_of
 from lookalike.store.filters import Filter
 from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory import MemoryStore
+from tests.memory_store import MemoryStore
 from tests.store.helpers import SPEC, answers, new_image, put, unit_vectors
 
 TYPES = (

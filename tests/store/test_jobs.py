@@ -17,7 +17,7 @@ from lookalike.errors import (
     StorageError,
 )
 from lookalike.store.jobs import Job, JobState, JobStore, SqliteJobs, same_work
-from lookalike.store.memory import MemoryJobs
+from tests.memory_store import MemoryJobs
 
 TIME = "2026-01-01T00:00:00.000Z"
 

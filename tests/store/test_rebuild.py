@@ -31,7 +31,7 @@ from lookalike.store.local.index.building import BuildError
 from lookalike.store.local.index.generations import Generations
 from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory import MemoryStore
+from tests.memory_store import MemoryStore
 from tests.store.helpers import (
     answers,
     digest,

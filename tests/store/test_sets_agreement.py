@@ -15,7 +15,7 @@ from lookalike.errors import ConflictError, NotFoundError
 from lookalike.records import ModelSpec
 from lookalike.store.base import Store, spec_of
 from lookalike.store.local.store import LocalStore
-from lookalike.store.memory import MemoryStore
+from tests.memory_store import MemoryStore
 from tests.store.helpers import answers, new_image, unit_vectors
 from tests.store.test_agreement import RUNS, row
 

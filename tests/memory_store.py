@@ -263,7 +263,7 @@ class MemoryStore:
             self._row(collection, image_id)
             self._collections[collection].remove(image_id)
 
-    def drop(self, collection: str, *, wait: bool = False) -> int:  # noqa: ARG002 - it never waits
+    def drop(self, collection: str, *, wait: bool = False) -> int:
         with self._lock:
             if collection not in self._collections:
                 raise unknown_collection(collection)
@@ -278,7 +278,7 @@ class MemoryStore:
         spec: ModelSpec,
         where: Filter | None = None,
         exclude: Sequence[str] = (),
-        effort: Effort | None = None,  # noqa: ARG002 - always exact
+        effort: Effort | None = None,
     ) -> list[list[Match]]:
         asked = check_vectors(queries, count=None, dim=spec.dim)
         if k < 1:
