@@ -20,10 +20,9 @@ from benchmarks.common import WEB, announce, environment, paired, pictures, prep
 from lookalike.bootstrap import build_encoder, build_services
 from lookalike.config import load_settings
 from lookalike.cores import available_cores
-from lookalike.models.base import Encoder, Features, Vectors, normalize
+from lookalike.models.base import Encoder, Features, Vectors, least_decode_size, normalize
 from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
-from lookalike.models.resizing import least_decode_size
 from lookalike.records import ModelSpec, Preprocess
 from lookalike.services.importing import ImportOptions
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lookalike.errors import (
     InvalidCollectionNameError,
@@ -300,6 +300,14 @@ class CollectionInfo:
     index: str
     created_at: str
     exact: bool = True
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """The SHA-256 of everything from where the file stands, as hex digits."""
+    digest = hashlib.sha256()
+    while block := file.read(2**18):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 MAX_SEQ = 2**63 - 1

@@ -23,9 +23,8 @@ from lookalike.errors import (
     UnreadableImageError,
 )
 from lookalike.media import decode as decoding
-from lookalike.media import formats
 from lookalike.media.decode import ImageDecoder, ImageLimits, decode_image, make_thumbnail, to_rgb
-from lookalike.models.resizing import resize_image
+from lookalike.models.base import resize_image
 from lookalike.records import Preprocess
 from tests.models.pictures import draw, encode
 
@@ -50,7 +49,7 @@ def decode(source, **changes):
 
 def make(kind, image=PICTURE, **options):
     if kind == "HEIF":
-        formats.register_heif()
+        decoding.register_heif()
     return encode(image, kind, **(LOSSLESS | LOSSY).get(kind, {}) | options)
 
 
@@ -72,7 +71,7 @@ def png_header(width, height, *, tail=b""):
 def test_lossless_formats_keep_every_pixel(kind):
     decoded = decode(make(kind))
     assert (decoded.width, decoded.height) == PICTURE.size
-    assert decoded.media_type == formats.MEDIA_TYPES[kind]
+    assert decoded.media_type == decoding.MEDIA_TYPES[kind]
     assert np.array_equal(np.asarray(decoded.image), np.asarray(PICTURE))
 
 
@@ -80,13 +79,13 @@ def test_lossless_formats_keep_every_pixel(kind):
 def test_lossy_formats_come_close(kind):
     decoded = decode(make(kind))
     assert (decoded.width, decoded.height) == PICTURE.size
-    assert decoded.media_type == formats.MEDIA_TYPES[kind]
+    assert decoded.media_type == decoding.MEDIA_TYPES[kind]
     apart = np.asarray(decoded.image, dtype=int) - np.asarray(PICTURE, dtype=int)
     assert np.abs(apart).mean() < 8
 
 
 def test_every_accepted_format_is_tested():
-    assert {*LOSSLESS, *LOSSY, "MPO", "ICO"} == set(formats.MEDIA_TYPES)
+    assert {*LOSSLESS, *LOSSY, "MPO", "ICO"} == set(decoding.MEDIA_TYPES)
 
 
 def test_mpo_is_a_jpeg():

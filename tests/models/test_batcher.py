@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lookalike.errors import EmbeddingFailedError, NotReadyError, QueueFullError
-from lookalike.models.batcher import Batcher
 from lookalike.models.color import ColorEncoder
+from lookalike.models.encoders import Batcher
 from tests.models.pictures import draw
 from tests.waiting import assert_stays, wait_for
 

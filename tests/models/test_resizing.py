@@ -4,8 +4,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.functional import center_crop, resize
 
-from lookalike.models import resizing
-from lookalike.models.resizing import least_decode_size, resize_image
+from lookalike.models import base
+from lookalike.models.base import least_decode_size, resize_image
 from lookalike.records import Preprocess
 from tests.models.pictures import draw
 
@@ -28,7 +28,7 @@ def test_resizing_is_torchvisions(size, input_size):
 def test_a_strip_is_cropped_without_enlarging_all_of_it(monkeypatch):
     image = draw(4, (640, 80))
     whole = resize_image(image, Preprocess(input_size=224, resize="crop"))
-    monkeypatch.setattr(resizing, "_LARGEST_RESIZE", 1000)
+    monkeypatch.setattr(base, "_LARGEST_RESIZE", 1000)
     part = resize_image(image, Preprocess(input_size=224, resize="crop"))
     assert np.abs(part.astype(int) - whole).max() <= 1
     strip = Image.new("RGB", (60_000, 1), (9, 8, 7))

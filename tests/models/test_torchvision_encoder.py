@@ -11,7 +11,7 @@ from torchvision.transforms import functional as transforms
 
 from lookalike.errors import ConfigurationError, EmbeddingFailedError
 from lookalike.models import torchvision_network
-from lookalike.models.batcher import Batcher
+from lookalike.models.encoders import Batcher
 from lookalike.models.torch_encoder import choose_device, choose_precision
 from lookalike.records import Preprocess
 from tests.models.networks import torchvision_encoder

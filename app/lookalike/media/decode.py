@@ -6,6 +6,7 @@ Pillow's errors become ours here and nowhere else.
 from __future__ import annotations
 
 import io
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, IcoImagePlugin, Image, UnidentifiedImageError
 
 from lookalike.cores import available_cores
 from lookalike.errors import (
@@ -24,8 +25,46 @@ from lookalike.errors import (
     TooManyPixelsError,
     UnreadableImageError,
 )
-from lookalike.media import formats
 
+MEDIA_TYPES: dict[str, str] = {
+    "JPEG": "image/jpeg",
+    "MPO": "image/jpeg",  # a JPEG file with further pictures behind the first
+    "PNG": "image/png",
+    "GIF": "image/gif",
+    "WEBP": "image/webp",
+    "BMP": "image/bmp",
+    "TIFF": "image/tiff",
+    "AVIF": "image/avif",
+    "HEIF": "image/heic",
+    "ICO": "image/x-icon",
+    "PPM": "image/x-portable-anymap",
+    "JPEG2000": "image/jp2",
+    "QOI": "image/qoi",
+}
+"""Pillow's format -> media type; no other format is read.
+
+Formats whose readers start other programs, follow references or recognize a file by next to
+nothing (EPS, PDF, WMF, FITS, TGA, ...) are left out on purpose.
+"""
+
+# MPO is opened as JPEG, HEIF by a package of its own.
+_OPENED: tuple[str, ...] = tuple(name for name in MEDIA_TYPES if name not in ("MPO", "HEIF"))
+
+_SIGNATURES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF87a",
+    b"GIF89a",
+    b"II*\x00",
+    b"MM\x00*",
+    b"\x00\x00\x00\x0cjP  ",
+    b"\xff\x4f\xff\x51",
+    b"qoif",
+)
+_HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
+_GENERIC_BRANDS = frozenset((b"mif1", b"msf1"))
+
+_heif_lock = threading.Lock()
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -126,15 +165,15 @@ def decode_image(
     """
     check_bytes(source, limits=limits)
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    head = formats.read_head(stream)
-    heif = formats.is_heif(head)
+    head = _read_head(stream)
+    heif = _is_heif(head)
     if heif:
-        formats.register_heif()
+        register_heif()
     with (
         _translated(head, limits=limits),
         _open(stream, heif=heif, limits=limits) as image,
     ):
-        media_type = formats.MEDIA_TYPES[image.format or ""]
+        media_type = MEDIA_TYPES[image.format or ""]
         width, height = image.size  # TIFF is turned here already
         image.draft(None, (decode_size, decode_size))
         image.load()
@@ -148,10 +187,10 @@ def decode_image(
 
 def _open(stream: BinaryIO, *, heif: bool, limits: ImageLimits) -> Image.Image:
     """Reads the header, and refuses by it alone, before memory is taken for the pixels."""
-    icon = formats.icon_size(stream)
+    icon = _icon_size(stream)
     if icon is not None:
         _check_pixels(icon, limits=limits)
-    image = Image.open(stream, formats=("HEIF",) if heif else formats.OPENED)
+    image = Image.open(stream, formats=("HEIF",) if heif else _OPENED)
     _check_pixels(image.size, limits=limits)
     return image
 
@@ -166,12 +205,12 @@ def _translated(head: bytes, *, limits: ImageLimits) -> Iterator[None]:
     except _BOMBS as exc:
         raise _too_many_pixels(limits) from exc
     except UnidentifiedImageError as exc:
-        if formats.starts_like_a_picture(head):
+        if _starts_like_a_picture(head):
             raise UnreadableImageError(
                 "The file starts like a picture but its header is truncated or broken: "
                 "send it again from an intact copy"
             ) from exc
-        known = ", ".join(sorted(formats.MEDIA_TYPES))
+        known = ", ".join(sorted(MEDIA_TYPES))
         raise NotAnImageError(
             f"The file is not a picture in a format that is read here ({known})"
         ) from exc
@@ -180,6 +219,75 @@ def _translated(head: bytes, *, limits: ImageLimits) -> Iterator[None]:
             f"The picture cannot be decoded ({exc or type(exc).__name__}): "
             "it is truncated, broken, or uses a feature that is not supported"
         ) from exc
+
+
+def _read_head(stream: BinaryIO) -> bytes:
+    """Reads the first 64 bytes, and goes back to the start."""
+    stream.seek(0)
+    head = stream.read(64)
+    stream.seek(0)
+    return head
+
+
+def _starts_like_a_picture(head: bytes) -> bool:
+    """Whether the first bytes are a picture's signature, so that the rest must be damaged."""
+    webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return head.startswith(_SIGNATURES) or webp or (head[4:8] == b"ftyp" and b"avif" in head)
+
+
+def _is_heif(head: bytes) -> bool:
+    """Whether the first bytes announce a HEIC file; AVIF files use the same container."""
+    if head[4:8] != b"ftyp":
+        return False
+    brand = head[8:12]
+    return brand in _HEIC_BRANDS or (
+        brand in _GENERIC_BRANDS and b"avif" not in head and b"avis" not in head
+    )
+
+
+def _icon_size(stream: BinaryIO) -> tuple[int, int] | None:
+    """Reads how large the picture inside an icon claims to be, in pixels.
+
+    Pillow decodes icons while it opens them, and their directory says 256 pixels at most,
+    whatever the picture inside claims.
+
+    Returns:
+        Width and height of the largest entry, or None where the file is no icon.
+
+    Raises:
+        IndexError, struct.error: The directory or the entry is truncated.
+    """
+    stream.seek(0)
+    if stream.read(4) != b"\x00\x00\x01\x00":
+        return None
+    stream.seek(0)
+    stream.seek(IcoImagePlugin.IcoFile(stream).entry[0].offset)
+    header = stream.read(24)
+    if header.startswith(b"\x89PNG\r\n\x1a\n"):
+        width, height = struct.unpack(">II", header[16:24])
+    else:
+        width, height = struct.unpack("<ii", header[4:12])
+        height //= 2  # a mask of the same size follows
+    return abs(width), abs(height)
+
+
+def register_heif() -> None:
+    """Teaches Pillow to read HEIC, the first time that a HEIC file comes.
+
+    Raises:
+        NotAnImageError: The package that reads HEIC is not installed.
+    """
+    with _heif_lock:
+        if "HEIF" in Image.OPEN:
+            return
+        try:
+            from pillow_heif import register_heif_opener  # noqa: PLC0415  # an optional extra
+        except ImportError as exc:
+            raise NotAnImageError(
+                "This is a HEIC picture, which the service cannot read: install the extra "
+                "`heic` (pip install 'lookalike[heic]'), or send it as JPEG"
+            ) from exc
+        register_heif_opener()
 
 
 def _too_many_pixels(limits: ImageLimits) -> TooManyPixelsError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import stat
@@ -18,7 +17,7 @@ from lookalike.errors import (
     MissingFileError,
     UnreadableImageError,
 )
-from lookalike.records import Metadata
+from lookalike.records import Metadata, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -133,14 +132,6 @@ class PictureSource:
         """Hex digest of the bytes, read as a stream."""
         with self.open() as file:
             return sha256_of(file)
-
-
-def sha256_of(file: BinaryIO) -> str:
-    """Hex digest of everything from where the file stands."""
-    digest = hashlib.sha256()
-    while block := file.read(2**18):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,32 @@
-"""The encoders that are live, each behind its batcher."""
+"""The encoders that are loaded, each behind a queue: items that wait together are a batch."""
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
-from lookalike.errors import ConfigurationError, SpecMismatchError
-from lookalike.models.base import Encoder
-from lookalike.models.batcher import Batcher
+import numpy as np
+from numpy.typing import NDArray
+
+from lookalike.errors import (
+    ConfigurationError,
+    EmbeddingFailedError,
+    NotReadyError,
+    QueueFullError,
+    SpecMismatchError,
+)
+from lookalike.models.base import Encoder, Features, Vectors
 from lookalike.records import ModelSpec
+
+Vector = NDArray[np.float32]
+"""One unit vector: (dim,) float32."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +147,163 @@ def _mismatch(spec: ModelSpec, default: ModelSpec) -> str:
         "Move the collection to these settings (lookalike reembed --collection NAME, or "
         "POST /collections/NAME/reembed), or start the service with the collection's"
     )
+
+
+class Batcher:
+    """A bounded queue in front of one encoder, and the one thread that calls it.
+
+    The thread takes whatever waits, up to `max_batch`, and never waits for more: an idle device
+    starts at once. A batch that fails fails its callers, never the thread.
+
+    Args:
+        encoder: Called by the batcher's thread alone.
+        max_batch: Most items in one call of the encoder.
+        queue_size: Most items that wait.
+        on_batch: Called after each call of the encoder that succeeded: items, seconds.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        max_batch: int = 32,
+        queue_size: int = 256,
+        on_batch: Callable[[int, float], None] | None = None,
+    ) -> None:
+        if max_batch < 1 or queue_size < 1:
+            raise ValueError("max_batch and queue_size must be at least 1")
+        self._encoder = encoder
+        self._max_batch = max_batch
+        self._queue_size = queue_size
+        self._on_batch = on_batch
+        self._waiting: deque[tuple[Features, Future[Vector]]] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._worker = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self._worker.start()
+
+    @property
+    def queue_length(self) -> int:
+        """Items that wait now; those inside the network are not counted."""
+        return len(self._waiting)
+
+    @property
+    def queue_size(self) -> int:
+        """Most items that wait."""
+        return self._queue_size
+
+    def submit(self, item: Features, *, wait: bool = False, urgent: bool = False) -> Future[Vector]:
+        """Puts an item in the queue.
+
+        Args:
+            item: What the encoder's `prepare` returned.
+            wait: Wait for room instead of raising if there is none, as bulk work does. Bulk work
+                fills at most half of the queue, so that others find room.
+            urgent: Go before everything that waits, even if the queue is full, as the canary does.
+
+        Returns:
+            A future of the vector, (dim,) float32. Cancelling it while it waits drops the item.
+            It fails with `EmbeddingFailedError` if the network fails, and with `NotReadyError` if
+            the batcher is closed first.
+
+        Raises:
+            QueueFullError: `queue_size` items wait, and `wait` is false.
+            NotReadyError: The batcher is closed.
+        """
+        with self._changed:
+            bulk_size = max(1, self._queue_size // 2)
+            while wait and not self._closed and len(self._waiting) >= bulk_size:
+                self._changed.wait()
+            if self._closed:
+                raise NotReadyError("The service is shutting down: try again later")
+            if len(self._waiting) >= self._queue_size and not urgent:
+                raise QueueFullError(
+                    f"{self._queue_size} pictures wait already, as many as the queue holds: "
+                    "try again in a moment"
+                )
+            future: Future[Vector] = Future()
+            put = self._waiting.appendleft if urgent else self._waiting.append
+            put((item, future))
+            self._changed.notify_all()
+        return future
+
+    def embed(self, item: Features) -> Vector:
+        """Submits an item and waits for its vector, (dim,) float32; raises as `submit`."""
+        return self.submit(item).result()
+
+    def close(self, *, drain: bool = True) -> None:
+        """Takes no more items, and ends the thread.
+
+        Args:
+            drain: Finish what waits; otherwise what waits fails with `NotReadyError`.
+        """
+        with self._changed:
+            self._closed = True
+            dropped = [] if drain else list(self._waiting)
+            if dropped:
+                self._waiting.clear()
+            self._changed.notify_all()
+        for _, future in dropped:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(NotReadyError("The service is shutting down"))
+        if threading.current_thread() is not self._worker:
+            self._worker.join()
+
+    def _work(self) -> None:
+        """The thread: batches until closed and empty."""
+        while batch := self._take():
+            alive = [item for item in batch if item[1].set_running_or_notify_cancel()]
+            if alive:
+                self._run(alive)
+            # Held on to, the last batch and its vectors would stay until the next one.
+            del batch, alive
+
+    def _take(self) -> list[tuple[Features, Future[Vector]]]:
+        """Waits for items and takes up to `max_batch`; an empty list means the end."""
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            count = min(self._max_batch, len(self._waiting))
+            batch = [self._waiting.popleft() for _ in range(count)]
+            self._changed.notify_all()
+        return batch
+
+    def _run(self, batch: list[tuple[Features, Future[Vector]]]) -> None:
+        """Answers every future of a batch, one way or the other."""
+        try:
+            vectors = self._encode([item for item, _ in batch])
+        except BaseException as exc:  # nothing that the network raises may end the thread
+            if len(batch) > 1:
+                _log.warning("a batch of %d failed, trying one by one: %s", len(batch), exc)
+                for item in batch:
+                    self._run([item])
+            else:
+                batch[0][1].set_exception(_as_ours(exc))
+            return
+        for (_, future), vector in zip(batch, vectors, strict=True):
+            future.set_result(vector.copy())  # a row alone, not a view that keeps the batch
+
+    def _encode(self, items: list[Features]) -> Vectors:
+        """Calls the encoder: (N, dim) float32."""
+        started = time.perf_counter()
+        vectors = self._encoder.encode(items)
+        seconds = time.perf_counter() - started
+        if vectors.shape != (len(items), self._encoder.spec.dim):
+            raise EmbeddingFailedError(f"The network answered with shape {vectors.shape}")
+        if self._on_batch is not None:
+            try:
+                self._on_batch(len(items), seconds)
+            except Exception:
+                _log.exception("on_batch failed")
+        return vectors
+
+
+def _as_ours(exc: BaseException) -> EmbeddingFailedError:
+    """The error that a caller gets for whatever the encoder raised."""
+    if isinstance(exc, EmbeddingFailedError):
+        return exc
+    error = EmbeddingFailedError(
+        f"The network failed on this picture ({exc or type(exc).__name__})"
+    )
+    error.__cause__ = exc
+    return error

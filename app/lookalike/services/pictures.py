@@ -13,7 +13,7 @@ from PIL import Image
 from lookalike.errors import OriginalNotKeptError
 from lookalike.files.blobs import LocalFiles
 from lookalike.media.decode import ImageDecoder, make_thumbnail
-from lookalike.media.sources import PictureSource, sha256_of
+from lookalike.media.sources import PictureSource
 from lookalike.records import (
     DEFAULT_COLLECTION,
     ImageRecord,
@@ -21,6 +21,7 @@ from lookalike.records import (
     NewImage,
     check_collection_name,
     check_id,
+    sha256_of,
 )
 from lookalike.store.base import Page, Store, spec_of, unknown_collection
 from lookalike.store.filters import Filter, check_metadata

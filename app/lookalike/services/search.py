@@ -21,7 +21,6 @@ from lookalike.errors import (
 )
 from lookalike.media.decode import ImageDecoder
 from lookalike.media.fetching import Fetcher
-from lookalike.media.sources import sha256_of
 from lookalike.models.encoders import Encoders, LiveEncoder
 from lookalike.records import (
     DEFAULT_COLLECTION,
@@ -30,6 +29,7 @@ from lookalike.records import (
     ModelSpec,
     check_collection_name,
     check_id,
+    sha256_of,
 )
 from lookalike.services.pipeline import Vector
 from lookalike.services.recall_meter import RecallMeter

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from lookalike.cores import available_cores, limit_openmp
 from lookalike.errors import ConfigurationError, WeightsMismatchError
 from lookalike.files.disk import disk_errors
-from lookalike.models.base import Encoder
+from lookalike.models.base import Encoder, least_decode_size, resize_image
 from lookalike.models.head import Head, HeadSpec
-from lookalike.models.resizing import least_decode_size, resize_image
 from lookalike.models.torch_encoder import choose_device
 from lookalike.models.torchvision import ARCHITECTURES
 from lookalike.models.torchvision_network import load_backbone, state_sha256
