@@ -8,8 +8,7 @@ import threading
 import pytest
 
 from lookalike.errors import StorageFullError
-from lookalike.progress import Progress, TaskEndedError
-from lookalike.worker import Worker
+from lookalike.progress import Progress, TaskEndedError, Worker
 from tests.waiting import wait_for
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from lookalike.config import Settings
 from lookalike.cores import available_cores, limit_openmp
 from lookalike.errors import ConfigurationError, InvalidParameterError
-from lookalike.files.blobs import LocalFiles
 from lookalike.files.data_folder import require_data_folder
+from lookalike.files.disk import LocalFiles
 from lookalike.media.decode import ImageDecoder, ImageLimits
 from lookalike.media.fetch_guard import FetchGuard
 from lookalike.media.fetching import Fetcher
@@ -26,25 +26,22 @@ from lookalike.models.encoders import Encoders
 from lookalike.models.head import Head, save_head
 from lookalike.models.registry import find_family
 from lookalike.models.spec import ModelRequest, RunOptions
-from lookalike.progress import Progress
+from lookalike.progress import Progress, Worker
 from lookalike.records import Effort
-from lookalike.services.collection_models import CollectionModels
-from lookalike.services.collections import CollectionService
+from lookalike.services.checks import Canary, RecallMeter
+from lookalike.services.collections import CollectionModels, CollectionService
 from lookalike.services.duplicates import DuplicateService
 from lookalike.services.importing import ImportService, parse_dirs
-from lookalike.services.indexing import IndexingService
-from lookalike.services.jobs import JobService
-from lookalike.services.pictures import Originals, PictureService, file_sweeper
-from lookalike.services.readiness import Canary
-from lookalike.services.recall_meter import RecallMeter
-from lookalike.services.reembedding import REEMBED_KIND, ReembeddingService
+from lookalike.services.indexing import IndexingService, Originals
+from lookalike.services.jobs import REEMBED_KIND, JobService
+from lookalike.services.pictures import PictureService, file_sweeper
+from lookalike.services.pipeline import PutGate
+from lookalike.services.reembedding import ReembeddingService
 from lookalike.services.search import SearchService
-from lookalike.services.switching import PutGate
 from lookalike.services.vector_set import sample_vectors
 from lookalike.store.base import Store, count_of
 from lookalike.store.filters import parse_field_names
 from lookalike.store.jobs import JobStore, SqliteJobs
-from lookalike.worker import Worker
 
 if TYPE_CHECKING:
     from lookalike.store.local.index.policy import Plan

@@ -19,7 +19,7 @@ from lookalike.api import uploads
 from lookalike.api.uploads import Admission
 from lookalike.config import Settings
 from lookalike.errors import StorageFullError
-from lookalike.files.blobs import LocalFiles
+from lookalike.files.disk import LocalFiles
 from lookalike.media import archives
 from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders

@@ -35,8 +35,8 @@ from lookalike.config import load_settings
 from lookalike.models.color import ColorEncoder
 from lookalike.models.head import Head, HeadSpec, save_head
 from lookalike.progress import NO_PROGRESS, Progress, TaskEndedError
+from lookalike.services.jobs import REEMBED_KIND
 from lookalike.services.quantizing import keep_quantized, quantize_model
-from lookalike.services.reembedding import REEMBED_KIND
 from lookalike.store.local.catalog import Purger
 from lookalike.store.local.index import policy
 from lookalike.store.local.index.policy import DEFAULT_LIMITS

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.files.blobs import LocalFiles
+from lookalike.files.disk import LocalFiles
 from lookalike.media.decode import ImageDecoder, make_thumbnail
 from lookalike.records import DuplicateKind, ImageRecord
 from lookalike.services.duplicates import DuplicateOptions, Duplicates, DuplicateService, keep_order

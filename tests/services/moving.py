@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lookalike.files.blobs import LocalFiles
+from lookalike.files.disk import LocalFiles
 from lookalike.media.decode import ImageDecoder
 from lookalike.media.sources import PictureSource
 from lookalike.models.base import Encoder
@@ -21,12 +21,12 @@ from lookalike.models.head import Head, HeadedEncoder, HeadSpec
 from lookalike.models.spec import ModelRequest
 from lookalike.progress import Progress
 from lookalike.records import ModelSpec
-from lookalike.services.collection_models import CollectionModels
+from lookalike.services.collections import CollectionModels
 from lookalike.services.indexing import IndexingService, IndexItem
 from lookalike.services.pictures import PictureService
+from lookalike.services.pipeline import PutGate
 from lookalike.services.reembedding import ReembeddingService
 from lookalike.services.search import SearchOptions, SearchService
-from lookalike.services.switching import PutGate
 from lookalike.store.base import Store, scan, spec_of
 from tests.store.helpers import vector_of
 

@@ -12,10 +12,8 @@ import pytest
 
 from lookalike.errors import CollectionNotFoundError, ConflictError, StorageFullError
 from lookalike.services.collections import CollectionService
-from lookalike.services.importing import FOLDER_KIND
-from lookalike.services.jobs import JobService
-from lookalike.services.reembedding import REEMBED_KIND
-from lookalike.services.switching import PutGate
+from lookalike.services.jobs import FOLDER_KIND, REEMBED_KIND, JobService
+from lookalike.services.pipeline import PutGate
 from lookalike.store.base import count_of
 from lookalike.store.jobs import JobState, SqliteJobs
 from lookalike.store.local.store import LocalStore

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lookalike.files import blobs as files_module
-from lookalike.files.blobs import LocalFiles
+from lookalike.files import disk as files_module
+from lookalike.files.disk import LocalFiles
 from lookalike.services.pictures import file_sweeper
 from tests.memory_store import MemoryStore
 from tests.waiting import PATIENCE_S, wait_for

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from lookalike.records import CollectionInfo, Effort
-from lookalike.services.recall_meter import MAX_WAITING, WINDOW, RecallFigures, RecallMeter
+from lookalike.services.checks import MAX_WAITING, WINDOW, RecallFigures, RecallMeter
+from lookalike.services.search import SearchOptions, SearchService
 from lookalike.store.base import Store
 from lookalike.store.filters import Filter
 from lookalike.store.local.index.policy import IndexPolicy, Limits
@@ -80,6 +81,13 @@ def offer(meter: RecallMeter, **options: Any) -> None:
     meter.offer(asked.pop("collection", "default"), asked.pop("vector", QUERY), **asked)
 
 
+def search_once(store: MemoryStore, meter: RecallMeter) -> None:
+    """One search of the service, by a stored picture: it needs neither encoder nor decoder."""
+    nothing: Any = None
+    service = SearchService(nothing, store, nothing, meter=meter)
+    service.similar(best(store, 1)[0], SearchOptions())
+
+
 def settled(meter: RecallMeter, count: int = 1) -> RecallFigures:
     """The figures once so many searches were done again, or could not be."""
 
@@ -139,7 +147,7 @@ def test_a_share_of_the_searches_is_done_again(store, monkeypatch):
     monkeypatch.setattr("random.random", lambda: next(drawn))
     with measuring(store, share=0.5) as meter:
         for _ in range(4):
-            offer(meter)
+            search_once(store, meter)
         assert settled(meter, 2).samples == 2
         assert next(drawn, None) is None
 
@@ -164,7 +172,7 @@ def test_a_share_of_none_starts_no_thread(store):
     before = threading.active_count()
     with measuring(store, share=0.0) as meter:
         assert threading.active_count() == before
-        offer(meter)
+        search_once(store, meter)
         assert meter.figures() == {}
 
 

@@ -16,9 +16,9 @@ import pytest
 from lookalike.errors import ImageNotFoundError, NotReadyError, SpecMismatchError
 from lookalike.models.color import ColorEncoder
 from lookalike.records import PutStatus
-from lookalike.services.readiness import Canary
+from lookalike.services.checks import Canary
+from lookalike.services.pipeline import PutGate
 from lookalike.services.search import SearchOptions
-from lookalike.services.switching import PutGate
 from lookalike.store.base import Store
 from lookalike.store.local.store import LocalStore
 from tests.memory_store import MemoryStore

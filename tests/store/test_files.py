@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from lookalike.errors import StorageError, StorageFullError, UnreadableImageError
-from lookalike.files import blobs as files_module
-from lookalike.files.blobs import LocalFiles
+from lookalike.files import disk as files_module
+from lookalike.files.disk import LocalFiles
 
 DATA = b"picture" * 1000
 DIGEST = hashlib.sha256(DATA).hexdigest()

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from lookalike.errors import StorageFullError
-from lookalike.files.blobs import LocalFiles
-from lookalike.files.disk import has_room
+from lookalike.files.disk import LocalFiles, has_room
 from lookalike.records import NewImage
 from lookalike.store.base import count_of
 from lookalike.store.local.store import LocalStore

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike.files.blobs import LocalFiles
+from lookalike.files.disk import LocalFiles
 from lookalike.store.base import count_of
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import SPEC, digest, ids, new_image, put, search, unit_vectors

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import EventDict, Processor
 
 from lookalike.bootstrap import Services
-from lookalike.services.recall_meter import WINDOW
+from lookalike.services.checks import WINDOW
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

@@ -24,7 +24,7 @@ from lookalike.cli.common import (
     size_text,
 )
 from lookalike.errors import ConfigurationError
-from lookalike.services.recall_meter import WINDOW
+from lookalike.services.checks import WINDOW
 
 Facts = Mapping[str, Any]
 

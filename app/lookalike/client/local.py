@@ -62,8 +62,8 @@ from lookalike.services.import_run import ArchiveFeed
 from lookalike.services.importing import ImportOptions
 from lookalike.services.indexing import IndexItem
 from lookalike.services.jobs import JobService
+from lookalike.services.pipeline import PutGate
 from lookalike.services.search import SearchOptions
-from lookalike.services.switching import PutGate
 from lookalike.services.vector_set import VectorSet, stored_vectors
 from lookalike.store.base import Store
 from lookalike.store.filters import Filter

@@ -1,18 +1,43 @@
-"""Writes that survive a crash, and the disk's errors in this project's words."""
+"""Files on the disk: writes that survive a crash, originals and thumbnails."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import re
+import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from lookalike.errors import StorageError, StorageFullError
+from lookalike.errors import (
+    StorageError,
+    StorageFullError,
+    UnreadableImageError,
+)
+from lookalike.records import ImageRecord, sha256_of
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_EXTENSIONS = {
+    "image/jpeg": "jpg",
+    "image/png": "png",
+    "image/webp": "webp",
+    "image/gif": "gif",
+    "image/bmp": "bmp",
+    "image/tiff": "tiff",
+    "image/avif": "avif",
+    "image/heic": "heic",
+    "image/heif": "heif",
+}
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_CHUNK = 2**20
+_SWEPT_TOGETHER = 500
+_LOCKS = 64
 
 
 @contextmanager
@@ -102,3 +127,214 @@ def has_room(folder: Path, size: int = 65_536) -> bool:
     finally:
         probe.unlink(missing_ok=True)
     return True
+
+
+class LocalFiles:
+    """Originals and thumbnails in a folder; safe to call from many threads.
+
+    ```
+    images/ab/cd/<sha256>.<ext>      as sent; durable when `put` returns
+    thumbnails/ab/cd/<sha256>.jpg    can be made again, so never waited for
+    tmp/                             on their way in
+    ```
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Takes the data folder, and makes the folders inside.
+
+        Raises:
+            StorageError: They cannot be made.
+        """
+        self._images = folder / "images"
+        self._thumbnails = folder / "thumbnails"
+        self._tmp = folder / "tmp"
+        self._locks = [threading.Lock() for _ in range(_LOCKS)]
+        with disk_errors(f"use the folder {folder}"):
+            for part in (self._images, self._thumbnails, self._tmp):
+                make_folders(part)
+
+    @property
+    def tmp(self) -> Path:
+        """The folder for files on their way in; a sweep empties it of what is old."""
+        return self._tmp
+
+    def put(self, source: BinaryIO, sha256: str, media_type: str) -> None:
+        """Stores an original so that it survives a crash; one that is here stays.
+
+        Args:
+            source: Read from its start; must be seekable.
+            sha256: What its bytes must amount to, 64 lower-case hex digits.
+            media_type: E.g. `image/jpeg`; decides the extension.
+
+        Raises:
+            StorageFullError: There is no room; nothing was kept.
+            StorageError: The disk refuses.
+            UnreadableImageError: The source cannot be read, or has another digest.
+        """
+        target = _path_in(self._images, sha256, _extension(media_type))
+        with disk_errors("store the original"):
+            if self._touch(target):
+                return
+            with self._incoming() as incoming:
+                if _copy(source, incoming) != sha256:
+                    raise UnreadableImageError(
+                        "The file was changed while it was read; index it again"
+                    )
+                # One lock over rename and fsync: who finds the name finds it durable.
+                with self._lock(target):
+                    make_folders(target.parent)
+                    incoming.replace(target)
+                    sync_folder(target.parent)
+
+    def path(self, sha256: str, media_type: str) -> Path | None:
+        """Where an original lies; None where it is not kept."""
+        path = _path_in(self._images, sha256, _extension(media_type))
+        return path if path.is_file() else None
+
+    def original(self, record: ImageRecord) -> Path | None:
+        """Where a picture's original lies, in place or kept; None if it is in neither."""
+        return _unchanged(record) or self.path(record.sha256, record.media_type)
+
+    def put_thumbnail(self, sha256: str, data: bytes) -> None:
+        """Stores a picture's thumbnail, whole or not at all.
+
+        Raises:
+            StorageFullError: There is no room.
+            StorageError: The disk refuses.
+        """
+        target = _path_in(self._thumbnails, sha256, "jpg")
+        with disk_errors("store the thumbnail"), self._incoming() as incoming:
+            incoming.write_bytes(data)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            incoming.replace(target)
+
+    def thumbnail(self, sha256: str) -> Path | None:
+        """Where a thumbnail lies; None where there is none."""
+        path = _path_in(self._thumbnails, sha256, "jpg")
+        return path if path.is_file() else None
+
+    def sweep(
+        self,
+        referenced: Callable[[Iterable[str]], set[str]],
+        *,
+        older_than_s: float = 3600,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """Removes what no row names, and uploads that were left behind.
+
+        Args:
+            referenced: Gives those of the digests that some row names.
+            older_than_s: Younger files stay, in seconds: their row may be on its way.
+            stop: Asked again and again; once it says so, what is left is for the next sweep.
+
+        Returns:
+            How many files were removed.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        limit = time.time() - older_than_s
+        with disk_errors("sweep the data folder"):
+            removed = sum(self._unlink_old(path, limit) for path in self._tmp.iterdir())
+            for top in (self._images, self._thumbnails):
+                old = (path for path in _walk(top, stop) if _older(path, limit))
+                while (batch := list(islice(old, _SWEPT_TOGETHER))) and not stop():
+                    named = referenced({path.stem for path in batch})
+                    left = (path for path in batch if path.stem not in named)
+                    removed += sum(self._unlink_old(path, limit) for path in left)
+        return removed
+
+    def _lock(self, path: Path) -> threading.Lock:
+        """One lock for all files whose names begin alike, so for all below `images/ab`."""
+        return self._locks[hash(path.name[:2]) % _LOCKS]
+
+    def _touch(self, target: Path) -> bool:
+        """Makes a file young, so that a sweep leaves it; False where there is none."""
+        with self._lock(target):
+            try:
+                os.utime(target)
+            except FileNotFoundError:
+                return False
+            return True
+
+    def _unlink_old(self, path: Path, limit: float) -> bool:
+        """Removes one file unless a put made it young meanwhile."""
+        with self._lock(path):
+            if not _older(path, limit):
+                return False
+            path.unlink(missing_ok=True)
+            return True
+
+    @contextmanager
+    def _incoming(self) -> Iterator[Path]:
+        path = self._tmp / f"{uuid.uuid4().hex}.part"
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _unchanged(record: ImageRecord) -> Path | None:
+    """The file that a row refers to in place, if it still has the same bytes."""
+    if record.source is None:
+        return None
+    path = Path(record.source)
+    try:
+        if not path.is_file() or path.stat().st_size != record.bytes:
+            return None
+        with path.open("rb") as file:
+            return path if sha256_of(file) == record.sha256 else None
+    except OSError:  # it cannot be looked at, or went just now
+        return None
+
+
+def _path_in(top: Path, sha256: str, extension: str) -> Path:
+    if not _DIGEST.fullmatch(sha256):
+        raise ValueError(f"{sha256!r} is no SHA-256 in lower-case hex")
+    return top / sha256[:2] / sha256[2:4] / f"{sha256}.{extension}"
+
+
+def _walk(top: Path, stop: Callable[[], bool]) -> Iterator[Path]:
+    """All files in their places, until `stop` says so."""
+    for folder in top.glob("??/??"):
+        for path in folder.glob("*"):
+            if stop():
+                return
+            yield path
+        if stop():
+            return
+
+
+def _extension(media_type: str) -> str:
+    return _EXTENSIONS.get(media_type, "bin")
+
+
+def _copy(source: BinaryIO, target: Path) -> str:
+    """Copies to the disk proper and gives the digest of what was copied."""
+    digest = hashlib.sha256()
+    with target.open("xb") as file:
+        for chunk in _chunks(source):
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _chunks(source: BinaryIO) -> Iterator[bytes]:
+    """All bytes of a source; where it cannot be read, that is no error of our disk."""
+    try:
+        source.seek(0)
+        while chunk := source.read(_CHUNK):
+            yield chunk
+    except OSError as exc:
+        raise UnreadableImageError(
+            f"The file cannot be read: {exc.strerror or exc}; index it again"
+        ) from exc
+
+
+def _older(path: Path, limit: float) -> bool:
+    try:
+        return path.is_file() and path.stat().st_mtime < limit
+    except FileNotFoundError:
+        return False

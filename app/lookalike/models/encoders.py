@@ -26,6 +26,9 @@ from lookalike.records import ModelSpec
 Vector = NDArray[np.float32]
 """One unit vector: (dim,) float32."""
 
+ATTEMPTS = 5
+"""Attempts of one request; each switch of its collection to another model costs one."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -94,6 +97,26 @@ class Encoders:
         if found is None:
             raise SpecMismatchError(_mismatch(spec, self._default.spec))
         return found
+
+    def following(self, read_spec: Callable[[], ModelSpec | None]) -> LiveEncoder | None:
+        """The encoder of a collection that may switch to another model meanwhile.
+
+        Args:
+            read_spec: Reads what made the collection's vectors; None if there are none.
+
+        Raises:
+            SpecMismatchError: That encoder is not live.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            spec = read_spec()
+            if spec is None:
+                return None
+            try:
+                return self.for_spec(spec)
+            except SpecMismatchError:  # perhaps retired between the two calls, after a switch
+                if attempt == ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
 
     def add(self, encoder: Encoder) -> LiveEncoder:
         """Makes an encoder live; one with the same spec that is live already stays.

@@ -38,12 +38,17 @@ from lookalike.services.import_run import (
     is_inside,
 )
 from lookalike.services.indexing import IndexingService
-from lookalike.services.jobs import Handler, JobRun, JobService, JobStatus
+from lookalike.services.jobs import (
+    ARCHIVE_KIND,
+    FOLDER_KIND,
+    IMPORT_KINDS,
+    Handler,
+    JobRun,
+    JobService,
+    JobStatus,
+)
 from lookalike.store.filters import check_metadata
 from lookalike.store.jobs import Job
-
-ARCHIVE_KIND = "index_archive"
-FOLDER_KIND = "index_folder"
 
 EXPANSION = 4
 """An archive's pictures may have this many times the bytes that an archive may have."""
@@ -201,7 +206,7 @@ class ImportService:
 
     def ended(self, job: Job) -> None:
         """Removes what a job that ended leaves behind; to be called for every job."""
-        if job.kind in self.handlers:
+        if job.kind in IMPORT_KINDS:
             self._journal(job.id).remove()
         if job.kind == ARCHIVE_KIND:
             self._archive(job.parameters).unlink(missing_ok=True)
@@ -212,7 +217,7 @@ class ImportService:
         Raises:
             StorageError: The disk refuses.
         """
-        jobs = [job for job in unfinished if job.kind in self.handlers]
+        jobs = [job for job in unfinished if job.kind in IMPORT_KINDS]
         needed = {f"{job.id}.journal" for job in jobs}
         needed |= {self._archive(job.parameters).name for job in jobs if job.kind == ARCHIVE_KIND}
         if not self._folder.is_dir():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 
 import numpy as np
@@ -17,10 +18,10 @@ from lookalike.errors import (
     NotReadyError,
     SpecMismatchError,
 )
-from lookalike.files.blobs import LocalFiles
+from lookalike.files.disk import LocalFiles
 from lookalike.media.decode import ImageDecoder, make_thumbnail
 from lookalike.media.sources import PictureSource
-from lookalike.models.encoders import Encoders, LiveEncoder
+from lookalike.models.encoders import ATTEMPTS, Encoders, LiveEncoder
 from lookalike.records import (
     DEFAULT_COLLECTION,
     ImageRecord,
@@ -32,10 +33,16 @@ from lookalike.records import (
     check_collection_name,
     check_id,
 )
-from lookalike.services.pictures import OriginalKeeper, Originals
-from lookalike.services.pipeline import Pipeline, Prepared, Result, Vector, grouped, reading
-from lookalike.services.switching import ATTEMPTS, PutGate, live_encoder
-from lookalike.store.base import Store, decide
+from lookalike.services.pipeline import (
+    Pipeline,
+    Prepared,
+    PutGate,
+    Result,
+    Vector,
+    grouped,
+    reading,
+)
+from lookalike.store.base import Store, decide, spec_of
 from lookalike.store.filters import check_metadata
 
 ID_LENGTH = 16
@@ -43,6 +50,14 @@ ID_LENGTH = 16
 
 _KEEPERS = 8
 """Threads that write files. They wait for the disk, so several files become durable at once."""
+
+
+class Originals(StrEnum):
+    """Whether the files of indexed pictures are kept, or referred to where they lie."""
+
+    KEEP = "keep"
+    REFERENCE = "reference"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +146,6 @@ class IndexingService:
         self._files = files
         self._decoder = decoder
         self._originals = originals
-        self._keeper = OriginalKeeper(store, files, originals)
         self._max_metadata_bytes = max_metadata_bytes
         self._group = group
         self.gate = gate or PutGate()
@@ -232,7 +246,7 @@ class IndexingService:
             height=existing.height,
             bytes=existing.bytes,
             metadata=metadata,
-            source=self._keeper.moved(source, existing) if same else None,
+            source=self._moved(source, existing) if same else None,
         )
 
     def _embed(
@@ -251,7 +265,7 @@ class IndexingService:
         """
         for attempt in range(1, ATTEMPTS + 1):
             live = task.live
-            path = source.resolved_path() if self._originals.refers_to(source) else None
+            path = source.resolved_path() if self._refers_to(source) else None
             with source.open() as file:
                 decoded = self._decoder.decode(file, decode_size=live.encoder.decode_size)
             try:
@@ -277,7 +291,22 @@ class IndexingService:
 
     def _live(self, collection: str) -> LiveEncoder:
         """The encoder of a collection; raises `SpecMismatchError` if it is not live."""
-        return live_encoder(self._encoders, self._store, collection) or self._encoders.default
+        read_spec = partial(spec_of, self._store, collection)
+        return self._encoders.following(read_spec) or self._encoders.default
+
+    def _refers_to(self, source: PictureSource) -> bool:
+        """Whether a picture's file is used where it lies, without a copy."""
+        return self._originals is Originals.REFERENCE and source.path is not None
+
+    def _moved(self, source: PictureSource, record: ImageRecord) -> str | None:
+        """The new path of a stored picture's file, if another file with its bytes is sent.
+
+        None if the recorded file still exists, so the first copy wins. Raises
+        `UnreadableImageError` if the new path cannot be recorded.
+        """
+        if not self._refers_to(source) or source.lies_at(record.source):
+            return None
+        return None if self._files.original(record) else source.resolved_path()
 
     # After the network
 
@@ -288,8 +317,15 @@ class IndexingService:
             self._keep_files(picture)
 
     def _keep_files(self, picture: _Picture) -> None:
-        self._keeper.keep(picture.source, picture.image)
+        self._keep_original(picture.source, picture.image)
         self._files.put_thumbnail(picture.image.sha256, picture.thumbnail)
+
+    def _keep_original(self, source: PictureSource, image: NewImage) -> None:
+        """Copies the original, unless it is used in place, is not wanted, or is there already."""
+        if self._originals is Originals.NONE or self._refers_to(source):
+            return
+        with source.open() as file:
+            self._files.put(file, image.sha256, image.media_type)
 
     def _store_group(
         self, group: list[tuple[Result[PictureSource, _Picture], Future[None]]], task: _Task
@@ -326,7 +362,9 @@ class IndexingService:
         image = picture.image
         outcome = self._store.upsert_known(task.collection, image, on_conflict=task.on_conflict)
         if outcome is not None and outcome.record.sha256 == image.sha256:
-            self._keeper.keep_known(picture.source, image, outcome.record)
+            self._keep_original(picture.source, image)
+            if image.source is not None and not self._files.original(outcome.record):
+                self._store.refer(task.collection, image)
         return outcome
 
     def _embed_again(self, picture: _Picture, task: _Task) -> tuple[_Picture, Vector]:

@@ -11,10 +11,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lookalike.errors import InvalidParameterError, LookalikeError, NotReadyError
-from lookalike.progress import Progress, TaskEndedError
+from lookalike.progress import Progress, TaskEndedError, Worker, log_failure
 from lookalike.records import utc_now
 from lookalike.store.jobs import Job, JobState, JobStore, same_work
-from lookalike.worker import Worker, log_failure
+
+ARCHIVE_KIND = "index_archive"
+FOLDER_KIND = "index_folder"
+REEMBED_KIND = "reembed"
+
+IMPORT_KINDS = frozenset({ARCHIVE_KIND, FOLDER_KIND})
+"""The kinds of jobs that add pictures."""
 
 KEPT = 1000
 """Finished jobs that are remembered."""

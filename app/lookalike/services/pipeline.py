@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import threading
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -119,3 +120,44 @@ def reading(name: str) -> Iterator[None]:
         yield
     except OSError as exc:
         raise UnreadableImageError(f"{name} cannot be read: {exc.strerror}") from exc
+
+
+class PutGate:
+    """A gate for each collection: commits pass it together, and wait while it is closed.
+
+    While it is closed, no picture is added to the collection. Re-embedding uses that to make the
+    last few vectors and switch.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside: Counter[str] = Counter()
+        self._closed: set[str] = set()
+
+    @contextmanager
+    def passing(self, collection: str) -> Iterator[None]:
+        """Waits until the gate is open, and keeps it open inside the block."""
+        with self._changed:
+            self._changed.wait_for(lambda: collection not in self._closed)
+            self._inside[collection] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside[collection] -= 1
+                self._inside += Counter()  # forgets what is zero
+                self._changed.notify_all()
+
+    @contextmanager
+    def closed(self, collection: str) -> Iterator[None]:
+        """Closes the gate once those inside have left; one caller at a time."""
+        with self._changed:
+            self._changed.wait_for(lambda: collection not in self._closed)
+            self._closed.add(collection)
+            self._changed.wait_for(lambda: not self._inside[collection])
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._closed.discard(collection)
+                self._changed.notify_all()

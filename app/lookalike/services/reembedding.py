@@ -14,14 +14,10 @@ from lookalike.models.spec import ModelRequest
 from lookalike.progress import Progress
 from lookalike.records import check_collection_name
 from lookalike.services.backfill import Backfill, Vectorizer
-from lookalike.services.collection_models import CollectionModels
+from lookalike.services.collections import CollectionModels
 from lookalike.services.pictures import PictureService
-from lookalike.services.pipeline import Pipeline
-from lookalike.services.switching import PutGate
+from lookalike.services.pipeline import Pipeline, PutGate
 from lookalike.store.base import Store, spec_of, unknown_collection
-
-REEMBED_KIND = "reembed"
-"""The kind of its jobs."""
 
 _OPENING_S = 0.25  # that indexing has between two stretches in which it waits
 _NAMED = 3  # pictures without a vector that the error names

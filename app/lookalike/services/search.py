@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,7 +23,7 @@ from lookalike.errors import (
 )
 from lookalike.media.decode import ImageDecoder
 from lookalike.media.fetching import Fetcher
-from lookalike.models.encoders import Encoders, LiveEncoder
+from lookalike.models.encoders import ATTEMPTS, Encoders, LiveEncoder
 from lookalike.records import (
     DEFAULT_COLLECTION,
     Effort,
@@ -31,9 +33,8 @@ from lookalike.records import (
     check_id,
     sha256_of,
 )
+from lookalike.services.checks import RecallMeter
 from lookalike.services.pipeline import Vector
-from lookalike.services.recall_meter import RecallMeter
-from lookalike.services.switching import ATTEMPTS, live_encoder
 from lookalike.store.base import Store, spec_of, unknown_collection
 from lookalike.store.filters import Condition, Filter
 
@@ -103,7 +104,7 @@ class SearchService:
         encoders: Turn pictures into vectors.
         store: Where to search.
         decoder: Reads pictures.
-        meter: Told of every search, to measure the recall of approximate indexes; or None.
+        meter: Told of a share of the searches, to measure the recall of approximate indexes.
         fetcher: Fetches pictures from addresses; None if that is not turned on.
         most_grouped: Most matches that one search by groups looks at, in its last round.
     """
@@ -232,7 +233,7 @@ class SearchService:
 
     def _live_encoder(self, collection: str) -> LiveEncoder:
         """The encoder that made the collection's vectors; the default one if it is empty."""
-        live = live_encoder(self._encoders, self._store, collection)
+        live = self._encoders.following(partial(spec_of, self._store, collection))
         if live is None and collection != DEFAULT_COLLECTION:
             raise unknown_collection(collection)
         return live or self._encoders.default
@@ -244,7 +245,7 @@ class SearchService:
             matches = self._ranked(vector, spec, options, exclude)
         else:
             matches = self._best_of_groups(vector, spec, options, exclude, options.group_by)
-        if self._meter is not None:
+        if self._meter is not None and random.random() < self._meter.share:  # noqa: S311 - no secret
             self._meter.offer(
                 options.collection,
                 vector,

@@ -22,8 +22,7 @@ from lookalike.schemas import (
     VectorSetOut,
     VectorSetsOut,
 )
-from lookalike.services.jobs import JobStatus
-from lookalike.services.reembedding import REEMBED_KIND
+from lookalike.services.jobs import REEMBED_KIND, JobStatus
 
 ACCEPTED = {
     "description": "The job waits or runs; GET its Location to see how far it is",

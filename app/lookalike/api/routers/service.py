@@ -17,7 +17,7 @@ from lookalike.api.monitoring import CONTENT_TYPE
 from lookalike.api.routers.collections import described
 from lookalike.api.security import require_read
 from lookalike.schemas import CollectionOut, PassportOut, Schema
-from lookalike.services.recall_meter import WINDOW, RecallFigures
+from lookalike.services.checks import WINDOW, RecallFigures
 
 router = APIRouter(tags=["service"])
 

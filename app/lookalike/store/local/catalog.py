@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import DataFolderError, StorageError
+from lookalike.progress import Worker
 from lookalike.records import (
     ImageRecord,
     Metadata,
@@ -35,7 +36,6 @@ from lookalike.store.base import (
 )
 from lookalike.store.filters import canonical_json
 from lookalike.store.sqlite import Connections, Schema
-from lookalike.worker import Worker
 
 SCHEMA = Schema(
     application=0x4C4B4341,  # "LKCA"

@@ -16,7 +16,7 @@ import numpy as np
 
 from lookalike.errors import StorageError
 from lookalike.files.disk import disk_errors, make_folders
-from lookalike.progress import TaskEndedError
+from lookalike.progress import TaskEndedError, Worker
 from lookalike.records import Effort
 from lookalike.store.base import Seqs, Vectors
 from lookalike.store.local.catalog import Catalog, CollectionRow, Written
@@ -24,7 +24,6 @@ from lookalike.store.local.index.building import IndexBuilding
 from lookalike.store.local.index.generations import Generations
 from lookalike.store.local.index.policy import EXACT, IndexPolicy
 from lookalike.store.local.index.segments import ExactSegment, Found, Segments, in_memory
-from lookalike.worker import Worker
 
 _SAVED_SHARE = 0.01  # changes as a part of the rows; fewer are cheaper to add again
 _JOINED_K = 100  # searches for more matches would slow those that they join

@@ -1,23 +1,28 @@
-"""The recall of approximate indexes, measured on a share of the real searches."""
+"""What checks the service while it runs: the canary, and the recall of its searches."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import random
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from lookalike.errors import LookalikeError
-from lookalike.records import Effort, Match, ModelSpec
+from lookalike.errors import LookalikeError, NotReadyError, SpecMismatchError
+from lookalike.models.encoders import Encoders, LiveEncoder
+from lookalike.progress import Worker
+from lookalike.records import DEFAULT_COLLECTION, Effort, Match, ModelSpec
 from lookalike.store.base import Store, spec_of
 from lookalike.store.filters import Filter
 from lookalike.store.tuning import recall_at_k
-from lookalike.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +33,75 @@ MAX_WAITING = 8
 """Searches that wait to be repeated; more are dropped."""
 
 _LONGEST_REST_S = 60.0  # a slow filter must not silence the meter for an hour
+
+TOLERANCE = 0.05
+"""How far `1 - cosine` may stray from the first answer before the canary is called ill."""
+
+
+class Canary:
+    """Embeds and searches a drawn picture, and compares its vector with the first one.
+
+    A good answer is kept for a moment, and callers that come meanwhile share it, so that frequent
+    probes cost nothing.
+
+    Args:
+        encoders: The live encoders; the default one is asked.
+        store: Searched in the default collection.
+        timeout_s: Seconds that a check may take.
+        kept_s: Seconds that a good answer is kept.
+    """
+
+    def __init__(
+        self, encoders: Encoders, store: Store, *, timeout_s: float = 10.0, kept_s: float = 1.0
+    ) -> None:
+        self._encoders = encoders
+        self._store = store
+        self._timeout_s = timeout_s
+        self.kept_s = kept_s
+        self._lock = threading.Lock()
+        self._first: NDArray[np.float32] | None = None
+        self._checked_at = float("-inf")
+
+    def check(self) -> None:
+        """Raises `NotReadyError` with the reason if the service does not work."""
+        if not self._lock.acquire(timeout=self._timeout_s):
+            raise NotReadyError(f"The canary did not come back within {self._timeout_s:g} s")
+        try:
+            if time.monotonic() - self._checked_at < self.kept_s:
+                return
+            self._run(self._encoders.default)
+            self._checked_at = time.monotonic()
+        finally:
+            self._lock.release()
+
+    def _run(self, live: LiveEncoder) -> None:
+        try:
+            prepared = live.encoder.prepare(_draw_canary())
+            waiting: Future[NDArray[np.float32]] = live.batcher.submit(prepared, urgent=True)
+            vector = waiting.result(timeout=self._timeout_s)
+            spec = spec_of(self._store, DEFAULT_COLLECTION)
+            if spec is None or not spec.differences(live.spec):
+                with contextlib.suppress(SpecMismatchError):  # it has just moved to another
+                    self._store.search(
+                        DEFAULT_COLLECTION, vector[np.newaxis, :], k=1, spec=live.spec
+                    )
+        except FutureTimeoutError as exc:
+            raise NotReadyError(
+                f"Embedding one picture took more than {self._timeout_s:g} s"
+            ) from exc
+        except LookalikeError as exc:
+            raise NotReadyError(f"The canary failed: {exc}") from exc
+        if self._first is None:
+            self._first = vector
+        elif 1.0 - float(vector @ self._first) > TOLERANCE:
+            raise NotReadyError("The canary's vector is not what it was at start; restart")
+
+
+def _draw_canary() -> Image.Image:
+    """A fixed 64 x 64 picture: two gradients and a checkered blue."""
+    y, x = np.mgrid[0:64, 0:64].astype(np.uint8)
+    blue = ((x // 16 + y // 16) % 2 * 255).astype(np.uint8)
+    return Image.fromarray(np.stack([x * 4, y * 4, blue], axis=-1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,19 +151,19 @@ class _Asked:
 class RecallMeter:
     """Repeats a share of the searches exactly, on one thread of its own.
 
-    The request only draws a number. Later the thread searches three times: as the index does,
+    A share of the searches is offered. Later the thread searches three times: as the index does,
     exactly, and as the index does. If the first and the last answer differ, images changed
     meanwhile, and the sample is skipped: an image that only the exact search saw is no miss.
 
     Args:
         store: Where searches go.
-        share: Share of the searches that are repeated, 0 to 1; 0 starts no thread.
+        share: Share of the searches that their service offers, 0 to 1; 0 starts no thread.
         busy: Share of the time that the thread works, above 0 to 1.
     """
 
     def __init__(self, store: Store, *, share: float = 0.01, busy: float = 0.05) -> None:
         self._store = store
-        self._share = share
+        self.share = share
         self._lock = threading.Lock()
         self._tallies: dict[str, _Tally] = {}
         self._waiting: deque[_Asked] = deque()
@@ -112,7 +186,7 @@ class RecallMeter:
         exclude: Sequence[str] = (),
         effort: Effort | None = None,
     ) -> None:
-        """Tells of a search that was answered, as `Store.search` was asked; returns at once.
+        """Takes a search to repeat, as `Store.search` was asked; returns at once.
 
         A search with an effort of its own says nothing about the index as it is set, and is not
         measured; nor is one of an exact index.
@@ -126,7 +200,7 @@ class RecallMeter:
             exclude: Ids that are left out.
             effort: The effort that the search asked for, if it did.
         """
-        if self._worker.closing.is_set() or random.random() >= self._share:  # noqa: S311 - a sample, no secret
+        if self._worker.closing.is_set():
             return
         found = self._store.collection(collection)
         if effort is not None or found is None or found.exact:
