@@ -68,296 +68,207 @@ class LookalikeError(Exception):
 
     code: ClassVar[str] = "internal_error"
 
+    def __init_subclass__(cls, *, code: str) -> None:
+        """Gives each class its own code."""
+        cls.code = code
 
-class InvalidImageError(LookalikeError):
+
+class InvalidImageError(LookalikeError, code="invalid_image"):
     """What was sent cannot be used as a picture."""
 
-    code = "invalid_image"
 
-
-class NotAnImageError(InvalidImageError):
+class NotAnImageError(InvalidImageError, code="not_an_image"):
     """The bytes are not a picture in a format that can be read."""
 
-    code = "not_an_image"
 
-
-class UnreadableImageError(InvalidImageError):
+class UnreadableImageError(InvalidImageError, code="unreadable_image"):
     """The file starts like a picture but is truncated or broken."""
 
-    code = "unreadable_image"
 
-
-class ImageTooLargeError(InvalidImageError):
+class ImageTooLargeError(InvalidImageError, code="image_too_large"):
     """The file has more bytes than the limit allows."""
 
-    code = "image_too_large"
 
-
-class TooManyPixelsError(InvalidImageError):
+class TooManyPixelsError(InvalidImageError, code="too_many_pixels"):
     """The header claims more pixels than the limit allows."""
 
-    code = "too_many_pixels"
 
-
-class ArchiveError(LookalikeError):
+class ArchiveError(LookalikeError, code="invalid_archive"):
     """An archive that is broken, or made to unpack beyond every bound."""
 
-    code = "invalid_archive"
 
-
-class NotAnArchiveError(ArchiveError):
+class NotAnArchiveError(ArchiveError, code="not_an_archive"):
     """The bytes are not an archive in a format that can be read."""
 
-    code = "not_an_archive"
 
-
-class ArchiveTooLargeError(ArchiveError):
+class ArchiveTooLargeError(ArchiveError, code="archive_too_large"):
     """The archive has more bytes than the limit allows."""
 
-    code = "archive_too_large"
 
-
-class InvalidRequestError(LookalikeError):
+class InvalidRequestError(LookalikeError, code="invalid_request"):
     """A request that cannot be carried out as it was sent."""
 
-    code = "invalid_request"
 
-
-class MalformedRequestError(InvalidRequestError):
+class MalformedRequestError(InvalidRequestError, code="malformed_request"):
     """The body cannot be taken apart: broken multipart or JSON."""
 
-    code = "malformed_request"
 
-
-class InvalidParameterError(InvalidRequestError):
+class InvalidParameterError(InvalidRequestError, code="invalid_parameter"):
     """A parameter is missing, unknown, or out of its range."""
 
-    code = "invalid_parameter"
 
-
-class InvalidIdError(InvalidRequestError):
+class InvalidIdError(InvalidRequestError, code="invalid_id"):
     """A picture's id has characters or a length that ids do not have."""
 
-    code = "invalid_id"
 
-
-class InvalidCollectionNameError(InvalidRequestError):
+class InvalidCollectionNameError(InvalidRequestError, code="invalid_collection_name"):
     """A collection's name has characters or a length that names do not have."""
 
-    code = "invalid_collection_name"
 
-
-class InvalidMetadataError(InvalidRequestError):
+class InvalidMetadataError(InvalidRequestError, code="invalid_metadata"):
     """Metadata is not a JSON object that can be stored."""
 
-    code = "invalid_metadata"
 
-
-class InvalidFilterError(InvalidRequestError):
+class InvalidFilterError(InvalidRequestError, code="invalid_filter"):
     """A filter is not a JSON object in the filter language."""
 
-    code = "invalid_filter"
 
-
-class MetadataTooLargeError(InvalidRequestError):
+class MetadataTooLargeError(InvalidRequestError, code="metadata_too_large"):
     """A picture's metadata has more bytes than the limit allows."""
 
-    code = "metadata_too_large"
 
-
-class TooManyFilesError(InvalidRequestError):
+class TooManyFilesError(InvalidRequestError, code="too_many_files"):
     """A request carries more files than the limit allows."""
 
-    code = "too_many_files"
 
-
-class RequestTooLargeError(InvalidRequestError):
+class RequestTooLargeError(InvalidRequestError, code="request_too_large"):
     """The whole body has more bytes than the limits allow."""
 
-    code = "request_too_large"
 
-
-class UploadStalledError(InvalidRequestError):
+class UploadStalledError(InvalidRequestError, code="upload_stalled"):
     """The body stopped coming before it was complete."""
 
-    code = "upload_stalled"
 
-
-class NotFoundError(LookalikeError):
+class NotFoundError(LookalikeError, code="not_found"):
     """What was asked for is not here."""
 
-    code = "not_found"
 
-
-class ImageNotFoundError(NotFoundError):
+class ImageNotFoundError(NotFoundError, code="image_not_found"):
     """No picture has this id in this collection."""
 
-    code = "image_not_found"
 
-
-class CollectionNotFoundError(NotFoundError):
+class CollectionNotFoundError(NotFoundError, code="collection_not_found"):
     """No collection has this name."""
 
-    code = "collection_not_found"
 
-
-class EmbeddingSetNotFoundError(NotFoundError):
+class EmbeddingSetNotFoundError(NotFoundError, code="embedding_set_not_found"):
     """The collection has no embedding set under this spec."""
 
-    code = "embedding_set_not_found"
 
-
-class JobNotFoundError(NotFoundError):
+class JobNotFoundError(NotFoundError, code="job_not_found"):
     """No job has this id; those that ended long ago are forgotten."""
 
-    code = "job_not_found"
 
-
-class OriginalNotKeptError(NotFoundError):
+class OriginalNotKeptError(NotFoundError, code="original_not_kept"):
     """The picture is known, but its original file is not in the data folder."""
 
-    code = "original_not_kept"
 
-
-class ConflictError(LookalikeError):
+class ConflictError(LookalikeError, code="conflict"):
     """The request contradicts what is stored."""
 
-    code = "conflict"
 
-
-class ImageExistsError(ConflictError):
+class ImageExistsError(ConflictError, code="image_exists"):
     """The id is taken, and the request asked for an error then."""
 
-    code = "image_exists"
 
-
-class SpecMismatchError(ConflictError):
+class SpecMismatchError(ConflictError, code="passport_mismatch"):
     """A collection's vectors were made by another model than the one asked for."""
 
-    code = "passport_mismatch"
 
-
-class ReembeddingIncompleteError(ConflictError):
+class ReembeddingIncompleteError(ConflictError, code="reembedding_incomplete"):
     """Some pictures have no vector by the new model, so the collection stays on the old one."""
 
-    code = "reembedding_incomplete"
 
-
-class UnauthorizedError(LookalikeError):
+class UnauthorizedError(LookalikeError, code="unauthorized"):
     """No key was sent, or a wrong one."""
 
-    code = "unauthorized"
 
-
-class UnavailableError(LookalikeError):
+class UnavailableError(LookalikeError, code="unavailable"):
     """The service cannot answer now; the same request may succeed later."""
 
-    code = "unavailable"
     retry_after_s: ClassVar[int] = 1
 
 
-class QueueFullError(UnavailableError):
+class QueueFullError(UnavailableError, code="queue_full"):
     """As many pictures wait as the queue holds."""
 
-    code = "queue_full"
 
-
-class NotReadyError(UnavailableError):
+class NotReadyError(UnavailableError, code="not_ready"):
     """The service is starting, shutting down, or its canary failed."""
 
-    code = "not_ready"
     retry_after_s = 5
 
 
-class FilterTooSlowError(UnavailableError):
+class FilterTooSlowError(UnavailableError, code="filter_too_slow"):
     """A filter looked at pictures for longer than it may."""
 
-    code = "filter_too_slow"
     retry_after_s = 60
 
 
-class EmbeddingFailedError(UnavailableError):
+class EmbeddingFailedError(UnavailableError, code="embedding_failed"):
     """The network failed on the batch that held this picture."""
 
-    code = "embedding_failed"
 
-
-class StorageError(LookalikeError):
+class StorageError(LookalikeError, code="storage_error"):
     """The data folder cannot do what was asked."""
 
-    code = "storage_error"
 
-
-class StorageFullError(StorageError):
+class StorageFullError(StorageError, code="storage_full"):
     """There is no room left on the disk of the data folder."""
 
-    code = "storage_full"
 
-
-class DataFolderInUseError(StorageError):
+class DataFolderInUseError(StorageError, code="data_folder_in_use"):
     """Another process owns the data folder."""
 
-    code = "data_folder_in_use"
 
-
-class DataFolderError(StorageError):
+class DataFolderError(StorageError, code="data_folder_unusable"):
     """The data folder cannot be used, or was written by a newer version."""
 
-    code = "data_folder_unusable"
 
-
-class ConfigurationError(LookalikeError):
+class ConfigurationError(LookalikeError, code="invalid_configuration"):
     """A setting that cannot work, or settings that contradict each other."""
 
-    code = "invalid_configuration"
 
-
-class MissingFileError(ConfigurationError, FileNotFoundError):
+class MissingFileError(ConfigurationError, FileNotFoundError, code="file_not_found"):
     """A file or folder that was named is not there."""
 
-    code = "file_not_found"
 
-
-class WeightsError(ConfigurationError):
+class WeightsError(ConfigurationError, code="weights_unusable"):
     """The network's weights cannot be used."""
 
-    code = "weights_unusable"
 
-
-class WeightsNotFoundError(WeightsError):
+class WeightsNotFoundError(WeightsError, code="weights_not_found"):
     """The weights are not on this machine and cannot be downloaded."""
 
-    code = "weights_not_found"
 
-
-class WeightsMismatchError(WeightsError):
+class WeightsMismatchError(WeightsError, code="weights_mismatch"):
     """The weights file lacks layers of the model, or has layers the model lacks."""
 
-    code = "weights_mismatch"
 
-
-class FetchError(LookalikeError):
+class FetchError(LookalikeError, code="fetch_failed"):
     """The picture at an address cannot be reached, or something else is there."""
 
-    code = "fetch_failed"
 
-
-class FetchTimeoutError(FetchError):
+class FetchTimeoutError(FetchError, code="fetch_timeout"):
     """The picture at an address did not come within the time."""
 
-    code = "fetch_timeout"
 
-
-class UrlNotAllowedError(FetchError):
+class UrlNotAllowedError(FetchError, code="url_not_allowed"):
     """An address, or one that it leads to, that is never fetched."""
 
-    code = "url_not_allowed"
 
-
-class ImportsDisabledError(LookalikeError):
+class ImportsDisabledError(LookalikeError, code="imports_disabled"):
     """A server-side folder where none may be read."""
-
-    code = "imports_disabled"
 
     def __init__(self) -> None:
         super().__init__(
@@ -366,16 +277,12 @@ class ImportsDisabledError(LookalikeError):
         )
 
 
-class PathNotAllowedError(LookalikeError):
+class PathNotAllowedError(LookalikeError, code="path_not_allowed"):
     """A path that is not below a folder which may be read."""
 
-    code = "path_not_allowed"
 
-
-class FetchingDisabledError(LookalikeError):
+class FetchingDisabledError(LookalikeError, code="fetching_disabled"):
     """A search by address where fetching from addresses is not turned on."""
-
-    code = "fetching_disabled"
 
     def __init__(self) -> None:
         super().__init__(
@@ -384,14 +291,12 @@ class FetchingDisabledError(LookalikeError):
         )
 
 
-class ServerError(LookalikeError):
+class ServerError(LookalikeError, code="server_error"):
     """A remote service cannot be reached, or refuses what was asked of it.
 
     Attributes:
         passing: Whether the same may succeed soon: it does not answer, or cannot now.
     """
-
-    code = "server_error"
 
     def __init__(self, text: str, *, passing: bool = False) -> None:
         Exception.__init__(self, text)  # subclasses mix this class with errors of other arguments

@@ -506,6 +506,6 @@ def _kind(code: str) -> type[ServerError]:
     kinds = [LookalikeError]
     for kind in kinds:  # grows while it is walked
         if kind.code == code and not issubclass(kind, ServerError) and kind is not LookalikeError:
-            return type(kind.__name__, (ServerError, kind), {"code": code, "__doc__": kind.__doc__})
+            return type(kind.__name__, (ServerError, kind), {"__doc__": kind.__doc__}, code=code)
         kinds += kind.__subclasses__()
     return ServerError
