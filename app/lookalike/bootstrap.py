@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lookalike.config import Settings
+from lookalike.config import Settings, parse_dirs
 from lookalike.cores import available_cores, limit_openmp
 from lookalike.errors import ConfigurationError, InvalidParameterError
 from lookalike.files.data_folder import require_data_folder
@@ -31,7 +31,7 @@ from lookalike.records import Effort
 from lookalike.services.checks import Canary, RecallMeter
 from lookalike.services.collections import CollectionModels, CollectionService
 from lookalike.services.duplicates import DuplicateService
-from lookalike.services.importing import ImportService, parse_dirs
+from lookalike.services.importing import ImportService
 from lookalike.services.indexing import IndexingService, Originals
 from lookalike.services.jobs import REEMBED_KIND, JobService
 from lookalike.services.pictures import PictureService, file_sweeper

@@ -15,11 +15,12 @@ from pydantic import (
     SecretStr,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from lookalike.errors import ConfigurationError, InvalidFilterError, InvalidParameterError
+from lookalike.errors import ConfigurationError, InvalidRequestError
 from lookalike.models.spec import Precision, Runtime
 from lookalike.records import Effort
 from lookalike.store.filters import parse_field_names
@@ -32,11 +33,7 @@ _SIZES = TypeAdapter(ByteSize)
 
 
 def read_size(value: Any) -> int:
-    """Reads a number of bytes, with a unit or without.
-
-    Raises:
-        ValueError: It is none; the text says how to write it.
-    """
+    """Reads a number of bytes, with a unit or without. Raises `ValueError`."""
     try:
         return int(_SIZES.validate_python(value))
     except ValidationError:
@@ -53,158 +50,116 @@ class Settings(BaseSettings):
     """What can be set, from flags, the environment or `.env`, in this order of precedence."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        use_attribute_docstrings=True,
     )
 
-    data_dir: Path = Field(Path("data"), description="Folder that holds everything stored")
-    cache_dir: Path = Field(
-        _CACHE,
-        validate_default=True,
-        description="Folder for vectors and datasets that can be made again; "
-        "$XDG_CACHE_HOME/lookalike if that is set",
-    )
-    host: str = Field("127.0.0.1", description="Address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
+    data_dir: Path = Path("data")
+    """Folder that holds everything stored"""
+    cache_dir: Annotated[Path, Field(validate_default=True)] = _CACHE
+    """Folder for vectors and datasets that can be made again; $XDG_CACHE_HOME/lookalike if that is
+    set"""
+    host: str = "127.0.0.1"
+    """Address to listen on"""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 takes a free one"""
 
-    model: str = Field("resnet50", description="resnet18, 34, 50, 101 or 152")
-    weights: str = Field(
-        "IMAGENET1K_V1",
-        description="A torchvision weights name, a path to a state dict, or random",
-    )
-    pooling: Literal["avg", "flatten"] = Field(
-        "avg", description="avg: one number a channel; flatten: the whole last feature map"
-    )
-    resize: Literal["squash", "crop"] = Field(
-        "squash", description="squash: the whole picture; crop: its center, proportions kept"
-    )
-    head: Path | None = Field(
-        None, description="A trained head: its .safetensors file, or the folder that holds it"
-    )
-    input_size: int | None = Field(
-        None,
-        ge=32,
-        le=1024,
-        description="Side of the network's input in pixels; model's own if unset",
-    )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    runtime: Runtime = Field(
-        "auto", description="auto: openvino where it is installed and no GPU is used; or torch"
-    )
-    precision: Precision = Field(
-        "auto", description="Number format inside the network; int8 after lookalike quantize"
-    )
-    compile: bool = Field(False, description="Whether torch.compile speeds up a CUDA device")
-    threads: int | None = Field(
-        None, ge=1, le=256, description="CPU cores to use; all that the process may use if unset"
-    )
-    max_batch: int = Field(32, ge=1, le=1024, description="Most pictures embedded at once")
-    queue_size: int = Field(
-        128, ge=1, le=4096, description="Most pictures or requests that wait; more get 503"
-    )
+    model: str = "resnet50"
+    """resnet18, 34, 50, 101 or 152"""
+    weights: str = "IMAGENET1K_V1"
+    """A torchvision weights name, a path to a state dict, or random"""
+    pooling: Literal["avg", "flatten"] = "avg"
+    """avg: one number a channel; flatten: the whole last feature map"""
+    resize: Literal["squash", "crop"] = "squash"
+    """squash: the whole picture; crop: its center, proportions kept"""
+    head: Path | None = None
+    """A trained head: its .safetensors file, or the folder that holds it"""
+    input_size: Annotated[int | None, Field(ge=32, le=1024)] = None
+    """Side of the network's input in pixels; model's own if unset"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps"""
+    runtime: Runtime = "auto"
+    """auto: openvino where it is installed and no GPU is used; or torch"""
+    precision: Precision = "auto"
+    """Number format inside the network; int8 after lookalike quantize"""
+    compile: bool = False
+    """Whether torch.compile speeds up a CUDA device"""
+    threads: Annotated[int | None, Field(ge=1, le=256)] = None
+    """CPU cores to use; all that the process may use if unset"""
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Most pictures embedded at once"""
+    queue_size: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Most pictures or requests that wait; more get 503"""
 
-    index: str = Field(
-        "Flat",
-        description="Index type: Flat (exact), auto, or a factory string of FAISS, e.g. HNSW32,SQ8",
-    )
-    index_recall: float = Field(
-        0.99,
-        ge=0.5,
-        le=1,
-        description="Share of the true matches that an approximate index is set to find",
-    )
-    index_memory: Size | None = Field(
-        None,
-        ge=1,
-        description="Memory that auto may take, e.g. 2GB; a quarter of the machine's if unset",
-    )
-    index_parameters: str | None = Field(
-        None,
-        description="How hard searches look, e.g. nprobe=16,k_factor=4; as measured when the index "
-        "was built if unset",
-    )
-    recall_sample: float = Field(
-        0.01,
-        ge=0,
-        le=1,
-        description="Share of searches that are done again exactly, to measure recall; 0: none",
-    )
-    filter_fields: str | None = Field(
-        None,
-        description="Metadata fields, separated by commas, that filters are always fast on; others "
-        "become fast once they were filtered on slowly",
-    )
-    filter_timeout: float = Field(
-        30.0, gt=0, le=3600, description="Seconds that a filter may look at pictures"
-    )
-    originals: Literal["keep", "reference", "none"] = Field(
-        "keep", description="keep: copy files; reference: point at files indexed in place; none"
-    )
+    index: str = "Flat"
+    """Index type: Flat (exact), auto, or a factory string of FAISS, e.g. HNSW32,SQ8"""
+    index_recall: Annotated[float, Field(ge=0.5, le=1)] = 0.99
+    """Share of the true matches that an approximate index is set to find"""
+    index_memory: Annotated[Size | None, Field(ge=1)] = None
+    """Memory that auto may take, e.g. 2GB; a quarter of the machine's if unset"""
+    index_parameters: str | None = None
+    """How hard searches look, e.g. nprobe=16,k_factor=4; as measured when the index was built if
+    unset"""
+    recall_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of searches that are done again exactly, to measure recall; 0: none"""
+    filter_fields: str | None = None
+    """Metadata fields, separated by commas, that filters are always fast on; others become fast
+    once they were filtered on slowly"""
+    filter_timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Seconds that a filter may look at pictures"""
+    originals: Literal["keep", "reference", "none"] = "keep"
+    """keep: copy files; reference: point at files indexed in place; none"""
 
-    admin_key: SecretStr | None = Field(
-        None, description="Key for changes; made and kept in the data folder if unset"
-    )
-    read_key: SecretStr | None = Field(
-        None, description="Key for every call but health; open if unset"
-    )
+    admin_key: SecretStr | None = None
+    """Key for changes; made and kept in the data folder if unset"""
+    read_key: SecretStr | None = None
+    """Key for every call but health; open if unset"""
 
-    max_file_bytes: Size = Field(20_000_000, ge=1_000, description="Most bytes of one picture")
-    max_pixels: int = Field(64_000_000, ge=1_000, description="Most pixels of one picture")
-    max_files: int = Field(64, ge=1, le=1000, description="Most pictures in one POST /index")
-    max_metadata_bytes: Size = Field(
-        16_384, ge=2, le=1_000_000, description="Most bytes of one picture's metadata as JSON"
-    )
-    max_archive_bytes: Size = Field(
-        10_000_000_000, ge=1_000, description="Most bytes of one archive in POST /index/archive"
-    )
-    import_dirs: str | None = Field(
-        None,
-        description="Folders below which POST /index/folder may read, whole paths separated by "
-        "commas or colons; none if unset",
-    )
-    ready_timeout: float = Field(
-        10.0, gt=0, le=300, description="Seconds that the readiness canary may take"
-    )
+    max_file_bytes: Annotated[Size, Field(ge=1_000)] = 20_000_000
+    """Most bytes of one picture"""
+    max_pixels: Annotated[int, Field(ge=1_000)] = 64_000_000
+    """Most pixels of one picture"""
+    max_files: Annotated[int, Field(ge=1, le=1000)] = 64
+    """Most pictures in one POST /index"""
+    max_metadata_bytes: Annotated[Size, Field(ge=2, le=1_000_000)] = 16_384
+    """Most bytes of one picture's metadata as JSON"""
+    max_archive_bytes: Annotated[Size, Field(ge=1_000)] = 10_000_000_000
+    """Most bytes of one archive in POST /index/archive"""
+    import_dirs: str | None = None
+    """Folders below which POST /index/folder may read, whole paths separated by commas or colons;
+    none if unset"""
+    ready_timeout: Annotated[float, Field(gt=0, le=300)] = 10.0
+    """Seconds that the readiness canary may take"""
 
-    fetch_urls: bool = Field(
-        False,
-        description="Whether pictures are fetched from addresses (POST /search/url)",
-    )
-    fetch_timeout: float = Field(
-        10.0, gt=0, le=60, description="Seconds in which a picture must be fetched, redirects too"
-    )
-    fetch_ports: str = Field(
-        "80,443", description="Ports that may be fetched from, separated by commas"
-    )
-    fetch_allow: str | None = Field(
-        None,
-        description="Networks and hosts, separated by commas, to fetch from though not public",
-    )
-    max_fetches: int = Field(
-        8, ge=1, le=16, description="Most addresses fetched at once; more get 503"
-    )
+    fetch_urls: bool = False
+    """Whether pictures are fetched from addresses (POST /search/url)"""
+    fetch_timeout: Annotated[float, Field(gt=0, le=60)] = 10.0
+    """Seconds in which a picture must be fetched, redirects too"""
+    fetch_ports: str = "80,443"
+    """Ports that may be fetched from, separated by commas"""
+    fetch_allow: str | None = None
+    """Networks and hosts, separated by commas, to fetch from though not public"""
+    max_fetches: Annotated[int, Field(ge=1, le=16)] = 8
+    """Most addresses fetched at once; more get 503"""
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe log lines to print"
-    )
-    log_format: Literal["auto", "text", "json"] = Field(
-        "auto", description="auto: text on a terminal, JSON otherwise"
-    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log lines to print"""
+    log_format: Literal["auto", "text", "json"] = "auto"
+    """auto: text on a terminal, JSON otherwise"""
 
-    @field_validator("index_parameters")
+    @field_validator("index_parameters", "filter_fields")
     @classmethod
-    def _check_parameters(cls, value: str | None) -> str | None:
+    def _check_text(cls, value: str | None, info: ValidationInfo) -> str | None:
         try:
-            Effort.parse(value)
-        except InvalidParameterError as exc:
-            raise ValueError(str(exc)) from exc
-        return value
-
-    @field_validator("filter_fields")
-    @classmethod
-    def _check_fields(cls, value: str | None) -> str | None:
-        try:
-            parse_field_names(value)
-        except InvalidFilterError as exc:
+            if info.field_name == "filter_fields":
+                parse_field_names(value)
+            else:
+                Effort.parse(value)
+        except InvalidRequestError as exc:
             raise ValueError(str(exc)) from exc
         return value
 
@@ -218,21 +173,16 @@ class Settings(BaseSettings):
     @field_validator("import_dirs")
     @classmethod
     def _check_dirs(cls, value: str | None) -> str | None:
-        if value is not None:
-            from lookalike.services.importing import parse_dirs  # noqa: PLC0415 - slow to import
-
-            for folder in parse_dirs(value):
-                if not os.path.isabs(os.path.expanduser(folder)):  # noqa: PTH111, PTH117
-                    raise ValueError(f"'{folder}' is not a whole path: write e.g. /mnt/photos")
+        for folder in parse_dirs(value):
+            if not os.path.isabs(os.path.expanduser(folder)):  # noqa: PTH111, PTH117
+                raise ValueError(f"'{folder}' is not a whole path: write e.g. /mnt/photos")
         return value
 
     @field_validator("cache_dir")
     @classmethod
     def _find_cache(cls, value: Path) -> Path:
         base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        if (
-            value == _CACHE and base.is_absolute()
-        ):  # relative ones count as unset, says its standard
+        if value == _CACHE and base.is_absolute():  # its standard: a relative one counts as unset
             return base / "lookalike"
         try:
             return value.expanduser()
@@ -252,11 +202,14 @@ class Settings(BaseSettings):
         return value
 
 
-def load_settings(**given: Any) -> Settings:
-    """Reads the settings; values given here win over the environment and `.env`.
+def parse_dirs(text: str | None) -> list[Path]:
+    """Folders in one text, separated by commas or as in PATH."""
+    parts = (text or "").replace(os.pathsep, ",").split(",")
+    return [Path(part.strip()) for part in parts if part.strip()]
 
-    Args:
-        **given: Settings by name; None means not given.
+
+def load_settings(**given: Any) -> Settings:
+    """Reads the settings; `given`, where not None, wins over the environment and `.env`.
 
     Raises:
         ConfigurationError: There is no such setting, or a value cannot be used; the text names
@@ -280,9 +233,6 @@ def load_settings(**given: Any) -> Settings:
 
 def unknown_variables(environment: Mapping[str, str | None]) -> dict[str, str | None]:
     """LOOKALIKE_ variables that no setting reads, each with the nearest known name, if any."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    unknown = (name for name in environment if name.startswith(PREFIX) and name not in known)
-    return {
-        name: next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)), None)
-        for name in unknown
-    }
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    unknown = [name for name in environment if name.startswith(PREFIX) and name not in known]
+    return {name: next(iter(difflib.get_close_matches(name, known, n=1)), None) for name in unknown}

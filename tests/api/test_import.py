@@ -17,13 +17,13 @@ from fastapi.testclient import TestClient
 
 from lookalike.api import uploads
 from lookalike.api.uploads import Admission
-from lookalike.config import Settings
+from lookalike.config import Settings, parse_dirs
 from lookalike.errors import StorageFullError
 from lookalike.files.disk import LocalFiles
 from lookalike.media import archives
 from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
-from lookalike.services.importing import ImportOptions, parse_dirs
+from lookalike.services.importing import ImportOptions
 from lookalike.store.base import count_of
 from lookalike.store.local.store import LocalStore
 from scripts.samples import write_samples

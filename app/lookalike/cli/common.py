@@ -131,7 +131,7 @@ def _flags(names: tuple[str, ...]) -> list[inspect.Parameter]:
         default = "" if field.default is None or "key" in name else f" \\[{field.default}]"
         option = typer.Option(
             "--" + name.replace("_", "-"),
-            help=f"{field.description}{default}",
+            help=f"{' '.join((field.description or '').split())}{default}",
             show_default=False,
             rich_help_panel=f"Settings (each also as {PREFIX}NAME or in .env)",
         )

@@ -15,7 +15,7 @@ from typing import Any
 from dotenv import dotenv_values
 
 from lookalike.cli.common import settings_flags
-from lookalike.config import Settings, load_settings, unknown_variables
+from lookalike.config import Settings, load_settings, parse_dirs, unknown_variables
 from lookalike.errors import ConfigurationError
 
 
@@ -42,8 +42,6 @@ def warn_unknown_variables(say: Callable[[str], None]) -> None:
 
 def warn_missing_folders(settings: Settings, say: Callable[[str], None]) -> None:
     """Names the folders to import from that are not there; they may be mounted later."""
-    from lookalike.services.importing import parse_dirs  # noqa: PLC0415 - not for --help
-
     for folder in parse_dirs(settings.import_dirs):
         if not folder.expanduser().is_dir():
             say(f"LOOKALIKE_IMPORT_DIRS: {folder} is not there; nothing can be imported from it")

@@ -292,9 +292,3 @@ class ImportService:
 
     def _journal(self, job_id: str) -> Journal:
         return Journal(self._folder / f"{job_id}.journal")
-
-
-def parse_dirs(text: str | None) -> list[Path]:
-    """Folders in one text, separated by commas or as in PATH."""
-    parts = (text or "").replace(os.pathsep, ",").split(",")
-    return [Path(part.strip()) for part in parts if part.strip()]
