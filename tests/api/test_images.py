@@ -29,6 +29,45 @@ def test_the_file_comes_back_to_the_byte(client, index):
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.parametrize(
+    ("asked", "first", "last"),
+    [
+        ("bytes=0-9", 0, 9),
+        ("bytes=5-5", 5, 5),
+        ("bytes=90-", 90, None),
+        ("bytes=-7", -7, None),
+        ("bytes=10-99999999", 10, None),
+    ],
+)
+def test_a_range_of_the_file_comes_alone(client, index, asked, first, last):
+    index(("cat.png", picture()), ids="cat")
+    answer = client.get("/images/cat/file", headers={"Range": asked})
+    wanted = picture()[first:] if last is None else picture()[first : last + 1]
+    assert (answer.status_code, answer.content) == (206, wanted)
+    start = first % len(picture())
+    assert answer.headers["content-range"] == (
+        f"bytes {start}-{start + len(wanted) - 1}/{len(picture())}"
+    )
+
+
+def test_ranges_that_are_unreadable_or_of_another_file_are_ignored(client, index):
+    index(("cat.png", picture()), ids="cat")
+    etag = client.get("/images/cat/file").headers["etag"]
+    for headers in (
+        {"Range": "bytes=9-3"},
+        {"Range": "lines=0-3"},
+        {"Range": "bytes=-"},
+        {"Range": "bytes=0-3", "If-Range": '"other"'},
+    ):
+        answer = client.get("/images/cat/file", headers=headers)
+        assert (answer.status_code, answer.content) == (200, picture())
+    answer = client.get("/images/cat/file", headers={"Range": "bytes=0-3", "If-Range": etag})
+    assert (answer.status_code, answer.content) == (206, picture()[:4])
+    answer = client.get("/images/cat/file", headers={"Range": f"bytes={len(picture())}-"})
+    assert (answer.status_code, answer.content) == (416, b"")
+    assert answer.headers["content-range"] == f"bytes */{len(picture())}"
+
+
 def test_the_thumbnail_is_a_small_jpeg_and_is_made_again_when_it_is_lost(client, index, settings):
     out = io.BytesIO()
     Image.new("RGB", (800, 400), (10, 200, 30)).save(out, "PNG")

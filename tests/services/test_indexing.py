@@ -83,12 +83,18 @@ def test_what_is_there_costs_no_embedding(services, paths, encoder):
     assert encoder.count == before
 
 
+def original(services, image_id):
+    with services.pictures.original("default", image_id)[1] as file:
+        return file.read()
+
+
 def test_a_lost_original_is_kept_again_when_it_is_sent_again(services, paths):
     list(services.indexing.index(sources(paths[:1])))
     record, kept = services.pictures.original("default", paths[0].stem)
-    kept.unlink()
+    with kept:
+        Path(kept.name).unlink()
     list(services.indexing.index(sources(paths[:1])))
-    assert services.pictures.original("default", record.id)[1].read_bytes() == paths[0].read_bytes()
+    assert original(services, record.id) == paths[0].read_bytes()
 
 
 def test_bad_files_among_good_ones(services, paths, tmp_path):
@@ -146,7 +152,7 @@ def test_a_picture_replaced_meanwhile_keeps_its_own_metadata(services, paths, mo
     record = services.store.get("default", "x")
     assert item.status is PutStatus.REPLACED
     assert record.metadata == {"of": 0, "new": True}
-    assert services.pictures.original("default", "x")[1].read_bytes() == paths[0].read_bytes()
+    assert original(services, "x") == paths[0].read_bytes()
 
 
 def test_a_picture_deleted_meanwhile_is_stored_again(services, paths, monkeypatch):
@@ -188,7 +194,8 @@ def test_a_file_changed_in_place_is_no_longer_served(tmp_path, encoder, paths):
     built = build_services(settings, encoders=Encoders(encoder))
     try:
         (item,) = built.indexing.index(sources(paths[:1]))
-        assert built.pictures.original("default", str(item.id))[1] == paths[0].resolve()
+        with built.pictures.original("default", str(item.id))[1] as file:
+            assert file.name == str(paths[0].resolve())
         paths[0].write_bytes(b"\0" * paths[0].stat().st_size)
         with pytest.raises(OriginalNotKeptError):
             built.pictures.original("default", str(item.id))

@@ -55,7 +55,8 @@ def one(services: Services, path: Path, **options: OnConflict) -> IndexItem:
 
 def place(services: Services, item: IndexItem) -> Path:
     assert item.id is not None
-    return services.pictures.original("default", item.id)[1]
+    with services.pictures.original("default", item.id)[1] as file:
+        return Path(file.name)
 
 
 def moved(path: Path) -> Path:

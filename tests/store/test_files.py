@@ -77,19 +77,20 @@ def test_only_digests_name_files(files: LocalFiles, digest: str) -> None:
         lambda: files.put(io.BytesIO(DATA), digest, "image/png"),
         lambda: files.path(digest, "image/png"),
         lambda: files.put_thumbnail(digest, DATA),
-        lambda: files.thumbnail(digest),
+        lambda: files.open_thumbnail(digest),
     ):
         with pytest.raises(ValueError, match="no SHA-256"):
             call()
 
 
 def test_thumbnails(files: LocalFiles, tmp_path: Path) -> None:
-    assert files.thumbnail(DIGEST) is None
+    assert files.open_thumbnail(DIGEST) is None
     files.put_thumbnail(DIGEST, b"small")
     files.put_thumbnail(DIGEST, b"smaller")
-    path = files.thumbnail(DIGEST)
-    assert path is not None
-    assert path.read_bytes() == b"smaller"
+    file = files.open_thumbnail(DIGEST)
+    assert file is not None
+    with file:
+        assert file.read() == b"smaller"
     assert len(everything(tmp_path)) == 1
 
 

@@ -259,7 +259,8 @@ class Client(BaseClient):
         self._pictures.delete(collection, image_id)
 
     def thumbnail(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> bytes:
-        return self._pictures.thumbnail(collection, image_id).read_bytes()
+        with self._pictures.thumbnail(collection, image_id) as file:
+            return file.read()
 
     def _duplicates_page(
         self, collection: str, kind: DuplicateKind, threshold: float | None, cursor: str | None

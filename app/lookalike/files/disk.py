@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -186,14 +186,15 @@ class LocalFiles:
                     incoming.replace(target)
                     sync_folder(target.parent)
 
+    def open(self, record: ImageRecord) -> BinaryIO | None:
+        """Opens a picture's original, in place or kept; None if it is in neither."""
+        kept = self.path(record.sha256, record.media_type)
+        return _open_in_place(record) or (_open(kept) if kept else None)
+
     def path(self, sha256: str, media_type: str) -> Path | None:
         """Where an original lies; None where it is not kept."""
         path = _path_in(self._images, sha256, _extension(media_type))
         return path if path.is_file() else None
-
-    def original(self, record: ImageRecord) -> Path | None:
-        """Where a picture's original lies, in place or kept; None if it is in neither."""
-        return _unchanged(record) or self.path(record.sha256, record.media_type)
 
     def put_thumbnail(self, sha256: str, data: bytes) -> None:
         """Stores a picture's thumbnail, whole or not at all.
@@ -208,10 +209,9 @@ class LocalFiles:
             target.parent.mkdir(parents=True, exist_ok=True)
             incoming.replace(target)
 
-    def thumbnail(self, sha256: str) -> Path | None:
-        """Where a thumbnail lies; None where there is none."""
-        path = _path_in(self._thumbnails, sha256, "jpg")
-        return path if path.is_file() else None
+    def open_thumbnail(self, sha256: str) -> BinaryIO | None:
+        """Opens a thumbnail; None where there is none."""
+        return _open(_path_in(self._thumbnails, sha256, "jpg"))
 
     def sweep(
         self,
@@ -274,18 +274,28 @@ class LocalFiles:
             path.unlink(missing_ok=True)
 
 
-def _unchanged(record: ImageRecord) -> Path | None:
-    """The file that a row refers to in place, if it still has the same bytes."""
+def _open_in_place(record: ImageRecord) -> BinaryIO | None:
+    """Opens the file that a row refers to in place, if it still has the same bytes."""
     if record.source is None:
         return None
     path = Path(record.source)
-    try:
-        if not path.is_file() or path.stat().st_size != record.bytes:
+    with suppress(OSError):  # it cannot be looked at, or went just now
+        if path.is_file() and path.stat().st_size == record.bytes:
+            file = path.open("rb")
+            if sha256_of(file) == record.sha256:
+                file.seek(0)
+                return file
+            file.close()
+    return None
+
+
+def _open(path: Path) -> BinaryIO | None:
+    """Opens a file to read; None where there is none. Raises `StorageError`."""
+    with disk_errors("read a file of the data folder"):
+        try:
+            return path.open("rb")
+        except FileNotFoundError:
             return None
-        with path.open("rb") as file:
-            return path if sha256_of(file) == record.sha256 else None
-    except OSError:  # it cannot be looked at, or went just now
-        return None
 
 
 def _path_in(top: Path, sha256: str, extension: str) -> Path:

@@ -113,11 +113,13 @@ class Vectorizer:
             return below, None
         try:
             with reading("its original"):
-                now, path = self._pictures.original(self.collection, record.id)
-                if now.sha256 != record.sha256:
-                    return None, None  # replaced: it will be met again
-                with path.open("rb") as file:
-                    decoded = self._decoder.decode(file, decode_size=self.live.encoder.decode_size)
+                now, original = self._pictures.original(self.collection, record.id)
+                with original:
+                    if now.sha256 != record.sha256:
+                        return None, None  # replaced: it will be met again
+                    decoded = self._decoder.decode(
+                        original, decode_size=self.live.encoder.decode_size
+                    )
         except ImageNotFoundError:
             return None, None
         prepared = self.live.encoder.prepare(decoded.image)

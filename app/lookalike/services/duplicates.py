@@ -278,7 +278,7 @@ class DuplicateService:
 
     def _open(self, collection: str, image_id: str, sha256: str) -> Image.Image:
         """The whole thumbnail: a decode at reduced size would blur the cells unevenly."""
-        with self._pictures.thumbnail(collection, image_id).open("rb") as file:
+        with self._pictures.thumbnail(collection, image_id) as file:
             image = self._pictures.decode(file, size=THUMBNAIL_SIZE)
         if self._store.get(collection, image_id).sha256 != sha256:
             raise ImageNotFoundError(f"{image_id!r} was replaced meanwhile")

@@ -18,7 +18,6 @@ from lookalike.errors import (
     NotReadyError,
     SpecMismatchError,
 )
-from lookalike.files.disk import LocalFiles
 from lookalike.media.decode import ImageDecoder, make_thumbnail
 from lookalike.media.sources import PictureSource
 from lookalike.models.encoders import ATTEMPTS, Encoders, LiveEncoder
@@ -42,7 +41,7 @@ from lookalike.services.pipeline import (
     grouped,
     reading,
 )
-from lookalike.store.base import Store, decide, spec_of
+from lookalike.store.base import BlobStore, Store, decide, spec_of
 from lookalike.store.filters import check_metadata
 
 ID_LENGTH = 16
@@ -132,7 +131,7 @@ class IndexingService:
         self,
         encoders: Encoders,
         store: Store,
-        files: LocalFiles,
+        files: BlobStore,
         decoder: ImageDecoder,
         *,
         originals: Originals = Originals.KEEP,
@@ -306,7 +305,13 @@ class IndexingService:
         """
         if not self._refers_to(source) or source.lies_at(record.source):
             return None
-        return None if self._files.original(record) else source.resolved_path()
+        return None if self._has_original(record) else source.resolved_path()
+
+    def _has_original(self, record: ImageRecord) -> bool:
+        file = self._files.open(record)
+        if file is not None:
+            file.close()
+        return file is not None
 
     # After the network
 
@@ -363,7 +368,7 @@ class IndexingService:
         outcome = self._store.upsert_known(task.collection, image, on_conflict=task.on_conflict)
         if outcome is not None and outcome.record.sha256 == image.sha256:
             self._keep_original(picture.source, image)
-            if image.source is not None and not self._files.original(outcome.record):
+            if image.source is not None and not self._has_original(outcome.record):
                 self._store.refer(task.collection, image)
         return outcome
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from pathlib import Path
+from io import BytesIO
 from typing import BinaryIO
 
 from PIL import Image
 
 from lookalike.errors import OriginalNotKeptError
-from lookalike.files.disk import LocalFiles
 from lookalike.media.decode import ImageDecoder, make_thumbnail
 from lookalike.progress import Worker
 from lookalike.records import (
@@ -20,7 +19,7 @@ from lookalike.records import (
     check_collection_name,
     check_id,
 )
-from lookalike.store.base import Page, Store, spec_of, unknown_collection
+from lookalike.store.base import BlobStore, Page, Store, spec_of, unknown_collection
 from lookalike.store.filters import Filter, check_metadata
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ class PictureService:
     """Reads, changes and deletes stored pictures; needs no vector."""
 
     def __init__(
-        self, store: Store, files: LocalFiles, decoder: ImageDecoder, *, max_metadata_bytes: int
+        self, store: Store, files: BlobStore, decoder: ImageDecoder, *, max_metadata_bytes: int
     ) -> None:
         self._store = store
         self._files = files
@@ -74,21 +73,21 @@ class PictureService:
         """Removes one picture; its files go with a later sweep. Raises `ImageNotFoundError`."""
         self._store.delete(check_collection_name(collection), check_id(image_id))
 
-    def original(self, collection: str, image_id: str) -> tuple[ImageRecord, Path]:
-        """A picture's row and its file as it was sent.
+    def original(self, collection: str, image_id: str) -> tuple[ImageRecord, BinaryIO]:
+        """A picture's row and its file as it was sent, open.
 
         Raises:
             ImageNotFoundError: No picture has this id.
             OriginalNotKeptError: The row is there, the file is not.
         """
         record = self.get(collection, image_id)
-        path = self._files.original(record)
-        if path is None:
+        file = self._files.open(record)
+        if file is None:
             raise OriginalNotKeptError(
                 f"The original of {image_id!r} is not here: the service runs without originals, "
                 "or the file was moved. Index the picture again to keep it"
             )
-        return record, path
+        return record, file
 
     def open(self, collection: str, image_id: str, *, size: int) -> Image.Image:
         """A picture to look at: upright RGB, neither side reduced below `size` pixels.
@@ -101,35 +100,37 @@ class PictureService:
             OriginalNotKeptError: Neither thumbnail nor original is here.
             InvalidImageError: The file cannot be read any more.
         """
-        path = self.thumbnail(collection, image_id)
         if size > THUMBNAIL_SIZE // 2:
             with contextlib.suppress(OriginalNotKeptError):
-                _, path = self.original(collection, image_id)
-        with path.open("rb") as file:
-            return self.decode(file, size=size)
+                _, original = self.original(collection, image_id)
+                with original:
+                    return self.decode(original, size=size)
+        with self.thumbnail(collection, image_id) as thumbnail:
+            return self.decode(thumbnail, size=size)
 
     def decode(self, file: BinaryIO, *, size: int) -> Image.Image:
         """As `open`, for a picture that is not stored. Raises `InvalidImageError`."""
         return self._decoder.decode(file, decode_size=size).image
 
-    def thumbnail(self, collection: str, image_id: str) -> Path:
-        """A picture's thumbnail; made again from the original if it is missing.
+    def thumbnail(self, collection: str, image_id: str) -> BinaryIO:
+        """A picture's thumbnail, open; made again from the original if it is missing.
 
         Raises:
             ImageNotFoundError: No picture has this id.
             OriginalNotKeptError: Neither thumbnail nor original is here.
         """
         record = self.get(collection, image_id)
-        if (found := self._files.thumbnail(record.sha256)) is not None:
+        if (found := self._files.open_thumbnail(record.sha256)) is not None:
             return found
-        _, path = self.original(collection, image_id)
-        with path.open("rb") as file:
-            decoded = self._decoder.decode(file, decode_size=THUMBNAIL_SIZE)
-        self._files.put_thumbnail(record.sha256, make_thumbnail(decoded.image))
-        return self._files.thumbnail(record.sha256) or path
+        _, original = self.original(collection, image_id)
+        with original:
+            decoded = self._decoder.decode(original, decode_size=THUMBNAIL_SIZE)
+        made = make_thumbnail(decoded.image)
+        self._files.put_thumbnail(record.sha256, made)
+        return BytesIO(made)
 
 
-def file_sweeper(store: Store, files: LocalFiles, *, every_s: float = 3600.0) -> Worker:
+def file_sweeper(store: Store, files: BlobStore, *, every_s: float = 3600.0) -> Worker:
     """A worker that removes files which no row names, now and then every hour."""
 
     def sweep() -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -431,6 +431,51 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Saves what can be saved and lets go of the data folder. May be called twice."""
+
+
+class BlobStore(Protocol):
+    """Originals and thumbnails, by the SHA-256 of the original. Safe to call from many threads."""
+
+    def put(self, source: BinaryIO, sha256: str, media_type: str) -> None:
+        """Stores an original so that it survives a crash; one that is here stays.
+
+        Args:
+            source: Read from its start; must be seekable.
+            sha256: What its bytes must amount to, 64 lower-case hex digits.
+            media_type: E.g. `image/jpeg`.
+
+        Raises:
+            StorageFullError: There is no room; nothing was kept.
+            StorageError: The disk refuses.
+            UnreadableImageError: The source cannot be read, or has another digest.
+        """
+
+    def put_thumbnail(self, sha256: str, data: bytes) -> None:
+        """Stores a picture's thumbnail, whole or not at all. Raises as `put`."""
+
+    def open(self, record: ImageRecord) -> BinaryIO | None:
+        """Opens a picture's original, in place or kept; None if it is in neither."""
+
+    def open_thumbnail(self, sha256: str) -> BinaryIO | None:
+        """Opens a picture's thumbnail; None where there is none."""
+
+    def sweep(
+        self, referenced: Callable[[Iterable[str]], set[str]], *, stop: Callable[[], bool]
+    ) -> int:
+        """Deletes what no row names, unless it is young: its row may be on its way.
+
+        Nothing else deletes, so no request can lose a file that another one needs.
+
+        Args:
+            referenced: Gives those of the digests that some row names.
+            stop: Asked again and again; once it says so, what is left is for the next sweep.
+
+        Returns:
+            How many files were deleted.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
 
 
 def spec_of(store: Store, collection: str) -> ModelSpec | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, BinaryIO
 from urllib.parse import quote
 
-from fastapi import APIRouter, Body, Depends, Query, Response
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from lookalike.api.deps import (
@@ -50,6 +53,47 @@ READ = [Depends(require_read)]
 ADMIN = [Depends(require_admin)]
 RETRY_AFTER_S = 2
 _SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'"}
+_CHUNK = 2**18
+
+
+def file_response(
+    request: Request, file: BinaryIO, *, media_type: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Answers with an open file, whole or the one range asked for (RFC 9110), and closes it.
+
+    A header `Range` that cannot be read, or that asks for several ranges, is ignored.
+    """
+    headers = {**_SAFE, "Accept-Ranges": "bytes", **(headers or {})}
+    size = file.seek(0, os.SEEK_END)
+    first, last, status = 0, size - 1, 200
+    if asked := _asked_range(request, size, headers.get("ETag")):
+        first, last, status = *asked, 206
+        if first > last:
+            file.close()
+            return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
+        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    headers["Content-Length"] = str(last + 1 - first)
+    return StreamingResponse(_chunks(file, first, last), status, headers, media_type)
+
+
+def _asked_range(request: Request, size: int, etag: str | None) -> tuple[int, int] | None:
+    """The first and the last byte that a request asks for; None for the whole file."""
+    found = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("Range", ""))
+    if found is None or not any(found.groups()):
+        return None
+    if "If-Range" in request.headers and request.headers["If-Range"] != etag:
+        return None
+    if not found[1]:  # the last bytes
+        return max(0, size - int(found[2])), size - 1
+    first, last = int(found[1]), int(found[2] or size)
+    return (first, min(last, size - 1)) if first <= last else None
+
+
+def _chunks(file: BinaryIO, first: int, last: int) -> Iterator[bytes]:
+    with file:
+        file.seek(first)
+        while chunk := file.read(min(_CHUNK, last + 1 - file.tell())):
+            yield chunk
 
 
 class MetadataPatch(Schema):
@@ -130,20 +174,24 @@ def delete_image(
     "/{image_id}/file",
     summary="The picture as it was sent",
     operation_id="get_image_file",
-    response_class=FileResponse,
+    response_class=StreamingResponse,
     responses={200: {"content": {"image/*": {}}}, **responses(401, 404, 422)},
     dependencies=READ,
 )
 def get_file(
-    image_id: ImageId, parts: PartsDep, collection: CollectionQuery = DEFAULT_COLLECTION
-) -> FileResponse:
+    request: Request,
+    image_id: ImageId,
+    parts: PartsDep,
+    collection: CollectionQuery = DEFAULT_COLLECTION,
+) -> Response:
     """The very bytes."""
-    record, path = parts.services.pictures.original(collection, image_id)
+    record, file = parts.services.pictures.original(collection, image_id)
     disposition = f"inline; filename*=utf-8''{quote(record.filename, safe='')}"
-    return FileResponse(
-        path,
+    return file_response(
+        request,
+        file,
         media_type=record.media_type,
-        headers={**_SAFE, "ETag": f'"{record.sha256}"', "Content-Disposition": disposition},
+        headers={"ETag": f'"{record.sha256}"', "Content-Disposition": disposition},
     )
 
 
@@ -151,16 +199,19 @@ def get_file(
     "/{image_id}/thumbnail",
     summary="The picture in small",
     operation_id="get_image_thumbnail",
-    response_class=FileResponse,
+    response_class=StreamingResponse,
     responses={200: {"content": {"image/jpeg": {}}}, **responses(401, 404, 413, 415, 422, 507)},
     dependencies=READ,
 )
 def get_thumbnail(
-    image_id: ImageId, parts: PartsDep, collection: CollectionQuery = DEFAULT_COLLECTION
-) -> FileResponse:
+    request: Request,
+    image_id: ImageId,
+    parts: PartsDep,
+    collection: CollectionQuery = DEFAULT_COLLECTION,
+) -> Response:
     """A JPEG of at most 256 pixels a side."""
-    path = parts.services.pictures.thumbnail(collection, image_id)
-    return FileResponse(path, media_type="image/jpeg", headers=_SAFE)
+    file = parts.services.pictures.thumbnail(collection, image_id)
+    return file_response(request, file, media_type="image/jpeg")
 
 
 @_images.get(
