@@ -20,9 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lookalike.errors import ArchiveError, NotAnArchiveError
-from lookalike.media import archive_formats, archives
-from lookalike.media.archive_formats import in_ascii
-from lookalike.media.archives import Archive, ArchiveLimits, Member
+from lookalike.media import archives
+from lookalike.media.archives import Archive, ArchiveLimits, Member, in_ascii
 from lookalike.media.sources import SUFFIXES
 from lookalike.services.import_run import archive_label
 from lookalike.services.jobs import CanceledError
@@ -419,14 +418,14 @@ def test_headers_take_no_memory(tmp_path: Path, kind: bytes, packed: str) -> Non
 
 def test_global_headers_do_not_pile_up(tmp_path: Path) -> None:
     blocks = b""
-    for number in range(archive_formats.MAX_GLOBAL_HEADERS + 2):
+    for number in range(archives.MAX_GLOBAL_HEADERS + 2):
         info = tarfile.TarInfo(f"{number}.jpg")
         blocks += info.create_pax_global_header({f"key{number}": "value"}) + info.tobuf()
     path = tmp_path / "global.tar"
     path.write_bytes(blocks + bytes(1024))
     found, error = until(path)
     assert "global headers" in error
-    assert len(found) == archive_formats.MAX_GLOBAL_HEADERS
+    assert len(found) == archives.MAX_GLOBAL_HEADERS
 
 
 def test_streams_of_xz_and_bzip2_that_follow_each_other(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ memory that its directory or its headers take.
 
 from __future__ import annotations
 
+import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, Self, cast
@@ -24,28 +26,15 @@ from lookalike.errors import (
     UnreadableImageError,
 )
 from lookalike.files.disk import disk_errors
-from lookalike.media.archive_formats import (
-    MAX_HEADER_BYTES,
-    READ_AHEAD,
+from lookalike.media.archive_streams import (
     BoundedFile,
-    EmptyReader,
-    Entry,
     ForwardReader,
-    Reader,
-    TarReader,
-    ZipReader,
-    archive_errors,
-    as_text,
-    in_ascii,
-    is_tar,
-    leads_up,
-    member_errors,
-    name_parts,
     too_many,
     too_much,
     unpacked,
 )
 from lookalike.media.sources import is_picture_name
+from lookalike.progress import TaskEndedError
 
 MAX_MEMBERS = 1_000_000
 """Most members of an archive."""
@@ -53,14 +42,25 @@ MAX_MEMBERS = 1_000_000
 MAX_DIRECTORY_BYTES = 100_000_000
 """Most bytes of a zip file's directory; about 130 for each picture."""
 
+MAX_HEADER_BYTES = 1_000_000
+"""Most bytes of the headers between two members of a tar file."""
+
+MAX_GLOBAL_HEADERS = 100
+"""Most global headers of a tar file."""
+
 SPARE_BYTES = 100_000_000
 """What an archive may unpack to whatever its own size is, in bytes."""
 
 MAX_RATIO = 100
 """How many times its own size an archive may unpack to, beyond `SPARE_BYTES`."""
 
+_READ_AHEAD = 2**18  # bytes of a member that are read at once
 _SPOOLED = 1_000_000
+_MAX_NAME = 255
 _ZIP_START = b"PK\3\4"
+_ENCRYPTED = 1
+_READ_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+"""Python's readers of the others take as much memory as a hostile member asks for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +101,18 @@ class Member:
     error: LookalikeError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A member as its archive names it, not read yet; `refused` says why it never is."""
+
+    name: str
+    size: int
+    refused: str | None
+    open: Callable[[], Any]
+
+
 class Archive:
-    """A zip file, or a tar file that is plain or packed with gzip, bzip2 or xz.
+    """A zip file, or a tar file that is plain or packed with gzip, bzip2 or xz; read once.
 
     A member counts as a picture by its name, as a file in a folder does: by its suffix, and
     unless it or a folder above it is hidden. Archives inside are not opened.
@@ -120,18 +130,18 @@ class Archive:
         self._limits = limits
         self._folder = folder
         self._opened = ExitStack()
-        with self._opened, archive_errors():
+        with self._opened, _errors_as(_broken):
             size = path.stat().st_size
             total = SPARE_BYTES + MAX_RATIO * size
             self._left = total if limits.total_bytes is None else min(total, limits.total_bytes)
             file = self._opened.enter_context(
                 BoundedFile(path, most=MAX_DIRECTORY_BYTES, members=limits.members)
             )
-            self._reader = self._open(file)
+            self._entries = self._open(file)
             self._opened = self._opened.pop_all()
 
     def __enter__(self) -> Self:
-        """Ready to be read, once."""
+        """Ready to be read."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -166,29 +176,50 @@ class Archive:
             if position >= start:
                 yield self._read(position, entry)
 
-    def _open(self, file: BoundedFile) -> Reader:
+    def _open(self, file: BoundedFile) -> Iterator[_Entry | None]:
+        """Every member in order; None for one that is no file."""
         stream = self._opened.enter_context(unpacked(file))
         forward = self._stream = ForwardReader(stream, most=self._left)
         head = forward.peek()
-        if is_tar(head):  # first, since the last member of a tar file may be a zip file
+        if _is_tar(head):  # first, since the last member of a tar file may be a zip file
             forward.allow(MAX_HEADER_BYTES)
             tar = tarfile.open(fileobj=cast("Any", forward), mode="r:")  # noqa: SIM115
-            return TarReader(self._opened.enter_context(tar), forward, most=self._limits.file_bytes)
-        if not head.strip(b"\0") and forward.only_zeros():
-            return EmptyReader()
+            return self._tar_entries(self._opened.enter_context(tar))
+        if not head.strip(b"\0") and forward.only_zeros():  # a tar file without members
+            return iter(())
         if zipfile.is_zipfile(file):
-            return ZipReader(self._opened.enter_context(zipfile.ZipFile(file)))
+            return _zip_entries(self._opened.enter_context(zipfile.ZipFile(file)))
         raise _no_archive(head)
 
-    def _pictures(self, step: Callable[[], None]) -> Iterator[tuple[int, Entry]]:
+    def _tar_entries(self, file: Any) -> Iterator[_Entry | None]:
+        """Reads from the start of a tar file to its end, and to the end of what it is packed in."""
+        while (info := self._next_tar(file)) is not None:
+            refused = _refused_name(info.name)
+            if not info.isreg() or info.issparse():
+                refused = "It is a link, a device or a sparse file, not a plain file"
+            opened = partial(file.extractfile, info)
+            yield None if info.isdir() else _Entry(info.name, info.size, refused, opened)
+        if self._stream.last != bytes(tarfile.BLOCKSIZE):  # that of the end
+            raise ArchiveError("The archive is broken or truncated; send it again")
+        self._stream.finish()
+
+    def _next_tar(self, file: Any) -> tarfile.TarInfo | None:
+        self._stream.allow(MAX_HEADER_BYTES)
+        info: tarfile.TarInfo | None = file.next()
+        file.members.clear()  # else it keeps every one
+        if len(file.pax_headers) > MAX_GLOBAL_HEADERS:
+            raise ArchiveError("The archive has too many global headers")
+        self._stream.allow(self._limits.file_bytes + _READ_AHEAD)
+        return info
+
+    def _pictures(self, step: Callable[[], None]) -> Iterator[tuple[int, _Entry]]:
         self._stream.step = step
-        entries = self._reader.entries()
         position = 0
         while True:
             step()
-            with archive_errors():
+            with _errors_as(_broken):
                 try:
-                    entry = next(entries)
+                    entry = next(self._entries)
                 except StopIteration:
                     return
             if position >= self._limits.members:
@@ -197,8 +228,8 @@ class Archive:
                 yield position, entry
             position += 1
 
-    def _read(self, position: int, entry: Entry) -> Member:
-        parts = name_parts(entry.name)
+    def _read(self, position: int, entry: _Entry) -> Member:
+        parts = _name_parts(entry.name)
         content, size, error = None, 0, None
         try:
             content, size = self._content(entry)
@@ -214,7 +245,7 @@ class Archive:
             error=error,
         )
 
-    def _content(self, entry: Entry) -> tuple[BinaryIO, int]:
+    def _content(self, entry: _Entry) -> tuple[BinaryIO, int]:
         """A member's bytes, read from their start to their end, and how many."""
         limit = self._limits.file_bytes
         if entry.refused is not None:
@@ -225,15 +256,17 @@ class Archive:
             spool = SpooledTemporaryFile(max_size=_SPOOLED, dir=str(self._folder))  # noqa: SIM115
             undo.callback(spool.close)
             size = 0
-            with member_errors():
+            with _errors_as(_broken_member):
                 source = undo.enter_context(entry.open())
             while True:
-                with member_errors():
-                    block = source.read(READ_AHEAD)
+                with _errors_as(_broken_member):
+                    block = source.read(_READ_AHEAD)
                 if not block:
                     break
                 size += len(block)
-                self._spend(len(block))
+                self._left -= len(block)
+                if self._left < 0:
+                    raise too_much()
                 if size > limit:
                     raise _too_large(limit)
                 with disk_errors("unpack a picture"):
@@ -243,15 +276,74 @@ class Archive:
         spool.seek(0)
         return cast("BinaryIO", spool), size
 
-    def _spend(self, count: int) -> None:
-        self._left -= count
-        if self._left < 0:
-            raise too_much()
+
+def _zip_entries(file: zipfile.ZipFile) -> Iterator[_Entry | None]:
+    for info in file.infolist():
+        refused = _refused_name(info.filename)
+        if info.flag_bits & _ENCRYPTED:
+            refused = "It is encrypted; send it unprotected"
+        elif stat.S_ISLNK(info.external_attr >> 16):
+            refused = "It is a link, not a file"
+        elif info.compress_type not in _READ_METHODS:
+            refused = "It is packed by a method that is not read here; use stored or deflated"
+        opened = partial(file.open, info)
+        yield None if info.is_dir() else _Entry(info.filename, info.file_size, refused, opened)
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether a first block is that of a tar file, by its checksum."""
+    try:
+        tarfile.TarInfo.frombuf(bytearray(head), "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+@contextmanager
+def _errors_as(ours: Callable[[str], LookalikeError]) -> Iterator[None]:
+    """Whatever the libraries raise over broken bytes becomes an error of ours."""
+    try:
+        yield
+    except (LookalikeError, TaskEndedError):
+        raise
+    except Exception as exc:
+        raise ours(in_ascii(str(exc) or type(exc).__name__)) from exc
+
+
+def _broken(why: str) -> ArchiveError:
+    return ArchiveError(
+        f"The archive is broken or truncated ({why}); make it anew and send it again"
+    )
+
+
+def _broken_member(why: str) -> UnreadableImageError:
+    return UnreadableImageError(f"It cannot be unpacked ({why})")
+
+
+def in_ascii(text: str) -> str:
+    """The text on one line of printable ASCII, other characters escaped; at most 300 of them."""
+    escaped = text.encode("unicode_escape").decode("ascii").replace("\\\\", "\\")
+    return escaped if len(escaped) <= 300 else f"{escaped[:297]}..."
+
+
+def as_text(name: str) -> str:
+    """A file's name, or a folder's, as it can be stored and shown."""
+    shown = name.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
+    return shown[-_MAX_NAME:]
+
+
+def _name_parts(name: str) -> list[str]:
+    """The parts of a member's name; Windows programs write backslashes into some."""
+    return [part for part in name.replace("\\", "/").split("/") if part not in {"", "."}]
+
+
+def _refused_name(name: str) -> str | None:
+    return "Its name leads out of the archive" if ".." in _name_parts(name) else None
 
 
 def _is_picture(name: str) -> bool:
     """By its name, as `lookalike.media.sources` decides."""
-    return is_picture_name([part for part in name_parts(name) if not leads_up(part)])
+    return is_picture_name([part for part in _name_parts(name) if part != ".."])
 
 
 def _no_archive(head: bytes) -> ArchiveError:

@@ -21,8 +21,7 @@ from lookalike.errors import (
     StorageError,
 )
 from lookalike.files.disk import atomic_write, disk_errors
-from lookalike.media.archive_formats import as_text, in_ascii
-from lookalike.media.archives import Archive, ArchiveLimits
+from lookalike.media.archives import Archive, ArchiveLimits, as_text, in_ascii
 from lookalike.media.sources import Found, PictureSource, walk
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import OnConflict

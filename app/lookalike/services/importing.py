@@ -26,8 +26,7 @@ from lookalike.files.disk import (
     sync_file,
     sync_folder,
 )
-from lookalike.media.archive_formats import as_text, in_ascii
-from lookalike.media.archives import Archive, ArchiveLimits
+from lookalike.media.archives import Archive, ArchiveLimits, as_text, in_ascii
 from lookalike.records import DEFAULT_COLLECTION, Metadata, OnConflict
 from lookalike.services.import_run import (
     ArchiveFeed,

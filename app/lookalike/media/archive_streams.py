@@ -1,4 +1,4 @@
-"""The streams and members of zip and tar files; each stream bounds what is taken into memory."""
+"""The streams that archives are read from; each bounds what is taken into memory."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import bz2
 import gzip
 import io
 import lzma
-import stat
 import tarfile
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Protocol, cast
+from typing import IO, cast
 
-from lookalike.errors import ArchiveError, LookalikeError, NotAnArchiveError, UnreadableImageError
-from lookalike.progress import TaskEndedError
+from lookalike.errors import ArchiveError, NotAnArchiveError
 
 MAX_EMPTY_BYTES = 2**20
 """Most bytes of an empty tar file: the largest block that tar writes at once."""
@@ -24,20 +19,6 @@ MAX_EMPTY_BYTES = 2**20
 _CHUNK = 2**16
 _ZIP_MEMBER = b"PK\1\2"
 _XZ_MEMORY = 100_000_000  # bytes; `xz -9` asks for 66 million
-
-MAX_HEADER_BYTES = 1_000_000
-"""Most bytes of the headers between two members of a tar file."""
-
-READ_AHEAD = 2**18
-"""Bytes that are read of a member at once."""
-
-MAX_GLOBAL_HEADERS = 100
-"""Most global headers of a tar file."""
-
-_MAX_NAME = 255
-_ENCRYPTED = 1
-_READ_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
-"""Python's readers of the others take as much memory as a hostile member asks for."""
 
 
 class BoundedFile(io.BufferedReader):
@@ -64,14 +45,6 @@ class BoundedFile(io.BufferedReader):
         if data.count(_ZIP_MEMBER) > self._members:
             raise too_many(self._members)
         return data
-
-
-class Readable(Protocol):
-    """All that is needed of a stream."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most `size` bytes; none at the end."""
-        ...
 
 
 class ForwardReader:
@@ -166,13 +139,9 @@ class ForwardReader:
 
 
 class XzReader(io.RawIOBase):
-    """Unpacks xz files with bounded memory, which `lzma.LZMAFile` does not.
+    """Unpacks xz files with bounded memory, which `lzma.LZMAFile` does not."""
 
-    Args:
-        file: The packed bytes.
-    """
-
-    def __init__(self, file: Readable) -> None:
+    def __init__(self, file: BoundedFile) -> None:
         self._file = file
         self._decoder = _xz_decoder()
 
@@ -230,165 +199,14 @@ def too_many(members: int) -> ArchiveError:
     return ArchiveError(f"The archive has more than {members:,} members; send it in parts")
 
 
-def is_tar(head: bytes) -> bool:
-    """Whether a first block is that of a tar file, by its checksum."""
-    try:
-        tarfile.TarInfo.frombuf(bytearray(head), "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        return False
-    return True
-
-
 def _xz_decoder() -> lzma.LZMADecompressor:
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
 
 
-def _full(stream: Any, size: int) -> bytes:
+def _full(stream: IO[bytes], size: int) -> bytes:
     """Reads until there are `size` bytes, or no more."""
     parts: list[bytes] = []
-    while size > 0 and (block := cast("BinaryIO", stream).read(size)):
+    while size > 0 and (block := stream.read(size)):
         parts.append(block)
         size -= len(block)
     return b"".join(parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A member as its archive names it, not read yet; `refused` says why it never is."""
-
-    name: str
-    size: int
-    refused: str | None
-    open: Callable[[], BinaryIO]
-
-
-class Reader(Protocol):
-    """One kind of archive."""
-
-    def entries(self) -> Iterator[Entry | None]:
-        """Every member in order; None for one that is no file."""
-        ...
-
-
-class ZipReader:
-    """A zip file: its directory names all members."""
-
-    def __init__(self, file: zipfile.ZipFile) -> None:
-        self._file = file
-
-    def entries(self) -> Iterator[Entry | None]:
-        """See `Reader.entries`."""
-        for info in self._file.infolist():
-            yield None if info.is_dir() else self._entry(info)
-
-    def _entry(self, info: zipfile.ZipInfo) -> Entry:
-        refused = _refused_name(info.filename)
-        if info.flag_bits & _ENCRYPTED:
-            refused = "It is encrypted; send it unprotected"
-        elif stat.S_ISLNK(info.external_attr >> 16):
-            refused = "It is a link, not a file"
-        elif info.compress_type not in _READ_METHODS:
-            refused = "It is packed by a method that is not read here; use stored or deflated"
-
-        def opened() -> BinaryIO:
-            return cast("BinaryIO", self._file.open(info))
-
-        return Entry(info.filename, info.file_size, refused, opened)
-
-
-class EmptyReader:
-    """A tar file without members."""
-
-    def entries(self) -> Iterator[Entry | None]:
-        """See `Reader.entries`."""
-        return iter(())
-
-
-class TarReader:
-    """A tar file: read from its start to its end, and what it is packed in to that one's end."""
-
-    def __init__(self, file: tarfile.TarFile, stream: ForwardReader, *, most: int) -> None:
-        self._file = file
-        self._stream = stream
-        self._most = most
-
-    def entries(self) -> Iterator[Entry | None]:
-        """See `Reader.entries`."""
-        while (info := self._next()) is not None:
-            yield None if info.isdir() else self._entry(info)
-        if self._stream.last != bytes(tarfile.BLOCKSIZE):  # that of the end
-            raise ArchiveError("The archive is broken or truncated; send it again")
-        self._stream.finish()
-
-    def _next(self) -> tarfile.TarInfo | None:
-        self._stream.allow(MAX_HEADER_BYTES)
-        info = self._file.next()
-        cast("Any", self._file).members.clear()  # else it keeps every one
-        if len(self._file.pax_headers) > MAX_GLOBAL_HEADERS:
-            raise ArchiveError("The archive has too many global headers")
-        self._stream.allow(self._most + READ_AHEAD)
-        return info
-
-    def _entry(self, info: tarfile.TarInfo) -> Entry:
-        refused = _refused_name(info.name)
-        if not info.isreg() or info.issparse():
-            refused = "It is a link, a device or a sparse file, not a plain file"
-
-        def opened() -> BinaryIO:
-            return cast("BinaryIO", self._file.extractfile(info))
-
-        return Entry(info.name, info.size, refused, opened)
-
-
-@contextmanager
-def archive_errors() -> Iterator[None]:
-    """Whatever the libraries raise over a broken archive becomes `ArchiveError`."""
-    try:
-        yield
-    except (LookalikeError, TaskEndedError):
-        raise
-    except Exception as exc:
-        raise ArchiveError(
-            f"The archive is broken or truncated ({in_ascii(str(exc) or type(exc).__name__)}); "
-            "make it anew and send it again"
-        ) from exc
-
-
-@contextmanager
-def member_errors() -> Iterator[None]:
-    """Whatever the libraries raise over a broken member becomes `UnreadableImageError`."""
-    try:
-        yield
-    except (LookalikeError, TaskEndedError):
-        raise
-    except Exception as exc:
-        why = in_ascii(str(exc) or type(exc).__name__)
-        raise UnreadableImageError(f"It cannot be unpacked ({why})") from exc
-
-
-def in_ascii(text: str) -> str:
-    """The text on one line of printable ASCII, other characters escaped; at most 300 of them."""
-    escaped = text.encode("unicode_escape").decode("ascii").replace("\\\\", "\\")
-    return escaped if len(escaped) <= 300 else f"{escaped[:297]}..."
-
-
-def as_text(name: str) -> str:
-    """A file's name, or a folder's, as it can be stored and shown."""
-    shown = name.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
-    return shown[-_MAX_NAME:]
-
-
-def name_parts(name: str) -> list[str]:
-    """The parts of a member's name; Windows programs write backslashes into some."""
-    return [part for part in name.replace("\\", "/").split("/") if part not in {"", "."}]
-
-
-def leads_up(part: str) -> bool:
-    """Whether a part of a name stands for the folder above."""
-    return part == ".."
-
-
-def _refused_name(name: str) -> str | None:
-    if any(leads_up(part) for part in name_parts(name)):
-        return "Its name leads out of the archive"
-    return None
