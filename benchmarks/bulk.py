@@ -23,7 +23,7 @@ from lookalike.cores import available_cores
 from lookalike.models.base import Encoder, Features, Vectors, least_decode_size, normalize
 from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
-from lookalike.records import ModelSpec, Preprocess
+from lookalike.records import Preprocess
 from lookalike.services.importing import ImportOptions
 
 COUNT = 320
@@ -37,15 +37,10 @@ GOAL = 200.0  # pictures a second
 class FreeEncoder(ColorEncoder):
     """Prepares pictures as ResNet-50 does; its vectors are 2,048 of their pixels."""
 
-    @property
-    def spec(self) -> ModelSpec:
-        """What made the vectors."""
-        return replace(super().spec, model="free", preprocess=PREPROCESS, dim=DIM)
-
-    @property
-    def decode_size(self) -> int:
-        """As ResNet-50's."""
-        return least_decode_size(PREPROCESS)
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = replace(self.spec, model="free", preprocess=PREPROCESS, dim=DIM)
+        self.decode_size = least_decode_size(PREPROCESS)
 
     def encode(self, batch: Sequence[Features]) -> Vectors:
         """(N, 2048) float32, rows of length 1."""

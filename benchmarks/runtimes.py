@@ -39,7 +39,7 @@ from lookalike.cores import available_cores
 from lookalike.media.sources import walk
 from lookalike.models.base import Encoder
 from lookalike.progress import NO_PROGRESS
-from lookalike.records import DEFAULT_COLLECTION, NewImage
+from lookalike.records import DEFAULT_COLLECTION, NewImage, Preprocess
 
 PARTS = ("bfloat16", "int8", "start")
 BATCH = 16
@@ -152,15 +152,11 @@ def plain_torch(settings: Settings) -> Callable[[list[NDArray[np.uint8]]], Any]:
     """Torchvision's network as it comes: float32, eager, nothing folded."""
     import torch  # noqa: PLC0415 - after faiss, see lookalike.cores
 
-    from lookalike.models.torchvision import ARCHITECTURES  # noqa: PLC0415
     from lookalike.models.torchvision_network import load_backbone  # noqa: PLC0415
 
     network = load_backbone(settings.model, weights=settings.weights).network
-    spec = ARCHITECTURES[settings.model]
-    mean, std = (
-        torch.tensor(three).reshape(1, 3, 1, 1)
-        for three in (spec.preprocess.mean, spec.preprocess.std)
-    )
+    own = Preprocess()
+    mean, std = (torch.tensor(three).reshape(1, 3, 1, 1) for three in (own.mean, own.std))
 
     def extract(batch: list[NDArray[np.uint8]]) -> Any:
         torch.set_num_threads(available_cores())

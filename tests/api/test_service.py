@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,12 +42,10 @@ class Gate(ColorEncoder):
 class Other(ColorEncoder):
     """Another model as far as its spec says."""
 
-    @property
-    def spec(self):
-        from dataclasses import replace
-
-        spec = super().spec
-        return replace(spec, model="other", preprocess=replace(spec.preprocess, version=2))
+    def __init__(self) -> None:
+        super().__init__()
+        preprocess = replace(self.spec.preprocess, version=2)
+        self.spec = replace(self.spec, model="other", preprocess=preprocess)
 
 
 JOB = "0123456789abcdef"

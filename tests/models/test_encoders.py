@@ -19,7 +19,7 @@ from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.models.registry import FAMILIES, find_family
 from lookalike.models.spec import ModelRequest, RunOptions
-from lookalike.models.torchvision import ARCHITECTURES
+from lookalike.models.torchvision import CHANNELS, dim_of
 from tests.models.pictures import draw
 
 COLOR = ColorEncoder()
@@ -120,14 +120,14 @@ def test_encoders_come_and_go():
 
 
 def test_the_registry_names_what_it_knows():
-    assert [(s.name, s.channels) for s in ARCHITECTURES.values()] == [
+    assert list(CHANNELS.items()) == [
         ("resnet18", 512),
         ("resnet34", 512),
         ("resnet50", 2048),
         ("resnet101", 2048),
         ("resnet152", 2048),
     ]
-    assert ARCHITECTURES["resnet50"].dim(pooling="flatten", input_size=224) == 100_352
+    assert dim_of("resnet50", pooling="flatten", input_size=224) == 100_352
     with pytest.raises(ConfigurationError, match=r"Did you mean 'resnet50'.*resnet152"):
         find_family("ResNet-50")
     with pytest.raises(ConfigurationError, match="Known models"):

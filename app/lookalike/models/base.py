@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,7 +25,6 @@ Features = Any
 
 Vectors = NDArray[np.float32]
 """Unit vectors: (N, dim) float32, rows of length 1."""
-
 
 _LARGEST_RESIZE = 16_000_000  # pixels
 _DECODED_SHARE = 0.875
@@ -46,12 +46,10 @@ class Encoder(Protocol):
     @property
     def spec(self) -> ModelSpec:
         """What made the vectors; two encoders with the same digest have one vector space."""
-        ...
 
     @property
     def modalities(self) -> frozenset[Modality]:
         """The kinds of items that `prepare` takes; their vectors can be compared."""
-        ...
 
     @property
     def head(self) -> Head | None:
@@ -60,17 +58,14 @@ class Encoder(Protocol):
         `head.backbone` is the spec of the network alone, and `head.apply` turns vectors of that
         spec into this encoder's.
         """
-        ...
 
     @property
     def provenance(self) -> Mapping[str, str]:
         """Recorded beside the spec: `precision`, `runtime`, `device`, library versions."""
-        ...
 
     @property
     def decode_size(self) -> int:
         """Shorter side, in pixels, below which a decoder must not shrink a picture."""
-        ...
 
     def prepare(self, item: Item) -> Features:
         """Turns one item into what the network takes.
@@ -78,7 +73,6 @@ class Encoder(Protocol):
         Raises:
             ConfigurationError: An item of a kind that is not among `modalities`.
         """
-        ...
 
     def encode(self, batch: Sequence[Features]) -> Vectors:
         """Turns N prepared items into (N, dim) float32 rows of length 1.
@@ -86,31 +80,18 @@ class Encoder(Protocol):
         Raises:
             EmbeddingFailedError: The network fails, or an item is not what `prepare` returns.
         """
-        ...
 
 
 class ImageEncoder:
-    """What encoders of square pictures share; they add `provenance` and `encode`.
-
-    Args:
-        spec: What makes the vectors; its `preprocess` says how pictures are prepared.
-    """
+    """What encoders of square pictures share; they add `encode`."""
 
     modalities = frozenset({Modality.IMAGE})
     head: Head | None = None
 
-    def __init__(self, spec: ModelSpec) -> None:
-        self._spec = spec
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What makes the vectors."""
-        return self._spec
-
-    @property
-    def decode_size(self) -> int:
-        """Shorter side, in pixels, below which a decoder must not shrink a picture."""
-        return least_decode_size(self.spec.preprocess)
+    def __init__(self, spec: ModelSpec, **provenance: str) -> None:
+        self.spec = spec
+        self.provenance = provenance | {"pillow": PIL.__version__}
+        self.decode_size = least_decode_size(spec.preprocess)
 
     def prepare(self, item: Item) -> NDArray[np.uint8]:
         """Resizes an upright RGB picture: (input_size, input_size, 3) uint8."""
@@ -162,14 +143,10 @@ def least_decode_size(preprocess: Preprocess) -> int:
 
 
 def resize_image(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Resizes an RGB picture to a network's input, pixel for pixel as torchvision does.
-
-    Args:
-        image: RGB, upright.
-        preprocess: Says how; `mean` and `std` are left to the network.
+    """Resizes an upright RGB picture, pixel for pixel as torchvision does.
 
     Returns:
-        (input_size, input_size, 3) uint8.
+        (input_size, input_size, 3) uint8; `mean` and `std` are left to the network.
     """
     resize = {"squash": _squash, "crop": _crop, "pad": _pad}[preprocess.resize]
     return np.array(resize(image, preprocess), dtype=np.uint8)

@@ -25,18 +25,12 @@ def build_encoder(request: ModelRequest, run: RunOptions) -> Encoder:
         WeightsError: The weights or the head cannot be used.
         ConfigurationError: A value cannot work.
     """
-    backbone = build_backbone(request, run)
-    if request.head is None:
-        return backbone
-    return HeadedEncoder(backbone, load_head(request.head))
-
-
-def build_backbone(request: ModelRequest, run: RunOptions) -> Encoder:
-    """Builds the network that is asked for, without its head; raises as `build_encoder`."""
     family = find_family(request.model)
     if family.HAS_NETWORK and choose_runtime(request, run) == "openvino":
-        return _openvino_backbone(request, run)
-    return family.load(request, run)
+        backbone = _openvino_backbone(request, run)
+    else:
+        backbone = family.load(request, run)
+    return backbone if request.head is None else HeadedEncoder(backbone, load_head(request.head))
 
 
 def choose_runtime(request: ModelRequest, run: RunOptions) -> Literal["torch", "openvino"]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import PIL
 
 from lookalike.models.base import Encoder, Features, ImageEncoder, Vectors, normalize
 from lookalike.models.spec import PREPROCESSING_VERSION, ModelRequest, RunOptions
@@ -35,32 +34,18 @@ class ColorEncoder(ImageEncoder):
         preprocess = Preprocess(
             input_size=grid * _CELL, resize=resize, version=PREPROCESSING_VERSION
         )
-        super().__init__(
-            ModelSpec(
-                model="color",
-                weights="none",
-                weights_sha256=hashlib.sha256(b"").hexdigest(),
-                preprocess=preprocess,
-                dim=grid * grid * 3,
-            )
+        spec = ModelSpec(
+            model="color",
+            weights="none",
+            weights_sha256=hashlib.sha256(b"").hexdigest(),
+            preprocess=preprocess,
+            dim=grid * grid * 3,
         )
+        super().__init__(
+            spec, precision="float32", runtime="numpy", device="cpu", numpy=np.__version__
+        )
+        self.decode_size = 2 * preprocess.input_size
         self._grid = grid
-
-    @property
-    def provenance(self) -> Mapping[str, str]:
-        """Recorded beside the spec."""
-        return {
-            "precision": "float32",
-            "runtime": "numpy",
-            "device": "cpu",
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-        }
-
-    @property
-    def decode_size(self) -> int:
-        """Shorter side, in pixels, below which a decoder must not shrink a picture."""
-        return 2 * self.spec.preprocess.input_size
 
     def encode(self, batch: Sequence[Features]) -> Vectors:
         """Turns N pictures of (8 grid, 8 grid, 3) uint8 into (N, dim) float32 rows of length 1."""

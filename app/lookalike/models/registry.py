@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from itertools import chain
 from typing import Any, Protocol, cast
 
 from lookalike.errors import ConfigurationError
@@ -30,7 +29,7 @@ class Family(Protocol):
     """The names of its models that need no family before them."""
 
     HAS_NETWORK: bool
-    """Whether it is a `NetworkFamily`: its models can be converted for OpenVINO."""
+    """Whether its models can be converted for OpenVINO; a family without offers `load` alone."""
 
     def load(self, request: ModelRequest, run: RunOptions) -> Encoder:
         """Loads an encoder that does not run on OpenVINO; without the request's head.
@@ -39,11 +38,6 @@ class Family(Protocol):
             WeightsError: The weights cannot be used.
             ConfigurationError: A value cannot work.
         """
-        ...
-
-
-class NetworkFamily(Family, Protocol):
-    """What the module of a family of networks offers beside that."""
 
     def settle(self, request: ModelRequest) -> ModelRequest:
         """Gives what the request leaves open the model's own value.
@@ -51,11 +45,9 @@ class NetworkFamily(Family, Protocol):
         Raises:
             ConfigurationError: A value cannot work.
         """
-        ...
 
     def deciding_versions(self, weights: str) -> Mapping[str, str]:
         """Versions of the libraries that decide what a name of weights stands for."""
-        ...
 
     def export(self, request: ModelRequest) -> tuple[Any, ModelSpec]:
         """The network in plain operators and float32, for conversion, and its spec.
@@ -64,7 +56,6 @@ class NetworkFamily(Family, Protocol):
             A torch module, (N, side, side, 3) uint8 -> (N, dim) float32, not normalized; and the
             spec of the encoder that `load` returns.
         """
-        ...
 
 
 def find_family(model: str) -> Family:
@@ -76,17 +67,15 @@ def find_family(model: str) -> Family:
     prefix, slash, _ = model.partition("/")
     if slash and prefix in FAMILIES:
         return _family(prefix)
-    families = [_family(name) for name in FAMILIES]
-    for family in families:
-        if model in family.MODELS:
-            return family
-    known = list(chain.from_iterable(family.MODELS for family in families))
-    nearest = difflib.get_close_matches(model.lower(), known, n=1)
+    by_name = {name: family for family in map(_family, FAMILIES) for name in family.MODELS}
+    if model in by_name:
+        return by_name[model]
+    nearest = difflib.get_close_matches(model.lower(), by_name, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise ConfigurationError(f"Unknown model {model!r}.{hint} Known models: {', '.join(known)}")
+    raise ConfigurationError(f"Unknown model {model!r}.{hint} Known models: {', '.join(by_name)}")
 
 
-def find_network_family(model: str) -> NetworkFamily:
+def find_network_family(model: str) -> Family:
     """Finds the family of a model that is a network.
 
     Raises:
@@ -95,7 +84,7 @@ def find_network_family(model: str) -> NetworkFamily:
     family = find_family(model)
     if not family.HAS_NETWORK:
         raise ConfigurationError(f"The model {model} has no network; choose another one")
-    return cast("NetworkFamily", family)
+    return family
 
 
 def _family(name: str) -> Family:

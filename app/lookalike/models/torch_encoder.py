@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import PIL
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -19,29 +17,7 @@ from lookalike.models.base import Features, ImageEncoder, Vectors, normalize
 from lookalike.models.spec import RunOptions
 from lookalike.records import ModelSpec
 
-DTYPES: Final = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Where and in which number format a network runs.
-
-    Attributes:
-        device: Torch's device.
-        precision: A key of `DTYPES`.
-    """
-
-    device: torch.device
-    precision: str
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Torch's type for the precision."""
-        return DTYPES[self.precision]
+DTYPES: Final = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
 
 class TorchEncoder(ImageEncoder):
@@ -51,8 +27,9 @@ class TorchEncoder(ImageEncoder):
         network: (N, input_size, input_size, 3) uint8 on the device -> (N, dim) float32, not
             normalized.
         spec: What the network is.
-        placement: Where the network is and in which format.
         run: Gives `threads` and `compiled`.
+        device: Where the network is.
+        precision: In what it computes, a key of `DTYPES`.
         libraries: Versions to record beside torch's and Pillow's.
     """
 
@@ -60,41 +37,31 @@ class TorchEncoder(ImageEncoder):
         self,
         network: nn.Module,
         spec: ModelSpec,
-        *,
-        placement: Placement,
         run: RunOptions,
-        libraries: Mapping[str, str],
+        *,
+        device: torch.device,
+        precision: str,
+        **libraries: str,
     ) -> None:
-        super().__init__(spec)
-        self._threads = run.threads or available_cores()
-        self._device = placement.device
-        self._network: Any = torch.compile(network) if run.compiled else network
-        self._provenance = {
-            "precision": placement.precision,
-            "runtime": "torch.compile" if run.compiled else "torch",
-            "device": str(placement.device),
-            "torch": torch.__version__,
+        super().__init__(
+            spec,
+            precision=precision,
+            runtime="torch.compile" if run.compiled else "torch",
+            device=str(device),
+            torch=torch.__version__,
             **libraries,
-            "pillow": PIL.__version__,
-        }
+        )
+        self._threads = run.threads or available_cores()
+        self._device = device
+        self._network: Any = torch.compile(network) if run.compiled else network
         torch.set_num_threads(self._threads)
         if run.compiled:  # now, rather than in the first request: once for one, once for any number
             side = spec.preprocess.input_size
             for count in (1, 2, 3):
                 self._forward(torch.zeros((count, side, side, 3), dtype=torch.uint8))
 
-    @property
-    def provenance(self) -> Mapping[str, str]:
-        """Recorded beside the spec: `precision`, `runtime`, `device`, library versions."""
-        return self._provenance
-
     def encode(self, batch: Sequence[Features]) -> Vectors:
-        """Turns N pictures of (input_size, input_size, 3) uint8 into (N, dim) unit vectors.
-
-        Raises:
-            EmbeddingFailedError: A batch of another shape, a result without a direction, or a
-                device without memory for even one picture.
-        """
+        """Turns N pictures of (input_size, input_size, 3) uint8 into (N, dim) unit vectors."""
         pixels = torch.from_numpy(self._stack(batch))
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)  # holds for the calling thread only
@@ -123,8 +90,8 @@ class TorchEncoder(ImageEncoder):
         return np.concatenate([self._forward(pixels[:middle]), self._forward(pixels[middle:])])
 
 
-def place(run: RunOptions) -> Placement:
-    """Chooses device and precision.
+def place(run: RunOptions) -> tuple[torch.device, str]:
+    """Chooses the device and the precision, a key of `DTYPES`.
 
     Raises:
         ConfigurationError: They are not available here.
@@ -138,7 +105,7 @@ def place(run: RunOptions) -> Placement:
         raise ConfigurationError(
             f"LOOKALIKE_COMPILE needs a CUDA device, and this runs on {device}: unset it"
         )
-    return Placement(device=device, precision=choose_precision(run.precision, device=device))
+    return device, choose_precision(run.precision, device=device)
 
 
 def choose_device(device: str) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -12,52 +12,31 @@ from lookalike.models.base import Encoder
 from lookalike.models.spec import ModelRequest, RunOptions
 from lookalike.records import ModelSpec, Preprocess
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """What there is to know about a network before it is built.
-
-    Attributes:
-        name: As torchvision names it, e.g. `resnet50`.
-        channels: Channels of the last feature map, the vector's length under `avg` pooling.
-        stride: Input pixels for each position of the last feature map, along one side.
-        preprocess: What happens to a picture before the network, unless said otherwise.
-    """
-
-    name: str
-    channels: int
-    stride: int = 32
-    preprocess: Preprocess = field(default=Preprocess())
-
-    def dim(self, *, pooling: str, input_size: int) -> int:
-        """Numbers in a vector under `pooling` (`avg` or `flatten`), for this input in pixels."""
-        if pooling == "avg":
-            return self.channels
-        positions = -(-input_size // self.stride)
-        return self.channels * positions * positions
-
-
-ARCHITECTURES: Final = {
-    architecture.name: architecture
-    for architecture in (
-        Architecture(name="resnet18", channels=512),
-        Architecture(name="resnet34", channels=512),
-        Architecture(name="resnet50", channels=2048),
-        Architecture(name="resnet101", channels=2048),
-        Architecture(name="resnet152", channels=2048),
-    )
+CHANNELS: Final = {
+    "resnet18": 512,
+    "resnet34": 512,
+    "resnet50": 2048,
+    "resnet101": 2048,
+    "resnet152": 2048,
 }
+"""Torchvision's name of a network -> channels of its last feature map."""
 
-MODELS: Final = tuple(ARCHITECTURES)
+MODELS: Final = tuple(CHANNELS)
 HAS_NETWORK: Final = True
 
+_STRIDE = 32  # input pixels for each position of the last feature map, along one side
 _DECIDING = {"random": ("torch", "torchvision"), "DEFAULT": ("torchvision",)}
 
 
+def dim_of(model: str, *, pooling: str, input_size: int) -> int:
+    """Numbers in a vector under `pooling` (`avg` or `flatten`), for this input in pixels."""
+    positions = 1 if pooling == "avg" else -(-input_size // _STRIDE)
+    return CHANNELS[model] * positions * positions
+
+
 def settle(request: ModelRequest) -> ModelRequest:
-    """Fills in the model's own input size; see `registry.NetworkFamily`."""
-    own = ARCHITECTURES[request.model].preprocess
-    return replace(request, input_size=request.preprocess(own).input_size)
+    """Fills in the model's own input size; see `registry.Family`."""
+    return replace(request, input_size=request.preprocess(Preprocess()).input_size)
 
 
 def deciding_versions(weights: str) -> Mapping[str, str]:
@@ -74,22 +53,22 @@ def load(request: ModelRequest, run: RunOptions) -> Encoder:
         )
     from lookalike.models import torch_encoder, torchvision_network  # noqa: PLC0415 - import torch
 
-    settle(request)
-    placement = torch_encoder.place(run)
+    device, precision = torch_encoder.place(run)
     network, spec = torchvision_network.build(
-        request, dtype=placement.dtype, device=placement.device
+        request, dtype=torch_encoder.DTYPES[precision], device=device
     )
     return torch_encoder.TorchEncoder(
         network,
         spec,
-        placement=placement,
-        run=run,
-        libraries=torchvision_network.LIBRARIES,
+        run,
+        device=device,
+        precision=precision,
+        torchvision=torchvision_network.VERSION,
     )
 
 
 def export(request: ModelRequest) -> tuple[Any, ModelSpec]:
-    """Loads a network for conversion; see `registry.NetworkFamily`."""
+    """Loads a network for conversion; see `registry.Family`."""
     from lookalike.models import torchvision_network  # noqa: PLC0415 - imports torch
 
     return torchvision_network.build(request)

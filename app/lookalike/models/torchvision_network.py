@@ -28,10 +28,10 @@ from lookalike.errors import WeightsError, WeightsMismatchError, WeightsNotFound
 from lookalike.files.artifacts import sha256_of
 from lookalike.files.disk import atomic_write
 from lookalike.models.spec import ModelRequest
-from lookalike.models.torchvision import ARCHITECTURES
+from lookalike.models.torchvision import dim_of
 from lookalike.records import ModelSpec, Preprocess
 
-LIBRARIES: Final = {"torchvision": torchvision.__version__}
+VERSION: Final = str(torchvision.__version__)
 RANDOM = "random"
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 _TIMEOUT_S = 10.0
@@ -58,8 +58,7 @@ def build(
         WeightsError: The weights cannot be used.
         ConfigurationError: A value cannot work.
     """
-    architecture = ARCHITECTURES[request.model]
-    preprocess = request.preprocess(architecture.preprocess)
+    preprocess = request.preprocess(Preprocess())
     backbone = load_backbone(request.model, weights=request.weights)
     network = Network(
         backbone.network,
@@ -75,7 +74,7 @@ def build(
         weights_sha256=backbone.sha256,
         pooling=request.pooling,
         preprocess=preprocess,
-        dim=architecture.dim(pooling=request.pooling, input_size=preprocess.input_size),
+        dim=dim_of(request.model, pooling=request.pooling, input_size=preprocess.input_size),
     )
     return network, spec
 

@@ -133,8 +133,7 @@ def keep_quantized(folder: Path, made: Quantized) -> Path:
         StorageError: It cannot be written.
     """
     notes = {"calibrated": made.calibrated, **asdict(made.agreement)}
-    kept = save_network(folder, made.origin, made.spec, made.network, notes=notes)
-    if kept is None:
+    if not save_network(folder, made.origin, made.spec, made.network, notes=notes):
         raise StorageError("The int8 network cannot be written; make room in the data folder")
     return folder / made.spec.digest
 

@@ -21,7 +21,7 @@ from lookalike.files.disk import disk_errors
 from lookalike.models.base import Encoder, least_decode_size, resize_image
 from lookalike.models.head import Head, HeadSpec
 from lookalike.models.torch_encoder import choose_device
-from lookalike.models.torchvision import ARCHITECTURES
+from lookalike.models.torchvision import MODELS
 from lookalike.models.torchvision_network import load_backbone, state_sha256
 from lookalike.records import ModelSpec, Preprocess
 from lookalike.services.pipeline import Pipeline
@@ -283,9 +283,9 @@ def _build_network(task: Task, *, weights: str, full: FullOptions) -> FullNetwor
 
 
 def _require_trainable(spec: ModelSpec) -> None:
-    if spec.model not in ARCHITECTURES or spec.pooling != "avg":
+    if spec.model not in MODELS or spec.pooling != "avg":
         raise ConfigurationError(
-            f"The whole network can be trained for {', '.join(ARCHITECTURES)} with avg pooling, "
+            f"The whole network can be trained for {', '.join(MODELS)} with avg pooling, "
             f"not for {spec.model} with {spec.pooling}. Choose another --model, or leave --full out"
         )
 

@@ -12,9 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lookalike import errors
 from lookalike.errors import LookalikeError, WeightsError
@@ -71,21 +72,11 @@ def origin_of(request: ModelRequest) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptNetwork:
-    """A converted network in a data folder.
-
-    Attributes:
-        xml: OpenVINO's file; the .bin lies beside it.
-        spec: What the network is.
-        openvino: The version of OpenVINO that made it.
-        notes: What else is known of how it was made, for people.
-    """
+class KeptNetwork(NamedTuple):
+    """A converted network in a data folder: OpenVINO's .xml, the .bin beside it, and its spec."""
 
     xml: Path
     spec: ModelSpec
-    openvino: str
-    notes: Mapping[str, Any]
 
 
 def find_network(
@@ -101,28 +92,14 @@ def find_network(
     Returns:
         None if there is none; the log says so if there is one that is damaged.
     """
-
-    def fits(facts: Mapping[str, Any]) -> bool:
-        if facts["origin"] != origin:
-            return False
-        if openvino not in {None, facts["openvino"]}:
-            log.info("a converted network was made by OpenVINO %s", facts["openvino"])
-            return False
-        return True
-
     manifests = sorted(folder.glob(f"*/{MANIFEST}"), key=_changed, reverse=True)
-    found = (_read(manifest.parent, fits) for manifest in manifests)
+    found = (_read(manifest.parent, origin, openvino) for manifest in manifests)
     return next((kept for kept in found if kept is not None), None)
 
 
 def open_network(folder: Path, digest: str) -> KeptNetwork | None:
-    """The int8 network whose spec has this digest; None if it is not there, or damaged.
-
-    Args:
-        folder: `models` of a data folder; need not exist.
-        digest: Of the spec: 16 hex digits.
-    """
-    kept = _read(folder / Path(digest).name, lambda _: True)
+    """The int8 network whose spec has this digest; None if it is not in `folder`, or damaged."""
+    kept = _read(folder / Path(digest).name)
     return kept if kept is not None and kept.spec.int8 else None
 
 
@@ -143,22 +120,21 @@ def keep_network(
         spec: What it is; names the folder.
         openvino: The version that made it.
         save: Writes an .xml at the path that it is given, and a .bin beside it.
-        notes: JSON to keep with it.
+        notes: JSON to keep with it, for people.
 
     Raises:
         OSError: It cannot be written.
     """
-    facts = {
-        "origin": dict(origin),
-        "spec": spec.to_dict(),
-        "openvino": openvino,
-        "notes": dict(notes or {}),
-    }
     artifact = save_artifact(
         folder / spec.digest,
         kind=KIND,
         version=VERSION,
-        facts=facts,
+        facts={
+            "origin": dict(origin),
+            "spec": spec.to_dict(),
+            "openvino": openvino,
+            "notes": dict(notes or {}),
+        },
         write=lambda content: save(content / _NAME),
     )
     return _kept(artifact)
@@ -171,31 +147,20 @@ def save_network(
     network: Any,
     *,
     notes: Mapping[str, Any] | None = None,
-) -> Path | None:
-    """Keeps OpenVINO's model in the data folder; None, and a line in the log, if that fails."""
-    openvino = runtime.import_openvino()
+) -> bool:
+    """Keeps OpenVINO's model in the data folder; False, and a line in the log, if that fails."""
+    save = partial(runtime.import_openvino().save_model, network, compress_to_fp16=False)
+    version = runtime.installed_version()
     try:
-        kept = keep_network(
-            folder,
-            origin,
-            spec,
-            openvino=runtime.installed_version(),
-            save=lambda path: openvino.save_model(network, path, compress_to_fp16=False),
-            notes=notes,
-        )
+        keep_network(folder, origin, spec, openvino=version, save=save, notes=notes)
     except (OSError, RuntimeError) as exc:
         log.warning("the converted network cannot be kept and will be made again: %s", exc)
-        return None
-    return kept.xml
+        return False
+    return True
 
 
 def float_network(request: ModelRequest, folder: Path, *, keep: bool) -> tuple[Any, ModelSpec]:
-    """A request's network for OpenVINO: the kept one, or converted now.
-
-    Args:
-        request: What was asked for.
-        folder: `models` of a data folder; need not exist.
-        keep: Whether one that is converted is kept there.
+    """A request's network for OpenVINO: the kept one, or converted now and kept if `keep` says so.
 
     Returns:
         The path of its .xml file or, if it is not kept, the network; and its spec.
@@ -208,7 +173,7 @@ def float_network(request: ModelRequest, folder: Path, *, keep: bool) -> tuple[A
     if kept is None and keep and "torch" not in sys.modules:
         _convert_apart(request, folder)
         kept = _kept_float(request, folder)
-    return _convert_here(request, folder, keep=keep) if kept is None else (kept.xml, kept.spec)
+    return kept or _convert_here(request, folder, keep=keep)
 
 
 def _kept_float(request: ModelRequest, folder: Path) -> KeptNetwork | None:
@@ -263,10 +228,8 @@ def _convert_apart(request: ModelRequest, folder: Path) -> None:
 def main(given: str) -> None:
     """Converts and keeps a network, in the process that `float_network` starts.
 
-    Prints an error of ours, its name and its text as JSON, for the other process to raise.
-
-    Args:
-        given: A JSON object: `request` and `folder`.
+    Takes a JSON object of `request` and `folder`. Prints the name and the text of an error of ours
+    as JSON, for the other process to raise.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     document = json.loads(given)
@@ -279,11 +242,16 @@ def main(given: str) -> None:
         raise SystemExit(_REFUSED) from exc
 
 
-def _read(home: Path, fits: Callable[[Mapping[str, Any]], bool]) -> KeptNetwork | None:
-    """What a folder holds; None if it does not fit or is damaged, and then the log says so."""
+def _read(
+    home: Path, origin: Mapping[str, Any] | None = None, openvino: str | None = None
+) -> KeptNetwork | None:
+    """What a folder holds; None if it was made otherwise, or is damaged, which the log says."""
     try:
         artifact = read_artifact(home, kind=KIND, version=VERSION, verify=False)
-        if artifact is None or not fits(artifact.facts):
+        if artifact is None or origin not in (None, artifact.facts["origin"]):
+            return None
+        if openvino not in (None, made_by := artifact.facts["openvino"]):
+            log.info("a converted network was made by OpenVINO %s", made_by)
             return None
         for name in artifact.digests:
             artifact.verify(name)
@@ -299,26 +267,18 @@ def _kept(artifact: Artifact) -> KeptNetwork:
     if spec.digest != artifact.folder.name:
         raise BrokenArtifactError(f"it belongs to the spec {spec.digest}")
     artifact.path(Path(_NAME).with_suffix(".bin").name)
-    return KeptNetwork(
-        xml=artifact.path(_NAME),
-        spec=spec,
-        openvino=str(artifact.facts["openvino"]),
-        notes=dict(artifact.facts["notes"]),
-    )
+    return KeptNetwork(artifact.path(_NAME), spec)
 
 
 def _weights_file(weights: str) -> Path | None:
-    if weights == "random":
-        return None
-    try:
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # no path at all
         path = Path(weights).expanduser()
-        return path if path.is_file() else None
-    except (OSError, RuntimeError, ValueError):  # no path at all
-        return None
+        if weights != "random" and path.is_file():
+            return path
+    return None
 
 
 def _changed(path: Path) -> float:
-    try:
+    with contextlib.suppress(OSError):  # removed meanwhile
         return path.stat().st_mtime
-    except OSError:  # removed meanwhile
-        return 0.0
+    return 0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,8 +26,7 @@ class Agreement:
 
     Attributes:
         pictures: How many were compared.
-        cosine_min: Least cosine of a picture's two vectors.
-        cosine_mean: Mean cosine of a picture's two vectors.
+        cosine_min: Least cosine of a picture's two vectors; `cosine_mean` is the mean.
         overlap: Mean share of a picture's ten nearest among the others that stay, 0 to 1.
     """
 
@@ -55,9 +53,6 @@ def quantize(
         calibration: (N, side, side, 3) uint8, pictures like those to come.
         progress: Told how many pictures were seen.
 
-    Returns:
-        OpenVINO's model, with the same input and output.
-
     Raises:
         ConfigurationError: NNCF is not installed.
     """
@@ -74,31 +69,19 @@ def quantize(
         ) from exc
     logging.getLogger("nncf").setLevel(logging.ERROR)  # its own way sets handlers of others, too
 
+    def picture(number: int) -> NDArray[np.uint8]:
+        progress.report(number + 1, len(calibration))
+        return calibration[number : number + 1]
+
     with redirect_stdout(io.StringIO()):  # its own bars
         return nncf.quantize(
             network,
-            nncf.Dataset(_Calibration(calibration, progress)),
+            nncf.Dataset(range(len(calibration)), picture),
             subset_size=len(calibration),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
             ),
         )
-
-
-class _Calibration:
-    """Pictures one at a time, as often as NNCF asks."""
-
-    def __init__(self, pictures: NDArray[np.uint8], progress: Progress) -> None:
-        self._pictures = pictures
-        self._progress = progress
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        for number in range(len(self)):
-            self._progress.report(number + 1, len(self))
-            yield self._pictures[number : number + 1]
 
 
 def agreement(before: Vectors, after: Vectors) -> Agreement:

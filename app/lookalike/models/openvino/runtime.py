@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 
 from lookalike.cores import available_cores
@@ -155,18 +154,15 @@ def _unusable(exc: RuntimeError) -> ConfigurationError:
 
 
 def convert(network: Any, *, input_size: int) -> Any:
-    """Converts a torch network of plain operators.
+    """Converts a torch network of plain operators to OpenVINO's model, for batches of any length.
 
     Args:
-        network: A torch module, (N, side, side, 3) uint8 -> (N, dim) float32.
+        network: A torch module, (N, input_size, input_size, 3) uint8 -> (N, dim) float32.
         input_size: Side of its input, in pixels.
-
-    Returns:
-        OpenVINO's model, for batches of any length; its weights are float32.
     """
     openvino = import_openvino()
     sample = np.zeros((1, input_size, input_size, 3), dtype=np.uint8)
-    shape = openvino.PartialShape([-1, input_size, input_size, 3])
+    shape = openvino.PartialShape([-1, *sample.shape[1:]])
     with warnings.catch_warnings():  # OpenVINO uses what this torch calls deprecated
         for category in (FutureWarning, DeprecationWarning):
             warnings.filterwarnings("ignore", message=r"(?s).*torch\.jit\.", category=category)
@@ -202,46 +198,27 @@ class OpenVinoEncoder(ImageEncoder):
         precision: str = "auto",
         threads: int | None = None,
     ) -> None:
-        super().__init__(spec)
-        self._floats = choose_float(precision)
-        self._version = installed_version()
+        floats = choose_float(precision)
         model = read_network(network) if isinstance(network, Path) else network
+        threads = threads or available_cores()
         compiled, parallel = (
-            compile_network(
-                model,
-                precision=self._floats,
-                threads=threads or available_cores(),
-                side_by_side=side_by_side,
-            )
+            compile_network(model, precision=floats, threads=threads, side_by_side=side_by_side)
             for side_by_side in (False, True)
         )
-        self._hint = precision_of(compiled)
+        super().__init__(
+            spec,
+            precision="int8" if spec.int8 else floats,
+            openvino_precision=precision_of(compiled),
+            runtime="openvino",
+            device="cpu",
+            openvino=installed_version(),
+        )
         self._whole = compiled.create_infer_request()
         streams = parallel.get_property("NUM_STREAMS")
         self._parts = [parallel.create_infer_request() for _ in range(streams)]
 
-    @property
-    def provenance(self) -> Mapping[str, str]:
-        """Recorded beside the spec: `precision`, `runtime`, `device`, library versions.
-
-        `openvino_precision` is what OpenVINO says that it computes floats in.
-        """
-        return {
-            "precision": "int8" if self.spec.int8 else self._floats,
-            "openvino_precision": self._hint,
-            "runtime": "openvino",
-            "device": "cpu",
-            "openvino": self._version,
-            "pillow": PIL.__version__,
-        }
-
     def encode(self, batch: Sequence[Features]) -> Vectors:
-        """Turns N pictures of (input_size, input_size, 3) uint8 into (N, dim) unit vectors.
-
-        Raises:
-            EmbeddingFailedError: A batch of another shape, a result without a direction, or
-                OpenVINO failed, for want of memory for example.
-        """
+        """Turns N pictures of (input_size, input_size, 3) uint8 into (N, dim) unit vectors."""
         pixels = self._stack(batch)
         if len(pixels) == 0:
             return np.empty((0, self.spec.dim), dtype=np.float32)
