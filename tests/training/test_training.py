@@ -90,7 +90,7 @@ def test_the_two_parts_are_measured_as_they_are(data, trained):
 
 def test_the_head_is_the_best_epoch_and_says_what_it_is(data, trained):
     head = trained.head
-    assert (head.spec.dim_in, head.dim, head.backbone) == (48, 32, data.spec)
+    assert (head.spec.dim_in, head.spec.dim_out, head.backbone) == (48, 32, data.spec)
     assert head.trained["options"]["seed"] == 0
     assert head.trained["epoch"] == trained.best_epoch
     watched = head.apply(data.vectors[trained.split.validation])

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from lookalike.errors import (
     WeightsNotFoundError,
 )
 from lookalike.files.disk import atomic_write
-from lookalike.models.base import Encoder, Features, Item, Modality, Vectors, normalize
+from lookalike.models.base import Encoder, Features, Vectors, normalize
 from lookalike.records import ModelSpec
 
 FORMAT: Final = 1
@@ -68,7 +69,7 @@ class HeadSpec:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's name and shape, as in `Sequential(Linear, ReLU, BatchNorm1d, ...)`."""
         shapes: dict[str, tuple[int, ...]] = {}
-        for layer, (before, after) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+        for layer, (before, after) in enumerate(pairwise(self.widths)):
             linear, norm = 3 * layer, 3 * layer + 2
             shapes |= {f"{linear}.weight": (after, before), f"{linear}.bias": (after,)}
             names = ("weight", "bias", "running_mean", "running_var")
@@ -115,19 +116,23 @@ class Head:
         self.digest: Final = _digest(self.tensors)
         self._layers = [_layer(self.tensors, number) for number in range(len(spec.widths) - 1)]
 
-    @property
-    def dim(self) -> int:
-        """Numbers in its vectors."""
-        return self.spec.dim_out
-
     def spec_over(self, backbone: ModelSpec) -> ModelSpec:
         """The spec of this head's vectors, above what made the vectors that it takes.
 
         Raises:
-            WeightsMismatchError: See `check_backbone`.
+            WeightsMismatchError: It was trained on others; the text names what differs.
         """
-        self.check_backbone(backbone)
-        return replace(backbone, head=self.digest, dim=self.dim)
+        apart = self.backbone.differences(backbone)
+        if not apart:
+            return replace(backbone, head=self.digest, dim=self.spec.dim_out)
+        named = "; ".join(
+            f"{name} is {own} in the head's and {theirs} here"
+            for name, (own, theirs) in apart.items()
+        )
+        raise WeightsMismatchError(
+            f"The head was trained on the vectors of another network: {named}. Set what the head "
+            "was trained with, choose the head of this network, or train one with lookalike train"
+        )
 
     def apply(self, vectors: NDArray[np.float32]) -> Vectors:
         """Turns (N, dim_in) float32 rows of length 1 into (N, dim_out) float32 rows of length 1.
@@ -146,25 +151,7 @@ class Head:
         blocks = [
             self._forward(vectors[start : start + _ROWS]) for start in range(0, len(vectors), _ROWS)
         ]
-        return np.concatenate(blocks) if blocks else np.empty((0, self.dim), dtype=np.float32)
-
-    def check_backbone(self, spec: ModelSpec) -> None:
-        """Checks that vectors were made by what this head was trained on.
-
-        Raises:
-            WeightsMismatchError: They were not; the text names what differs.
-        """
-        apart = self.backbone.differences(spec)
-        if not apart:
-            return
-        named = "; ".join(
-            f"{name} is {own} in the head's and {theirs} here"
-            for name, (own, theirs) in apart.items()
-        )
-        raise WeightsMismatchError(
-            f"The head was trained on the vectors of another network: {named}. Set what the head "
-            "was trained with, choose the head of this network, or train one with lookalike train"
-        )
+        return np.concatenate([np.empty((0, self.spec.dim_out), np.float32), *blocks])
 
     def _forward(self, rows: NDArray[np.float32]) -> Vectors:
         x = rows.astype(np.float64)
@@ -180,55 +167,22 @@ class HeadedEncoder:
 
     So vectors that are stored without the head can be converted without their pictures.
 
-    Args:
-        encoder: Makes the vectors that the head takes.
-        head: Trained on vectors of this encoder.
-
     Raises:
         WeightsMismatchError: The head was trained on the vectors of another network.
     """
 
     def __init__(self, encoder: Encoder, head: Head) -> None:
-        self._encoder = encoder
-        self._head = head
-        self._spec = head.spec_over(encoder.spec)
-
-    @property
-    def head(self) -> Head:
-        """The head."""
-        return self._head
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What made the vectors: the encoder's, with the head's digest and its `dim`."""
-        return self._spec
-
-    @property
-    def provenance(self) -> Mapping[str, str]:
-        """Recorded beside the spec: the encoder's."""
-        return self._encoder.provenance
-
-    @property
-    def modalities(self) -> frozenset[Modality]:
-        """The encoder's."""
-        return self._encoder.modalities
-
-    @property
-    def decode_size(self) -> int:
-        """Shorter side, in pixels, below which a decoder must not shrink a picture."""
-        return self._encoder.decode_size
-
-    def prepare(self, item: Item) -> Features:
-        """Prepares an item as the encoder does."""
-        return self._encoder.prepare(item)
+        self.head = head
+        self.spec = head.spec_over(encoder.spec)
+        self.provenance = encoder.provenance
+        self.modalities = encoder.modalities
+        self.decode_size = encoder.decode_size
+        self.prepare = encoder.prepare
+        self._encode = encoder.encode
 
     def encode(self, batch: Sequence[Features]) -> Vectors:
-        """Turns N prepared items into (N, dim) float32 rows of length 1.
-
-        Raises:
-            EmbeddingFailedError: As the encoder's; or the head's result has no direction.
-        """
-        return self._head.apply(self._encoder.encode(batch))
+        """Turns N prepared items into (N, dim) float32 rows of length 1."""
+        return self.head.apply(self._encode(batch))
 
 
 def load_head(path: str | os.PathLike[str]) -> Head:
@@ -243,28 +197,24 @@ def load_head(path: str | os.PathLike[str]) -> Head:
             that the JSON describes.
         WeightsError: A file is damaged, or of a version that is not known.
     """
-    file = _tensor_file(Path(path).expanduser())
-    described = _read_description(_description_file(file))
-    head = Head(
-        described.spec,
-        _read_tensors(file),
-        backbone=described.backbone,
-        trained=described.trained,
-    )
-    if head.digest != described.sha256:
+    file = _tensor_file(path)
+    described = file.with_suffix(".json")
+    spec, backbone, sha256, trained = _read_description(described)
+    head = Head(spec, _read_tensors(file), backbone=backbone, trained=trained)
+    if head.digest != sha256:
         raise WeightsMismatchError(
-            f"{file} and {_description_file(file).name} are not of the same head (sha256 "
-            f"{head.digest[:12]} and {described.sha256[:12]}): copy both files again"
+            f"{file} and {described.name} are not of the same head (sha256 {head.digest[:12]} and "
+            f"{sha256[:12]}): copy both files again"
         )
     return head
 
 
 def save_head(head: Head, path: str | os.PathLike[str]) -> Path:
-    """Writes a head as `PATH` and a JSON of the same stem; readers see old files or whole new ones.
+    """Writes a head; readers see old files or whole new ones.
 
     Args:
         head: To be saved.
-        path: Ends in `.safetensors`; folders above it are made.
+        path: Ends in `.safetensors`; the JSON has the same stem. Folders above it are made.
 
     Returns:
         The path of the tensors' file.
@@ -274,7 +224,7 @@ def save_head(head: Head, path: str | os.PathLike[str]) -> Path:
     """
     import safetensors.numpy  # noqa: PLC0415 - as needed
 
-    file = _tensor_file(Path(path).expanduser())
+    file = _tensor_file(path)
     counters = {
         f"{3 * layer + 2}.{_COUNTER}": np.array(0, dtype=np.int64)
         for layer in range(len(head.spec.widths) - 1)
@@ -290,7 +240,7 @@ def save_head(head: Head, path: str | os.PathLike[str]) -> Path:
     try:
         for name, data in (
             (file, safetensors.numpy.save({**head.tensors, **counters})),
-            (_description_file(file), text.encode()),
+            (file.with_suffix(".json"), text.encode()),
         ):
             with atomic_write(name) as written:
                 written.write(data)
@@ -301,17 +251,8 @@ def save_head(head: Head, path: str | os.PathLike[str]) -> Path:
     return file
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Description:
-    """What the JSON says."""
-
-    spec: HeadSpec
-    backbone: ModelSpec
-    sha256: str
-    trained: Mapping[str, Any]
-
-
-def _tensor_file(path: Path) -> Path:
+def _tensor_file(named: str | os.PathLike[str]) -> Path:
+    path = Path(named).expanduser()
     try:
         file = path / _FILE if path.is_dir() else path
     except (OSError, ValueError) as exc:
@@ -321,10 +262,6 @@ def _tensor_file(path: Path) -> Path:
             f"{path} is no head: name its .safetensors file, or the folder with its {_FILE}"
         )
     return file
-
-
-def _description_file(file: Path) -> Path:
-    return file.with_suffix(".json")
 
 
 def _read(path: Path) -> bytes:
@@ -354,7 +291,8 @@ def _read_tensors(file: Path) -> dict[str, NDArray[np.float32]]:
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(_COUNTER)}
 
 
-def _read_description(path: Path) -> _Description:
+def _read_description(path: Path) -> tuple[HeadSpec, ModelSpec, str, dict[str, Any]]:
+    """The head's shape, what it was trained on, its digest, and what it was trained with."""
     data = _read(path)
     try:
         document = json.loads(data)
@@ -370,11 +308,11 @@ def _read_description(path: Path) -> _Description:
         )
     try:
         spec = document["spec"]
-        return _Description(
-            spec=HeadSpec(**{**spec, "hidden": tuple(spec["hidden"])}),
-            backbone=ModelSpec.from_dict(document["backbone"]),
-            sha256=str(document["sha256"]),
-            trained=dict(document["trained"]),
+        return (
+            HeadSpec(**{**spec, "hidden": tuple(spec["hidden"])}),
+            ModelSpec.from_dict(document["backbone"]),
+            str(document["sha256"]),
+            dict(document["trained"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise WeightsError(
@@ -421,11 +359,11 @@ _Layer = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], ND
 def _layer(tensors: Mapping[str, NDArray[np.float32]], number: int) -> _Layer:
     """A layer in float64: weight (before, after), bias, and what batch normalization amounts to."""
 
-    def wide(name: str) -> NDArray[np.float64]:
-        return tensors[name].astype(np.float64)
+    def wide(layer: int, name: str) -> NDArray[np.float64]:
+        return tensors[f"{layer}.{name}"].astype(np.float64)
 
     linear, norm = 3 * number, 3 * number + 2
-    scale = wide(f"{norm}.weight") / np.sqrt(wide(f"{norm}.running_var") + EPSILON)
-    shift = wide(f"{norm}.bias") - wide(f"{norm}.running_mean") * scale
-    weight = np.ascontiguousarray(wide(f"{linear}.weight").T)
-    return weight, wide(f"{linear}.bias"), scale, shift
+    scale = wide(norm, "weight") / np.sqrt(wide(norm, "running_var") + EPSILON)
+    shift = wide(norm, "bias") - wide(norm, "running_mean") * scale
+    weight = np.ascontiguousarray(wide(linear, "weight").T)
+    return weight, wide(linear, "bias"), scale, shift
