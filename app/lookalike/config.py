@@ -107,10 +107,10 @@ class Settings(BaseSettings):
     recall_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of searches that are done again exactly, to measure recall; 0: none"""
     filter_fields: str | None = None
-    """Metadata fields, separated by commas, that filters are always fast on; others become fast
-    once they were filtered on slowly"""
+    """Metadata fields, separated by commas, to read into memory at the start; others are read by
+    the first filter on them"""
     filter_timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    """Seconds that a filter may look at pictures"""
+    """Seconds that a request waits for the fields of its filter to be read"""
     originals: Literal["keep", "reference", "none"] = "keep"
     """keep: copy files; reference: point at files indexed in place; none"""
 

@@ -77,7 +77,7 @@ BREAKS: dict[str, Callable[[Path], object]] = {
     "manifest a list": lambda manifest: manifest.write_text("[]"),
     "manifest without checksums": edit("files", {}),
     "other spec": edit("spec", "0" * 16),
-    "other embedding set": edit("embedding", 2),
+    "other vector space": edit("embedding", 2),
     "other dim": edit("dim", 9),
     "other count": edit("count", 3),
     "other format": edit("version", 1),

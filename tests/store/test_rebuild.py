@@ -43,7 +43,7 @@ from tests.store.helpers import (
     search,
     unit_vectors,
 )
-from tests.store.test_embedding_sets import NEW, begin, complete, new_vectors, put_new
+from tests.store.test_spaces import NEW, begin, complete, new_vectors, put_new
 from tests.store.test_kill import CHILD, vectors_of
 from tests.waiting import repeat_together, wait_for
 
@@ -523,7 +523,7 @@ def test_a_reader_uses_what_was_saved_and_builds_nothing(tmp_path: Path) -> None
     assert sorted(path.name for path in (tmp_path / "index" / "1").iterdir()) == saved
 
 
-def test_an_embedding_set_gets_the_type_once_it_is_active(tmp_path: Path) -> None:
+def test_a_vector_space_gets_the_type_once_it_is_active(tmp_path: Path) -> None:
     with closing(opened(tmp_path)) as store:
         fill(store, 150)
         wait_built(store)

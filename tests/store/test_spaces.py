@@ -1,4 +1,4 @@
-"""What every store promises about embedding sets and the switch between them."""
+"""What every store promises about vector spaces and the switch between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embedding sets of the local store against those of the memory store, under random work."""
+"""Vector spaces of the local store against those of the memory store, under random work."""
 
 from __future__ import annotations
 
