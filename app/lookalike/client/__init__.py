@@ -19,15 +19,15 @@ import io
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TypedDict, Unpack
 
 from PIL import Image, ImageOps
 
 from lookalike.errors import ConfigurationError, LookalikeError, MissingFileError, ServerError
-from lookalike.media.sources import Found, walk
+from lookalike.media.sources import Found, PictureSource, walk
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, Effort, OnConflict
 from lookalike.schemas import (
@@ -46,20 +46,12 @@ Picture = str | os.PathLike[str] | bytes | Image.Image
 Describe = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
 """Metadata for every file, or a function that gives each file its own."""
 
-POLL_S = 0.5
 PATIENCE_S = 60.0
 """How long `wait_for_job` asks a service that does not answer, as while it restarts."""
 
+_JOB_POLL_S = 0.5
 _RUNNING_POLL_S = 0.1
 _PNG_MODES = {"1", "L", "LA", "I;16", "P", "RGB", "RGBA"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileToIndex:
-    """A file, and the metadata to store with it; None keeps what is stored."""
-
-    path: Path
-    metadata: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,20 +81,27 @@ class Outcome:
         return self.error is not None
 
 
-@dataclass(frozen=True, slots=True)
-class SearchArguments:
-    """The arguments of the three searches but for what to search with, see `BaseClient.search`."""
+class SearchArguments(TypedDict, total=False):
+    """What every search takes beside its query, by keyword."""
 
-    k: int
+    k: int  # how many matches, 1 to 1000; 10 if not given
+    collection: str  # where to search
+    min_score: float | None  # leave out matches below this cosine
+    filter: Mapping[str, Any] | None  # only pictures that match: `{"label": "cat"}`
+    group_by: str | None  # a metadata field: only the best match of each of its values
+    effort: Effort | None  # how hard to look in an approximate index, e.g. `Effort(exact=True)`
+
+
+class ImportArguments(TypedDict, total=False):
+    """What an import of an archive or a folder takes, by keyword; see `BaseClient.index`."""
+
     collection: str
-    min_score: float | None
-    filter: Mapping[str, Any] | None
-    group_by: str | None
-    effort: Effort | None
+    metadata: Mapping[str, Any] | None
+    folder_field: str | None
+    on_conflict: OnConflict
 
 
 Outcomes = list[Outcome]
-Jobs = list[JobOut]
 
 
 class BaseClient(ABC):
@@ -152,45 +151,22 @@ class BaseClient(ABC):
             SpecMismatchError: The collection's vectors were made by another model.
         """
         found = list(walk(Path(path) for path in paths))
-        files = [
-            FileToIndex(path=one.path, metadata=_described(one, metadata, folder_field))
-            for one in found
-            if one.error is None
-        ]
-        outcomes = [Outcome.failure(one.path, one.error) for one in found if one.error is not None]
-        for outcome in self._index_files(files, collection, on_conflict):
+        sources = (_source(one, metadata, folder_field) for one in found)
+        outcomes = Outcomes()
+        for outcome in self._index(sources, collection, on_conflict) if found else ():
             outcomes.append(outcome)
             progress.report(len(outcomes), len(found))
             progress.check()
         return outcomes
 
     @abstractmethod
-    def _index_files(
-        self, files: Sequence[FileToIndex], collection: str, on_conflict: OnConflict
+    def _index(
+        self, sources: Iterable[PictureSource], collection: str, on_conflict: OnConflict
     ) -> Iterator[Outcome]: ...
 
-    def search(
-        self,
-        picture: Picture,
-        *,
-        k: int = 10,
-        collection: str = DEFAULT_COLLECTION,
-        min_score: float | None = None,
-        filter: Mapping[str, Any] | None = None,
-        group_by: str | None = None,
-        effort: Effort | None = None,
-    ) -> SearchOut:
-        """Finds the pictures most like one.
-
-        Args:
-            picture: A path, a file's bytes, or an open picture.
-            k: How many matches, 1 to 1000.
-            collection: Where to search.
-            min_score: Leave out matches below this cosine.
-            filter: Only pictures that match, in the filter language: `{"label": "cat"}`.
-            group_by: A metadata field: only the best match of each of its values.
-            effort: How hard to look in an approximate index, e.g. `Effort(exact=True)`; the
-                index's own choice if None.
+    @abstractmethod
+    def search(self, picture: Picture, **arguments: Unpack[SearchArguments]) -> SearchOut:
+        """Finds the pictures most like one; other arguments are those of `SearchArguments`.
 
         Raises:
             MissingFileError: There is no such file.
@@ -198,23 +174,14 @@ class BaseClient(ABC):
             CollectionNotFoundError: There is no such collection.
             InvalidFilterError: `filter` is not in the filter language.
         """
-        arguments = SearchArguments(k, collection, min_score, filter, group_by, effort)
-        return self._search(picture, arguments)
 
     @abstractmethod
-    def _search(self, picture: Picture, arguments: SearchArguments) -> SearchOut: ...
-
     def search_url(
         self,
         url: str,
         *,
-        k: int = 10,
-        collection: str = DEFAULT_COLLECTION,
-        min_score: float | None = None,
-        filter: Mapping[str, Any] | None = None,
-        group_by: str | None = None,
-        effort: Effort | None = None,
         keep: Callable[[BinaryIO], object] = lambda _: None,
+        **arguments: Unpack[SearchArguments],
     ) -> SearchOut:
         """Finds the pictures most like the one at an address; other arguments as for `search`.
 
@@ -225,35 +192,14 @@ class BaseClient(ABC):
             FetchingDisabledError: The setting `fetch_urls` is off.
             FetchError: The picture cannot be fetched.
         """
-        arguments = SearchArguments(k, collection, min_score, filter, group_by, effort)
-        return self._search_url(url, arguments, keep)
 
     @abstractmethod
-    def _search_url(
-        self, url: str, arguments: SearchArguments, keep: Callable[[BinaryIO], object]
-    ) -> SearchOut: ...
-
-    def similar(
-        self,
-        image_id: str,
-        *,
-        k: int = 10,
-        collection: str = DEFAULT_COLLECTION,
-        min_score: float | None = None,
-        filter: Mapping[str, Any] | None = None,
-        group_by: str | None = None,
-        effort: Effort | None = None,
-    ) -> SearchOut:
+    def similar(self, image_id: str, **arguments: Unpack[SearchArguments]) -> SearchOut:
         """Finds the pictures most like a stored one, which is left out; arguments as for `search`.
 
         Raises:
             ImageNotFoundError: No picture has this id.
         """
-        arguments = SearchArguments(k, collection, min_score, filter, group_by, effort)
-        return self._similar(image_id, arguments)
-
-    @abstractmethod
-    def _similar(self, image_id: str, arguments: SearchArguments) -> SearchOut: ...
 
     @abstractmethod
     def get(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> ImageOut:
@@ -381,7 +327,7 @@ class BaseClient(ABC):
         """
 
     @abstractmethod
-    def jobs(self, *, limit: int = 100) -> Jobs:
+    def jobs(self, *, limit: int = 100) -> Sequence[JobOut]:
         """Returns the newest jobs (imports and re-embeddings in the background), newest first."""
 
     @abstractmethod
@@ -392,66 +338,52 @@ class BaseClient(ABC):
     def cancel_job(self, job_id: str) -> JobOut:
         """Ends a job at its next step; what it did is kept. Raises `JobNotFoundError`."""
 
-    def wait_for_job(
-        self,
-        job_id: str,
-        *,
-        progress: Progress = NO_PROGRESS,
-        poll_s: float = POLL_S,
-        patience_s: float | None = None,
-    ) -> JobOut:
+    def wait_for_job(self, job_id: str, *, progress: Progress = NO_PROGRESS) -> JobOut:
         """Waits until a job has ended, in whatever way.
 
         Args:
             job_id: Which one.
             progress: Told how far it is; its `check` may end the waiting, not the job.
-            poll_s: Seconds between two looks.
-            patience_s: How long a service that does not answer is asked again; `PATIENCE_S` if
-                None.
 
         Raises:
             JobNotFoundError: There is no such job.
-            ServerError: The service does not answer, and does not come back.
+            ServerError: The service does not answer for `PATIENCE_S`.
         """
-        while True:
-            job = self._job_of_a_restart(job_id, poll_s, patience_s)
-            if job.state.finished:
-                return job
-            if job.total is not None:
-                progress.report(job.done, job.total)
-            progress.check()
-            time.sleep(poll_s)
-
-    def _job_of_a_restart(self, job_id: str, poll_s: float, patience_s: float | None) -> JobOut:
-        """Returns a job; asks again while the service does not answer."""
-        end = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
+        answered = time.monotonic()
         while True:
             try:
-                return self.job(job_id)
+                job = self.job(job_id)
             except ServerError as exc:
                 if not exc.passing:
                     raise
-                if time.monotonic() >= end:
+                if time.monotonic() >= answered + PATIENCE_S:
                     raise ServerError(
                         f"{exc} Job {job_id} goes on where it was: GET /jobs/{job_id} says how far"
                     ) from exc
-            time.sleep(poll_s)
+            else:
+                if job.state.finished:
+                    return job
+                answered = time.monotonic()
+                if job.total is not None:
+                    progress.report(job.done, job.total)
+            progress.check()
+            time.sleep(_JOB_POLL_S)
 
     @abstractmethod
     def info(self) -> dict[str, Any]:
         """Returns what `GET /info` answers; a data folder says nothing of models and limits."""
 
 
-def _described(
-    found: Found, metadata: Describe | None, folder_field: str | None
-) -> dict[str, Any] | None:
-    """The metadata of one file. The folder's name wins over what all files share."""
+def _source(found: Found, metadata: Describe | None, folder_field: str | None) -> PictureSource:
+    """A file with its metadata. The folder's name wins over what all files share."""
+    if found.error is not None:
+        return PictureSource.refused(found.path, found.error)
     if metadata is None and folder_field is None:
-        return None
+        return PictureSource.try_path(found.path)
     folder = {} if folder_field is None else {folder_field: found.folder}
     if callable(metadata):
-        return {**folder, **metadata(found.path)}
-    return {**(metadata or {}), **folder}
+        return PictureSource.try_path(found.path, metadata={**folder, **metadata(found.path)})
+    return PictureSource.try_path(found.path, metadata={**(metadata or {}), **folder})
 
 
 def open_picture(picture: Picture) -> BinaryIO:

@@ -8,34 +8,25 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Unpack
 
 import httpx2
 
 from lookalike.client import (
     BaseClient,
-    FileToIndex,
-    Jobs,
+    ImportArguments,
     Outcome,
     Picture,
     SearchArguments,
     name_of,
     open_picture,
 )
-from lookalike.errors import (
-    ConfigurationError,
-    ImageExistsError,
-    LookalikeError,
-    MissingFileError,
-    ServerError,
-    UnreadableImageError,
-)
+from lookalike.errors import ImageExistsError, LookalikeError, ServerError, UnreadableImageError
 from lookalike.media.sources import PictureSource
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import (
@@ -104,13 +95,13 @@ class HttpClient(BaseClient):
 
     # Indexing
 
-    def _index_files(
-        self, files: Sequence[FileToIndex], collection: str, on_conflict: OnConflict
+    def _index(
+        self, sources: Iterable[PictureSource], collection: str, on_conflict: OnConflict
     ) -> Iterator[Outcome]:
         """Sends files in small batches, several at a time; what is there already is not sent."""
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="send") as pool:
             sent: deque[Future[list[Outcome]]] = deque()
-            for batch in _batches(files):
+            for batch in _batches(sources):
                 sent.append(pool.submit(self._send, batch, collection, on_conflict))
                 if len(sent) > 2 * PARALLEL:
                     yield from sent.popleft().result()
@@ -118,55 +109,51 @@ class HttpClient(BaseClient):
                 yield from sent.popleft().result()
 
     def _send(
-        self, batch: Sequence[FileToIndex], collection: str, on_conflict: OnConflict
+        self, batch: Sequence[PictureSource], collection: str, on_conflict: OnConflict
     ) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        fresh: list[_Loaded] = []
-        for file in batch:
+        fresh: list[tuple[PictureSource, bytes]] = []
+        for source in batch:
             try:
-                loaded = _load(file)
+                content = _read(source)
             except UnreadableImageError as exc:
-                outcomes.append(Outcome.failure(file.path, exc))
+                outcomes.append(Outcome.failure(_path(source), exc))
                 continue
-            if (known := self._known(loaded, collection)) is not None:
-                outcomes.append(Outcome(path=file.path, status="unchanged", id=known))
+            if (known := self._known(source, content, collection)) is not None:
+                outcomes.append(Outcome(path=_path(source), status="unchanged", id=known))
             else:
-                fresh.append(loaded)
+                fresh.append((source, content))
         return outcomes + (self._upload(fresh, collection, on_conflict) if fresh else [])
 
-    def _known(self, loaded: _Loaded, collection: str) -> str | None:
+    def _known(self, source: PictureSource, content: bytes, collection: str) -> str | None:
         """The id under which these bytes stand already with nothing to change, if they do."""
-        digest = hashlib.sha256(loaded.content).hexdigest()
+        digest = hashlib.sha256(content).hexdigest()
         answer = self._request("GET", f"/images/{digest[:16]}", params={"collection": collection})
         if answer.status_code != 200:
             return None
         stored = _json(answer)
-        given = loaded.metadata
-        wanted = stored["metadata"] if given is None else given
-        same = stored["sha256"] == digest and canonical_json(wanted) == canonical_json(
-            stored["metadata"]
-        )
-        return str(stored["id"]) if same else None
+        wanted = stored["metadata"] if source.metadata is None else source.metadata
+        same = canonical_json(wanted) == canonical_json(stored["metadata"])
+        return str(stored["id"]) if same and stored["sha256"] == digest else None
 
     def _upload(
-        self, fresh: Sequence[_Loaded], collection: str, on_conflict: OnConflict
+        self, fresh: Sequence[tuple[PictureSource, bytes]], collection: str, on_conflict: OnConflict
     ) -> list[Outcome]:
         data = {"collection": collection, "on_conflict": on_conflict.value}
-        if any(one.metadata is not None for one in fresh):
-            data["metadata"] = json.dumps([one.metadata for one in fresh])
-        files = [("files", (one.filename, one.content)) for one in fresh]
+        if any(source.metadata is not None for source, _ in fresh):
+            data["metadata"] = json.dumps([source.metadata for source, _ in fresh])
+        files = [("files", (source.filename, content)) for source, content in fresh]
         answer = self._request("POST", "/index", data=data, files=files)
         body = _json(answer)
         if "items" in body:
-            return [
-                _outcome(one.path, item) for one, item in zip(fresh, body["items"], strict=True)
-            ]
+            pairs = zip(fresh, body["items"], strict=True)
+            return [_outcome(_path(source), item) for (source, _), item in pairs]
         error = _error(answer)
         fatal = answer.status_code in _FATAL and not isinstance(error, ImageExistsError)
         if fatal or answer.is_server_error or answer.is_success:
             raise error
         if len(fresh) == 1:
-            return [Outcome.failure(fresh[0].path, error)]
+            return [Outcome.failure(_path(fresh[0][0]), error)]
         # One of them was too much for all: each is sent on its own.
         return [
             outcome for one in fresh for outcome in self._upload([one], collection, on_conflict)
@@ -176,91 +163,57 @@ class HttpClient(BaseClient):
         self,
         path: str | os.PathLike[str],
         *,
-        collection: str = DEFAULT_COLLECTION,
-        metadata: Mapping[str, Any] | None = None,
-        folder_field: str | None = None,
-        on_conflict: OnConflict = OnConflict.REPLACE,
         progress: Progress = NO_PROGRESS,
+        **options: Unpack[ImportArguments],
     ) -> JobOut:
         """Sends an archive, whose pictures the service indexes in the background.
 
         Args:
             path: A zip or tar file.
-            collection: Made if it does not exist.
-            metadata: A JSON object for every picture.
-            folder_field: Stores the name of a picture's folder under this metadata field.
-            on_conflict: What to do with ids that exist.
             progress: Told how many megabytes were sent.
+            **options: As for `index`.
 
         Returns:
             The job, for `wait_for_job`.
         """
+        form = _given(options)
+        if "metadata" in form:
+            form["metadata"] = json.dumps(form["metadata"])
         archive = Path(path)
-        form = {
-            "collection": collection,
-            "on_conflict": on_conflict.value,
-            "metadata": None if metadata is None else json.dumps(dict(metadata)),
-            "folder_field": folder_field,
-        }
-        with _Archive(archive, progress) as file:
-            answer = self._call(
-                "POST",
-                "/index/archive",
-                data=_given(form),
-                files={"file": (archive.name, file)},
-                timeout=ARCHIVE_TIMEOUT_S,
-            )
-        return JobOut.model_validate(answer)
+        with open_picture(archive) as opened:
+            file = _Reported(opened.fileno(), archive.name, progress)
+            sent = {"data": form, "files": {"file": (archive.name, file)}}
+            return self._job("POST", "/index/archive", timeout=ARCHIVE_TIMEOUT_S, **sent)
 
-    def index_folder(
-        self,
-        path: str,
-        *,
-        collection: str = DEFAULT_COLLECTION,
-        metadata: Mapping[str, Any] | None = None,
-        folder_field: str | None = None,
-        on_conflict: OnConflict = OnConflict.REPLACE,
-    ) -> JobOut:
-        """Has the service index a folder of its own machine; arguments as for `index_archive`.
+    def index_folder(self, path: str, **options: Unpack[ImportArguments]) -> JobOut:
+        """Has the service index a folder of its own machine; options as for `index`.
 
         Raises:
             ImportsDisabledError, PathNotAllowedError: The service may not read it.
         """
-        body = {
-            "path": path,
-            "collection": collection,
-            "on_conflict": on_conflict.value,
-            "metadata": None if metadata is None else dict(metadata),
-            "folder_field": folder_field,
-        }
-        return JobOut.model_validate(self._call("POST", "/index/folder", json=body))
+        return self._job("POST", "/index/folder", json={"path": path, **_given(options)})
 
     # Searching
 
-    def _search(self, picture: Picture, arguments: SearchArguments) -> SearchOut:
+    def search(self, picture: Picture, **arguments: Unpack[SearchArguments]) -> SearchOut:
         with open_picture(picture) as file:
-            content = file.read()
-        return SearchOut.model_validate(
-            self._call(
-                "POST",
-                "/search",
-                data=_form(arguments),
-                files={"file": (name_of(picture), content)},
-            )
-        )
+            sent = {"file": (name_of(picture), file.read())}
+        answer = self._call("POST", "/search", data=_form(arguments), files=sent)
+        return SearchOut.model_validate(answer)
 
-    def _search_url(
+    def search_url(
         self,
         url: str,
-        arguments: SearchArguments,
-        keep: Callable[[BinaryIO], object],  # noqa: ARG002 - the service fetches it
+        *,
+        keep: Callable[[BinaryIO], object] = lambda _: None,  # noqa: ARG002 - the service fetches
+        **arguments: Unpack[SearchArguments],
     ) -> SearchOut:
         content = json.dumps({"url": url, **_fields(arguments)})  # ASCII, whatever the address is
         headers = {"Content-Type": "application/json"}
         answer = self._call("POST", "/search/url", content=content, headers=headers)
         return SearchOut.model_validate(answer)
 
-    def _similar(self, image_id: str, arguments: SearchArguments) -> SearchOut:
+    def similar(self, image_id: str, **arguments: Unpack[SearchArguments]) -> SearchOut:
         path = f"/images/{check_id(image_id)}/similar"
         return SearchOut.model_validate(self._call("GET", path, params=_form(arguments)))
 
@@ -297,10 +250,7 @@ class HttpClient(BaseClient):
 
     def thumbnail(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> bytes:
         path = f"/images/{check_id(image_id)}/thumbnail"
-        answer = self._request("GET", path, params={"collection": collection})
-        if answer.is_error:
-            raise _error(answer)
-        return answer.content
+        return self._answer("GET", path, params={"collection": collection}).content
 
     def _duplicates_page(
         self, collection: str, kind: DuplicateKind, threshold: float | None, cursor: str | None
@@ -352,16 +302,19 @@ class HttpClient(BaseClient):
     ) -> JobOut:
         """Has the service begin to move a collection to another model; returns the job."""
         path = f"/collections/{check_collection_name(collection)}/reembed"
-        return JobOut.model_validate(self._call("POST", path, json=dict(model or {})))
+        return self._job("POST", path, json=dict(model or {}))
 
-    def jobs(self, *, limit: int = 100) -> Jobs:
+    def jobs(self, *, limit: int = 100) -> Sequence[JobOut]:
         return JobsOut.model_validate(self._call("GET", "/jobs", params={"limit": limit})).jobs
 
     def job(self, job_id: str) -> JobOut:
-        return JobOut.model_validate(self._call("GET", f"/jobs/{check_id(job_id)}"))
+        return self._job("GET", f"/jobs/{check_id(job_id)}")
 
     def cancel_job(self, job_id: str) -> JobOut:
-        return JobOut.model_validate(self._call("POST", f"/jobs/{check_id(job_id)}/cancel"))
+        return self._job("POST", f"/jobs/{check_id(job_id)}/cancel")
+
+    def _job(self, method: str, path: str, **options: Any) -> JobOut:
+        return JobOut.model_validate(self._call(method, path, **options))
 
     def info(self) -> dict[str, Any]:
         answer: dict[str, Any] = self._call("GET", "/info")
@@ -370,10 +323,14 @@ class HttpClient(BaseClient):
     # The connection
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
+        answer = self._answer(method, path, **options)
+        return _json(answer) if answer.content else None
+
+    def _answer(self, method: str, path: str, **options: Any) -> httpx2.Response:
         answer = self._request(method, path, **options)
         if answer.is_error:
             raise _error(answer)
-        return _json(answer) if answer.content else None
+        return answer
 
     def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """Makes one call, again while the service says that it is busy."""
@@ -390,85 +347,70 @@ class HttpClient(BaseClient):
         raise AssertionError  # pragma: no cover - the loop always returns
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
-    """A file that was read, ready to be sent."""
-
-    path: Path
-    filename: str
-    content: bytes
-    metadata: Mapping[str, Any] | None
+def _path(source: PictureSource) -> Path:
+    assert source.path is not None
+    return source.path
 
 
-def _load(file: FileToIndex) -> _Loaded:
+def _read(source: PictureSource) -> bytes:
     """Reads a file. Raises `UnreadableImageError`."""
-    source = PictureSource.from_path(file.path)
     try:
         with source.open() as opened:
-            content = opened.read()
+            return opened.read()
     except OSError as exc:
-        raise UnreadableImageError(f"{file.path} cannot be read: {exc.strerror}") from exc
-    return _Loaded(
-        path=file.path, filename=source.filename, content=content, metadata=file.metadata
-    )
+        raise UnreadableImageError(f"{source.path} cannot be read: {exc.strerror}") from exc
 
 
-def _batches(files: Sequence[FileToIndex]) -> Iterator[list[FileToIndex]]:
+def _batches(sources: Iterable[PictureSource]) -> Iterator[list[PictureSource]]:
     """Splits files into batches that are small in number and in bytes."""
-    batch: list[FileToIndex] = []
+    batch: list[PictureSource] = []
     size = 0
-    for file in files:
-        with suppress(OSError):  # `_load` says why
-            size += file.path.stat().st_size
+    for source in sources:
+        size += source.size
         if batch and (len(batch) >= BATCH_FILES or size > BATCH_BYTES):
             yield batch
-            batch, size = [], 0
-        batch.append(file)
+            batch, size = [], source.size
+        batch.append(source)
     if batch:
         yield batch
 
 
-class _Archive(io.BufferedReader):
-    """An archive that reports how many megabytes of it were read."""
+class _Reported(io.FileIO):
+    """An open file that reports how many megabytes of it were read."""
 
-    def __init__(self, path: Path, progress: Progress) -> None:
-        try:
-            super().__init__(io.FileIO(path))
-        except FileNotFoundError as exc:
-            raise MissingFileError(f"{path} cannot be read: {exc.strerror}") from exc
-        except OSError as exc:
-            raise ConfigurationError(f"{path} cannot be read: {exc.strerror}") from exc
-        self._megabytes = path.stat().st_size // _MB
-        self._progress = progress.stage(f"sending {path.name} (MB)")
+    def __init__(self, number: int, name: str, progress: Progress) -> None:
+        super().__init__(number, closefd=False)
+        self._megabytes = os.fstat(number).st_size // _MB
+        self._progress = progress.stage(f"sending {name} (MB)")
 
     def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(size)
+        data = super().read(-1 if size is None else size)
         self._progress.report(self.tell() // _MB, self._megabytes)
         return data
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+    """Those that are not None, for JSON: it takes no mapping but a dict."""
+    given = ((name, value) for name, value in values.items() if value is not None)
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in given}
 
 
 def _fields(arguments: SearchArguments) -> dict[str, Any]:
     """The arguments that were given: an older service may not know the others."""
-    values: dict[str, Any] = {
-        "k": arguments.k,
-        "collection": arguments.collection,
-        "min_score": arguments.min_score,
-        "filter": None if arguments.filter is None else dict(arguments.filter),
-        "group_by": arguments.group_by,
-    }
-    if arguments.effort is not None:
-        values |= {name: value for name, value in asdict(arguments.effort).items() if value}
-    return _given(values)
+    if unknown := arguments.keys() - SearchArguments.__annotations__.keys():
+        raise TypeError(f"Searches take no argument {', '.join(sorted(unknown))}")
+    values = _given(arguments)
+    if (effort := values.pop("effort", None)) is not None:
+        values |= {name: value for name, value in asdict(effort).items() if value}
+    return values
 
 
 def _form(arguments: SearchArguments) -> dict[str, Any]:
     """The arguments as form fields or query parameters."""
     fields = _fields(arguments)
-    return fields | {name: json.dumps(fields[name]) for name in fields if name == "filter"}
+    if "filter" in fields:
+        fields["filter"] = json.dumps(fields["filter"])
+    return fields
 
 
 def _outcome(path: Path, item: Mapping[str, Any]) -> Outcome:

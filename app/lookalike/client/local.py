@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Unpack
 
 from PIL import Image
 
@@ -23,8 +23,7 @@ from lookalike.bootstrap import (
 )
 from lookalike.client import (
     BaseClient,
-    FileToIndex,
-    Jobs,
+    ImportArguments,
     Outcome,
     Outcomes,
     Picture,
@@ -141,16 +140,11 @@ class Client(BaseClient):
         gate = PutGate() if self._loaded is None else self._loaded.indexing.gate
         return CollectionService(self._store, self._jobs, gate)
 
-    def _index_files(
-        self, files: Sequence[FileToIndex], collection: str, on_conflict: OnConflict
+    def _index(
+        self, sources: Iterable[PictureSource], collection: str, on_conflict: OnConflict
     ) -> Iterator[Outcome]:
-        if not files:  # the network need not be loaded
-            return
-        sources = (PictureSource.try_path(file.path, metadata=file.metadata) for file in files)
-        items = self._services.indexing.index(
-            sources, collection=collection, on_conflict=on_conflict
-        )
-        for item in items:
+        indexing = self._services.indexing
+        for item in indexing.index(sources, collection=collection, on_conflict=on_conflict):
             assert item.source.path is not None
             yield _outcome(item.source.path, item)
 
@@ -158,26 +152,23 @@ class Client(BaseClient):
         self,
         path: str | os.PathLike[str],
         *,
-        collection: str = DEFAULT_COLLECTION,
-        metadata: Mapping[str, Any] | None = None,
-        folder_field: str | None = None,
-        on_conflict: OnConflict = OnConflict.REPLACE,
         progress: Progress = NO_PROGRESS,
+        **arguments: Unpack[ImportArguments],
     ) -> Outcomes:
         """Adds the pictures of an archive; arguments as for `index`.
 
         Returns:
             One outcome for each picture, and one for the archive if the rest of it cannot be read.
         """
-        options = ImportOptions(
-            collection=collection,
-            on_conflict=on_conflict,
-            metadata=metadata,
-            folder_field=folder_field,
-        )
-        archive, outcomes = Path(path), Outcomes()
+        archive, options, outcomes = Path(path), ImportOptions(**arguments), Outcomes()
         try:
-            feed = self._feed(archive, options)
+            feed = ArchiveFeed(
+                archive,
+                ArchiveLimits(file_bytes=self._settings.max_file_bytes),
+                folder=self._services.files.tmp,
+                name=archive.name,
+                describe=options.describe,
+            )
             total = feed.count(progress)
             for outcome in self._index_feed(archive, feed, options):
                 outcomes.append(outcome)
@@ -186,15 +177,6 @@ class Client(BaseClient):
         except LookalikeError as exc:
             outcomes.append(Outcome.failure(archive, exc))
         return outcomes
-
-    def _feed(self, archive: Path, options: ImportOptions) -> ArchiveFeed:
-        return ArchiveFeed(
-            archive,
-            ArchiveLimits(file_bytes=self._settings.max_file_bytes),
-            folder=self._services.files.tmp,
-            name=archive.name,
-            describe=options.describe,
-        )
 
     def _index_feed(
         self, archive: Path, feed: ArchiveFeed, options: ImportOptions
@@ -218,21 +200,25 @@ class Client(BaseClient):
             for _, source in waiting:
                 source.close()
 
-    def _search(self, picture: Picture, arguments: SearchArguments) -> SearchOut:
-        options = _options(arguments)
+    def search(self, picture: Picture, **arguments: Unpack[SearchArguments]) -> SearchOut:
+        options = _options(**arguments)
         with open_picture(picture) as file:
             return SearchOut.of(self._services.search.search(file, options))
 
-    def _search_url(
-        self, url: str, arguments: SearchArguments, keep: Callable[[BinaryIO], object]
+    def search_url(
+        self,
+        url: str,
+        *,
+        keep: Callable[[BinaryIO], object] = lambda _: None,
+        **arguments: Unpack[SearchArguments],
     ) -> SearchOut:
-        options = _options(arguments)
+        options = _options(**arguments)
         if not self._settings.fetch_urls:  # the network need not be loaded
             raise FetchingDisabledError
         return SearchOut.of(self._services.search.search_url(url, options, keep=keep))
 
-    def _similar(self, image_id: str, arguments: SearchArguments) -> SearchOut:
-        options = _options(arguments)
+    def similar(self, image_id: str, **arguments: Unpack[SearchArguments]) -> SearchOut:
+        options = _options(**arguments)
         return SearchOut.of(self._services.search.similar(image_id, options))
 
     def get(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> ImageOut:
@@ -308,7 +294,7 @@ class Client(BaseClient):
         request = move_request(self._settings, model)
         return self._services.reembedding.run(collection, request, progress)
 
-    def jobs(self, *, limit: int = 100) -> Jobs:
+    def jobs(self, *, limit: int = 100) -> Sequence[JobOut]:
         """Returns the newest jobs that a service left in the folder, newest first."""
         found, _ = self._jobs.page(limit=limit)
         return [JobOut.of(job) for job in found]
@@ -422,15 +408,8 @@ def _outcome(path: Path, item: IndexItem) -> Outcome:
     )
 
 
-def _options(arguments: SearchArguments) -> SearchOptions:
-    return SearchOptions(
-        collection=arguments.collection,
-        k=arguments.k,
-        min_score=arguments.min_score,
-        where=_filter(arguments.filter),
-        group_by=arguments.group_by,
-        effort=arguments.effort,
-    )
+def _options(*, filter: Mapping[str, Any] | None = None, **others: Any) -> SearchOptions:
+    return SearchOptions(where=_filter(filter), **others)
 
 
 def _filter(given: Mapping[str, Any] | None) -> Filter | None:
