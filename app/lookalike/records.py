@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import quote, urlencode
 
 from lookalike.errors import (
     InvalidCollectionNameError,
@@ -195,6 +196,19 @@ class ImageRecord:
     created_at: str
     updated_at: str
     source: str | None = None
+
+    @property
+    def image_url(self) -> str:
+        """Where a service answers its file, below the service's root."""
+        return self._url("file")
+
+    @property
+    def thumbnail_url(self) -> str:
+        """Where a service answers its thumbnail, below the service's root."""
+        return self._url("thumbnail")
+
+    def _url(self, part: str) -> str:
+        return f"/images/{quote(self.id)}/{part}?{urlencode({'collection': self.collection})}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

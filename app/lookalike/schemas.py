@@ -1,33 +1,27 @@
 """What the service answers and the Python clients return: one type for each, as it is in JSON.
 
-`docs/api.md` and `/openapi.json` describe these types. Their constructors `of` take what the
-services of this process return.
+`docs/api.md` and `/openapi.json` describe these types.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
-from urllib.parse import quote, urlencode
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from lookalike.records import (
-    CollectionInfo,
-    DuplicateKind,
-    ImageRecord,
-    Match,
-    ModelSpec,
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasGenerator,
+    AliasPath,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
 )
-from lookalike.store.base import Page, VectorSpace
-from lookalike.store.jobs import JobState
 
-if TYPE_CHECKING:
-    from lookalike.services.duplicates import DuplicateGroup, Duplicates, Member, Unfinished
-    from lookalike.services.jobs import JobStatus
-    from lookalike.services.search import SearchResult
+from lookalike.records import CollectionInfo, DuplicateKind, ModelSpec
+from lookalike.store.jobs import JobState
 
 
 class Schema(BaseModel):
@@ -35,32 +29,45 @@ class Schema(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+
+def _sources(name: str) -> AliasChoices:
+    """Where a field's value is: under its name, or inside a part of the object that has it."""
+    parts = ("record", "job", "options", "preprocess")
+    return AliasChoices(name, *(AliasPath(part, name) for part in parts))
+
+
+class Answer(Schema):
+    """The base of what is answered: read from JSON, or from what the services return."""
+
+    model_config = ConfigDict(
+        from_attributes=True, alias_generator=AliasGenerator(validation_alias=_sources)
+    )
+
     @classmethod
-    def _copy(cls, source: object, **others: Any) -> Self:
-        """Takes `others` as they are, and all other fields from the attributes of an object."""
-        names = cls.model_fields.keys() - others.keys()
-        return cls(**{name: getattr(source, name) for name in names}, **others)
+    def of(cls, source: object) -> Self:
+        """An object of the services as JSON."""
+        return cls.model_validate(source)
 
 
 Score = Annotated[float, Field(ge=-1, le=1, description="Cosine similarity; higher is better")]
 
 
-class ModelOut(Schema):
+def _first_digits(digest: str | None) -> str | None:
+    return None if digest is None else digest[:16]
+
+
+class ModelOut(Answer):
     """What made the vectors."""
 
-    name: str = Field(examples=["resnet50"])
+    name: str = Field(validation_alias=AliasChoices("name", "model"), examples=["resnet50"])
     weights: str = Field(examples=["IMAGENET1K_V1"])
-    head: str | None = Field(description="16 digits of the embedding head's digest, or null")
+    head: Annotated[str | None, AfterValidator(_first_digits)] = Field(
+        description="16 digits of the embedding head's digest, or null"
+    )
     dim: int = Field(examples=[2048])
 
-    @classmethod
-    def of(cls, spec: ModelSpec) -> Self:
-        """The short form of a passport."""
-        head = None if spec.head is None else spec.head[:16]
-        return cls(name=spec.model, weights=spec.weights, head=head, dim=spec.dim)
 
-
-class QueryOut(Schema):
+class QueryOut(Answer):
     """The picture that was asked about; pixels after EXIF orientation."""
 
     width: int
@@ -68,7 +75,7 @@ class QueryOut(Schema):
     sha256: str
 
 
-class MatchOut(Schema):
+class MatchOut(Answer):
     """One picture that was found."""
 
     rank: int = Field(ge=1)
@@ -80,19 +87,12 @@ class MatchOut(Schema):
     image_url: str
     thumbnail_url: str
 
-    @classmethod
-    def of(cls, match: Match) -> Self:
-        """Rounds nothing: the score is the float32 cosine."""
-        record = match.record
-        ranked = {"rank": match.rank, "score": match.score, "distance": match.distance}
-        return cls._copy(record, metadata=dict(record.metadata), **ranked, **_urls(record))
 
-
-class SearchOut(Schema):
+class SearchOut(Answer):
     """Matches, best first."""
 
     collection: str
-    model: ModelOut
+    model: ModelOut = Field(validation_alias=AliasChoices("model", "spec"))
     query: QueryOut
     matches: list[MatchOut]
     took_ms: dict[str, float] = Field(
@@ -100,26 +100,15 @@ class SearchOut(Schema):
         examples=[{"decode": 2.1, "embed": 24.8, "total": 28.4}],
     )
 
-    @classmethod
-    def of(cls, result: SearchResult) -> Self:
-        """A search's answer as JSON."""
-        return cls(
-            collection=result.collection,
-            model=ModelOut.of(result.spec),
-            query=QueryOut(**asdict(result.query)),
-            matches=[MatchOut.of(match) for match in result.matches],
-            took_ms=result.took_ms,
-        )
 
-
-class ItemError(Schema):
+class ItemError(Answer):
     """Why one file of several failed."""
 
     code: str = Field(examples=["not_an_image"])
     detail: str
 
 
-class IndexItemOut(Schema):
+class IndexItemOut(Answer):
     """What became of one file."""
 
     filename: str
@@ -128,7 +117,7 @@ class IndexItemOut(Schema):
     error: ItemError | None = None
 
 
-class IndexOut(Schema):
+class IndexOut(Answer):
     """What became of all files of a request."""
 
     collection: str
@@ -141,7 +130,7 @@ class IndexOut(Schema):
     items: list[IndexItemOut]
 
 
-class ImageOut(Schema):
+class ImageOut(Answer):
     """A stored picture."""
 
     collection: str
@@ -158,30 +147,16 @@ class ImageOut(Schema):
     image_url: str
     thumbnail_url: str
 
-    @classmethod
-    def of(cls, record: ImageRecord) -> Self:
-        """A row as JSON; where its file lies on the server stays on the server."""
-        return cls._copy(record, metadata=dict(record.metadata), **_urls(record))
 
-
-class ImagesOut(Schema):
+class ImagesOut(Answer):
     """A stretch of a collection."""
 
     collection: str
     images: list[ImageOut]
     next_cursor: str | None = Field(description="Send as `cursor` for the next stretch; null: end")
 
-    @classmethod
-    def of(cls, collection: str, page: Page) -> Self:
-        """A page as JSON."""
-        return cls(
-            collection=collection,
-            images=[ImageOut.of(record) for record in page.records],
-            next_cursor=page.next_cursor,
-        )
 
-
-class PassportOut(Schema):
+class PassportOut(Answer):
     """What made a set of vectors."""
 
     model: str
@@ -192,18 +167,14 @@ class PassportOut(Schema):
     resize: str
     input_size: int
     dim: int
-    preprocessing: int
+    preprocessing: int = Field(
+        validation_alias=AliasChoices("preprocessing", AliasPath("preprocess", "version"))
+    )
     int8: bool
     digest: str = Field(description="16 hex digits over everything that must agree")
 
-    @classmethod
-    def of(cls, spec: ModelSpec) -> Self:
-        """A passport as JSON."""
-        values = spec.to_dict() | {"digest": spec.digest}
-        return cls(**{name: values[name] for name in cls.model_fields})
 
-
-class CollectionOut(Schema):
+class CollectionOut(Answer):
     """A collection."""
 
     name: str
@@ -211,52 +182,46 @@ class CollectionOut(Schema):
     index: str
     created_at: str
     searchable: bool = Field(description="Whether a live model made its vectors")
-    passport: PassportOut
+    passport: PassportOut = Field(validation_alias=AliasChoices("passport", "spec"))
     provenance: Mapping[str, str]
 
     @classmethod
-    def of(cls, info: CollectionInfo, *, searchable: bool) -> Self:
-        """A collection as JSON."""
-        return cls._copy(info, searchable=searchable, passport=PassportOut.of(info.spec))
-
-    @classmethod
-    def of_all(cls, infos: Iterable[CollectionInfo], live: Iterable[ModelSpec]) -> list[Self]:
+    def of_all(cls, infos: Iterable[CollectionInfo], live: Sequence[ModelSpec]) -> list[Self]:
         """Collections as JSON; those whose vectors were made by a `live` model are searchable."""
-        specs = list(live)
+        names = [name for name in cls.model_fields if name not in {"searchable", "passport"}]
         return [
-            cls.of(info, searchable=any(not info.spec.differences(spec) for spec in specs))
+            cls(
+                **{name: getattr(info, name) for name in names},
+                passport=PassportOut.of(info.spec),
+                searchable=any(not info.spec.differences(spec) for spec in live),
+            )
             for info in infos
         ]
 
 
-class VectorSetOut(Schema):
+class VectorSetOut(Answer):
     """The vectors that one model made of a collection's pictures."""
 
-    passport: PassportOut
+    passport: PassportOut = Field(validation_alias=AliasChoices("passport", "spec"))
     provenance: Mapping[str, str]
     count: int = Field(description="Pictures that have a vector in it")
     active: bool = Field(description="Whether searches use it; exactly one of a collection is")
 
-    @classmethod
-    def of(cls, one: VectorSpace) -> Self:
-        """A set as JSON."""
-        return cls._copy(one, passport=PassportOut.of(one.spec))
 
-
-class VectorSetsOut(Schema):
+class VectorSetsOut(Answer):
     """All vectors of a collection, in the order they were made."""
 
     collection: str
     vectors: list[VectorSetOut]
 
 
-class CollectionsOut(Schema):
+class CollectionsOut(Answer):
     """All collections."""
 
     collections: list[CollectionOut]
 
 
-class KeptOut(Schema):
+class KeptOut(Answer):
     """The picture of a group to keep: most pixels, then most bytes, then oldest."""
 
     id: str
@@ -267,11 +232,6 @@ class KeptOut(Schema):
     image_url: str
     thumbnail_url: str
 
-    @classmethod
-    def of(cls, record: ImageRecord) -> Self:
-        """A row as JSON."""
-        return cls._copy(record, **_urls(record))
-
 
 class DuplicateOut(KeptOut):
     """A duplicate of the picture to keep."""
@@ -279,14 +239,8 @@ class DuplicateOut(KeptOut):
     kind: DuplicateKind = Field(description="What it is to the picture to keep")
     score: Score
 
-    @classmethod
-    def of_member(cls, member: Member) -> Self:
-        """A member as JSON."""
-        record = member.record
-        return cls._copy(record, kind=member.kind, score=member.score, **_urls(record))
 
-
-class DuplicateGroupOut(Schema):
+class DuplicateGroupOut(Answer):
     """A picture to keep, and those that are directly like it."""
 
     kind: DuplicateKind = Field(description="The weakest kind among the members")
@@ -294,14 +248,8 @@ class DuplicateGroupOut(Schema):
     keep: KeptOut
     members: list[DuplicateOut] = Field(min_length=1)
 
-    @classmethod
-    def of(cls, group: DuplicateGroup) -> Self:
-        """A group as JSON."""
-        members = [DuplicateOut.of_member(member) for member in group.members]
-        return cls._copy(group, keep=KeptOut.of(group.keep), members=members)
 
-
-class DuplicatesOut(Schema):
+class DuplicatesOut(Answer):
     """Groups of duplicates, the largest first."""
 
     state: Literal["ready"] = "ready"
@@ -317,33 +265,28 @@ class DuplicatesOut(Schema):
     groups: list[DuplicateGroupOut]
     next_cursor: str | None = Field(description="Send as `cursor` for the next groups; null: end")
 
-    @classmethod
-    def of(cls, found: Duplicates) -> Self:
-        """A service's answer as JSON."""
-        asked = {name: getattr(found.options, name) for name in ("collection", "kind", "threshold")}
-        groups = [DuplicateGroupOut.of(group) for group in found.groups]
-        return cls._copy(found, state="ready", groups=groups, **asked)
 
-
-class DuplicatesRunning(Schema):
+class DuplicatesRunning(Answer):
     """The search for duplicates is under way; ask again."""
 
     state: Literal["running"] = "running"
     done: int = Field(description="Pictures that were searched for")
     total: int = Field(description="Pictures to search for, as counted at the start")
 
-    @classmethod
-    def of(cls, progress: Unfinished) -> Self:
-        """How far it is, as JSON."""
-        return cls(done=progress.done, total=progress.total)
+
+def _as_text(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters that can be answered: a path on the server need not be UTF-8."""
+    text = json.dumps(dict(parameters), ensure_ascii=False)
+    shown: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
+    return shown
 
 
-class JobOut(Schema):
+class JobOut(Answer):
     """A piece of long work."""
 
     id: str
     kind: str = Field(description="What it does: reembed, index_archive, index_folder")
-    parameters: dict[str, Any]
+    parameters: Annotated[dict[str, Any], BeforeValidator(_as_text)]
     state: JobState
     cancel_requested: bool = Field(description="Whether it ends at its next step")
     done: int = Field(
@@ -363,37 +306,9 @@ class JobOut(Schema):
     updated_at: str
     finished_at: str | None
 
-    @classmethod
-    def of(cls, status: JobStatus) -> Self:
-        """A job as JSON."""
-        job = status.job
-        return cls._copy(
-            job,
-            parameters=_as_text(job.parameters),
-            error_texts=list(job.error_texts),
-            rate=status.rate,
-            seconds_left=status.seconds_left,
-        )
 
-
-def _as_text(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters that can be answered: a path on the server need not be UTF-8."""
-    text = json.dumps(dict(parameters), ensure_ascii=False)
-    shown: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
-    return shown
-
-
-class JobsOut(Schema):
+class JobsOut(Answer):
     """A stretch of jobs, newest first."""
 
     jobs: list[JobOut]
     next_cursor: str | None = Field(description="Send as `cursor` for the next stretch; null: end")
-
-
-def _urls(record: ImageRecord) -> dict[str, str]:
-    """Where a picture's file and thumbnail are served, relative to the service's root."""
-    path, query = (
-        f"/images/{quote(record.id, safe='')}",
-        urlencode({"collection": record.collection}),
-    )
-    return {"image_url": f"{path}/file?{query}", "thumbnail_url": f"{path}/thumbnail?{query}"}

@@ -311,8 +311,8 @@ class Client(BaseClient):
         return {
             "version": __version__,
             "collections": [
-                CollectionOut.of(info, searchable=True).model_dump(exclude={"searchable"})
-                for info in self._store.collections()
+                one.model_dump(exclude={"searchable"})
+                for one in CollectionOut.of_all(self._store.collections(), ())
             ],
             "store": self._store.describe(),
         }

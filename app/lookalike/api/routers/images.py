@@ -120,7 +120,8 @@ def list_images(
     page = parts.services.pictures.page(
         collection, cursor=cursor or None, limit=limit, where=parse_filter(filter)
     )
-    return ImagesOut.of(collection, page)
+    images = [ImageOut.of(record) for record in page.records]
+    return ImagesOut(collection=collection, images=images, next_cursor=page.next_cursor)
 
 
 @_images.get(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Response
@@ -16,8 +15,8 @@ from lookalike.api.errors import responses
 from lookalike.api.monitoring import CONTENT_TYPE
 from lookalike.api.routers.collections import described
 from lookalike.api.security import require_read
-from lookalike.schemas import CollectionOut, PassportOut, Schema
-from lookalike.services.checks import WINDOW, RecallFigures
+from lookalike.schemas import Answer, CollectionOut, PassportOut, Schema
+from lookalike.services.checks import WINDOW
 
 router = APIRouter(tags=["service"])
 
@@ -29,7 +28,7 @@ class LiveModelOut(Schema):
     provenance: Mapping[str, str]
 
 
-class RecallOut(Schema):
+class RecallOut(Answer):
     """What an approximate index finds of the true answers, measured on real searches."""
 
     samples: int = Field(description="Searches that were done again exactly, since the start")
@@ -38,11 +37,6 @@ class RecallOut(Schema):
     )
     dropped: int = Field(description="Chosen, but too many waited already")
     skipped: int = Field(description="Tried, but pictures changed meanwhile or nothing was found")
-
-    @classmethod
-    def of(cls, figures: RecallFigures) -> Self:
-        """The figures as JSON."""
-        return cls(**asdict(figures))
 
 
 class InfoOut(Schema):
