@@ -117,7 +117,7 @@ def direct_p50(services: Services, files: list[Path]) -> float:
 def fill(services: Services, files: list[Path]) -> None:
     """Indexes the files."""
     items = list(services.indexing.index([PictureSource.from_path(file) for file in files]))
-    if any(item.failed for item in items):
+    if any(item.error for item in items):
         raise SystemExit("a picture of the benchmark could not be indexed")
 
 

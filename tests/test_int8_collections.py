@@ -64,7 +64,7 @@ def serving(settings: Settings) -> Iterator[Services]:
 def index(services: Services, pictures: list[Path], collection: str = "default") -> None:
     sources = [PictureSource.from_path(path, id=path.stem) for path in pictures]
     items = list(services.indexing.index(sources, collection=collection))
-    assert not any(item.failed for item in items)
+    assert not any(item.error for item in items)
 
 
 @pytest.fixture(scope="module")

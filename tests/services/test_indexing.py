@@ -338,7 +338,7 @@ def test_a_file_that_changes_between_hashing_and_keeping_is_refused(services, tm
     path.write_bytes(paths[0].read_bytes())
     source = Changing(filename="changing.jpg", size=path.stat().st_size, path=path, id="x")
     (item,) = services.indexing.index([source])
-    assert item.failed
+    assert item.error is not None
     assert count_of(services.store, "default") == 0
 
 

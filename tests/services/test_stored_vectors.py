@@ -32,7 +32,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
             for n, path in enumerate(paths)
         ]
         sources.append(PictureSource.from_path(paths[0], id="unlabeled", metadata={}))
-        assert not any(item.failed for item in made.indexing.index(sources))
+        assert not any(item.error for item in made.indexing.index(sources))
         yield made
 
 

@@ -25,14 +25,7 @@ Vector = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Result(Generic[Item, Value]):
-    """What became of one item.
-
-    Attributes:
-        item: As it was given.
-        value: What `prepare` returned beside the vector; None if it raised.
-        vector: (dim,) float32; None if the item needed no vector, or failed.
-        error: Why it failed, or None.
-    """
+    """What became of one item: `value` is what `prepare` returned beside the vector, if it did."""
 
     item: Item
     value: Value | None = None
@@ -57,11 +50,9 @@ class Pipeline:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def __enter__(self) -> Self:
-        """Ready to run."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stops the threads."""
         self.close()
 
     def close(self) -> None:
@@ -75,11 +66,8 @@ class Pipeline:
 
         An item that raises a `LookalikeError` carries it in its result and affects no other. Any
         other exception ends the run. Closing the generator cancels what has not begun and waits
-        for what has.
-
-        Args:
-            items: Taken one by one as there is room, on the caller's thread.
-            prepare: Called on the pipeline's threads, for several items at once.
+        for what has. Items are taken as there is room, on the caller's thread; `prepare` is called
+        on the pipeline's threads.
         """
         window: deque[tuple[Item, Future[Prepared[Value]]]] = deque()
         left = iter(items)
@@ -89,21 +77,18 @@ class Pipeline:
                     window.append((item, self._pool.submit(prepare, item)))
                 if not window:
                     return
-                yield _result(*window.popleft())
+                item, begun = window.popleft()
+                value = None
+                try:
+                    value, vector = begun.result()
+                    result = Result(item, value, None if vector is None else vector.result())
+                except LookalikeError as exc:
+                    result = Result(item, value, error=exc)
+                yield result
         finally:
             for _, begun in window:
                 begun.cancel()
             wait([begun for _, begun in window])
-
-
-def _result(item: Item, begun: Future[Prepared[Value]]) -> Result[Item, Value]:
-    """Waits for one item."""
-    value = None
-    try:
-        value, vector = begun.result()
-        return Result(item, value, None if vector is None else vector.result())
-    except LookalikeError as exc:
-        return Result(item, value, error=exc)
 
 
 def grouped(results: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -125,8 +110,7 @@ def reading(name: str) -> Iterator[None]:
 class PutGate:
     """A gate for each collection: commits pass it together, and wait while it is closed.
 
-    While it is closed, no picture is added to the collection. Re-embedding uses that to make the
-    last few vectors and switch.
+    Re-embedding closes it to make the last few vectors and switch.
     """
 
     def __init__(self) -> None:
