@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.errors import LookalikeError, NotReadyError, SpecMismatchError
-from lookalike.models.encoders import Encoders, LiveEncoder
-from lookalike.progress import Worker
+from lookalike.models.encoders import Encoders, LiveEncoder, Vector
+from lookalike.progress import Worker, log_failure
 from lookalike.records import DEFAULT_COLLECTION, Effort, Match, ModelSpec
 from lookalike.store.base import Store, spec_of
 from lookalike.store.filters import Filter
 from lookalike.store.tuning import recall_at_k
-
-log = logging.getLogger(__name__)
 
 WINDOW = 200
 """Searches of a collection that the mean is taken over: the last so many."""
@@ -32,7 +27,10 @@ WINDOW = 200
 MAX_WAITING = 8
 """Searches that wait to be repeated; more are dropped."""
 
-_LONGEST_REST_S = 60.0  # a slow filter must not silence the meter for an hour
+_FAILURE = "A search could not be repeated to measure recall"
+
+Search = Callable[..., list[list[Match]]]
+"""A search for one query, as it was asked; takes another `effort`."""
 
 TOLERANCE = 0.05
 """How far `1 - cosine` may stray from the first answer before the canary is called ill."""
@@ -59,7 +57,7 @@ class Canary:
         self._timeout_s = timeout_s
         self.kept_s = kept_s
         self._lock = threading.Lock()
-        self._first: NDArray[np.float32] | None = None
+        self._first: Vector | None = None
         self._checked_at = float("-inf")
 
     def check(self) -> None:
@@ -77,18 +75,15 @@ class Canary:
     def _run(self, live: LiveEncoder) -> None:
         try:
             prepared = live.encoder.prepare(_draw_canary())
-            waiting: Future[NDArray[np.float32]] = live.batcher.submit(prepared, urgent=True)
-            vector = waiting.result(timeout=self._timeout_s)
+            vector = live.batcher.submit(prepared, urgent=True).result(timeout=self._timeout_s)
             spec = spec_of(self._store, DEFAULT_COLLECTION)
             if spec is None or not spec.differences(live.spec):
                 with contextlib.suppress(SpecMismatchError):  # it has just moved to another
-                    self._store.search(
-                        DEFAULT_COLLECTION, vector[np.newaxis, :], k=1, spec=live.spec
-                    )
-        except FutureTimeoutError as exc:
-            raise NotReadyError(
-                f"Embedding one picture took more than {self._timeout_s:g} s"
-            ) from exc
+                    query = vector[np.newaxis, :]  # (1, dim)
+                    self._store.search(DEFAULT_COLLECTION, query, k=1, spec=live.spec)
+        except TimeoutError as exc:
+            text = f"Embedding one picture took more than {self._timeout_s:g} s"
+            raise NotReadyError(text) from exc
         except LookalikeError as exc:
             raise NotReadyError(f"The canary failed: {exc}") from exc
         if self._first is None:
@@ -104,7 +99,7 @@ def _draw_canary() -> Image.Image:
     return Image.fromarray(np.stack([x * 4, y * 4, blue], axis=-1))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RecallFigures:
     """What was measured on one collection since the start.
 
@@ -120,32 +115,6 @@ class RecallFigures:
     mean: float | None = None
     dropped: int = 0
     skipped: int = 0
-
-
-@dataclass(slots=True)
-class _Tally:
-    samples: int = 0
-    dropped: int = 0
-    skipped: int = 0
-    recalls: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
-
-    def figures(self) -> RecallFigures:
-        mean = sum(self.recalls) / len(self.recalls) if self.recalls else None
-        return RecallFigures(
-            samples=self.samples, mean=mean, dropped=self.dropped, skipped=self.skipped
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """A search as it was asked; `vector` is (dim,) float32."""
-
-    collection: str
-    vector: NDArray[np.float32]
-    k: int
-    spec: ModelSpec
-    where: Filter | None
-    exclude: Sequence[str]
 
 
 class RecallMeter:
@@ -165,20 +134,20 @@ class RecallMeter:
         self._store = store
         self.share = share
         self._lock = threading.Lock()
-        self._tallies: dict[str, _Tally] = {}
-        self._waiting: deque[_Asked] = deque()
+        self._figures: dict[str, RecallFigures] = {}
+        self._recalls: dict[str, deque[float]] = {}
+        self._waiting: deque[tuple[str, Search]] = deque()
         self._worker = Worker(
             "recall-meter",
             self._step,
-            failure="A search could not be repeated to measure recall",
+            failure=_FAILURE,
             share=busy,
-            longest_rest_s=_LONGEST_REST_S,
         )
 
     def offer(
         self,
         collection: str,
-        vector: NDArray[np.float32],
+        vector: Vector,
         *,
         k: int,
         spec: ModelSpec,
@@ -189,36 +158,28 @@ class RecallMeter:
         """Takes a search to repeat, as `Store.search` was asked; returns at once.
 
         A search with an effort of its own says nothing about the index as it is set, and is not
-        measured; nor is one of an exact index.
-
-        Args:
-            collection: Where it searched.
-            vector: (dim,) float32, of length 1.
-            k: How many matches.
-            spec: What made the vector.
-            where: Only images that pass.
-            exclude: Ids that are left out.
-            effort: The effort that the search asked for, if it did.
+        measured; nor is one of an exact index. `vector` is (dim,) float32, of length 1.
         """
         if self._worker.closing.is_set():
             return
         found = self._store.collection(collection)
         if effort is not None or found is None or found.exact:
             return
-        asked = _Asked(
-            collection=collection, vector=vector, k=k, spec=spec, where=where, exclude=exclude
+        query = vector[np.newaxis, :]  # (1, dim)
+        search = partial(
+            self._store.search, collection, query, k=k, spec=spec, where=where, exclude=exclude
         )
         with self._lock:
             if len(self._waiting) >= MAX_WAITING:
-                self._tally(collection).dropped += 1
+                self._of(collection).dropped += 1
                 return
-            self._waiting.append(asked)
+            self._waiting.append((collection, search))
         self._worker.wake()
 
     def figures(self) -> dict[str, RecallFigures]:
         """What was measured, by collection; only those that a search was chosen from."""
         with self._lock:
-            figures = {name: tally.figures() for name, tally in sorted(self._tallies.items())}
+            figures = {name: replace(one) for name, one in sorted(self._figures.items())}
         return {n: one for n, one in figures.items() if spec_of(self._store, n) is not None}
 
     def close(self) -> None:
@@ -228,50 +189,37 @@ class RecallMeter:
             self._waiting.clear()
         self._worker.close()
 
-    def _tally(self, collection: str) -> _Tally:
-        return self._tallies.setdefault(collection, _Tally())
-
     def _step(self) -> bool:
         with self._lock:
             if not self._waiting:
                 return False
-            asked = self._waiting.popleft()
-        recall = self._measure(asked)
+            collection, search = self._waiting.popleft()
+        recall = _measure(search)
         with self._lock:
-            tally = self._tally(asked.collection)
+            figures = self._of(collection)
             if recall is None:
-                tally.skipped += 1
+                figures.skipped += 1
             else:
-                tally.samples += 1
-                tally.recalls.append(recall)
+                recalls = self._recalls.setdefault(collection, deque(maxlen=WINDOW))
+                recalls.append(recall)
+                figures.mean = sum(recalls) / len(recalls)
+                figures.samples += 1
         return True
 
-    def _measure(self, asked: _Asked) -> float | None:
-        """Recall of one search; None if nothing can be said."""
-        try:
-            found = self._search(asked)
-            exact = self._search(asked, Effort(exact=True))
-            again = self._search(asked)
-        except LookalikeError as exc:  # the collection was dropped, or moved to another spec
-            log.info("A search could not be repeated to measure recall: %s", exc)
-            return None
-        except Exception:  # the next one may be measured
-            log.exception("A search could not be repeated to measure recall")
-            return None
-        if not exact or _versions(found) != _versions(again):
-            return None
-        return recall_at_k(_ranked(found), _ranked(exact))
+    def _of(self, collection: str) -> RecallFigures:
+        return self._figures.setdefault(collection, RecallFigures())
 
-    def _search(self, asked: _Asked, effort: Effort | None = None) -> list[Match]:
-        return self._store.search(
-            asked.collection,
-            asked.vector[np.newaxis, :],  # (1, dim)
-            k=asked.k,
-            spec=asked.spec,
-            where=asked.where,
-            exclude=asked.exclude,
-            effort=effort,
-        )[0]
+
+def _measure(search: Search) -> float | None:
+    """Recall of one search; None if nothing can be said."""
+    try:
+        (found,), (exact,), (again,) = search(), search(effort=Effort(exact=True)), search()
+    except Exception as exc:  # perhaps the collection was dropped; the next one may be measured
+        log_failure(exc, _FAILURE)
+        return None
+    if not exact or _versions(found) != _versions(again):
+        return None
+    return recall_at_k(_ranked(found), _ranked(exact))
 
 
 def _ranked(matches: Sequence[Match]) -> list[tuple[str, float]]:

@@ -136,7 +136,7 @@ class SearchService:
             QueueFullError: Too many pictures wait already.
         """
         watch = Stopwatch()
-        for attempt in range(1, ATTEMPTS + 1):
+        for left in reversed(range(ATTEMPTS)):
             live = self._live_encoder(options.collection)
             try:
                 with watch.stage("decode"):
@@ -150,10 +150,10 @@ class SearchService:
                 with watch.stage("search"):
                     matches = self._matches(vector, live.spec, options)
             except SpecMismatchError:  # the collection switched to another model meanwhile
-                if attempt == ATTEMPTS:
+                if not left:
                     raise
             except NotReadyError:  # likewise, and its encoder was retired
-                if attempt == ATTEMPTS or self._live_encoder(options.collection) is live:
+                if not left or self._live_encoder(options.collection) is live:
                     raise
             else:
                 query = Query(width=decoded.width, height=decoded.height, sha256=sha256)
@@ -168,19 +168,17 @@ class SearchService:
         slot: Callable[[], AbstractContextManager[None]] = nullcontext,
         keep: Callable[[BinaryIO], object] | None = None,
     ) -> SearchResult:
-        """Fetches a picture and finds the pictures most like it.
+        """Fetches a picture and finds the pictures most like it; raises as `search` does.
 
         Args:
             address: Where the picture is; http or https.
             options: What to look for.
-            slot: Holds a slot for the search; entered once the picture is here, so that a slow
-                address takes none.
+            slot: Entered once the picture is here, so that a slow address takes no slot.
             keep: Called with the picture after the search, before it is gone.
 
         Raises:
             FetchingDisabledError: Fetching is not turned on.
             FetchError: The picture cannot be had; `Fetcher.fetch` says more.
-            LookalikeError: Whatever `search` and `slot` raise.
         """
         watch = Stopwatch()
         with self.require_fetcher().fetch(address) as picture:
@@ -207,12 +205,12 @@ class SearchService:
         """
         check_id(image_id)
         watch = Stopwatch()
-        for attempt in range(1, ATTEMPTS + 1):
+        for left in reversed(range(ATTEMPTS)):
             try:
                 return self._similar_now(image_id, options, watch)
             except (SpecMismatchError, ImageNotFoundError, EmbeddingSetNotFoundError):
                 # The collection switched meanwhile, or the picture does not exist: see which.
-                if attempt == ATTEMPTS:
+                if not left:
                     raise
                 self._store.get(options.collection, image_id)
         raise AssertionError("unreachable")
@@ -241,10 +239,18 @@ class SearchService:
     def _matches(
         self, vector: Vector, spec: ModelSpec, options: SearchOptions, exclude: Sequence[str] = ()
     ) -> list[Match]:
+        find = partial(
+            self._store.search,
+            options.collection,
+            vector[np.newaxis, :],  # (1, dim)
+            spec=spec,
+            exclude=exclude,
+            effort=options.effort,
+        )
         if options.group_by is None:
-            matches = self._ranked(vector, spec, options, exclude)
+            (matches,) = find(k=options.k, where=options.where)
         else:
-            matches = self._best_of_groups(vector, spec, options, exclude, options.group_by)
+            matches = self._best_of_groups(find, options, options.group_by)
         if self._meter is not None and random.random() < self._meter.share:  # noqa: S311 - no secret
             self._meter.offer(
                 options.collection,
@@ -259,26 +265,8 @@ class SearchService:
             matches = [match for match in matches if match.score >= options.min_score]
         return matches
 
-    def _ranked(
-        self, vector: Vector, spec: ModelSpec, options: SearchOptions, exclude: Sequence[str]
-    ) -> list[Match]:
-        return self._store.search(
-            options.collection,
-            vector[np.newaxis, :],  # (1, dim)
-            k=options.k,
-            spec=spec,
-            where=options.where,
-            exclude=exclude,
-            effort=options.effort,
-        )[0]
-
     def _best_of_groups(
-        self,
-        vector: Vector,
-        spec: ModelSpec,
-        options: SearchOptions,
-        exclude: Sequence[str],
-        field: str,
+        self, find: Callable[..., list[list[Match]]], options: SearchOptions, field: str
     ) -> list[Match]:
         """Searches for further groups until there are k or no more.
 
@@ -290,15 +278,7 @@ class SearchService:
         best: dict[str, Match] = {}
         wanted, where = options.k * 4, options.where
         while True:
-            matches = self._store.search(
-                options.collection,
-                vector[np.newaxis, :],  # (1, dim)
-                k=wanted,
-                spec=spec,
-                where=where,
-                exclude=exclude,
-                effort=options.effort,
-            )[0]
+            (matches,) = find(k=wanted, where=where)
             for match in matches:
                 if field in match.record.metadata:
                     best.setdefault(group_key(match.record.metadata[field]), match)
