@@ -281,7 +281,7 @@ class ImportService:
     def _run(
         self, parameters: Mapping[str, Any], options: ImportOptions, feed: Feed, job: JobRun
     ) -> str:
-        run = ImportRun(self._indexing, feed, self._journal(job.job_id), job)
+        run = ImportRun(self._indexing, feed, self._journal(job.job.id), job)
         summary = run.run(options.collection, options.on_conflict)
         source = parameters["path"] if "path" in parameters else parameters["filename"]
         return f"{in_ascii(source) or 'the archive'}: {summary}"

@@ -46,13 +46,7 @@ class StoppedError(TaskEndedError):
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """A job, with its speed if it is running.
-
-    Attributes:
-        job: As it is stored, or as it stands this moment.
-        rate: Steps per second since it was started or resumed, or None.
-        seconds_left: At this rate, or None.
-    """
+    """A job as it stands; `rate` is in steps per second since it was started or resumed."""
 
     job: Job
     rate: float | None = None
@@ -66,47 +60,34 @@ class JobRun(Progress):
         job: As it was begun.
         store: Keeps it.
         every_s: Seconds between two writes of its progress.
+
+    Attributes:
+        job: As it stands this moment.
+        stopped: Whether the service is shutting down: `check` raises, and the job stays unfinished.
+        canceled: Why `check` raises, as the job's final message; None if the job goes on.
     """
 
     def __init__(self, job: Job, store: JobStore, *, every_s: float) -> None:
         super().__init__()
-        self.job_id = job.id
-        self.kind = job.kind
-        self.parameters = job.parameters
-        self._job = job
+        self.job = job
+        self.stopped = False
+        self.canceled: str | None = None
         self._store = store
         self._every_s = every_s
-        self._canceled = threading.Event()
-        self._why = ""
-        self._stopped = threading.Event()
         self._since: tuple[float, int] | None = None
         self._written = time.monotonic()
 
     @property
     def starts(self) -> int:
         """See `Job.starts`; this one counts until the job comes further or the service stops."""
-        return max(0, self._job.starts - self.stopped)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the service is shutting down."""
-        return self._stopped.is_set()
-
-    def stop(self) -> None:
-        """Makes the next `check` raise; the job stays unfinished."""
-        self._stopped.set()
-
-    def cancel(self, why: str = "") -> None:
-        """Makes the next `check` raise; the job ends as canceled, with `why` as its message."""
-        self._why = why
-        self._canceled.set()
+        return max(0, self.job.starts - self.stopped)
 
     def check(self) -> None:
         """Raises if the service is shutting down or the job was canceled."""
-        if self._stopped.is_set():
+        if self.stopped:
             raise StoppedError
-        if self._canceled.is_set():
-            raise CanceledError(self._why)
+        if self.canceled is not None:
+            raise CanceledError(self.canceled)
 
     def report(self, done: int, total: int, *, stage: str = "") -> None:  # noqa: ARG002
         """Notes the progress; writes it every `every_s`, or at once if `starts` depends on it.
@@ -114,42 +95,41 @@ class JobRun(Progress):
         The first report tells what was done before this start: only the next one is this start's
         own work.
         """
-        first, grew = self._since is None, done > self._job.done
-        at_once = grew and (first or self._job.starts > 0)
-        starts = self._job.starts
+        first, grew = self._since is None, done > self.job.done
+        at_once = grew and (first or self.job.starts > 0)
+        starts = self.job.starts
         if first:
             self._since = (time.monotonic(), done)
         if grew:
             starts = min(starts, 1 if first else 0)
-        self._job = replace(self._job, done=done, total=total, starts=starts)
+        self.job = replace(self.job, done=done, total=total, starts=starts)
         if at_once or time.monotonic() - self._written >= self._every_s:
             self.write()
 
     def error(self, text: str) -> None:
         """Counts a step that failed, and keeps the first few texts."""
-        texts = (*self._job.error_texts, text)[:_ERROR_TEXTS]
-        self._job = replace(self._job, errors=self._job.errors + 1, error_texts=texts)
+        texts = (*self.job.error_texts, text)[:_ERROR_TEXTS]
+        self.job = replace(self.job, errors=self.job.errors + 1, error_texts=texts)
 
-    def write(self, change: Callable[[Job], Job] = lambda job: job) -> Job:
-        """Writes the progress, and a further change; returns the job."""
-        job = self._store.change(self.job_id, lambda job: change(self._now(job)))
+    def write(self, **change: Any) -> Job:
+        """Writes the progress, and further fields; returns the job."""
+        job = self._store.change(self.job.id, lambda stored: replace(self._now(stored), **change))
         self._written = time.monotonic()
         return job
 
     def end(self, state: JobState, message: str) -> Job:
         """Writes how the job ended; returns it."""
         try:
-            return self.write(lambda job: _ended(job, state, message))
+            return self.write(**_ended(state, message))
         except LookalikeError:
             raise
         except Exception as exc:  # perhaps because of the message: this one can be written
-            log.exception("the end of job %s cannot be written", self.job_id)
-            text = _bug(exc)
-            return self.write(lambda job: _ended(job, JobState.FAILED, text))
+            log.exception("the end of job %s cannot be written", self.job.id)
+            return self.write(**_ended(JobState.FAILED, _bug(exc)))
 
-    def status(self, job: Job) -> JobStatus:
+    def status(self, stored: Job) -> JobStatus:
         """The job as it stands this moment, with its rate."""
-        job = self._now(job)
+        job = self._now(stored)
         if self._since is None:
             return JobStatus(job)
         since, before = self._since
@@ -160,16 +140,8 @@ class JobRun(Progress):
         return JobStatus(job, rate, max(0, job.total - job.done) / rate)
 
     def _now(self, stored: Job) -> Job:
-        own = self._job
-        return replace(
-            stored,
-            done=own.done,
-            total=own.total,
-            errors=own.errors,
-            error_texts=own.error_texts,
-            starts=self.starts,
-            updated_at=utc_now(),
-        )
+        own = {name: getattr(self.job, name) for name in ("done", "total", "errors", "error_texts")}
+        return replace(stored, **own, starts=self.starts, updated_at=utc_now())
 
 
 Handler = Callable[[Mapping[str, Any], JobRun], str]
@@ -230,7 +202,8 @@ class JobService:
         with self._lock:
             if self._closed:
                 raise NotReadyError("The service is shutting down: try again later")
-            last = self._last_unfinished(kind, parameters)
+            others = self.unfinished(parameters.get("collection"))
+            last = next((job for job in reversed(others) if job.kind == kind), None)
             if last and same_work(last, kind, parameters) and not last.cancel_requested:
                 return self._status(last)
             now = utc_now()
@@ -246,13 +219,6 @@ class JobService:
             self._worker.wake()
         return self._status(job)
 
-    def _last_unfinished(self, kind: str, parameters: Mapping[str, Any]) -> Job | None:
-        """The last unfinished job of this kind for the same collection."""
-        collection = parameters.get("collection")
-        of_it = [job for job in self._store.unfinished() if job.kind == kind]
-        of_it = [job for job in of_it if job.parameters.get("collection") == collection]
-        return of_it[-1] if of_it else None
-
     def get(self, job_id: str) -> JobStatus:
         """One job. Raises `JobNotFoundError`."""
         return self._status(self._store.get(job_id))
@@ -260,43 +226,35 @@ class JobService:
     def page(
         self, *, cursor: str | None = None, limit: int = 100
     ) -> tuple[list[JobStatus], str | None]:
-        """Jobs, newest first, and the cursor of the next page (None at the end).
-
-        Raises:
-            InvalidParameterError: The cursor is not one that this call returned.
-        """
+        """Jobs, newest first, and the cursor of the next page; raises as `JobStore.page`."""
         page = self._store.page(cursor=cursor, limit=limit)
         return [self._status(job) for job in page.jobs], page.next_cursor
 
     def cancel(self, job_id: str, *, why: str = "") -> JobStatus:
         """Ends a queued job at once and a running one at its next step.
 
-        Args:
-            job_id: Which one; one that ended stays as it is.
-            why: The job's final message, instead of the usual one.
-
-        Raises:
-            JobNotFoundError: There is no such job.
+        `why` is its final message, instead of the usual one. Raises `JobNotFoundError`.
         """
         with self._lock:
             before = self._store.get(job_id).state
 
             def request(job: Job) -> Job:
                 if job.state is JobState.QUEUED:
-                    return _ended(job, JobState.CANCELED, why or "Canceled before it began")
+                    ended = _ended(JobState.CANCELED, why or "Canceled before it began")
+                    return replace(job, **ended)
                 if job.state is JobState.RUNNING:
                     return replace(job, cancel_requested=True, updated_at=utc_now())
                 return job
 
             job = self._store.change(job_id, request)
-            if self._run is not None and self._run.job_id == job_id:
-                self._run.cancel(why)
+            if self._run is not None and self._run.job.id == job_id:
+                self._run.canceled = why
         if job.state.finished and not before.finished:
             self._tell(job)
         return self._status(job)
 
-    def unfinished(self, collection: str) -> list[Job]:
-        """The queued and running jobs of a collection, oldest first."""
+    def unfinished(self, collection: str | None) -> list[Job]:
+        """The queued and running jobs of a collection (None: of none), oldest first."""
         jobs = self._store.unfinished()
         return [job for job in jobs if job.parameters.get("collection") == collection]
 
@@ -305,16 +263,16 @@ class JobService:
         with self._lock:
             self._closed = True
             if self._run is not None:
-                self._run.stop()
+                self._run.stopped = True
                 try:
                     self._run.write()  # now, since the process may be killed before the job ends
                 except Exception as exc:  # the thread is waited for in any case
-                    log_failure(exc, f"the progress of job {self._run.job_id} cannot be written")
+                    log_failure(exc, f"the progress of job {self._run.job.id} cannot be written")
         self._worker.close()
 
     def _status(self, job: Job) -> JobStatus:
         run = self._run
-        if run is None or run.job_id != job.id or job.state is not JobState.RUNNING:
+        if run is None or run.job.id != job.id or job.state is not JobState.RUNNING:
             return JobStatus(job)
         return run.status(job)
 
@@ -325,7 +283,18 @@ class JobService:
             if not unfinished:
                 return False
             run = self._begin(unfinished[0])
-        self._finish(run)
+        state, message = self._outcome(run)
+        # If this raises, the job is soon begun again: its work, being done, is quickly done again.
+        with self._lock:
+            job = run.end(state, message) if state else run.write()
+            self._run = None
+        if job.state.finished:
+            log.info("job %s: %s: %s", job.id, job.state, job.message)
+            self._tell(job)
+            try:
+                self._store.prune(keep=self._kept)
+            except Exception as exc:  # the next job that ends tries again
+                log_failure(exc, "old jobs cannot be forgotten")
         return True
 
     def _begin(self, job: Job) -> JobRun:
@@ -347,27 +316,9 @@ class JobService:
         self._begun = job.id
         self._run = JobRun(started, self._store, every_s=self._every_s)
         if job.cancel_requested:
-            self._run.cancel()
+            self._run.canceled = ""
         log.info("job %s (%s) %s", job.id, job.kind, "goes on" if resumed else "begins")
         return self._run
-
-    def _finish(self, run: JobRun) -> None:
-        """Does a job's work and writes how it ended.
-
-        If the end cannot be written, this raises and the job is soon begun again: its work, being
-        done, is quickly done again.
-        """
-        state, message = self._outcome(run)
-        with self._lock:
-            job = run.end(state, message) if state else run.write()
-            self._run = None
-        if job.state.finished:
-            log.info("job %s: %s: %s", job.id, job.state, job.message)
-            self._tell(job)
-            try:
-                self._store.prune(keep=self._kept)
-            except Exception as exc:  # the next job that ends tries again
-                log_failure(exc, "old jobs cannot be forgotten")
 
     def _tell(self, job: Job) -> None:
         """Says that a job ended; an error then is no longer the job's."""
@@ -376,19 +327,11 @@ class JobService:
         except Exception as exc:
             log_failure(exc, f"what job {job.id} left cannot be removed")
 
-    def _refusal(self, run: JobRun) -> str:
-        """Why a job cannot be run; empty if it can."""
-        if run.kind not in self._kinds:
-            return f"This version of Lookalike has no jobs of the kind {run.kind!r}"
-        return _ENDED_THE_SERVICE if run.starts > _STARTS else ""
-
     def _outcome(self, run: JobRun) -> tuple[JobState | None, str]:
         """Does the work; returns how it ended, or None if it was interrupted."""
         try:
             run.check()
-            if refusal := self._refusal(run):
-                return JobState.FAILED, refusal
-            return JobState.DONE, self._kinds[run.kind](run.parameters, run)
+            return JobState.DONE, self._handler(run)(run.job.parameters, run)
         except CanceledError as exc:
             return JobState.CANCELED, str(exc) or "Canceled; what was done is kept"
         except Exception as exc:
@@ -396,13 +339,23 @@ class JobService:
                 return None, ""
             if isinstance(exc, LookalikeError):
                 return JobState.FAILED, str(exc)
-            log.exception("job %s failed", run.job_id)
+            log.exception("job %s failed", run.job.id)
             return JobState.FAILED, _bug(exc)
 
+    def _handler(self, run: JobRun) -> Handler:
+        """Of a job's kind; raises if the job cannot be run."""
+        if run.job.kind not in self._kinds:
+            text = f"This version of Lookalike has no jobs of the kind {run.job.kind!r}"
+            raise InvalidParameterError(text)
+        if run.starts > _STARTS:
+            raise LookalikeError(_ENDED_THE_SERVICE)
+        return self._kinds[run.job.kind]
 
-def _ended(job: Job, state: JobState, message: str) -> Job:
+
+def _ended(state: JobState, message: str) -> dict[str, Any]:
+    """The fields of a job that change at its end."""
     now = utc_now()
-    return replace(job, state=state, message=message, updated_at=now, finished_at=now)
+    return {"state": state, "message": message, "updated_at": now, "finished_at": now}
 
 
 def _bug(exc: Exception) -> str:
