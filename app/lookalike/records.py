@@ -165,6 +165,13 @@ def _canonical(values: Mapping[str, Any]) -> str:
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
+def canonical_json(metadata: Metadata) -> str:
+    """One text for equal metadata: sorted keys, no spaces; true and 1 stay apart."""
+    return json.dumps(
+        metadata, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord:
     """One stored picture, without its vector.

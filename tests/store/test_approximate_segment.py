@@ -81,8 +81,7 @@ def check(
     index: ApproximateSegment, k: int, *, allowed: NDArray[np.int64] | None, at_least: float
 ) -> None:
     """Full answers of rows that may be found, with exact scores in order; and the recall."""
-    exact = rows()
-    exact.remove(np.setdiff1d(np.arange(ROWS), index.exact.seqs[index.exact.alive]))
+    exact = rows().removed(np.flatnonzero(~index.exact.alive))
     passing = np.flatnonzero(exact.alive)
     if allowed is not None:
         passing = np.intersect1d(passing, allowed)
@@ -159,7 +158,7 @@ def test_what_was_removed_is_not_found(asking: ApproximateSegment, removed: int)
     order = np.random.default_rng(4).permutation(ROWS)
     gone = np.concatenate([nearest[np.sort(np.unique(nearest, return_index=True)[1])], order])
     gone = gone[np.sort(np.unique(gone, return_index=True)[1])][:removed]
-    asking.exact.remove(gone)
+    asking = replace(asking, exact=asking.exact.removed(gone))
     assert asking.exact.dead == removed
     for k in (10, 100):
         check(asking, k, allowed=None, at_least=0.97)
@@ -185,9 +184,8 @@ def test_rows_that_are_left_out(asking: ApproximateSegment) -> None:
 
 
 def test_exact_is_exact(index: ApproximateSegment) -> None:
-    index.exact.remove(np.arange(0, ROWS, 3))
-    exact = rows()
-    exact.remove(np.arange(0, ROWS, 3))
+    exact = rows().removed(np.arange(0, ROWS, 3))
+    index = replace(index, exact=index.exact.removed(np.arange(0, ROWS, 3)))
     for k in (1, 10, 500):
         mine = index.search(ASKED, k=k, effort=Effort(exact=True))
         for found, true in zip(mine, exact.search(ASKED, k=k), strict=True):
@@ -279,12 +277,13 @@ PATCHED = """
 from lookalike.cores import limit_openmp
 limit_openmp()
 import faiss.contrib.torch_utils
+from dataclasses import replace
 import numpy as np
 from tests.store.test_approximate_segment import ASKED, ASKS_FAISS, ROWS, build
 for kind in ("IVF16,SQ8", "HNSW8,SQ8"):
     index = build(kind, limits=ASKS_FAISS)
     assert index.candidates.takes_selectors
-    index.exact.remove(np.arange(0, ROWS, 2))
+    index = replace(index, exact=index.exact.removed(np.arange(0, ROWS, 2)))
     for found in index.search(ASKED, k=5, allowed=np.arange(ROWS // 2)):
         assert len(found[1]) == 5 and np.all(found[1] % 2 == 1) and found[1].max() < ROWS // 2
 """

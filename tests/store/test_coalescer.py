@@ -19,8 +19,7 @@ class Slow:
     """An index that is held up until told to go on, and that counts what comes together."""
 
     def __init__(self) -> None:
-        self.index = ExactSegment(8)
-        self.index.add(np.arange(1, 101), unit_vectors(100))
+        self.index = ExactSegment(8).added(np.arange(1, 101), unit_vectors(100))
         self.go_on = threading.Event()
         self.sizes: list[int] = []
 

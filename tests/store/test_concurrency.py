@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -18,7 +16,7 @@ from lookalike.errors import NotFoundError
 from lookalike.store.base import Store, count_of
 from lookalike.store.filters import Filter
 from lookalike.store.local.catalog import Catalog
-from lookalike.store.local.index.indexes import LiveIndex, ReadWriteLock
+from lookalike.store.local.index.indexes import LiveIndex
 from lookalike.store.local.index.policy import Limits
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import digest, fill, ids, new_image, put, search, unit_vectors
@@ -176,52 +174,3 @@ def test_what_many_put_is_all_there(store: Store) -> None:
         list(pool.map(put_one, range(400)))
     assert count_of(store, "default") == 400
     assert len(search(store, vectors[:1], k=400)[0]) == 400
-
-
-def test_the_lock_lets_readers_share_and_writers_be_alone() -> None:
-    lock, counting = ReadWriteLock(), threading.Lock()
-    inside, wrong = [0, 0], []
-    both = threading.Barrier(2, timeout=60)
-
-    def read() -> None:
-        with lock.read():
-            both.wait()
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda _: read(), range(2)))
-
-    def work(kind: int) -> None:
-        for _ in range(300):
-            with lock.write() if kind else lock.read():
-                with counting:
-                    inside[kind] += 1
-                    if inside[1] > 1 or (inside[1] and inside[0]):
-                        wrong.append(tuple(inside))
-                time.sleep(0)
-                with counting:
-                    inside[kind] -= 1
-
-    with ThreadPoolExecutor(5) as pool:
-        list(pool.map(work, [0, 1, 0, 1, 0]))
-    assert wrong == []
-
-
-def test_readers_do_not_starve_a_writer() -> None:
-    lock, stop, written = ReadWriteLock(), threading.Event(), threading.Event()
-
-    def read() -> None:
-        while not stop.is_set():
-            with lock.read():
-                time.sleep(0.005)
-
-    def write() -> None:
-        with lock.write():
-            written.set()
-
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(3):
-            pool.submit(read)
-        time.sleep(0.05)
-        pool.submit(write)
-        assert written.wait(60)
-        stop.set()

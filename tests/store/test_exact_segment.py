@@ -23,7 +23,7 @@ def made(vectors: NDArray[np.float32], limits: Limits = DEFAULT_LIMITS) -> Exact
     index = ExactSegment(vectors.shape[1], limits=limits)
     for start in range(0, len(vectors), 1000):
         seqs = np.arange(start, min(start + 1000, len(vectors)), dtype=np.int64) * 3 + 10
-        index.add(seqs, vectors[start : start + 1000])
+        index = index.added(seqs, vectors[start : start + 1000])
     return index
 
 
@@ -43,9 +43,9 @@ def test_search_is_exact(queries: int, k: int, removed: int) -> None:
     vectors[::50] = vectors[0]
     index = made(vectors)
     gone = np.random.default_rng(1).permutation(ROWS)[:removed]
-    index.remove(gone * 3 + 10)
-    index.remove(gone * 3 + 10)
-    assert index.dead == removed
+    whole = index
+    index = index.removed(gone * 3 + 10).removed(gone * 3 + 10)
+    assert (index.dead, whole.dead) == (removed, 0)
     rows = np.setdiff1d(np.arange(ROWS), gone)
     asked = np.concatenate([vectors[:1], unit_vectors(queries, dim=DIM, seed=2)])[:queries]
     for query, (scores, seqs) in zip(asked, index.search(asked, k=k), strict=True):
@@ -75,19 +75,32 @@ def test_ties_beyond_the_last_place_go_by_seq() -> None:
     scores, seqs = index.search(vectors[:1], k=3)[0]
     assert seqs.tolist() == [10, 13, 16]
     assert len(set(scores.tolist())) == 1
-    index.remove(np.array([13]))
+    index = index.removed(np.array([13]))
     assert index.search(vectors[:1], k=3)[0][1].tolist() == [10, 16, 19]
 
 
 def test_seqs_must_ascend_and_fit() -> None:
-    index = ExactSegment(DIM)
-    index.add(np.array([5, 7]), unit_vectors(2, dim=DIM))
+    index = ExactSegment(DIM).added(np.array([5, 7]), unit_vectors(2, dim=DIM))
     for seqs in ([7, 8], [9, 9], [3, 10]):
         with pytest.raises(ValueError, match="ascend"):
-            index.add(np.array(seqs), unit_vectors(2, dim=DIM))
+            index.added(np.array(seqs), unit_vectors(2, dim=DIM))
     with pytest.raises(ValueError, match="does not fit"):
-        index.add(np.array([8]), unit_vectors(2, dim=DIM))
+        index.added(np.array([8]), unit_vectors(2, dim=DIM))
     assert (len(index), index.last_seq) == (2, 7)
+
+
+def test_segments_that_share_memory_do_not_see_each_other() -> None:
+    vectors = unit_vectors(6, dim=DIM)
+    first = ExactSegment(DIM).added(np.arange(1, 3), vectors[:2])
+    second = first.added(np.arange(3, 5), vectors[2:4])
+    other = first.added(np.arange(7, 9), vectors[4:]).removed(np.array([1]))
+    for index, seqs, rows in (
+        (first, [1, 2], [0, 1]),
+        (second, [1, 2, 3, 4], [0, 1, 2, 3]),
+        (other, [2, 7, 8], [1, 4, 5]),
+    ):
+        assert sorted(index.search(vectors[:1], k=9)[0][1].tolist()) == seqs
+        assert np.array_equal(np.concatenate([v for _, v in index.blocks()]), vectors[rows])
 
 
 def test_an_empty_index_finds_nothing() -> None:
@@ -101,7 +114,7 @@ def test_an_empty_index_finds_nothing() -> None:
 def test_compaction_keeps_what_is_alive() -> None:
     vectors = unit_vectors(ROWS, dim=DIM)
     index = made(vectors)
-    index.remove(index.seqs[:5000].copy())
+    index = index.removed(index.seqs[:5000])
     smaller = index.compacted()
     assert (len(smaller), smaller.dead, smaller.last_seq) == (1000, 0, index.last_seq)
     query = unit_vectors(1, dim=DIM, seed=5)
@@ -130,7 +143,7 @@ def test_threads_are_raised_for_a_batch_only(monkeypatch: pytest.MonkeyPatch) ->
 def test_searches_side_by_side_are_right() -> None:
     vectors = unit_vectors(ROWS, dim=DIM)
     index = made(vectors)
-    index.remove(index.seqs[::2].copy())
+    index = index.removed(index.seqs[::2])
     asked = unit_vectors(40, dim=DIM, seed=6)
     alone = [index.search(asked[n : n + 1], k=10)[0] for n in range(40)]
 

@@ -11,13 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lookalike.errors import InvalidFilterError
+from lookalike.records import canonical_json
 from lookalike.store.filters import (
     LISTS,
     MAX_CONDITIONS,
     MAX_ITEMS,
     OPERATORS,
     Filter,
-    canonical_json,
 )
 from lookalike.store.local.catalog import Changes
 from lookalike.store.local.columns import Columns

@@ -209,7 +209,7 @@ def test_a_save_that_fails_loses_nothing(
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(ExactSegment, "add"), (indexes, "np")], ids=["adding", "preparing"]
+    ("owner", "name"), [(ExactSegment, "added"), (indexes, "np")], ids=["adding", "preparing"]
 )
 def test_an_index_that_does_not_follow_is_loaded_anew(
     tmp_path: Path,

@@ -179,7 +179,7 @@ def made(
 ) -> Segments:
     rows = ExactSegment(DIM, unit_vectors(count), np.arange(1, count + 1))
     approximate = ApproximateSegment(rows, ann, Calibration(LEVELS, 1e-4)) if ann else None
-    return Segments(rows, approximate=approximate, built_with=built_with)
+    return Segments(rows, ExactSegment(DIM), approximate, built_with)
 
 
 def policy(index_type: str = "SQ8", *, limits: Limits = SMALL, **given: Any) -> IndexPolicy:
@@ -188,14 +188,14 @@ def policy(index_type: str = "SQ8", *, limits: Limits = SMALL, **given: Any) -> 
 
 def test_few_pictures_need_no_index() -> None:
     flat = in_memory(ExactSegment(DIM))
-    flat.add(np.arange(1, 100), unit_vectors(99))
+    flat = flat.added(np.arange(1, 100), unit_vectors(99))
     set_type = policy()
     assert set_type.due(flat) is None
-    flat.add(np.array([100]), unit_vectors(1))
+    flat = flat.added(np.array([100]), unit_vectors(1))
     due = set_type.due(flat)
     assert due is not None
     assert (due.factory, due.reason) == ("SQ8", "as set")
-    flat.remove(np.array([1]))
+    flat = flat.removed(np.array([1]))
     assert set_type.due(flat) is None
     assert IndexPolicy().due(flat) is None
     assert IndexPolicy(index_type="auto").due(flat) is None
@@ -204,9 +204,9 @@ def test_few_pictures_need_no_index() -> None:
 def test_what_came_since_makes_a_build_due(ann: CandidateIndex) -> None:
     index = made(400, ann)
     assert policy().due(index) is None
-    index.add(np.arange(1001, 1051), unit_vectors(50))  # half of `min_rows`, over a tenth
+    index = index.added(np.arange(1001, 1051), unit_vectors(50))  # half of `min_rows`, over a tenth
     assert policy().due(index) is None
-    index.add(np.array([1051]), unit_vectors(1))
+    index = index.added(np.array([1051]), unit_vectors(1))
     due = policy().due(index)
     assert due is not None
     assert due.factory == "SQ8"
@@ -214,9 +214,9 @@ def test_what_came_since_makes_a_build_due(ann: CandidateIndex) -> None:
 
 def test_tombstones_make_a_build_due(ann: CandidateIndex) -> None:
     index = made(400, ann)
-    index.remove(np.arange(1, 101))
+    index = index.removed(np.arange(1, 101))
     assert policy().due(index) is None
-    index.remove(np.array([101]))
+    index = index.removed(np.array([101]))
     assert policy().due(index) is not None
 
 
@@ -254,18 +254,44 @@ def test_settings_that_changed_are_heard(
     assert (found and (found.factory or "Flat")) == due
 
 
+@pytest.mark.parametrize("index_type", ["Flat", "SQ8", "auto"])
+@pytest.mark.parametrize("kind", ["empty", "mapped", "approximate"])
+def test_no_build_becomes_due_before_it_was_said(
+    ann: CandidateIndex, index_type: str, kind: str
+) -> None:
+    """However rows come and go; `changes_until_due` only saves asking."""
+    limits = Limits(min_rows=150, exact_numbers=DIM * 450, mapped_bytes=4 * DIM * 160)
+    asked, chance = policy(index_type, limits=limits), np.random.default_rng(0)
+    index = made(400, ann if kind == "approximate" else None)
+    if kind == "empty":
+        index = in_memory(ExactSegment(DIM))
+    quiet, answers = 0, set()
+    for change in range(500):
+        due = asked.due(index)
+        answers.add(due is None)
+        assert due is None or change >= quiet
+        if due is None and change >= quiet:
+            quiet = change + asked.changes_until_due(index)
+        if chance.random() < 0.7:
+            index = index.added(np.array([1001 + change]), unit_vectors(1, seed=change))
+        else:
+            index = index.removed(chance.permutation(index.live_seqs)[:1])
+    stays = {("mapped", "SQ8"), ("approximate", "Flat")}
+    assert len(answers) == 2 or (kind, index_type) in stays
+
+
 def test_a_mapped_index_keeps_little_in_memory() -> None:
     exact = policy(EXACT, limits=Limits(mapped_bytes=4 * DIM * 100))
     index = made(400, None)
-    index.add(np.arange(1001, 1101), unit_vectors(100))
+    index = index.added(np.arange(1001, 1101), unit_vectors(100))
     assert exact.due(index) is None
-    index.add(np.array([1101]), unit_vectors(1))
+    index = index.added(np.array([1101]), unit_vectors(1))
     assert exact.due(index) is not None
 
 
 def test_an_index_that_has_shrunk_serves_on(ann: CandidateIndex) -> None:
     index = made(400, ann)
-    index.remove(np.arange(1, 350))
+    index = index.removed(np.arange(1, 350))
     assert policy().due(index) is None
 
 
@@ -282,7 +308,7 @@ def test_the_reason_is_that_of_the_type_that_serves(ann: CandidateIndex) -> None
     )
     flat = in_memory(ExactSegment(DIM))
     assert reason(flat) == "Flat: exact until there are 100 pictures to build SQ8 of"
-    flat.add(np.arange(1, 151), unit_vectors(150))
+    flat = flat.added(np.arange(1, 151), unit_vectors(150))
     assert reason(flat) == "Flat: until SQ8 is built (as set)"
 
 
@@ -302,18 +328,10 @@ def test_a_build_that_failed_waits_for_half_as_many_again(rows: int, again: int)
     retries.failed(rows)
     assert not retries.allowed(again - 1)
     assert retries.allowed(again)
-    assert is_waiting(retries) is False
     retries.interrupted()
     assert not retries.allowed(again)
-    assert is_waiting(retries) is True
     retries.succeeded()
     assert retries.allowed(0)
-    assert is_waiting(retries) is False
-
-
-def is_waiting(retries: Retries) -> bool:
-    """Read anew: mypy takes an attribute for what it was."""
-    return retries.waiting
 
 
 def test_calibrations_survive_a_manifest() -> None:

@@ -615,10 +615,10 @@ def test_deleting_everything_beside_searches(tmp_path: Path) -> None:
             live = row and store._indexes.get(row)
             assert live
             index = live._index
-            prepared = index.prepare(QUERIES, None, None, k=10)
             for n in range(130):
                 store.delete("default", f"i{n}")
-            found = index.finish(QUERIES, prepared, k=10, effort=Effort())
+            found = index.search(QUERIES, k=10)
+            assert found
             assert [len(seqs) for _, seqs in found] == [10, 10, 10]
             assert search(store, QUERIES)[0] == []
 

@@ -12,8 +12,14 @@ from lookalike.errors import (
     InvalidMetadataError,
     MetadataTooLargeError,
 )
-from lookalike.records import check_collection_name, check_id, decode_cursor, encode_cursor
-from lookalike.store.filters import canonical_json, check_metadata, merge_patch
+from lookalike.records import (
+    canonical_json,
+    check_collection_name,
+    check_id,
+    decode_cursor,
+    encode_cursor,
+)
+from lookalike.store.filters import check_metadata, merge_patch
 
 
 def nested(levels: int) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from lookalike.records import (
     DEFAULT_COLLECTION,
     DuplicateKind,
     OnConflict,
+    canonical_json,
     check_collection_name,
     check_id,
 )
@@ -49,7 +50,6 @@ from lookalike.schemas import (
     VectorSetOut,
     VectorSetsOut,
 )
-from lookalike.store.filters import canonical_json
 
 ATTEMPTS = 8
 """How often a call is made while the service says that it is busy."""

@@ -29,9 +29,10 @@ from lookalike.records import (
     OnConflict,
     PutOutcome,
     PutStatus,
+    canonical_json,
     decode_cursor,
 )
-from lookalike.store.filters import MAX_METADATA_BYTES, Filter, canonical_json
+from lookalike.store.filters import MAX_METADATA_BYTES, Filter
 
 Recipe = Mapping[str, Any]
 """How to make an encoder again: a JSON object of settings. The store only keeps it."""

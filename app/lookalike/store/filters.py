@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lookalike.errors import InvalidFilterError, InvalidMetadataError, MetadataTooLargeError
-from lookalike.records import Metadata
+from lookalike.records import Metadata, canonical_json
 
 MAX_METADATA_BYTES = 65_536
 """Default bound on a picture's metadata, in bytes of its canonical JSON."""
@@ -46,13 +46,6 @@ def check_metadata(value: Any, max_bytes: int = MAX_METADATA_BYTES) -> dict[str,
     if size > max_bytes:
         raise MetadataTooLargeError(f"The metadata has {size} bytes; at most {max_bytes} are kept")
     return value
-
-
-def canonical_json(metadata: Metadata) -> str:
-    """One text for equal metadata: sorted keys, no spaces; true and 1 stay apart."""
-    return json.dumps(
-        metadata, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    )
 
 
 def merge_patch(target: Metadata, patch: Metadata) -> dict[str, Any]:

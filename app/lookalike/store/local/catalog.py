@@ -24,6 +24,7 @@ from lookalike.records import (
     OnConflict,
     PutOutcome,
     PutStatus,
+    canonical_json,
     utc_now,
 )
 from lookalike.store.base import (
@@ -34,7 +35,6 @@ from lookalike.store.base import (
     require_same_spec,
     unknown_collection,
 )
-from lookalike.store.filters import canonical_json
 from lookalike.store.sqlite import Connections, Schema
 
 SCHEMA = Schema(

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import LIMITS, Effort
 from lookalike.store.base import Vectors
-from lookalike.store.local.index.policy import faiss, list_count
+from lookalike.store.local.index.policy import Limits, faiss, list_count
 from lookalike.store.local.index.segments import (
     ExactSegment,
     Found,
     Mask,
     Positions,
-    Selection,
     max_threads,
     selector,
     threads,
@@ -252,25 +251,21 @@ class _Look:
     ms: float
 
 
+@dataclass(frozen=True)
 class ApproximateSegment:
     """Sealed rows, an approximate index of them, and the effort that finds which recall.
 
-    Rows can be removed, none can be added. Every score is exact; only which rows are scored is not.
+    Every score is exact; only which rows are scored is not.
     """
 
-    def __init__(
-        self, exact: ExactSegment, candidates: CandidateIndex, calibration: Calibration
-    ) -> None:
-        if len(exact) != len(candidates):
-            raise ValueError(f"{len(candidates)} rows are indexed, of {len(exact)}")
-        self.exact = exact
-        self.candidates = candidates
-        self.calibration = calibration
-        self._limits = exact.limits
+    exact: ExactSegment
+    candidates: CandidateIndex
+    calibration: Calibration
 
-    def __len__(self) -> int:
-        """Rows, tombstones included."""
-        return len(self.exact)
+    def __post_init__(self) -> None:
+        """Checks that the index is of these rows."""
+        if len(self.exact) != len(self.candidates):
+            raise ValueError(f"{len(self.candidates)} rows are indexed, of {len(self.exact)}")
 
     def search(
         self,
@@ -293,31 +288,24 @@ class ApproximateSegment:
             excluded: Positions that are left out.
             effort: How hard to look; what is not given is calibrated.
         """
-        selection = self.exact.select(allowed, excluded, k=k)
-        return self.search_selected(queries, selection, k=k, effort=effort)
-
-    def search_selected(
-        self, queries: Vectors, selection: Selection, *, k: int, effort: Effort | None = None
-    ) -> list[Found]:
-        """The k best of the selected rows that it finds; rows may be removed meanwhile."""
-        if selection.few is not None:
-            return self.exact.search_selected(queries, selection, k=k)
-        effort, kept, alive = effort or Effort(), selection.kept, selection.alive
-        rows, dead = int(np.count_nonzero(kept)), len(alive) - int(np.count_nonzero(alive))
+        effort, kept, limits = effort or Effort(), self.exact.kept(allowed, excluded), self._limits
+        rows, count, dead = int(np.count_nonzero(kept)), len(self.exact), self.exact.dead
         # If most rows are gone, those left lie far from where the index was calibrated.
-        hides = (
-            self._limits.overfetched < dead <= len(self) // 2 and self.candidates.takes_selectors
-        )
-        mask = alive if hides else None
-        unwanted = len(self) - rows - (dead if hides else 0)
-        look = self._first_look(k, unwanted, rows, effort)
-        if effort.exact or look is None:
-            return self.exact.search_selected(queries, selection, k=k)
+        hides = limits.overfetched < dead <= count // 2 and self.candidates.takes_selectors
+        mask = self.exact.alive if hides else None
+        look = self._first_look(k, count - rows - (dead if hides else 0), rows, effort)
+        few = allowed is not None and rows <= limits.scored_rows
+        if effort.exact or few or look is None:
+            return self.exact.search_kept(queries, kept, k=k)
         near = self.candidates.nearest(queries, look.width, look.effort, mask)
         return [
             self._complete(query, row, look, kept, mask, k=min(k, rows))
             for query, row in zip(queries, near, strict=True)
         ]
+
+    @property
+    def _limits(self) -> Limits:
+        return self.exact.limits
 
     def _first_look(self, k: int, unwanted: int, rows: int, effort: Effort) -> _Look | None:
         """How to begin; None if scoring every row that may be found costs little more.
@@ -346,8 +334,8 @@ class ApproximateSegment:
         asked = [width] if effort.k_factor is not None else []
         if effort.ef_search is not None and self.candidates.knob == "ef_search":
             asked.append(effort.ef_search)
-        large = len(self) >= self._limits.small_rows
-        return large and max(asked, default=0) > len(self) // _WIDE_SHARE
+        large = len(self.exact) >= self._limits.small_rows
+        return large and max(asked, default=0) > len(self.exact) // _WIDE_SHARE
 
     def _affordable(self, depth: int, effort: Effort, *, spent: float, rows: int) -> _Look | None:
         """A look for a part of the rows; None once all looks cost too much beside exact search."""
@@ -381,7 +369,7 @@ class ApproximateSegment:
     def _deeper(self, look: _Look, *, rows: int) -> _Look | None:
         """The next look; None if FAISS cannot look harder, or scoring every row is cheaper."""
         harder = self.candidates.harder(look.effort)
-        if harder is None or look.depth >= len(self):
+        if harder is None or look.depth >= len(self.exact):
             return None
         return self._affordable(_HARDER * look.depth, harder, spent=look.ms, rows=rows)
 

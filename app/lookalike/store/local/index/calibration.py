@@ -146,7 +146,7 @@ def moved_rows(exact: ExactSegment, positions: Positions, rng: np.random.Generat
     A graph has the neighbors of its own rows one step away and finds them far more easily than
     those of an image that is not there. Moved rows are as hard as images that were held out.
     """
-    rows = exact.vectors(positions)
+    rows = exact.vectors[positions]
     near = [scores[-1] for scores, _ in exact.search(rows, k=_NEIGHBOR + 1)]
     distances = np.sqrt(np.maximum(0.0, 2.0 - 2.0 * np.array(near)))
     directions = rng.normal(size=rows.shape)
@@ -184,7 +184,7 @@ def build_segment(
         RuntimeError: FAISS cannot build this type of these vectors.
     """
     candidates = build_candidates(
-        factory, exact.array, threads_used=threads, seed=seed, progress=progress
+        factory, exact.vectors, threads_used=threads, seed=seed, progress=progress
     )
     measured = calibrate(exact, candidates, recall=recall, seed=seed, progress=progress)
     return ApproximateSegment(exact, candidates, measured)

@@ -48,13 +48,15 @@ log = logging.getLogger(__name__)
 
 
 class Generations:
-    """The saved index of one vector space. Each save replaces the last one in one step."""
+    """The saved index of one vector space. Each save replaces the last one in one step.
+
+    Files that are mapped stay readable when a later save removes them.
+    """
 
     def __init__(self, folder: Path, *, limits: Limits, read_only: bool = False) -> None:
         self._folder = folder
         self._limits = limits
         self._read_only = read_only
-        self._newest: Artifact | None = None
 
     def save(
         self,
@@ -79,9 +81,10 @@ class Generations:
                 facts.update(build(folder, row.spec.dim))
 
         with disk_errors("save the index"):
-            self._newest = save_artifact(
+            saved = save_artifact(
                 self._folder, kind=_KIND, version=_FORMAT, facts=facts, write=write
             )
+            remove_leftovers(saved, older_than_s=0)
         return True
 
     def require_room(self, rows: int, dim: int) -> None:
@@ -104,14 +107,14 @@ class Generations:
     def load(self, row: CollectionRow, *, exact: bool) -> Segments | None:
         """The saved index; None if there is none that is whole and fits.
 
-        A broken one is removed, and the log says why.
+        A broken one is removed, and the log says why; so is what a crash left.
         """
         try:
             artifact = read_artifact(self._folder, kind=_KIND, version=_FORMAT, verify=False)
             if artifact is not None:
                 found = self._open(artifact, row, exact=exact)
-                self._newest = artifact
-                self.remove_older()
+                if not self._read_only:
+                    remove_leftovers(artifact, older_than_s=0)
                 return found
         except (BrokenArtifactError, OSError, ValueError, KeyError, TypeError, RuntimeError) as exc:
             log.warning("The saved index of %r cannot be used: %s", row.name, exc)
@@ -130,16 +133,16 @@ class Generations:
             raise BrokenArtifactError("vectors has the wrong size")
         if size <= _CHECKED_BYTES:
             artifact.verify("vectors")
+        growing = ExactSegment(dim, limits=self._limits)
         approximate = not exact and facts["index"] != EXACT
         if not approximate and size < self._limits.mapped_bytes:
-            return in_memory(_read_rows(vectors, seqs, dim, self._limits))
+            return in_memory(_read_rows(vectors, seqs, growing))
         rows = ExactSegment.map(vectors, dim, seqs, limits=self._limits)
         if not approximate:
-            return Segments(rows)
-        path = artifact.verify("candidates")
-        candidates = CandidateIndex.read(path, factory=facts["index"])
+            return Segments(rows, growing)
+        candidates = CandidateIndex.read(artifact.verify("candidates"), factory=facts["index"])
         segment = ApproximateSegment(rows, candidates, Calibration.from_json(facts["calibration"]))
-        return Segments(rows, approximate=segment, built_with=facts["built_with"])
+        return Segments(rows, growing, segment, built_with=facts["built_with"])
 
     def saved(self) -> dict[str, Any] | None:
         """Type, rows and bytes on the disk, as the manifest says; None if there is none."""
@@ -151,11 +154,6 @@ class Generations:
             return {"type": found.facts["index"], "count": found.facts["count"], "bytes": size}
         except (BrokenArtifactError, OSError, KeyError):  # damaged, or replaced meanwhile
             return None
-
-    def remove_older(self) -> None:
-        """Removes what an older generation or a crash left; mapped files stay readable."""
-        if self._newest is not None and not self._read_only:
-            remove_leftovers(self._newest, older_than_s=0)
 
     def discard(self) -> None:
         """Removes the saved index."""
@@ -174,15 +172,14 @@ def _write_rows(folder: Path, blocks: Iterable[tuple[Seqs, Vectors]]) -> Seqs:
     return seqs
 
 
-def _read_rows(path: Path, seqs: Seqs, dim: int, limits: Limits) -> ExactSegment:
-    """A growing segment with a copy of the rows, read block by block."""
-    segment = ExactSegment(dim, limits=limits)
-    step = max(1, _READ_BYTES // (4 * dim))
+def _read_rows(path: Path, seqs: Seqs, segment: ExactSegment) -> ExactSegment:
+    """The segment with a copy of the rows, read block by block."""
+    step = max(1, _READ_BYTES // (4 * segment.dim))
     with path.open("rb") as file:
         for start in range(0, len(seqs), step):
             block = seqs[start : start + step]
-            rows = np.frombuffer(file.read(4 * dim * len(block)), "<f4")
-            segment.add(block, rows.reshape(len(block), dim))
+            rows = np.frombuffer(file.read(4 * segment.dim * len(block)), "<f4")
+            segment = segment.added(block, rows.reshape(len(block), segment.dim))
     return segment
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,59 +21,17 @@ from lookalike.progress import TaskEndedError, Worker
 from lookalike.records import Effort
 from lookalike.store.base import Seqs, Vectors
 from lookalike.store.local.catalog import Catalog, CollectionRow, Written
-from lookalike.store.local.index.building import IndexBuilding
+from lookalike.store.local.index.building import BuildError, BuildProgress, Retries, build
 from lookalike.store.local.index.generations import Generations
-from lookalike.store.local.index.policy import EXACT, IndexPolicy
+from lookalike.store.local.index.policy import EXACT, IndexPolicy, Plan
 from lookalike.store.local.index.segments import ExactSegment, Found, Segments, in_memory
 
 _SAVED_SHARE = 0.01  # changes as a part of the rows; fewer are cheaper to add again
 _JOINED_K = 100  # searches for more matches would slow those that they join
+_PAUSE_S = 0.0005  # after each block that a build reads, so that searches run
+_COMPARED = 16  # vectors that a saved index is compared with the catalog by
 
 log = logging.getLogger(__name__)
-
-
-class ReadWriteLock:
-    """Readers share it, a writer has it alone; a waiting writer holds back new readers.
-
-    Not reentrant: a reader that reads again inside may wait for a writer that waits for it.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._readers = 0
-        self._writing = False
-        self._waiting_writers = 0
-
-    @contextmanager
-    def read(self) -> Iterator[None]:
-        """Shares the lock with other readers."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._writing and not self._waiting_writers)
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._readers -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def write(self) -> Iterator[None]:
-        """Has the lock alone."""
-        with self._changed:
-            self._waiting_writers += 1
-            try:
-                self._changed.wait_for(lambda: not self._writing and not self._readers)
-            finally:
-                self._waiting_writers -= 1
-                self._changed.notify_all()
-            self._writing = True
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._writing = False
-                self._changed.notify_all()
 
 
 @dataclass(slots=True, eq=False)
@@ -144,10 +103,11 @@ class Coalescer:
 
 
 class LiveIndex:
-    """An index that searches share and changes exclude.
+    """The index of one vector space: what searches use, and how it is loaded, synced and built.
 
-    Callers of `apply`, `tidy` and `save` hold the store's change lock, so that seqs arrive in order
-    and a save sees no change; `search` and `rebuild` need no lock from their caller.
+    Searches take `_index` as it is at the moment; it is never changed, only replaced. Whoever
+    replaces it holds the store's change lock, so that seqs arrive in order; `search` and `rebuild`
+    need no lock from their caller.
     """
 
     def __init__(
@@ -157,31 +117,90 @@ class LiveIndex:
         self._catalog = catalog
         self._generations = generations
         self._policy = policy
-        self._building = IndexBuilding(catalog, row, generations, policy)
+        self._limits = policy.limits
         self._index = in_memory(ExactSegment(row.spec.dim, limits=policy.limits))
-        self._lock = ReadWriteLock()
         self._joined = Coalescer(self._search_all)
         self._rebuilding = threading.Lock()
-        self._changes = 0
+        self._changes = 0  # rows that were added or removed
+        self._saved_changes = 0  # what `_changes` was when it was saved
+        self._quiet_changes = 0  # below so many, no build is due
+        self._progress = BuildProgress()
+        self._retries = Retries(policy.limits.retry_s)
+        self._failure: str | None = None
 
     def load(self) -> None:
-        """Takes the saved index, synced with the catalog, or makes one from the catalog."""
-        self._index, self._changes = self._building.load()
+        """Takes the saved index if it is of this catalog, or makes an exact one, and syncs it.
+
+        What the policy wants beyond exact search is left to a later `rebuild`.
+        """
+        name, held = self.row.name, self._catalog.embedded(self.row)
+        index = self._generations.load(self.row, exact=self._policy.index_type == EXACT)
+        if index and not self._agrees(index, held):
+            log.warning("The saved index of %r is not of this catalog", name)
+            self._generations.discard()
+            index = None
+        if index is None:
+            if len(held):
+                log.warning("Building the index of %r from %d stored vectors", name, len(held))
+            index = self._exact(len(held))
+        self._index = index
+        self.sync()
         self.tidy()
 
     def make(self) -> None:
         """Makes an exact index of a set that nobody searches yet."""
-        self._index, self._changes = self._building.make()
+        self._generations.discard()
+        self._index = self._exact(len(self._catalog.embedded(self.row)))
+        self.sync()
+
+    def _exact(self, rows: int) -> Segments:
+        """An exact index; if its rows are many, they are written to a file that is mapped."""
+        if 4 * rows * self.row.spec.dim >= self._limits.mapped_bytes:
+            try:
+                if self._generations.save(self._catalog.vectors_after(self.row, 0), self.row):
+                    mapped = self._generations.load(self.row, exact=True)
+                    if mapped:
+                        return mapped
+            except StorageError as exc:
+                log.warning("The index of %r is kept in memory: %s", self.row.name, exc)
+        return in_memory(ExactSegment(self.row.spec.dim, limits=self._limits))
+
+    def _agrees(self, index: Segments, held: Seqs) -> bool:
+        """True if a saved index was made from this catalog.
+
+        A catalog restored from a backup gives seqs again that the index knows; comparing a few
+        vectors shows it.
+        """
+        rows = index.sealed if len(index.sealed) else index.growing
+        covered = held[held <= rows.last_seq]
+        in_catalog = rows.last_seq <= self._catalog.last_seq()
+        if not in_catalog or len(rows.locate(covered)) != len(covered):
+            return False
+        picked = covered[:: max(1, len(covered) // _COMPARED)]
+        seqs, vectors = self._catalog.vectors_at(self.row, picked.tolist())
+        return np.array_equal(rows.vectors[rows.locate(seqs)], vectors)
 
     def sync(self) -> bool:
-        """Follows all changes since it was loaded; searches wait.
+        """Follows all changes since it was loaded.
 
         Returns:
             False if vectors were added below its last seq: it must be loaded anew.
         """
-        with self._lock.write():
-            self._changes += self._building.sync(self._index)
-            return self._index.live_rows == len(self._catalog.embedded(self.row))
+        self._take(self._synced(self._index))
+        return self._index.live_rows == len(self._catalog.embedded(self.row))
+
+    def _synced(self, index: Segments) -> Segments:
+        """An index brought up to date with the catalog."""
+        held = self._catalog.embedded(self.row)
+        index = index.removed(np.setdiff1d(index.live_seqs, held, assume_unique=True))
+        for seqs, vectors in self._catalog.vectors_after(self.row, index.last_seq):
+            index = index.added(seqs, vectors)
+        return index
+
+    def _take(self, index: Segments) -> None:
+        """Has searches use another version of the index."""
+        before, self._index = self._index, index
+        self._changes += len(index) - len(before) + index.dead - before.dead
 
     def search(
         self,
@@ -205,47 +224,32 @@ class LiveIndex:
             None if `allowed` or `excluded` names rows that are not here: for a moment, the catalog
             is ahead of the index, or behind it.
         """
-        before, exact = self._index, self.is_exact
         plain = allowed is None and excluded is None and k <= _JOINED_K
-        if plain and (effort is None or exact):
+        if plain and (effort is None or self.is_exact):
             found = self._joined.search(queries, k)
-            if effort is None or self._index is before:  # it was not replaced meanwhile
+            if effort is None or self.is_exact:  # no approximate one took its place meanwhile
                 return found
         effort = (effort or Effort()).over(self._policy.effort)
-        with self._lock.read():
-            index = self._index
-            positions = [None if one is None else index.locate(one) for one in (allowed, excluded)]
-            for asked, here in zip((allowed, excluded), positions, strict=True):
-                if asked is not None and here is not None and len(asked) != len(here):
-                    return None
-            prepared = index.prepare(queries, *positions, k=k)
-        return index.finish(queries, prepared, k=k, effort=effort)
+        return self._index.search(queries, k=k, allowed=allowed, excluded=excluded, effort=effort)
 
     def _search_all(self, queries: Vectors, k: int) -> list[Found]:
-        with self._lock.read():
-            index = self._index
-            prepared = index.prepare(queries, None, None, k=k)
-        return index.finish(queries, prepared, k=k, effort=self._policy.effort)
+        return self._index.search(queries, k=k, effort=self._policy.effort) or []
 
     def apply(self, seqs: Seqs, vectors: Vectors, *, removed: Seqs) -> None:
         """Adds and removes rows as one change."""
-        with self._lock.write():
-            self._index.add(seqs, vectors)
-            self._index.remove(removed)
-        self._changes += len(seqs) + len(removed)
+        self._take(self._index.added(seqs, vectors).removed(removed))
 
     def tidy(self) -> None:
         """Drops tombstones once they pile up, and saves after many changes."""
-        limits, index = self._policy.limits, self._index
+        limits, index = self._limits, self._index
         if len(index.sealed):
             return  # rows added since it was built are in the catalog
         if index.dead > limits.compacted_rows and index.dead > len(index) // 4:
-            index = in_memory(index.growing.compacted())
-            with self._lock.write():
-                self._index = index
+            self._index = index = in_memory(index.growing.compacted())
         # A large one is built anew in the background, with a mapped file.
+        unsaved = self._changes - self._saved_changes
         large = index.bytes >= limits.mapped_bytes
-        if not large and self._changes > max(limits.saved_changes, len(index) // 2):
+        if not large and unsaved > max(limits.saved_changes, len(index) // 2):
             self.save()
 
     def save(self) -> None:
@@ -254,32 +258,36 @@ class LiveIndex:
             return  # a newer one is being built
         try:
             self._generations.save(self._index.blocks(), self.row)
-            self._generations.remove_older()
         except StorageError as exc:
             log.warning("The index of %r was not saved: %s", self.row.name, exc)
         finally:
             self._rebuilding.release()
-        self._changes = 0
+        self._saved_changes = self._changes
 
     def close(self) -> None:
         """Saves what would take long to add again."""
-        worth_it = self._changes >= max(1, _SAVED_SHARE * len(self._index))
-        if worth_it and not len(self._index.sealed):
+        unsaved = self._changes - self._saved_changes
+        if unsaved >= max(1, _SAVED_SHARE * len(self._index)) and not len(self._index.sealed):
             self.save()
-
-    @property
-    def due(self) -> bool:
-        """True if it should be built anew."""
-        return self._building.due(self._index) is not None
-
-    @property
-    def waiting(self) -> bool:
-        """True if a build was interrupted, and will be due again after some time."""
-        return self._building.retries.waiting
 
     def stop(self) -> None:
         """Ends a build that is under way: nobody needs the index any more."""
-        self._building.progress.stopped.set()
+        self._progress.stopped.set()
+
+    @property
+    def may_be_due(self) -> bool:
+        """False if it was found to serve well, and few rows were added or removed since."""
+        return self._changes >= self._quiet_changes
+
+    def _due(self) -> Plan | None:
+        """What to build now; None if the index serves well, or a build has just failed."""
+        changes, index = self._changes, self._index  # in this order: changes go on
+        if not self._retries.allowed(index.live_rows):
+            return None
+        plan = self._policy.due(index)
+        if plan is None:
+            self._quiet_changes = changes + self._policy.changes_until_due(index)
+        return plan
 
     def rebuild(self, change: threading.RLock) -> bool:
         """Builds what is due while searches and changes go on, and takes it in one step.
@@ -290,33 +298,89 @@ class LiveIndex:
             TaskEndedError: `stop` was called.
         """
         with self._rebuilding:
-            plan = self._building.due(self._index)
-            if plan is None:
+            plan = self._due()
+            built = self._build(plan) if plan else None
+            if plan is None or built is None:
                 return False
-            built = self._building.build(plan, self._index.live_rows)
-            if built is None:
-                return False
-            self._building.sync(built)
+            built = self._synced(built)
             with change:
-                self._building.sync(built)
-                before = self._replace(built)
-                self._changes = 0
-            del before  # freed, and its files removed, while nobody waits for a lock
-            self._generations.remove_older()
+                before, self._index = self._index, self._synced(built)
+                self._saved_changes = self._changes
+            del before, built  # freed, and its files removed, while nobody waits for a lock
             log.info(
                 "The index of %r is %s now: %s", self.row.name, plan.factory or EXACT, plan.reason
             )
             return True
 
-    def _replace(self, built: Segments) -> Segments:
-        with self._lock.write():
-            before, self._index = self._index, built
-        return before
+    def _build(self, plan: Plan) -> Segments | None:
+        """Builds and saves an index of what is in the catalog; None if that fails.
+
+        Takes minutes for a million rows, while searches and changes go on.
+        """
+        self._progress.check()
+        rows = self._index.live_rows
+        try:
+            built = self._save_built(plan.factory, rows)
+        except TaskEndedError:
+            raise
+        except Exception as exc:  # whatever it is, it would fail again at once
+            # If the collection was dropped, its folder went with it.
+            self._progress.check()
+            why = str(exc) or type(exc).__name__
+            self._failure = f"{plan.factory or EXACT} was not built: {why}"
+            if isinstance(exc, BuildError):
+                self._retries.failed(rows)
+            else:
+                self._retries.interrupted()
+            log.warning("The index of %r stays as it is: %s", self.row.name, self._failure)
+            return None
+        finally:
+            self._progress.now = None
+        self._failure = None
+        self._retries.succeeded()
+        return built
+
+    def _save_built(self, factory: str | None, rows: int) -> Segments:
+        self._progress.report(0, rows, stage="read")
+        self._generations.require_room(rows, self.row.spec.dim)
+        build = partial(self._build_candidates, factory) if factory else None
+        self._generations.save(self._paced_blocks(rows), self.row, build=build)
+        built = self._generations.load(self.row, exact=False)
+        if built is None or built.factory != factory:  # it would be due again at once
+            raise BuildError("what was saved cannot be read")
+        return built
+
+    def _paced_blocks(self, rows: int) -> Iterator[tuple[Seqs, Vectors]]:
+        """All vectors, with a pause after each block; ends the build if room gets short."""
+        blocks = self._catalog.vectors_after(self.row, 0, block_bytes=self._limits.block_bytes)
+        done = 0
+        for number, block in enumerate(blocks):
+            time.sleep(_PAUSE_S)
+            self._progress.check()
+            if number % self._limits.room_blocks == 0:
+                self._generations.require_room(0, self.row.spec.dim)
+            yield block
+            done += len(block[0])
+            self._progress.report(min(done, rows), rows, stage="read")
+        self._progress.check()
+
+    def _build_candidates(self, factory: str, folder: Path, dim: int) -> dict[str, Any]:
+        """Builds an approximate index of a folder's vectors, see `generations.Build`."""
+        calibration = build(
+            folder,
+            dim=dim,
+            factory=factory,
+            recall=self._policy.recall,
+            limits=self._limits,
+            progress=self._progress,
+        )
+        settings = self._policy.build_settings
+        return {"index": factory, "calibration": calibration, "built_with": settings}
 
     @property
     def is_exact(self) -> bool:
         """True if every row is scored, so that none of the best can be missed."""
-        return self._index.factory is None
+        return self._index.approximate is None
 
     def describe(self) -> dict[str, Any]:
         """Facts for `GET /info`; bytes of memory and of mapped files."""
@@ -336,15 +400,15 @@ class LiveIndex:
                 {"k": x.k, "parameters": str(x.effort), "recall": x.recall, "ms": round(x.ms, 3)}
                 for x in index.approximate.calibration.levels
             ]
-        if self._building.failure:
-            facts["failure"] = self._building.failure
-        if now := self._building.progress.now:  # read once: the build goes on
+        if self._failure:
+            facts["failure"] = self._failure
+        if now := self._progress.now:  # read once: the build goes on
             facts["building"] = dict(zip(("stage", "done", "total"), now, strict=True))
         return facts
 
 
 class Indexes:
-    """One `LiveIndex` for each vector space that was asked for.
+    """One `LiveIndex` for each vector space that was asked for; builds those that are due.
 
     Callers of anything but `get`, `build`, `rebuild`, `stop` and `describe` hold the store's change
     lock.
@@ -368,9 +432,13 @@ class Indexes:
         self._change = change
         self._read_only = read_only
         self._live: dict[int, LiveIndex] = {}
-        self._rebuilder = None
+        self._worker = Worker(
+            "indexes",
+            self._rebuild_all,
+            failure="An index was not built anew",
+            every_s=policy.limits.poll_s,
+        )
         if not read_only:
-            self._rebuilder = Rebuilder(change, poll_s=policy.limits.poll_s)
             self._remove_unknown()
 
     def get(self, row: CollectionRow) -> LiveIndex | None:
@@ -399,17 +467,6 @@ class Indexes:
         """True if searches score every row; an index that is not loaded yet counts as exact."""
         live = self._live.get(row.space)
         return live is None or live.is_exact
-
-    def rebuild(self, row: CollectionRow) -> bool:
-        """Builds a collection's index anew if that is due, and waits for it.
-
-        The caller does not hold the change lock.
-        """
-        live = self.get(row)
-        try:
-            return live is not None and live.rebuild(self._change)
-        except TaskEndedError:  # the collection was dropped
-            return False
 
     def build(self, row: CollectionRow) -> LiveIndex:
         """The index of a set that is not active, unknown to searches until `switch`.
@@ -459,11 +516,6 @@ class Indexes:
         self._forget(row)
         self._generations(row).discard()
 
-    def stop(self) -> None:
-        """Ends building in the background; the caller does not hold the change lock."""
-        if self._rebuilder is not None:
-            self._rebuilder.close()
-
     def close(self) -> None:
         """Saves what would take long to add again; after `stop`."""
         for live in self._live.values():
@@ -496,10 +548,6 @@ class Indexes:
         if live is not None:
             live.stop()
 
-    def _ask_rebuild(self, live: LiveIndex) -> None:
-        if self._rebuilder is not None:
-            self._rebuilder.ask(live)
-
     def _new(self, row: CollectionRow) -> LiveIndex:
         return LiveIndex(self._catalog, row, self._generations(row), self._policy)
 
@@ -516,61 +564,41 @@ class Indexes:
                 if folder.name not in known:
                     shutil.rmtree(folder, ignore_errors=True)
 
+    # Builds
 
-class Rebuilder:
-    """Builds indexes that are due, one after the other, in the background."""
+    def rebuild(self, row: CollectionRow) -> bool:
+        """Builds a collection's index anew if that is due, and waits for it.
 
-    def __init__(self, change: threading.RLock, *, poll_s: float) -> None:
-        self._change = change
-        self._lock = threading.Lock()
-        self._queue: list[LiveIndex] = []
-        self._interrupted: list[LiveIndex] = []
-        self._current: LiveIndex | None = None
-        self._worker = Worker(
-            "indexes", self._step, failure="An index was not built anew", every_s=poll_s
-        )
+        The caller does not hold the change lock.
+        """
+        live = None if self._read_only else self.get(row)
+        try:
+            return live is not None and live.rebuild(self._change)
+        except TaskEndedError:  # the collection was dropped
+            return False
 
-    def ask(self, live: LiveIndex) -> None:
-        """Has an index built anew if that is due."""
-        if not live.due:
-            return
-        with self._lock:
-            if live not in self._queue:
-                self._queue.append(live)
-        self._worker.wake()
-
-    def close(self) -> None:
-        """Ends a build that is under way; the caller does not hold the change lock."""
+    def stop(self) -> None:
+        """Ends building in the background; the caller does not hold the change lock."""
         self._worker.closing.set()
-        with self._lock:
-            if self._current is not None:
-                self._current.stop()
+        with self._change:
+            for live in self._live.values():
+                live.stop()
         self._worker.close()
 
-    def _step(self) -> bool:
-        live = self._next()
-        if live is None:
-            return False
-        try:
-            while live.rebuild(self._change):
-                pass  # changes meanwhile may make the next one due
-        except TaskEndedError:
-            return True
-        except Exception:  # searches go on with the index that is there
-            log.exception("The index of %r was not built anew", live.row.name)
-        if live.waiting:
-            self._interrupted.append(live)
-        return True
+    def _ask_rebuild(self, live: LiveIndex) -> None:
+        if live.may_be_due and not self._read_only:
+            self._worker.wake()
 
-    def _next(self) -> LiveIndex | None:
-        with self._lock:
-            self._current = None
-            if self._worker.closing.is_set():
-                return None
-            for live in [one for one in self._interrupted if not one.waiting]:
-                self._interrupted.remove(live)
-                if live.due and live not in self._queue:
-                    self._queue.append(live)
-            if self._queue:
-                self._current = self._queue.pop(0)
-            return self._current
+    def _rebuild_all(self) -> bool:
+        """Builds what is due, one after the other, on the background's thread."""
+        with self._change:
+            loaded = list(self._live.values())
+        for live in loaded:
+            try:
+                while live.may_be_due and live.rebuild(self._change):
+                    pass  # changes meanwhile may make the next one due
+            except TaskEndedError:
+                pass
+            except Exception:  # searches go on with the index that is there
+                log.exception("The index of %r was not built anew", live.row.name)
+        return False

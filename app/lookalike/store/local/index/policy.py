@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -39,56 +40,34 @@ _UNITS = {"": 1, "k": 1024, "M": 1024**2}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Sizes at which indexes change what they do. The defaults were measured; tests use small ones.
+    """Sizes at which indexes do something else; the defaults were measured."""
 
-    Attributes:
-        min_rows: Rows below which search stays exact: it takes a few milliseconds.
-        exact_numbers: Numbers up to which `auto` stays exact: scoring them takes about 10 ms.
-        pca_dim: Dimensions up to which vectors are reduced by PCA: beyond it, its covariance
-            matrix is too large, and a random rotation is used.
-        mapped_bytes: Bytes of vectors from which on an exact index is mapped from a file.
-        scored_rows: Allowed rows up to which each is scored without FAISS.
-        exact_spare: Candidates of an exact segment beyond k.
-        exact_overfetched: Rows that a filter excludes, up to which an exact segment fetches as
-            many more candidates, instead of passing FAISS a mask.
-        parallel_work: Multiplications from which on a batch of queries uses all cores.
-        spare: Candidates of an approximate segment beyond k.
-        overfetched: Rows that must not be found, up to which an approximate segment fetches as many
-            more candidates.
-        small_rows: Rows of which any search is fast, however hard it looks.
-        tried_share: Share of the cost of exact search that may be spent on approximate search of
-            the allowed rows before they are scored exactly.
-        calibrated_k: Numbers of matches that an index is calibrated for.
-        inline_numbers: Numbers of which an index is built within seconds, without a process.
-        block_bytes: Bytes of vectors that a build reads at a time: no search runs while they are
-            copied.
-        room_blocks: Blocks after which a build checks again that the disk has room.
-        retry_s: Seconds before an interrupted build is tried again; doubled each time.
-        poll_s: Seconds after which the background looks for builds to try again.
-        saved_changes: Changes, and at least half of the rows, after which an index is saved.
-        compacted_rows: Tombstones, and at least a quarter of the rows, that are compacted.
-    """
+    min_rows: int = 10_000  # fewer are searched exactly: it takes a few milliseconds
+    exact_numbers: int = 40_000_000  # up to which `auto` stays exact: scoring takes about 10 ms
+    pca_dim: int = 4096  # beyond, the covariance of a PCA is too large: a random rotation is used
+    mapped_bytes: int = 2**30  # of vectors, from which on an exact index is mapped from a file
+    saved_changes: int = 20_000  # and at least half of the rows: then an index is saved
+    compacted_rows: int = 1_000  # tombstones, and at least a quarter of the rows
 
-    min_rows: int = 10_000
-    exact_numbers: int = 40_000_000
-    pca_dim: int = 4096
-    mapped_bytes: int = 2**30
-    scored_rows: int = 2048
-    exact_spare: int = 16
-    exact_overfetched: int = 256
-    parallel_work: int = 2**27
-    spare: int = 16
-    overfetched: int = 64
-    small_rows: int = 20_000
-    tried_share: float = 0.2
+    # Exact search
+    scored_rows: int = 2048  # rows that may be found, up to which each is scored without FAISS
+    exact_spare: int = 16  # candidates beyond k
+    exact_overfetched: int = 256  # rows that a filter excludes; with more, FAISS gets a mask
+    parallel_work: int = 2**27  # multiplications from which on a batch of queries uses all cores
+
+    # Approximate search
+    spare: int = 16  # candidates beyond k
+    overfetched: int = 64  # rows that must not be found, up to which more candidates make up
+    small_rows: int = 20_000  # of which any search is fast, however hard it looks
+    tried_share: float = 0.2  # of the cost of scoring what may be found, before that is done
     calibrated_k: tuple[int, ...] = (10, 32, 100, 320, 1000)
-    inline_numbers: int = 500_000
-    block_bytes: int = 2**19
-    room_blocks: int = 64
-    retry_s: float = 600.0
-    poll_s: float = 30.0
-    saved_changes: int = 20_000
-    compacted_rows: int = 1_000
+
+    # Builds
+    inline_numbers: int = 500_000  # of which an index is built within seconds, without a process
+    block_bytes: int = 2**19  # of vectors read at a time: no search runs while they are copied
+    room_blocks: int = 64  # after which a build checks again that the disk has room
+    retry_s: float = 600.0  # before an interrupted build is tried again; doubled each time
+    poll_s: float = 30.0  # between looks for builds to try again
 
 
 DEFAULT_LIMITS = Limits()
@@ -141,32 +120,35 @@ class IndexPolicy:
         """What to build of so many rows with `dim` numbers each."""
         if self.index_type == EXACT:
             return Plan(None, "exact, as set")
-        if self.index_type == AUTO:
-            return self._plan_auto(rows, dim)
-        needed = max(self.limits.min_rows, _ROWS_PER_LIST * list_count(self.index_type))
+        needed = self._needed(dim)
+        if self.index_type != AUTO:
+            if rows >= needed:
+                return Plan(self.index_type, "as set")
+            return Plan(
+                None, f"exact until there are {needed} pictures to build {self.index_type} of"
+            )
         if rows < needed:
-            reason = f"exact until there are {needed} pictures to build {self.index_type} of"
-            return Plan(None, reason)
-        return Plan(self.index_type, "as set")
-
-    def _plan_auto(self, rows: int, dim: int) -> Plan:
-        if rows * dim <= self.limits.exact_numbers or rows < self.limits.min_rows:
             return Plan(None, f"exact: {rows} pictures of {dim} numbers take about 10 ms or less")
         memory = memory_bytes() // 4 if self.memory is None else self.memory
         kept, lists = min(_REDUCED, dim), suitable_lists(rows)
         beside = self._reduction_bytes(dim, kept) + 4 * lists * kept
         codes, code_bytes = "SQ8", kept
         if beside + rows * (kept + _SEQ_BYTES) > memory:
-            codes, code_bytes = (
-                ("SQ4", kept // 2) if kept % 2 else (f"PQ{kept // 2}x4fs", kept // 4)
-            )
+            smaller = ("SQ4", kept // 2) if kept % 2 else (f"PQ{kept // 2}x4fs", kept // 4)
+            codes, code_bytes = smaller
         total = beside + rows * (code_bytes + _SEQ_BYTES)
         room = "of" if total <= memory else "and so more than the"
+        reason = f"about {_mb(total)} {room} {_mb(memory)} it may take"
         return Plan(
             f"{reduction(dim, kept, self.limits)}IVF{lists},{codes}",
-            f"{rows} pictures of {dim} numbers: about {_mb(total)} {room} {_mb(memory)} "
-            "it may take",
+            f"{rows} pictures of {dim} numbers: {reason}",
         )
+
+    def _needed(self, dim: int) -> int:
+        """Rows from which on an approximate index is built."""
+        if self.index_type == AUTO:
+            return max(self.limits.min_rows, self.limits.exact_numbers // dim + 1)
+        return max(self.limits.min_rows, _ROWS_PER_LIST * list_count(self.index_type))
 
     def _reduction_bytes(self, dim: int, kept: int) -> int:
         """Bytes of `reduction`; FAISS keeps every direction of a PCA, used or not."""
@@ -182,14 +164,23 @@ class IndexPolicy:
         if wanted.factory is None and index.factory is not None:
             # An approximate index of a collection that has shrunk still serves.
             return wanted if self._settings_changed(index) else None
-        return wanted if self._differs(index, wanted) or self._outgrown(index) else None
+        outgrown = min(self._left(index)) < 0
+        return wanted if outgrown or self._differs(index, wanted) else None
+
+    def changes_until_due(self, index: Segments) -> int:
+        """A lower bound of the changes after which `due`, None now, may say something else."""
+        if self._settings_changed(index):
+            return 0
+        left = list(self._left(index))
+        if self.index_type != EXACT:
+            left.append(abs(self._needed(index.dim) - index.live_rows))
+        return min(left)
 
     def explain(self, index: Segments) -> str:
         """Why the index has its type, for people."""
-        serves = index.factory or EXACT
         wanted = self.plan(index.live_rows, index.dim)
         factory = wanted.factory or EXACT
-        if factory == serves:
+        if factory == (index.factory or EXACT):
             return wanted.reason
         if self.due(index) is not None:
             return f"until {factory} is built ({wanted.reason})"
@@ -209,16 +200,22 @@ class IndexPolicy:
         changed = self._settings_changed(index)
         if wanted.factory != index.factory:
             return self.index_type != AUTO or index.factory is None or changed
-        return changed and index.factory is not None and index.built_recall != self.recall
+        recall = index.built_with["recall"] if index.built_with else None
+        return changed and index.factory is not None and recall != self.recall
 
-    def _outgrown(self, index: Segments) -> bool:
-        sealed, growing = len(index.sealed), len(index.growing)
+    def _left(self, index: Segments) -> tuple[int, int]:
+        """Rows that may still be added, and removed, before the sealed rows are built again."""
+        sealed = len(index.sealed)
         if index.factory is None:  # growing rows are searched just as fast, but take memory
-            limit = min(sealed // 2, self.limits.mapped_bytes // (4 * index.dim))
-            return growing > limit or index.sealed.dead > sealed // 2
-        share = min(sealed // _GROWING_SHARE, _GROWING_NUMBERS // index.dim)
-        limit = max(self.limits.min_rows // 2, share)
-        return growing > limit or index.sealed.dead > max(sealed // _DEAD_SHARE, limit)
+            growing = self.limits.mapped_bytes // (4 * index.dim)
+            if not sealed:
+                return growing - len(index.growing), sys.maxsize
+            growing, dead = min(sealed // 2, growing), sealed // 2
+        else:
+            share = min(sealed // _GROWING_SHARE, _GROWING_NUMBERS // index.dim)
+            growing = max(self.limits.min_rows // 2, share)
+            dead = max(sealed // _DEAD_SHARE, growing)
+        return growing - len(index.growing), dead - index.sealed.dead
 
 
 def check_index_type(text: str) -> str:

@@ -1,13 +1,14 @@
 """Segments: rows and their vectors as searches see them, each score exact.
 
-An index is two of them: sealed rows of a file, and rows added since, in memory.
+An index is two of them: sealed rows of a file, and rows added since, in memory. Neither ever
+changes, so searches need no lock: adding and removing rows gives new segments that share memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,39 +43,30 @@ _COUNTS_NUMBERS = faiss.cvar.distance_compute_blas_threshold > 10_000
 _MAX_CANDIDATES = 4096  # with more, scoring all rows is no slower
 _BLOCK_BYTES = 4 * 2**20
 _MIN_CAPACITY = 1024
-_NO_MASK: Mask = np.empty(0, dtype=np.bool_)
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which rows of a segment one search may find. Later changes do not alter it.
+@dataclass(slots=True, eq=False)
+class _Room:
+    """Memory for rows, allocated ahead; segments that grew from one another share it."""
 
-    Attributes:
-        few: Their positions, if they are so few that each is scored; the masks are then empty.
-        kept: The rows that may be found.
-        alive: The rows that are no tombstones.
-        filtered: True if the search named the rows that are allowed.
-    """
-
-    few: Positions | None
-    kept: Mask
-    alive: Mask
-    filtered: bool = False
+    vectors: Vectors
+    seqs: Seqs
+    used: int = 0
 
 
 class ExactSegment:
     """Unit vectors under ascending seqs, searched exactly by inner product.
 
-    Rows are appended. A removed row stays as a tombstone, because FAISS's own `remove_ids` cannot
-    be trusted on every index type. Searches may run side by side; `add` and `remove` must run
-    alone. FAISS's candidates are scored again in double precision, so that scores and the order of
-    equal scores do not depend on how many queries were searched together.
+    A removed row stays as a tombstone, because FAISS's own `remove_ids` cannot be trusted on every
+    index type. FAISS's candidates are scored again in double precision, so that scores and the
+    order of equal scores do not depend on how many queries were searched together.
 
     Args:
         dim: Numbers in a vector.
-        vectors: Rows that are there already, (N, dim) float32, C-contiguous; for example a mapped
-            file. The segment is then sealed: no row can be added.
+        vectors: Rows, (N, dim) float32, C-contiguous; for example a mapped file.
         seqs: The seqs of these rows, (N,) int64, strictly ascending.
+        alive: Which rows are no tombstones; all unless given.
+        room: Where the rows lie, if others can be added behind them.
         limits: Sizes at which a search does something else.
     """
 
@@ -84,18 +76,19 @@ class ExactSegment:
         vectors: Vectors | None = None,
         seqs: Seqs | None = None,
         *,
+        alive: Mask | None = None,
+        room: _Room | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.dim = dim
         self.limits = limits
-        self.sealed = vectors is not None
-        self.dead = 0
-        self._vectors = np.empty((0, dim), np.float32) if vectors is None else vectors
-        self._seqs = np.empty(0, np.int64) if seqs is None else seqs
-        self._count = len(self._seqs)
-        self._alive = np.ones(self._count, np.bool_)
-        if self._vectors.shape != (self._count, dim):
-            raise ValueError(f"{self._vectors.shape} does not fit ({self._count}, {dim})")
+        self.vectors = np.empty((0, dim), np.float32) if vectors is None else vectors
+        self.seqs = np.empty(0, np.int64) if seqs is None else seqs
+        self.alive = np.ones(len(self.seqs), np.bool_) if alive is None else alive
+        self.dead = len(self.alive) - int(np.count_nonzero(self.alive))
+        self._room = room
+        if self.vectors.shape != (len(self.seqs), dim):
+            raise ValueError(f"{self.vectors.shape} does not fit ({len(self.seqs)}, {dim})")
 
     @classmethod
     def map(
@@ -110,96 +103,75 @@ class ExactSegment:
 
     def __len__(self) -> int:
         """Rows, tombstones included."""
-        return self._count
+        return len(self.seqs)
 
     @property
     def bytes(self) -> int:
-        """Memory of the vectors; those of a sealed segment are taken to be mapped."""
-        return 0 if self.sealed else 4 * self.dim * self._count
+        """Memory of the vectors; rows that were never added to are taken to be mapped."""
+        return self.vectors.nbytes if self._room else 0
 
     @property
     def mapped_bytes(self) -> int:
         """Bytes of a mapped file: read when needed, given back when memory is short."""
-        return 4 * self.dim * self._count if self.sealed else 0
-
-    @property
-    def array(self) -> Vectors:
-        """All rows, (N, dim) float32; valid until the next `add`. Read only."""
-        return self._vectors[: self._count]
-
-    @property
-    def seqs(self) -> Seqs:
-        """The seq of every row, tombstones included; ascending. Read only."""
-        return self._seqs[: self._count]
-
-    @property
-    def alive(self) -> Mask:
-        """Which rows are no tombstones. Read only."""
-        return self._alive[: self._count]
+        return 0 if self._room else self.vectors.nbytes
 
     @property
     def last_seq(self) -> int:
         """The highest seq that was added; 0 if there is none."""
-        return int(self._seqs[self._count - 1]) if self._count else 0
+        return int(self.seqs[-1]) if len(self) else 0
 
-    def add(self, seqs: Seqs, vectors: Vectors) -> None:
-        """Appends rows.
+    def added(self, seqs: Seqs, vectors: Vectors) -> ExactSegment:
+        """These rows and more behind them.
 
         Raises:
-            TypeError: The segment is sealed.
             ValueError: The seqs do not ascend, or the shapes do not fit.
         """
-        if self.sealed:
-            raise TypeError("a sealed segment cannot grow")
         if vectors.shape != (len(seqs), self.dim):
             raise ValueError(f"{vectors.shape} does not fit ({len(seqs)}, {self.dim})")
         if np.any(np.diff(seqs, prepend=self.last_seq) <= 0):
             raise ValueError("seqs must ascend")
-        start, end = self._count, self._count + len(seqs)
-        if end > len(self._seqs):
-            self._reserve(max(end, 2 * len(self._seqs), _MIN_CAPACITY))
-        self._vectors[start:end] = vectors
-        self._seqs[start:end] = seqs
-        self._alive[start:end] = True
-        self._count = end
+        if not len(seqs):
+            return self
+        start, end = len(self), len(self) + len(seqs)
+        room = self._room
+        if room is None or room.used != start or end > len(room.seqs):
+            # Memory that no row was written to is not yet taken.
+            size = max(end, 2 * start, _MIN_CAPACITY)
+            room = _Room(np.empty((size, self.dim), np.float32), np.empty(size, np.int64))
+            room.vectors[:start], room.seqs[:start] = self.vectors, self.seqs
+        room.vectors[start:end], room.seqs[start:end], room.used = vectors, seqs, end
+        alive = np.concatenate([self.alive, np.ones(len(seqs), np.bool_)])
+        rows, named = room.vectors[:end], room.seqs[:end]
+        return ExactSegment(self.dim, rows, named, alive=alive, room=room, limits=self.limits)
 
-    def _reserve(self, rows: int) -> None:
-        """Makes room for so many rows; memory that no row was written to is not yet taken."""
-        vectors = np.empty((rows, self.dim), np.float32)
-        seqs, alive = np.zeros(rows, np.int64), np.zeros(rows, np.bool_)
-        for new, old in ((vectors, self._vectors), (seqs, self._seqs), (alive, self._alive)):
-            new[: self._count] = old[: self._count]
-        self._vectors, self._seqs, self._alive = vectors, seqs, alive
-
-    def remove(self, seqs: Seqs) -> None:
-        """Makes tombstones of those rows that are alive."""
+    def removed(self, seqs: Seqs) -> ExactSegment:
+        """These rows, those that have one of the seqs as tombstones."""
         positions = self.locate(seqs)
-        self._alive[positions] = False
-        self.dead += len(positions)
+        if not len(positions):
+            return self
+        alive = self.alive.copy()
+        alive[positions] = False
+        rows, named, room = self.vectors, self.seqs, self._room
+        return ExactSegment(self.dim, rows, named, alive=alive, room=room, limits=self.limits)
 
     def locate(self, seqs: Seqs) -> Positions:
         """The positions of those seqs that are alive, in the order given."""
-        if not self._count:
+        if not len(self):
             return np.empty(0, np.int64)
-        positions: Positions = np.minimum(np.searchsorted(self.seqs, seqs), self._count - 1)
-        found: Positions = positions[(self.seqs[positions] == seqs) & self._alive[positions]]
+        positions: Positions = np.minimum(np.searchsorted(self.seqs, seqs), len(self) - 1)
+        found: Positions = positions[(self.seqs[positions] == seqs) & self.alive[positions]]
         return found
-
-    def vectors(self, positions: Positions) -> Vectors:
-        """Copies of rows: (N, dim) float32."""
-        rows: Vectors = self._vectors[positions]
-        return rows
 
     def blocks(self) -> Iterator[tuple[Seqs, Vectors]]:
         """Seqs and vectors of the rows that are alive, in order, in blocks of about 4 MiB."""
         for block in self._blocks(np.flatnonzero(self.alive)):
-            yield self._seqs[block], self._vectors[block]
+            yield self.seqs[block], self.vectors[block]
 
     def compacted(self) -> ExactSegment:
         """The rows that are alive, in a new segment."""
         smaller = ExactSegment(self.dim, limits=self.limits)
         for seqs, vectors in self.blocks():
-            smaller.add(seqs, vectors)
+            smaller = smaller.added(seqs, vectors)
         return smaller
 
     def search(
@@ -220,50 +192,31 @@ class ExactSegment:
             allowed: Positions that may be found, each once; None for all.
             excluded: Positions that are left out.
         """
-        return self.search_selected(queries, self.select(allowed, excluded, k=k), k=k)
+        return self.search_kept(queries, self.kept(allowed, excluded), k=k)
 
-    def select(
-        self, allowed: Positions | None = None, excluded: Positions | None = None, *, k: int
-    ) -> Selection:
-        """The rows that a search may find as of now; a change must not run meanwhile."""
-        if allowed is not None and len(allowed) <= max(
-            self.limits.scored_rows, k + self.limits.exact_spare
-        ):
-            allowed = allowed[self.alive[allowed]]
-            if excluded is not None:
-                allowed = np.setdiff1d(allowed, excluded, assume_unique=True)
-            return Selection(allowed, _NO_MASK, _NO_MASK)
-        alive = self.alive.copy()
+    def kept(self, allowed: Positions | None, excluded: Positions | None) -> Mask:
+        """The rows that a search may find."""
         if allowed is None and excluded is None:
-            return Selection(None, alive, alive)
-        if allowed is None:
-            kept = alive.copy()
-        else:
-            kept = np.zeros(self._count, np.bool_)
-            kept[allowed] = alive[allowed]
+            return self.alive
+        kept = self.alive.copy()
+        if allowed is not None:
+            kept[:] = False
+            kept[allowed] = self.alive[allowed]
         if excluded is not None:
             kept[excluded] = False
-        return Selection(None, kept, alive, filtered=allowed is not None)
+        return kept
 
-    def search_selected(self, queries: Vectors, selection: Selection, *, k: int) -> list[Found]:
-        """The k best of the selected rows, see `search`.
-
-        Rows of a sealed segment may be removed meanwhile; one that grows must not change.
-        """
+    def search_kept(self, queries: Vectors, kept: Mask, *, k: int) -> list[Found]:
+        """The k best of the rows in a mask, which holds no tombstones; see `search`."""
         if queries.shape[1] != self.dim:
             raise ValueError(f"queries have {queries.shape[1]} numbers: a mismatch with {self.dim}")
-        if selection.few is not None:
-            return [self.best(query, selection.few, k) for query in queries]
-        kept = selection.kept
         rows = int(np.count_nonzero(kept))
         if rows <= max(self.limits.scored_rows, k + self.limits.exact_spare):
-            allowed = np.flatnonzero(kept)
-            return [self.best(query, allowed, k) for query in queries]
-        skipped = len(kept) - rows
-        masked = skipped > len(kept) // 2 or (
-            selection.filtered and skipped > self.limits.exact_overfetched
-        )
-        mask = kept if masked else None
+            positions = np.flatnonzero(kept)
+            return [self.best(query, positions, k) for query in queries]
+        skipped = len(self) - rows
+        filtered = skipped - self.dead > self.limits.exact_overfetched
+        mask = kept if filtered or skipped > len(self) // 2 else None
         near = self._nearest(queries, k + self.limits.exact_spare, rows, mask)
         return [
             self._complete(query, (scores, positions), kept, rows, mask, k=k)
@@ -272,12 +225,12 @@ class ExactSegment:
 
     def _nearest(self, queries: Vectors, width: int, rows: int, mask: Mask | None) -> _Near:
         """FAISS's best rows in the mask, if there is one; else more by the share of tombstones."""
-        count = self._count
+        count = len(self)
         if mask is None:
             width = min(count, width * count // max(1, rows) + self.limits.exact_spare)
         scores = np.empty((len(queries), width), np.float32)
         positions = np.empty((len(queries), width), np.int64)
-        pointers = [faiss.swig_ptr(one) for one in (queries, self._vectors, scores, positions)]
+        pointers = [faiss.swig_ptr(one) for one in (queries, self.vectors, scores, positions)]
         sizes = (self.dim, len(queries), count, width)
         chosen = None if mask is None else selector(mask)
         with threads_for(len(queries), count, self.dim, parallel_work=self.limits.parallel_work):
@@ -312,15 +265,15 @@ class ExactSegment:
     def best(self, query: NDArray[np.float32], positions: Positions, k: int) -> Found:
         """The k best of some rows, scored in double precision."""
         if len(positions) > k:
-            rough = np.concatenate([self._vectors[b] @ query for b in self._blocks(positions)])
+            rough = np.concatenate([self.vectors[b] @ query for b in self._blocks(positions)])
             kth = np.partition(rough, len(rough) - k)[len(rough) - k]
             positions = positions[rough >= kth - 2 * self._rounding]
         scores = np.empty(len(positions), np.float64)
         start = 0
         for block in self._blocks(positions):
-            scores[start : start + len(block)] = exact_scores(self._vectors[block], query)
+            scores[start : start + len(block)] = exact_scores(self.vectors[block], query)
             start += len(block)
-        seqs = self._seqs[positions]
+        seqs = self.seqs[positions]
         order = best_first(scores, seqs, k)
         return scores[order], seqs[order]
 
@@ -334,7 +287,7 @@ class ExactSegment:
         return 1e-6 + 2e-7 * float(np.sqrt(self.dim))
 
 
-def selector(chosen: NDArray[np.bool_]) -> Any:
+def selector(chosen: Mask) -> Any:
     """FAISS's form of a mask over positions."""
     return faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little"))
 
@@ -374,40 +327,30 @@ def threads(count: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedSearch:
-    """A search that is half done: the rest may run while rows are added and removed."""
-
-    selection: Selection
-    growing: list[Found]
-
-
+@dataclass(frozen=True)
 class Segments:
     """A sealed segment and a growing one, searched as one.
 
-    Positions count through the sealed rows first. Searches may run side by side; `add` and `remove`
-    must run alone.
+    Attributes:
+        sealed: Rows that were there when the index was built.
+        growing: Rows added since, or all rows of an index in memory.
+        approximate: An approximate index of the sealed rows; None if they are searched exactly.
+        built_with: The settings that the approximate index was built with, if known.
     """
 
-    def __init__(
-        self,
-        sealed: ExactSegment,
-        *,
-        approximate: ApproximateSegment | None = None,
-        growing: ExactSegment | None = None,
-        built_with: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.sealed = sealed
-        self.approximate = approximate
-        if growing is None:
-            growing = ExactSegment(sealed.dim, limits=sealed.limits)
-        self.growing = growing
-        self.built_with = built_with
-        self.dim = sealed.dim
+    sealed: ExactSegment
+    growing: ExactSegment
+    approximate: ApproximateSegment | None = None
+    built_with: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         """Rows, tombstones included."""
         return len(self.sealed) + len(self.growing)
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a vector."""
+        return self.growing.dim
 
     @property
     def dead(self) -> int:
@@ -420,14 +363,9 @@ class Segments:
         return len(self) - self.dead
 
     @property
-    def seqs(self) -> Seqs:
-        """The seq of every row, tombstones included; ascending."""
-        return np.concatenate([self.sealed.seqs, self.growing.seqs])
-
-    @property
-    def alive(self) -> Mask:
-        """Which rows are no tombstones."""
-        return np.concatenate([self.sealed.alive, self.growing.alive])
+    def live_seqs(self) -> Seqs:
+        """The seq of every row that is no tombstone, ascending."""
+        return np.concatenate([part.seqs[part.alive] for part in (self.sealed, self.growing)])
 
     @property
     def last_seq(self) -> int:
@@ -438,11 +376,6 @@ class Segments:
     def factory(self) -> str | None:
         """The factory string of the sealed part; None if it is exact."""
         return self.approximate.candidates.factory if self.approximate else None
-
-    @property
-    def built_recall(self) -> float | None:
-        """The recall that the approximate index was built for; None if unknown."""
-        return float(self.built_with["recall"]) if self.built_with else None
 
     @property
     def bytes(self) -> int:
@@ -456,73 +389,56 @@ class Segments:
         candidates = self.approximate.candidates.mapped_bytes if self.approximate else 0
         return self.sealed.mapped_bytes + candidates
 
-    def add(self, seqs: Seqs, vectors: Vectors) -> None:
-        """Appends rows to the growing segment, see `ExactSegment.add`."""
+    def added(self, seqs: Seqs, vectors: Vectors) -> Segments:
+        """The index with more rows behind its last one, see `ExactSegment.added`."""
         if len(seqs) and seqs[0] <= self.sealed.last_seq:
             raise ValueError("seqs must ascend")
-        self.growing.add(seqs, vectors)
+        return replace(self, growing=self.growing.added(seqs, vectors))
 
-    def remove(self, seqs: Seqs) -> None:
-        """Makes tombstones of those rows that are alive."""
-        self.sealed.remove(seqs)
-        self.growing.remove(seqs)
-
-    def locate(self, seqs: Seqs) -> Positions:
-        """The positions of those seqs that are alive, the sealed ones first."""
-        later = self.growing.locate(seqs) + len(self.sealed)
-        return np.concatenate([self.sealed.locate(seqs), later])
-
-    def vectors(self, positions: Positions) -> Vectors:
-        """Copies of rows: (N, dim) float32."""
-        sealed, growing = self._split(positions)
-        rows = np.empty((len(positions), self.dim), np.float32)
-        rows[positions < len(self.sealed)] = self.sealed.vectors(sealed)
-        rows[positions >= len(self.sealed)] = self.growing.vectors(growing)
-        return rows
+    def removed(self, seqs: Seqs) -> Segments:
+        """The index with the rows of some seqs as tombstones."""
+        sealed, growing = self.sealed.removed(seqs), self.growing.removed(seqs)
+        approximate = self.approximate and replace(self.approximate, exact=sealed)
+        return replace(self, sealed=sealed, growing=growing, approximate=approximate)
 
     def blocks(self) -> Iterator[tuple[Seqs, Vectors]]:
         """Seqs and vectors of the rows that are alive, in order, in blocks of about 4 MiB."""
         yield from self.sealed.blocks()
         yield from self.growing.blocks()
 
-    def prepare(
-        self, queries: Vectors, allowed: Positions | None, excluded: Positions | None, *, k: int
-    ) -> PreparedSearch:
-        """Does the part of a search that changes must not run beside."""
-        parts = [
-            (None, None) if positions is None else self._split(positions)
-            for positions in (allowed, excluded)
-        ]
-        selection = self.sealed.select(parts[0][0], parts[1][0], k=k)
-        growing = self.growing.search(queries, k=k, allowed=parts[0][1], excluded=parts[1][1])
-        return PreparedSearch(selection, growing)
+    def search(
+        self,
+        queries: Vectors,
+        *,
+        k: int,
+        allowed: Seqs | None = None,
+        excluded: Seqs | None = None,
+        effort: Effort | None = None,
+    ) -> list[Found] | None:
+        """The k best rows of each query, see `ApproximateSegment.search`; by seqs.
 
-    def finish(
-        self, queries: Vectors, prepared: PreparedSearch, *, k: int, effort: Effort
-    ) -> list[Found]:
-        """Does the rest: the k best of both segments for each query, best first."""
+        Returns:
+            None if `allowed` or `excluded` names rows that are not here.
+        """
+        both = {"allowed": allowed, "excluded": excluded}
+        named = {name: seqs for name, seqs in both.items() if seqs is not None}
+        sealed = {name: self.sealed.locate(seqs) for name, seqs in named.items()}
+        growing = {name: self.growing.locate(seqs) for name, seqs in named.items()}
+        if any(len(sealed[name]) + len(growing[name]) != len(named[name]) for name in named):
+            return None
+        added = self.growing.search(queries, k=k, **growing)
         if not len(self.sealed):
-            return prepared.growing
-        if self.approximate is None:
-            found = self.sealed.search_selected(queries, prepared.selection, k=k)
+            return added
+        if self.approximate:
+            found = self.approximate.search(queries, k=k, effort=effort, **sealed)
         else:
-            found = self.approximate.search_selected(
-                queries, prepared.selection, k=k, effort=effort
-            )
-        return [_merged(*both, k) for both in zip(found, prepared.growing, strict=True)]
-
-    def _split(self, positions: Positions) -> tuple[Positions, Positions]:
-        """Positions in the sealed segment, and positions in the growing one."""
-        border = len(self.sealed)
-        if not border:
-            return positions[:0], positions
-        sealed = positions < border
-        return positions[sealed], positions[~sealed] - border
+            found = self.sealed.search(queries, k=k, **sealed)
+        return [_merged(*both, k) for both in zip(found, added, strict=True)]
 
 
 def in_memory(growing: ExactSegment) -> Segments:
     """An index of growing rows alone."""
-    return Segments(ExactSegment(growing.dim, limits=growing.limits), growing=growing)
+    return Segments(ExactSegment(growing.dim, limits=growing.limits), growing)
 
 
 def _merged(sealed: Found, growing: Found, k: int) -> Found:
