@@ -198,7 +198,7 @@ def test_a_save_that_fails_loses_nothing(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifacts, "sync_folder", fail)
+        patch.setattr(artifacts, "sync", fail)
         store.close()
     assert "was not saved" in caplog.text
     assert {path.name for path in before.parent.iterdir()} == {before.name, content(before).name}

@@ -16,7 +16,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 
 from lookalike.api.deps import parts_of
 from lookalike.errors import ConfigurationError, UnauthorizedError
-from lookalike.files.disk import sync_folder
+from lookalike.files.disk import sync
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def _make_key(path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         _name(incoming, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     finally:
         incoming.unlink(missing_ok=True)
     log.info("the admin key is kept in %s", path)

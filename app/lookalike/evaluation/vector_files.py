@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.evaluation.datasets.base import Stamp
-from lookalike.files.disk import sync_folder
+from lookalike.files.disk import sync
 from lookalike.records import ModelSpec
 from lookalike.services.vector_set import Skipped
 
@@ -94,7 +94,7 @@ def save(folder: Path, manifest: Manifest, vectors: Iterable[NDArray[np.float32]
         (folder / _NEXT).unlink(missing_ok=True)
         raise
     (folder / _NEXT).replace(folder / MANIFEST)
-    sync_folder(folder)
+    sync(folder)
     return Saved(manifest, _map(folder / VECTORS))
 
 
@@ -103,7 +103,7 @@ def save_manifest(folder: Path, saved: Saved) -> None:
     described = _describe(folder / VECTORS, saved.manifest, _digest(saved.vectors))
     _write(folder / _NEXT, _sealed(saved.manifest, described))
     (folder / _NEXT).replace(folder / MANIFEST)
-    sync_folder(folder)
+    sync(folder)
 
 
 def recover(folder: Path) -> None:

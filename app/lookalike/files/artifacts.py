@@ -20,9 +20,9 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
-from lookalike.files.disk import atomic_write, make_folders, sync_file, sync_folder
+from lookalike.files.disk import atomic_write, make_folders, sync
 
 MANIFEST: Final = "manifest.json"
 _STALE_S: Final = 3600.0
@@ -33,6 +33,13 @@ class BrokenArtifactError(Exception):
     """An artifact that must not be used; the text completes "it cannot be used: ..."."""
 
 
+class SavedFile(TypedDict):
+    """What the manifest says of a file."""
+
+    sha256: str
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
     """An artifact that was read.
@@ -41,15 +48,13 @@ class Artifact:
         folder: The artifact's folder.
         content: The folder inside it that holds the files.
         facts: The JSON object that was saved with them.
-        digests: The SHA-256 of each file, as hex digits, by name.
-        sizes: The bytes of each file, by name.
+        files: The size and the digest of each file, by name.
     """
 
     folder: Path
     content: Path
     facts: Mapping[str, Any]
-    digests: Mapping[str, str]
-    sizes: Mapping[str, int]
+    files: Mapping[str, SavedFile]
 
     def path(self, name: str) -> Path:
         """Where a file lies.
@@ -57,7 +62,7 @@ class Artifact:
         Raises:
             BrokenArtifactError: The artifact has no file of this name.
         """
-        if name not in self.digests:
+        if name not in self.files:
             raise BrokenArtifactError(f"it has no file {name}")
         return self.content / name
 
@@ -70,11 +75,10 @@ class Artifact:
         """
         path = self.path(name)
         try:
-            size = path.stat().st_size
+            if _facts_of(path) != self.files[name]:
+                raise BrokenArtifactError(f"the checksum of {name} is wrong")
         except FileNotFoundError as exc:
             raise BrokenArtifactError(f"{name} is missing") from exc
-        if size != self.sizes[name] or sha256_of(path) != self.digests[name]:
-            raise BrokenArtifactError(f"the checksum of {name} is wrong")
         return path
 
 
@@ -105,23 +109,19 @@ def save_artifact(
         write(content)
         files = sorted(content.iterdir())
         for file in files:
-            sync_file(file)
-        sync_folder(content)
+            sync(file)
+        sync(content)
         artifact = Artifact(
             folder=folder,
             content=content,
             facts=dict(facts),
-            digests={file.name: sha256_of(file) for file in files},
-            sizes={file.name: file.stat().st_size for file in files},
+            files={file.name: _facts_of(file) for file in files},
         )
         document = {
             "kind": kind,
             "version": version,
             "content": content.name,
-            "files": {
-                name: {"sha256": digest, "bytes": artifact.sizes[name]}
-                for name, digest in artifact.digests.items()
-            },
+            "files": artifact.files,
             "facts": artifact.facts,
         }
         with atomic_write(folder / MANIFEST) as manifest:
@@ -133,17 +133,8 @@ def save_artifact(
     return artifact
 
 
-def read_artifact(folder: Path, *, kind: str, version: int, verify: bool = True) -> Artifact | None:
-    """Reads an artifact's manifest, and its files to compare their digests.
-
-    Args:
-        folder: The artifact's folder.
-        kind: As in `save_artifact`.
-        version: As in `save_artifact`; an artifact of another version is broken.
-        verify: False leaves the files for `Artifact.verify`.
-
-    Returns:
-        None if there is no artifact.
+def read_artifact(folder: Path, *, kind: str, version: int) -> Artifact | None:
+    """Reads an artifact's manifest, None if there is none; `Artifact.verify` reads the files.
 
     Raises:
         BrokenArtifactError: It is damaged, or of another kind or version.
@@ -153,10 +144,24 @@ def read_artifact(folder: Path, *, kind: str, version: int, verify: bool = True)
         text = (folder / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    artifact = _parse(folder, text, kind=kind, version=version)
-    for name in artifact.digests if verify else ():
-        artifact.verify(name)
-    return artifact
+    try:
+        document = json.loads(text)
+        found = document["kind"], document["version"]
+        content, files, facts = document["content"], document["files"], document["facts"]
+        names = [content, *files]
+        saved: dict[str, SavedFile] = {
+            name: {"sha256": str(file["sha256"]), "bytes": int(file["bytes"])}
+            for name, file in files.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise BrokenArtifactError("its manifest is damaged") from exc
+    if found != (kind, version):
+        raise BrokenArtifactError(
+            f"it is a {found[0]} of version {found[1]}, not a {kind} of version {version}"
+        )
+    if not isinstance(facts, dict) or not all(map(_is_plain_name, names)):
+        raise BrokenArtifactError("its manifest is damaged")
+    return Artifact(folder=folder, content=folder / content, facts=facts, files=saved)
 
 
 def remove_artifact(folder: Path) -> None:
@@ -171,25 +176,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _parse(folder: Path, text: bytes, *, kind: str, version: int) -> Artifact:
-    try:
-        document = json.loads(text)
-        found = document["kind"], document["version"]
-        content, files, facts = document["content"], document["files"], document["facts"]
-        names = [content, *files]
-        digests = {name: str(file["sha256"]) for name, file in files.items()}
-        sizes = {name: int(file["bytes"]) for name, file in files.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise BrokenArtifactError("its manifest is damaged") from exc
-    if found != (kind, version):
-        raise BrokenArtifactError(
-            f"it is a {found[0]} of version {found[1]}, not a {kind} of version {version}"
-        )
-    if not isinstance(facts, dict) or not all(map(_is_plain_name, names)):
-        raise BrokenArtifactError("its manifest is damaged")
-    return Artifact(
-        folder=folder, content=folder / content, facts=facts, digests=digests, sizes=sizes
-    )
+def _facts_of(file: Path) -> SavedFile:
+    return {"sha256": sha256_of(file), "bytes": file.stat().st_size}
 
 
 def _is_plain_name(name: object) -> bool:

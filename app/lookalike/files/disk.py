@@ -15,11 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from lookalike.errors import (
-    StorageError,
-    StorageFullError,
-    UnreadableImageError,
-)
+from lookalike.errors import StorageError, StorageFullError, UnreadableImageError
 from lookalike.records import ImageRecord, sha256_of
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -84,21 +80,12 @@ def atomic_write(path: Path, *, durable: bool = True, mode: int = 0o666) -> Iter
         partial.unlink(missing_ok=True)
         raise
     if durable:
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
-def sync_file(path: Path) -> None:
-    """Waits until what was written to a file, by any process, has reached the disk."""
+def sync(path: Path) -> None:
+    """Waits until a file's bytes, or the names in a folder, have reached the disk."""
     handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_folder(folder: Path) -> None:
-    """Waits until the names in a folder have reached the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     finally:
@@ -111,7 +98,7 @@ def make_folders(folder: Path) -> None:
         return
     make_folders(folder.parent)
     folder.mkdir(exist_ok=True)
-    sync_folder(folder.parent)
+    sync(folder.parent)
 
 
 def has_room(folder: Path, size: int = 65_536) -> bool:
@@ -135,28 +122,21 @@ class LocalFiles:
     ```
     images/ab/cd/<sha256>.<ext>      as sent; durable when `put` returns
     thumbnails/ab/cd/<sha256>.jpg    can be made again, so never waited for
-    tmp/                             on their way in
+    tmp/                             on their way in; a sweep empties it of what is old
     ```
+
+    Raises:
+        StorageError: The folders cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Takes the data folder, and makes the folders inside.
-
-        Raises:
-            StorageError: They cannot be made.
-        """
         self._images = folder / "images"
         self._thumbnails = folder / "thumbnails"
-        self._tmp = folder / "tmp"
+        self.tmp = folder / "tmp"
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
         with disk_errors(f"use the folder {folder}"):
-            for part in (self._images, self._thumbnails, self._tmp):
+            for part in (self._images, self._thumbnails, self.tmp):
                 make_folders(part)
-
-    @property
-    def tmp(self) -> Path:
-        """The folder for files on their way in; a sweep empties it of what is old."""
-        return self._tmp
 
     def put(self, source: BinaryIO, sha256: str, media_type: str) -> None:
         """Stores an original so that it survives a crash; one that is here stays.
@@ -184,7 +164,7 @@ class LocalFiles:
                 with self._lock(target):
                     make_folders(target.parent)
                     incoming.replace(target)
-                    sync_folder(target.parent)
+                    sync(target.parent)
 
     def open(self, record: ImageRecord) -> BinaryIO | None:
         """Opens a picture's original, in place or kept; None if it is in neither."""
@@ -197,12 +177,7 @@ class LocalFiles:
         return path if path.is_file() else None
 
     def put_thumbnail(self, sha256: str, data: bytes) -> None:
-        """Stores a picture's thumbnail, whole or not at all.
-
-        Raises:
-            StorageFullError: There is no room.
-            StorageError: The disk refuses.
-        """
+        """Stores a picture's thumbnail, whole or not at all; raises as `put`."""
         target = _path_in(self._thumbnails, sha256, "jpg")
         with disk_errors("store the thumbnail"), self._incoming() as incoming:
             incoming.write_bytes(data)
@@ -235,7 +210,7 @@ class LocalFiles:
         """
         limit = time.time() - older_than_s
         with disk_errors("sweep the data folder"):
-            removed = sum(self._unlink_old(path, limit) for path in self._tmp.iterdir())
+            removed = sum(self._unlink_old(path, limit) for path in self.tmp.iterdir())
             for top in (self._images, self._thumbnails):
                 old = (path for path in _walk(top, stop) if _older(path, limit))
                 while (batch := list(islice(old, _SWEPT_TOGETHER))) and not stop():
@@ -267,7 +242,7 @@ class LocalFiles:
 
     @contextmanager
     def _incoming(self) -> Iterator[Path]:
-        path = self._tmp / f"{uuid.uuid4().hex}.part"
+        path = self.tmp / f"{uuid.uuid4().hex}.part"
         try:
             yield path
         finally:
@@ -307,12 +282,12 @@ def _path_in(top: Path, sha256: str, extension: str) -> Path:
 def _walk(top: Path, stop: Callable[[], bool]) -> Iterator[Path]:
     """All files in their places, until `stop` says so."""
     for folder in top.glob("??/??"):
+        if stop():
+            return
         for path in folder.glob("*"):
             if stop():
                 return
             yield path
-        if stop():
-            return
 
 
 def _extension(media_type: str) -> str:

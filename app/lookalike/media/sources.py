@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,14 +21,11 @@ from lookalike.records import Metadata, sha256_of
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = frozenset(
-    f".{ending}"
-    for endings in (
-        ("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "gif", "webp", "avif", "heic", "heif"),
-        ("bmp", "dib", "tif", "tiff", "jp2", "j2k", "ico", "ppm", "pgm", "pbm", "pnm", "qoi"),
-    )
-    for ending in endings
+_ENDINGS = (
+    "jpg jpeg jpe jfif mpo png gif webp avif heic heif bmp dib tif tiff jp2 j2k ico ppm pgm pbm "
+    "pnm qoi"
 )
+SUFFIXES = frozenset(f".{ending}" for ending in _ENDINGS.split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +47,7 @@ class PictureSource:
     file: BinaryIO | None = None
     path: Path | None = None
     id: str | None = None
-    metadata: Metadata | None = field(default=None)
+    metadata: Metadata | None = None
     error: LookalikeError | None = None
 
     @classmethod
@@ -64,8 +61,8 @@ class PictureSource:
             raise UnreadableImageError(f"{path} cannot be read: {exc.strerror}") from exc
         if not stat.S_ISREG(facts.st_mode):
             raise UnreadableImageError(f"{path} cannot be read: it is no regular file")
-        name = os.fsencode(path.name).decode("utf-8", "replace")
-        return cls(filename=name, size=facts.st_size, path=path, id=id, metadata=metadata)
+        size = facts.st_size
+        return cls(filename=_name(path), size=size, path=path, id=id, metadata=metadata)
 
     @classmethod
     def try_path(cls, path: Path, *, metadata: Metadata | None = None) -> PictureSource:
@@ -80,8 +77,7 @@ class PictureSource:
         cls, path: Path, error: LookalikeError, *, metadata: Metadata | None = None
     ) -> PictureSource:
         """A path that is never opened; the error says why."""
-        name = os.fsencode(path.name).decode("utf-8", "replace")
-        return cls(filename=name, size=0, path=path, metadata=metadata, error=error)
+        return cls(filename=_name(path), size=0, path=path, metadata=metadata, error=error)
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -92,8 +88,7 @@ class PictureSource:
             self.file.seek(0)
             yield self.file
             return
-        if self.path is None:
-            raise UnreadableImageError(f"{self.filename} has neither a file nor a path")
+        assert self.path is not None
         try:
             file = self.path.open("rb")
         except OSError as exc:
@@ -208,8 +203,9 @@ def _unreadable(refused: list[OSError]) -> Iterator[Found]:
         yield Found(path, _name(path.parent), UnreadableImageError(why))
 
 
-def _name(folder: Path) -> str:
-    return os.fsencode(folder.name).decode("utf-8", "replace")
+def _name(path: Path) -> str:
+    """The last part of a path, as it can be stored."""
+    return os.fsencode(path.name).decode("utf-8", "replace")
 
 
 def is_picture_name(parts: Sequence[str]) -> bool:

@@ -23,8 +23,7 @@ from lookalike.files.disk import (
     disk_errors,
     has_room,
     make_folders,
-    sync_file,
-    sync_folder,
+    sync,
 )
 from lookalike.media.archives import Archive, ArchiveLimits, as_text, in_ascii
 from lookalike.records import DEFAULT_COLLECTION, Metadata, OnConflict
@@ -180,9 +179,9 @@ class ImportService:
             pass
         kept = spool.with_suffix(".archive")
         with disk_errors("keep the archive"):
-            sync_file(spool)
+            sync(spool)
             spool.replace(kept)
-            sync_folder(self._folder)
+            sync(self._folder)
         own = {"archive": spool.stem, "filename": as_text(filename)}
         try:
             return jobs.start(ARCHIVE_KIND, {**options.parameters(), **own})

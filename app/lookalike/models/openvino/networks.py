@@ -247,13 +247,13 @@ def _read(
 ) -> KeptNetwork | None:
     """What a folder holds; None if it was made otherwise, or is damaged, which the log says."""
     try:
-        artifact = read_artifact(home, kind=KIND, version=VERSION, verify=False)
+        artifact = read_artifact(home, kind=KIND, version=VERSION)
         if artifact is None or origin not in (None, artifact.facts["origin"]):
             return None
         if openvino not in (None, made_by := artifact.facts["openvino"]):
             log.info("a converted network was made by OpenVINO %s", made_by)
             return None
-        for name in artifact.digests:
+        for name in artifact.files:
             artifact.verify(name)
         return _kept(artifact)
     except (BrokenArtifactError, OSError, ValueError, KeyError, TypeError, AttributeError) as exc:

@@ -110,7 +110,7 @@ class Generations:
         A broken one is removed, and the log says why; so is what a crash left.
         """
         try:
-            artifact = read_artifact(self._folder, kind=_KIND, version=_FORMAT, verify=False)
+            artifact = read_artifact(self._folder, kind=_KIND, version=_FORMAT)
             if artifact is not None:
                 found = self._open(artifact, row, exact=exact)
                 if not self._read_only:
@@ -147,10 +147,10 @@ class Generations:
     def saved(self) -> dict[str, Any] | None:
         """Type, rows and bytes on the disk, as the manifest says; None if there is none."""
         try:
-            found = read_artifact(self._folder, kind=_KIND, version=_FORMAT, verify=False)
+            found = read_artifact(self._folder, kind=_KIND, version=_FORMAT)
             if found is None:
                 return None
-            size = sum(found.sizes.values())
+            size = sum(file["bytes"] for file in found.files.values())
             return {"type": found.facts["index"], "count": found.facts["count"], "bytes": size}
         except (BrokenArtifactError, OSError, KeyError):  # damaged, or replaced meanwhile
             return None
