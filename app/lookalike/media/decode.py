@@ -99,8 +99,7 @@ class DecodedImage:
 
     Attributes:
         image: RGB, upright; of a large JPEG file perhaps at reduced size.
-        width: Of the original in pixels, EXIF orientation applied.
-        height: Of the original in pixels, EXIF orientation applied.
+        width: Of the original in pixels, EXIF orientation applied; `height` likewise.
         media_type: E.g. `image/jpeg`, read from the bytes.
     """
 
@@ -130,12 +129,7 @@ class ImageDecoder:
 
 
 def check_bytes(source: bytes | BinaryIO, *, limits: ImageLimits) -> None:
-    """Checks the file's size alone.
-
-    Raises:
-        ImageTooLargeError: More bytes than the limit allows.
-        NotAnImageError: No bytes at all.
-    """
+    """Raises `ImageTooLargeError` for too many bytes, and `NotAnImageError` for none at all."""
     size = len(source) if isinstance(source, bytes) else source.seek(0, io.SEEK_END)
     if size > limits.max_bytes:
         raise ImageTooLargeError(
@@ -165,14 +159,9 @@ def decode_image(
     """
     check_bytes(source, limits=limits)
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    head = _read_head(stream)
-    heif = _is_heif(head)
-    if heif:
-        register_heif()
-    with (
-        _translated(head, limits=limits),
-        _open(stream, heif=heif, limits=limits) as image,
-    ):
+    stream.seek(0)
+    head = stream.read(64)
+    with _translated(head, limits=limits), _open(stream, head, limits=limits) as image:
         media_type = MEDIA_TYPES[image.format or ""]
         width, height = image.size  # TIFF is turned here already
         image.draft(None, (decode_size, decode_size))
@@ -185,11 +174,13 @@ def decode_image(
     return DecodedImage(image=rgb, width=width, height=height, media_type=media_type)
 
 
-def _open(stream: BinaryIO, *, heif: bool, limits: ImageLimits) -> Image.Image:
+def _open(stream: BinaryIO, head: bytes, *, limits: ImageLimits) -> Image.Image:
     """Reads the header, and refuses by it alone, before memory is taken for the pixels."""
-    icon = _icon_size(stream)
-    if icon is not None:
-        _check_pixels(icon, limits=limits)
+    heif = _is_heif(head)
+    if heif:
+        register_heif()
+    if head.startswith(b"\x00\x00\x01\x00"):
+        _check_pixels(_icon_size(stream), limits=limits)
     image = Image.open(stream, formats=("HEIF",) if heif else _OPENED)
     _check_pixels(image.size, limits=limits)
     return image
@@ -197,7 +188,6 @@ def _open(stream: BinaryIO, *, heif: bool, limits: ImageLimits) -> Image.Image:
 
 @contextmanager
 def _translated(head: bytes, *, limits: ImageLimits) -> Iterator[None]:
-    """Turns whatever Pillow raises into one of our errors."""
     try:
         yield
     except InvalidImageError:
@@ -221,14 +211,6 @@ def _translated(head: bytes, *, limits: ImageLimits) -> Iterator[None]:
         ) from exc
 
 
-def _read_head(stream: BinaryIO) -> bytes:
-    """Reads the first 64 bytes, and goes back to the start."""
-    stream.seek(0)
-    head = stream.read(64)
-    stream.seek(0)
-    return head
-
-
 def _starts_like_a_picture(head: bytes) -> bool:
     """Whether the first bytes are a picture's signature, so that the rest must be damaged."""
     webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
@@ -245,21 +227,12 @@ def _is_heif(head: bytes) -> bool:
     )
 
 
-def _icon_size(stream: BinaryIO) -> tuple[int, int] | None:
-    """Reads how large the picture inside an icon claims to be, in pixels.
+def _icon_size(stream: BinaryIO) -> tuple[int, int]:
+    """Reads width and height of the largest picture inside an icon, as that picture claims.
 
     Pillow decodes icons while it opens them, and their directory says 256 pixels at most,
     whatever the picture inside claims.
-
-    Returns:
-        Width and height of the largest entry, or None where the file is no icon.
-
-    Raises:
-        IndexError, struct.error: The directory or the entry is truncated.
     """
-    stream.seek(0)
-    if stream.read(4) != b"\x00\x00\x01\x00":
-        return None
     stream.seek(0)
     stream.seek(IcoImagePlugin.IcoFile(stream).entry[0].offset)
     header = stream.read(24)
@@ -272,11 +245,7 @@ def _icon_size(stream: BinaryIO) -> tuple[int, int] | None:
 
 
 def register_heif() -> None:
-    """Teaches Pillow to read HEIC, the first time that a HEIC file comes.
-
-    Raises:
-        NotAnImageError: The package that reads HEIC is not installed.
-    """
+    """Teaches Pillow to read HEIC; raises `NotAnImageError` if no package that does is there."""
     with _heif_lock:
         if "HEIF" in Image.OPEN:
             return
@@ -291,7 +260,6 @@ def register_heif() -> None:
 
 
 def _too_many_pixels(limits: ImageLimits) -> TooManyPixelsError:
-    """The error for a header that claims too much."""
     return TooManyPixelsError(
         f"The picture has more than {limits.max_pixels:,} pixels, which is the limit: "
         "send a smaller version of it"
@@ -299,7 +267,6 @@ def _too_many_pixels(limits: ImageLimits) -> TooManyPixelsError:
 
 
 def _check_pixels(size: tuple[int, int], *, limits: ImageLimits) -> None:
-    """Compares width times height with the limit."""
     if size[0] * size[1] > limits.max_pixels:
         raise _too_many_pixels(limits)
 
@@ -315,16 +282,11 @@ def _orientation(image: Image.Image) -> int:
 
 
 def make_thumbnail(image: Image.Image, *, size: int = 256) -> bytes:
-    """Draws a small JPEG of an RGB picture.
-
-    Args:
-        image: RGB, upright.
-        size: Longest side in pixels; a smaller picture is not enlarged.
-    """
+    """Draws a small JPEG of an RGB picture: at most `size` pixels long, never enlarged."""
     scale = size / max(image.size)
     if scale < 1:
-        small_size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        small = image.resize(small_size, Image.Resampling.HAMMING, reducing_gap=2.0)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        small = image.resize((width, height), Image.Resampling.HAMMING, reducing_gap=2.0)
     else:
         small = image.copy()
     small.info = {}
@@ -345,7 +307,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _DEEP_MODES:
         return _deep_to_rgb(image)
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        return _on_white(_with_alpha(image))
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        white.alpha_composite(_with_alpha(image))
+        return white.convert("RGB")
     if image.mode != "RGB":
         image = image.convert("RGB")
     image.info = {}
@@ -353,7 +317,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:
-    """The same picture in RGBA."""
     transparent = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
         # A 16-bit PNG: its pixels were read down to 8 bits, its transparent color was not.
@@ -361,13 +324,6 @@ def _with_alpha(image: Image.Image) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")
     return image if image.mode == "RGBA" else image.convert("RGBA")
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """Lays an RGBA picture on white."""
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    white.alpha_composite(image)
-    return white.convert("RGB")
 
 
 def _deep_to_rgb(image: Image.Image) -> Image.Image:
@@ -391,7 +347,7 @@ def _to_8_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     floats = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(floats.min()), float(floats.max())
     ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
-    full = next((bound for bound in ranges if low >= 0.0 and high <= bound), None)
-    if full is not None:
-        return (floats * (255.0 / full)).round().astype(np.uint8)
+    for full in ranges:
+        if low >= 0.0 and high <= full:
+            return (floats * (255.0 / full)).round().astype(np.uint8)
     return ((floats - low) * (255.0 / max(high - low, 1e-300))).round().astype(np.uint8)
