@@ -206,7 +206,7 @@ def test_a_full_queue_answers_503_at_once_and_cheap_calls_still_work(clients, se
         waiting = [
             pool.submit(client.post, "/search", files={"file": picture("mug", n)}) for n in range(4)
         ]
-        wait_for(lambda: client.app.state.parts.services.encoders.default.batcher.queue_length == 3)
+        wait_for(lambda: client.app.state.parts.services.encoders.default.queue_length == 3)
         refused = client.post("/search", files={"file": picture()})
         assert (refused.status_code, refused.json()["code"]) == (503, "queue_full")
         assert int(refused.headers["retry-after"]) >= 1
@@ -227,7 +227,7 @@ def test_requests_that_arrive_together_share_batches(clients, settings):
             pool.submit(client.post, "/search", files={"file": picture("fish", n)})
             for n in range(16)
         ]
-        wait_for(lambda: gate.taken + encoders.default.batcher.queue_length == 16)
+        wait_for(lambda: gate.taken + encoders.default.queue_length == 16)
         gate.open.set()
         assert all(answer.result().status_code == 200 for answer in answers)
     assert sum(sizes) == 16

@@ -7,7 +7,7 @@ import pytest
 
 from lookalike.errors import EmbeddingFailedError, NotReadyError, QueueFullError
 from lookalike.models.color import ColorEncoder
-from lookalike.models.encoders import Batcher
+from lookalike.models.encoders import LiveEncoder
 from tests.models.pictures import draw
 from tests.waiting import assert_stays, wait_for
 
@@ -43,7 +43,7 @@ def encoder():
 
 @pytest.fixture
 def batcher(encoder):
-    batcher = Batcher(encoder, max_batch=4, queue_size=6)
+    batcher = LiveEncoder(encoder, max_batch=4, queue_size=6)
     yield batcher
     encoder.gate.set()
     batcher.close()
@@ -68,7 +68,7 @@ def submit_until_closed(batcher):
 
 def test_callers_on_many_threads_get_their_own_vectors():
     calls = []
-    batcher = Batcher(
+    batcher = LiveEncoder(
         COLOR, max_batch=8, on_batch=lambda count, seconds: calls.append((count, seconds))
     )
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -150,7 +150,7 @@ def test_one_poisonous_picture_fails_alone(encoder, batcher):
 def test_nothing_ends_the_worker(error):
     encoder = Gated(error)
     encoder.gate.set()
-    batcher = Batcher(encoder)
+    batcher = LiveEncoder(encoder)
     with pytest.raises(EmbeddingFailedError):
         batcher.embed(POISON)
     assert np.array_equal(batcher.embed(PICTURES[3]), EXPECTED[3])
@@ -171,7 +171,7 @@ def test_an_answer_of_another_shape_is_refused():
         def encode(self, batch):
             return super().encode(batch)[:, :5]
 
-    batcher = Batcher(Wrong())
+    batcher = LiveEncoder(Wrong())
     with pytest.raises(EmbeddingFailedError, match="shape"):
         batcher.embed(PICTURES[0])
     batcher.close()
@@ -181,7 +181,7 @@ def test_a_failing_callback_harms_nobody(caplog):
     def fail(count, seconds):
         raise RuntimeError("metrics are down")
 
-    batcher = Batcher(COLOR, on_batch=fail)
+    batcher = LiveEncoder(COLOR, on_batch=fail)
     assert np.array_equal(batcher.embed(PICTURES[0]), EXPECTED[0])
     batcher.close()
     assert "on_batch failed" in caplog.text
@@ -200,7 +200,7 @@ def test_cancelled_pictures_are_dropped(encoder, batcher):
 
 
 def test_closing_finishes_what_waits(encoder):
-    batcher = Batcher(encoder, max_batch=2, queue_size=10**9)
+    batcher = LiveEncoder(encoder, max_batch=2, queue_size=10**9)
     occupy(encoder, batcher)
     futures = [batcher.submit(picture) for picture in PICTURES[:5]]
     closing = threading.Thread(target=batcher.close)
@@ -212,23 +212,9 @@ def test_closing_finishes_what_waits(encoder):
     batcher.close()
 
 
-def test_closing_without_draining(encoder):
-    batcher = Batcher(encoder)
-    running = occupy(encoder, batcher)
-    waiting, cancelled = batcher.submit(PICTURES[1]), batcher.submit(PICTURES[2])
-    cancelled.cancel()
-    closing = threading.Thread(target=lambda: batcher.close(drain=False))
-    closing.start()
-    with pytest.raises(NotReadyError):
-        waiting.result(10)
-    encoder.gate.set()
-    closing.join(10)
-    assert np.array_equal(running.result(0), EXPECTED[0])
-
-
 def test_closing_releases_who_waits_for_room():
     encoder = Gated()
-    batcher = Batcher(encoder, queue_size=1)
+    batcher = LiveEncoder(encoder, queue_size=1)
     occupy(encoder, batcher)
     batcher.submit(PICTURES[1])
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
@@ -245,7 +231,7 @@ def test_closing_releases_who_waits_for_room():
 
 def test_no_thread_is_left():
     before = threading.active_count()
-    batchers = [Batcher(COLOR) for _ in range(5)]
+    batchers = [LiveEncoder(COLOR) for _ in range(5)]
     assert threading.active_count() == before + 5
     for batcher in batchers:
         batcher.close()
@@ -253,7 +239,7 @@ def test_no_thread_is_left():
 
 
 def test_closing_from_a_callback_of_the_worker():
-    batcher = Batcher(COLOR)
+    batcher = LiveEncoder(COLOR)
     future = batcher.submit(PICTURES[0])
     closed = threading.Event()
     future.add_done_callback(lambda _: (batcher.close(), closed.set()))
@@ -263,4 +249,4 @@ def test_closing_from_a_callback_of_the_worker():
 @pytest.mark.parametrize("bad", [{"max_batch": 0}, {"queue_size": 0}])
 def test_bounds_must_be_positive(bad):
     with pytest.raises(ValueError, match=r"(?i)at least 1"):
-        Batcher(COLOR, **bad)
+        LiveEncoder(COLOR, **bad)

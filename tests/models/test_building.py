@@ -175,7 +175,7 @@ import lookalike.cli.serve
 services = build_services(load_settings(), read_only=len(sys.argv) > 1)
 services.canary.check()
 live = services.encoders.default
-vector = live.batcher.embed(np.full((32, 32, 3), 7, np.uint8))
+vector = live.embed(np.full((32, 32, 3), 7, np.uint8))
 np.save("vector.npy", vector)
 assert live.encoder.provenance["runtime"] == "openvino"
 print(vector.shape, live.spec.digest)

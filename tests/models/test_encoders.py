@@ -70,18 +70,19 @@ def test_vectors_without_a_direction_are_refused(bad):
 
 def test_encoders_are_found_by_spec():
     other = ColorEncoder(grid=2)
-    encoders = Encoders(COLOR, other)
+    encoders = Encoders(COLOR)
+    encoders.add(other)
     assert encoders.default.encoder is COLOR
     assert encoders.for_spec(COLOR.spec) is encoders.default
     live = encoders.for_spec(other.spec)
     assert live.spec == other.spec
     picture = other.prepare(draw(1))
-    assert np.array_equal(live.batcher.embed(picture), other.encode([picture])[0])
+    assert np.array_equal(live.embed(picture), other.encode([picture])[0])
     assert [one.encoder for one in encoders.live] == [COLOR, other]
     encoders.close()
     encoders.close()
     with pytest.raises(NotReadyError):
-        live.batcher.embed(picture)
+        live.embed(picture)
     with pytest.raises(ConfigurationError, match="closed"):
         encoders.add(COLOR)
 
@@ -108,7 +109,7 @@ def test_encoders_come_and_go():
     other = ColorEncoder(grid=2)
     live = encoders.add(other)
     assert encoders.add(ColorEncoder(grid=2)) is live
-    assert live.batcher.queue_size == 3
+    assert live.queue_size == 3
     encoders.remove(other.spec)
     encoders.remove(other.spec)
     with pytest.raises(SpecMismatchError):

@@ -11,7 +11,7 @@ from torchvision.transforms import functional as transforms
 
 from lookalike.errors import ConfigurationError, EmbeddingFailedError
 from lookalike.models import torchvision_network
-from lookalike.models.encoders import Batcher
+from lookalike.models.encoders import LiveEncoder
 from lookalike.models.torch_encoder import choose_device, choose_precision
 from lookalike.records import Preprocess
 from tests.models.networks import torchvision_encoder
@@ -144,7 +144,7 @@ def test_the_batchers_thread_uses_all_threads_asked_for():
 
     encoder._forward = watched
     torch.set_num_threads(1)
-    batcher = Batcher(encoder)
+    batcher = LiveEncoder(encoder)
     batcher.embed(encoder.prepare(PICTURES[0]))
     batcher.close()
     torch.set_num_threads(before)

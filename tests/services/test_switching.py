@@ -93,7 +93,7 @@ def test_a_search_whose_encoder_was_retired(world: World, monkeypatch: pytest.Mo
         to(world, OLD)()
         world.encoders.remove(new.spec)
 
-    before(monkeypatch, new.batcher, "embed", retire)
+    before(monkeypatch, new, "embed", retire)
     assert best(world, 3) == ("p3", 48)
 
 
@@ -159,7 +159,7 @@ def test_indexing_whose_encoder_was_retired(world: World, monkeypatch: pytest.Mo
         to(world, OLD)()
         world.encoders.remove(new.spec)
 
-    before(monkeypatch, new.batcher, "submit", retire)
+    before(monkeypatch, new, "submit", retire)
     fresh = some(9, start=50)
     assert {item.status for item in world.index(fresh)} == {PutStatus.CREATED}
     world.check(PICTURES | fresh, OLD)
@@ -181,13 +181,13 @@ def test_a_group_of_two_models_is_never_stored_together(
 
     old = world.encoders.default
     waiting = iter([lambda: None, lambda: None, switch])
-    submit = old.batcher.submit
+    submit = old.submit
 
     def submit_then(*args: Any, **options: Any) -> Any:
         next(waiting, lambda: None)()
         return submit(*args, **options)
 
-    monkeypatch.setattr(old.batcher, "submit", submit_then)
+    monkeypatch.setattr(old, "submit", submit_then)
     fresh = some(9, start=50)
     assert {item.status for item in world.index(fresh)} == {PutStatus.CREATED}
     expected = vectors(cropped, list(fresh.values()))

@@ -96,7 +96,7 @@ async def _lifespan(
 
 def _parts(settings: Settings, services: Services, metrics: Metrics) -> Parts:
     admin, read = settings.admin_key, settings.read_key
-    batcher = services.encoders.default.batcher
+    live = services.encoders.default
     one_picture = UploadLimits(
         file_bytes=settings.max_file_bytes,
         field_bytes=settings.max_metadata_bytes + FIELD_OVERHEAD_BYTES,
@@ -110,7 +110,7 @@ def _parts(settings: Settings, services: Services, metrics: Metrics) -> Parts:
             read=read.get_secret_value() if read else None,
         ),
         metrics=metrics,
-        admission=Admission(settings.queue_size, lambda: batcher.queue_length),
+        admission=Admission(settings.queue_size, lambda: live.queue_length),
         archive_admission=Admission(ARCHIVES_AT_ONCE, what="archives"),
         search_limits=one_picture,
         index_limits=replace(

@@ -108,7 +108,7 @@ class _Live(Collector):
             "lookalike_queue_length", "Pictures that wait for the network", labels=["model"]
         )
         for live in self._services.encoders.live:
-            queue.add_metric([live.spec.model], live.batcher.queue_length)
+            queue.add_metric([live.spec.model], live.queue_length)
         yield queue
         images = GaugeMetricFamily(
             "lookalike_images", "Pictures in a collection", labels=["collection"]

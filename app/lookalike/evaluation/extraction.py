@@ -149,7 +149,7 @@ class _Run:
         if not unsettled:
             return
         self._keeper.expect()
-        window = self._live.batcher.queue_size + cores
+        window = self._live.queue_size + cores
         with (
             Pipeline(threads=cores, window=window) as pipeline,
             closing(pipeline.run(unsettled, self._read)) as results,
@@ -198,7 +198,7 @@ class _Run:
             decoded = self._decoder.decode(data, decode_size=encoder.decode_size)
         except InvalidImageError as exc:
             return _Read(stamp=stamp, sha256=sha256, reason=str(exc)), None
-        vector = self._live.batcher.submit(encoder.prepare(decoded.image), wait=True)
+        vector = self._live.submit(encoder.prepare(decoded.image), wait=True)
         return _Read(stamp=stamp, sha256=sha256), vector
 
     def _claim(self, sha256: str) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,47 +32,20 @@ ATTEMPTS = 5
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class LiveEncoder:
-    """An encoder, and the queue that leads to it."""
-
-    encoder: Encoder
-    batcher: Batcher
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What makes its vectors."""
-        return self.encoder.spec
-
-
 class Encoders:
     """All live encoders, found by spec; several models can be live at once.
 
     Args:
         default: For new collections.
-        others: For collections made by other models.
-        max_batch: As in `Batcher`.
-        queue_size: As in `Batcher`, for each encoder.
-        on_batch: As in `Batcher`.
+        queues: `max_batch`, `queue_size` and `on_batch` of each `LiveEncoder`.
     """
 
-    def __init__(
-        self,
-        default: Encoder,
-        *others: Encoder,
-        max_batch: int = 32,
-        queue_size: int = 256,
-        on_batch: Callable[[int, float], None] | None = None,
-    ) -> None:
-        self._max_batch = max_batch
-        self._queue_size = queue_size
-        self._on_batch = on_batch
+    def __init__(self, default: Encoder, **queues: Any) -> None:
+        self._queues = queues
         self._lock = threading.Lock()
         self._closed = False
         self._live: dict[str, LiveEncoder] = {}
         self._default = self.add(default)
-        for encoder in others:
-            self.add(encoder)
 
     @property
     def default(self) -> LiveEncoder:
@@ -129,13 +102,7 @@ class Encoders:
                 raise ConfigurationError("The encoders are closed: no model can be added")
             digest = encoder.spec.digest
             if digest not in self._live:
-                batcher = Batcher(
-                    encoder,
-                    max_batch=self._max_batch,
-                    queue_size=self._queue_size,
-                    on_batch=self._on_batch,
-                )
-                self._live[digest] = LiveEncoder(encoder, batcher)
+                self._live[digest] = LiveEncoder(encoder, **self._queues)
             return self._live[digest]
 
     def remove(self, spec: ModelSpec) -> None:
@@ -149,14 +116,14 @@ class Encoders:
         with self._lock:
             retired = self._live.pop(spec.digest, None)
         if retired is not None:
-            retired.batcher.close()
+            retired.close()
 
     def close(self) -> None:
         """Finishes what waits and ends all threads; may be called again."""
         with self._lock:
             self._closed = True
         for live in self.live:
-            live.batcher.close()
+            live.close()
 
 
 def _mismatch(spec: ModelSpec, default: ModelSpec) -> str:
@@ -172,14 +139,14 @@ def _mismatch(spec: ModelSpec, default: ModelSpec) -> str:
     )
 
 
-class Batcher:
-    """A bounded queue in front of one encoder, and the one thread that calls it.
+class LiveEncoder:
+    """An encoder behind a bounded queue, and the one thread that calls it.
 
     The thread takes whatever waits, up to `max_batch`, and never waits for more: an idle device
     starts at once. A batch that fails fails its callers, never the thread.
 
     Args:
-        encoder: Called by the batcher's thread alone.
+        encoder: Called by that thread alone.
         max_batch: Most items in one call of the encoder.
         queue_size: Most items that wait.
         on_batch: Called after each call of the encoder that succeeded: items, seconds.
@@ -195,9 +162,10 @@ class Batcher:
     ) -> None:
         if max_batch < 1 or queue_size < 1:
             raise ValueError("max_batch and queue_size must be at least 1")
-        self._encoder = encoder
+        self.encoder = encoder
+        self.spec = encoder.spec
+        self.queue_size = queue_size
         self._max_batch = max_batch
-        self._queue_size = queue_size
         self._on_batch = on_batch
         self._waiting: deque[tuple[Features, Future[Vector]]] = deque()
         self._changed = threading.Condition()
@@ -210,11 +178,6 @@ class Batcher:
         """Items that wait now; those inside the network are not counted."""
         return len(self._waiting)
 
-    @property
-    def queue_size(self) -> int:
-        """Most items that wait."""
-        return self._queue_size
-
     def submit(self, item: Features, *, wait: bool = False, urgent: bool = False) -> Future[Vector]:
         """Puts an item in the queue.
 
@@ -226,22 +189,21 @@ class Batcher:
 
         Returns:
             A future of the vector, (dim,) float32. Cancelling it while it waits drops the item.
-            It fails with `EmbeddingFailedError` if the network fails, and with `NotReadyError` if
-            the batcher is closed first.
+            It fails with `EmbeddingFailedError` if the network fails.
 
         Raises:
             QueueFullError: `queue_size` items wait, and `wait` is false.
-            NotReadyError: The batcher is closed.
+            NotReadyError: It is closed.
         """
         with self._changed:
-            bulk_size = max(1, self._queue_size // 2)
+            bulk_size = max(1, self.queue_size // 2)
             while wait and not self._closed and len(self._waiting) >= bulk_size:
                 self._changed.wait()
             if self._closed:
                 raise NotReadyError("The service is shutting down: try again later")
-            if len(self._waiting) >= self._queue_size and not urgent:
+            if len(self._waiting) >= self.queue_size and not urgent:
                 raise QueueFullError(
-                    f"{self._queue_size} pictures wait already, as many as the queue holds: "
+                    f"{self.queue_size} pictures wait already, as many as the queue holds: "
                     "try again in a moment"
                 )
             future: Future[Vector] = Future()
@@ -254,21 +216,11 @@ class Batcher:
         """Submits an item and waits for its vector, (dim,) float32; raises as `submit`."""
         return self.submit(item).result()
 
-    def close(self, *, drain: bool = True) -> None:
-        """Takes no more items, and ends the thread.
-
-        Args:
-            drain: Finish what waits; otherwise what waits fails with `NotReadyError`.
-        """
+    def close(self) -> None:
+        """Takes no more items, finishes those that wait, and ends the thread."""
         with self._changed:
             self._closed = True
-            dropped = [] if drain else list(self._waiting)
-            if dropped:
-                self._waiting.clear()
             self._changed.notify_all()
-        for _, future in dropped:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(NotReadyError("The service is shutting down"))
         if threading.current_thread() is not self._worker:
             self._worker.join()
 
@@ -309,9 +261,9 @@ class Batcher:
     def _encode(self, items: list[Features]) -> Vectors:
         """Calls the encoder: (N, dim) float32."""
         started = time.perf_counter()
-        vectors = self._encoder.encode(items)
+        vectors = self.encoder.encode(items)
         seconds = time.perf_counter() - started
-        if vectors.shape != (len(items), self._encoder.spec.dim):
+        if vectors.shape != (len(items), self.encoder.spec.dim):
             raise EmbeddingFailedError(f"The network answered with shape {vectors.shape}")
         if self._on_batch is not None:
             try:

@@ -123,7 +123,7 @@ class Vectorizer:
         except ImageNotFoundError:
             return None, None
         prepared = self.live.encoder.prepare(decoded.image)
-        return None, self.live.batcher.submit(prepared, wait=True)
+        return None, self.live.submit(prepared, wait=True)
 
     def _made(self, group: Sequence[Result[_Item, Vector | None]]) -> Made:
         records = [result.item[0] for result in group]

@@ -75,7 +75,7 @@ class Canary:
     def _run(self, live: LiveEncoder) -> None:
         try:
             prepared = live.encoder.prepare(_draw_canary())
-            vector = live.batcher.submit(prepared, urgent=True).result(timeout=self._timeout_s)
+            vector = live.submit(prepared, urgent=True).result(timeout=self._timeout_s)
             spec = spec_of(self._store, DEFAULT_COLLECTION)
             if spec is None or not spec.differences(live.spec):
                 with contextlib.suppress(SpecMismatchError):  # it has just moved to another

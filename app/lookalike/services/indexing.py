@@ -244,7 +244,7 @@ class IndexingService:
             with source.open() as file:
                 decoded = self._decoder.decode(file, decode_size=live.encoder.decode_size)
             try:
-                vector = live.batcher.submit(live.encoder.prepare(decoded.image), wait=True)
+                vector = live.submit(live.encoder.prepare(decoded.image), wait=True)
                 break
             except NotReadyError:  # retired after a switch, or the service is shutting down
                 task.live = self._live(task.collection)

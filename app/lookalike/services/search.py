@@ -146,7 +146,7 @@ class SearchService:
                     decoded = self._decoder.decode(picture, decode_size=live.encoder.decode_size)
                     prepared = live.encoder.prepare(decoded.image)
                 with watch.stage("embed"):
-                    vector = live.batcher.embed(prepared)
+                    vector = live.embed(prepared)
                 with watch.stage("search"):
                     matches = self._matches(vector, live.spec, options)
             except SpecMismatchError:  # the collection switched to another model meanwhile
