@@ -43,8 +43,8 @@ from tests.store.helpers import (
     search,
     unit_vectors,
 )
-from tests.store.test_spaces import NEW, begin, complete, new_vectors, put_new
 from tests.store.test_kill import CHILD, vectors_of
+from tests.store.test_spaces import NEW, begin, complete, new_vectors, put_new
 from tests.waiting import repeat_together, wait_for
 
 LEAST, TYPE = 100, "IVF2,SQ8"
