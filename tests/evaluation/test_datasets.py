@@ -17,8 +17,7 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import ConfigurationError, UnreadableImageError
-from lookalike.evaluation.datasets import open_dataset
-from lookalike.evaluation.datasets.base import FileDataset, sample
+from lookalike.evaluation.datasets import FileDataset, open_dataset, sample
 from lookalike.media.decode import ImageDecoder
 from scripts.samples import write_samples
 from tests.unreadable import refuse

@@ -29,9 +29,8 @@ from lookalike.errors import (
     StorageError,
     StorageFullError,
 )
-from lookalike.evaluation import vector_files
-from lookalike.evaluation.datasets import open_dataset
-from lookalike.evaluation.datasets.base import FileDataset, sample
+from lookalike.evaluation import vector_cache
+from lookalike.evaluation.datasets import FileDataset, open_dataset, sample
 from lookalike.evaluation.extraction import extract_vectors
 from lookalike.media.decode import ImageDecoder, ImageLimits
 from lookalike.models.base import normalize
@@ -716,7 +715,7 @@ def test_no_room_for_the_whole_leaves_what_is_pending(drawn, cache, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(vector_files, "_write", full)
+        patched.setattr(vector_cache, "_write_through", full)
         with pytest.raises(StorageFullError):
             extract(dataset, cache)
     (folder,) = (path.parent for path in cache.rglob("pending.vectors"))

@@ -15,8 +15,7 @@ from lookalike.cli.common import MODEL_SETTINGS, add_flags
 from lookalike.config import Settings, load_settings
 from lookalike.cores import available_cores
 from lookalike.errors import ConfigurationError
-from lookalike.evaluation.datasets import open_dataset
-from lookalike.evaluation.datasets.base import Dataset, sample
+from lookalike.evaluation.datasets import Dataset, open_dataset, sample
 from lookalike.evaluation.extraction import extract_vectors
 from lookalike.progress import Progress
 from lookalike.services.vector_set import VectorSet, stored_vectors

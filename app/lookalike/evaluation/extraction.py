@@ -1,7 +1,7 @@
 """The vectors of a dataset: each picture through the decoder and the network once.
 
 Where a cache folder is given, vectors go to the disk as they come and are found there by the next
-run, whole or interrupted: see `vector_cache` for the folder and `vector_files` for its files.
+run, whole or interrupted: see `vector_cache`.
 """
 
 from __future__ import annotations
@@ -9,20 +9,21 @@ from __future__ import annotations
 import hashlib
 import threading
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 from lookalike.errors import ConfigurationError, EmbeddingFailedError, InvalidImageError
-from lookalike.evaluation.datasets.base import Dataset, Stamp
-from lookalike.evaluation.vector_cache import VectorKeeper, open_keeper
-from lookalike.evaluation.vector_files import Manifest, Row, Saved
+from lookalike.evaluation.datasets import Dataset, Stamp
+from lookalike.evaluation.vector_cache import Row, VectorKeeper, open_keeper
 from lookalike.media.decode import ImageDecoder, check_bytes
 from lookalike.models.encoders import LiveEncoder
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.pipeline import Pipeline, Prepared, Result, reading
 from lookalike.services.vector_set import Skipped, VectorSet
+
+_Read = tuple[Row | None, str | None]
+"""A picture that was read, None where its bytes could not be; and why it gets no vector."""
 
 
 def extract_vectors(
@@ -61,48 +62,7 @@ def extract_vectors(
         run = _Run(dataset, live, decoder, keeper, progress)
         run.settle_known()
         run.extract(cores=cores)
-        saved = run.finish()
-    return _vector_set(dataset, decoder, saved)
-
-
-def _vector_set(dataset: Dataset, decoder: ImageDecoder, saved: Saved) -> VectorSet:
-    rows, labels = saved.manifest.rows, dataset.labels
-    position_of = {picture_id: position for position, picture_id in enumerate(dataset.ids)}
-    positions = [position_of[row.id] for row in rows]
-    return VectorSet(
-        name=dataset.name,
-        spec=saved.manifest.spec,
-        provenance=saved.manifest.provenance,
-        vectors=saved.vectors,
-        ids=[row.id for row in rows],
-        names=[PurePosixPath(row.id).name for row in rows],
-        labels=None if labels is None else [labels[position] for position in positions],
-        sha256s=[row.sha256 for row in rows],
-        picture=_Pictures(dataset, decoder, positions),
-        skipped=saved.manifest.skipped,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Pictures:
-    """Opens the dataset's pictures that are in the set."""
-
-    dataset: Dataset
-    decoder: ImageDecoder
-    positions: list[int]
-
-    def __call__(self, position: int, *, size: int) -> Image.Image:
-        with self.dataset.source(self.positions[position]).open() as file:
-            return self.decoder.decode(file, decode_size=size).image
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Read:
-    """A picture that was read, as far as that went."""
-
-    stamp: Stamp | None = None  # of its file; None where there is none
-    sha256: str | None = None  # none where its bytes could not be read
-    reason: str | None = None  # why there will be no vector
+        return run.finish()
 
 
 class _Run:
@@ -158,8 +118,9 @@ class _Run:
                 self._take(result)
                 self._report()
 
-    def finish(self) -> Saved:
+    def finish(self) -> VectorSet:
         """Everything that could be read, in the dataset's order. Raises `ConfigurationError`."""
+        dataset, decoder, labels = self._dataset, self._decoder, self._labels
         for position, row in list(self._rows.items()):
             if not self._keeper.knows(row.sha256):
                 self._skipped[position] = self._undecodable[row.sha256]
@@ -167,39 +128,49 @@ class _Run:
         skipped = [Skipped(self._ids[p], self._skipped[p]) for p in sorted(self._skipped)]
         if not self._rows:
             raise ConfigurationError(
-                f"None of the {len(skipped):,} pictures of {self._dataset.name} can be read; the "
+                f"None of the {len(skipped):,} pictures of {dataset.name} can be read; the "
                 f"first is {skipped[0].name}: {skipped[0].reason}"
                 if skipped
-                else f"{self._dataset.name} is empty: name a dataset that holds pictures"
+                else f"{dataset.name} is empty: name a dataset that holds pictures"
             )
-        return self._keeper.finish(
-            Manifest(
-                dataset=self._dataset.name,
-                spec=self._live.spec,
-                provenance=self._live.encoder.provenance,
-                rows=tuple(self._rows[position] for position in sorted(self._rows)),
-                skipped=tuple(skipped),
-            )
+        positions = sorted(self._rows)
+        rows = [self._rows[position] for position in positions]
+        vectors, provenance = self._keeper.finish(rows, skipped)
+
+        def picture(position: int, *, size: int) -> Image.Image:
+            with dataset.source(positions[position]).open() as file:
+                return decoder.decode(file, decode_size=size).image
+
+        return VectorSet(
+            name=dataset.name,
+            spec=self._live.spec,
+            provenance=provenance,
+            vectors=vectors,
+            ids=[row.id for row in rows],
+            names=[PurePosixPath(row.id).name for row in rows],
+            labels=None if labels is None else [labels[position] for position in positions],
+            sha256s=[row.sha256 for row in rows],
+            picture=picture,
+            skipped=skipped,
         )
 
     def _read(self, position: int) -> Prepared[_Read]:
         """Runs on the pipeline's threads: everything before the network."""
-        stamp = sha256 = None
-        encoder = self._live.encoder
+        row, encoder = None, self._live.encoder
         try:
             stamp = self._dataset.stamp(position)
             with reading(self._ids[position]), self._dataset.source(position).open() as file:
                 check_bytes(file, limits=self._decoder.limits)
                 file.seek(0)
                 data = file.read()
-            sha256 = hashlib.sha256(data).hexdigest()
-            if not self._claim(sha256):
-                return _Read(stamp=stamp, sha256=sha256), None
+            row = self._row(position, hashlib.sha256(data).hexdigest(), stamp)
+            if not self._claim(row.sha256):
+                return (row, None), None
             decoded = self._decoder.decode(data, decode_size=encoder.decode_size)
         except InvalidImageError as exc:
-            return _Read(stamp=stamp, sha256=sha256, reason=str(exc)), None
+            return (row, str(exc)), None
         vector = self._live.submit(encoder.prepare(decoded.image), wait=True)
-        return _Read(stamp=stamp, sha256=sha256), vector
+        return (row, None), vector
 
     def _claim(self, sha256: str) -> bool:
         """Whether the caller is the one to embed a content: true for the first that asks."""
@@ -215,20 +186,20 @@ class _Run:
             raise EmbeddingFailedError(f"{self._ids[result.item]}: {result.error}")
         if result.error is not None:
             raise result.error
-        position, read = result.item, result.value
-        assert read is not None
-        if read.stamp is None or read.sha256 is None:
-            self._skipped[position] = read.reason or "it cannot be read"
+        assert result.value is not None
+        row, reason = result.value
+        if row is None:
+            self._skipped[result.item] = reason or "it cannot be read"
             return
-        row = self._rows[position] = self._row(position, read.sha256, read.stamp)
-        if read.reason is not None:
-            self._undecodable[read.sha256] = read.reason
+        self._rows[result.item] = row
+        if reason is not None:
+            self._undecodable[row.sha256] = reason
         else:
             self._keeper.add(row, result.vector)
 
     def _row(self, position: int, sha256: str, stamp: Stamp) -> Row:
         label = None if self._labels is None else self._labels[position]
-        return Row(self._ids[position], label, sha256, stamp)
+        return Row(self._ids[position], label, sha256, *stamp)
 
     def _report(self) -> None:
         self._progress.report(len(self._rows) + len(self._skipped), len(self._ids))

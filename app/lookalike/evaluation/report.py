@@ -9,11 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lookalike.errors import LookalikeError
 from lookalike.evaluation.metrics import CONFIDENCE, RESAMPLES
-from lookalike.evaluation.results import ClassResult, ConfusedPair, Confusion, Evaluation, Metric
+from lookalike.evaluation.results import ClassResult, ConfusedPair, Evaluation, Metric
 from lookalike.services.vector_set import VectorSet
 from lookalike.visualization.pages import picture_uri, render, write_whole
 
@@ -27,7 +24,7 @@ def write_html(evaluation: Evaluation, vectors: VectorSet, path: Path) -> None:
     Raises:
         ConfigurationError: The file cannot be written there.
     """
-    write_whole(path, render("report.html", **page_values(evaluation, vectors)))
+    write_whole(path, render("report.html", **_page_values(evaluation, vectors)))
 
 
 def write_json(evaluation: Evaluation, path: Path) -> None:
@@ -64,6 +61,8 @@ def write_json(evaluation: Evaluation, path: Path) -> None:
 
 
 def _document(evaluation: Evaluation) -> dict[str, Any]:
+    few = len(evaluation.confusion.names) <= LARGEST_MATRIX
+    shares = evaluation.confusion.rows() if few else None
     return {
         "format": 1,
         "dataset": {
@@ -103,7 +102,7 @@ def _document(evaluation: Evaluation) -> dict[str, Any]:
         "confusion": {
             "k": evaluation.k,
             "labels": evaluation.confusion.names,
-            "shares": _matrix(evaluation.confusion),
+            "shares": shares,
             "pairs": [asdict(pair) for pair in evaluation.confused_pairs],
         },
         "worst_queries": [asdict(query) for query in evaluation.worst],
@@ -117,13 +116,6 @@ def _document(evaluation: Evaluation) -> dict[str, Any]:
 def metric_facts(metric: Metric) -> dict[str, Any]:
     """A metric as JSON."""
     return {**asdict(metric), "title": metric.title}
-
-
-def _matrix(confusion: Confusion) -> list[list[float] | None] | None:
-    if len(confusion.names) > LARGEST_MATRIX:
-        return None
-    matrix = confusion.matrix()
-    return [None if np.isnan(row).any() else row.tolist() for row in matrix]
 
 
 _THUMBNAIL = 176  # pixels, shown at half of it
@@ -147,11 +139,9 @@ _GROUPS = {
 }
 
 
-def page_values(evaluation: Evaluation, vectors: VectorSet) -> dict[str, Any]:
-    """What `report.html` names.
-
-    Pictures that cannot be opened any more are marked as such.
-    """
+def _page_values(evaluation: Evaluation, vectors: VectorSet) -> dict[str, Any]:
+    """What `report.html` names."""
+    confusion = evaluation.confusion
     mapped = evaluation.classes <= _LARGEST_MAP
     pairs = _pairs(evaluation, _FEW_PAIRS if mapped else len(evaluation.confused_pairs))
     classes, hidden = _classes(evaluation.per_class)
@@ -161,10 +151,10 @@ def page_values(evaluation: Evaluation, vectors: VectorSet) -> dict[str, Any]:
         "groups": _groups(evaluation),
         "classes": classes,
         "classes_hidden": hidden,
-        "heat": _heat(evaluation.confusion) if mapped else None,
+        "heat": list(zip(confusion.names, confusion.rows(), strict=True)) if mapped else None,
         "pairs": pairs,
         "matches_shown": _MATCHES,
-        "pictures": _thumbnails(vectors, _shown(evaluation, [pair for pair, _ in pairs])),
+        "pictures": _pictures(evaluation, [pair for pair, _ in pairs], vectors),
         "setup": _setup(evaluation),
         "random_weights": evaluation.spec.weights == "random",
     }
@@ -210,33 +200,17 @@ def _classes(results: tuple[ClassResult, ...]) -> tuple[list[ClassResult], int]:
     return ordered, hidden
 
 
-def _heat(confusion: Confusion) -> list[tuple[str, list[float] | None]]:
-    """Rows of the map: a label and its shares, None where it had no query."""
-    return [
-        (name, None if np.isnan(row).any() else row.tolist())
-        for name, row in zip(confusion.names, confusion.matrix(), strict=True)
-    ]
-
-
-def _shown(evaluation: Evaluation, pairs: Iterable[ConfusedPair]) -> Iterable[int]:
-    """Positions of all pictures on the page."""
-    for pair in pairs:
-        yield from (pair.query, pair.match.position)
+def _pictures(
+    evaluation: Evaluation, pairs: Iterable[ConfusedPair], vectors: VectorSet
+) -> dict[int, str | None]:
+    """A `data:` address for each position on the page; None for a picture that is gone."""
+    shown = {position for pair in pairs for position in (pair.query, pair.match.position)}
     for query in evaluation.worst:
-        yield query.position
-        yield from (match.position for match in query.matches[:_MATCHES])
-
-
-def _thumbnails(vectors: VectorSet, positions: Iterable[int]) -> dict[int, str | None]:
-    """A `data:` address for each position; None where the picture cannot be opened any more."""
+        shown |= {query.position, *(match.position for match in query.matches[:_MATCHES])}
     addresses: dict[int, str | None] = {}
-    for position in set(positions):
-        try:
-            image = vectors.picture(position, size=_THUMBNAIL)
-        except LookalikeError:
-            addresses[position] = None
-        else:
-            addresses[position] = picture_uri(image, size=_THUMBNAIL)
+    for position in shown:
+        image = vectors.picture_or_none(position, size=_THUMBNAIL)
+        addresses[position] = None if image is None else picture_uri(image, size=_THUMBNAIL)
     return addresses
 
 

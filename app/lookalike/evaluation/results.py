@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,9 @@ from lookalike.evaluation.metrics import Classes, mean_intervals
 from lookalike.evaluation.ranking import Positions, Ranking
 from lookalike.records import ModelSpec
 from lookalike.services.vector_set import Skipped, VectorSet
+
+Column = tuple[str, int | None]
+"""The name of a metric and its cut-off, see `Metric`."""
 
 _TITLES = {
     "precision": "Precision",
@@ -121,6 +124,10 @@ class Confusion:
         dense[self.asked, self.found] = self.shares
         return dense
 
+    def rows(self) -> list[list[float] | None]:
+        """As `matrix`, None for a row without queries."""
+        return [None if np.isnan(row).any() else row.tolist() for row in self.matrix()]
+
     def by_name(self) -> dict[tuple[str, str], float]:
         """Shares by the labels of query and match; pairs that never occurred are missing."""
         asked, found = self.asked.tolist(), self.found.tolist()
@@ -162,6 +169,7 @@ class Evaluation:
     seed: int  # of the choice of queries and of the intervals
     chance: float  # precision that a random order would have
     metrics: tuple[Metric, ...]  # means over all queries
+    values: NDArray[np.float64]  # (M, Q) float64, each metric of each query
     per_class: tuple[ClassResult, ...]  # classes that had queries, in the order of their labels
     confusion: Confusion  # among the first k matches
     confused_pairs: tuple[ConfusedPair, ...]  # the most confused ones, worst first
@@ -170,11 +178,7 @@ class Evaluation:
     seconds: Mapping[str, float]  # by stage
     versions: Mapping[str, str]  # of what took part
     created_at: str  # ISO 8601 in UTC
-
-    @property
-    def index(self) -> str:
-        """The index type in the store's words; ranks are always exact."""
-        return "Flat"
+    index: str = "Flat"  # the index type in the store's words; ranks are always exact
 
     def metric(self, name: str, k: int | None = None) -> Metric:
         """The metric of this name and cut-off; raises KeyError."""
@@ -184,9 +188,19 @@ class Evaluation:
         raise KeyError(f"{name} at {k}")
 
 
-def confuse(
-    classes: Classes, *, queries: NDArray[np.int64], positions: NDArray[np.int64]
-) -> Confusion:
+def mean_metrics(
+    columns: Sequence[Column], values: NDArray[np.float64], *, seed: int
+) -> tuple[Metric, ...]:
+    """Means over queries with intervals; `values` is (M, Q), a row for each name and cut-off."""
+    low, high = mean_intervals(values, seed=seed)
+    figures = np.stack([values.mean(axis=1), low, high], axis=1).tolist()
+    return tuple(
+        Metric(name=name, k=k, value=value, low=start, high=end)
+        for (name, k), (value, start, end) in zip(columns, figures, strict=True)
+    )
+
+
+def confuse(classes: Classes, *, queries: Positions, positions: Positions) -> Confusion:
     """Counts classes among the matches.
 
     Takes memory for the pairs that occur, so that thousands of classes are no trouble.
@@ -204,39 +218,22 @@ def confuse(
 
 
 def class_results(
-    classes: Classes,
-    *,
-    queries: Positions,
-    k: int,
-    precision: NDArray[np.float64],
-    average_precision: NDArray[np.float64],
-    seed: int,
+    classes: Classes, values: NDArray[np.float64], *, queries: Positions, k: int, seed: int
 ) -> tuple[ClassResult, ...]:
-    """Means over the queries of each class, with intervals.
-
-    `precision` and `average_precision` are those of the queries at k, (Q,) each.
-    """
+    """Means over the queries of each class; `values` has their precision and mAP at k, (2, Q)."""
     own, pictures = classes.codes[queries], classes.counts()
-    order = np.argsort(own, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(own[order])) + 1)
+    columns = [("precision", k), ("map", k)]
     results = []
-    for group in groups:
-        values = np.stack([precision[group], average_precision[group]])
-        low, high = mean_intervals(values, seed=seed)
-        found, mean = (
-            Metric(name=name, k=k, value=float(value), low=float(start), high=float(end))
-            for name, value, start, end in zip(
-                ("precision", "map"), values.mean(axis=1), low, high, strict=True
-            )
-        )
-        code = own[group[0]]
+    for code in np.unique(own).tolist():
+        group = np.flatnonzero(own == code)
+        precision, average_precision = mean_metrics(columns, values.take(group, axis=1), seed=seed)
         results.append(
             ClassResult(
                 label=classes.names[code],
                 pictures=int(pictures[code]),
                 queries=len(group),
-                precision=found,
-                average_precision=mean,
+                precision=precision,
+                average_precision=average_precision,
             )
         )
     return tuple(results)
@@ -269,21 +266,6 @@ def confused_pairs(
     return tuple(pairs)
 
 
-def worst_queries(
-    vectors: VectorSet, top: Ranking, average_precision: NDArray[np.float64], *, count: int
-) -> tuple[QueryResult, ...]:
-    """The queries with the lowest average precision, ties by position; at most `count`.
-
-    `top` has the first k matches of all queries, queries ascending; `average_precision`, (Q,), is
-    over all ranks that were looked at.
-    """
-    rows = np.argsort(average_precision, kind="stable")[:count]
-    return tuple(
-        query_result(vectors, top, row=int(row), average_precision=float(average_precision[row]))
-        for row in rows
-    )
-
-
 def query_result(
     vectors: VectorSet, ranking: Ranking, *, row: int, average_precision: float | None
 ) -> QueryResult:
@@ -309,15 +291,13 @@ def query_result(
 
 def _match(vectors: VectorSet, ranking: Ranking, row: int, place: int) -> RankedMatch:
     position, labels = int(ranking.positions[row, place]), vectors.labels
-    relevant = None
-    if labels is not None:
-        relevant = labels[position] == labels[int(ranking.queries[row])]
+    label = None if labels is None else labels[position]
     return RankedMatch(
         rank=place + 1,
         position=position,
         id=vectors.ids[position],
         name=vectors.names[position],
-        label=None if labels is None else labels[position],
+        label=label,
         score=float(ranking.scores[row, place]),
-        relevant=relevant,
+        relevant=None if labels is None else label == labels[int(ranking.queries[row])],
     )

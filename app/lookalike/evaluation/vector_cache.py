@@ -1,8 +1,8 @@
-"""Vectors that are made once, by spec, precision and content.
+"""Vectors of a dataset on the disk, made once by spec, precision and content.
 
 ```
 <cache>/vectors/<digest of the spec>-<precision>/<dataset>-<digest of its origin>/
-├── vectors.npy, manifest.json              the whole: see `vector_files`
+├── vectors.npy, manifest.json              the whole
 ├── pending.vectors, pending.jsonl          while an extraction runs
 └── lock                                    held by the process that extracts; never removed
 ```
@@ -11,11 +11,29 @@ A vector is found by the sha256 of its picture's bytes, in the dataset's own fil
 other datasets under the same spec and precision: a sample of a dataset that was extracted costs
 nothing. Everything here can be deleted while no extraction runs, and is made again.
 
+The whole can be read by others, too:
+
+```
+vectors.npy        (N, dim) little-endian float32, rows of length 1
+manifest.json      {"version": 1,
+                    "dataset": name, "passport": {...}, "provenance": {...},
+                    "vectors": {"rows": N, "dim", "size", "mtime_ns", "sha256"},
+                    "pictures": [{"id", "label", "sha256", "size", "mtime_ns", "ctime_ns"}, ...],
+                    "skipped": [{"id", "reason"}, ...],
+                    "checksum"}
+```
+
+`np.load("vectors.npy", mmap_mode="r")` gives the vectors, and entry i of `pictures` says what row i
+is: `sha256` is of the picture's bytes, `size`, `mtime_ns` and `ctime_ns` are of the file that holds
+it, `label` is null where there are none. `vectors.sha256` is of the rows' bytes, `vectors.size` and
+`mtime_ns` are of `vectors.npy` itself; `checksum` is the sha256 of the manifest's own bytes up to
+the comma before it.
+
 Vectors of an extraction that has not ended are written as they come:
 
 ```
 pending.vectors    rows of dim little-endian float32
-pending.jsonl      a line for each: {"id", "sha256", "size", "mtime_ns", "ctime_ns", "row", "crc32"}
+pending.jsonl      a line for each picture: as in the manifest, with "row" and "crc32"
 ```
 
 A line is written after its row, and its `crc32` covers the sha256 and the row: so a kill loses at
@@ -31,28 +49,46 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from lookalike.evaluation import vector_files
-from lookalike.evaluation.datasets.base import Dataset, Stamp
-from lookalike.evaluation.vector_files import Manifest, Row, Saved
-from lookalike.files.disk import disk_errors, make_folders
+from lookalike.evaluation.datasets import Dataset, Stamp
+from lookalike.files.disk import disk_errors, make_folders, sync
 from lookalike.models.base import Encoder
+from lookalike.services.vector_set import Skipped
 
 log = logging.getLogger(__name__)
 
+_VERSION = 1
+_VECTORS = "vectors.npy"
+_MANIFEST = "manifest.json"
+_NEXT = "manifest.next.json"
+_SEAL = b', "checksum": "'
 
-_PENDING_VECTORS = "pending.vectors"
-_PENDING_LINES = "pending.jsonl"
+
+class Row(NamedTuple):
+    """Which picture a row's vector is of, as in the manifest."""
+
+    id: str  # the picture's, in its dataset
+    label: str | None  # its label, or None where there are none
+    sha256: str  # hex digest of its bytes
+    size: int  # with the next two, the `Stamp` of the file that holds it
+    mtime_ns: int
+    ctime_ns: int
+
+
+class _Saved(NamedTuple):
+    """The whole of a dataset."""
+
+    manifest: dict[str, Any]
+    vectors: NDArray[np.float32]  # (N, dim) float32, a read-only memory map
 
 
 class PendingVectors:
@@ -69,7 +105,7 @@ class PendingVectors:
     """
 
     def __init__(self, folder: Path, *, dim: int) -> None:
-        self._paths = folder / _PENDING_VECTORS, folder / _PENDING_LINES
+        self._paths = folder / "pending.vectors", folder / "pending.jsonl"
         self._dim = dim
         self.contents: dict[str, tuple[str, Stamp]] = {}
         self.rows: dict[str, int] = {}
@@ -83,8 +119,7 @@ class PendingVectors:
 
     def add(self, row: Row, vector: NDArray[np.float32] | None) -> None:
         """Writes one picture, with its vector, (dim,) float32, unless its content's is known."""
-        line: dict[str, Any] = {"id": row.id, "sha256": row.sha256, **row.stamp._asdict()}
-        line |= {"row": None, "crc32": None}
+        line: dict[str, Any] = {**row._asdict(), "row": None, "crc32": None}
         if vector is not None:
             data = vector.astype("<f4").tobytes()
             self._vectors.write(data)
@@ -94,7 +129,6 @@ class PendingVectors:
             self._count += 1
         self._lines.write(json.dumps(line).encode() + b"\n")
         self._lines.flush()
-        self.contents[row.id] = row.sha256, row.stamp
 
     def vector(self, sha256: str) -> NDArray[np.float32]:
         """The vector of a content, (dim,) float32."""
@@ -128,7 +162,7 @@ class PendingVectors:
             if _crc32(sha256, self._row(row)) != line["crc32"]:
                 return
             self.rows[sha256] = row
-        self.contents[line["id"]] = sha256, Stamp(line["size"], line["mtime_ns"], line["ctime_ns"])
+        self.contents[line["id"]] = sha256, _stamp(line)
 
     def _row(self, row: int) -> bytes:
         return os.pread(self._vectors.fileno(), 4 * self._dim, row * 4 * self._dim)
@@ -138,6 +172,10 @@ def _crc32(sha256: str, data: bytes) -> int:
     return zlib.crc32(data, zlib.crc32(sha256.encode()))
 
 
+def _stamp(picture: Mapping[str, Any]) -> Stamp:
+    return Stamp(picture["size"], picture["mtime_ns"], picture["ctime_ns"])
+
+
 class VectorKeeper:
     """Finds the vectors of a dataset that are known, and keeps those that an extraction makes.
 
@@ -145,17 +183,17 @@ class VectorKeeper:
     at once, also beside the other methods.
     """
 
-    def __init__(self, folder: Path, *, dim: int) -> None:
-        self._folder = folder
-        vector_files.recover(folder)
-        self._saved = vector_files.load(folder)
-        self._pending = PendingVectors(folder, dim=dim)
+    def __init__(self, folder: Path, dataset: Dataset, encoder: Encoder) -> None:
+        self._folder, self._dataset, self._encoder = folder, dataset, encoder
+        self._saved = _load_newest(folder)
+        self._pending = PendingVectors(folder, dim=encoder.spec.dim)
         self._found: dict[str, tuple[NDArray[np.float32], int]] = {}
         self._contents: dict[str, tuple[str, Stamp]] = {}
         self._added = False
         if self._saved is not None:
             self._offer(self._saved)
-            self._contents = {row.id: (row.sha256, row.stamp) for row in self._saved.manifest.rows}
+            pictures = self._saved.manifest["pictures"]
+            self._contents = {row["id"]: (row["sha256"], _stamp(row)) for row in pictures}
         self._contents |= self._pending.contents
 
     def recall(self, picture_id: str, stamp: Stamp) -> str | None:
@@ -167,7 +205,7 @@ class VectorKeeper:
         """Looks for vectors in the folders of other datasets."""
         with _keeping(self._folder):
             for folder in sorted(self._folder.parent.iterdir()):
-                other = None if folder == self._folder else vector_files.load(folder)
+                other = None if folder == self._folder else _load(folder, _MANIFEST)
                 if other is not None:
                     self._offer(other)
 
@@ -181,37 +219,52 @@ class VectorKeeper:
         with _keeping(self._folder):
             self._pending.add(row, vector)
 
-    def finish(self, manifest: Manifest) -> Saved:
+    def finish(
+        self, rows: Sequence[Row], skipped: Sequence[Skipped]
+    ) -> tuple[NDArray[np.float32], Mapping[str, str]]:
         """Writes the whole, unless it stands there already, and removes what was pending.
+
+        Returns:
+            The vectors of the rows, (N, dim), and the provenance of the run that made the last.
 
         Raises:
             StorageError: The disk refuses; what is pending stays, and the old whole too.
         """
+        manifest: dict[str, Any] = {
+            "version": _VERSION,
+            "dataset": self._dataset.name,
+            "passport": self._encoder.spec.to_dict(),
+            "provenance": dict(self._encoder.provenance),
+            "vectors": None,
+            "pictures": [row._asdict() for row in rows],
+            "skipped": [{"id": picture.name, "reason": picture.reason} for picture in skipped],
+        }
         with _keeping(self._folder):
-            saved = self._write(manifest)
+            vectors = self._write(manifest)
             self._pending.discard()
-        return saved
+        return vectors, manifest["provenance"]
 
     def close(self) -> None:
         """Lets go of the files."""
         with _keeping(self._folder):
             self._pending.close()
 
-    def _write(self, manifest: Manifest) -> Saved:
+    def _write(self, manifest: dict[str, Any]) -> NDArray[np.float32]:
         before = self._saved
         if before is not None and not self._added:
-            manifest = replace(manifest, provenance=before.manifest.provenance)
-        contents = [row.sha256 for row in manifest.rows]
-        if before is None or contents != [row.sha256 for row in before.manifest.rows]:
-            return vector_files.save(self._folder, manifest, map(self._vector, contents))
-        saved = Saved(manifest, before.vectors)
-        if manifest != before.manifest:
-            vector_files.save_manifest(self._folder, saved)
-        return saved
+            manifest["provenance"] = before.manifest["provenance"]
+        contents = [picture["sha256"] for picture in manifest["pictures"]]
+        if before is None or contents != [row["sha256"] for row in before.manifest["pictures"]]:
+            return _save(self._folder, manifest, map(self._vector, contents))
+        text = _sealed(manifest | {"vectors": before.manifest["vectors"]})
+        if text != (self._folder / _MANIFEST).read_bytes():
+            _write_through(self._folder / _NEXT, text)
+            _put_in_place(self._folder)
+        return before.vectors
 
-    def _offer(self, saved: Saved) -> None:
-        for position, row in enumerate(saved.manifest.rows):
-            self._found.setdefault(row.sha256, (saved.vectors, position))
+    def _offer(self, saved: _Saved) -> None:
+        for position, picture in enumerate(saved.manifest["pictures"]):
+            self._found.setdefault(picture["sha256"], (saved.vectors, position))
 
     def _vector(self, sha256: str) -> NDArray[np.float32]:
         if sha256 in self._pending.rows:
@@ -239,7 +292,10 @@ def open_keeper(
         ):
             yield keeper
         return
-    folder = _folder(cache, dataset, encoder)
+    precision = encoder.provenance.get("precision", "unknown")
+    origin = hashlib.sha256(os.fsencode(dataset.origin)).hexdigest()[:16]
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", dataset.name)[:40].strip("-.") or "dataset"
+    folder = cache / "vectors" / f"{encoder.spec.digest}-{precision}" / f"{name}-{origin}"
     with _keeping(folder):
         make_folders(folder.resolve())
         lock = FileLock(folder / "lock", thread_local=False)
@@ -250,19 +306,127 @@ def open_keeper(
             lock.acquire()
     try:
         with _keeping(folder):
-            keeper = VectorKeeper(folder, dim=encoder.spec.dim)
+            keeper = VectorKeeper(folder, dataset, encoder)
         with closing(keeper):
             yield keeper
     finally:
         lock.release()
 
 
-def _folder(cache: Path, dataset: Dataset, encoder: Encoder) -> Path:
-    precision = encoder.provenance.get("precision", "unknown")
-    origin = hashlib.sha256(os.fsencode(dataset.origin)).hexdigest()[:16]
-    name = re.sub(r"[^A-Za-z0-9._]+", "-", dataset.name)[:40].strip("-.") or "dataset"
-    return cache / "vectors" / f"{encoder.spec.digest}-{precision}" / f"{name}-{origin}"
-
-
 def _keeping(folder: Path) -> AbstractContextManager[None]:
     return disk_errors(f"keep vectors in {folder} (LOOKALIKE_CACHE_DIR sets another place)")
+
+
+def _save(
+    folder: Path, manifest: dict[str, Any], vectors: Iterable[NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Writes both files so that a crash leaves the old ones or the new ones; gives a map.
+
+    The N vectors, (dim,) float32 each, are taken one by one. Where the disk refuses, which raises
+    OSError, the old files stay.
+    """
+    written = folder / f"{_VECTORS}.tmp"
+    shape = len(manifest["pictures"]), manifest["passport"]["dim"]
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    digest = hashlib.sha256()
+    try:
+        with written.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for vector in vectors:
+                data = vector.astype("<f4").tobytes()
+                digest.update(data)
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        facts = written.stat()
+        manifest["vectors"] = {
+            "rows": shape[0],
+            "dim": shape[1],
+            "size": facts.st_size,
+            "mtime_ns": facts.st_mtime_ns,
+            "sha256": digest.hexdigest(),
+        }
+        _write_through(folder / _NEXT, _sealed(manifest))
+        written.replace(folder / _VECTORS)
+    except BaseException:
+        written.unlink(missing_ok=True)
+        (folder / _NEXT).unlink(missing_ok=True)
+        raise
+    _put_in_place(folder)
+    return _map(folder)
+
+
+def _put_in_place(folder: Path) -> None:
+    (folder / _NEXT).replace(folder / _MANIFEST)
+    sync(folder)
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _load_newest(folder: Path) -> _Saved | None:
+    """As `_load`; ends a save that was cut off between its renames. Nobody else may be saving."""
+    saved = _load(folder, _NEXT)
+    if saved is None:
+        (folder / _NEXT).unlink(missing_ok=True)
+        return _load(folder, _MANIFEST)
+    _put_in_place(folder)
+    return saved
+
+
+def _load(folder: Path, name: str) -> _Saved | None:
+    """What was saved; None where there is nothing, or nothing that can be believed."""
+    try:
+        text = (folder / name).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        manifest = _unsealed(text)
+        vectors = _map(folder)
+        _check_vectors(folder / _VECTORS, vectors, manifest["vectors"])
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as exc:
+        log.warning("the vectors in %s cannot be used and are made again: %s", folder, exc)
+        return None
+    return _Saved(manifest, vectors)
+
+
+def _map(folder: Path) -> NDArray[np.float32]:
+    vectors: NDArray[np.float32] = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
+    return vectors
+
+
+def _check_vectors(path: Path, vectors: NDArray[np.float32], wanted: dict[str, Any]) -> None:
+    """Compares mapped vectors with what the manifest says; raises ValueError.
+
+    The file is looked at after it was mapped: one that fits then is the one that was mapped, for
+    files are only ever replaced by newer ones.
+    """
+    if vectors.dtype != np.dtype("<f4") or vectors.shape != (wanted["rows"], wanted["dim"]):
+        raise ValueError(f"{_VECTORS} is {vectors.shape} {vectors.dtype}")
+    facts = path.stat()
+    if facts.st_size != wanted["size"]:
+        raise ValueError(f"{_VECTORS} has {facts.st_size:,} bytes instead of {wanted['size']:,}")
+    same_time = facts.st_mtime_ns == wanted["mtime_ns"]
+    if not same_time and hashlib.sha256(vectors.data).hexdigest() != wanted["sha256"]:
+        raise ValueError(f"the checksum of {_VECTORS} is wrong")
+
+
+def _sealed(manifest: dict[str, Any]) -> bytes:
+    """The manifest as JSON, with its own checksum at the end."""
+    body = json.dumps(manifest).encode()[:-1]
+    return body + _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
+
+
+def _unsealed(text: bytes) -> dict[str, Any]:
+    """Reads what `_sealed` wrote; raises ValueError where it was changed since."""
+    body, _, checksum = text.rpartition(_SEAL)
+    if checksum != hashlib.sha256(body).hexdigest().encode() + b'"}\n':
+        raise ValueError("the checksum of the manifest is wrong")
+    manifest: dict[str, Any] = json.loads(text)
+    if manifest["version"] != _VERSION:
+        raise ValueError(f"version {manifest['version']} is not {_VERSION}")
+    return manifest

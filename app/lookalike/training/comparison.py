@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from lookalike.evaluation.metrics import Relevance, encode_labels, judge, mean_intervals, values_of
-from lookalike.evaluation.ranking import rank
-from lookalike.evaluation.results import Evaluation, Metric
-from lookalike.evaluation.runner import evaluate, make_plan
+from lookalike.evaluation.metrics import mean_intervals
+from lookalike.evaluation.ranking import Positions
+from lookalike.evaluation.results import Evaluation
+from lookalike.evaluation.runner import evaluate
 from lookalike.models.head import Head
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.vector_set import VectorSet
@@ -43,7 +41,7 @@ class Change:
 class Compared:
     """One part of a set, measured without and with the head."""
 
-    name: PartName  # `unseen` or `held_out`, see `splits.Split`
+    name: PartName  # `unseen` or `held_out`, see `plan.Split`
     plain: VectorSet  # the part as it was
     headed: VectorSet  # the same pictures with the head's vectors
     before: Evaluation  # pictures of `plain` ranked against its others
@@ -67,64 +65,26 @@ def compare(
     progress: Progress = NO_PROGRESS,
 ) -> tuple[Compared, ...]:
     """Measures both parts that were kept; those without pictures are left out."""
-    parts: list[tuple[PartName, NDArray[np.int64]]] = [
-        ("unseen", split.unseen),
-        ("held_out", split.held_out),
-    ]
-    kept = [(name, positions) for name, positions in parts if len(positions)]
+    parts: dict[PartName, Positions] = {"unseen": split.unseen, "held_out": split.held_out}
+    kept = [name for name in parts if len(parts[name])]
     compared = []
-    for number, (name, positions) in enumerate(kept, start=1):
-        compared.append(_compare_part(vectors, headed, name, positions, seed=seed))
-        progress.report(number, len(kept))
+    for name in kept:
+        plain, other = (_part_of(one, parts[name], TITLES[name]) for one in (vectors, headed))
+        k = min(10, len(plain) - 1)
+        before, after = (evaluate(one, k=k, queries=QUERIES, seed=seed) for one in (plain, other))
+        apart = after.values - before.values
+        ends = zip(apart.mean(axis=1), *mean_intervals(apart, seed=seed), strict=True)
+        changes = tuple(Change(value=float(v), low=float(a), high=float(b)) for v, a, b in ends)
+        compared.append(
+            Compared(
+                name=name, plain=plain, headed=other, before=before, after=after, changes=changes
+            )
+        )
+        progress.report(len(compared), len(kept))
     return tuple(compared)
 
 
-def _compare_part(
-    vectors: VectorSet,
-    headed_whole: VectorSet,
-    name: PartName,
-    positions: NDArray[np.int64],
-    *,
-    seed: int,
-) -> Compared:
-    plain, headed = (
-        part_of(one, positions, name=f"{one.name}: {TITLES[name]}")
-        for one in (vectors, headed_whole)
-    )
-    k = min(10, len(plain) - 1)
-    before, after = (evaluate(one, k=k, queries=QUERIES, seed=seed) for one in (plain, headed))
-    return Compared(
-        name=name,
-        plain=plain,
-        headed=headed,
-        before=before,
-        after=after,
-        changes=_changes(plain, headed, before, seed=seed),
-    )
-
-
-def _changes(
-    plain: VectorSet, headed: VectorSet, before: Evaluation, *, seed: int
-) -> tuple[Change, ...]:
-    classes = encode_labels(plain.labels)
-    plan = make_plan(classes, k=before.k, ks=before.ks, queries=QUERIES, seed=seed)
-    first, second = (
-        _values(judge(classes, queries=plan.queries, positions=found.positions), before.metrics)
-        for found in (
-            rank(one, queries=plan.queries, k=plan.depth, scored=0) for one in (plain, headed)
-        )
-    )
-    apart = second - first
-    ends = zip(apart.mean(axis=1), *mean_intervals(apart, seed=seed), strict=True)
-    return tuple(Change(value=float(v), low=float(a), high=float(b)) for v, a, b in ends)
-
-
-def _values(relevance: Relevance, metrics: Sequence[Metric]) -> NDArray[np.float64]:
-    """Each metric of each query: (M, Q)."""
-    return np.stack([values_of(relevance, metric.name, metric.k) for metric in metrics])
-
-
-def part_of(vectors: VectorSet, positions: NDArray[np.int64], *, name: str) -> VectorSet:
+def _part_of(vectors: VectorSet, positions: Positions, title: str) -> VectorSet:
     """Some pictures of a set, in the order of their positions."""
     chosen = positions.tolist()
 
@@ -134,7 +94,7 @@ def part_of(vectors: VectorSet, positions: NDArray[np.int64], *, name: str) -> V
     labels = vectors.labels
     return replace(
         vectors,
-        name=name,
+        name=f"{vectors.name}: {title}",
         vectors=np.array(vectors.vectors[positions], dtype=np.float32),
         ids=[vectors.ids[position] for position in chosen],
         names=[vectors.names[position] for position in chosen],
