@@ -6,7 +6,6 @@ convolution then takes its ReLU, and a block's last one the residual sum, into t
 
 from __future__ import annotations
 
-import copy
 import difflib
 import hashlib
 import http.client
@@ -14,9 +13,9 @@ import logging
 import shutil
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import safetensors.torch
 import torch
@@ -36,6 +35,7 @@ RANDOM = "random"
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 _TIMEOUT_S = 10.0
 _SHOWN = 5  # layers named in an error
+_CONVOLUTIONS = {"conv1": "bn1", "conv2": "bn2", "conv3": "bn3"}  # in a ResNet and its blocks
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def build(
 
     Args:
         request: Its `head` and `int8` are left to others.
-        dtype: As in `Network`.
+        dtype: Of convolutions and weights; pooling is float32 always.
         device: Where to run; None for a network of plain operators on the CPU, which other
             programs can read.
 
@@ -58,23 +58,18 @@ def build(
         WeightsError: The weights cannot be used.
         ConfigurationError: A value cannot work.
     """
-    preprocess = request.preprocess(Preprocess())
+    preprocess, pooling = request.preprocess(Preprocess()), request.pooling
     backbone = load_backbone(request.model, weights=request.weights)
     network = Network(
-        backbone.network,
-        preprocess=preprocess,
-        pooling=request.pooling,
-        dtype=dtype,
-        device=device or torch.device("cpu"),
-        fused=device is not None,
+        backbone.network, preprocess=preprocess, pooling=pooling, dtype=dtype, device=device
     )
     spec = ModelSpec(
         model=request.model,
         weights=backbone.weights,
         weights_sha256=backbone.sha256,
-        pooling=request.pooling,
+        pooling=pooling,
         preprocess=preprocess,
-        dim=dim_of(request.model, pooling=request.pooling, input_size=preprocess.input_size),
+        dim=dim_of(request.model, pooling=pooling, input_size=preprocess.input_size),
     )
     return network, spec
 
@@ -83,13 +78,11 @@ class Network(nn.Module):
     """Pixels to pooled features.
 
     Args:
-        backbone: torchvision's ResNet, float32, in evaluation mode; left as it is.
+        backbone: torchvision's ResNet, float32, in evaluation mode; changed.
         preprocess: Gives the normalization, and the side of the input.
         pooling: `avg` or `flatten`.
-        dtype: Of convolutions and weights; pooling is float32 always.
-        device: Where to run.
-        fused: Whether to use oneDNN's fused convolutions where there are some; without them the
-            network is of plain operators alone, which other programs can read.
+        dtype: As of `build`.
+        device: As of `build`.
     """
 
     _mean: Tensor
@@ -102,23 +95,17 @@ class Network(nn.Module):
         preprocess: Preprocess,
         pooling: str,
         dtype: torch.dtype,
-        device: torch.device,
-        fused: bool = True,
+        device: torch.device | None,
     ) -> None:
         super().__init__()
-        folded: Any = _fold_batch_norm(copy.deepcopy(backbone))
-        folded = folded.to(device=device, dtype=dtype, memory_format=torch.channels_last)
-        plain = _plain_trunk(folded)
-        if fused and device.type == "cpu" and dtype != torch.float16:
-            self._trunk = _fused_trunk(folded, plain, dtype=dtype, side=preprocess.input_size)
-        else:
-            self._trunk = plain
+        plain = _folded_trunk(backbone)
+        plain.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        fused = device is not None and device.type == "cpu" and dtype != torch.float16
+        self._trunk = _fused_trunk(plain, dtype, side=preprocess.input_size) if fused else plain
         self._pooling = pooling
         self._dtype = dtype
-        mean = torch.tensor(preprocess.mean, device=device).reshape(1, 3, 1, 1) * 255
-        std = torch.tensor(preprocess.std, device=device).reshape(1, 3, 1, 1) * 255
-        self.register_buffer("_mean", mean)
-        self.register_buffer("_std", std)
+        for name, three in (("_mean", preprocess.mean), ("_std", preprocess.std)):
+            self.register_buffer(name, torch.tensor(three, device=device).reshape(1, 3, 1, 1) * 255)
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -128,46 +115,28 @@ class Network(nn.Module):
         return maps.mean((2, 3)) if self._pooling == "avg" else maps.flatten(1)
 
 
-def _fold_batch_norm(model: Any) -> Any:
-    """Folds every batch normalization of a ResNet into the convolution before it, in place."""
-    model.conv1, model.bn1 = fuse_conv_bn_eval(model.conv1, model.bn1), nn.Identity()
-    for block in _blocks(model):
-        for number in range(1, _convolutions(block) + 1):
-            conv, norm = getattr(block, f"conv{number}"), getattr(block, f"bn{number}")
-            setattr(block, f"conv{number}", fuse_conv_bn_eval(conv, norm))
-            setattr(block, f"bn{number}", nn.Identity())
-        if block.downsample is not None:
-            block.downsample = nn.Sequential(fuse_conv_bn_eval(*block.downsample))
-    return model
-
-
-def _blocks(model: Any) -> list[Any]:
-    """The residual blocks, in order."""
+def _folded_trunk(model: Any) -> Any:
+    """From the normalized input to the last feature map; folds batch normalization, in place."""
     layers = (model.layer1, model.layer2, model.layer3, model.layer4)
-    return [block for layer in layers for block in layer]
-
-
-def _convolutions(block: Any) -> int:
-    """2 for a basic block, 3 for a bottleneck."""
-    return 3 if hasattr(block, "conv3") else 2
-
-
-def _plain_trunk(model: Any) -> nn.Sequential:
-    """Everything between the normalized input and the last feature map."""
-    layers = (model.layer1, model.layer2, model.layer3, model.layer4)
+    for part in (model, *chain.from_iterable(layers)):
+        for conv, norm in _CONVOLUTIONS.items():
+            if hasattr(part, conv):
+                setattr(part, conv, fuse_conv_bn_eval(getattr(part, conv), getattr(part, norm)))
+                setattr(part, norm, nn.Identity())
+        if getattr(part, "downsample", None) is not None:
+            part.downsample = nn.Sequential(fuse_conv_bn_eval(*part.downsample))
     return nn.Sequential(model.conv1, model.relu, model.maxpool, *layers)
 
 
-def _fused_trunk(
-    model: Any, plain: nn.Sequential, *, dtype: torch.dtype, side: int
-) -> nn.Sequential:
+def _fused_trunk(plain: Any, dtype: torch.dtype, *, side: int) -> Any:
     """The same of fused convolutions; the plain one where there are none or they disagree."""
     sample = torch.linspace(-2, 2, 3 * side * side).reshape(1, 3, side, side)
     sample = sample.to(dtype=dtype, memory_format=torch.channels_last)
+    conv, _, pool, *layers = plain
     try:
         with torch.inference_mode():
-            blocks = (_FusedBlock(block) for block in _blocks(model))
-            fused = nn.Sequential(_FusedConv(model.conv1, relu=True), model.maxpool, *blocks)
+            blocks = (_FusedBlock(block) for block in chain.from_iterable(layers))
+            fused = nn.Sequential(_FusedConv(conv, relu=True), pool, *blocks)
             # Also the first call, which packs the weights.
             expected, actual = plain(sample).float(), fused(sample).float()
         agree = nn.functional.cosine_similarity(expected.flatten(), actual.flatten(), dim=0) > 0.999
@@ -214,10 +183,8 @@ class _FusedBlock(nn.Module):
 
     def __init__(self, block: Any) -> None:
         super().__init__()
-        count = _convolutions(block)
-        self._convs = nn.ModuleList(
-            _FusedConv(getattr(block, f"conv{number}"), relu=True) for number in range(1, count + 1)
-        )
+        convs = (getattr(block, name) for name in _CONVOLUTIONS if hasattr(block, name))
+        self._convs = nn.ModuleList(_FusedConv(conv, relu=True) for conv in convs)
         shortcut = block.downsample
         self._shortcut = None if shortcut is None else _FusedConv(shortcut[0], relu=False)
 
@@ -229,14 +196,10 @@ class _FusedBlock(nn.Module):
         return self._convs[-1](x, residual)  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedBackbone:
-    """A network with its weights.
+class LoadedBackbone(NamedTuple):
+    """A network with its weights: their name or their file's, and their digest as hex digits.
 
-    Attributes:
-        network: torchvision's, in evaluation mode, float32; its classifier is an identity.
-        weights: The weights' name, or the file's name.
-        sha256: Hex digest over the state dict without classifier.
+    The network is in evaluation mode, float32; its classifier is an identity.
     """
 
     network: nn.Module
@@ -267,7 +230,7 @@ def load_backbone(model: str, *, weights: str) -> LoadedBackbone:
     else:
         path, name = _find(model, weights)
         _load_into(network, read_state(path), path=path)
-    return LoadedBackbone(network=network, weights=name, sha256=state_sha256(network.state_dict()))
+    return LoadedBackbone(network, name, state_sha256(network.state_dict()))
 
 
 def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
@@ -308,15 +271,14 @@ def _cached(url: str) -> Path:
     """The file of a named set in torch's cache folder, downloaded if it is not there."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     expected = path.stem.rsplit("-", 1)[-1]  # torchvision puts the digest's start in the name
-    if not path.is_file():
+    if path.is_file():
+        _check_digest(path, expected=expected)
+    else:
         _download(url, path, expected=expected)
-        return path
-    _check_digest(path, expected=expected)
     return path
 
 
 def _check_digest(path: Path, *, expected: str) -> None:
-    """Compares a file's sha256 with how it must start."""
     actual = sha256_of(path)
     if not actual.startswith(expected):
         raise WeightsError(
