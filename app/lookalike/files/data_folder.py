@@ -15,6 +15,8 @@ from lookalike.errors import ConfigurationError, DataFolderInUseError
 from lookalike.files.disk import disk_errors, make_folders
 from lookalike.records import utc_now
 
+_OWNER = "lock.owner"
+
 
 def require_data_folder(path: Path) -> None:
     """Refuses a folder that holds no collection, rather than make one in silence."""
@@ -37,8 +39,8 @@ def make_data_folder(path: Path) -> None:
         ) from exc
 
 
-class FolderLock:
-    """A lock that dies with the process: owns `folder` from construction to `release`.
+def lock_folder(folder: Path) -> FileLock:
+    """Makes this process the owner of a folder, until it releases the lock or dies.
 
     The lock file itself is never removed.
 
@@ -46,27 +48,17 @@ class FolderLock:
         DataFolderInUseError: Somebody else owns it; the text names them.
         StorageError: The folder cannot be used.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self._owner = folder / "lock.owner"
-        with disk_errors(f"use the data folder {folder}"):
-            make_folders(folder.resolve())
-            # Not thread-local: whoever closes the store lets go, on whatever thread.
-            self._lock = FileLock(folder / "lock", thread_local=False)
-            try:
-                self._lock.acquire(timeout=0)
-            except Timeout as exc:
-                raise DataFolderInUseError(
-                    f"The data folder {folder} is in use by {self._describe_owner()}. Stop it, or "
-                    "talk to the running service with --server URL"
-                ) from exc
-            self._write_owner()
-
-    def release(self) -> None:
-        """Lets go of the folder; may be called twice."""
-        self._lock.release()
-
-    def _write_owner(self) -> None:
+    with disk_errors(f"use the data folder {folder}"):
+        make_folders(folder.resolve())
+        # Not thread-local: whoever closes the store lets go, on whatever thread.
+        lock = FileLock(folder / "lock", thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as exc:
+            raise DataFolderInUseError(
+                f"The data folder {folder} is in use by {_describe(folder / _OWNER)}. Stop it, or "
+                "talk to the running service with --server URL"
+            ) from exc
         # Only the command's first word: flags may carry keys.
         command = [Path(sys.argv[0]).name, *(a for a in sys.argv[1:2] if not a.startswith("-"))]
         owner = {
@@ -76,11 +68,13 @@ class FolderLock:
             "started": utc_now(),
         }
         with suppress(OSError):  # a courtesy to whoever comes second; a full disk may refuse it
-            self._owner.write_text(json.dumps(owner))
+            (folder / _OWNER).write_text(json.dumps(owner))
+    return lock
 
-    def _describe_owner(self) -> str:
-        try:
-            owner = json.loads(self._owner.read_text())
-            return "process {pid} on {host} ({command}), since {started}".format(**owner)
-        except (OSError, ValueError, KeyError, TypeError):
-            return "another process"
+
+def _describe(owner: Path) -> str:
+    try:
+        facts = json.loads(owner.read_text())
+        return "process {pid} on {host} ({command}), since {started}".format(**facts)
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

@@ -19,17 +19,8 @@ from lookalike.errors import StorageError, StorageFullError, UnreadableImageErro
 from lookalike.records import ImageRecord, sha256_of
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_EXTENSIONS = {
-    "image/jpeg": "jpg",
-    "image/png": "png",
-    "image/webp": "webp",
-    "image/gif": "gif",
-    "image/bmp": "bmp",
-    "image/tiff": "tiff",
-    "image/avif": "avif",
-    "image/heic": "heic",
-    "image/heif": "heif",
-}
+_KINDS = ("png", "webp", "gif", "bmp", "tiff", "avif", "heic", "heif")
+_EXTENSIONS = {f"image/{kind}": kind for kind in _KINDS} | {"image/jpeg": "jpg"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
 _SWEPT_TOGETHER = 500
@@ -101,12 +92,12 @@ def make_folders(folder: Path) -> None:
     sync(folder.parent)
 
 
-def has_room(folder: Path, size: int = 65_536) -> bool:
-    """Whether `size` bytes can be written into the folder right now, quotas included."""
+def has_room(folder: Path) -> bool:
+    """Whether a few blocks can be written into the folder right now, quotas included."""
     probe = folder / f".room-{os.getpid()}"
     try:
         with probe.open("wb") as file:
-            file.write(b"\1" * size)
+            file.write(b"\1" * 65_536)
             file.flush()
             os.fsync(file.fileno())
     except OSError as exc:
@@ -142,7 +133,7 @@ class LocalFiles:
         """Stores an original so that it survives a crash; one that is here stays.
 
         Args:
-            source: Read from its start; must be seekable.
+            source: Seekable; read from its start.
             sha256: What its bytes must amount to, 64 lower-case hex digits.
             media_type: E.g. `image/jpeg`; decides the extension.
 
@@ -151,7 +142,7 @@ class LocalFiles:
             StorageError: The disk refuses.
             UnreadableImageError: The source cannot be read, or has another digest.
         """
-        target = _path_in(self._images, sha256, _extension(media_type))
+        target = self._image(sha256, media_type)
         with disk_errors("store the original"):
             if self._touch(target):
                 return
@@ -173,7 +164,7 @@ class LocalFiles:
 
     def path(self, sha256: str, media_type: str) -> Path | None:
         """Where an original lies; None where it is not kept."""
-        path = _path_in(self._images, sha256, _extension(media_type))
+        path = self._image(sha256, media_type)
         return path if path.is_file() else None
 
     def put_thumbnail(self, sha256: str, data: bytes) -> None:
@@ -195,15 +186,12 @@ class LocalFiles:
         older_than_s: float = 3600,
         stop: Callable[[], bool] = lambda: False,
     ) -> int:
-        """Removes what no row names, and uploads that were left behind.
+        """Removes what no row names, and uploads that were left behind; returns how many files.
 
         Args:
             referenced: Gives those of the digests that some row names.
             older_than_s: Younger files stay, in seconds: their row may be on its way.
             stop: Asked again and again; once it says so, what is left is for the next sweep.
-
-        Returns:
-            How many files were removed.
 
         Raises:
             StorageError: The disk refuses.
@@ -218,6 +206,9 @@ class LocalFiles:
                     left = (path for path in batch if path.stem not in named)
                     removed += sum(self._unlink_old(path, limit) for path in left)
         return removed
+
+    def _image(self, sha256: str, media_type: str) -> Path:
+        return _path_in(self._images, sha256, _EXTENSIONS.get(media_type, "bin"))
 
     def _lock(self, path: Path) -> threading.Lock:
         """One lock for all files whose names begin alike, so for all below `images/ab`."""
@@ -288,10 +279,6 @@ def _walk(top: Path, stop: Callable[[], bool]) -> Iterator[Path]:
             if stop():
                 return
             yield path
-
-
-def _extension(media_type: str) -> str:
-    return _EXTENSIONS.get(media_type, "bin")
 
 
 def _copy(source: BinaryIO, target: Path) -> str:

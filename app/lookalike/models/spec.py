@@ -13,13 +13,10 @@ from lookalike.records import ModelSpec, Preprocess
 PREPROCESSING_VERSION: Final = 1
 """Raised whenever the same file would come out as other pixels; part of the spec."""
 
-Pooling = Literal["avg", "flatten"]
-Resize = Literal["squash", "crop"]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Runtime = Literal["auto", "torch", "openvino"]
 
-LEAST_INPUT_SIZE: Final = 32  # pixels
-LARGEST_INPUT_SIZE: Final = 4096
+_INPUT_SIZES = range(32, 4097)  # pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +50,7 @@ class ModelRequest:
 
     @classmethod
     def of(cls, spec: ModelSpec, *, weights: str, head: str | None) -> ModelRequest:
-        """How to build again what a spec says.
-
-        Args:
-            spec: What made the vectors.
-            weights: Where its weights come from.
-            head: Where its head comes from; None if it has none.
-        """
+        """How to build again what a spec says, from where its weights and its head come."""
         network = spec.digest if spec.head is None else True
         return cls(
             model=spec.model,
@@ -76,10 +67,7 @@ class ModelRequest:
         return asdict(self)
 
     def preprocess(self, own: Preprocess) -> Preprocess:
-        """The preprocessing that is asked for.
-
-        Args:
-            own: The model's, for all that the request leaves open.
+        """The preprocessing that is asked for; the model's own is for what is left open.
 
         Raises:
             ConfigurationError: A value that no model has.
@@ -91,11 +79,8 @@ class ModelRequest:
         ):
             if value not in known:
                 raise ConfigurationError(f"Unknown {name} {value!r}: it must be {', '.join(known)}")
-        if not LEAST_INPUT_SIZE <= size <= LARGEST_INPUT_SIZE:
-            raise ConfigurationError(
-                f"Input_size must be from {LEAST_INPUT_SIZE} to {LARGEST_INPUT_SIZE} pixels, "
-                f"not {size}"
-            )
+        if size not in _INPUT_SIZES:
+            raise ConfigurationError(f"Input_size must be from 32 to 4096 pixels, not {size}")
         return replace(own, resize=self.resize, input_size=size, version=PREPROCESSING_VERSION)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import InvalidParameterError, StorageError
-from lookalike.files.data_folder import FolderLock
+from lookalike.files.data_folder import lock_folder
 from lookalike.records import (
     CollectionInfo,
     Effort,
@@ -86,7 +86,7 @@ class LocalStore:
         self._change = threading.RLock()
         with contextlib.ExitStack() as undo:
             if not read_only:
-                undo.callback(FolderLock(folder).release)
+                undo.callback(lock_folder(folder).release)
             self._catalog = Catalog(folder / "catalog.db", read_only=read_only)
             undo.callback(self._catalog.close)
             self._indexes = Indexes(
