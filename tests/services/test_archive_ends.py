@@ -40,8 +40,8 @@ def members(path: Path) -> list[tuple[str, bytes]]:
     found = []
     with Archive(path, LIMITS, folder=path.parent) as archive:
         for member in archive.members():
-            assert member.content is not None, member.error
-            with member.content as file:
+            assert member.source.file is not None, member.source.error
+            with member.source.file as file:
                 found.append((member.path, file.read()))
     return found
 

@@ -41,10 +41,10 @@ def contents(members: Iterable[Member]) -> list[tuple[str, bytes | None]]:
     found = []
     for member in members:
         data = None
-        if member.content is not None:
-            with member.content as file:
+        if member.source.file is not None:
+            with member.source.file as file:
                 data = file.read()
-            assert len(data) == member.size
+            assert len(data) == member.source.size
         found.append((member.path, data))
     return found
 
@@ -114,7 +114,7 @@ def test_members_are_those_that_the_plain_readers_give(
     for member in members:
         assert member.path.isascii()
         assert member.path.isprintable()
-        assert "\0" not in member.filename + member.folder
+        assert "\0" not in member.source.filename + member.folder
     if members:
         half = members[len(members) // 2].position
         rest = read(path, start=half)
@@ -219,7 +219,11 @@ def test_a_large_member_waits_on_the_disk_without_a_name(tmp_path: Path) -> None
     data = bytes(range(256)) * 8000
     path = write_archive(tmp_path / "large.zip", [("a/b/large.jpg", data)])
     (member,) = read(path, ArchiveLimits(file_bytes=len(data)))
-    assert (member.filename, member.folder, member.size) == ("large.jpg", "b", len(data))
+    assert (member.source.filename, member.folder, member.source.size) == (
+        "large.jpg",
+        "b",
+        len(data),
+    )
     assert contents([member]) == [("a/b/large.jpg", data)]
     assert sorted(tmp_path.iterdir()) == [path]
 
@@ -248,14 +252,14 @@ def test_links_devices_and_sparse_files_are_named_and_not_read(tmp_path: Path) -
         archive.addfile(member)
     members = read(path)
     assert {m.path for m in members} == {*kinds, "sparse.jpg"} - {"folder.jpg"}
-    assert all(m.content is None and "link" in str(m.error) for m in members)
+    assert all(m.source.file is None and "link" in str(m.source.error) for m in members)
     linked = tmp_path / "link.zip"
     info = zipfile.ZipInfo("sym.jpg")
     info.external_attr = 0o120777 << 16
     with zipfile.ZipFile(linked, "w") as packed:
         packed.writestr(info, "/etc/passwd")
     (only,) = read(linked)
-    assert "link" in str(only.error)
+    assert "link" in str(only.source.error)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -270,7 +274,7 @@ def test_methods_that_cannot_be_bounded_are_not_unpacked(tmp_path: Path, method:
     (member,) = read(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert "method" in str(member.error)
+    assert "method" in str(member.source.error)
     assert peak < 5_000_000
 
 
@@ -281,7 +285,7 @@ def test_encrypted_members_are_named(tmp_path: Path) -> None:
         data[data.index(mark) + offset] |= 1
     path.write_bytes(bytes(data))
     first, second = read(path)
-    assert "encrypted" in str(first.error)
+    assert "encrypted" in str(first.source.error)
     assert contents([second]) == [("b.jpg", b"y")]
 
 
@@ -289,7 +293,7 @@ def test_a_size_that_lies_is_found_out(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "lies.zip", [("a.jpg", bytes(100_000))])
     path.write_bytes(path.read_bytes().replace(struct.pack("<L", 100_000), struct.pack("<L", 10)))
     (member,) = read(path)
-    assert "CRC" in str(member.error)
+    assert "CRC" in str(member.source.error)
 
 
 def test_members_that_share_their_bytes_cannot_cost_more_than_the_bound(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from lookalike.media.archive_streams import (
     too_much,
     unpacked,
 )
-from lookalike.media.sources import is_picture_name
+from lookalike.media.sources import PictureSource, is_picture_name
 from lookalike.progress import TaskEndedError
 
 MAX_MEMBERS = 1_000_000
@@ -85,20 +85,15 @@ class Member:
     Attributes:
         position: Its place among all members, from 0.
         path: Its whole name as it stands in the archive, in ASCII, other characters escaped.
-        filename: The last part of its name, for display; never to be used as a path.
         folder: The name of the folder it lies in; empty at the top.
-        size: Bytes, where it was read.
-        content: Its bytes; the reader's to close. None where there is an error.
-        error: Why it cannot be had.
+        source: Its bytes, the reader's to close, or why they cannot be had; its file name is the
+            last part of `path`, for display, never to be used as a path.
     """
 
     position: int
     path: str
-    filename: str
     folder: str
-    size: int = 0
-    content: BinaryIO | None = None
-    error: LookalikeError | None = None
+    source: PictureSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +146,7 @@ class Archive:
     def count(self, step: Callable[[], None] = lambda: None) -> int:
         """How many members are pictures by their names; the archive is then at its end.
 
-        Args:
-            step: Called for every member, and often in between; may raise to end the work.
+        `step` is called for every member, and often in between; it may raise to end the work.
 
         Raises:
             ArchiveError: The archive is broken, or beyond a bound.
@@ -162,11 +156,7 @@ class Archive:
     def members(
         self, *, start: int = 0, step: Callable[[], None] = lambda: None
     ) -> Iterator[Member]:
-        """The pictures in the order of the archive, each read and ready.
-
-        Args:
-            start: The first position to read.
-            step: As of `count`.
+        """The pictures from position `start` on, each read and ready; `step` as of `count`.
 
         Raises:
             ArchiveError: The archive is broken from here on, or beyond a bound.
@@ -229,21 +219,14 @@ class Archive:
             position += 1
 
     def _read(self, position: int, entry: _Entry) -> Member:
-        parts = _name_parts(entry.name)
-        content, size, error = None, 0, None
+        *folders, name = map(as_text, _name_parts(entry.name))
         try:
             content, size = self._content(entry)
+            source = PictureSource(filename=name, size=size, file=content)
         except (ImageTooLargeError, UnreadableImageError) as exc:
-            error = exc
-        return Member(
-            position=position,
-            path=in_ascii(entry.name),
-            filename=as_text(parts[-1]),
-            folder=as_text(parts[-2]) if len(parts) > 1 else "",
-            size=size,
-            content=content,
-            error=error,
-        )
+            source = PictureSource(filename=name, size=0, error=exc)
+        folder = folders[-1] if folders else ""
+        return Member(position=position, path=in_ascii(entry.name), folder=folder, source=source)
 
     def _content(self, entry: _Entry) -> tuple[BinaryIO, int]:
         """A member's bytes, read from their start to their end, and how many."""

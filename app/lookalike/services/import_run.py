@@ -6,7 +6,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -308,13 +308,8 @@ class ArchiveFeed:
         start = 0 if after is None else int(after) + 1
         with self._open() as archive:
             for member in archive.members(start=start, step=progress.check):
-                source = PictureSource(
-                    filename=member.filename,
-                    size=member.size,
-                    file=member.content,
-                    metadata=self._describe(member.folder or self._label),
-                    error=member.error,
-                )
+                metadata = self._describe(member.folder or self._label)
+                source = replace(member.source, metadata=metadata)
                 yield Picture(member.position, member.path, source)
 
     def _open(self) -> Archive:
