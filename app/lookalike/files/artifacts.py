@@ -57,11 +57,7 @@ class Artifact:
     files: Mapping[str, SavedFile]
 
     def path(self, name: str) -> Path:
-        """Where a file lies.
-
-        Raises:
-            BrokenArtifactError: The artifact has no file of this name.
-        """
+        """Where a file lies; raises `BrokenArtifactError` if there is none of this name."""
         if name not in self.files:
             raise BrokenArtifactError(f"it has no file {name}")
         return self.content / name
@@ -95,7 +91,7 @@ def save_artifact(
     Args:
         folder: The artifact's folder; made if it is missing.
         kind: What it is, for example `generation`.
-        version: Version of its format.
+        version: Of its format.
         facts: A JSON object to keep with it; `write` may still add to it.
         write: Writes the files into the empty folder that it is given, without folders inside.
 
@@ -186,11 +182,9 @@ def _is_plain_name(name: object) -> bool:
 
 
 def remove_leftovers(artifact: Artifact, *, older_than_s: float = _STALE_S) -> None:
-    """Removes what an older manifest named, or a crash left.
+    """Removes all but `artifact`: what an older manifest named, or a crash left.
 
-    Args:
-        artifact: What stays.
-        older_than_s: Younger leftovers stay; 0 if no other process writes to the folder.
+    Younger leftovers stay; `older_than_s` is 0 if no other process writes to the folder.
     """
     limit = time.time() - older_than_s
     for path in artifact.folder.iterdir():

@@ -113,11 +113,7 @@ class FetchGuard:
         return target
 
     def check(self, host: str, answers: Sequence[str]) -> list[str]:
-        """Checks what a host's name stands for.
-
-        Args:
-            host: As it is written in the address, in ASCII.
-            answers: All IP addresses that DNS gave for it.
+        """Checks all IP addresses that DNS gave for a host, as the address writes it, in ASCII.
 
         Returns:
             The same addresses, to connect to one of these and nowhere else.

@@ -77,9 +77,7 @@ class Deadline:
 class Resolver:
     """Asks DNS on threads of its own, because a thread that asks cannot be interrupted.
 
-    Args:
-        resolve: How host names become IP addresses.
-        places: Most threads, those included that nobody waits for any more.
+    `places` bounds them, those included that nobody waits for any more.
     """
 
     def __init__(self, resolve: Resolve, *, places: int) -> None:
@@ -115,11 +113,6 @@ class GuardedNetwork(httpcore2.NetworkBackend):
 
     A host is resolved once, all its addresses are checked, and one of those very addresses is
     connected to: a name that means something else a moment later (DNS rebinding) changes nothing.
-
-    Args:
-        guard: Decides which addresses may be connected to.
-        resolver: Turns host names into IP addresses.
-        deadline: When every wait ends.
     """
 
     def __init__(self, guard: FetchGuard, resolver: Resolver, deadline: Deadline) -> None:

@@ -148,11 +148,7 @@ def walk(paths: Iterable[Path], step: Callable[[], None] = lambda: None) -> Iter
     """Picture files, by name; a file that is named itself is taken whatever its suffix.
 
     Hidden files and folders are passed over. A folder that cannot be read stands, with its error,
-    where its pictures would.
-
-    Args:
-        paths: Files and folders.
-        step: Called for every folder; may raise to end the work.
+    where its pictures would. `step` is called for every folder; it may raise to end the work.
 
     Raises:
         MissingFileError: A path does not exist.

@@ -148,15 +148,15 @@ def resize_image(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8
     Returns:
         (input_size, input_size, 3) uint8; `mean` and `std` are left to the network.
     """
-    resize = {"squash": _squash, "crop": _crop, "pad": _pad}[preprocess.resize]
-    return np.array(resize(image, preprocess), dtype=np.uint8)
+    filter = Image.Resampling[preprocess.interpolation.upper()]
+    if preprocess.resize == "squash":
+        resized = image.resize((preprocess.input_size, preprocess.input_size), filter)
+    else:
+        resized = {"crop": _crop, "pad": _pad}[preprocess.resize](image, preprocess, filter)
+    return np.array(resized, dtype=np.uint8)
 
 
-def _squash(image: Image.Image, preprocess: Preprocess) -> Image.Image:
-    return image.resize((preprocess.input_size, preprocess.input_size), _filter(preprocess))
-
-
-def _crop(image: Image.Image, preprocess: Preprocess) -> Image.Image:
+def _crop(image: Image.Image, preprocess: Preprocess, filter: Image.Resampling) -> Image.Image:
     """Does what Resize of the shorter side and CenterCrop do in torchvision."""
     side = preprocess.input_size
     short = round(side / preprocess.crop_share)
@@ -164,23 +164,19 @@ def _crop(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     left, top = round((width - side) / 2), round((height - side) / 2)
     box = (left, top, left + side, top + side)
     if width * height <= _LARGEST_RESIZE:
-        return image.resize((width, height), _filter(preprocess)).crop(box)
+        return image.resize((width, height), filter).crop(box)
     # A long strip of a picture would take gigabytes: resize only the part that remains.
     across, down = image.width / width, image.height / height
     part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-    return image.resize((side, side), _filter(preprocess), box=part)
+    return image.resize((side, side), filter, box=part)
 
 
-def _pad(image: Image.Image, preprocess: Preprocess) -> Image.Image:
+def _pad(image: Image.Image, preprocess: Preprocess, filter: Image.Resampling) -> Image.Image:
     """Fits the whole picture into the square and fills the rest with the border's color."""
     side = preprocess.input_size
     width, height = (max(1, round(side * length / max(image.size))) for length in image.size)
     red, green, blue = preprocess.padding
     square = Image.new("RGB", (side, side), (red, green, blue))
-    fitted = image.resize((width, height), _filter(preprocess))
+    fitted = image.resize((width, height), filter)
     square.paste(fitted, ((side - width) // 2, (side - height) // 2))
     return square
-
-
-def _filter(preprocess: Preprocess) -> Image.Resampling:
-    return Image.Resampling[preprocess.interpolation.upper()]

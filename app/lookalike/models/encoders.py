@@ -62,8 +62,7 @@ class Encoders:
         """Finds the encoder whose vectors can be compared with a collection's.
 
         Raises:
-            SpecMismatchError: None can; the text names what differs from the default one,
-                and what to do.
+            SpecMismatchError: None can; the text says why, and what to do.
         """
         with self._lock:
             found = self._live.get(spec.digest)
@@ -74,8 +73,7 @@ class Encoders:
     def following(self, read_spec: Callable[[], ModelSpec | None]) -> LiveEncoder | None:
         """The encoder of a collection that may switch to another model meanwhile.
 
-        Args:
-            read_spec: Reads what made the collection's vectors; None if there are none.
+        `read_spec` reads what made the collection's vectors; None if there are none.
 
         Raises:
             SpecMismatchError: That encoder is not live.
@@ -127,7 +125,6 @@ class Encoders:
 
 
 def _mismatch(spec: ModelSpec, default: ModelSpec) -> str:
-    """Says what keeps a collection's spec from the default one, and what to do."""
     differences = "; ".join(
         f"{name} is {theirs} there and {ours} here"
         for name, (theirs, ours) in spec.differences(default).items()
@@ -179,10 +176,10 @@ class LiveEncoder:
         return len(self._waiting)
 
     def submit(self, item: Features, *, wait: bool = False, urgent: bool = False) -> Future[Vector]:
-        """Puts an item in the queue.
+        """Puts what the encoder's `prepare` returned in the queue.
 
         Args:
-            item: What the encoder's `prepare` returned.
+            item: The prepared item.
             wait: Wait for room instead of raising if there is none, as bulk work does. Bulk work
                 fills at most half of the queue, so that others find room.
             urgent: Go before everything that waits, even if the queue is full, as the canary does.
@@ -225,7 +222,6 @@ class LiveEncoder:
             self._worker.join()
 
     def _work(self) -> None:
-        """The thread: batches until closed and empty."""
         while batch := self._take():
             alive = [item for item in batch if item[1].set_running_or_notify_cancel()]
             if alive:
@@ -244,7 +240,6 @@ class LiveEncoder:
         return batch
 
     def _run(self, batch: list[tuple[Features, Future[Vector]]]) -> None:
-        """Answers every future of a batch, one way or the other."""
         try:
             vectors = self._encode([item for item, _ in batch])
         except BaseException as exc:  # nothing that the network raises may end the thread
@@ -259,7 +254,6 @@ class LiveEncoder:
             future.set_result(vector.copy())  # a row alone, not a view that keeps the batch
 
     def _encode(self, items: list[Features]) -> Vectors:
-        """Calls the encoder: (N, dim) float32."""
         started = time.perf_counter()
         vectors = self.encoder.encode(items)
         seconds = time.perf_counter() - started

@@ -44,13 +44,7 @@ _ROWS = 4096  # at a time: the work is done in float64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadSpec:
-    """The shape of a head.
-
-    Attributes:
-        dim_in: Numbers in the network's vector.
-        dim_out: Numbers in the head's vector.
-        hidden: Widths of the layers between the two, first to last.
-    """
+    """The shape of a head: numbers in the vectors it takes, in those it gives, and in between."""
 
     dim_in: int
     dim_out: int = 512

@@ -91,11 +91,7 @@ class TorchEncoder(ImageEncoder):
 
 
 def place(run: RunOptions) -> tuple[torch.device, str]:
-    """Chooses the device and the precision, a key of `DTYPES`.
-
-    Raises:
-        ConfigurationError: They are not available here.
-    """
+    """Chooses the device and the precision, a key of `DTYPES`; raises `ConfigurationError`."""
     if run.precision != "auto" and run.precision not in DTYPES:
         raise ConfigurationError(
             f"Unknown precision {run.precision!r}: it must be auto, {', '.join(DTYPES)}"
@@ -109,11 +105,7 @@ def place(run: RunOptions) -> tuple[torch.device, str]:
 
 
 def choose_device(device: str) -> torch.device:
-    """Resolves `auto` and checks that the device is there.
-
-    Raises:
-        ConfigurationError: No such device on this machine.
-    """
+    """Resolves `auto`; raises `ConfigurationError` if the device is not there."""
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

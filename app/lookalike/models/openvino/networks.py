@@ -82,15 +82,9 @@ class KeptNetwork(NamedTuple):
 def find_network(
     folder: Path, origin: Mapping[str, Any], *, openvino: str | None = None
 ) -> KeptNetwork | None:
-    """Finds the newest converted network that is whole.
+    """Finds the newest whole network of this origin, of one version of OpenVINO or of any.
 
-    Args:
-        folder: `models` of a data folder; need not exist.
-        origin: What it must have been converted from.
-        openvino: The version that must have made it; any unless given.
-
-    Returns:
-        None if there is none; the log says so if there is one that is damaged.
+    Returns None if there is none; `folder` need not exist. The log names those that are damaged.
     """
     manifests = sorted(folder.glob(f"*/{MANIFEST}"), key=_changed, reverse=True)
     found = (_read(manifest.parent, origin, openvino) for manifest in manifests)
@@ -117,7 +111,7 @@ def keep_network(
     Args:
         folder: `models` of a data folder; made if it is missing.
         origin: What the network was converted from.
-        spec: What it is; names the folder.
+        spec: What it is; names its own folder.
         openvino: The version that made it.
         save: Writes an .xml at the path that it is given, and a .bin beside it.
         notes: JSON to keep with it, for people.

@@ -85,11 +85,7 @@ def quantize(
 
 
 def agreement(before: Vectors, after: Vectors) -> Agreement:
-    """Compares (N, dim) unit vectors of the same pictures, N above `NEIGHBORS`.
-
-    Raises:
-        ValueError: Too few rows, or other shapes.
-    """
+    """Compares (N, dim) unit vectors of the same pictures; ValueError unless N > `NEIGHBORS`."""
     if before.shape != after.shape or len(before) <= NEIGHBORS:
         raise ValueError(f"{before.shape} and {after.shape} cannot be compared")
     cosines = np.einsum("nd,nd->n", before.astype(np.float64), after.astype(np.float64))

@@ -19,8 +19,7 @@ from lookalike.errors import ConfigurationError, EmbeddingFailedError
 from lookalike.models.base import Features, ImageEncoder, Vectors, normalize
 from lookalike.records import ModelSpec
 
-_LEAST_PART = 2
-"""Pictures of a part, so that no thread is idle for long."""
+_LEAST_PART = 2  # pictures, so that no thread is idle for long
 
 FLOATS: Final = {"float32": "f32", "bfloat16": "bf16"}
 """The float precisions of ours that OpenVINO computes in on CPUs -> its names for them."""
@@ -76,11 +75,7 @@ def computes(precision: str) -> bool:
 
 
 def choose_float(precision: str) -> str:
-    """Resolves `auto` to `bfloat16` where the CPU computes it, and `float32` elsewhere.
-
-    Raises:
-        ConfigurationError: Not a precision that OpenVINO computes in on CPUs.
-    """
+    """Resolves `auto`; raises `ConfigurationError` if OpenVINO does not compute it on CPUs."""
     if precision == "auto":
         return "bfloat16" if computes_bfloat16() else "float32"
     if precision not in FLOATS:
@@ -92,11 +87,7 @@ def choose_float(precision: str) -> str:
 
 
 def read_network(path: Path) -> Any:
-    """Reads OpenVINO's model from its .xml file; the .bin beside it is mapped, not read.
-
-    Raises:
-        ConfigurationError: The files are no network.
-    """
+    """Reads OpenVINO's model from its .xml file; raises `ConfigurationError` if it is none."""
     try:
         return core().read_model(path)
     except RuntimeError as exc:
