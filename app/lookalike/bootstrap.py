@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os.path
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -47,8 +45,6 @@ if TYPE_CHECKING:
     from lookalike.store.local.index.policy import Plan
     from lookalike.store.tuning import Tuning
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
@@ -73,16 +69,12 @@ class Services:
 
     def close(self) -> None:
         """Finishes what waits, saves, and lets go of the data folder."""
-        with contextlib.ExitStack() as parts:  # from the last to the first, whatever one raises
-            parts.callback(self.store.close)
-            parts.callback(self.job_store.close)
-            parts.callback(self.encoders.close)
-            parts.callback(self.indexing.close)
-            parts.callback(self.recall_meter.close)
-            if self.maintenance is not None:
-                parts.callback(self.maintenance.close)
-            parts.callback(self.duplicates.close)
-            parts.callback(self.jobs.close)
+        closes = [self.store.close, self.job_store.close, self.encoders.close]
+        closes += [self.indexing.close, self.recall_meter.close]
+        closes += [] if self.maintenance is None else [self.maintenance.close]
+        with ExitStack() as parts:  # from the last to the first, whatever one raises
+            for close in (*closes, self.duplicates.close, self.jobs.close):
+                parts.callback(close)
 
 
 def build_services(
@@ -108,8 +100,7 @@ def build_services(
         ConfigurationError: A setting cannot work.
     """
     limit_openmp()
-    cores = settings.threads or available_cores()
-    with contextlib.ExitStack() as undo:
+    with ExitStack() as undo:
         if store is None:
             store = open_store(settings, read_only=read_only)
             undo.callback(store.close)
@@ -119,11 +110,7 @@ def build_services(
         if encoders is None:
             encoders = build_encoders(settings, keep=not read_only, on_batch=on_batch)
             undo.callback(encoders.close)
-        models = _models(settings, encoders, store, keep=not read_only)
-        models.restore()
-        services = _assemble(
-            settings, encoders, store, jobs, models=models, cores=cores, tidy=not read_only
-        )
+        services = _assemble(settings, encoders, store, jobs, read_only=read_only)
         undo.pop_all()
     return services
 
@@ -132,8 +119,7 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     """Opens the local store in the data folder; its owner, unless it is to be read only.
 
     Raises:
-        ConfigurationError: It is to be read only, and nothing is there; or there is no such index
-            type.
+        ConfigurationError: Nothing is there to be read only, or there is no such index type.
     """
     if read_only:
         require_data_folder(settings.data_dir)
@@ -171,29 +157,13 @@ def tune_collection(
     seed: int,
     progress: Progress,
 ) -> Tuning:
-    """Tries index types on the vectors of a collection.
-
-    Args:
-        settings: Name the data folder and the threads.
-        collection: Which collection.
-        candidates: Index types; several are chosen if there are none.
-        k: Matches asked for.
-        queries: How many queries at most.
-        sample: Vectors that are read at most.
-        seed: Chooses vectors and queries.
-        progress: Told what is done.
-    """
+    """Tries index types on at most `sample` vectors of a collection; arguments as of `tune`."""
     limit_openmp()
     from lookalike.store.local.index.calibration import tune  # noqa: PLC0415 - imports faiss
 
     with closing(open_store(settings, read_only=True)) as store:
-        vectors = sample_vectors(
-            store,
-            collection,
-            most=sample,
-            seed=seed,
-            progress=progress.stage("reading vectors"),
-        )
+        reading = progress.stage("reading vectors")
+        vectors = sample_vectors(store, collection, most=sample, seed=seed, progress=reading)
         rows = count_of(store, collection)
     return tune(
         vectors,
@@ -237,12 +207,9 @@ def build_encoders(
 def build_encoder(
     settings: Settings, *, keep: bool = False, request: ModelRequest | None = None
 ) -> Encoder:
-    """Loads a network and its head.
+    """Loads the network and the head of `request`, or those that the settings name.
 
-    Args:
-        settings: How it runs, and which one it is if there is no request.
-        keep: Whether a network that is converted is kept in the data folder, which is ours.
-        request: Another model than the settings name.
+    `keep` says whether a converted network is kept in the data folder, which is then ours.
     """
     if request is None:
         request = model_request(settings)
@@ -264,14 +231,11 @@ def model_request(settings: Settings) -> ModelRequest:
 
 
 def move_request(settings: Settings, given: Mapping[str, Any] | None = None) -> ModelRequest:
-    """The model to move a collection to.
+    """The model to move a collection to, its paths absolute.
 
     Args:
         settings: The service's own, for what is not given.
         given: Some fields of `ModelRequest`; `head` None for no head.
-
-    Returns:
-        A request whose paths are absolute.
 
     Raises:
         InvalidParameterError: There is no such model.
@@ -355,24 +319,18 @@ def _assemble(
     store: Store,
     job_store: JobStore,
     *,
-    models: CollectionModels,
-    cores: int,
-    tidy: bool,
+    read_only: bool,
 ) -> Services:
-    files, decoder = LocalFiles(settings.data_dir), build_decoder(settings)
-    meter = RecallMeter(store, share=settings.recall_sample if tidy else 0.0)
+    models = _models(settings, encoders, store, keep=not read_only)
+    models.restore()
+    files, decoder, gate = LocalFiles(settings.data_dir), build_decoder(settings), PutGate()
+    cores, batch = settings.threads or available_cores(), settings.max_batch
+    most_metadata = settings.max_metadata_bytes
+    pictures = PictureService(store, files, decoder, max_metadata_bytes=most_metadata)
+    meter = RecallMeter(store, share=0.0 if read_only else settings.recall_sample)
     fetcher = _fetcher(settings, files.tmp)
-    search = SearchService(encoders, store, decoder, meter=meter, fetcher=fetcher)
-    pictures = PictureService(store, files, decoder, max_metadata_bytes=settings.max_metadata_bytes)
-    gate = PutGate()
     reembedding = ReembeddingService(
-        store,
-        pictures,
-        decoder,
-        gate=gate,
-        models=models,
-        cores=cores,
-        batch=settings.max_batch,
+        store, pictures, decoder, gate=gate, models=models, cores=cores, batch=batch
     )
     indexing = IndexingService(
         encoders,
@@ -380,13 +338,21 @@ def _assemble(
         files,
         decoder,
         originals=Originals(settings.originals),
-        max_metadata_bytes=settings.max_metadata_bytes,
+        max_metadata_bytes=most_metadata,
         cores=cores,
-        group=settings.max_batch,
+        group=batch,
         gate=gate,
     )
-    imports = _imports(settings, indexing, files)
-    if tidy:
+    imports = ImportService(
+        indexing,
+        folder=settings.data_dir / "imports",
+        tmp=files.tmp,
+        max_archive_bytes=settings.max_archive_bytes,
+        max_file_bytes=settings.max_file_bytes,
+        max_metadata_bytes=most_metadata,
+        dirs=parse_dirs(settings.import_dirs),
+    )
+    if not read_only:
         imports.sweep(job_store.unfinished())
     handlers = {REEMBED_KIND: reembedding.as_job, **imports.handlers}
     jobs = JobService(job_store, handlers, ended=imports.ended)
@@ -396,7 +362,7 @@ def _assemble(
         store=store,
         job_store=job_store,
         files=files,
-        search=search,
+        search=SearchService(encoders, store, decoder, meter=meter, fetcher=fetcher),
         indexing=indexing,
         imports=imports,
         pictures=pictures,
@@ -406,19 +372,7 @@ def _assemble(
         collections=CollectionService(store, jobs, gate),
         canary=Canary(encoders, store, timeout_s=settings.ready_timeout),
         recall_meter=meter,
-        maintenance=file_sweeper(store, files) if tidy else None,
-    )
-
-
-def _imports(settings: Settings, indexing: IndexingService, files: LocalFiles) -> ImportService:
-    return ImportService(
-        indexing,
-        folder=settings.data_dir / "imports",
-        tmp=files.tmp,
-        max_archive_bytes=settings.max_archive_bytes,
-        max_file_bytes=settings.max_file_bytes,
-        max_metadata_bytes=settings.max_metadata_bytes,
-        dirs=parse_dirs(settings.import_dirs),
+        maintenance=None if read_only else file_sweeper(store, files),
     )
 
 
@@ -440,11 +394,7 @@ def _models(
 
 
 def _keep_head(folder: Path, head: Head) -> str:
-    """Keeps a head in the data folder, under its digest; returns its path below that folder.
-
-    Raises:
-        WeightsError: It cannot be written.
-    """
+    """Keeps a head in the data folder, under its digest; returns its path below that folder."""
     kept = f"heads/{head.digest}.safetensors"
     if not (folder / kept).with_suffix(".json").is_file():  # written last
         save_head(head, folder / kept)
