@@ -66,6 +66,7 @@ def create_app(
         description=DESCRIPTION,
         version=__version__,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
         lifespan=partial(_lifespan, settings, build, metrics),
         swagger_ui_parameters={"displayRequestDuration": True, "tryItOutEnabled": True},
     )

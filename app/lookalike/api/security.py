@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from fastapi import Request, Security
+from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from lookalike.api.deps import parts_of
@@ -140,3 +140,8 @@ async def require_admin(
 ) -> None:
     """Dependency of every call that changes something."""
     parts_of(request).keys.check(request, Access.ADMIN)
+
+
+READ = [Depends(require_read)]
+ADMIN = [Depends(require_admin)]
+"""What the routes of a call name as their dependencies."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import ConfigDict, Field
 
 from lookalike.api.deps import COLLECTION_PATTERN, PartsDep
 from lookalike.api.errors import responses
-from lookalike.api.security import require_admin, require_read
+from lookalike.api.security import ADMIN, READ
 from lookalike.api.uploads import JsonRoute
 from lookalike.bootstrap import Services, move_request
 from lookalike.errors import RequestTooLargeError
@@ -47,7 +47,7 @@ class JobRoute(JsonRoute):
 
 router = APIRouter()
 _collections = APIRouter(prefix="/collections", tags=["collections"])
-_jobs = APIRouter(route_class=JobRoute, tags=["jobs"], dependencies=[Depends(require_admin)])
+_jobs = APIRouter(route_class=JobRoute, tags=["jobs"], dependencies=ADMIN)
 
 
 class ReembedIn(Schema):
@@ -95,13 +95,7 @@ def described(services: Services) -> list[CollectionOut]:
     return CollectionOut.of_all(services.collections.all(), live)
 
 
-@_collections.get(
-    "",
-    summary="List collections",
-    operation_id="list_collections",
-    responses=responses(401),
-    dependencies=[Depends(require_read)],
-)
+@_collections.get("", summary="List collections", responses=responses(401), dependencies=READ)
 def list_collections(parts: PartsDep) -> CollectionsOut:
     """Every collection with its count and what made its vectors."""
     return CollectionsOut(collections=described(parts.services))
@@ -111,9 +105,8 @@ def list_collections(parts: PartsDep) -> CollectionsOut:
     "/{name}",
     status_code=204,
     summary="Delete a collection",
-    operation_id="delete_collection",
     responses=responses(401, 404, 422, 507),
-    dependencies=[Depends(require_admin)],
+    dependencies=ADMIN,
 )
 def delete_collection(name: CollectionName, parts: PartsDep) -> Response:
     """All of its pictures, vectors and files go; imports into it end."""
@@ -124,9 +117,8 @@ def delete_collection(name: CollectionName, parts: PartsDep) -> Response:
 @_collections.get(
     "/{name}/vectors",
     summary="List the vectors of a collection",
-    operation_id="list_vectors",
     responses=responses(401, 404, 422),
-    dependencies=[Depends(require_read)],
+    dependencies=READ,
 )
 def list_vectors(name: CollectionName, parts: PartsDep) -> VectorSetsOut:
     """One set for each model that the collection was embedded with; searches use the active one."""
@@ -138,9 +130,8 @@ def list_vectors(name: CollectionName, parts: PartsDep) -> VectorSetsOut:
     "/{name}/vectors/{digest}",
     status_code=204,
     summary="Delete the vectors of a model that the collection no longer uses",
-    operation_id="delete_vectors",
     responses=responses(401, 404, 409, 422, 507),
-    dependencies=[Depends(require_admin)],
+    dependencies=ADMIN,
 )
 def delete_vectors(name: CollectionName, digest: Digest, parts: PartsDep) -> Response:
     """Frees their space on the disk; going back to that model means embedding again."""
@@ -158,7 +149,6 @@ def accepted(response: Response, job: JobStatus) -> JobOut:
     "/collections/{name}/reembed",
     status_code=202,
     summary="Move a collection to another model",
-    operation_id="reembed",
     responses={202: ACCEPTED, **responses(400, 401, 404, 408, 413, 422, 503, 507)},
 )
 def reembed(
@@ -178,12 +168,7 @@ def reembed(
     return accepted(response, job)
 
 
-@_jobs.get(
-    "/jobs",
-    summary="List jobs",
-    operation_id="list_jobs",
-    responses=responses(401, 422, 503),
-)
+@_jobs.get("/jobs", summary="List jobs", responses=responses(401, 422, 503))
 def list_jobs(
     parts: PartsDep,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most jobs to return")] = 100,
@@ -196,22 +181,14 @@ def list_jobs(
     return JobsOut(jobs=[JobOut.of(one) for one in found], next_cursor=next_cursor)
 
 
-@_jobs.get(
-    "/jobs/{job_id}",
-    summary="How far a job is",
-    operation_id="get_job",
-    responses=responses(401, 404, 422, 503),
-)
+@_jobs.get("/jobs/{job_id}", summary="How far a job is", responses=responses(401, 404, 422, 503))
 def get_job(job_id: JobId, parts: PartsDep) -> JobOut:
     """Progress, rate, errors so far and time left."""
     return JobOut.of(parts.services.jobs.get(job_id))
 
 
 @_jobs.post(
-    "/jobs/{job_id}/cancel",
-    summary="End a job",
-    operation_id="cancel_job",
-    responses=responses(401, 404, 422, 503, 507),
+    "/jobs/{job_id}/cancel", summary="End a job", responses=responses(401, 404, 422, 503, 507)
 )
 def cancel_job(job_id: JobId, parts: PartsDep) -> JobOut:
     """At its next step; what it did is kept, and one that ended stays as it is."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, BinaryIO
 from urllib.parse import quote
 
-from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
@@ -24,7 +24,7 @@ from lookalike.api.deps import (
     known_query,
 )
 from lookalike.api.errors import responses
-from lookalike.api.security import require_admin, require_read
+from lookalike.api.security import ADMIN, READ
 from lookalike.api.uploads import JsonRoute
 from lookalike.records import DEFAULT_COLLECTION, DuplicateKind
 from lookalike.schemas import (
@@ -49,8 +49,6 @@ router = APIRouter()
 _images = APIRouter(prefix="/images", tags=["images"], route_class=JsonRoute)
 _duplicates = APIRouter(tags=["duplicates"])
 
-READ = [Depends(require_read)]
-ADMIN = [Depends(require_admin)]
 RETRY_AFTER_S = 2
 _SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'"}
 _CHUNK = 2**18
@@ -102,13 +100,7 @@ class MetadataPatch(Schema):
     metadata: dict[str, Any] = Field(examples=[{"label": "cat"}])
 
 
-@_images.get(
-    "",
-    summary="List pictures",
-    operation_id="list_images",
-    responses=responses(401, 404, 422),
-    dependencies=READ,
-)
+@_images.get("", summary="List pictures", responses=responses(401, 404, 422), dependencies=READ)
 def list_images(
     parts: PartsDep,
     collection: CollectionQuery = DEFAULT_COLLECTION,
@@ -127,7 +119,6 @@ def list_images(
 @_images.get(
     "/{image_id}",
     summary="Read a picture's record",
-    operation_id="get_image",
     responses=responses(401, 404, 422),
     dependencies=READ,
 )
@@ -141,7 +132,6 @@ def get_image(
 @_images.patch(
     "/{image_id}",
     summary="Change a picture's metadata",
-    operation_id="patch_image",
     responses=responses(400, 401, 404, 408, 413, 422, 507),
     dependencies=ADMIN,
 )
@@ -159,7 +149,6 @@ def patch_image(
     "/{image_id}",
     status_code=204,
     summary="Delete a picture",
-    operation_id="delete_image",
     responses=responses(401, 404, 422, 507),
     dependencies=ADMIN,
 )
@@ -174,12 +163,11 @@ def delete_image(
 @_images.get(
     "/{image_id}/file",
     summary="The picture as it was sent",
-    operation_id="get_image_file",
     response_class=StreamingResponse,
     responses={200: {"content": {"image/*": {}}}, **responses(401, 404, 422)},
     dependencies=READ,
 )
-def get_file(
+def get_image_file(
     request: Request,
     image_id: ImageId,
     parts: PartsDep,
@@ -199,12 +187,11 @@ def get_file(
 @_images.get(
     "/{image_id}/thumbnail",
     summary="The picture in small",
-    operation_id="get_image_thumbnail",
     response_class=StreamingResponse,
     responses={200: {"content": {"image/jpeg": {}}}, **responses(401, 404, 413, 415, 422, 507)},
     dependencies=READ,
 )
-def get_thumbnail(
+def get_image_thumbnail(
     request: Request,
     image_id: ImageId,
     parts: PartsDep,
@@ -218,7 +205,6 @@ def get_thumbnail(
 @_images.get(
     "/{image_id}/similar",
     summary="Find the pictures most like a stored one",
-    operation_id="similar_images",
     responses=responses(401, 404, 409, 422, 503),
     dependencies=READ,
 )
@@ -250,7 +236,6 @@ def similar_images(
     "/duplicates",
     response_model=DuplicatesOut,
     summary="Find pictures that are stored more than once",
-    operation_id="list_duplicates",
     responses={
         202: {
             "model": DuplicatesRunning,
@@ -259,10 +244,7 @@ def similar_images(
         },
         **responses(401, 404, 409, 422, 503),
     },
-    dependencies=[
-        Depends(require_read),
-        known_query("collection", "kind", "threshold", "limit", "cursor"),
-    ],
+    dependencies=[*READ, known_query("collection", "kind", "threshold", "limit", "cursor")],
 )
 def list_duplicates(
     parts: PartsDep,

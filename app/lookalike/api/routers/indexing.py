@@ -19,7 +19,7 @@ from lookalike.api.deps import (
     parse_metadata,
 )
 from lookalike.api.routers.collections import ACCEPTED, PATH_PATTERN, JobRoute, accepted
-from lookalike.api.security import require_admin
+from lookalike.api.security import ADMIN
 from lookalike.api.uploads import ArchiveRoute, IndexRoute
 from lookalike.errors import InvalidIdError, InvalidMetadataError, LookalikeError
 from lookalike.media.sources import PictureSource
@@ -45,14 +45,13 @@ CollectionForm = Annotated[
     response_model=IndexOut,
     status_code=201,
     summary="Add pictures, or replace them",
-    operation_id="index",
     responses={
         200: {"model": IndexOut, "description": "Nothing was new"},
         207: {"model": IndexOut, "description": "Some of several files failed"},
         **errors.responses(400, 401, 408, 409, 413, 415, 422, 503, 507),
     },
     dependencies=[
-        Depends(require_admin),
+        *ADMIN,
         Depends(no_query_parameters),
         known_fields("files", "ids", "metadata", "on_conflict", "collection"),
     ],
@@ -188,10 +187,9 @@ class FolderIn(Schema):
     "/index/archive",
     status_code=202,
     summary="Add the pictures of an archive",
-    operation_id="index_archive",
     responses={202: ACCEPTED, **errors.responses(400, 401, 408, 409, 413, 415, 422, 503, 507)},
     dependencies=[
-        Depends(require_admin),
+        *ADMIN,
         Depends(no_query_parameters),
         known_fields("file", "metadata", "folder_field", "on_conflict", "collection"),
     ],
@@ -231,9 +229,8 @@ def index_archive(
     "/index/folder",
     status_code=202,
     summary="Add the pictures of a folder of the server",
-    operation_id="index_folder",
     responses={202: ACCEPTED, **errors.responses(400, 401, 403, 408, 409, 413, 422, 503, 507)},
-    dependencies=[Depends(require_admin)],
+    dependencies=ADMIN,
 )
 def index_folder(asked: FolderIn, parts: PartsDep, response: Response) -> JobOut:
     """Its pictures are indexed in the background, as `lookalike index` would.

@@ -25,7 +25,7 @@ from lookalike.api.deps import (
     parts_of,
 )
 from lookalike.api.errors import responses
-from lookalike.api.security import Access, require_read
+from lookalike.api.security import READ, Access
 from lookalike.api.uploads import JsonRoute, UploadRoute
 from lookalike.errors import InvalidParameterError, RequestTooLargeError
 from lookalike.records import DEFAULT_COLLECTION, Effort
@@ -103,10 +103,9 @@ _by_url = APIRouter(route_class=UrlRoute)
     "/search",
     response_model=SearchOut,
     summary="Find the pictures most like yours",
-    operation_id="search",
     responses=responses(400, 401, 404, 408, 409, 413, 415, 422, 503, 507),
     dependencies=[
-        Depends(require_read),
+        *READ,
         Depends(no_query_parameters),
         known_fields("file", "k", "min_score", "filter", "group_by", "collection", *PARAMETERS),
     ],
@@ -144,9 +143,8 @@ def search(
 @_by_url.post(
     "/search/url",
     summary="Find the pictures most like the one at an address",
-    operation_id="search_url",
     responses=responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 502, 503, 504, 507),
-    dependencies=[Depends(require_read), Depends(_no_query_parameters)],
+    dependencies=[*READ, Depends(_no_query_parameters)],
 )
 def search_url(query: UrlSearchIn, parts: PartsDep) -> SearchOut:
     """The same answer as POST /search gives; LOOKALIKE_FETCH_URLS turns it on."""

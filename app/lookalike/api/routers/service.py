@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 from pydantic import Field
 
 from lookalike import __version__
@@ -14,7 +14,7 @@ from lookalike.api.deps import PartsDep
 from lookalike.api.errors import responses
 from lookalike.api.monitoring import CONTENT_TYPE
 from lookalike.api.routers.collections import described
-from lookalike.api.security import require_read
+from lookalike.api.security import READ
 from lookalike.schemas import Answer, CollectionOut, PassportOut, Schema
 from lookalike.services.checks import WINDOW
 
@@ -58,13 +58,7 @@ class HealthOut(Schema):
     status: Literal["ok"] = "ok"
 
 
-@router.get(
-    "/info",
-    summary="What runs here",
-    operation_id="info",
-    responses=responses(401),
-    dependencies=[Depends(require_read)],
-)
+@router.get("/info", summary="What runs here", responses=responses(401), dependencies=READ)
 def info(parts: PartsDep) -> InfoOut:
     """Models with their passports, collections, index types, limits and versions."""
     services, settings = parts.services, parts.services.settings
@@ -90,17 +84,14 @@ def info(parts: PartsDep) -> InfoOut:
     )
 
 
-@router.get("/health/live", summary="The process answers", operation_id="live")
+@router.get("/health/live", summary="The process answers")
 async def live() -> HealthOut:
     """Answers while every thread is busy."""
     return HealthOut()
 
 
 @router.get(
-    "/health/ready",
-    summary="A picture was embedded and searched",
-    operation_id="ready",
-    responses=responses(503),
+    "/health/ready", summary="A picture was embedded and searched", responses=responses(503)
 )
 async def ready(parts: PartsDep) -> HealthOut:
     """Runs a canary picture through the whole line, within a time limit."""
@@ -111,10 +102,9 @@ async def ready(parts: PartsDep) -> HealthOut:
 @router.get(
     "/metrics",
     summary="Figures for Prometheus",
-    operation_id="metrics",
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}}, **responses(401)},
-    dependencies=[Depends(require_read)],
+    dependencies=READ,
 )
 async def metrics(parts: PartsDep) -> Response:
     """Requests, latencies by stage, batch sizes, queue, index size."""
