@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -18,7 +19,7 @@ from starlette.datastructures import FormData, Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from lookalike.api.deps import parts_of
+from lookalike.api.deps import Parts, parts_of
 from lookalike.api.security import Access
 from lookalike.errors import (
     ArchiveTooLargeError,
@@ -86,15 +87,6 @@ class UploadLimits:
             f"{filename!r} has more than {self.file_bytes:,} bytes; send a smaller file, or raise "
             "LOOKALIKE_MAX_FILE_BYTES"
         )
-
-    def too_many_files(self) -> LookalikeError:
-        """The error for more files than these."""
-        most = "one file" if self.files == 1 else f"{self.files} files"
-        return TooManyFilesError(f"More than {most} in one request; send them in several")
-
-    def no_form(self) -> LookalikeError:
-        """The error for a body that is no multipart form."""
-        return MalformedRequestError(f"The body must be multipart/form-data with {self.asked}")
 
     def spool(self) -> BinaryIO:
         """Opens a file for one upload."""
@@ -185,7 +177,8 @@ class LimitedParser(MultiPartParser):
     def on_headers_finished(self) -> None:
         """Has the part's file, if it is one, spooled to our folder."""
         if self._current_files >= self._limits.files and self._next_is_file():
-            raise self._limits.too_many_files()
+            most = "one file" if self._limits.files == 1 else f"{self._limits.files} files"
+            raise TooManyFilesError(f"More than {most} in one request; send them in several")
         super().on_headers_finished()
         if (upload := self._current_part.file) is not None:
             upload.file.close()
@@ -220,7 +213,7 @@ async def read_form(request: Request, limits: UploadLimits) -> FormData:
     """
     content_type = request.headers.get("Content-Type", "")
     if not content_type.lower().startswith("multipart/form-data"):
-        raise limits.no_form()
+        raise MalformedRequestError(f"The body must be multipart/form-data with {limits.asked}")
     try:
         return await LimitedParser(request.headers, _stream(request, limits), limits).parse()
     except MultiPartException as exc:
@@ -258,97 +251,108 @@ async def unstalled(request: Request, *, body_s: float = BODY_S) -> AsyncIterato
         yield chunk
 
 
-class UploadRoute(APIRoute):
-    """A route that takes pictures. Checks the key, then the queue, then reads the body."""
+class LimitedRoute(APIRoute):
+    """A route that checks the key and reads the body within limits, before FastAPI would."""
 
-    access = Access.READ
-    one_file = True
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wraps FastAPI's handler, which would read the body before any check."""
-        handle = super().get_route_handler()
-
-        async def limited(request: Request) -> Response:
-            parts = parts_of(request)
-            parts.keys.check(request, self.access)
-            limits = parts.search_limits if self.one_file else parts.index_limits
-            if announced_bytes(request) > limits.body_bytes:
-                raise limits.body_too_large()
-            with parts.admission.place():
-                request._form = await read_form(request, limits)  # FastAPI finds it read
-                return await handle(request)
-
-        return limited
-
-
-class JsonRoute(APIRoute):
-    """A route that takes a body of JSON. Checks the key, then reads the body."""
-
-    too_large: type[LookalikeError] = MetadataTooLargeError
-
-    def admit(self, request: Request) -> None:
-        """Checks a request before its body is read; raises to refuse it."""
-        parts_of(request).keys.check(request, Access.ADMIN)
+    access = Access.ADMIN
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wraps FastAPI's handler, which would read the body before any check."""
+        """Wraps FastAPI's handler, which finds the body read."""
         handle = super().get_route_handler()
         if self.body_field is None:
             return handle
 
         async def limited(request: Request) -> Response:
-            self.admit(request)
-            limit = parts_of(request).search_limits.field_bytes
-            body = bytearray()
-            async for chunk in unstalled(request):
-                body += chunk
-                if len(body) > limit:
-                    raise self.too_large(f"The body has more than {limit:,} bytes")
-            request._body = bytes(body)  # FastAPI finds it read
-            return await handle(request)
+            parts = parts_of(request)
+            parts.keys.check(request, self.access)
+            async with self.body_of(request, parts):
+                return await handle(request)
 
         return limited
+
+    @abstractmethod
+    def body_of(self, request: Request, parts: Parts) -> AbstractAsyncContextManager[None]:
+        """Reads the body, and holds what the call needs meanwhile."""
+
+
+class UploadRoute(LimitedRoute):
+    """A route that takes one picture. Checks the queue before it reads the body."""
+
+    access = Access.READ
+
+    def limits_of(self, parts: Parts) -> UploadLimits:
+        """What the body may hold."""
+        return parts.search_limits
+
+    @asynccontextmanager
+    async def body_of(self, request: Request, parts: Parts) -> AsyncIterator[None]:
+        """Holds a place in the queue."""
+        limits = self.limits_of(parts)
+        announced_bytes(request, limits)
+        with parts.admission.place():
+            request._form = await read_form(request, limits)
+            yield
 
 
 class IndexRoute(UploadRoute):
     """A route that takes many pictures and changes the collection."""
 
     access = Access.ADMIN
-    one_file = False
+
+    def limits_of(self, parts: Parts) -> UploadLimits:
+        """What the body may hold."""
+        return parts.index_limits
 
 
-class ArchiveRoute(APIRoute):
+class JsonRoute(LimitedRoute):
+    """A route that takes a body of JSON."""
+
+    too_large: type[LookalikeError] = MetadataTooLargeError
+
+    def admit(self, parts: Parts) -> None:
+        """Raises to refuse a request before its body is read."""
+
+    @asynccontextmanager
+    async def body_of(self, request: Request, parts: Parts) -> AsyncIterator[None]:
+        """Holds nothing."""
+        self.admit(parts)
+        limit = parts.search_limits.field_bytes
+        body = bytearray()
+        async for chunk in unstalled(request):
+            body += chunk
+            if len(body) > limit:
+                raise self.too_large(f"The body has more than {limit:,} bytes")
+        request._body = bytes(body)
+        yield
+
+
+class ArchiveRoute(LimitedRoute):
     """A route that takes one archive, which is written straight into its file.
 
     The route finds the file's path in `request.state.spool`, and moves it where it is kept.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wraps FastAPI's handler, which would read the body before any check."""
-        handle = super().get_route_handler()
-
-        async def limited(request: Request) -> Response:
-            parts = parts_of(request)
-            parts.keys.check(request, Access.ADMIN)
-            limits = parts.archive_limits
-            size = announced_bytes(request)
-            if size > limits.body_bytes:
-                raise limits.body_too_large()
-            with parts.archive_admission.place():
-                spool = await to_thread.run_sync(parts.services.imports.spool, size)
-                request.state.spool = spool
-                try:
-                    request._form = await read_form(request, replace(limits, path=spool))
-                    return await handle(request)
-                finally:
-                    spool.unlink(missing_ok=True)
-
-        return limited
+    @asynccontextmanager
+    async def body_of(self, request: Request, parts: Parts) -> AsyncIterator[None]:
+        """Holds a place among the archives, and the file."""
+        limits = parts.archive_limits
+        size = announced_bytes(request, limits)
+        with parts.archive_admission.place():
+            spool = await to_thread.run_sync(parts.services.imports.spool, size)
+            request.state.spool = spool
+            try:
+                request._form = await read_form(request, replace(limits, path=spool))
+                yield
+            finally:
+                spool.unlink(missing_ok=True)
 
 
-def announced_bytes(request: Request) -> int:
-    """Returns the Content-Length of the body; 0 if there is none."""
+def announced_bytes(request: Request, limits: UploadLimits) -> int:
+    """Returns the Content-Length of the body, 0 if there is none; refuses one beyond the limits."""
     try:
-        return int(request.headers.get("Content-Length", 0))
+        size = int(request.headers.get("Content-Length", 0))
     except ValueError as exc:
         raise MalformedRequestError("The header Content-Length is no number") from exc
+    if size > limits.body_bytes:
+        raise limits.body_too_large()
+    return size

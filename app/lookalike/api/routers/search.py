@@ -19,10 +19,10 @@ from lookalike.api.deps import (
     NPROBE_HELP,
     PARAMETERS,
     FormEffort,
+    Parts,
     PartsDep,
     known_fields,
     no_query_parameters,
-    parts_of,
 )
 from lookalike.api.errors import responses
 from lookalike.api.security import READ, Access
@@ -71,17 +71,16 @@ class UrlSearchIn(Schema):
 
 
 class UrlRoute(JsonRoute):
-    """A route that fetches a picture. Checks the key, the setting and the queue first.
+    """A route that fetches a picture.
 
     No place is held while the body comes or the picture is fetched: either may be slow.
     """
 
+    access = Access.READ
     too_large = RequestTooLargeError
 
-    def admit(self, request: Request) -> None:
-        """Refuses a request that the queue has no room for."""
-        parts = parts_of(request)
-        parts.keys.check(request, Access.READ)
+    def admit(self, parts: Parts) -> None:
+        """Refuses a request that the setting forbids, or that the queue has no room for."""
         parts.services.search.require_fetcher()
         with parts.admission.place():
             pass
