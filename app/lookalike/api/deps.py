@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from anyio import CapacityLimiter
 from fastapi import Depends, Form, Path, Query, Request
+from pydantic import Field
 
 from lookalike.bootstrap import Services
 from lookalike.errors import InvalidMetadataError, InvalidParameterError
@@ -66,50 +67,42 @@ CollectionQuery = Annotated[
     str, Query(description="Collection", pattern=COLLECTION_PATTERN, max_length=63)
 ]
 ImageId = Annotated[str, Path(description="The picture's id", pattern=ID_PATTERN, max_length=128)]
-K = Annotated[int, Query(ge=1, le=MAX_K, description="How many matches")]
-MinScore = Annotated[
-    float | None, Query(ge=-1, le=1, description="Leave out matches below this cosine")
-]
 FilterQuery = Annotated[str | None, Query(alias="filter", description=FILTER_HELP)]
 GroupBy = Annotated[
     str | None,
     Query(min_length=1, max_length=256, description="Only the best of each value of this field"),
 ]
 
-# The same names as form fields, as query parameters, and in a body of JSON.
+# What follows is the same as a form field, as a query parameter, and in a body of JSON.
 
 PARAMETERS = ("nprobe", "ef_search", "k_factor", "exact")
 
-MAX_NPROBE, MAX_EF_SEARCH, MAX_K_FACTOR = (
-    LIMITS[name] for name in ("nprobe", "ef_search", "k_factor")
-)
 
-NPROBE_HELP = "Of an IVF index: lists that are visited; the index's own if not given"
-EF_SEARCH_HELP = "Of an HNSW index: candidates kept on the way; the index's own if not given"
-K_FACTOR_HELP = (
-    "Of a compressed index: candidates scored exactly for each match; its own if not given"
-)
-EXACT_HELP = "Score every picture, whatever the index"
+K = Annotated[int, Field(ge=1, le=MAX_K, description="How many matches")]
+MinScore = Annotated[float, Field(ge=-1, le=1, description="Leave out matches below this cosine")]
+_NPROBE = "Of an IVF index: lists that are visited; the index's own if not given"
+_EF_SEARCH = "Of an HNSW index: candidates kept on the way; the index's own if not given"
+_K_FACTOR = "Of a compressed index: candidates scored exactly for each match; its own if not given"
+Nprobe = Annotated[int | None, Field(ge=1, le=LIMITS["nprobe"], description=_NPROBE)]
+EfSearch = Annotated[int | None, Field(ge=1, le=LIMITS["ef_search"], description=_EF_SEARCH)]
+KFactor = Annotated[int | None, Field(ge=1, le=LIMITS["k_factor"], description=_K_FACTOR)]
+Exact = Annotated[bool, Field(description="Score every picture, whatever the index")]
 
 
 async def _form_effort(
-    nprobe: Annotated[int | None, Form(ge=1, le=MAX_NPROBE, description=NPROBE_HELP)] = None,
-    ef_search: Annotated[
-        int | None, Form(ge=1, le=MAX_EF_SEARCH, description=EF_SEARCH_HELP)
-    ] = None,
-    k_factor: Annotated[int | None, Form(ge=1, le=MAX_K_FACTOR, description=K_FACTOR_HELP)] = None,
-    exact: Annotated[bool, Form(description=EXACT_HELP)] = False,
+    nprobe: Annotated[Nprobe, Form()] = None,
+    ef_search: Annotated[EfSearch, Form()] = None,
+    k_factor: Annotated[KFactor, Form()] = None,
+    exact: Annotated[Exact, Form()] = False,
 ) -> Effort:
     return Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact)
 
 
 async def _query_effort(
-    nprobe: Annotated[int | None, Query(ge=1, le=MAX_NPROBE, description=NPROBE_HELP)] = None,
-    ef_search: Annotated[
-        int | None, Query(ge=1, le=MAX_EF_SEARCH, description=EF_SEARCH_HELP)
-    ] = None,
-    k_factor: Annotated[int | None, Query(ge=1, le=MAX_K_FACTOR, description=K_FACTOR_HELP)] = None,
-    exact: Annotated[bool, Query(description=EXACT_HELP)] = False,
+    nprobe: Nprobe = None,
+    ef_search: EfSearch = None,
+    k_factor: KFactor = None,
+    exact: Exact = False,
 ) -> Effort:
     return Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact)
 

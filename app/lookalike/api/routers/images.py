@@ -18,7 +18,6 @@ from lookalike.api.deps import (
     GroupBy,
     ImageId,
     K,
-    MinScore,
     PartsDep,
     QueryEffort,
     known_query,
@@ -213,7 +212,9 @@ def similar_images(
     parts: PartsDep,
     effort: QueryEffort,
     k: K = 10,
-    min_score: MinScore = None,
+    min_score: Annotated[
+        float | None, Query(ge=-1, le=1, description="Leave out matches below this cosine")
+    ] = None,
     filter: FilterQuery = None,
     group_by: GroupBy = None,
     collection: CollectionQuery = DEFAULT_COLLECTION,

@@ -9,16 +9,15 @@ from pydantic import ConfigDict, Field
 
 from lookalike.api.deps import (
     COLLECTION_PATTERN,
-    EF_SEARCH_HELP,
-    EXACT_HELP,
     FILTER_HELP,
-    K_FACTOR_HELP,
-    MAX_EF_SEARCH,
-    MAX_K_FACTOR,
-    MAX_NPROBE,
-    NPROBE_HELP,
     PARAMETERS,
+    EfSearch,
+    Exact,
     FormEffort,
+    K,
+    KFactor,
+    MinScore,
+    Nprobe,
     Parts,
     PartsDep,
     known_fields,
@@ -30,7 +29,7 @@ from lookalike.api.uploads import JsonRoute, UploadRoute
 from lookalike.errors import InvalidParameterError, RequestTooLargeError
 from lookalike.records import DEFAULT_COLLECTION, Effort
 from lookalike.schemas import Schema, SearchOut
-from lookalike.services.search import MAX_K, SearchOptions
+from lookalike.services.search import SearchOptions
 from lookalike.store.filters import Filter, parse_filter
 
 
@@ -45,8 +44,8 @@ class UrlSearchIn(Schema):
         description="Where the picture is; http or https",
         examples=["https://example.com/photo.jpg"],
     )
-    k: int = Field(10, ge=1, le=MAX_K, description="How many matches")
-    min_score: float = Field(-1.0, ge=-1, le=1, description="Leave out matches below this cosine")
+    k: K = 10
+    min_score: MinScore = -1.0
     filter: dict[str, Any] | None = Field(
         None, description="Conditions on metadata", examples=[{"label": "cat"}]
     )
@@ -59,10 +58,10 @@ class UrlSearchIn(Schema):
     collection: str = Field(
         DEFAULT_COLLECTION, pattern=COLLECTION_PATTERN, description="Where to search"
     )
-    nprobe: int | None = Field(None, ge=1, le=MAX_NPROBE, description=NPROBE_HELP)
-    ef_search: int | None = Field(None, ge=1, le=MAX_EF_SEARCH, description=EF_SEARCH_HELP)
-    k_factor: int | None = Field(None, ge=1, le=MAX_K_FACTOR, description=K_FACTOR_HELP)
-    exact: bool = Field(False, description=EXACT_HELP)
+    nprobe: Nprobe = None
+    ef_search: EfSearch = None
+    k_factor: KFactor = None
+    exact: Exact = False
 
     @property
     def effort(self) -> Effort:
@@ -113,10 +112,8 @@ def search(
     file: Annotated[UploadFile, "The picture"],
     parts: PartsDep,
     effort: FormEffort,
-    k: Annotated[int, Form(ge=1, le=MAX_K, description="How many matches")] = 10,
-    min_score: Annotated[
-        float, Form(ge=-1, le=1, description="Leave out matches below this cosine")
-    ] = -1.0,
+    k: Annotated[K, Form()] = 10,
+    min_score: Annotated[MinScore, Form()] = -1.0,
     filter: Annotated[str, Form(description=FILTER_HELP)] = "",
     group_by: Annotated[
         str, Form(description="Only the best of each value of this metadata field")
