@@ -10,17 +10,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlencode
 
-from lookalike.errors import (
-    InvalidCollectionNameError,
-    InvalidIdError,
-    InvalidParameterError,
-)
+from lookalike.errors import InvalidCollectionNameError, InvalidIdError, InvalidParameterError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -123,14 +119,12 @@ class ModelSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
         """Reads what `to_dict` wrote; fields that are not known are ignored."""
-        given = {_JSON_NAMES.get(each.name, each.name): each.name for each in fields(Preprocess)}
-        own = {each.name for each in fields(cls)} - {"preprocess"}
-        return cls(
-            **{name: value for name, value in values.items() if name in own},
-            preprocess=Preprocess(
-                **{given[name]: value for name, value in values.items() if name in given}
-            ),
-        )
+        given = {_FIELDS.get(name, name): value for name, value in values.items()}
+
+        def of(kind: type[DataclassInstance]) -> dict[str, Any]:
+            return {each.name: given[each.name] for each in fields(kind) if each.name in given}
+
+        return cls(**of(cls), preprocess=Preprocess(**of(Preprocess)))
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces."""
@@ -149,13 +143,15 @@ class ModelSpec:
         return hashlib.sha256(_canonical(given).encode()).hexdigest()[:16]
 
 
-_JSON_NAMES = {"version": "preprocessing"}
+_FIELDS = {"preprocessing": "version"}
+"""Names in JSON that are not those of the fields."""
 
 
 def _flat(spec: dict[str, Any], preprocess: dict[str, Any]) -> dict[str, Any]:
     """One JSON object of a spec's fields and its preprocessing's."""
-    merged = {name: value for name, value in spec.items() if name != "preprocess"}
-    merged |= {_JSON_NAMES.get(name, name): value for name, value in preprocess.items()}
+    names = {field: name for name, field in _FIELDS.items()}
+    merged = spec | {names.get(name, name): value for name, value in preprocess.items()}
+    merged.pop("preprocess", None)
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in merged.items()
     }
@@ -173,11 +169,10 @@ def canonical_json(metadata: Metadata) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageRecord:
-    """One stored picture, without its vector.
+class NewImage:
+    """A picture on its way into a store.
 
     Attributes:
-        collection: The collection's name.
         id: Unique within the collection.
         sha256: Hex digest of the file's bytes as sent.
         filename: As sent, for display only; never used as a path.
@@ -185,13 +180,10 @@ class ImageRecord:
         width: In pixels, EXIF orientation applied.
         height: In pixels, EXIF orientation applied.
         bytes: Size of the file as sent.
-        metadata: The caller's JSON object.
-        created_at: ISO 8601 in UTC, when the id first appeared.
-        updated_at: ISO 8601 in UTC, the last change of picture or metadata.
+        metadata: The caller's JSON object; None keeps what is stored under the id already.
         source: Absolute path of a file that is referred to in place, or None.
     """
 
-    collection: str
     id: str
     sha256: str
     filename: str
@@ -199,10 +191,25 @@ class ImageRecord:
     width: int
     height: int
     bytes: int
+    metadata: Metadata | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRecord(NewImage):
+    """One stored picture, without its vector.
+
+    Attributes:
+        collection: The collection's name.
+        metadata: The caller's JSON object.
+        created_at: ISO 8601 in UTC, when the id first appeared.
+        updated_at: ISO 8601 in UTC, the last change of picture or metadata.
+    """
+
+    collection: str
     metadata: Metadata = field(default_factory=dict)
     created_at: str
     updated_at: str
-    source: str | None = None
 
     @property
     def image_url(self) -> str:
@@ -216,24 +223,6 @@ class ImageRecord:
 
     def _url(self, part: str) -> str:
         return f"/images/{quote(self.id)}/{part}?{urlencode({'collection': self.collection})}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewImage:
-    """A picture on its way into a store; fields as in `ImageRecord`.
-
-    `metadata` None means that none was sent: what is stored under the id already is kept.
-    """
-
-    id: str
-    sha256: str
-    filename: str
-    media_type: str
-    width: int
-    height: int
-    bytes: int
-    metadata: Metadata | None = None
-    source: str | None = None
 
 
 class OnConflict(StrEnum):
@@ -414,13 +403,9 @@ class Effort:
 
     @classmethod
     def parse(cls, text: str | None) -> Effort:
-        """Parses `nprobe=16,k_factor=4`; an empty text sets nothing.
-
-        Raises:
-            InvalidParameterError: The text is malformed or names an unknown parameter.
-        """
+        """Parses `nprobe=16,k_factor=4`, or an empty text. Raises `InvalidParameterError`."""
         values: dict[str, Any] = {}
-        for pair in (text or "").split(",") if (text or "").strip() else []:
+        for pair in text.split(",") if text and text.strip() else []:
             found = _PAIR.fullmatch(pair)
             if not found or found[1] not in LIMITS or found[1] in values:
                 raise InvalidParameterError(
@@ -432,10 +417,8 @@ class Effort:
 
     def over(self, defaults: Effort) -> Effort:
         """These parameters, with those not given taken from `defaults`."""
-        mine = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Effort(
-            **{name: getattr(defaults, name) if v is None else v for name, v in mine.items()}
-        )
+        mine = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(defaults, **{name: v for name, v in mine.items() if v is not None})
 
     def __str__(self) -> str:
         """The text that `parse` reads, or `exact`."""

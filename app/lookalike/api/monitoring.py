@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -28,6 +29,7 @@ from lookalike.services.checks import WINDOW
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_RECALL = f"Share of the true matches that the index finds: mean of the last {WINDOW} samples"
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -36,41 +38,28 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        histogram = partial(Histogram, registry=self.registry)
+        seconds = partial(histogram, buckets=_SECONDS)
         self._requests = Counter(
             "lookalike_requests",
             "Requests answered",
             ("method", "route", "status"),
             registry=self.registry,
         )
-        self._latency = Histogram(
+        self._latency = seconds(
             "lookalike_request_seconds",
             "Seconds from the first byte of a request to the last of its answer",
             ("method", "route"),
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self._stage = Histogram(
-            "lookalike_stage_seconds",
-            "Seconds in each stage of a call",
-            ("call", "stage"),
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self._batch_size = Histogram(
-            "lookalike_batch_size",
-            "Pictures embedded at once",
-            buckets=_SIZES,
-            registry=self.registry,
-        )
-        self._batch_seconds = Histogram(
-            "lookalike_batch_seconds",
-            "Seconds to embed a batch",
-            buckets=_SECONDS,
-            registry=self.registry,
         )
         self.in_progress = Gauge(
             "lookalike_requests_in_progress", "Requests being answered", registry=self.registry
         )
+        stages = "Seconds in each stage of a call"
+        self._stage = seconds("lookalike_stage_seconds", stages, ("call", "stage"))
+        self._batch_size = histogram(
+            "lookalike_batch_size", "Pictures embedded at once", buckets=_SIZES
+        )
+        self._batch_seconds = seconds("lookalike_batch_seconds", "Seconds to embed a batch")
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Counts one answered request."""
@@ -104,39 +93,30 @@ class _Live(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Called by the registry."""
-        queue = GaugeMetricFamily(
-            "lookalike_queue_length", "Pictures that wait for the network", labels=["model"]
-        )
-        for live in self._services.encoders.live:
-            queue.add_metric([live.spec.model], live.queue_length)
-        yield queue
-        images = GaugeMetricFamily(
-            "lookalike_images", "Pictures in a collection", labels=["collection"]
-        )
-        for info in self._services.store.collections():
-            images.add_metric([info.name], info.count)
-        yield images
-        yield from self._recall()
-
-    def _recall(self) -> Iterable[Metric]:
-        mean = GaugeMetricFamily(
-            "lookalike_ann_recall_at_k",
-            f"Share of the true matches that the index finds: mean of the last {WINDOW} samples",
-            labels=["collection"],
+        queue, images, mean = (
+            GaugeMetricFamily(name, text, labels=[label])
+            for name, text, label in (
+                ("lookalike_queue_length", "Pictures that wait for the network", "model"),
+                ("lookalike_images", "Pictures in a collection", "collection"),
+                ("lookalike_ann_recall_at_k", _RECALL, "collection"),
+            )
         )
         samples = CounterMetricFamily(
             "lookalike_ann_recall_samples",
             "Searches that were chosen to be done again exactly, and what became of them",
             labels=["collection", "outcome"],
         )
+        for live in self._services.encoders.live:
+            queue.add_metric([live.spec.model], live.queue_length)
+        for info in self._services.store.collections():
+            images.add_metric([info.name], info.count)
         for name, figures in self._services.recall_meter.figures().items():
             if figures.mean is not None:
                 mean.add_metric([name], figures.mean)
             samples.add_metric([name, "measured"], figures.samples)
             samples.add_metric([name, "dropped"], figures.dropped)
             samples.add_metric([name, "skipped"], figures.skipped)
-        yield mean
-        yield samples
+        return [queue, images, mean, samples]
 
 
 log = logging.getLogger("lookalike.request")
@@ -167,12 +147,9 @@ def configure_logging(level: str = "info", style: Literal["auto", "text", "json"
         _drop_color_message,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    text = style == "text" or (style == "auto" and sys.stderr.isatty())
-    last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-        if text
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
+    last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    if style == "json" or (style == "auto" and not sys.stderr.isatty()):
+        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
@@ -227,20 +204,15 @@ class Observe:
 
     def _report(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-        self._metrics.request(method, route, status, seconds)
-        level = logging.DEBUG if scope["path"] in _QUIET and status < 500 else logging.INFO
-        log.log(
-            level,
-            "%s %s %d",
-            scope["method"],
-            scope["path"],
-            status,
-            extra={
-                "method": scope["method"],
-                "path": scope["path"],
-                "status": status,
-                "took_ms": round(seconds * 1000, 1),
-                "client": (scope.get("client") or ("",))[0],
-            },
-        )
+        method, path = scope["method"], scope["path"]
+        known = method if method in _METHODS else "OTHER"
+        self._metrics.request(known, route, status, seconds)
+        level = logging.DEBUG if path in _QUIET and status < 500 else logging.INFO
+        facts = {
+            "method": method,
+            "path": path,
+            "status": status,
+            "took_ms": round(seconds * 1000, 1),
+            "client": (scope.get("client") or ("",))[0],
+        }
+        log.log(level, "%s %s %d", method, path, status, extra=facts)
