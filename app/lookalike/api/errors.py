@@ -140,25 +140,22 @@ def answer(request: Request, exc: LookalikeError, **extra: Any) -> JSONResponse:
 
 def install(app: FastAPI) -> None:
     """Installs the handlers of all exceptions."""
-    app.add_exception_handler(LookalikeError, _own)
-    app.add_exception_handler(RequestValidationError, _validation)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(OSError, _os)
-    app.add_exception_handler(Exception, _unforeseen)
+    handlers: dict[type[Exception], Any] = {
+        LookalikeError: answer,
+        RequestValidationError: _validation,
+        HTTPException: _http,
+        OSError: _os,
+        Exception: _unforeseen,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
 
 
-def _own(request: Request, exc: Exception) -> JSONResponse:
-    assert isinstance(exc, LookalikeError)
-    return answer(request, exc)
-
-
-def _validation(request: Request, exc: Exception) -> JSONResponse:
-    assert isinstance(exc, RequestValidationError)
+def _validation(request: Request, exc: RequestValidationError) -> JSONResponse:
     if any(error["type"] == "json_invalid" for error in exc.errors()):
-        malformed = errors.MalformedRequestError("The body is not valid JSON")
-        return answer(request, malformed)
-    parts = [_say(error) for error in exc.errors()]
-    return answer(request, errors.InvalidParameterError("; ".join(parts)))
+        return answer(request, errors.MalformedRequestError("The body is not valid JSON"))
+    text = "; ".join(_say(error) for error in exc.errors())
+    return answer(request, errors.InvalidParameterError(text))
 
 
 def _say(error: Mapping[str, Any]) -> str:
@@ -173,19 +170,16 @@ def _say(error: Mapping[str, Any]) -> str:
     return f"{name}: {error['msg']}"
 
 
-def _http(request: Request, exc: Exception) -> JSONResponse:
-    assert isinstance(exc, HTTPException)
-    code = _HTTP_CODES.get(exc.status_code, "http_error")
-    detail = exc.detail
-    if exc.status_code == 404:
-        detail = f"There is nothing at {request.url.path}; GET /docs lists every call"
-    elif exc.status_code == 405:
-        detail = f"{request.method} is no method of {request.url.path}; GET /docs lists every call"
+def _http(request: Request, exc: HTTPException) -> JSONResponse:
+    code, path = _HTTP_CODES.get(exc.status_code, "http_error"), request.url.path
+    detail = {
+        404: f"There is nothing at {path}; GET /docs lists every call",
+        405: f"{request.method} is no method of {path}; GET /docs lists every call",
+    }.get(exc.status_code, exc.detail)
     return problem(request, exc.status_code, code, detail, headers=exc.headers)
 
 
-def _os(request: Request, exc: Exception) -> JSONResponse:
-    assert isinstance(exc, OSError)
+def _os(request: Request, exc: OSError) -> JSONResponse:
     if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
         full = errors.StorageFullError("The disk is full; free some room and send this again")
         return answer(request, full)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
@@ -17,13 +16,7 @@ from lookalike import __version__
 from lookalike.api import errors
 from lookalike.api.deps import Parts
 from lookalike.api.monitoring import Metrics, Observe
-from lookalike.api.routers import (
-    collections,
-    images,
-    indexing,
-    search,
-    service,
-)
+from lookalike.api.routers import collections, images, indexing, search, service
 from lookalike.api.security import Keys, load_admin_key
 from lookalike.api.uploads import ARCHIVES_AT_ONCE, Admission, ArchiveUploadLimits, UploadLimits
 from lookalike.bootstrap import Services, build_services
@@ -57,9 +50,25 @@ def create_app(
     `encoders` and `store` are used instead of what the settings name.
     """
     metrics = Metrics()
-    build = partial(
-        build_services, settings, encoders=encoders, store=store, on_batch=metrics.batch
-    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        make_data_folder(settings.data_dir)
+        limiter = to_thread.current_default_thread_limiter()
+        limiter.total_tokens = settings.queue_size + SPARE_THREADS
+        services = await to_thread.run_sync(build)
+        try:
+            metrics.watch(services)
+            app.state.parts = _parts(settings, services, metrics)
+            _log_what_runs(services)
+            services.jobs.resume()
+            yield
+        finally:
+            await to_thread.run_sync(services.close)
+
+    def build() -> Services:
+        return build_services(settings, encoders=encoders, store=store, on_batch=metrics.batch)
+
     app = FastAPIOffline(
         title="Lookalike",
         summary="Self-hosted image similarity search",
@@ -67,7 +76,7 @@ def create_app(
         version=__version__,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
-        lifespan=partial(_lifespan, settings, build, metrics),
+        lifespan=lifespan,
         swagger_ui_parameters={"displayRequestDuration": True, "tryItOutEnabled": True},
     )
     errors.install(app)
@@ -78,31 +87,13 @@ def create_app(
     return app
 
 
-@asynccontextmanager
-async def _lifespan(
-    settings: Settings, build: Any, metrics: Metrics, app: FastAPI
-) -> AsyncIterator[None]:
-    make_data_folder(settings.data_dir)
-    to_thread.current_default_thread_limiter().total_tokens = settings.queue_size + SPARE_THREADS
-    services: Services = await to_thread.run_sync(build)
-    try:
-        metrics.watch(services)
-        app.state.parts = _parts(settings, services, metrics)
-        _log_what_runs(services)
-        services.jobs.resume()
-        yield
-    finally:
-        await to_thread.run_sync(services.close)
-
-
 def _parts(settings: Settings, services: Services, metrics: Metrics) -> Parts:
     admin, read = settings.admin_key, settings.read_key
     live = services.encoders.default
+    tmp, metadata = services.files.tmp, settings.max_metadata_bytes
+    field_bytes = metadata + FIELD_OVERHEAD_BYTES
     one_picture = UploadLimits(
-        file_bytes=settings.max_file_bytes,
-        field_bytes=settings.max_metadata_bytes + FIELD_OVERHEAD_BYTES,
-        files=1,
-        folder=services.files.tmp,
+        file_bytes=settings.max_file_bytes, field_bytes=field_bytes, files=1, folder=tmp
     )
     return Parts(
         services=services,
@@ -116,15 +107,12 @@ def _parts(settings: Settings, services: Services, metrics: Metrics) -> Parts:
         search_limits=one_picture,
         index_limits=replace(
             one_picture,
-            field_bytes=settings.max_files * settings.max_metadata_bytes + FIELD_OVERHEAD_BYTES,
+            field_bytes=settings.max_files * metadata + FIELD_OVERHEAD_BYTES,
             files=settings.max_files,
             asked="the pictures as files; e.g. curl -F files=@photo.jpg",
         ),
         archive_limits=ArchiveUploadLimits(
-            file_bytes=settings.max_archive_bytes,
-            field_bytes=one_picture.field_bytes,
-            files=1,
-            folder=services.files.tmp,
+            file_bytes=settings.max_archive_bytes, field_bytes=field_bytes, files=1, folder=tmp
         ),
         canary_threads=CapacityLimiter(2),
         metrics_threads=CapacityLimiter(2),
@@ -133,15 +121,9 @@ def _parts(settings: Settings, services: Services, metrics: Metrics) -> Parts:
 
 def _log_what_runs(services: Services) -> None:
     live = services.encoders.default
-    spec, provenance = live.spec, live.encoder.provenance
-    log.info(
-        "%s with %s weights: %d numbers a picture, %s, %s",
-        spec.model,
-        spec.weights,
-        spec.dim,
-        provenance.get("device"),
-        provenance.get("precision"),
-    )
+    runs = [live.encoder.provenance.get(name) for name in ("device", "precision")]
+    facts = (live.spec.model, live.spec.weights, live.spec.dim, *runs)
+    log.info("%s with %s weights: %d numbers a picture, %s, %s", *facts)
     for info in services.store.collections():
         log.info("collection %s: %d pictures", info.name, info.count)
 
