@@ -131,19 +131,19 @@ def parse_metadata(text: str, count: int) -> list[dict[str, Any] | None]:
     return [value] * count
 
 
-async def no_query_parameters(request: Request) -> None:
-    """Refuses query parameters on a call that takes form fields and would ignore them."""
+def refuse_query(request: Request, instead: str) -> None:
+    """Refuses query parameters on a call that would ignore them; `instead` says what it takes."""
     if request.query_params:
-        raise InvalidParameterError(
-            f"{sorted(request.query_params)} came in the address; this call takes form fields: "
-            "curl -F file=@photo.jpg -F k=5 ..."
-        )
+        raise InvalidParameterError(f"{sorted(request.query_params)} came in {instead}")
 
 
 def known_fields(*names: str) -> Any:
-    """Dependency that refuses form fields with other names."""
+    """Dependency that refuses form fields with other names, and query parameters."""
 
     async def check(request: Request) -> None:
+        refuse_query(
+            request, "the address; this call takes form fields: curl -F file=@photo.jpg -F k=5 ..."
+        )
         _refuse_others((await request.form()).keys(), names)
 
     return Depends(check)

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Form, Request, Response, UploadFile
+from fastapi import APIRouter, Form, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
 from pydantic import ConfigDict, Field
 
@@ -15,13 +15,12 @@ from lookalike.api.deps import (
     COLLECTION_PATTERN,
     PartsDep,
     known_fields,
-    no_query_parameters,
     parse_metadata,
 )
 from lookalike.api.routers.collections import ACCEPTED, PATH_PATTERN, JobRoute, accepted
 from lookalike.api.security import ADMIN
 from lookalike.api.uploads import ArchiveRoute, IndexRoute
-from lookalike.errors import InvalidIdError, InvalidMetadataError, LookalikeError
+from lookalike.errors import InvalidIdError, InvalidMetadataError
 from lookalike.media.sources import PictureSource
 from lookalike.records import DEFAULT_COLLECTION, OnConflict
 from lookalike.schemas import IndexItemOut, IndexOut, ItemError, JobOut, Schema
@@ -40,6 +39,9 @@ CollectionForm = Annotated[
 ]
 
 
+_FIELDS = ("metadata", "on_conflict", "collection")
+
+
 @_pictures.post(
     "/index",
     response_model=IndexOut,
@@ -50,11 +52,7 @@ CollectionForm = Annotated[
         207: {"model": IndexOut, "description": "Some of several files failed"},
         **errors.responses(400, 401, 408, 409, 413, 415, 422, 503, 507),
     },
-    dependencies=[
-        *ADMIN,
-        Depends(no_query_parameters),
-        known_fields("files", "ids", "metadata", "on_conflict", "collection"),
-    ],
+    dependencies=[*ADMIN, known_fields("files", "ids", *_FIELDS)],
 )
 def index(
     request: Request,
@@ -81,17 +79,12 @@ def index(
     described = parse_metadata(metadata, len(files))
     sources = [
         PictureSource(
-            filename=upload.filename or "",
-            size=upload.size or 0,
-            file=upload.file,
-            id=image_id,
-            metadata=fields,
+            filename=one.filename or "", size=one.size or 0, file=one.file, id=id, metadata=own
         )
-        for upload, image_id, fields in zip(files, named, described, strict=True)
+        for one, id, own in zip(files, named, described, strict=True)
     ]
-    items = list(
-        parts.services.indexing.index(sources, collection=collection, on_conflict=on_conflict)
-    )
+    indexing = parts.services.indexing
+    items = list(indexing.index(sources, collection=collection, on_conflict=on_conflict))
     parts.metrics.stages("index", watch.took_ms())
     return _answer(request, collection, items)
 
@@ -131,33 +124,21 @@ def _answer(request: Request, collection: str, items: list[IndexItem]) -> JSONRe
     counts = Counter(out.status for out in outs)
     failures = [item.error for item in items if item.error is not None]
     if len(failures) == len(items):
-        return _all_failed(request, failures[0], outs)
+        others = [out.model_dump(exclude_none=True) for out in outs]
+        extra = {"items": others} if len(outs) > 1 else {}
+        return errors.answer(request, failures[0], **extra)
     body = IndexOut.model_validate({"collection": collection, "items": outs, **counts})
-    if failures:
-        status = 207
-    elif counts["created"] + counts["replaced"] + counts["updated"]:
-        status = 201
-    else:
-        status = 200
+    changed = counts["created"] + counts["replaced"] + counts["updated"]
+    status = 207 if failures else 201 if changed else 200
     return JSONResponse(body.model_dump(exclude_none=True), status_code=status)
 
 
-def _all_failed(request: Request, first: LookalikeError, outs: list[IndexItemOut]) -> JSONResponse:
-    extra: dict[str, Any] = {}
-    if len(outs) > 1:
-        extra["items"] = [out.model_dump(exclude_none=True) for out in outs]
-    return errors.answer(request, first, **extra)
-
-
 def _item(item: IndexItem) -> IndexItemOut:
-    filename = item.source.filename
+    status = "failed" if item.status is None else item.status.value
+    facts: dict[str, Any] = {"filename": item.source.filename, "status": status, "id": item.id}
     if item.error is not None:
-        error = ItemError(code=item.error.code, detail=str(item.error))
-        return IndexItemOut(filename=filename, status="failed", id=item.id, error=error)
-    assert item.status is not None
-    return IndexItemOut.model_validate(
-        {"filename": filename, "status": item.status.value, "id": item.id}
-    )
+        facts["error"] = ItemError(code=item.error.code, detail=str(item.error))
+    return IndexItemOut.model_validate(facts)
 
 
 class FolderIn(Schema):
@@ -188,11 +169,7 @@ class FolderIn(Schema):
     status_code=202,
     summary="Add the pictures of an archive",
     responses={202: ACCEPTED, **errors.responses(400, 401, 408, 409, 413, 415, 422, 503, 507)},
-    dependencies=[
-        *ADMIN,
-        Depends(no_query_parameters),
-        known_fields("file", "metadata", "folder_field", "on_conflict", "collection"),
-    ],
+    dependencies=[*ADMIN, known_fields("file", "folder_field", *_FIELDS)],
 )
 def index_archive(
     request: Request,
@@ -238,13 +215,7 @@ def index_folder(asked: FolderIn, parts: PartsDep, response: Response) -> JobOut
     Only below the folders of LOOKALIKE_IMPORT_DIRS. The very same work is not begun twice: the
     job that is under way is given again.
     """
-    options = ImportOptions(
-        collection=asked.collection,
-        on_conflict=asked.on_conflict,
-        metadata=asked.metadata,
-        folder_field=asked.folder_field,
-    )
-    services = parts.services
+    services, options = parts.services, ImportOptions(**asked.model_dump(exclude={"path"}))
     return accepted(response, services.imports.begin_folder(asked.path, options, services.jobs))
 
 

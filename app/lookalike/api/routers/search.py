@@ -21,12 +21,12 @@ from lookalike.api.deps import (
     Parts,
     PartsDep,
     known_fields,
-    no_query_parameters,
+    refuse_query,
 )
 from lookalike.api.errors import responses
 from lookalike.api.security import READ, Access
 from lookalike.api.uploads import JsonRoute, UploadRoute
-from lookalike.errors import InvalidParameterError, RequestTooLargeError
+from lookalike.errors import RequestTooLargeError
 from lookalike.records import DEFAULT_COLLECTION, Effort
 from lookalike.schemas import Schema, SearchOut
 from lookalike.services.search import SearchOptions
@@ -86,12 +86,13 @@ class UrlRoute(JsonRoute):
 
 
 async def _no_query_parameters(request: Request) -> None:
-    if request.query_params:
-        raise InvalidParameterError(
-            f"{sorted(request.query_params)} came in this call's own address; send them in the "
-            'JSON body: {"url": "https://...", "k": 5}'
-        )
+    refuse_query(
+        request,
+        'this call\'s own address; send them in the JSON body: {"url": "https://...", "k": 5}',
+    )
 
+
+_FIELDS = ("file", "k", "min_score", "filter", "group_by", "collection", *PARAMETERS)
 
 router = APIRouter(route_class=UploadRoute, tags=["search"])
 _by_url = APIRouter(route_class=UrlRoute)
@@ -102,11 +103,7 @@ _by_url = APIRouter(route_class=UrlRoute)
     response_model=SearchOut,
     summary="Find the pictures most like yours",
     responses=responses(400, 401, 404, 408, 409, 413, 415, 422, 503, 507),
-    dependencies=[
-        *READ,
-        Depends(no_query_parameters),
-        known_fields("file", "k", "min_score", "filter", "group_by", "collection", *PARAMETERS),
-    ],
+    dependencies=[*READ, known_fields(*_FIELDS)],
 )
 def search(
     file: Annotated[UploadFile, "The picture"],
