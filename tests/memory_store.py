@@ -1,10 +1,10 @@
-"""Stores in memory: the plain definitions that every other store is compared with."""
+"""A store in memory: the plain definition that the local store is compared with."""
 
 from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,7 +29,6 @@ from lookalike.records import (
     utc_now,
 )
 from lookalike.store.base import (
-    Capability,
     Missing,
     Page,
     Recipe,
@@ -48,7 +47,6 @@ from lookalike.store.base import (
     unknown_collection,
 )
 from lookalike.store.filters import MAX_METADATA_BYTES, Filter, check_metadata, merge_patch
-from lookalike.store.jobs import Job, JobPage, no_such_job
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +112,6 @@ class MemoryStore:
         self._lock = self._held.lock
         self._collections = self._held.collections
         self._spaces = MemorySpaces(self._held)
-
-    @property
-    def capabilities(self) -> frozenset[Capability]:
-        return frozenset(Capability)
 
     @property
     def spaces(self) -> VectorSpaces:
@@ -443,69 +437,6 @@ def _described(held: HeldCollection, one: HeldSpace) -> VectorSpace:
         count=len(one.vectors),
         active=one is held.active,
     )
-
-
-class MemoryJobs:
-    """A `JobStore` that forgets."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._numbers: dict[str, int] = {}
-        self._jobs: dict[int, Job] = {}
-        self._last = 0
-
-    def add(self, job: Job) -> None:
-        with self._lock:
-            if job.id in self._numbers:
-                raise ValueError(f"the job {job.id} is there already")
-            self._last += 1
-            self._numbers[job.id] = self._last
-            self._jobs[self._last] = _own_job(job)
-
-    def get(self, job_id: str) -> Job:
-        with self._lock:
-            return _own_job(self._jobs[self._number(job_id)])
-
-    def change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
-        with self._lock:
-            number = self._number(job_id)
-            changed = _own_job(change(_own_job(self._jobs[number])))
-            self._jobs[number] = changed
-            return _own_job(changed)
-
-    def unfinished(self) -> list[Job]:
-        with self._lock:
-            return [_own_job(job) for job in self._jobs.values() if not job.state.finished]
-
-    def page(self, *, cursor: str | None = None, limit: int = 100) -> JobPage:
-        before = decode_cursor(cursor)
-        if limit < 1:
-            raise InvalidParameterError("limit must be at least 1")
-        with self._lock:
-            numbers = [n for n in reversed(self._jobs) if cursor is None or n < before]
-            jobs = [_own_job(self._jobs[number]) for number in numbers[:limit]]
-            more = len(numbers) > limit
-            return JobPage(jobs, encode_cursor(numbers[limit - 1]) if more else None)
-
-    def prune(self, *, keep: int) -> int:
-        with self._lock:
-            finished = [n for n in reversed(self._jobs) if self._jobs[n].state.finished]
-            for number in finished[keep:]:
-                del self._numbers[self._jobs.pop(number).id]
-            return len(finished[keep:])
-
-    def close(self) -> None:
-        """Nothing to let go of."""
-
-    def _number(self, job_id: str) -> int:
-        if job_id not in self._numbers:
-            raise no_such_job(job_id)
-        return self._numbers[job_id]
-
-
-def _own_job(job: Job) -> Job:
-    """A copy whose parameters nobody else can change."""
-    return replace(job, parameters=copy.deepcopy(dict(job.parameters)))
 
 
 def _rank(

@@ -39,7 +39,7 @@ from lookalike.services.search import SearchService
 from lookalike.services.vector_set import sample_vectors
 from lookalike.store.base import Store, count_of
 from lookalike.store.filters import parse_field_names
-from lookalike.store.jobs import JobStore, SqliteJobs
+from lookalike.store.jobs import JobStore
 
 if TYPE_CHECKING:
     from lookalike.store.local.index.policy import Plan
@@ -184,9 +184,9 @@ def plan_index(index_type: str, rows: int, dim: int) -> Plan:
     return IndexPolicy(index_type=index_type).plan(rows, dim)
 
 
-def open_jobs(settings: Settings, *, read_only: bool = False) -> SqliteJobs:
+def open_jobs(settings: Settings, *, read_only: bool = False) -> JobStore:
     """Opens the jobs in the data folder, which the caller owns unless it is to be read only."""
-    return SqliteJobs(settings.data_dir / "jobs.db", read_only=read_only)
+    return JobStore(settings.data_dir / "jobs.db", read_only=read_only)
 
 
 def build_encoders(

@@ -16,7 +16,7 @@ from lookalike.client.http import HttpClient
 from lookalike.errors import ConfigurationError
 from lookalike.schemas import JobOut
 from lookalike.services.importing import ImportOptions
-from lookalike.store.jobs import Job, SqliteJobs
+from lookalike.store.jobs import Job, JobStore
 from scripts.samples import write_samples
 from tests.servers import ADMIN_KEY, Server
 from tests.services.archive_maker import write_archive
@@ -118,10 +118,10 @@ def test_a_collection_that_is_deleted_between_two_services_stays_deleted(
         created_at="2026-11-20T09:00:00.000Z",
         updated_at="2026-11-20T09:00:00.000Z",
     )
-    with closing(SqliteJobs(Path("data") / "jobs.db")) as jobs:
+    with closing(JobStore(Path("data") / "jobs.db")) as jobs:
         jobs.add(job)
     assert lookalike("delete", "--all", "--yes").exit_code == 0
-    with closing(SqliteJobs(Path("data") / "jobs.db")) as jobs:
+    with closing(JobStore(Path("data") / "jobs.db")) as jobs:
         assert jobs.get(job.id).state == "canceled"
 
 

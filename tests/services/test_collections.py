@@ -15,7 +15,7 @@ from lookalike.services.collections import CollectionService
 from lookalike.services.jobs import FOLDER_KIND, REEMBED_KIND, JobService
 from lookalike.services.pipeline import PutGate
 from lookalike.store.base import count_of
-from lookalike.store.jobs import JobState, SqliteJobs
+from lookalike.store.jobs import JobState, JobStore
 from lookalike.store.local.store import LocalStore
 from lookalike.store.sqlite import Connections
 from tests.store.helpers import OTHER_PASSPORT, fill
@@ -29,7 +29,7 @@ class World:
         self.store = LocalStore(folder)
         self.gate = PutGate()
         kinds = dict.fromkeys((FOLDER_KIND, REEMBED_KIND), lambda *_: "done")
-        self.job_store = SqliteJobs(folder / "jobs.db")
+        self.job_store = JobStore(folder / "jobs.db")
         self.jobs = JobService(self.job_store, kinds)
         self.collections = CollectionService(self.store, self.jobs, self.gate)
         fill(self.store, 3, collection="c")

@@ -16,8 +16,7 @@ import pytest
 from lookalike.errors import StorageError
 from lookalike.progress import Progress
 from lookalike.services.jobs import Handler, JobService
-from lookalike.store.jobs import Job, JobState, SqliteJobs
-from tests.memory_store import MemoryJobs
+from lookalike.store.jobs import Job, JobState, JobStore
 from tests.services.test_jobs import Counting, finished
 from tests.waiting import wait_for
 
@@ -26,8 +25,8 @@ CHILD = """
 import os, sys, time
 from pathlib import Path
 from lookalike.services.jobs import JobService
-from lookalike.store.jobs import SqliteJobs
-jobs = JobService(SqliteJobs(Path(sys.argv[1])), {"count": lambda *_: os._exit(9)})
+from lookalike.store.jobs import JobStore
+jobs = JobService(JobStore(Path(sys.argv[1])), {"count": lambda *_: os._exit(9)})
 if not jobs.page()[0]:
     jobs.start("count", {"to": 1})
     jobs.start("count", {"to": 2})
@@ -36,11 +35,11 @@ time.sleep(60)
 """
 
 
-class Mortal(MemoryJobs):
+class Mortal(JobStore):
     """Jobs of a process that may die: nothing is written then."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(Path(":memory:"))
         self.dead = False
 
     def change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
@@ -114,7 +113,7 @@ def test_a_job_that_ends_the_process_is_not_begun_for_ever(tmp_path: Path) -> No
         calls.append(parameters)
         return "Counted"
 
-    with closing(SqliteJobs(tmp_path / "jobs.db")) as store:
+    with closing(JobStore(tmp_path / "jobs.db")) as store:
         service = JobService(store, {"count": count}, ended=told.append)
         bad, good = store.unfinished()
         service.resume()

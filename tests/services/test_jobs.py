@@ -13,8 +13,7 @@ import pytest
 from lookalike.errors import InvalidParameterError, JobNotFoundError, NotReadyError, StorageError
 from lookalike.progress import Progress
 from lookalike.services.jobs import JobService, JobStatus
-from lookalike.store.jobs import Job, JobState, JobStore, SqliteJobs
-from tests.memory_store import MemoryJobs
+from lookalike.store.jobs import Job, JobState, JobStore
 from tests.waiting import wait_for
 
 
@@ -44,12 +43,9 @@ def count() -> Counting:
     return Counting()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[JobStore]:
-    if request.param == "memory":
-        yield MemoryJobs()
-        return
-    with closing(SqliteJobs(tmp_path / "jobs.db")) as jobs:
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[JobStore]:
+    with closing(JobStore(tmp_path / "jobs.db")) as jobs:
         yield jobs
 
 

@@ -16,18 +16,15 @@ from lookalike.errors import (
     JobNotFoundError,
     StorageError,
 )
-from lookalike.store.jobs import Job, JobState, JobStore, SqliteJobs, same_work
-from tests.memory_store import MemoryJobs
+from lookalike.store.jobs import Job, JobState, JobStore, same_work
 
 TIME = "2026-01-01T00:00:00.000Z"
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[JobStore]:
-    memory = request.param == "memory"
-    made: JobStore = MemoryJobs() if memory else SqliteJobs(tmp_path / "jobs.db")
-    yield made
-    made.close()
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[JobStore]:
+    with closing(JobStore(tmp_path / "jobs.db")) as made:
+        yield made
 
 
 def new_job(number: int, *, state: JobState = JobState.QUEUED) -> Job:
@@ -100,18 +97,18 @@ def test_unfinished_ones_come_oldest_first(jobs: JobStore) -> None:
 
 
 def test_pages_are_newest_first(jobs: JobStore) -> None:
-    assert jobs.page().jobs == []
+    assert jobs.page() == ([], None)
     for number in range(5):
         jobs.add(new_job(number))
-    first = jobs.page(limit=2)
-    assert [job.id for job in first.jobs] == [new_job(4).id, new_job(3).id]
+    first, cursor = jobs.page(limit=2)
+    assert [job.id for job in first] == [new_job(4).id, new_job(3).id]
     jobs.add(new_job(5))
-    second = jobs.page(limit=2, cursor=first.next_cursor)
-    assert [job.id for job in second.jobs] == [new_job(2).id, new_job(1).id]
-    last = jobs.page(limit=2, cursor=second.next_cursor)
-    assert ([job.id for job in last.jobs], last.next_cursor) == ([new_job(0).id], None)
-    assert jobs.page(limit=6).next_cursor is None
-    assert jobs.page(cursor="c0").jobs == []
+    second, cursor = jobs.page(limit=2, cursor=cursor)
+    assert [job.id for job in second] == [new_job(2).id, new_job(1).id]
+    last, cursor = jobs.page(limit=2, cursor=cursor)
+    assert ([job.id for job in last], cursor) == ([new_job(0).id], None)
+    assert jobs.page(limit=6)[1] is None
+    assert jobs.page(cursor="c0")[0] == []
     with pytest.raises(InvalidParameterError, match="no cursor"):
         jobs.page(cursor="x")
     with pytest.raises(InvalidParameterError):
@@ -124,34 +121,34 @@ def test_old_finished_ones_are_forgotten(jobs: JobStore) -> None:
         jobs.add(new_job(number, state=JobState.DONE))
     assert jobs.prune(keep=2) == 3
     assert jobs.prune(keep=2) == 0
-    left = [job.id for job in jobs.page().jobs]
+    left = [job.id for job in jobs.page()[0]]
     assert left == [new_job(5).id, new_job(4).id, new_job(0).id]
     jobs.add(new_job(1))
-    assert jobs.page().jobs[0].id == new_job(1).id
+    assert jobs.page()[0][0].id == new_job(1).id
 
 
 def test_jobs_survive_a_restart(tmp_path: Path) -> None:
-    with closing(SqliteJobs(tmp_path / "jobs.db")) as jobs:
+    with closing(JobStore(tmp_path / "jobs.db")) as jobs:
         jobs.add(new_job(1))
-    with closing(SqliteJobs(tmp_path / "jobs.db")) as jobs:
+    with closing(JobStore(tmp_path / "jobs.db")) as jobs:
         assert jobs.get(new_job(1).id) == new_job(1)
 
 
 def test_older_jobs_are_refused(tmp_path: Path) -> None:
-    SqliteJobs(tmp_path / "jobs.db").close()
+    JobStore(tmp_path / "jobs.db").close()
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
         connection.execute("PRAGMA user_version = 0")
     for read_only in (False, True):
         with pytest.raises(DataFolderError, match=r"jobs\.db.*older version.*move the file away"):
-            SqliteJobs(tmp_path / "jobs.db", read_only=read_only)
+            JobStore(tmp_path / "jobs.db", read_only=read_only)
 
 
 def test_a_reader_changes_no_job_and_needs_no_file(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
-    with closing(SqliteJobs(path, read_only=True)) as reader:
+    with closing(JobStore(path, read_only=True)) as reader:
         assert reader.unfinished() == []
     assert not path.exists()
-    with closing(SqliteJobs(path)) as owner, closing(SqliteJobs(path, read_only=True)) as reader:
+    with closing(JobStore(path)) as owner, closing(JobStore(path, read_only=True)) as reader:
         owner.add(new_job(1))
         assert reader.get(new_job(1).id) == new_job(1)
         with pytest.raises(StorageError, match="reading only"):

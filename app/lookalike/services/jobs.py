@@ -227,8 +227,8 @@ class JobService:
         self, *, cursor: str | None = None, limit: int = 100
     ) -> tuple[list[JobStatus], str | None]:
         """Jobs, newest first, and the cursor of the next page; raises as `JobStore.page`."""
-        page = self._store.page(cursor=cursor, limit=limit)
-        return [self._status(job) for job in page.jobs], page.next_cursor
+        jobs, next_cursor = self._store.page(cursor=cursor, limit=limit)
+        return [self._status(job) for job in jobs], next_cursor
 
     def cancel(self, job_id: str, *, why: str = "") -> JobStatus:
         """Ends a queued job at once and a running one at its next step.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
-from enum import StrEnum
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -96,37 +95,23 @@ class VectorSpaces(Protocol):
     def missing(
         self, collection: str, spec: ModelSpec, *, limit: int, cursor: str | None = None
     ) -> Missing:
-        """Up to `limit` images that lack a vector in the space.
+        """Up to `limit` images that lack a vector in the space, behind an earlier call's cursor.
 
-        A walk by the cursor meets every picture that is missing or comes meanwhile: a picture that
-        is replaced counts as new.
-
-        Raises:
-            InvalidParameterError: The cursor is not one that this call gave, or limit is below 1.
+        A walk by the cursor meets every picture that is missing or comes meanwhile. Raises
+        `InvalidParameterError` for another cursor, or a limit below 1.
         """
 
     def vectors(
         self, collection: str, spec: ModelSpec, records: Sequence[ImageRecord]
     ) -> dict[str, NDArray[np.float32]]:
-        """Vectors of the space by id, each (dim,) float32.
-
-        Left out are pictures without one, and those that no longer have a record's content.
-        """
+        """Vectors of images that still have a record's content, by id, each (dim,) float32."""
 
     def add(
         self, collection: str, spec: ModelSpec, records: Sequence[ImageRecord], vectors: Vectors
     ) -> int:
-        """Adds vectors to the space, as one step that has reached the disk when it returns.
+        """Adds vectors, (N, dim) float32, to the space in one step; returns how many were added.
 
-        Args:
-            collection: Which collection.
-            spec: Which space.
-            records: N pictures. Those that are gone or have other content now, and those that
-                have a vector already, are left out in silence.
-            vectors: (N, dim) float32, rows of length 1.
-
-        Returns:
-            How many were added.
+        Pictures that are gone, have other content by now, or have a vector, are left out.
 
         Raises:
             StorageFullError: Nothing was added.
@@ -143,10 +128,7 @@ class VectorSpaces(Protocol):
     def activate(self, collection: str, spec: ModelSpec) -> bool:
         """Makes the space the active one, in one step; the one before it stays, inactive.
 
-        Everything that a search needs is loaded before. A space that is active already stays so.
-
-        Returns:
-            False, and nothing is changed, where some picture lacks a vector in the space.
+        Returns False, and changes nothing, if some picture lacks a vector in the space.
         """
 
     def discard(self, collection: str, spec: ModelSpec) -> None:
@@ -183,12 +165,7 @@ _LENGTH_TOLERANCE = 1e-2
 
 
 def check_vectors(vectors: Vectors, *, count: int | None, dim: int) -> Vectors:
-    """Gives vectors back, C-contiguous (N, dim) float32.
-
-    Args:
-        vectors: Rows of length 1.
-        count: How many there must be, or None for any number.
-        dim: Numbers in each.
+    """Gives `count` vectors back, any number if None, as C-contiguous (N, dim) float32.
 
     Raises:
         ValueError: Another shape, or rows that are not finite or not of length 1. A NaN would
@@ -226,22 +203,6 @@ def best_first(scores: Scores, seqs: Seqs, k: int) -> NDArray[np.intp]:
 _BLOCK_BYTES = 8 * 2**20
 
 
-class Capability(StrEnum):
-    """What only some stores promise. The contract's tests run where it is claimed."""
-
-    ALL_OR_NOTHING = "all_or_nothing"
-    """`upsert` stores all of its rows or none, however many there are."""
-
-    OLDEST_FIRST = "oldest_first"
-    """Equal scores come oldest first, and so does `scroll`; a replaced image counts as new."""
-
-    KNOWN_IN_ONE_STEP = "known_in_one_step"
-    """Nothing that happens beside `upsert_known` comes between its look and its change."""
-
-    SWITCH_IN_ONE_STEP = "switch_in_one_step"
-    """`VectorSpaces.activate` checks that a space is complete and switches to it as one step."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """Some images of a collection, oldest first.
@@ -260,15 +221,12 @@ class Page:
 
 
 class Store(Protocol):
-    """Rows with their vectors, and how to find them again.
+    """Rows with their vectors, and how to find them again; safe to call from many threads.
 
-    Safe to call from many threads. A change has reached the disk when the call returns. A
-    collection comes into being with its first `upsert`, under that call's spec.
+    A change has reached the disk when the call returns, whole or not at all. A collection comes
+    into being with its first `upsert`, under that call's spec. Rows come oldest first, as do equal
+    scores; a replaced image counts as new.
     """
-
-    @property
-    def capabilities(self) -> frozenset[Capability]:
-        """What this store promises beyond the rest of this protocol."""
 
     @property
     def spaces(self) -> VectorSpaces:
@@ -285,15 +243,8 @@ class Store(Protocol):
     def drop(self, collection: str, *, wait: bool = False) -> int:
         """Removes a collection and returns how many images it had.
 
-        It is gone at once. What it leaves on the disk goes in the background; if need be, after
-        the next start.
-
-        Args:
-            collection: Its name.
-            wait: Remove what it leaves before returning.
-
-        Raises:
-            CollectionNotFoundError: There is no such collection.
+        It is gone at once. What it leaves on the disk goes before returning, if `wait`, or in the
+        background, perhaps after the next start. Raises `CollectionNotFoundError`.
         """
 
     # Images
@@ -314,8 +265,8 @@ class Store(Protocol):
 
         Args:
             collection: Made if it does not exist.
-            images: The rows.
-            vectors: (N, dim) float32, one unit vector for each row.
+            images: N rows.
+            vectors: (N, dim) float32, rows of length 1.
             spec: What made the vectors; must agree with the collection's.
             provenance: Recorded beside the spec when the collection is made.
             on_conflict: What to do with ids that exist, see `decide`.
@@ -329,10 +280,7 @@ class Store(Protocol):
     def upsert_known(
         self, collection: str, image: NewImage, *, on_conflict: OnConflict
     ) -> PutOutcome | None:
-        """Does what `upsert` would do if that needs no vector; None if it needs one.
-
-        So bytes that are stored already cost no embedding.
-        """
+        """Does what `upsert` would do if that needs no vector, in one step; else returns None."""
 
     def get(self, collection: str, image_id: str) -> ImageRecord:
         """One image's row. Raises `ImageNotFoundError`."""
@@ -349,15 +297,10 @@ class Store(Protocol):
         where: Filter | None = None,
         vectors_of: ModelSpec | None = None,
     ) -> Page:
-        """The next images after a cursor.
+        """Up to `limit` images after a cursor that pass `where`; none if there is no collection.
 
-        Args:
-            collection: Which one; without it, the page is empty.
-            cursor: Continue after an earlier page.
-            limit: How many images at most.
-            where: Only images that pass.
-            vectors_of: Add the vectors of this space. Images that have none in it are left out, so
-                that the page may hold fewer images although more follow.
+        With `vectors_of`, their vectors in that space. Images that have none in it are left out,
+        so that the page may hold fewer images although more follow.
 
         Raises:
             InvalidParameterError: No page gave this cursor, or the limit is below 1.
@@ -373,16 +316,11 @@ class Store(Protocol):
     ) -> ImageRecord:
         """Merges into an image's metadata, see `merge_patch`.
 
-        Raises:
-            ImageNotFoundError: No image has this id.
-            MetadataTooLargeError: The result has more than `max_bytes`.
+        Raises `ImageNotFoundError`, or `MetadataTooLargeError` for more than `max_bytes`.
         """
 
     def refer(self, collection: str, image: NewImage) -> None:
-        """Notes that an image's file lies at `image.source` by now; nothing else changes.
-
-        Nothing happens if no row has this id and these bytes.
-        """
+        """Notes where an image's file lies by now, if a row has its id and bytes."""
 
     def delete(self, collection: str, image_id: str) -> None:
         """Removes one image. Raises `ImageNotFoundError`."""
@@ -406,9 +344,9 @@ class Store(Protocol):
         Args:
             collection: Where to search.
             queries: (Q, dim) float32, rows of length 1.
-            k: How many matches, at least 1.
+            k: At least 1.
             spec: What made the queries.
-            where: Only images that pass; applied before ranking, never after.
+            where: Only images that pass; applied before ranking.
             exclude: Ids that are left out.
             effort: For indexes that are not exact; theirs unless given.
 
@@ -419,10 +357,7 @@ class Store(Protocol):
     # The store itself
 
     def references(self, sha256s: Iterable[str]) -> set[str]:
-        """Those of the digests that some row of any collection names.
-
-        Rows that a dropped collection leaves count until they are gone.
-        """
+        """Those of the digests that some row names, also one that a dropped collection leaves."""
 
     def load(self) -> None:
         """Brings everything that a search needs into memory; otherwise the first one does it."""
@@ -494,20 +429,11 @@ def count_of(store: Store, collection: str) -> int:
 def scan(
     store: Store, collection: str, *, cursor: str | None = None, where: Filter | None = None
 ) -> Iterator[Page]:
-    """Rows with their active vectors, in pages of a few megabytes.
+    """Rows that pass with their active vectors, in pages of a few megabytes, behind a page's `end`.
 
     Images that are added or replaced meanwhile come at the end; those that are deleted may come.
     All vectors are of the space that was active at the start: images that are added after a switch
-    do not come.
-
-    Args:
-        store: The store.
-        collection: Which one; without it, nothing comes.
-        cursor: Where to start: the `end` of a page that was read before.
-        where: Only images that pass.
-
-    Raises:
-        InvalidParameterError: No page gave this cursor.
+    do not come. Raises `InvalidParameterError` if no page gave the cursor.
     """
     decode_cursor(cursor)
     return _scan(store, collection, cursor, where)
@@ -585,7 +511,8 @@ def decide(existing: ImageRecord | None, image: NewImage, on_conflict: OnConflic
     if on_conflict is OnConflict.SKIP:
         return PutStatus.SKIPPED
     same_bytes = existing.sha256 == image.sha256
-    if same_bytes and (image.metadata is None or _equal(image.metadata, existing.metadata)):
+    held, sent = existing.metadata, image.metadata
+    if same_bytes and (sent is None or canonical_json(sent) == canonical_json(held)):
         return PutStatus.UNCHANGED
     if on_conflict is OnConflict.ERROR:
         return PutStatus.CONFLICT
@@ -617,7 +544,3 @@ def put_outcome(
     else:
         record = existing
     return PutOutcome(status, record)
-
-
-def _equal(left: Metadata, right: Metadata) -> bool:
-    return canonical_json(left) == canonical_json(right)

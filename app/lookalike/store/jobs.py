@@ -9,10 +9,10 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lookalike.errors import InvalidParameterError, JobNotFoundError, StorageError
 from lookalike.files.disk import disk_errors, make_folders
@@ -82,61 +82,10 @@ class Job:
     finished_at: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class JobPage:
-    """A stretch of jobs, newest first, and where the next one starts (None: at the end)."""
-
-    jobs: list[Job] = field(default_factory=list)
-    next_cursor: str | None = None
-
-
-class JobStore(Protocol):
-    """Keeps jobs; safe to call from many threads. What is written has reached the disk."""
-
-    def add(self, job: Job) -> None:
-        """Keeps a new job. Raises ValueError where its id is taken."""
-
-    def get(self, job_id: str) -> Job:
-        """One job. Raises `JobNotFoundError`."""
-
-    def change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
-        """Writes `change(job)`, as one step, and gives it. Raises `JobNotFoundError`.
-
-        All but id, kind, parameters and created_at can change.
-        """
-
-    def unfinished(self) -> list[Job]:
-        """Those queued or running, oldest first."""
-
-    def page(self, *, cursor: str | None = None, limit: int = 100) -> JobPage:
-        """A stretch of jobs, newest first.
-
-        Raises:
-            InvalidParameterError: The cursor is not one that this call gave, or limit is below 1.
-        """
-
-    def prune(self, *, keep: int) -> int:
-        """Forgets finished jobs but the newest `keep` of them; returns how many went."""
-
-    def close(self) -> None:
-        """Lets go of the file; may be called twice."""
-
-
-def no_such_job(job_id: str) -> JobNotFoundError:
-    """The error for a job that is not known."""
-    return JobNotFoundError(
-        f"There is no job {job_id!r}; GET /jobs lists them, and those that ended long ago are "
-        "forgotten"
-    )
-
-
 def same_work(job: Job, kind: str, parameters: Mapping[str, Any]) -> bool:
     """Whether a job was asked the very same."""
-    return job.kind == kind and _canonical(job.parameters) == _canonical(parameters)
-
-
-def _canonical(parameters: Mapping[str, Any]) -> str:
-    return json.dumps(parameters, sort_keys=True)
+    asked = json.dumps(dict(parameters), sort_keys=True)
+    return job.kind == kind and json.dumps(dict(job.parameters), sort_keys=True) == asked
 
 
 _SCHEMA = Schema(
@@ -175,8 +124,10 @@ _CHANGED = tuple(name for name in _FIELDS if name not in _FIXED)
 _UNFINISHED = f"state IN ('{JobState.QUEUED}', '{JobState.RUNNING}')"
 
 
-class SqliteJobs:
-    """A `JobStore` in one SQLite file.
+class JobStore:
+    """Keeps jobs in one SQLite file; safe to call from many threads.
+
+    What is written has reached the disk. `close` may be called twice.
 
     Args:
         path: The file, made where it does not exist, with its folder. The folder must belong to
@@ -203,9 +154,7 @@ class SqliteJobs:
                 self._connection = open_reader(path)
                 require_schema(self._connection, path, _SCHEMA)
             else:
-                self._connection = sqlite3.connect(":memory:", check_same_thread=False)
-                for statement in _SCHEMA.statements:
-                    self._connection.execute(statement)
+                self._connection = open_writer(Path(":memory:"), _SCHEMA)
 
     def close(self) -> None:
         with self._lock:
@@ -213,6 +162,7 @@ class SqliteJobs:
             self._connection.close()
 
     def add(self, job: Job) -> None:
+        """Keeps a new job. Raises ValueError where its id is taken."""
         sql = f"INSERT INTO jobs ({_COLUMNS}) VALUES ({', '.join('?' * len(_FIELDS))})"
         with self._write() as connection:
             if connection.execute("SELECT 1 FROM jobs WHERE id = ?", (job.id,)).fetchone():
@@ -220,10 +170,15 @@ class SqliteJobs:
             connection.execute(sql, _values(job, _FIELDS))
 
     def get(self, job_id: str) -> Job:
+        """One job. Raises `JobNotFoundError`."""
         with self._read() as connection:
             return _get(connection, job_id)
 
     def change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
+        """Writes `change(job)`, as one step, and gives it. Raises `JobNotFoundError`.
+
+        All but id, kind, parameters and created_at can change.
+        """
         with self._write() as connection:
             job = change(_get(connection, job_id))
             changed = ", ".join(f"{name} = ?" for name in _CHANGED)
@@ -232,22 +187,28 @@ class SqliteJobs:
             return _get(connection, job_id)
 
     def unfinished(self) -> list[Job]:
+        """Those queued or running, oldest first."""
         sql = f"SELECT {_COLUMNS} FROM jobs WHERE {_UNFINISHED} ORDER BY number"
         with self._read() as connection:
             return [_job(row) for row in connection.execute(sql)]
 
-    def page(self, *, cursor: str | None = None, limit: int = 100) -> JobPage:
+    def page(self, *, cursor: str | None = None, limit: int = 100) -> tuple[list[Job], str | None]:
+        """A stretch of jobs, newest first, and the cursor of the next one; None at the end.
+
+        Raises:
+            InvalidParameterError: The cursor is not one that this call gave, or limit is below 1.
+        """
         before = MAX_SEQ if cursor is None else decode_cursor(cursor)
         if limit < 1:
             raise InvalidParameterError("limit must be at least 1")
         sql = f"SELECT number, {_COLUMNS} FROM jobs WHERE number < ? ORDER BY number DESC LIMIT ?"
         with self._read() as connection:
             rows = connection.execute(sql, (before, limit + 1)).fetchall()
-        more = len(rows) > limit
         jobs = [_job(row[1:]) for row in rows[:limit]]
-        return JobPage(jobs, encode_cursor(rows[limit - 1][0]) if more else None)
+        return jobs, encode_cursor(rows[limit - 1][0]) if len(rows) > limit else None
 
     def prune(self, *, keep: int) -> int:
+        """Forgets finished jobs but the newest `keep` of them; returns how many went."""
         sql = (
             "DELETE FROM jobs WHERE number IN (SELECT number FROM jobs"
             f" WHERE NOT {_UNFINISHED} ORDER BY number DESC LIMIT -1 OFFSET ?)"
@@ -275,7 +236,10 @@ def _get(connection: sqlite3.Connection, job_id: str) -> Job:
     sql = f"SELECT {_COLUMNS} FROM jobs WHERE id = ?"
     found = connection.execute(sql, (job_id,)).fetchone()
     if found is None:
-        raise no_such_job(job_id)
+        raise JobNotFoundError(
+            f"There is no job {job_id!r}; GET /jobs lists them, and those that ended long ago are "
+            "forgotten"
+        )
     return _job(found)
 
 

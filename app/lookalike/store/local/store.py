@@ -27,7 +27,6 @@ from lookalike.records import (
 )
 from lookalike.store import sqlite
 from lookalike.store.base import (
-    Capability,
     Page,
     Vectors,
     VectorSpaces,
@@ -109,10 +108,6 @@ class LocalStore:
             if not read_only:
                 self._purger.begin()
             self._owned = undo.pop_all()
-
-    @property
-    def capabilities(self) -> frozenset[Capability]:
-        return frozenset(Capability)
 
     @property
     def spaces(self) -> VectorSpaces:
