@@ -161,8 +161,8 @@ class Written:
         row: The collection as it is now.
         new: Whether the put made it.
         outcomes: One for each picture, in order.
-        added: seq -> position in the call, of the vectors that are there afterwards; ascending.
-        updated: seq -> metadata, of rows that were there before and have other metadata now.
+        added: Positions in the call of the vectors that are there afterwards, by seq; ascending.
+        updated: The metadata of rows that were there before and have other metadata now, by seq.
         removed: Seqs that were there before and are gone.
     """
 
@@ -176,11 +176,8 @@ class Written:
     @property
     def changes(self) -> Changes:
         """The same for the columns of metadata."""
-        metadata = {one.record.id: one.record.metadata for one in self.outcomes}
-        added = [
-            (seq, metadata[self.outcomes[position].record.id])
-            for seq, position in self.added.items()
-        ]
+        last = {one.record.id: one.record.metadata for one in self.outcomes}
+        added = [(seq, last[self.outcomes[n].record.id]) for seq, n in self.added.items()]
         return Changes(added, sorted(self.updated.items()), self.removed)
 
 
@@ -188,11 +185,7 @@ class Catalog:
     """Rows and vectors in one SQLite file; safe to call from many threads.
 
     Every method that writes has reached the disk when it returns, and has changed nothing where
-    it raises `StorageError`.
-
-    Raises:
-        DataFolderError: The file is damaged, or was written by another version.
-        StorageError: The disk refuses.
+    it raises `StorageError`. Raises as `Connections`.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -216,12 +209,9 @@ class Catalog:
             return read_collection(connection, name)
 
     def drop(self, name: str) -> CollectionRow:
-        """Removes a collection and gives what it was.
+        """Removes a collection and gives what it was. Raises `CollectionNotFoundError`.
 
         Its name goes at once; its rows stay, out of sight, until the `Purger` removes them.
-
-        Raises:
-            CollectionNotFoundError: There is none of this name.
         """
         with self.connections.write() as connection:
             row = require_collection(connection, name)
@@ -235,26 +225,20 @@ class Catalog:
         with self.connections.read() as connection:
             row = read_collection(connection, name)
             found = read_images(connection, row, ids) if row else {}
-            return {image_id: image for image_id, (_, image) in found.items()}
+        return {image_id: image for image_id, (_, image) in found.items()}
 
     def at(self, row: CollectionRow, seqs: Iterable[int]) -> dict[int, ImageRecord]:
         """Those of the seqs that exist, with their rows, by seq."""
-        sql = (
-            f"SELECT seq, {RECORD_COLUMNS} FROM images"
-            f" WHERE collection = ? AND seq {IN_LIST} ORDER BY seq"
-        )
-        with self.connections.read() as connection:
-            rows = connection.execute(sql, (row.id, json.dumps(list(seqs))))
-            return {seq: record(row.name, rest) for seq, *rest in rows}
+        return self._records(row, f"seq {IN_LIST} ORDER BY seq", json.dumps(list(seqs)))
 
     def page(self, row: CollectionRow, *, after: int, limit: int) -> dict[int, ImageRecord]:
         """Up to `limit` rows behind the seq `after`, by seq."""
-        sql = (
-            f"SELECT seq, {RECORD_COLUMNS} FROM images"
-            " WHERE collection = ? AND seq > ? ORDER BY seq LIMIT ?"
-        )
+        return self._records(row, "seq > ? ORDER BY seq LIMIT ?", after, limit)
+
+    def _records(self, row: CollectionRow, where: str, *values: Any) -> dict[int, ImageRecord]:
+        sql = f"SELECT seq, {RECORD_COLUMNS} FROM images WHERE collection = ? AND {where}"
         with self.connections.read() as connection:
-            rows = connection.execute(sql, (row.id, after, limit))
+            rows = connection.execute(sql, (row.id, *values))
             return {seq: record(row.name, rest) for seq, *rest in rows}
 
     def seqs_of(self, row: CollectionRow, ids: Iterable[str]) -> Seqs:
@@ -282,7 +266,7 @@ class Catalog:
     def seqs(self, row: CollectionRow) -> tuple[Seqs, int]:
         """All seqs of a collection, ascending, and the change number that they are of."""
         with self.connections.read() as connection:
-            return _seqs(connection, row), _changes(connection, row)
+            return _seqs(connection, row), _counts(connection, row)[1]
 
     def metadata(self, row: CollectionRow, above: int, upto: int) -> Rows:
         """The metadata of the rows with seqs above one number and up to another, by seq."""
@@ -305,13 +289,11 @@ class Catalog:
         with self.connections.read() as connection:
             added = connection.execute(new, (row.id, last_seq)).fetchall()
             updated = connection.execute(changed, (row.id, number, last_seq)).fetchall()
-            sql = "SELECT images FROM collections WHERE id = ?"
-            count = connection.execute(sql, (row.id,)).fetchone()
+            count, number = _counts(connection, row)
             removed: list[int] = []
-            if count is None or count[0] != len(seqs) + len(added):  # seqs are never used again
+            if count != len(seqs) + len(added):  # seqs are never used again
                 gone = np.setdiff1d(seqs, _seqs(connection, row), assume_unique=True)
                 removed = gone.tolist()
-            number = _changes(connection, row)
         return Changes(_decoded(added), _decoded(updated), removed), number
 
     # Vectors
@@ -360,11 +342,7 @@ class Catalog:
         provenance: Mapping[str, str],
         on_conflict: OnConflict,
     ) -> Written:
-        """Writes pictures in one transaction, an id that is given twice as two calls would.
-
-        Raises:
-            SpecMismatchError: The collection's vectors were made by something else.
-        """
+        """Writes pictures in one transaction, see `Store.upsert`."""
         now = utc_now()
         with self.connections.write() as connection:
             row = read_collection(connection, name)
@@ -392,8 +370,7 @@ class Catalog:
     ) -> tuple[CollectionRow, int, ImageRecord]:
         """Writes `change(metadata)` of a picture; gives its collection, seq and row.
 
-        Raises:
-            ImageNotFoundError: No picture has this id.
+        Raises `ImageNotFoundError`.
         """
         with self.connections.write() as connection:
             row, seq, old = _require_image(connection, name, image_id)
@@ -543,10 +520,11 @@ def _count_change(
     return require_collection(connection, row.name)
 
 
-def _changes(connection: sqlite3.Connection, row: CollectionRow) -> int:
-    sql = "SELECT changes FROM collections WHERE id = ?"
-    found = connection.execute(sql, (row.id,)).fetchone()
-    return int(found[0]) if found else row.changes
+def _counts(connection: sqlite3.Connection, row: CollectionRow) -> tuple[int, int]:
+    """A collection's images, -1 if it is gone, and its change number."""
+    sql = "SELECT images, changes FROM collections WHERE id = ?"
+    images, changes = connection.execute(sql, (row.id,)).fetchone() or (-1, row.changes)
+    return images, changes
 
 
 def _seqs(connection: sqlite3.Connection, row: CollectionRow) -> Seqs:

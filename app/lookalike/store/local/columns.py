@@ -7,13 +7,13 @@ follow every later change.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lookalike.errors import FilterTooSlowError
 from lookalike.records import ImageRecord
 from lookalike.store.base import Seqs
-from lookalike.store.filters import MAX_INT, MIN_INT, ORDERINGS, Condition, Filter, Scalar, kind_of
+from lookalike.store.filters import MAX_INT, MIN_INT, ORDERINGS, Condition, Filter, Scalar
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow, Rows
 
 FILTER_S = 30.0
@@ -36,12 +36,24 @@ _COMPACT_AFTER = 1_000  # deleted rows or unused values, and at least as many as
 
 _WALKED = 16  # rows that are looked at for each that a page holds, before columns are read
 _WALKED_TOGETHER = 1000
-_NO_SEQS: Seqs = np.empty(0, np.int64)
 
 log = logging.getLogger(__name__)
 
-# What a row has under the field. Numbers keep their type, so that each is exact.
-_MISSING, _NULL, _FALSE, _TRUE, _INT, _FLOAT, _TEXT, _LIST, _OTHER = range(9)
+MISSING = ...
+"""Stands for the value of a row that has no such field."""
+
+# What a row has under the field: numbers keep their type, so that each is exact; of texts, truth
+# values and null, the cell is a code. Zero is what memory holds at first.
+_MISSING, _INT, _FLOAT, _CODED, _LIST, _OTHER = range(6)
+_KINDS: dict[type, int] = {
+    EllipsisType: _MISSING,
+    bool: _CODED,
+    str: _CODED,
+    type(None): _CODED,
+    int: _INT,
+    float: _FLOAT,
+    list: _LIST,
+}
 
 Mask = NDArray[np.bool_]
 Slots = NDArray[np.int64]
@@ -49,11 +61,11 @@ Slots = NDArray[np.int64]
 
 
 class Growing:
-    """A one-dimensional array that values are appended to."""
+    """An array that rows are appended to."""
 
-    def __init__(self, dtype: Any, values: Any = ()) -> None:
-        self._array = np.array(values, dtype=dtype)
-        self._size = len(self._array)
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._array = values
+        self._size = len(values)
 
     @property
     def values(self) -> NDArray[Any]:
@@ -61,14 +73,13 @@ class Growing:
         return self._array[: self._size]
 
     def append(self, values: Any) -> None:
-        """Adds values at the end."""
-        more = np.asarray(values, dtype=self._array.dtype)
-        size = self._size + len(more)
+        """Adds rows at the end."""
+        size = self._size + len(values)
         if size > len(self._array):
-            larger = np.zeros(size + size // 4, dtype=self._array.dtype)
+            larger = np.zeros((size + size // 4, *self._array.shape[1:]), self._array.dtype)
             larger[: self._size] = self.values
             self._array = larger
-        self._array[self._size : size] = more
+        self._array[self._size : size] = values
         self._size = size
 
     @property
@@ -77,42 +88,23 @@ class Growing:
         return self._array.nbytes
 
 
-class _Missing:
-    """The type of `MISSING`."""
-
-
-MISSING = _Missing()
-"""Stands for the value of a row that has no such field."""
-_KINDS: dict[type, int] = {
-    _Missing: _MISSING,
-    type(None): _NULL,
-    bool: _FALSE,
-    int: _INT,
-    float: _FLOAT,
-    str: _TEXT,
-    list: _LIST,
-}
-
-
 class Column:
     """One field of all rows: nine bytes for each, and every distinct text and list item once.
 
     Attributes:
         reached: Rows up to this seq have their value; the others were not read from the catalog.
-        used: When a filter last named it, as a number that only grows.
+        used: When a filter last named it, on the clock of `time.monotonic`.
     """
 
     def __init__(self, rows: int) -> None:
-        self._kinds = Growing(np.uint8, np.zeros(rows, np.uint8))
-        self._cells = Growing(np.int64, np.zeros(rows, np.int64))
-        self._texts: dict[str, int] = {}
-        # A list stands as pairs of its row's slot and the code of an item; -1 is a removed pair.
-        self._items: dict[tuple[str, Scalar], int] = {}
-        self._pair_slots = Growing(np.int64)
-        self._pair_items = Growing(np.int64)
-        self._removed_pairs = 0
+        self._kinds = Growing(np.zeros(rows, np.uint8))
+        self._cells = Growing(np.zeros(rows, np.int64))
+        self._codes: dict[Any, int] = {}  # by `_key`
+        # Each item of a list: its row's slot and its code, or -1 once it is removed.
+        self._items = Growing(np.empty((0, 2), np.int64))
+        self._removed_items = 0
         self.reached = 0
-        self.used = 0
+        self.used = 0.0
 
     def append(self, values: Sequence[Any]) -> None:
         """Adds rows at the end; `MISSING` where a row has no such field."""
@@ -126,28 +118,30 @@ class Column:
         kinds = np.array([_kind(value) for value in values], np.uint8)
         lists = slots[self._kinds.values[slots] == _LIST]
         if len(lists):
-            stale = np.isin(self._pair_slots.values, lists) & (self._pair_items.values >= 0)
-            self._pair_items.values[stale] = -1
-            self._removed_pairs += int(np.count_nonzero(stale))
+            rows, codes = self._items.values.T
+            stale = np.isin(rows, lists) & (codes >= 0)
+            codes[stale] = -1
+            self._removed_items += int(np.count_nonzero(stale))
         self._kinds.values[slots] = kinds
         self._cells.values[slots] = self._encoded(kinds, values)
         if _LIST in kinds:
             items = [
-                (slot, code)
+                (slot, self._code(key))
                 for slot, kind, value in zip(slots.tolist(), kinds.tolist(), values, strict=True)
                 if kind == _LIST
-                for code in self._item_codes(value)
+                for key in {_key(item) for item in value if not isinstance(item, list | dict)}
             ]
-            self._pair_slots.append([slot for slot, _ in items])
-            self._pair_items.append([code for _, code in items])
+            self._items.append(np.array(items, np.int64).reshape(-1, 2))
 
     def holds(self, condition: Condition) -> Mask:
         """For which rows a condition holds, (rows,) bool."""
         op, operand = condition.op, condition.operand
         kinds = self._kinds.values
         if op == "contains":
-            assert not isinstance(operand, tuple)
-            return self._contains(operand)
+            found = np.zeros(len(kinds), bool)
+            rows, codes = self._items.values.T
+            found[rows[codes == self._codes.get(_key(operand), -2)]] = True
+            return found
         if op in ORDERINGS:
             assert isinstance(operand, str | int | float)
             return self._ordered(op, operand)
@@ -159,102 +153,113 @@ class Column:
         copy = Column(0)
         copy.reached, copy.used = self.reached, self.used
         kinds, cells = self._kinds.values[slots], self._cells.values[slots]
-        text = kinds == _TEXT
-        copy._texts, cells[text] = _recoded(self._texts, cells[text])
-        copy._kinds, copy._cells = Growing(np.uint8, kinds), Growing(np.int64, cells)
         moved = np.full(len(self._kinds.values), -1, np.int64)
         moved[slots] = np.arange(len(slots))
-        pair_slots = moved[self._pair_slots.values]
-        stay = (pair_slots >= 0) & (self._pair_items.values >= 0)
-        copy._items, items = _recoded(self._items, self._pair_items.values[stay])
-        copy._pair_slots = Growing(np.int64, pair_slots[stay])
-        copy._pair_items = Growing(np.int64, items)
+        rows, codes = self._items.values.T
+        stay = (moved[rows] >= 0) & (codes >= 0)
+        coded = kinds == _CODED
+        held = np.concatenate([cells[coded], codes[stay]])
+        used, fresh = np.unique(held, return_inverse=True)
+        renamed = dict(zip(used.tolist(), range(len(used)), strict=True))
+        copy._codes = {key: renamed[code] for key, code in self._codes.items() if code in renamed}
+        border = int(np.count_nonzero(coded))
+        cells[coded] = fresh[:border]
+        copy._kinds, copy._cells = Growing(kinds), Growing(cells)
+        copy._items = Growing(np.stack([moved[rows[stay]], fresh[border:]], axis=1))
         return copy
 
     @property
     def is_wasteful(self) -> bool:
-        """Whether most of its texts, or of its pairs, may belong to no row any more."""
-        rows, pairs = len(self._kinds.values), len(self._pair_items.values)
+        """Whether most of its codes, or of its items, may belong to no row any more."""
+        items = len(self._items.values)
+        in_use = len(self._kinds.values) + items - self._removed_items
         return (
-            len(self._texts) > 2 * rows + _COMPACT_AFTER
-            or self._removed_pairs > pairs // 2 + _COMPACT_AFTER
+            len(self._codes) > 2 * in_use + _COMPACT_AFTER
+            or self._removed_items > items // 2 + _COMPACT_AFTER
         )
 
     @property
     def bytes(self) -> int:
-        """Memory that it takes; texts and items are estimated."""
-        arrays = (self._kinds, self._cells, self._pair_slots, self._pair_items)
-        texts = sum(150 + len(text) for text in self._texts)
-        return sum(array.bytes for array in arrays) + texts + 250 * len(self._items)
+        """Memory that it takes; that of texts and list items is estimated."""
+        texts = sum(150 + len(str(key)) for key in self._codes)
+        return self._kinds.bytes + self._cells.bytes + self._items.bytes + texts
 
     def _encoded(self, kinds: NDArray[np.uint8], values: Sequence[Any]) -> NDArray[np.int64]:
-        """The cells of values: the bits of numbers, the codes of texts."""
+        """The cells of values: integers, the bits of floats, codes."""
         cells = np.zeros(len(values), np.int64)
-        for kind in {_INT, _FLOAT, _TEXT} & set(kinds.tolist()):
+        for kind in {_INT, _FLOAT, _CODED} & set(kinds.tolist()):
             of_kind = kinds == kind
             chosen = [values[n] for n in np.flatnonzero(of_kind).tolist()]
-            if kind == _TEXT:
-                cells[of_kind] = [self._texts.setdefault(one, len(self._texts)) for one in chosen]
+            if kind == _CODED:
+                cells[of_kind] = [self._code(_key(one)) for one in chosen]
             elif kind == _INT:
                 cells[of_kind] = chosen
             else:
                 cells[of_kind] = np.array(chosen, np.float64).view(np.int64)
         return cells
 
-    def _item_codes(self, items: list[Any]) -> list[int]:
-        """The codes of the different scalars in a list."""
-        scalars = {(kind_of(item), item) for item in items if not isinstance(item, list | dict)}
-        return [self._items.setdefault(one, len(self._items)) for one in scalars]
+    def _code(self, key: Any) -> int:
+        return self._codes.setdefault(key, len(self._codes))
 
     def _one_of(self, items: Iterable[Scalar]) -> Mask:
         """Which rows have one of the items as their value."""
-        kinds, cells = self._kinds.values, self._cells.values
-        wanted: dict[int, list[Any]] = {}
+        wanted: dict[int, list[Any]] = {_CODED: [], _INT: [], _FLOAT: []}
         for item in items:
-            if isinstance(item, bool):
-                wanted[_TRUE if item else _FALSE] = []
-            elif item is None:
-                wanted[_NULL] = []
-            elif isinstance(item, str):
-                if item in self._texts:
-                    wanted.setdefault(_TEXT, []).append(self._texts[item])
-            else:
-                if int(item) == item and MIN_INT <= item <= MAX_INT:
-                    wanted.setdefault(_INT, []).append(int(item))
-                if float(item) == item:
-                    wanted.setdefault(_FLOAT, []).append(float(item))
+            if isinstance(item, bool | str) or item is None:
+                wanted[_CODED] += [self._codes[_key(item)]] if _key(item) in self._codes else []
+                continue
+            if int(item) == item and MIN_INT <= item <= MAX_INT:
+                wanted[_INT].append(int(item))
+            if float(item) == item:
+                wanted[_FLOAT].append(float(item))
+        kinds, cells = self._kinds.values, self._cells.values
         found = np.zeros(len(kinds), bool)
         for kind, values in wanted.items():
-            same = kinds == kind
             if values:
-                same &= _equal(cells.view(np.float64) if kind == _FLOAT else cells, values)
-            found |= same
+                held = cells.view(np.float64) if kind == _FLOAT else cells
+                same = held == values[0]
+                if len(values) > 1:
+                    same = np.isin(held, np.array(values, held.dtype))
+                found |= same & (kinds == kind)
         return found
 
     def _ordered(self, op: str, operand: float | str) -> Mask:
         """Which rows have a value of the operand's kind on one side of it."""
+        compare, below = ORDERINGS[op], op in {"lt", "lte"}
         kinds, cells = self._kinds.values, self._cells.values
+        found: Mask
         if isinstance(operand, str):
-            found: Mask = kinds == _TEXT
-            passes = (ORDERINGS[op](text, operand) for text in self._texts)
-            table = np.fromiter(passes, bool, len(self._texts))
-            found[found] = table[cells[found]]
+            found = kinds == _CODED
+            passes = (isinstance(key, str) and compare(key, operand) for key in self._codes)
+            found[found] = np.fromiter(passes, bool, len(self._codes))[cells[found]]
             return found
-        low, high = _int_bounds(op, operand)
-        found = (kinds == _INT) & (cells >= low) & (cells <= high) if low <= high else kinds < 0
-        least, most = _float_bounds(op, operand)
-        floats = cells.view(np.float64)
+        # The last integer and the last double for which the ordering holds: an operand may lie
+        # between two of them, and only Python compares the two kinds exactly.
+        whole = math.floor(operand) if below else math.ceil(operand)
+        if not compare(whole, operand):
+            whole += -1 if below else 1
+        real = float(operand)
+        if not compare(real, operand):
+            real = math.nextafter(real, -math.inf if below else math.inf)
+        reals = cells.view(np.float64)
         with np.errstate(invalid="ignore"):  # cells of other kinds may look like NaN
-            found |= (kinds == _FLOAT) & (floats >= least) & (floats <= most)
+            ints = cells <= whole if below else cells >= whole
+            floats = reals <= real if below else reals >= real
+        found = ((kinds == _INT) & ints) | ((kinds == _FLOAT) & floats)
         return found
 
-    def _contains(self, operand: Scalar) -> Mask:
-        """Which rows have a list with the operand among its items."""
-        found = np.zeros(len(self._kinds.values), bool)
-        item = self._items.get((kind_of(operand), operand))
-        if item is not None:
-            found[self._pair_slots.values[self._pair_items.values == item]] = True
-        return found
+
+def _kind(value: Any) -> int:
+    """The kind of a value under a field."""
+    kind = _KINDS.get(type(value))
+    if kind is None:  # an object, or a subclass of another type
+        return next((kind for one, kind in _KINDS.items() if isinstance(value, one)), _OTHER)
+    return kind
+
+
+def _key(value: Any) -> Any:
+    """A scalar as a key: equal for equal scalars, and a truth value equals no number."""
+    return (value,) if isinstance(value, bool) else value
 
 
 class Columns:
@@ -271,12 +276,11 @@ class Columns:
     def __init__(self, seqs: Seqs, changes: int, named: Iterable[str] = ()) -> None:
         self._lock = threading.Lock()
         self._filling = threading.Lock()
-        self._seqs = Growing(np.int64, seqs)
-        self._alive = Growing(bool, np.ones(len(seqs), bool))
+        self._seqs = Growing(seqs)
+        self._alive = Growing(np.ones(len(seqs), bool))
         self._named = tuple(named)
         self._columns = {name: Column(len(seqs)) for name in self._named}
         self._dead = 0
-        self._clock = itertools.count(1)
         # Rows that changed while a block of older values was being read.
         self._touched: set[int] = set()
         self.changes = changes
@@ -306,7 +310,7 @@ class Columns:
             mask = self._alive.values.copy()
             for condition in where.conditions:
                 column = self._columns[condition.field]
-                column.used = next(self._clock)
+                column.used = time.monotonic()
                 mask &= column.holds(condition)
             found: Seqs = self._seqs.values[mask]
             return found
@@ -321,12 +325,9 @@ class Columns:
     ) -> bool:
         """Reads what the columns of some fields lack; False where time ran out.
 
-        What was read stays, so that the next call goes on from there.
-
-        Args:
-            names: The fields.
-            read: Gives the rows with seqs above its first argument and up to its second.
-            deadline: When to stop, on the clock of `time.monotonic`.
+        What was read stays, so that the next call goes on from there. `read` gives the rows with
+        seqs above its first argument and up to its second; `deadline` is on the clock of
+        `time.monotonic`.
         """
         wanted = set(names)
         patience = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
@@ -397,8 +398,8 @@ class Columns:
         rows = len(self._seqs.values)
         if self._dead > _COMPACT_AFTER and 2 * self._dead > rows:
             slots = np.flatnonzero(self._alive.values)
-            self._seqs = Growing(np.int64, self._seqs.values[slots])
-            self._alive = Growing(bool, np.ones(len(slots), bool))
+            self._seqs = Growing(self._seqs.values[slots])
+            self._alive = Growing(np.ones(len(slots), bool))
             self._columns = {name: column.kept(slots) for name, column in self._columns.items()}
             self._dead = 0
             return
@@ -440,50 +441,6 @@ class Columns:
                 if column.reached == low:
                     column.write(slots, [metadata.get(name, MISSING) for _, metadata in rows])
                     column.reached = high
-
-
-def _kind(value: Any) -> int:
-    """The kind of a value under a field."""
-    kind = _KINDS.get(type(value))
-    if kind is None:  # an object, or a subclass of another type
-        return next((kind for one, kind in _KINDS.items() if isinstance(value, one)), _OTHER)
-    return _TRUE if value is True else kind
-
-
-def _equal(values: NDArray[Any], wanted: list[Any]) -> Mask:
-    """Which values are among the wanted ones."""
-    if len(wanted) == 1:
-        same: Mask = values == wanted[0]
-        return same
-    return np.isin(values, np.array(wanted, values.dtype))
-
-
-def _int_bounds(op: str, operand: float) -> tuple[int, int]:
-    """The least and the greatest signed 64-bit integer for which an ordering holds."""
-    if op in {"lt", "lte"}:
-        most = math.ceil(operand) - 1 if op == "lt" else math.floor(operand)
-        return MIN_INT, min(most, MAX_INT)
-    least = math.floor(operand) + 1 if op == "gt" else math.ceil(operand)
-    return max(least, MIN_INT), MAX_INT
-
-
-def _float_bounds(op: str, operand: float) -> tuple[float, float]:
-    """The least and the greatest double for which an ordering holds.
-
-    An integer operand may lie between two doubles: Python compares the two exactly.
-    """
-    bound = float(operand)
-    if not ORDERINGS[op](bound, operand):
-        bound = math.nextafter(bound, -math.inf if op in {"lt", "lte"} else math.inf)
-    return (-math.inf, bound) if op in {"lt", "lte"} else (bound, math.inf)
-
-
-def _recoded(codes: dict[Any, int], cells: NDArray[np.int64]) -> tuple[dict[Any, int], Slots]:
-    """A dictionary with only those codes that occur, numbered anew, and the cells under it."""
-    used = np.unique(cells)
-    kept = set(used.tolist())
-    fresh = {key: int(np.searchsorted(used, code)) for key, code in codes.items() if code in kept}
-    return fresh, np.searchsorted(used, cells)
 
 
 class Filtering:
@@ -535,10 +492,9 @@ class Filtering:
 
     def passing(self, row: CollectionRow, where: Filter) -> Seqs:
         """The seqs of the rows that pass, ascending: (N,) int64. Raises as `prepare`."""
-        while True:
-            seqs = self.prepare(row, where).passing(where)
-            if seqs is not None:
-                return seqs
+        while (seqs := self.prepare(row, where).passing(where)) is None:
+            pass  # a column was dropped meanwhile
+        return seqs
 
     def page(
         self, row: CollectionRow, where: Filter, *, after: int, limit: int
@@ -566,7 +522,7 @@ class Filtering:
     def made(self, row: CollectionRow) -> None:
         """Has columns of the named fields for a collection that a commit has just made."""
         if self._fields:
-            self._columns[row.id] = Columns(_NO_SEQS, 0, self._fields)
+            self._columns[row.id] = Columns(np.empty(0, np.int64), 0, self._fields)
 
     def follow(self, row: CollectionRow, changes: Changes) -> None:
         """Follows a commit of this process."""
@@ -583,9 +539,8 @@ class Filtering:
         """Brings the columns to where the catalog is, whoever changed it."""
         columns = self._columns.get(row.id)
         if columns is not None and columns.changes != row.changes:
-            known = columns.changes
-            seqs, last = columns.seqs, columns.last_seq
-            columns.apply(*self._catalog.changes_since(row, seqs, last, known))
+            held = columns.seqs, columns.last_seq, columns.changes
+            columns.apply(*self._catalog.changes_since(row, *held))
 
     def drop(self, row: CollectionRow) -> None:
         """Forgets the columns of a collection."""

@@ -54,11 +54,7 @@ class LocalSpaces:
 
     def all(self, collection: str) -> list[VectorSpace]:
         with self._connections.read() as connection:
-            row = require_collection(connection, collection)
-            found = connection.execute(
-                "SELECT id FROM spaces WHERE collection = ? ORDER BY id", (row.id,)
-            ).fetchall()
-            return [_described(connection, row, space) for (space,) in found]
+            return _described(connection, require_collection(connection, collection))
 
     def begin(
         self,
@@ -68,29 +64,21 @@ class LocalSpaces:
         provenance: Mapping[str, str],
         recipe: Recipe | None = None,
     ) -> VectorSpace:
+        made = "INSERT INTO spaces (collection, spec, provenance) VALUES (?, ?, ?)"
         with self._connections.write() as connection:
             row = require_collection(connection, collection)
-            space = _find(connection, row, spec)
-            if space is None:
-                made = connection.execute(
-                    "INSERT INTO spaces (collection, spec, provenance) VALUES (?, ?, ?)",
-                    (row.id, spec.to_json(), json.dumps(dict(provenance))),
-                )
-                assert made.lastrowid is not None
-                space = made.lastrowid
+            if _find(connection, row, spec) is None:
+                connection.execute(made, (row.id, spec.to_json(), json.dumps(dict(provenance))))
             if recipe is not None:
-                connection.execute(
-                    "UPDATE spaces SET recipe = ? WHERE id = ?", (json.dumps(dict(recipe)), space)
-                )
-            return _described(connection, row, space)
+                values = (json.dumps(dict(recipe)), _row(connection, collection, spec).space)
+                connection.execute("UPDATE spaces SET recipe = ? WHERE id = ?", values)
+            found = _described(connection, row)
+            return next(one for one in found if one.spec.digest == spec.digest)
 
     def find(self, row: CollectionRow, spec: ModelSpec) -> CollectionRow | None:
         """The collection as it would be if this space were active; None if it has no such space."""
-        if row.spec.digest == spec.digest:
-            return row
         with self._connections.read() as connection:
-            space = _find(connection, row, spec)
-            return None if space is None else _with_space(connection, row, space)
+            return _find(connection, row, spec)
 
     def missing(
         self, collection: str, spec: ModelSpec, *, limit: int, cursor: str | None = None
@@ -207,7 +195,6 @@ class LocalSpaces:
             return before
 
     def _row(self, collection: str, spec: ModelSpec) -> CollectionRow:
-        """The collection as it would be if this space were active."""
         with self._connections.read() as connection:
             return _row(connection, collection, spec)
 
@@ -216,53 +203,47 @@ class LocalSpaces:
         return row.space if row else 0
 
 
-def _find(connection: sqlite3.Connection, row: CollectionRow, spec: ModelSpec) -> int | None:
-    """The number of a collection's space under a spec; None where it has none."""
-    sql = "SELECT id, spec FROM spaces WHERE collection = ?"
-    for space, text in connection.execute(sql, (row.id,)):
-        if ModelSpec.from_json(text).digest == spec.digest:
-            return int(space)
+def _find(
+    connection: sqlite3.Connection, row: CollectionRow, spec: ModelSpec
+) -> CollectionRow | None:
+    """The collection as it would be if this space were active; None if it has no such space."""
+    sql = "SELECT id, spec, provenance FROM spaces WHERE collection = ?"
+    for space, text, provenance in connection.execute(sql, (row.id,)):
+        held = ModelSpec.from_json(text)
+        if held.digest == spec.digest:
+            return replace(row, space=space, spec=held, provenance=json.loads(provenance))
     return None
 
 
 def _row(connection: sqlite3.Connection, name: str, spec: ModelSpec) -> CollectionRow:
-    row = require_collection(connection, name)
-    space = _find(connection, row, spec)
-    if space is None:
+    row = _find(connection, require_collection(connection, name), spec)
+    if row is None:
         raise no_such_space(name, spec)
-    return _with_space(connection, row, space)
-
-
-def _with_space(connection: sqlite3.Connection, row: CollectionRow, space: int) -> CollectionRow:
-    """The collection as it would be if this space were active."""
-    sql = "SELECT spec, provenance FROM spaces WHERE id = ?"
-    text, provenance = connection.execute(sql, (space,)).fetchone()
-    spec = ModelSpec.from_json(text)
-    return replace(row, space=space, spec=spec, provenance=json.loads(provenance))
+    return row
 
 
 def _is_complete(connection: sqlite3.Connection, row: CollectionRow) -> bool:
     # A space has vectors of this collection's pictures alone, so that equal numbers say it.
-    return _count(connection, row.space) == _images(connection, row)
-
-
-def _images(connection: sqlite3.Connection, row: CollectionRow) -> int:
-    sql = "SELECT images FROM collections WHERE id = ?"
-    return int(connection.execute(sql, (row.id,)).fetchone()[0])
-
-
-def _count(connection: sqlite3.Connection, space: int) -> int:
-    sql = "SELECT count(*) FROM vectors WHERE space = ?"
-    return int(connection.execute(sql, (space,)).fetchone()[0])
-
-
-def _described(connection: sqlite3.Connection, row: CollectionRow, space: int) -> VectorSpace:
-    sql = "SELECT spec, provenance, recipe FROM spaces WHERE id = ?"
-    spec, provenance, recipe = connection.execute(sql, (space,)).fetchone()
-    return VectorSpace(
-        spec=ModelSpec.from_json(spec),
-        provenance=json.loads(provenance),
-        recipe=json.loads(recipe) if recipe else None,
-        count=_count(connection, space),
-        active=space == row.space,
+    sql = (
+        "SELECT images = (SELECT count(*) FROM vectors WHERE space = ?)"
+        " FROM collections WHERE id = ?"
     )
+    return bool(connection.execute(sql, (row.space, row.id)).fetchone()[0])
+
+
+def _described(connection: sqlite3.Connection, row: CollectionRow) -> list[VectorSpace]:
+    sql = (
+        "SELECT id, spec, provenance, recipe,"
+        " (SELECT count(*) FROM vectors WHERE space = spaces.id)"
+        " FROM spaces WHERE collection = ? ORDER BY id"
+    )
+    return [
+        VectorSpace(
+            spec=ModelSpec.from_json(spec),
+            provenance=json.loads(provenance),
+            recipe=json.loads(recipe) if recipe else None,
+            count=count,
+            active=space == row.space,
+        )
+        for space, spec, provenance, recipe, count in connection.execute(sql, (row.id,))
+    ]
