@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_a_collection_that_is_deleted_between_two_services_stays_deleted(
     lookalike: Any, archive: Path
 ) -> None:
     assert lookalike("index", str(archive)).exit_code == 0
-    options = ImportOptions().parameters()
+    options = asdict(ImportOptions())
     job = Job(
         id="1" * 16,
         kind="index_folder",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lookalike.media.sources import Found, readable, walk
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.services.import_run import Checkpoint, Cursor, FolderFeed, Journal
+from lookalike.services.importing import Checkpoint, Cursor, FolderFeed, ImportOptions
 from lookalike.services.jobs import CanceledError
 from tests.unreadable import refuse
 
@@ -24,7 +24,7 @@ PATHS = st.lists(st.lists(PART, min_size=1, max_size=3), min_size=1, max_size=12
 
 
 def feed(top: Path) -> FolderFeed:
-    return FolderFeed(top, inside=[top], describe=lambda _: None)
+    return FolderFeed(top, inside=[top], options=ImportOptions())
 
 
 def places(top: Path, after: Cursor | None = None) -> list[Cursor]:
@@ -146,17 +146,16 @@ def test_permissions_are_felt() -> None:
 
 
 def test_a_journal_that_is_gone_or_broken_stands_for_the_start(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "x.journal")
-    assert journal.read() == Checkpoint()
+    journal = tmp_path / "x.journal"
+    assert Checkpoint.read(journal) == Checkpoint()
     checkpoint = Checkpoint(total=9, cursor="a/\udce9.png")
     checkpoint.counts["created"] += 2
     checkpoint.failed("b: broken")
-    journal.write(checkpoint)
-    assert journal.read() == checkpoint
-    assert (checkpoint.done, checkpoint.errors) == (3, ["b: broken"])
-    newer = (tmp_path / "x.journal").read_text().replace('"version": 1', '"version": 2')
+    checkpoint.write(journal)
+    assert Checkpoint.read(journal) == checkpoint
+    assert (checkpoint.counts.total(), checkpoint.errors) == (3, ["b: broken"])
+    newer = journal.read_text().replace('"version": 1', '"version": 2')
     for text in ("", "{", "[]", '{"total": 1}', newer):
-        (tmp_path / "x.journal").write_text(text)
-        assert journal.read() == Checkpoint()
-    journal.remove()
-    assert list(tmp_path.iterdir()) == []
+        journal.write_text(text)
+        assert Checkpoint.read(journal) == Checkpoint()
+    assert list(tmp_path.iterdir()) == [journal], "and nothing else is left"

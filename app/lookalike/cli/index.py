@@ -28,7 +28,7 @@ from lookalike.errors import ConfigurationError, LookalikeError
 from lookalike.media.sources import walk
 from lookalike.records import OnConflict
 from lookalike.schemas import JobOut
-from lookalike.services.import_run import ARCHIVE_ENDINGS
+from lookalike.services.importing import ARCHIVE_ENDINGS
 
 if TYPE_CHECKING:
     from lookalike import Client, HttpClient

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Unpack
 
@@ -57,8 +58,7 @@ from lookalike.services.duplicates import (
     DuplicateService,
     Unfinished,
 )
-from lookalike.services.import_run import ArchiveFeed
-from lookalike.services.importing import ImportOptions
+from lookalike.services.importing import ArchiveFeed, ImportOptions, index_feed
 from lookalike.services.indexing import IndexItem
 from lookalike.services.jobs import JobService
 from lookalike.services.pipeline import PutGate
@@ -167,38 +167,18 @@ class Client(BaseClient):
                 ArchiveLimits(file_bytes=self._settings.max_file_bytes),
                 folder=self._services.files.tmp,
                 name=archive.name,
-                describe=options.describe,
+                options=options,
             )
             total = feed.count(progress)
-            for outcome in self._index_feed(archive, feed, options):
-                outcomes.append(outcome)
-                progress.report(len(outcomes), total)
-                progress.check()
+            groups = index_feed(self._services.indexing, feed.pictures(None), options)
+            with closing(groups):
+                for picture, item in chain.from_iterable(groups):
+                    outcomes.append(_outcome(archive / picture.name, item))
+                    progress.report(len(outcomes), total)
+                    progress.check()
         except LookalikeError as exc:
             outcomes.append(Outcome.failure(archive, exc))
         return outcomes
-
-    def _index_feed(
-        self, archive: Path, feed: ArchiveFeed, options: ImportOptions
-    ) -> Iterator[Outcome]:
-        waiting: deque[tuple[str, PictureSource]] = deque()
-
-        def sources() -> Iterator[PictureSource]:
-            for picture in feed.pictures(None):
-                waiting.append((picture.name, picture.source))
-                yield picture.source
-
-        items = self._services.indexing.index(
-            sources(), collection=options.collection, on_conflict=options.on_conflict
-        )
-        try:
-            for item in items:
-                name, source = waiting.popleft()
-                source.close()
-                yield _outcome(archive / name, item)
-        finally:
-            for _, source in waiting:
-                source.close()
 
     def search(self, picture: Picture, **arguments: Unpack[SearchArguments]) -> SearchOut:
         options = _options(**arguments)

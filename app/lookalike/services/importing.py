@@ -1,45 +1,49 @@
-"""Archives and folders of this machine, indexed as jobs."""
+"""Imports: the pictures of archives and of folders of this machine, indexed as jobs."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from lookalike.errors import (
     ArchiveError,
+    EmbeddingFailedError,
+    ImageExistsError,
     ImportsDisabledError,
+    InvalidImageError,
     InvalidParameterError,
+    InvalidRequestError,
     LookalikeError,
     PathNotAllowedError,
+    StorageError,
     StorageFullError,
 )
 from lookalike.files.disk import (
+    atomic_write,
     disk_errors,
     has_room,
     make_folders,
     sync,
 )
 from lookalike.media.archives import Archive, ArchiveLimits, as_text, in_ascii
+from lookalike.media.sources import Found, PictureSource, walk
+from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import DEFAULT_COLLECTION, Metadata, OnConflict
-from lookalike.services.import_run import (
-    ArchiveFeed,
-    Feed,
-    FolderFeed,
-    ImportRun,
-    Journal,
-    is_inside,
-)
-from lookalike.services.indexing import IndexingService
+from lookalike.services.indexing import IndexingService, IndexItem
 from lookalike.services.jobs import (
     ARCHIVE_KIND,
     FOLDER_KIND,
     IMPORT_KINDS,
+    CanceledError,
     Handler,
     JobRun,
     JobService,
@@ -48,8 +52,29 @@ from lookalike.services.jobs import (
 from lookalike.store.filters import check_metadata
 from lookalike.store.jobs import Job
 
+ARCHIVE_ENDINGS = (
+    ".zip",
+    ".tar",
+    *(f".tar.{packed}" for packed in ("gz", "bz2", "xz")),
+    *(".tgz", ".tbz2", ".tbz", ".txz"),
+)
+"""How the names of archives that can be read end."""
+
 EXPANSION = 4
 """An archive's pictures may have this many times the bytes that an archive may have."""
+
+KEPT_ERRORS = 20
+"""Errors whose text is kept."""
+
+_JOURNAL_VERSION = 1
+_OF_ONE_PICTURE = (
+    InvalidImageError,
+    InvalidRequestError,
+    EmbeddingFailedError,
+    ImageExistsError,
+    PathNotAllowedError,
+)
+"""Errors that concern one picture alone; any other ends the import."""
 
 log = logging.getLogger(__name__)
 
@@ -72,22 +97,9 @@ class ImportOptions:
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> ImportOptions:
-        """Those of a job."""
-        return cls(
-            collection=parameters["collection"],
-            on_conflict=OnConflict(parameters["on_conflict"]),
-            metadata=parameters["metadata"],
-            folder_field=parameters["folder_field"],
-        )
-
-    def parameters(self) -> dict[str, Any]:
-        """As a job keeps them."""
-        return {
-            "collection": self.collection,
-            "on_conflict": self.on_conflict.value,
-            "metadata": self.metadata,
-            "folder_field": self.folder_field,
-        }
+        """Those of a job, whose parameters hold them as `asdict` gave them."""
+        given = {each.name: parameters[each.name] for each in fields(cls)}
+        return cls(**given | {"on_conflict": OnConflict(given["on_conflict"])})
 
     def describe(self, folder: str) -> dict[str, Any] | None:
         """The metadata of a picture in a folder of this name."""
@@ -141,10 +153,7 @@ class ImportService:
         return {ARCHIVE_KIND: self._index_archive, FOLDER_KIND: self._index_folder}
 
     def spool(self, size: int) -> Path:
-        """A name for an archive that is about to be sent.
-
-        Args:
-            size: Its bytes, as far as they are known.
+        """A name for an archive of about `size` bytes that is about to be sent.
 
         Raises:
             StorageFullError: There is no room for it.
@@ -162,13 +171,7 @@ class ImportService:
     def begin_archive(
         self, spool: Path, filename: str, options: ImportOptions, jobs: JobService
     ) -> JobStatus:
-        """Begins to index an archive that was sent.
-
-        Args:
-            spool: The file, as `spool` named it; it is the job's from now on.
-            filename: As it was sent.
-            options: What to do with the pictures.
-            jobs: Where the work is done.
+        """Begins to index an archive that was sent; the file at `spool` is the job's from now on.
 
         Raises:
             ArchiveError: It is no archive that can be read.
@@ -184,7 +187,7 @@ class ImportService:
             sync(self._folder)
         own = {"archive": spool.stem, "filename": as_text(filename)}
         try:
-            return jobs.start(ARCHIVE_KIND, {**options.parameters(), **own})
+            return jobs.start(ARCHIVE_KIND, asdict(options) | own)
         except BaseException:
             kept.unlink(missing_ok=True)
             raise
@@ -199,13 +202,13 @@ class ImportService:
             LookalikeError: The options cannot be used.
         """
         self._check(options)
-        top = self._allowed(path)
-        return jobs.start(FOLDER_KIND, {**options.parameters(), "path": str(top)})
+        return jobs.start(FOLDER_KIND, asdict(options) | {"path": str(self._allowed(path))})
 
     def ended(self, job: Job) -> None:
         """Removes what a job that ended leaves behind; to be called for every job."""
         if job.kind in IMPORT_KINDS:
-            self._journal(job.id).remove()
+            with disk_errors("remove what an import left"):
+                self._journal(job).unlink(missing_ok=True)
         if job.kind == ARCHIVE_KIND:
             self._archive(job.parameters).unlink(missing_ok=True)
 
@@ -216,13 +219,13 @@ class ImportService:
             StorageError: The disk refuses.
         """
         jobs = [job for job in unfinished if job.kind in IMPORT_KINDS]
-        needed = {f"{job.id}.journal" for job in jobs}
-        needed |= {self._archive(job.parameters).name for job in jobs if job.kind == ARCHIVE_KIND}
+        needed = {self._journal(job) for job in jobs}
+        needed |= {self._archive(job.parameters) for job in jobs if job.kind == ARCHIVE_KIND}
         if not self._folder.is_dir():
             return
         with disk_errors("sweep the folder of imports"):
             for path in self._folder.iterdir():
-                if path.name not in needed and path.is_file():  # no lost+found
+                if path not in needed and path.is_file():  # no lost+found
                     path.unlink()
                     log.info("removed %s, which no import needs", path.name)
 
@@ -253,40 +256,334 @@ class ImportService:
             ) from exc
         return top
 
-    def _index_archive(self, parameters: Mapping[str, Any], job: JobRun) -> str:
-        options = ImportOptions.of(parameters)
-        feed = ArchiveFeed(
-            self._archive(parameters),
-            self._limits,
-            folder=self._tmp,
-            name=parameters["filename"],
-            describe=options.describe,
-        )
+    def _index_archive(self, parameters: Mapping[str, Any], run: JobRun) -> str:
+        options, name = ImportOptions.of(parameters), parameters["filename"]
+        archive = self._archive(parameters)
+        feed = ArchiveFeed(archive, self._limits, folder=self._tmp, name=name, options=options)
         try:
-            return self._run(parameters, options, feed, job)
+            summary = ImportRun(self._indexing, feed, self._journal(run.job), run).run()
         except ArchiveError:  # says itself what to send
             raise
         except LookalikeError as exc:
             raise type(exc)(
                 f"{exc}; then send the archive again; what is stored is skipped"
             ) from exc
+        return f"{in_ascii(name) or 'the archive'}: {summary}"
 
-    def _index_folder(self, parameters: Mapping[str, Any], job: JobRun) -> str:
-        options = ImportOptions.of(parameters)
-        top = self._allowed(parameters["path"])
-        feed = FolderFeed(top, inside=self._dirs, describe=options.describe)
-        return self._run(parameters, options, feed, job)
-
-    def _run(
-        self, parameters: Mapping[str, Any], options: ImportOptions, feed: Feed, job: JobRun
-    ) -> str:
-        run = ImportRun(self._indexing, feed, self._journal(job.job.id), job)
-        summary = run.run(options.collection, options.on_conflict)
-        source = parameters["path"] if "path" in parameters else parameters["filename"]
-        return f"{in_ascii(source) or 'the archive'}: {summary}"
+    def _index_folder(self, parameters: Mapping[str, Any], run: JobRun) -> str:
+        options, path = ImportOptions.of(parameters), parameters["path"]
+        feed = FolderFeed(self._allowed(path), inside=self._dirs, options=options)
+        summary = ImportRun(self._indexing, feed, self._journal(run.job), run).run()
+        return f"{in_ascii(path)}: {summary}"
 
     def _archive(self, parameters: Mapping[str, Any]) -> Path:
         return self._folder / f"{parameters['archive']}.archive"
 
-    def _journal(self, job_id: str) -> Journal:
-        return Journal(self._folder / f"{job_id}.journal")
+    def _journal(self, job: Job) -> Path:
+        return self._folder / f"{job.id}.journal"
+
+
+class ImportRun:
+    """Indexes the pictures of a feed, and resumes if an earlier run was interrupted.
+
+    A picture is noted as settled right after its group was committed. So a crash between the two
+    leaves one group in doubt, whose pictures are looked at again and found unchanged.
+
+    Args:
+        indexing: Indexes them.
+        feed: Where they come from.
+        journal: The file that tells how far an earlier run has come.
+        progress: Told how far this one is; may end it.
+    """
+
+    def __init__(
+        self, indexing: IndexingService, feed: Feed, journal: Path, progress: Progress
+    ) -> None:
+        self._indexing = indexing
+        self._feed = feed
+        self._journal = journal
+        self._progress = progress
+        self._checkpoint = Checkpoint()
+        self._broken: LookalikeError | None = None
+
+    def run(self) -> str:
+        """Does the work; returns what became of the pictures.
+
+        Raises:
+            ArchiveError: The archive is broken; the pictures before that are indexed.
+            CanceledError: Somebody asked for it.
+            LookalikeError: An error that concerns more than one picture, such as a full disk.
+        """
+        try:
+            self._begin()
+            pictures = self._pictures()
+            groups = index_feed(self._indexing, pictures, self._feed.options, self._progress.check)
+            with closing(groups):
+                for group in groups:
+                    self._settle(group)
+                    self._progress.check()
+        except CanceledError as exc:
+            if str(exc):  # the reason given may be that not everything is kept
+                raise
+            raise CanceledError(f"Canceled; what was done is kept: {self._summary()}") from exc
+        if self._broken is not None:
+            raise self._with_summary(self._broken) from self._broken
+        return self._summary()
+
+    def _begin(self) -> None:
+        """Reads what an earlier run noted, and counts the pictures."""
+        self._checkpoint = Checkpoint.read(self._journal)
+        failed = self._checkpoint.counts["failed"]
+        for text in self._checkpoint.errors + [""] * (failed - len(self._checkpoint.errors)):
+            self._progress.error(text)
+        if self._checkpoint.total is None:
+            self._checkpoint.total = self._feed.count(self._progress)
+            self._checkpoint.write(self._journal)
+        self._report()
+
+    def _pictures(self) -> Iterator[Picture]:
+        """The pictures that are left; if the archive breaks, what came before is still indexed."""
+        try:
+            yield from self._feed.pictures(self._checkpoint.cursor, self._progress)
+        except (ArchiveError, StorageError) as exc:
+            self._broken = exc
+
+    def _settle(self, group: list[tuple[Picture, IndexItem]]) -> None:
+        """Notes what became of a group that was committed.
+
+        If an error ends the import, the rest of the group is counted but not written: a later run
+        looks at the whole group again.
+        """
+        end: LookalikeError | None = None
+        for picture, item in group:
+            if item.error is not None and not isinstance(item.error, _OF_ONE_PICTURE):
+                end = end or item.error
+                continue
+            self._checkpoint.cursor = picture.cursor
+            if item.error is None:
+                self._checkpoint.counts[str(item.status)] += 1
+            else:
+                text = f"{picture.name}: {in_ascii(str(item.error))}"
+                self._checkpoint.failed(text)
+                self._progress.error(text)
+        if end is None:
+            self._checkpoint.write(self._journal)
+        self._report()
+        if end is not None:
+            raise self._with_summary(end) from end
+
+    def _report(self) -> None:
+        done = self._checkpoint.counts.total()
+        self._progress.report(done, max(done, self._checkpoint.total or 0))
+
+    def _with_summary(self, error: LookalikeError) -> LookalikeError:
+        return type(error)(f"{error} (before that: {self._summary()})")
+
+    def _summary(self) -> str:
+        counts = self._checkpoint.counts
+        return ", ".join(f"{count:,} {status}" for status, count in counts.items()) or "no pictures"
+
+
+def index_feed(
+    indexing: IndexingService,
+    pictures: Iterable[Picture],
+    options: ImportOptions,
+    check: Callable[[], None] = lambda: None,
+) -> Generator[list[tuple[Picture, IndexItem]], None, None]:
+    """Indexes pictures as `index_groups` does, and closes them; yields each with its item."""
+    under_way: deque[Picture] = deque()
+
+    def sources() -> Iterator[PictureSource]:
+        for picture in pictures:
+            under_way.append(picture)
+            yield picture.source
+
+    groups = indexing.index_groups(
+        sources(), collection=options.collection, on_conflict=options.on_conflict, check=check
+    )
+    try:
+        with closing(groups):
+            for group in groups:
+                settled = [(under_way.popleft(), item) for item in group]
+                for picture, _ in settled:
+                    picture.source.close()
+                yield settled
+    finally:
+        for picture in under_way:
+            picture.source.close()
+
+
+@dataclass
+class Checkpoint:
+    """How far an import has come.
+
+    Attributes:
+        total: Pictures in all; None if they were not counted yet.
+        cursor: That of the last picture that is settled; None before the first.
+        counts: Pictures that are settled, by what became of them.
+        errors: The first few errors.
+    """
+
+    total: int | None = None
+    cursor: Cursor | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    errors: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, journal: Path) -> Checkpoint:
+        """What was written last; the start if the file is missing or broken."""
+        try:
+            held = json.loads(journal.read_text(encoding="ascii"))
+            if held["version"] != _JOURNAL_VERSION:
+                return cls()
+            counts, errors = Counter(held["counts"]), list(held["errors"])
+            return cls(held["total"], held["cursor"], counts, errors)
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls()
+
+    def write(self, journal: Path) -> None:
+        """Writes the file so that it survives a crash. Raises `StorageError`."""
+        held = {"version": _JOURNAL_VERSION, **vars(self)}
+        with disk_errors("note how far the import is"), atomic_write(journal) as file:
+            file.write(json.dumps(held).encode("ascii"))
+
+    def failed(self, text: str) -> None:
+        """Counts a picture that failed."""
+        self.counts["failed"] += 1
+        if len(self.errors) < KEPT_ERRORS:
+            self.errors.append(text)
+
+
+Cursor = int | str
+"""A picture's position in its feed; a later reading can go on behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture of a feed.
+
+    Attributes:
+        cursor: Its position.
+        name: For messages, in ASCII.
+        source: Its bytes, or why they cannot be had.
+    """
+
+    cursor: Cursor
+    name: str
+    source: PictureSource
+
+
+class ArchiveFeed:
+    """The pictures of an archive, in its order.
+
+    Args:
+        path: Its file.
+        limits: How much is read.
+        folder: Where large members wait.
+        name: The archive's own; stands for the folder of pictures that lie in none.
+        options: Give their metadata.
+    """
+
+    def __init__(
+        self, path: Path, limits: ArchiveLimits, *, folder: Path, name: str, options: ImportOptions
+    ) -> None:
+        self._path = path
+        self._limits = limits
+        self._folder = folder
+        self._label = archive_label(as_text(name))
+        self.options = options
+
+    def count(self, progress: Progress) -> int:
+        """How many there are; calls `progress.check` often. Raises `ArchiveError`."""
+        with self._open() as archive:
+            return archive.count(progress.check)
+
+    def pictures(self, after: Cursor | None, progress: Progress = NO_PROGRESS) -> Iterator[Picture]:
+        """All pictures, or those behind a cursor; calls `progress.check` often.
+
+        Raises:
+            ArchiveError: The archive is broken, or beyond a bound.
+            StorageError: The disk refuses what waits there.
+        """
+        start = 0 if after is None else int(after) + 1
+        with self._open() as archive:
+            for member in archive.members(start=start, step=progress.check):
+                metadata = self.options.describe(member.folder or self._label)
+                source = replace(member.source, metadata=metadata)
+                yield Picture(member.position, member.path, source)
+
+    def _open(self) -> Archive:
+        return Archive(self._path, self._limits, folder=self._folder)
+
+
+class FolderFeed:
+    """The pictures below a folder, in the order of `walk`.
+
+    Args:
+        top: The folder, resolved.
+        inside: Resolved folders; a link that leads to none of them is not followed.
+        options: Give their metadata.
+    """
+
+    def __init__(self, top: Path, *, inside: Sequence[Path], options: ImportOptions) -> None:
+        self._top = top
+        self._inside = inside
+        self.options = options
+
+    def count(self, progress: Progress) -> int:
+        """How many there are; calls `progress.check` often."""
+        return sum(1 for _ in self._walk(progress))
+
+    def pictures(self, after: Cursor | None, progress: Progress = NO_PROGRESS) -> Iterator[Picture]:
+        """All pictures, or those behind a cursor, which is a path below the folder."""
+        behind = None if after is None else _order(str(after))
+        for found in self._walk(progress):
+            name = found.path.relative_to(self._top).as_posix()
+            cursor = name if found.error is None else f"{name}/".removeprefix("./")
+            if behind is None or _order(cursor) > behind:
+                yield Picture(cursor, in_ascii(name), self._source(found))
+
+    def _walk(self, progress: Progress) -> Iterator[Found]:
+        for found in walk([self._top], progress.check):
+            progress.check()
+            yield found
+
+    def _source(self, found: Found) -> PictureSource:
+        metadata = self.options.describe(found.folder)
+        if found.error is not None:
+            return PictureSource.refused(found.path, found.error, metadata=metadata)
+        if is_inside(found.path, self._inside):
+            return PictureSource.try_path(found.path, metadata=metadata)
+        error = PathNotAllowedError("It is a link out of the folders that may be read")
+        return PictureSource.refused(found.path, error, metadata=metadata)
+
+
+Feed = ArchiveFeed | FolderFeed
+"""Pictures in an order that stays the same whenever they are read."""
+
+
+def is_inside(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether a path, its links followed, is one of the resolved folders or below one."""
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        return False
+    return any(resolved.is_relative_to(folder) for folder in folders)
+
+
+def archive_label(name: str) -> str:
+    """An archive's name without its ending: `photos` for `photos.tar.gz`."""
+    base = name.replace("\\", "/").rsplit("/", 1)[-1]
+    for ending in ARCHIVE_ENDINGS:
+        if base.lower().endswith(ending):
+            return base[: -len(ending)]
+    return base
+
+
+def _order(cursor: str) -> list[tuple[int, str]]:
+    """Sorts paths as `walk` does: a folder's files before the folders inside.
+
+    A folder that cannot be read ends with a slash, or is empty at the top: it stands at its start.
+    """
+    *folders, name = cursor.split("/")
+    return [*((1, folder) for folder in folders), (0, name)]
