@@ -330,7 +330,7 @@ def _assemble(
     meter = RecallMeter(store, share=0.0 if read_only else settings.recall_sample)
     fetcher = _fetcher(settings, files.tmp)
     reembedding = ReembeddingService(
-        store, pictures, decoder, gate=gate, models=models, cores=cores, batch=batch
+        store, pictures, gate=gate, models=models, cores=cores, batch=batch
     )
     indexing = IndexingService(
         encoders,

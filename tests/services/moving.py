@@ -114,7 +114,7 @@ class World:
             keep_head=lambda head: self.heads[head.digest],
         )
         self.reembedding = ReembeddingService(
-            self.store, self.pictures, decoder, gate=gate, models=self.models, batch=4, slice_s=0.2
+            self.store, self.pictures, gate=gate, models=self.models, batch=4, slice_s=0.2
         )
 
     def make(self, request: ModelRequest) -> Encoder:

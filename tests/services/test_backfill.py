@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from lookalike.errors import LookalikeError, OriginalNotKeptError
 from lookalike.records import ImageRecord
-from lookalike.services.backfill import Backfill, Made, Vectorizer
 from lookalike.services.jobs import CanceledError
+from lookalike.services.reembedding import Backfill, Made
 from lookalike.store.base import Missing, Store
 from tests.memory_store import MemoryStore
 from tests.services.moving import Watched
@@ -22,20 +23,25 @@ BATCH = 4
 PAGE = 20
 
 
-@dataclass
-class Failing:
-    """A `Vectorizer` for which every picture fails, but those named."""
+class Failing(Backfill):
+    """For which every picture fails, but those named."""
 
-    good: set[str] = field(default_factory=set)
-    collection: str = "default"
+    def __init__(self, store: Store, progress: Watched) -> None:
+        live: Any = SimpleNamespace(spec=OTHER_PASSPORT)
+        unused: Any = None
+        super().__init__(
+            store,
+            "default",
+            live,
+            pictures=unused,
+            pipeline=unused,
+            progress=progress,
+            batch=BATCH,
+            page=PAGE,
+        )
+        self.good: set[str] = set()
 
-    @property
-    def live(self) -> Any:
-        return self
-
-    spec = OTHER_PASSPORT
-
-    def run(self, batches: Iterable[Sequence[ImageRecord]]) -> Iterator[Made]:
+    def vectors(self, batches: Iterable[Sequence[ImageRecord]]) -> Generator[Made, None, None]:
         for records in batches:
             assert len(records) <= BATCH
             errors: dict[str, LookalikeError] = {
@@ -53,18 +59,17 @@ class Scene:
     """A collection whose pictures all failed, and what its walk reads from now on."""
 
     store: Store
-    backfill: Backfill
+    backfill: Failing
     watch: Watched
-    vectorizer: Failing
     read: list[int]
 
 
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    store, watch, vectorizer = MemoryStore(), Watched(), Failing()
+    store, watch = MemoryStore(), Watched()
     put(store, [new_image(f"i{n}") for n in range(COUNT)], unit_vectors(COUNT))
     store.spaces.begin("default", OTHER_PASSPORT, provenance={})
-    backfill = Backfill(store, cast("Vectorizer", vectorizer), watch, batch=BATCH, page=PAGE)
+    backfill = Failing(store, watch)
     assert backfill.run()
     read: list[int] = []
     missing = store.spaces.missing
@@ -75,7 +80,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
         return found
 
     monkeypatch.setattr(store.spaces, "missing", count)
-    yield Scene(store, backfill, watch, vectorizer, read)
+    yield Scene(store, backfill, watch, read)
     store.close()
 
 
@@ -119,7 +124,7 @@ def test_starting_over_can_be_ended(scene: Scene) -> None:
 
 def test_starting_over_leaves_little_for_the_time_that_puts_wait(scene: Scene) -> None:
     late(scene)
-    scene.vectorizer.good = {"late"}
+    scene.backfill.good = {"late"}
     scene.backfill.start_over()
     assert sum(scene.read) == COUNT + 1
     (_, made) = scene.store.spaces.all("default")

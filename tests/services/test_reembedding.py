@@ -19,13 +19,12 @@ from lookalike.errors import (
     ReembeddingIncompleteError,
     SpecMismatchError,
 )
-from lookalike.media.decode import ImageDecoder
 from lookalike.models.base import Encoder
 from lookalike.models.color import ColorEncoder
 from lookalike.models.spec import ModelRequest
 from lookalike.records import ModelSpec, NewImage, PutStatus, utc_now
-from lookalike.services.backfill import Vectorizer
 from lookalike.services.pipeline import Pipeline
+from lookalike.services.reembedding import Backfill
 from lookalike.services.search import SearchOptions
 from lookalike.store.base import Store, count_of
 from lookalike.store.local.store import LocalStore
@@ -214,20 +213,20 @@ def test_the_file_of_a_picture_that_was_replaced_is_not_taken_for_the_old_one(
     world.index(some(1))
     (before,) = world.store.scroll("default").records
     with Pipeline(threads=1, window=1) as pipeline:
-        vectorizer = Vectorizer(
+        backfill = Backfill(
             world.store,
             "default",
             world.encoders.default,
             pictures=world.pictures,
-            decoder=ImageDecoder(),
             pipeline=pipeline,
+            progress=Watched(),
             batch=1,
         )
         world.index({"p0": picture(9)})
-        (made,) = vectorizer.run([[before]])
+        (made,) = backfill.vectors([[before]])
         assert (made.vectors, made.errors) == ({}, {})
         world.index({"p0": picture(0)})
-        (made,) = vectorizer.run([[before]])
+        (made,) = backfill.vectors([[before]])
         assert list(made.vectors) == ["p0"]
 
 

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from lookalike.errors import CollectionNotFoundError, ReembeddingIncompleteError
-from lookalike.media.decode import ImageDecoder
+import numpy as np
+
+from lookalike.errors import (
+    CollectionNotFoundError,
+    EmbeddingFailedError,
+    EmbeddingSetNotFoundError,
+    ImageNotFoundError,
+    InvalidImageError,
+    LookalikeError,
+    NotFoundError,
+    ReembeddingIncompleteError,
+)
+from lookalike.models.encoders import LiveEncoder
+from lookalike.models.head import Head
 from lookalike.models.spec import ModelRequest
 from lookalike.progress import Progress
-from lookalike.records import check_collection_name
-from lookalike.services.backfill import Backfill, Vectorizer
+from lookalike.records import CollectionInfo, ImageRecord, check_collection_name
 from lookalike.services.collections import CollectionModels
 from lookalike.services.pictures import PictureService
-from lookalike.services.pipeline import Pipeline, PutGate
-from lookalike.store.base import Store, spec_of, unknown_collection
+from lookalike.services.pipeline import (
+    Pipeline,
+    Prepared,
+    PutGate,
+    Result,
+    Vector,
+    grouped,
+    reading,
+)
+from lookalike.store.base import Missing, Store, count_of, unknown_collection
 
 _OPENING_S = 0.25  # that indexing has between two stretches in which it waits
 _NAMED = 3  # pictures without a vector that the error names
-
-log = logging.getLogger(__name__)
+_REPORT_EVERY_S = 0.5
+_TEXTS = 20  # errors whose text is kept
+_OF_ONE_PICTURE = (InvalidImageError, NotFoundError, EmbeddingFailedError)
+"""Errors that concern one picture alone; any other ends the work."""
 
 
 class ReembeddingService:
@@ -33,8 +57,7 @@ class ReembeddingService:
 
     Args:
         store: Where the collections are.
-        pictures: Finds the originals.
-        decoder: Decodes within the limits.
+        pictures: Opens the originals.
         gate: Holds indexing back while the last few vectors are made.
         models: Makes the encoders, and keeps them live as long as they are needed.
         cores: Threads that decode.
@@ -47,7 +70,6 @@ class ReembeddingService:
         self,
         store: Store,
         pictures: PictureService,
-        decoder: ImageDecoder,
         *,
         gate: PutGate,
         models: CollectionModels,
@@ -57,23 +79,23 @@ class ReembeddingService:
     ) -> None:
         self._store = store
         self._pictures = pictures
-        self._decoder = decoder
         self._gate = gate
         self._models = models
         self._cores = cores
         self._batch = batch
         self._slice_s = slice_s
 
-    def require(self, collection: str) -> None:
-        """Raises `CollectionNotFoundError` if there is nothing to re-embed."""
-        if spec_of(self._store, check_collection_name(collection)) is None:
+    def require(self, collection: str) -> CollectionInfo:
+        """The collection; raises `CollectionNotFoundError` if there is nothing to re-embed."""
+        found = self._store.collection(check_collection_name(collection))
+        if found is None:
             raise unknown_collection(collection)
+        return found
 
     def as_job(self, parameters: Mapping[str, Any], progress: Progress) -> str:
         """Calls `run` with what `parameters` returned."""
         collection = parameters["collection"]
-        self.require(collection)
-        created_at = self._created_at(collection)
+        created_at = self.require(collection).created_at
         if parameters.get("created_at", created_at) != created_at:
             raise CollectionNotFoundError(
                 f"The collection {collection!r} was deleted and made anew since this was asked for"
@@ -82,12 +104,8 @@ class ReembeddingService:
 
     def parameters(self, collection: str, request: ModelRequest) -> dict[str, Any]:
         """What a job needs to know. Raises `CollectionNotFoundError`."""
-        self.require(collection)
-        return {
-            "collection": collection,
-            "created_at": self._created_at(collection),
-            "recipe": request.to_dict(),
-        }
+        created_at = self.require(collection).created_at
+        return {"collection": collection, "created_at": created_at, "recipe": request.to_dict()}
 
     def run(self, collection: str, request: ModelRequest, progress: Progress) -> str:
         """Moves a collection to another model; returns a sentence on how it ended.
@@ -116,16 +134,15 @@ class ReembeddingService:
             return f"The collection {collection!r} is on this model already"
         self._models.keep_live(collection, request)
         with Pipeline(threads=self._cores, window=self._batch + self._cores) as pipeline:
-            vectorizer = Vectorizer(
+            backfill = Backfill(
                 self._store,
                 collection,
                 target,
                 pictures=self._pictures,
-                decoder=self._decoder,
                 pipeline=pipeline,
+                progress=progress,
                 batch=self._batch,
             )
-            backfill = Backfill(self._store, vectorizer, progress, batch=self._batch)
             self._catch_up(backfill)
             with self._store.spaces.prepared(collection, target.spec):
                 self._switch(backfill)
@@ -133,14 +150,9 @@ class ReembeddingService:
         spec = target.spec
         head = f" with head {spec.head[:16]}" if spec.head else ""
         return (
-            f"The collection {collection!r} is on {spec.model}{head} now: {spec.dim} "
-            f"numbers a picture, spec {spec.digest}. The old vectors are kept for the way "
-            "back"
+            f"The collection {collection!r} is on {spec.model}{head} now: {spec.dim} numbers a "
+            f"picture, spec {spec.digest}. The old vectors are kept for the way back"
         )
-
-    def _created_at(self, collection: str) -> str:
-        infos = self._store.collections()
-        return next((info.created_at for info in infos if info.name == collection), "")
 
     def _catch_up(self, backfill: Backfill) -> None:
         """Makes vectors while that shrinks the backlog: indexing beside it may be as fast."""
@@ -180,13 +192,239 @@ class ReembeddingService:
             return
         missing = self._store.spaces.missing(backfill.collection, backfill.live.spec, limit=1)
         if missing.records:
-            raise ReembeddingIncompleteError(_incomplete(backfill))
+            listed = islice(backfill.errors.items(), _NAMED)
+            named = "; ".join(f"{key}: {text}" for key, text in listed)
+            raise ReembeddingIncompleteError(
+                f"{len(backfill.failed)} pictures of the collection {backfill.collection!r} have "
+                f"no vector by the new model, so it stays on the old one ({named}). Index these "
+                "pictures again or delete them, then re-embed once more: what is done is kept"
+            )
 
 
-def _incomplete(backfill: Backfill) -> str:
-    named = "; ".join(f"{key}: {text}" for key, text in islice(backfill.errors.items(), _NAMED))
-    return (
-        f"{len(backfill.failed)} pictures of the collection {backfill.collection!r} have no vector "
-        f"by the new model, so it stays on the old one ({named}). Index these pictures again or "
-        "delete them, then re-embed once more: what is done is kept"
-    )
+class Backfill:
+    """Makes the vectors that pictures lack, oldest first, and of those that come meanwhile.
+
+    If the encoder only puts a head on vectors which the collection has already, the pictures
+    themselves are not needed; otherwise the originals are decoded.
+
+    Args:
+        store: Where the pictures are.
+        collection: Which ones.
+        live: Makes the vectors.
+        pictures: Opens the originals.
+        pipeline: Decodes ahead of the network.
+        progress: Told how far it is; may end the work.
+        batch: Pictures embedded and stored together.
+        page: Pictures read together.
+
+    Attributes:
+        met: Pictures that were met, including those that are known to fail.
+        failed: Those without a vector because of an error of their own: id -> sha256.
+        errors: The first few of these errors: id -> text.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        collection: str,
+        live: LiveEncoder,
+        *,
+        pictures: PictureService,
+        pipeline: Pipeline,
+        progress: Progress,
+        batch: int,
+        page: int = 1000,
+    ) -> None:
+        self._store = store
+        self._pictures = pictures
+        self._pipeline = pipeline
+        self._progress = progress
+        self._batch = batch
+        self._page_size = page
+        self._cursor: str | None = None
+        self._page: deque[ImageRecord] = deque()
+        self._at_end = False
+        self._reported = float("-inf")
+        self.collection = collection
+        self.live = live
+        self.met = 0
+        self.failed: dict[str, str] = {}
+        self.errors: dict[str, str] = {}
+
+    def run(self, *, goal: float = math.inf, deadline: float = -math.inf) -> bool:
+        """Makes vectors until there is nothing left (True), or up to a goal (False).
+
+        Args:
+            goal: Stops once so many pictures were met ...
+            deadline: ... and this time has come, by `time.monotonic`.
+        """
+        with closing(self.vectors(self._batches(goal, deadline))) as made:
+            for one in made:
+                self._add(one)
+                if time.monotonic() - self._reported >= _REPORT_EVERY_S:
+                    self._reported = time.monotonic()
+                    self.report()
+        return self._at_end
+
+    def start_over(self) -> None:
+        """Restarts from the oldest picture and skips known failures; slow if there are many."""
+        done, total = self._counts()
+        self._cursor = None
+        self._page.clear()
+        self.run(goal=self.met + total - done)
+
+    def unexplained(self) -> bool:
+        """Whether a picture lacks a vector that did not fail."""
+        cursor: str | None = None
+        while True:
+            self._progress.check()
+            missing = self._missing(cursor)
+            if not missing.records:
+                return False
+            if any(self._is_fresh(record) for record in missing.records):
+                return True
+            cursor = missing.cursor
+
+    def backlog(self) -> int:
+        """Pictures that lack a vector and did not fail."""
+        done, total = self._counts()
+        return max(0, total - done - len(self.failed))
+
+    def report(self) -> None:
+        """Reports how far it is."""
+        self._progress.report(*self._counts())
+
+    def _counts(self) -> tuple[int, int]:
+        """Pictures with a vector, and all."""
+        total = count_of(self._store, self.collection)
+        digest = self.live.spec.digest
+        sets = self._store.spaces.all(self.collection)
+        done = next((one.count for one in sets if one.spec.digest == digest), 0)
+        return done, max(done, total)
+
+    def _missing(self, cursor: str | None) -> Missing:
+        return self._store.spaces.missing(
+            self.collection, self.live.spec, limit=self._page_size, cursor=cursor
+        )
+
+    def _is_fresh(self, record: ImageRecord) -> bool:
+        """Whether a picture is not known to fail."""
+        return self.failed.get(record.id) != record.sha256
+
+    def _batches(self, goal: float, deadline: float) -> Iterator[list[ImageRecord]]:
+        """The next pictures without those that are known to fail; a batch may be empty."""
+        self._at_end = False
+        while True:
+            self._progress.check()
+            if self.met >= goal and time.monotonic() >= deadline:
+                return
+            if not self._page:
+                missing = self._missing(self._cursor)
+                self._cursor = missing.cursor
+                self._page.extend(missing.records)
+            if not self._page:
+                self._at_end = True
+                return
+            records = [self._page.popleft() for _ in range(min(self._batch, len(self._page)))]
+            self.met += len(records)
+            yield [record for record in records if self._is_fresh(record)]
+
+    def _add(self, made: Made) -> None:
+        """Stores vectors, and notes which pictures failed."""
+        done = [record for record in made.records if record.id in made.vectors]
+        if done:
+            vectors = np.stack([made.vectors[record.id] for record in done])  # (N, dim)
+            self._store.spaces.add(self.collection, self.live.spec, done, vectors)
+        here = self._store.find(self.collection, list(made.errors))
+        for record in made.records:
+            error, now = made.errors.get(record.id), here.get(record.id)
+            if error is not None and now is not None and now.sha256 == record.sha256:
+                self.failed[record.id] = record.sha256
+                if len(self.errors) < _TEXTS:
+                    self.errors[record.id] = str(error)
+                self._progress.error(f"{record.id}: {error}")
+
+    def vectors(self, batches: Iterable[Sequence[ImageRecord]]) -> Generator[Made, None, None]:
+        """Makes the vectors of pictures; batches are taken as there is room.
+
+        Raises:
+            LookalikeError: One that does not concern a single picture: the service shuts down.
+        """
+        with closing(self._pipeline.run(self._items(batches), self._prepare)) as results:
+            for group in grouped(results, self._batch):
+                yield _made(group)
+
+    def _items(self, batches: Iterable[Sequence[ImageRecord]]) -> Iterator[_Item]:
+        for records in batches:
+            done = self._by_head(records)
+            yield from ((record, done.get(record.id)) for record in records)
+
+    def _by_head(self, records: Sequence[ImageRecord]) -> dict[str, Vector | LookalikeError]:
+        head = self.live.encoder.head
+        if head is None or not records:
+            return {}
+        try:
+            below = self._store.spaces.vectors(self.collection, head.backbone, records)
+        except EmbeddingSetNotFoundError:
+            return {}
+        return _apply(head, below)
+
+    def _prepare(self, item: _Item) -> Prepared[Vector | None]:
+        """Decodes an original and queues it, unless the picture is gone or needs only the head."""
+        record, done = item
+        if isinstance(done, LookalikeError):
+            raise done
+        if done is not None:
+            return done, None
+        decode_size = self.live.encoder.decode_size
+        try:
+            with reading("its original"):
+                now, original = self._pictures.original(self.collection, record.id)
+                with original:
+                    if now.sha256 != record.sha256:
+                        return None, None  # replaced: it will be met again
+                    image = self._pictures.decode(original, size=decode_size)
+        except ImageNotFoundError:
+            return None, None
+        return None, self.live.submit(self.live.encoder.prepare(image), wait=True)
+
+
+@dataclass(slots=True)
+class Made:
+    """What became of some pictures, by id. Pictures that are gone have neither."""
+
+    records: Sequence[ImageRecord]
+    vectors: dict[str, Vector] = field(default_factory=dict)
+    errors: dict[str, LookalikeError] = field(default_factory=dict)
+
+
+_Item = tuple[ImageRecord, "Vector | LookalikeError | None"]
+"""A picture, and what the encoder's head made of its stored vector, if it has one."""
+
+
+def _apply(head: Head, below: Mapping[str, Vector]) -> dict[str, Vector | LookalikeError]:
+    """Vectors by the head, or why it fails: one by one if it fails on all of them together."""
+    if not below:
+        return {}
+    try:
+        rows = head.apply(np.stack(list(below.values())))  # (N, dim)
+        return dict(zip(below, rows, strict=True))
+    except EmbeddingFailedError as exc:
+        made: dict[str, Vector | LookalikeError] = dict.fromkeys(below, exc)
+    if len(below) > 1:
+        for image_id, vector in below.items():
+            made |= _apply(head, {image_id: vector})
+    return made
+
+
+def _made(group: Sequence[Result[_Item, Vector | None]]) -> Made:
+    made = Made([result.item[0] for result in group])
+    for record, result in zip(made.records, group, strict=True):
+        vector = result.value if result.vector is None else result.vector
+        if isinstance(result.error, _OF_ONE_PICTURE):
+            made.errors[record.id] = result.error
+        elif result.error is not None:
+            raise result.error
+        elif vector is not None:
+            made.vectors[record.id] = vector
+    return made
