@@ -14,6 +14,7 @@ from lookalike.errors import UnreadableImageError
 from lookalike.records import DuplicateKind, ImageRecord
 from lookalike.services.duplicates import DuplicateGroup, Member, keep_order, stars
 from lookalike.services.neighbor_graph import (
+    EDGE,
     Edges,
     PixelComparer,
     reduced,
@@ -38,13 +39,7 @@ def record(name: str, *, sha256: str = "", source: str | None = None, **facts) -
 
 
 def edges(*pairs: tuple[int, int, float, bool]) -> Edges:
-    left, right, scores, same = zip(*pairs, strict=True) if pairs else ((), (), (), ())
-    return Edges(
-        left=np.array(left, dtype=np.int64),
-        right=np.array(right, dtype=np.int64),
-        scores=np.array(scores, dtype=np.float64),
-        same=np.array(same, dtype=np.bool_),
-    )
+    return np.array(list(pairs), dtype=EDGE)
 
 
 def plain_stars(contents, pairs):

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.errors import ImageNotFoundError, InvalidParameterError, NotReadyError
@@ -25,7 +24,6 @@ from lookalike.records import (
     check_collection_name,
 )
 from lookalike.services.neighbor_graph import (
-    FIRST_K,
     MAX_K,
     NO_SEARCH,
     Edges,
@@ -58,7 +56,7 @@ class DuplicateOptions:
     """What to look for.
 
     Attributes:
-        collection: Where.
+        collection: Where to look.
         kind: The weakest kind of duplicates; stricter ones are included.
         threshold: The lowest cosine of two duplicates, 0.5 to 1; the same bytes need none.
         limit: Most groups in the answer, 1 to 1000.
@@ -130,29 +128,22 @@ class Duplicates:
     next_cursor: str | None
 
 
-class _Update(Progress):
-    """The progress of a search in the background; `stop` ends it."""
+class _Work(Progress):
+    """What is known of one collection, and the job that brings it up to date, as its progress."""
 
-    def __init__(self, stop: threading.Event, total: int) -> None:
+    def __init__(self, graph: NeighborGraph, stop: threading.Event) -> None:
         super().__init__()
+        self.graph = graph
+        self.job: Future[NeighborGraph] | None = None
+        self.state = Unfinished(0, 0)
         self._stop = stop
-        self.state = Unfinished(0, total)
 
     def check(self) -> None:
         if self._stop.is_set():
-            raise _stopped()
+            raise NotReadyError("The service is shutting down; ask again when it runs")
 
     def report(self, done: int, total: int, *, stage: str = "") -> None:  # noqa: ARG002
         self.state = Unfinished(done, total)
-
-
-@dataclass(slots=True)
-class _Work:
-    """What is known of one collection, and the job that brings it up to date."""
-
-    graph: NeighborGraph
-    update: _Update | None = None
-    job: Future[NeighborGraph] | None = None
 
 
 class DuplicateService:
@@ -176,7 +167,7 @@ class DuplicateService:
         pictures: PictureService,
         *,
         wait_s: float = 5.0,
-        first_k: int = FIRST_K,
+        first_k: int = 16,
         max_neighbors: int = MAX_K,
         together: int = 64,
         stale_spare: int = 1000,
@@ -186,7 +177,7 @@ class DuplicateService:
         self._wait_s = wait_s
         self._stale_spare = stale_spare
         self._new_graph = partial(
-            NeighborGraph, first_k=first_k, max_k=max_neighbors, together=together
+            NeighborGraph, store, first_k=first_k, max_k=max_neighbors, together=together
         )
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -225,7 +216,7 @@ class DuplicateService:
     def _up_to_date(
         self, options: DuplicateOptions, spec: ModelSpec, deadline: float
     ) -> NeighborGraph | Unfinished:
-        """NeighborGraph that know what was stored before the call: by a job that began after it."""
+        """The graph of what was stored before the call: of a job that began after it."""
         ours = None
         while True:
             with self._lock:
@@ -234,11 +225,12 @@ class DuplicateService:
                     failed, work.job = work.job, None  # told once; the next call tries again
                     return failed.result()
                 if work.job is None or (work.job.done() and work.job is not ours):
-                    work.job = ours = self._start(work, options, spec)
+                    work.check()
+                    work.job = ours = self._threads.submit(self._update, work, options, spec)
                 job = work.job
             wait([job], timeout=max(0.0, deadline - time.monotonic()))
             if not job.done():
-                return work.update.state if work.update else Unfinished(0, 0)
+                return work.state
             if job is ours and job.exception() is None:
                 return job.result()
 
@@ -247,32 +239,23 @@ class DuplicateService:
         if key not in self._works:
             here = {(info.name, info.spec.digest) for info in self._store.collections()}
             self._works = {known: work for known, work in self._works.items() if known in here}
-            self._works[key] = _Work(self._new_graph(NO_SEARCH))
+            graph = self._new_graph(options.collection, spec, NO_SEARCH)
+            self._works[key] = _Work(graph, self._stop)
         return self._works[key]
-
-    def _start(
-        self, work: _Work, options: DuplicateOptions, spec: ModelSpec
-    ) -> Future[NeighborGraph]:
-        if self._stop.is_set():
-            raise _stopped()
-        return self._threads.submit(self._update, work, options, spec)
 
     def _update(self, work: _Work, options: DuplicateOptions, spec: ModelSpec) -> NeighborGraph:
         """Runs in the background; requests may read the old graph meanwhile."""
         count = count_of(self._store, options.collection)
         graph = work.graph
         if options.min_score < graph.min_score or len(graph) > _STALE * count + self._stale_spare:
-            graph = self._new_graph(_rounded(min(options.min_score, graph.min_score)))
+            min_score = min(options.min_score, graph.min_score)
+            if min_score != NO_SEARCH:
+                min_score = math.floor(min_score * _SCORE_STEPS) / _SCORE_STEPS
+            graph = self._new_graph(options.collection, spec, min_score)
         total = max(0, count - len(graph))
-        work.update = _Update(self._stop, total)
-        graph.update(
-            self._store,
-            options.collection,
-            spec=spec,
-            comparer=PixelComparer(partial(self._open, options.collection)),
-            progress=work.update,
-            total=total,
-        )
+        work.report(0, total)
+        comparer = PixelComparer(partial(self._open, options.collection))
+        graph.update(comparer, work, total=total)
         work.graph = graph
         return graph
 
@@ -287,17 +270,11 @@ class DuplicateService:
     def _answer(self, graph: NeighborGraph, options: DuplicateOptions) -> Duplicates:
         """Groups of those pictures that are still here."""
         known = graph.snapshot(options.min_score, confirmed=options.kind is DuplicateKind.REENCODED)
-        ids = [image_id for held in known.ids.values() for image_id in held]
-        rows = self._store.find(options.collection, ids)
-        contents = {
-            node: [
-                rows[image_id]
-                for image_id in held
-                if image_id in rows and rows[image_id].sha256 == known.sha256s[node]
-            ]
-            for node, held in known.ids.items()
-        }
-        contents = {node: records for node, records in contents.items() if records}
+        contents: dict[int, list[ImageRecord]] = {}
+        for record in self._store.find(options.collection, known.ids).values():
+            number = known.numbers.get(record.sha256)
+            if number is not None:  # replaced meanwhile otherwise
+                contents.setdefault(number, []).append(record)
         groups = stars(contents, known.edges)
         return _page(options, groups, truncated=len(known.truncated & contents.keys()))
 
@@ -323,21 +300,9 @@ def _order(group: DuplicateGroup) -> tuple[int, str]:
     return (-len(group.members), group.keep.id)
 
 
-def _rounded(min_score: float) -> float:
-    return (
-        min_score if min_score == NO_SEARCH else math.floor(min_score * _SCORE_STEPS) / _SCORE_STEPS
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A picture that is a duplicate of the one to keep.
-
-    Attributes:
-        record: The picture.
-        kind: What it is to the one to keep.
-        score: Its cosine with the one to keep; 1 for the same bytes.
-    """
+    """A duplicate of the picture to keep, and its cosine with that one (1 for the same bytes)."""
 
     record: ImageRecord
     kind: DuplicateKind
@@ -386,59 +351,41 @@ def stars(contents: dict[int, list[ImageRecord]], edges: Edges) -> list[Duplicat
     """
     copies = {node: sorted(records, key=keep_order) for node, records in contents.items()}
     order = sorted(copies, key=lambda node: keep_order(copies[node][0]))
-    position, later, scores, same = _by_rank(order, edges)
+    ranked = _by_rank(order, edges)
+    begins = np.searchsorted(ranked["left"], np.arange(len(order) + 1))
     taken = np.zeros(len(order), dtype=np.bool_)
     groups = []
     for rank, node in enumerate(order):
         if taken[rank]:
             continue
-        own = np.arange(position[rank], position[rank + 1])
-        own = own[~taken[later[own]]]
-        taken[later[own]] = True
-        alike = [
-            (copies[order[later[edge]]], bool(same[edge]), float(scores[edge])) for edge in own
-        ]
-        if alike or len(copies[node]) > 1:
-            groups.append(_group(copies[node], alike))
+        own = ranked[begins[rank] : begins[rank + 1]]
+        alike: dict[int, tuple[bool, float]] = {}
+        for _, other, score, same in own[~taken[own["right"]]].tolist():
+            known, best = alike.get(other, (False, score))
+            alike[other] = known or same, max(best, score)
+        taken[list(alike)] = True
+        members = [Member(record, DuplicateKind.EXACT, 1.0) for record in copies[node][1:]]
+        for other, (same, score) in alike.items():
+            kind = DuplicateKind.REENCODED if same else DuplicateKind.NEAR
+            members += [Member(record, kind, score) for record in copies[order[other]]]
+        if members:
+            members.sort(key=lambda one: (STRICTNESS[one.kind], -one.score, one.record.id))
+            groups.append(DuplicateGroup(copies[node][0], members))
     return groups
 
 
-def _group(
-    own: Sequence[ImageRecord], alike: Sequence[tuple[list[ImageRecord], bool, float]]
-) -> DuplicateGroup:
-    members = [Member(record, DuplicateKind.EXACT, 1.0) for record in own[1:]]
-    for records, same, score in alike:
-        kind = DuplicateKind.REENCODED if same else DuplicateKind.NEAR
-        members += [Member(record, kind, score) for record in records]
-    members.sort(key=lambda member: (STRICTNESS[member.kind], -member.score, member.record.id))
-    return DuplicateGroup(own[0], members)
-
-
-def _by_rank(
-    order: Sequence[int], edges: Edges
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Each pair once, from the better rank to the other, sorted by both.
-
-    Returns:
-        Where the edges of each rank begin, (R + 1,); the other's rank, score and sameness, (E,).
-    """
-    numbers = [np.asarray(order, dtype=np.int64), edges.left, edges.right]
-    rank = np.full(max(part.max(initial=-1) for part in numbers) + 1, -1, dtype=np.int64)
-    rank[numbers[0]] = np.arange(len(order))
-    ends = np.sort(np.stack([rank[edges.left], rank[edges.right]]), axis=0)  # (2, E)
+def _by_rank(order: Sequence[int], edges: Edges) -> Edges:
+    """The edges between ranks in an order, sorted by `left`, which is the better rank."""
+    nodes = np.concatenate([np.array(order, np.int64), edges["left"], edges["right"]])
+    rank = np.full(nodes.max(initial=-1) + 1, -1)
+    rank[order] = np.arange(len(order))
+    ends = np.sort([rank[edges["left"]], rank[edges["right"]]], axis=0)  # (2, E)
     kept = np.flatnonzero((ends[0] >= 0) & (ends[0] != ends[1]))
-    kept = kept[np.lexsort((ends[1, kept], ends[0, kept]))]
-    ends, scores, same = ends[:, kept], edges.scores[kept], edges.same[kept]
-    first = np.flatnonzero(np.any(np.diff(ends, axis=1, prepend=-1) != 0, axis=0))
-    if len(first):
-        scores, same = np.maximum.reduceat(scores, first), np.logical_or.reduceat(same, first)
-    begins = np.searchsorted(ends[0, first], np.arange(len(order) + 1))
-    return begins, ends[1, first], scores, same
+    kept = kept[np.argsort(ends[0, kept])]
+    ranked: Edges = edges[kept]
+    ranked["left"], ranked["right"] = ends[:, kept]
+    return ranked
 
 
 def _file(record: ImageRecord) -> str:
     return record.source or record.sha256
-
-
-def _stopped() -> NotReadyError:
-    return NotReadyError("The service is shutting down; ask again when it runs")

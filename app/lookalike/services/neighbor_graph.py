@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,9 +17,8 @@ from PIL import Image
 from lookalike.errors import LookalikeError
 from lookalike.progress import Progress
 from lookalike.records import ImageRecord, Match, ModelSpec
-from lookalike.store.base import Page, Store, Vectors, scan
+from lookalike.store.base import Store, Vectors, scan
 
-FIRST_K = 16
 MAX_K = 256
 """Most neighbors that are looked at for one content."""
 
@@ -47,56 +46,34 @@ Reduced = NDArray[np.uint8]
 PictureOpener = Callable[[str, str], Image.Image]
 """Opens a stored picture by its id and sha256; raises `LookalikeError` if it cannot."""
 
-_TOGETHER = 64  # queries in one search
 _REMEMBERED = 2**16  # reductions, of 768 bytes each
 
 log = logging.getLogger(__name__)
 
+EDGE = np.dtype([("left", "i4"), ("right", "i4"), ("score", "f8"), ("same", "?")])
+"""Two contents that are alike: their numbers, their cosine, and whether their pixels are the same.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Edges:
-    """Pairs of contents that are alike, each (E,); a pair may come twice, in either direction.
+In an array of edges a pair may come twice, in either direction.
+"""
 
-    Attributes:
-        left: One content's number.
-        right: The other's.
-        scores: Their cosine.
-        same: Whether their pixels are the same.
-    """
-
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    scores: NDArray[np.float64]
-    same: NDArray[np.bool_]
+Edges = NDArray[np.void]
+"""(E,) of the dtype `EDGE`."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What one content's search found: numbers, scores and sameness, each (n,).
-
-    `cutoff` is the score at which the list was cut off, or minus infinity if it is complete.
-    """
-
-    nodes: NDArray[np.int32]
-    scores: NDArray[np.float64]
-    same: NDArray[np.bool_]
-    cutoff: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The contents that may belong to a group, at one moment.
 
     Attributes:
-        ids: The ids that had each content when they were last seen; some may be gone.
+        ids: The ids that had these contents when they were last seen; some may be gone.
+        numbers: Each content's number, by sha256.
         edges: Which contents are alike.
-        sha256s: The content that a number stands for.
         truncated: Contents with more neighbors than are looked at.
     """
 
-    ids: dict[int, list[str]]
+    ids: list[str]
+    numbers: dict[str, int]
     edges: Edges
-    sha256s: Sequence[str]
     truncated: set[int]
 
 
@@ -109,6 +86,9 @@ class NeighborGraph:
     one finds the earlier one. Memory grows by at most `max_k` neighbors for each picture.
 
     Args:
+        store: Where the pictures are.
+        collection: Which collection.
+        spec: What made its vectors.
         min_score: The lowest score of a neighbor, or `NO_SEARCH`.
         first_k: Neighbors that are asked for at first.
         max_k: Most neighbors that are looked at for one content.
@@ -117,43 +97,37 @@ class NeighborGraph:
 
     def __init__(
         self,
+        store: Store,
+        collection: str,
+        spec: ModelSpec,
         min_score: float,
         *,
-        first_k: int = FIRST_K,
+        first_k: int = 16,
         max_k: int = MAX_K,
-        together: int = _TOGETHER,
+        together: int = 64,
     ) -> None:
         self.min_score = min_score
+        self._store = store
+        self._collection = collection
+        self._spec = spec
         self._first_k = first_k
         self._max_k = max_k
         self._together = together
         self._lock = threading.Lock()
         self._cursor: str | None = None
-        self._node_of_id: dict[str, int] = {}
-        self._node_of: dict[str, int] = {}
-        self._sha256s: list[str] = []
-        self._found: dict[int, _Found] = {}
+        self._number_of_id: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+        self._edges: dict[int, Edges] = {}
+        self._cutoffs: dict[int, float] = {}  # where a list was cut off: its last score
 
     def __len__(self) -> int:
         """Ids that were seen, those that are gone included."""
-        return len(self._node_of_id)
+        return len(self._number_of_id)
 
-    def update(
-        self,
-        store: Store,
-        collection: str,
-        *,
-        spec: ModelSpec,
-        comparer: PixelComparer,
-        progress: Progress,
-        total: int,
-    ) -> None:
+    def update(self, comparer: PixelComparer, progress: Progress, *, total: int) -> None:
         """Takes in what came since the last call; one call at a time.
 
         Args:
-            store: Where the pictures are.
-            collection: Which collection.
-            spec: What made its vectors.
             comparer: Compares pixels.
             progress: Told how many pictures were taken in; may end the work, and what was done is
                 kept.
@@ -162,80 +136,74 @@ class NeighborGraph:
         Raises:
             SpecMismatchError: The collection was made anew by another model meanwhile.
         """
-
-        def search(queries: Vectors, k: int) -> list[list[Match]]:
-            progress.check()
-            return store.search(collection, queries, k=k, spec=spec)
-
         done = 0
-        for block in scan(store, collection, cursor=self._cursor):
-            progress.check()
+        for block in scan(self._store, self._collection, cursor=self._cursor):
+            copies: Counter[str] = Counter()
+            first: dict[str, int] = {}
             with self._lock:
-                for record in block.records:
-                    self._node_of_id[record.id] = self._node(record.sha256)
-            for count in self._search_all(block, search, comparer):
-                done += count
+                for position, record in enumerate(block.records):
+                    self._number_of_id[record.id] = self._number(record.sha256)
+                    copies[record.sha256] += 1
+                    first.setdefault(record.sha256, position)
+            positions = list(first.values())
+            for start in range(0, len(positions), self._together):
+                progress.check()
+                chosen = positions[start : start + self._together]
+                records = [block.records[position] for position in chosen]
+                if self.min_score != NO_SEARCH:
+                    self._search(records, block.vectors[chosen], comparer, progress)
+                done += sum(copies[record.sha256] for record in records)
                 progress.report(done, max(done, total))
             self._cursor = block.end
 
-    def _search_all(
+    def _search(
         self,
-        block: Page,
-        search: Callable[[Vectors, int], list[list[Match]]],
+        records: list[ImageRecord],
+        queries: Vectors,
         comparer: PixelComparer,
-    ) -> Iterator[int]:
-        """Searches each content of a block once; yields how many pictures that settled."""
-        held = Counter(record.sha256 for record in block.records)
-        first = {
-            record.sha256: position for position, record in reversed([*enumerate(block.records)])
-        }
-        positions = sorted(first.values())
-        for chosen in _chunks(positions, self._together):
-            records = [block.records[position] for position in chosen]
-            if self.min_score != NO_SEARCH:
-                neighbors = self._neighbors(search, block.vectors[chosen])
-                for record, (matches, cutoff) in zip(records, neighbors, strict=True):
-                    self._keep(record, matches, cutoff, comparer)
-            yield sum(held[record.sha256] for record in records)
+        progress: Progress,
+    ) -> None:
+        """Keeps all matches of each content that reach the min_score, up to `max_k`.
 
-    def _neighbors(
-        self, search: Callable[[Vectors, int], list[list[Match]]], queries: Vectors
-    ) -> list[tuple[list[Match], float]]:
-        """All matches of each query that reach the min_score, up to `max_k`, and the cutoff score.
-
-        Most queries have few; those whose last match still reaches the min_score are asked again.
+        Most contents have few; those whose last match still reaches the min_score are asked again.
         """
-        results: list[tuple[list[Match], float]] = [([], -math.inf)] * len(queries)
-        waiting, k = list(range(len(queries))), self._first_k
+        found: list[list[Match]] = [[] for _ in records]
+        waiting, k = list(range(len(records))), self._first_k
         while waiting and k <= self._max_k:
-            more = []
-            for position, matches in zip(waiting, search(queries[waiting], k), strict=True):
-                passing = [match for match in matches if match.score >= self.min_score]
-                full = len(passing) == k
-                results[position] = (passing, passing[-1].score if full else -math.inf)
-                if full:
-                    more.append(position)
-            waiting, k = more, k * 4
-        return results
+            progress.check()
+            results = self._store.search(self._collection, queries[waiting], k=k, spec=self._spec)
+            for position, matches in zip(waiting, results, strict=True):
+                found[position] = [match for match in matches if match.score >= self.min_score]
+            waiting, k = [position for position in waiting if len(found[position]) == k], k * 4
+        for position, (record, matches) in enumerate(zip(records, found, strict=True)):
+            cutoff = matches[-1].score if position in waiting else None
+            self._keep(record, matches, cutoff, comparer)
 
     def _keep(
-        self, record: ImageRecord, matches: list[Match], cutoff: float, comparer: PixelComparer
+        self,
+        record: ImageRecord,
+        matches: list[Match],
+        cutoff: float | None,
+        comparer: PixelComparer,
     ) -> None:
         best: dict[str, Match] = {}
         for match in matches:
             if match.record.sha256 != record.sha256:
                 best.setdefault(match.record.sha256, match)
-        same = comparer.same(record, [match.record for match in best.values()])
-        scores = np.array([match.score for match in best.values()], dtype=np.float64)
+        edges = np.zeros(len(best), EDGE)
+        edges["score"] = [match.score for match in best.values()]
+        edges["same"] = comparer.same(record, [match.record for match in best.values()])
         with self._lock:
-            nodes = np.array([self._node(sha256) for sha256 in best], dtype=np.int32)
-            self._found[self._node(record.sha256)] = _Found(nodes, scores, same, cutoff)
+            number = edges["left"] = self._number(record.sha256)
+            edges["right"] = [self._number(sha256) for sha256 in best]
+            self._edges[number] = edges
+            if cutoff is None:
+                self._cutoffs.pop(number, None)
+            else:
+                self._cutoffs[number] = cutoff
 
-    def _node(self, sha256: str) -> int:
-        node = self._node_of.setdefault(sha256, len(self._sha256s))
-        if node == len(self._sha256s):
-            self._sha256s.append(sha256)
-        return node
+    def _number(self, sha256: str) -> int:
+        return self._numbers.setdefault(sha256, len(self._numbers))
 
     def snapshot(self, threshold: float, *, confirmed: bool) -> Snapshot:
         """What belongs together at a threshold that is not below the min_score.
@@ -245,41 +213,18 @@ class NeighborGraph:
             confirmed: Only pairs whose pixels are the same.
         """
         with self._lock:
-            edges = self._edges(threshold, confirmed=confirmed)
-            linked = set(np.concatenate([edges.left, edges.right]).tolist())
-            held = Counter(self._node_of_id.values())
-            ids: dict[int, list[str]] = {}
-            for image_id, node in self._node_of_id.items():
-                if node in linked or held[node] > 1:
-                    ids.setdefault(node, []).append(image_id)
-            truncated = {node for node, found in self._found.items() if found.cutoff >= threshold}
-            return Snapshot(ids=ids, edges=edges, sha256s=list(self._sha256s), truncated=truncated)
-
-    def _edges(self, threshold: float, *, confirmed: bool) -> Edges:
-        found = self._found
-        sizes = [len(one.nodes) for one in found.values()]
-        left = np.repeat(np.array(list(found), dtype=np.int64), sizes)
-        right = np.concatenate([*(one.nodes for one in found.values()), _none(np.int64)])
-        scores = np.concatenate([*(one.scores for one in found.values()), _none(np.float64)])
-        same = np.concatenate([*(one.same for one in found.values()), _none(np.bool_)])
-        passing = scores >= threshold
-        if confirmed:
-            passing &= same
-        return Edges(
-            left=left[passing],
-            right=right[passing].astype(np.int64),
-            scores=scores[passing],
-            same=same[passing],
-        )
-
-
-def _chunks(positions: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(positions), size):
-        yield positions[start : start + size]
-
-
-def _none(kind: type[np.generic]) -> NDArray[np.generic]:
-    return np.empty(0, dtype=kind)
+            edges: Edges = np.concatenate([np.empty(0, EDGE), *self._edges.values()])
+            passing = edges["score"] >= threshold
+            if confirmed:
+                passing &= edges["same"]
+            edges = edges[passing]
+            copies = Counter(self._number_of_id.values())
+            several = {number for number, count in copies.items() if count > 1}
+            several.update(edges["left"].tolist(), edges["right"].tolist())
+            ids = [one for one, number in self._number_of_id.items() if number in several]
+            numbers = {key: number for key, number in self._numbers.items() if number in several}
+            truncated = {n for n, cutoff in self._cutoffs.items() if cutoff >= threshold}
+            return Snapshot(ids, numbers, edges, truncated)
 
 
 def reduced(image: Image.Image) -> Reduced:
