@@ -27,13 +27,7 @@ from lookalike.errors import (
     StorageError,
     StorageFullError,
 )
-from lookalike.files.disk import (
-    atomic_write,
-    disk_errors,
-    has_room,
-    make_folders,
-    sync,
-)
+from lookalike.files.disk import atomic_write, disk_errors, has_room, make_folders, sync
 from lookalike.media.archives import Archive, ArchiveLimits, as_text, in_ascii
 from lookalike.media.sources import Found, PictureSource, walk
 from lookalike.progress import NO_PROGRESS, Progress
