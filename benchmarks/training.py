@@ -117,7 +117,7 @@ def extracted(folder: Path) -> tuple[VectorSet, float]:
 def epochs(vectors: VectorSet) -> list[float]:
     """Seconds of each epoch, of as many pictures as the first way has."""
     from lookalike.training.plan import TrainingOptions  # noqa: PLC0415
-    from lookalike.training.task import train_head  # noqa: PLC0415 - imports torch
+    from lookalike.training.trainer import train_head  # noqa: PLC0415 - imports torch
 
     options = TrainingOptions(
         epochs=EPOCHS, patience=EPOCHS, hold_out_classes=0, hold_out_pictures=0, validation=0

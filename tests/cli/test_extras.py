@@ -13,7 +13,7 @@ import pytest
 from lookalike.errors import ConfigurationError
 from lookalike.extras import MODULES, Extra, require_extra
 from lookalike.services.clusters import cluster_pictures
-from lookalike.training.task import train_head
+from lookalike.training.trainer import train_head
 from lookalike.visualization.contact_sheet import Tile, contact_sheet
 from lookalike.visualization.drawing import load_font
 from lookalike.visualization.map import make_map, write_map

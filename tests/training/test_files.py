@@ -17,7 +17,7 @@ from lookalike.services.vector_set import Skipped
 from lookalike.training.comparison import Compared, compare, with_head
 from lookalike.training.files import QUERIES, before_after_sheet, draw_curves, write_training
 from lookalike.training.plan import TrainingOptions
-from lookalike.training.task import TrainingResult, train_head
+from lookalike.training.trainer import TrainingResult, train_head
 from tests.evaluation.made import clouds, drawn_set, vector_set
 
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,15 @@ from lookalike.evaluation.runner import evaluate
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.comparison import compare, with_head
 from lookalike.training.plan import TrainingOptions
-from lookalike.training.task import TrainingResult, train_head
-from lookalike.training.trainer import STUCK_EPOCHS, CollapseDetector, build_loss, spread
+from lookalike.training.task import build_loss
+from lookalike.training.trainer import (
+    STUCK_EPOCHS,
+    Epoch,
+    TrainingResult,
+    check_collapse,
+    spread,
+    train_head,
+)
 from tests.evaluation.made import clouds, vector_set
 
 QUICK = TrainingOptions(epochs=8, dim=32, learning_rate=1e-3)
@@ -201,7 +208,7 @@ def test_a_head_that_does_not_help_says_so():
 CHILD = """
 import sys, time
 from pathlib import Path
-from lookalike.training.task import train_head
+from lookalike.training.trainer import train_head
 from tests.training.test_training import QUICK, tangled
 
 def tell(epoch, epochs):
@@ -323,24 +330,28 @@ def test_pictures_that_are_all_alike_collapse():
         train_head(vector_set(rows, labels), options=QUICK)
 
 
+def epochs(*losses: float, spread: float = 0.5) -> list[Epoch]:
+    """A history with these losses."""
+    return [
+        Epoch(number=n, loss=loss, mined=9, spread=spread, validation=None, learning_rate=1e-3)
+        for n, loss in enumerate(losses, start=1)
+    ]
+
+
 def test_a_loss_that_stays_at_the_margin_is_stuck():
-    detector = CollapseDetector(margin=0.2)
-    for epoch in range(1, STUCK_EPOCHS):
-        detector.look(epoch=epoch, loss=0.199, spread=0.5)
-    detector.look(epoch=5, loss=0.15, spread=0.5)  # it moved: counted from the start again
-    for epoch in range(6, 5 + STUCK_EPOCHS):
-        detector.look(epoch=epoch, loss=0.199, spread=0.5)
-    with pytest.raises(ConfigurationError, match="at the margin"):
-        detector.look(epoch=20, loss=0.199, spread=0.5)
-    other = CollapseDetector(margin=None)
-    for epoch in range(20):
-        other.look(epoch=epoch, loss=5.0, spread=0.5)
+    near = [0.199] * (STUCK_EPOCHS - 1)
+    history = epochs(*near, 0.15, *near, 0.199)  # it moved once: counted from there again
+    for done in range(1, len(history)):
+        check_collapse(history[:done], margin=0.2)
+    with pytest.raises(ConfigurationError, match="for 5 epochs the loss has been at the margin"):
+        check_collapse(history, margin=0.2)
+    check_collapse(epochs(*[5.0] * 20), margin=None)
 
 
 @pytest.mark.parametrize(("loss", "spread"), [(np.nan, 0.5), (np.inf, 0.5), (0.1, np.nan)])
 def test_a_loss_that_is_no_number_stops(loss, spread):
     with pytest.raises(ConfigurationError, match="--learning-rate"):
-        CollapseDetector(margin=None).look(epoch=1, loss=loss, spread=spread)
+        check_collapse(epochs(loss, spread=spread), margin=None)
 
 
 def test_a_learning_rate_far_too_high_ends_with_advice(data):

@@ -30,8 +30,7 @@ from lookalike.training.comparison import Change, Compared, compare, with_head
 from lookalike.training.plan import TrainingOptions
 
 if TYPE_CHECKING:  # imports torch, which --help does not wait for
-    from lookalike.training.task import TrainingResult
-    from lookalike.training.trainer import Epoch
+    from lookalike.training.trainer import Epoch, TrainingResult
 
 _CHECKPOINT = "checkpoint.pt"
 
@@ -111,7 +110,7 @@ _Fit = Callable[..., "tuple[TrainingResult, VectorSet]"]
 
 
 def _light_fit(vectors: VectorSet, **options: Any) -> tuple[TrainingResult, VectorSet]:
-    from lookalike.training.task import train_head  # noqa: PLC0415 - imports torch
+    from lookalike.training.trainer import train_head  # noqa: PLC0415 - imports torch
 
     result = train_head(vectors, **options)
     return result, with_head(vectors, result.head)

@@ -20,7 +20,7 @@ from lookalike.evaluation.runner import evaluate_query
 from lookalike.models.head import Head, save_head
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.comparison import Compared
-from lookalike.training.task import TrainingResult
+from lookalike.training.trainer import TrainingResult
 from lookalike.visualization.contact_sheet import Tile, contact_sheet, save_picture
 from lookalike.visualization.pages import write_whole
 

@@ -19,16 +19,15 @@ from lookalike.cores import available_cores, limit_openmp
 from lookalike.errors import ConfigurationError, WeightsMismatchError
 from lookalike.files.disk import disk_errors
 from lookalike.models.base import Encoder, least_decode_size, resize_image
-from lookalike.models.head import Head, HeadSpec
 from lookalike.models.torch_encoder import choose_device
 from lookalike.models.torchvision import MODELS
 from lookalike.models.torchvision_network import load_backbone, state_sha256
-from lookalike.records import ModelSpec, Preprocess
+from lookalike.records import Preprocess
 from lookalike.services.pipeline import Pipeline
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.plan import TrainingOptions
-from lookalike.training.task import HeadNetwork, Task, TrainingResult, make_task, run_task
-from lookalike.training.trainer import OnEpoch, State, Trainer
+from lookalike.training.task import HeadNetwork, Task
+from lookalike.training.trainer import OnEpoch, Trainer, TrainingResult
 from lookalike.visualization.pages import write_whole
 
 _BATCH = 32  # pictures at a time where nothing is learned
@@ -66,12 +65,11 @@ class FullNetwork(nn.Module):
         self.backbone: Any = backbone.requires_grad_(True)
         self.head = head
         self._full = full
-        for name, values in (
-            ("_mean", preprocess.mean),
-            ("_std", preprocess.std),
-        ):
-            pixels = 255 * torch.tensor(values).reshape(1, 3, 1, 1)
-            self.register_buffer(name, pixels, persistent=False)
+        mean, std = (
+            255 * torch.tensor(v).reshape(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std)
+        )
+        self.register_buffer("_mean", mean, persistent=False)
+        self.register_buffer("_std", std, persistent=False)
 
     def train(self, mode: bool = True) -> FullNetwork:
         """As of any module, but for the batch normalization inside the network."""
@@ -104,22 +102,20 @@ class Pictures:
     """The `Material` of a whole network: a set's pictures, other views of them in every epoch."""
 
     def __init__(self, task: Task, network: FullNetwork, *, full: FullOptions) -> None:
-        self.network = network
-        self.labels = torch.from_numpy(task.labels)
-        self._task, self._vectors, self._full = task, task.vectors, full
+        self._network, self._task, self._full = network, task, full
         self._preprocess = task.vectors.spec.preprocess
 
     def batch(self, positions: Tensor, *, epoch: int) -> Tensor:
         """Pixels of some of what is trained on, changed as the epoch has it."""
         return self.pixels(self._task.split.train[positions.numpy()], epoch=epoch)
 
-    def settle(self) -> None:
-        """Makes the head ready to be measured."""
-        self.network.head.settle(self.features(self._task.split.train))
+    def trained(self) -> Tensor:
+        """The network's vectors of what is trained on: (N, dim)."""
+        return self.features(self._task.split.train)
 
-    def watched(self) -> NDArray[np.float32]:
-        """The head's vectors of what is watched: (M, dim)."""
-        return self.network.head.embed(self.features(self._task.watched))
+    def watched(self) -> Tensor:
+        """The network's vectors of what is watched: (M, dim)."""
+        return self.features(self._task.watched)
 
     def pixels(self, positions: NDArray[np.int64], *, epoch: int | None = None) -> Tensor:
         """(n, H, W, 3) uint8 on the network's device; changed where an epoch is given."""
@@ -130,19 +126,19 @@ class Pictures:
                 if result.error is not None:
                     raise result.error
                 images.append(cast("NDArray[np.uint8]", result.value))
-        device = next(self.network.parameters()).device
+        device = next(self._network.parameters()).device
         return torch.from_numpy(np.stack(images)).to(device)
 
     @torch.no_grad()
     def features(self, positions: NDArray[np.int64]) -> Tensor:
         """The network's vectors of unchanged pictures: (n, dim) on its device."""
-        self.network.eval()
+        self._network.eval()
         starts = range(0, len(positions), _BATCH)
         blocks = (self.pixels(positions[start : start + _BATCH]) for start in starts)
-        return torch.cat([self.network.features(block) for block in blocks])
+        return torch.cat([self._network.features(block) for block in blocks])
 
     def _open(self, position: int, epoch: int | None) -> NDArray[np.uint8]:
-        image = self._vectors.picture(position, size=least_decode_size(self._preprocess))
+        image = self._task.vectors.picture(position, size=least_decode_size(self._preprocess))
         if epoch is not None and self._full.augmentation:
             image = augment(
                 image, np.random.default_rng([self._task.options.seed, epoch, position])
@@ -235,40 +231,35 @@ def train_full(
     """
     limit_openmp()
     full = full or FullOptions()
-    task = make_task(vectors, options)
+    task = Task(vectors, options)
     network = _build_network(task, weights=weights, full=full)
-    groups = [
-        {"params": list(network.head.parameters()), "factor": 1.0},
-        {"params": list(network.backbone.parameters()), "factor": full.backbone_rate},
-    ]
-    backbone: dict[str, Tensor] = {}
-
-    def to_head(state: State, trained: Mapping[str, Any]) -> Head:
-        backbone.update(_below(state, "backbone."))
-        made = replace(vectors.spec, weights=_BACKBONE_FILE, weights_sha256=state_sha256(backbone))
-        return network.head.to_head(_below(state, "head."), backbone=made, trained=trained)
-
-    training = run_task(
+    trainer = Trainer(
         task,
-        Trainer(
-            network,
-            material=Pictures(task, network, full=full),
-            validator=task.validator,
-            options=task.options,
-            groups=groups,
-        ),
-        to_head=to_head,
+        network,
+        head=network.head,
+        material=Pictures(task, network, full=full),
         manner={"network": "trained", **asdict(full)},
-        checkpoint=checkpoint,
-        on_progress=on_progress,
+        groups=[
+            {"params": list(network.head.parameters()), "factor": 1.0},
+            {"params": list(network.backbone.parameters()), "factor": full.backbone_rate},
+        ],
     )
-    return FullResult(training=training, backbone=backbone)
+    trainer.run(checkpoint=checkpoint, on_epoch=on_progress)
+    backbone = _below(trainer.best, "backbone.")
+    spec = replace(vectors.spec, weights=_BACKBONE_FILE, weights_sha256=state_sha256(backbone))
+    state, trained = _below(trainer.best, "head."), trainer.trained()
+    head = network.head.to_head(state, backbone=spec, trained=trained)
+    return FullResult(training=trainer.result(head), backbone=backbone)
 
 
 def _build_network(task: Task, *, weights: str, full: FullOptions) -> FullNetwork:
     """The network that made the set's vectors, with a head that is not trained yet."""
     device, spec = choose_device(full.device), task.vectors.spec
-    _require_trainable(spec)
+    if spec.model not in MODELS or spec.pooling != "avg":
+        raise ConfigurationError(
+            f"The whole network can be trained for {', '.join(MODELS)} with avg pooling, "
+            f"not for {spec.model} with {spec.pooling}. Choose another --model, or leave --full out"
+        )
     loaded = load_backbone(spec.model, weights=weights)
     if loaded.sha256 != spec.weights_sha256:
         raise WeightsMismatchError(
@@ -276,21 +267,11 @@ def _build_network(task: Task, *, weights: str, full: FullOptions) -> FullNetwor
             "give those"
         )
     torch.set_num_threads(available_cores())
-    options = task.options
-    head_spec = HeadSpec(dim_in=spec.dim, dim_out=options.dim, hidden=options.hidden)
-    head = HeadNetwork(head_spec, seed=options.seed)
-    return FullNetwork(loaded.network, head, preprocess=spec.preprocess, full=full).to(device)
+    network = FullNetwork(loaded.network, task.new_head(), preprocess=spec.preprocess, full=full)
+    return network.to(device)
 
 
-def _require_trainable(spec: ModelSpec) -> None:
-    if spec.model not in MODELS or spec.pooling != "avg":
-        raise ConfigurationError(
-            f"The whole network can be trained for {', '.join(MODELS)} with avg pooling, "
-            f"not for {spec.model} with {spec.pooling}. Choose another --model, or leave --full out"
-        )
-
-
-def _below(state: State, prefix: str) -> dict[str, Tensor]:
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The part of a state dict that belongs to one child, on the CPU."""
     return {
         name.removeprefix(prefix): tensor.detach().cpu().contiguous()

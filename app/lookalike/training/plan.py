@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lookalike.errors import ConfigurationError
 from lookalike.evaluation.metrics import Classes
+from lookalike.evaluation.ranking import Positions
 
 Loss = Literal["triplet", "multi_similarity"]
 
@@ -78,9 +78,6 @@ def _check(good: bool, name: str, value: object, wanted: str) -> None:
 
 AUTOMATIC_SHARE: Final = 0.2
 """Of the classes, held out unless said otherwise."""
-
-Positions = NDArray[np.int64]
-"""Places in a vector set, ascending."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,4 +1,4 @@
-"""Trains a head on a set's vectors; also the checks, parts and run that every training shares."""
+"""What is trained: a labelled set dealt into its parts, a head, its loss and its validation."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lookalike.cores import limit_openmp
 from lookalike.errors import ConfigurationError
-from lookalike.evaluation.metrics import Classes, encode_labels
+from lookalike.evaluation.metrics import average_precision_at_r, encode_labels, judge
+from lookalike.evaluation.ranking import Positions, rank
 from lookalike.extras import require_extra
 from lookalike.models.head import Head, HeadSpec
 from lookalike.records import ModelSpec
 from lookalike.services.vector_set import VectorSet
-from lookalike.training.plan import Split, TrainingOptions, make_split
-from lookalike.training.trainer import Epoch, OnEpoch, State, Trainer, Validator, one_thread
+from lookalike.training.plan import TrainingOptions, make_split
+
+PICTURES_PER_CLASS: Final = 50
+"""Of a validation class at most, chosen at random; so that no epoch waits for its validation."""
+
+QUERIES: Final = 2000
+"""At most, chosen at random among these pictures."""
 
 _LENGTH_TOLERANCE = 1e-3
 _SPREAD_PICTURES = 2000
@@ -83,125 +87,79 @@ class HeadNetwork(nn.Module):
         return Head(self.spec, tensors, backbone=backbone, trained=trained)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Validator:
+    """Mean MAP@R of the validation pictures among themselves.
+
+    `labels` are those of the validation pictures, each at least twice.
+    """
+
+    def __init__(self, labels: NDArray[np.int64], *, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        own = (rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels))
+        self.chosen = np.sort(np.concatenate([one[:PICTURES_PER_CLASS] for one in own]))
+        self._classes = encode_labels([str(label) for label in labels[self.chosen]])
+        count = min(QUERIES, len(self.chosen))
+        self._queries = np.sort(rng.choice(len(self.chosen), size=count, replace=False))
+        self._depth = int(self._classes.counts().max()) - 1
+
+    def measure(self, vectors: NDArray[np.float32]) -> float:
+        """MAP@R of the vectors of the chosen pictures, in their order: (n, dim) float32."""
+        found = rank(vectors, queries=self._queries, k=self._depth, scored=0)
+        relevance = judge(self._classes, queries=self._queries, positions=found.positions)
+        return float(average_precision_at_r(relevance).mean())
+
+
 class Task:
-    """A set that can be trained on, dealt into its parts."""
+    """A set that can be trained on, dealt into its parts.
 
-    vectors: VectorSet  # the whole set
-    classes: Classes  # its labels
-    options: TrainingOptions  # how to train
-    split: Split  # its parts
-    # positions of what is looked at after each epoch: the validation, or without one the first of
-    # what is trained on, for its spread alone
-    watched: NDArray[np.int64]
-    validator: Validator | None  # measures the vectors of `watched`; None without validation
-    started: float  # when the training began, of `time.perf_counter`
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Of what is trained on."""
-        return self.classes.codes[self.split.train]
-
-    def rows(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """A copy of the vectors at these positions, (n, dim)."""
-        return np.array(self.vectors.vectors[positions], dtype=np.float32)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TrainingResult:
-    """A head, and how it came to be."""
-
-    head: Head  # after the best epoch
-    options: TrainingOptions  # what was asked for
-    split: Split  # which pictures were trained on, and which were kept
-    history: tuple[Epoch, ...]  # all epochs
-    best_epoch: int  # the one whose validation is the best, or the last one without validation
-    # `early` where the validation had not improved for long, else `done`
-    stopped: Literal["early", "done"]
-    # MAP@R of the validation pictures without the head; None without them
-    validation_before: float | None
-    resumed_after: int  # epochs that an interrupted run had done
-    notes: tuple[str, ...]  # what could not be done as wanted, in sentences
-    seconds: float  # that this run took
-
-
-def make_task(vectors: VectorSet, options: TrainingOptions | None) -> Task:
-    """Checks a set, and deals it into its parts.
+    Attributes:
+        vectors: The whole set.
+        classes: Its labels.
+        options: How to train.
+        split: Its parts.
+        watched: Positions of what is looked at after each epoch: the validation, or without one
+            the first of what is trained on, for its spread alone.
+        validator: Measures the vectors of `watched`; None without validation.
+        started: When the training began, of `time.perf_counter`.
 
     Raises:
         ConfigurationError: The set cannot be trained on.
         InvalidParameterError: It has no labels.
     """
-    require_extra("train", "training")
-    started = time.perf_counter()
-    options = options or TrainingOptions()
-    classes = encode_labels(vectors.labels)
-    _check_vectors(vectors)
-    split = make_split(classes, options)
-    watched, validator = split.train[:_SPREAD_PICTURES], None
-    if len(split.validation):
-        validator = Validator(classes.codes[split.validation], seed=options.seed)
-        watched = split.validation[validator.chosen]
-    return Task(
-        vectors=vectors,
-        classes=classes,
-        options=options,
-        split=split,
-        watched=watched,
-        validator=validator,
-        started=started,
-    )
 
+    def __init__(self, vectors: VectorSet, options: TrainingOptions | None) -> None:
+        require_extra("train", "training")
+        self.started = time.perf_counter()
+        self.vectors, self.options = vectors, options or TrainingOptions()
+        self.classes = encode_labels(vectors.labels)
+        _check_vectors(vectors)
+        self.split = make_split(self.classes, self.options)
+        self.watched, self.validator = self.split.train[:_SPREAD_PICTURES], None
+        if len(self.split.validation):
+            labels = self.classes.codes[self.split.validation]
+            self.validator = Validator(labels, seed=self.options.seed)
+            self.watched = self.split.validation[self.validator.chosen]
 
-def run_task(
-    task: Task,
-    trainer: Trainer,
-    *,
-    to_head: Callable[[State, Mapping[str, Any]], Head],
-    manner: Mapping[str, Any],
-    checkpoint: Path | None,
-    on_progress: OnEpoch | None,
-) -> TrainingResult:
-    """Trains, and takes the best epoch.
+    def rows(self, positions: Positions) -> NDArray[np.float32]:
+        """A copy of the vectors at these positions, (n, dim)."""
+        return np.array(self.vectors.vectors[positions], dtype=np.float32)
 
-    `to_head` makes a head of the best state and of what it was trained with; `manner` is what else
-    the result depends on, as JSON.
+    def new_head(self) -> HeadNetwork:
+        """A head for these vectors that is not trained yet."""
+        options = self.options
+        spec = HeadSpec(dim_in=self.vectors.spec.dim, dim_out=options.dim, hidden=options.hidden)
+        return HeadNetwork(spec, seed=options.seed)
 
-    Raises:
-        ConfigurationError: The training has collapsed.
-        StorageError: The checkpoint cannot be read or written.
-    """
-    resumed, notes = trainer.run(
-        checkpoint=checkpoint,
-        fingerprint=_fingerprint(task, manner),
-        on_epoch=on_progress or (lambda _epoch, _epochs: None),
-    )
-    before = None
-    if task.validator is not None:
-        before = task.validator.measure(task.rows(task.watched))
-    return TrainingResult(
-        head=to_head(trainer.best, _describe(task, manner, trainer)),
-        options=task.options,
-        split=task.split,
-        history=tuple(trainer.history),
-        best_epoch=trainer.best_epoch,
-        stopped="early" if trainer.stopped_early else "done",
-        validation_before=before,
-        resumed_after=resumed,
-        notes=(*task.split.notes, *notes, *_warn(before, trainer)),
-        seconds=time.perf_counter() - task.started,
-    )
-
-
-def _warn(before: float | None, trainer: Trainer) -> list[str]:
-    """Says so where the validation is no better with the head."""
-    after = trainer.history[trainer.best_epoch - 1].validation
-    if before is None or after is None or after > before:
-        return []
-    return [
-        f"The head does not help the validation pictures: MAP@R {after:.4f} with it, "
-        f"{before:.4f} without."
-    ]
+    def fingerprint(self, manner: Mapping[str, Any]) -> str:
+        """A digest of all that the result depends on; `manner` is as of `Trainer`."""
+        options, spec = asdict(self.options), self.vectors.spec.digest
+        facts = [options, manner, spec, self.classes.names, library_versions()]
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        digest.update(self.classes.codes.tobytes())
+        for start in range(0, len(self.vectors), _ROWS):
+            rows = self.vectors.vectors[start : start + _ROWS]
+            digest.update(np.ascontiguousarray(rows).data)
+        return digest.hexdigest()
 
 
 def _check_vectors(vectors: VectorSet) -> None:
@@ -212,8 +170,8 @@ def _check_vectors(vectors: VectorSet) -> None:
             "those of a network without one. For a dataset, leave --head (LOOKALIKE_HEAD) out; a "
             "collection goes back by lookalike reembed --head none, and can be trained on then"
         )
-    for start in range(0, len(vectors), 4096):
-        lengths = np.linalg.norm(vectors.vectors[start : start + 4096], axis=1)
+    for start in range(0, len(vectors), _ROWS):
+        lengths = np.linalg.norm(vectors.vectors[start : start + _ROWS], axis=1)
         bad = np.flatnonzero(~(np.abs(lengths - 1) < _LENGTH_TOLERANCE))
         if len(bad):
             position = start + int(bad[0])
@@ -224,20 +182,8 @@ def _check_vectors(vectors: VectorSet) -> None:
             )
 
 
-def _fingerprint(task: Task, manner: Mapping[str, Any]) -> str:
-    """Of all that the result depends on."""
-    vectors, classes = task.vectors, task.classes
-    digest = hashlib.sha256()
-    spec = vectors.spec.digest
-    facts = [asdict(task.options), manner, spec, classes.names, _versions()]
-    digest.update(json.dumps(facts).encode())
-    digest.update(classes.codes.tobytes())
-    for start in range(0, len(vectors), 4096):
-        digest.update(np.ascontiguousarray(vectors.vectors[start : start + 4096]).data)
-    return digest.hexdigest()
-
-
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Of the libraries that a result depends on."""
     return {
         "numpy": np.__version__,
         "torch": torch.__version__,
@@ -245,89 +191,27 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _describe(task: Task, manner: Mapping[str, Any], trainer: Trainer) -> Mapping[str, Any]:
-    """What goes into the head's JSON."""
-    best = trainer.history[trainer.best_epoch - 1]
-    return {
-        "dataset": task.vectors.name,
-        "pictures": len(task.split.train),
-        "classes": task.split.train_classes,
-        "options": {**asdict(task.options), "hidden": list(task.options.hidden)},
-        **manner,
-        "epoch": best.number,
-        "epochs": len(trainer.history),
-        "validation_map_at_r": best.validation,
-        "versions": _versions(),
-    }
+BatchLoss = Callable[[Tensor, Tensor], tuple[Tensor, int]]
+"""Unit vectors (N, dim) and labels (N,) to the loss, and how many triplets or pairs it is over."""
 
 
-def train_head(
-    vectors: VectorSet,
-    *,
-    options: TrainingOptions | None = None,
-    on_progress: OnEpoch | None = None,
-    checkpoint: Path | None = None,
-) -> TrainingResult:
-    """Trains a head on a labelled set's vectors.
+def build_loss(options: TrainingOptions) -> BatchLoss:
+    """The loss that the options name, with its miner."""
+    from pytorch_metric_learning import distances, losses, miners  # noqa: PLC0415 - slow to import
 
-    The same vectors, options and versions give the same head, to the bit, also where the training
-    was interrupted and goes on from its checkpoint.
-
-    Args:
-        vectors: With labels; from a network without a head.
-        options: The defaults unless given.
-        on_progress: Told of each epoch.
-        checkpoint: File that is written after each epoch and removed by nobody; a training that
-            finds its own there goes on from it.
-
-    Raises:
-        ConfigurationError: The set cannot be trained on, or the training has collapsed.
-        InvalidParameterError: The set has no labels.
-        StorageError: The checkpoint cannot be read or written.
-    """
-    limit_openmp()
-    task = make_task(vectors, options)
-    spec = HeadSpec(dim_in=vectors.spec.dim, dim_out=task.options.dim, hidden=task.options.hidden)
-    with one_thread():
-        network = HeadNetwork(spec, seed=task.options.seed)
-        material = _Features(
-            network,
-            features=task.rows(task.split.train),
-            labels=task.labels,
-            watched=task.rows(task.watched),
+    cosine = distances.CosineSimilarity()
+    if options.loss == "triplet":
+        miner = miners.TripletMarginMiner(
+            margin=options.margin, type_of_triplets="semihard", distance=cosine
         )
-        return run_task(
-            task,
-            Trainer(network, material=material, validator=task.validator, options=task.options),
-            to_head=lambda state, trained: network.to_head(
-                state, backbone=vectors.spec, trained=trained
-            ),
-            manner={"network": "frozen"},
-            checkpoint=checkpoint,
-            on_progress=on_progress,
-        )
+        loss = losses.TripletMarginLoss(margin=options.margin, distance=cosine)
+    else:
+        miner = miners.MultiSimilarityMiner(epsilon=0.1, distance=cosine)
+        loss = losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5, distance=cosine)
 
+    def of_batch(vectors: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+        chosen = miner(vectors, labels)
+        count = len(chosen[0]) + (len(chosen[2]) if options.loss == "multi_similarity" else 0)
+        return loss(vectors, labels, chosen), count
 
-class _Features:
-    """The `Material` of a head alone: vectors that stay as they are."""
-
-    def __init__(
-        self,
-        network: HeadNetwork,
-        *,
-        features: NDArray[np.float32],
-        labels: NDArray[np.int64],
-        watched: NDArray[np.float32],
-    ) -> None:
-        self._network = network
-        self._features, self._watched = torch.from_numpy(features), torch.from_numpy(watched)
-        self.labels = torch.from_numpy(labels)
-
-    def batch(self, positions: Tensor, *, epoch: int) -> Tensor:  # noqa: ARG002 - as in Material
-        return self._features[positions]
-
-    def settle(self) -> None:
-        self._network.settle(self._features)
-
-    def watched(self) -> NDArray[np.float32]:
-        return self._network.embed(self._watched)
+    return of_batch

@@ -5,22 +5,28 @@ from __future__ import annotations
 import copy
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lookalike.cores import limit_openmp
 from lookalike.errors import ConfigurationError
-from lookalike.evaluation.metrics import average_precision_at_r, encode_labels, judge
-from lookalike.evaluation.ranking import rank
 from lookalike.files.disk import atomic_write, disk_errors
-from lookalike.training.plan import TrainingOptions
+from lookalike.models.head import Head
+from lookalike.services.vector_set import VectorSet
+from lookalike.training.plan import Split, TrainingOptions
+from lookalike.training.task import HeadNetwork, Task, build_loss, library_versions
+
+FORMAT: Final = 1
+"""Version of a checkpoint."""
 
 LEAST_SPREAD: Final = 0.01
 """One minus the mean cosine of two vectors, below which they count as all alike."""
@@ -30,6 +36,41 @@ STUCK: Final = 0.97
 
 STUCK_EPOCHS: Final = 5
 """How many epochs in a row it must be stuck."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """What one epoch did."""
+
+    number: int  # from 1
+    loss: float  # mean over the batches
+    mined: int  # triplets or pairs that the loss was over
+    spread: float  # one minus the mean cosine of two vectors after the epoch, see `spread`
+    # MAP@R of the validation pictures after the epoch; None without validation
+    validation: float | None
+    learning_rate: float  # during the epoch
+
+
+OnEpoch = Callable[[Epoch, int], None]
+"""Told of each epoch when it is done and kept, and how many there are at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingResult:
+    """A head, and how it came to be."""
+
+    head: Head  # after the best epoch
+    options: TrainingOptions  # what was asked for
+    split: Split  # which pictures were trained on, and which were kept
+    history: tuple[Epoch, ...]  # all epochs
+    best_epoch: int  # the one whose validation is the best, or the last one without validation
+    # `early` where the validation had not improved for long, else `done`
+    stopped: Literal["early", "done"]
+    # MAP@R of the validation pictures without the head; None without them
+    validation_before: float | None
+    resumed_after: int  # epochs that an interrupted run had done
+    notes: tuple[str, ...]  # what could not be done as wanted, in sentences
+    seconds: float  # that this run took
 
 
 def spread(vectors: NDArray[np.float32]) -> float:
@@ -43,287 +84,217 @@ def spread(vectors: NDArray[np.float32]) -> float:
     return 1 - (float(total @ total) - lengths) / (count * (count - 1))
 
 
-class CollapseDetector:
-    """Looks at each epoch; raises `ConfigurationError` with advice when it is hopeless.
+def check_collapse(history: Sequence[Epoch], *, margin: float | None) -> None:
+    """Looks whether a training is hopeless after its last epoch.
 
     `margin` is that of the triplet loss, and None for another loss.
-    """
-
-    def __init__(self, *, margin: float | None) -> None:
-        self._margin = margin
-        self._stuck = 0
-
-    def look(self, *, epoch: int, loss: float, spread: float) -> None:
-        """Takes one epoch's mean loss, and the spread of the vectors after it.
-
-        Raises:
-            ConfigurationError: The training has collapsed.
-        """
-        if not np.isfinite(loss) or not np.isfinite(spread):
-            raise ConfigurationError(
-                f"The training broke down in epoch {epoch}: the loss is not a number any more. "
-                "Choose a lower --learning-rate"
-            )
-        if spread < LEAST_SPREAD:
-            raise ConfigurationError(
-                f"The training collapsed in epoch {epoch}: all pictures have nearly the same "
-                f"vector (spread {spread:.4f}). Choose a lower --learning-rate, or "
-                "--loss multi_similarity; and check that the pictures, and so their features, "
-                "differ"
-            )
-        near = self._margin is not None and loss >= STUCK * self._margin
-        self._stuck = self._stuck + 1 if near else 0
-        if self._stuck >= STUCK_EPOCHS:
-            raise ConfigurationError(
-                f"The training does not move: for {self._stuck} epochs the loss has been at the "
-                f"margin ({loss:.4f} of {self._margin}), as if right and wrong matches were alike. "
-                "Check that the labels are right; choose a higher --learning-rate, a larger "
-                "--margin, or --loss multi_similarity"
-            )
-
-
-PICTURES_PER_CLASS: Final = 50
-"""Of a validation class at most, chosen at random; so that no epoch waits for its validation."""
-
-QUERIES: Final = 2000
-"""At most, chosen at random among these pictures."""
-
-
-class Validator:
-    """Mean MAP@R of the validation pictures among themselves.
-
-    `labels` are those of the validation pictures, each at least twice.
-    """
-
-    def __init__(self, labels: NDArray[np.int64], *, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        own = (rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels))
-        self.chosen = np.sort(np.concatenate([one[:PICTURES_PER_CLASS] for one in own]))
-        self._classes = encode_labels([str(label) for label in labels[self.chosen]])
-        count = min(QUERIES, len(self.chosen))
-        self._queries = np.sort(rng.choice(len(self.chosen), size=count, replace=False))
-        self._depth = int(self._classes.counts().max()) - 1
-
-    def measure(self, vectors: NDArray[np.float32]) -> float:
-        """MAP@R of the vectors of the chosen pictures, in their order: (n, dim) float32."""
-        found = rank(vectors, queries=self._queries, k=self._depth, scored=0)
-        relevance = judge(self._classes, queries=self._queries, positions=found.positions)
-        return float(average_precision_at_r(relevance).mean())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Epoch:
-    """What one epoch did."""
-
-    number: int  # from 1
-    loss: float  # mean over the batches
-    mined: int  # triplets or pairs that the loss was over
-    spread: float  # one minus the mean cosine of two vectors after the epoch, see `collapse.spread`
-    # MAP@R of the validation pictures after the epoch; None without validation
-    validation: float | None
-    learning_rate: float  # during the epoch
-
-
-OnEpoch = Callable[[Epoch, int], None]
-"""Told of each epoch when it is done and kept, and how many there are at most."""
-
-
-FORMAT: Final = 1
-"""Version of the file."""
-
-State = Mapping[str, Any]
-
-
-def save_checkpoint(state: State, path: Path) -> None:
-    """Writes through to the disk; after a crash there is the old file or the whole new one.
 
     Raises:
-        StorageFullError: The disk is full.
-        StorageError: The file cannot be written.
+        ConfigurationError: It is; the text gives advice.
     """
-    with disk_errors(f"write the checkpoint {path}"), atomic_write(path) as file:
-        torch.save({"format": FORMAT, **state}, file)
-
-
-def load_checkpoint(path: Path, *, fingerprint: str) -> tuple[State | None, str | None]:
-    """Reads a checkpoint of this training.
-
-    Returns:
-        What was saved, and why there is none: both None where there is no file.
-
-    Raises:
-        StorageError: The file is there and cannot be opened.
-    """
-    with disk_errors(f"read the checkpoint {path}"):
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return None, None
-    try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        if state["format"] != FORMAT:
-            return None, f"{path} was written by another version of Lookalike"
-        if state["fingerprint"] != fingerprint:
-            return None, f"{path} is of another training, with other pictures or options"
-        kept = {name: state[name] for name in ("network", "optimizer", "best", "best_epoch")}
-        return {**kept, "history": [Epoch(**epoch) for epoch in state["history"]]}, None
-    except Exception as exc:  # whatever torch makes of a damaged file
-        return None, f"{path} is damaged ({type(exc).__name__})"
-
-
-BatchLoss = Callable[[Tensor, Tensor], tuple[Tensor, int]]
-"""Unit vectors (N, dim) and labels (N,) to the loss, and how many triplets or pairs it is over."""
-
-
-def build_loss(options: TrainingOptions) -> BatchLoss:
-    """The loss that the options name, with its miner."""
-    from pytorch_metric_learning import distances, losses, miners  # noqa: PLC0415 - slow to import
-
-    cosine = distances.CosineSimilarity()
-    if options.loss == "triplet":
-        miner = miners.TripletMarginMiner(
-            margin=options.margin, type_of_triplets="semihard", distance=cosine
+    epoch = history[-1]
+    if not np.isfinite(epoch.loss) or not np.isfinite(epoch.spread):
+        raise ConfigurationError(
+            f"The training broke down in epoch {epoch.number}: the loss is not a number any more. "
+            "Choose a lower --learning-rate"
         )
-        loss = losses.TripletMarginLoss(margin=options.margin, distance=cosine)
-    else:
-        miner = miners.MultiSimilarityMiner(epsilon=0.1, distance=cosine)
-        loss = losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5, distance=cosine)
-
-    def of_batch(vectors: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-        chosen = miner(vectors, labels)
-        count = len(chosen[0]) + (len(chosen[2]) if options.loss == "multi_similarity" else 0)
-        return loss(vectors, labels, chosen), count
-
-    return of_batch
+    if epoch.spread < LEAST_SPREAD:
+        raise ConfigurationError(
+            f"The training collapsed in epoch {epoch.number}: all pictures have nearly the same "
+            f"vector (spread {epoch.spread:.4f}). Choose a lower --learning-rate, or "
+            "--loss multi_similarity; and check that the pictures, and so their features, differ"
+        )
+    last = history[-STUCK_EPOCHS:]
+    if margin is None or len(last) < STUCK_EPOCHS:
+        return
+    if all(one.loss >= STUCK * margin for one in last):
+        raise ConfigurationError(
+            f"The training does not move: for {STUCK_EPOCHS} epochs the loss has been at the "
+            f"margin ({epoch.loss:.4f} of {margin}), as if right and wrong matches were alike. "
+            "Check that the labels are right; choose a higher --learning-rate, a larger "
+            "--margin, or --loss multi_similarity"
+        )
 
 
 class Material(Protocol):
     """What a network is trained on, whether features or pictures."""
 
-    @property
-    def labels(self) -> Tensor:
-        """Of the N things to train on: (N,) int64."""
-        ...
-
     def batch(self, positions: Tensor, *, epoch: int) -> Tensor:
-        """What the network takes for these of the N."""
-        ...
+        """What the network takes for these of the N that are trained on."""
 
-    def settle(self) -> None:
-        """Makes the network ready to be measured, after its weights have changed."""
-        ...
+    def trained(self) -> Tensor:
+        """What the head takes for all of the N: (N, dim_in)."""
 
-    def watched(self) -> NDArray[np.float32]:
-        """The network's vectors of what is watched: (M, dim) float32, M at least 2."""
-        ...
+    def watched(self) -> Tensor:
+        """What the head takes for the task's `watched`: (M, dim_in)."""
 
 
 class Trainer:
-    """Trains a network on labelled material.
+    """Trains a network on a task.
 
     Each epoch draws from its own seed, so a training that goes on from a checkpoint does what it
     would have done without the interruption, to the bit.
 
     Args:
+        task: What is trained.
         network: Takes a batch to (N, dim) vectors of length 1; changed as it is trained.
-        material: What it is trained on; holds the same network.
-        validator: Measures the watched vectors; None where there is no validation.
-        options: How.
+        head: Its last part, or the network itself.
+        material: What it is trained on.
+        manner: What the result depends on beside the task, as JSON.
         groups: Of its parameters, as `torch.optim` takes them, each with the `factor` of its
             learning rate; all with 1 unless given.
     """
 
     def __init__(
         self,
+        task: Task,
         network: nn.Module,
         *,
+        head: HeadNetwork,
         material: Material,
-        validator: Validator | None,
-        options: TrainingOptions,
+        manner: Mapping[str, Any],
         groups: list[dict[str, Any]] | None = None,
     ) -> None:
-        self._network = network
-        self._material = material
-        self._validator = validator
-        self._options = options
-        self._loss = build_loss(options)
+        self._task, self._options = task, task.options
+        self._network, self._head, self._material = network, head, material
+        self._manner = manner
+        self._labels = torch.from_numpy(task.classes.codes[task.split.train])
+        self._loss = build_loss(self._options)
         self._optimizer = torch.optim.AdamW(
             groups or [{"params": list(network.parameters()), "factor": 1.0}],
-            lr=options.learning_rate,
-            weight_decay=options.weight_decay,
+            lr=self._options.learning_rate,
+            weight_decay=self._options.weight_decay,
         )
-        margin = options.margin if options.loss == "triplet" else None
-        self._detector = CollapseDetector(margin=margin)
-        self.history: list[Epoch] = []
+        self._history: list[Epoch] = []
+        self._resumed = 0
+        self._notes: list[str] = []
         self.best: Mapping[str, Tensor] = copy.deepcopy(network.state_dict())
-        self.best_epoch = 0
+        self._best_epoch = 0
 
-    def run(
-        self, *, checkpoint: Path | None, fingerprint: str, on_epoch: OnEpoch
-    ) -> tuple[int, list[str]]:
+    def run(self, *, checkpoint: Path | None, on_epoch: OnEpoch | None) -> None:
         """Runs epochs until the last one, or until the validation has not improved for long.
 
         Args:
             checkpoint: Gone on from where it is this training's, and written after each epoch;
                 None to keep nothing.
-            fingerprint: Of this training.
             on_epoch: Told of each epoch.
-
-        Returns:
-            How many epochs the checkpoint had; and in sentences, why it could not be used.
 
         Raises:
             ConfigurationError: The training has collapsed.
             StorageError: The checkpoint cannot be read or written.
         """
-        notes = [] if checkpoint is None else self._resume(checkpoint, fingerprint)
-        resumed = len(self.history)
-        while not self._finished:
-            epoch = self._epoch(len(self.history) + 1)
-            self._take(epoch)
+        options = self._options
+        fingerprint = self._task.fingerprint(self._manner)
+        if checkpoint is not None:
+            self._resume(checkpoint, fingerprint)
+        while len(self._history) < options.epochs and not self._stopped_early:
+            epoch = self._epoch(len(self._history) + 1)
+            self._history.append(epoch)
+            margin = options.margin if options.loss == "triplet" else None
+            check_collapse(self._history, margin=margin)
             if self._is_best():
                 self.best = copy.deepcopy(self._network.state_dict())
-                self.best_epoch = epoch.number
+                self._best_epoch = epoch.number
             if checkpoint is not None:
-                save_checkpoint(self._state(fingerprint), checkpoint)
-            on_epoch(epoch, self._options.epochs)
-        return resumed, notes
+                self._save(checkpoint, fingerprint)
+            if on_epoch is not None:
+                on_epoch(epoch, options.epochs)
+
+    def trained(self) -> dict[str, Any]:
+        """What a head of the best epoch was trained with, for its JSON."""
+        best, split, options = self._history[self._best_epoch - 1], self._task.split, self._options
+        return {
+            "dataset": self._task.vectors.name,
+            "pictures": len(split.train),
+            "classes": split.train_classes,
+            "options": {**asdict(options), "hidden": list(options.hidden)},
+            **self._manner,
+            "epoch": best.number,
+            "epochs": len(self._history),
+            "validation_map_at_r": best.validation,
+            "versions": library_versions(),
+        }
+
+    def result(self, head: Head) -> TrainingResult:
+        """All about this training; `head` is that of the best epoch."""
+        task, before = self._task, None
+        if task.validator is not None:
+            before = task.validator.measure(task.rows(task.watched))
+        after = self._history[self._best_epoch - 1].validation
+        notes = [*task.split.notes, *self._notes]
+        if before is not None and after is not None and after <= before:
+            notes.append(
+                f"The head does not help the validation pictures: MAP@R {after:.4f} with it, "
+                f"{before:.4f} without."
+            )
+        return TrainingResult(
+            head=head,
+            options=self._options,
+            split=task.split,
+            history=tuple(self._history),
+            best_epoch=self._best_epoch,
+            stopped="early" if self._stopped_early else "done",
+            validation_before=before,
+            resumed_after=self._resumed,
+            notes=tuple(notes),
+            seconds=time.perf_counter() - task.started,
+        )
 
     @property
-    def _finished(self) -> bool:
-        return len(self.history) >= self._options.epochs or self.stopped_early
-
-    @property
-    def stopped_early(self) -> bool:
+    def _stopped_early(self) -> bool:
         """Whether the validation has not improved for `patience` epochs."""
-        done = len(self.history)
-        return self._validator is not None and done - self.best_epoch >= self._options.patience
-
-    def _resume(self, path: Path, fingerprint: str) -> list[str]:
-        """Takes over the state of an interrupted run; in a sentence, why it cannot."""
-        found, why_not = load_checkpoint(path, fingerprint=fingerprint)
-        if found is None:
-            return [] if why_not is None else [f"The training starts anew: {why_not}."]
-        self._network.load_state_dict(found["network"])
-        self._optimizer.load_state_dict(found["optimizer"])
-        self.best, self.best_epoch = found["best"], found["best_epoch"]
-        for epoch in found["history"]:
-            self._take(epoch)
-        return []
-
-    def _take(self, epoch: Epoch) -> None:
-        self._detector.look(epoch=epoch.number, loss=epoch.loss, spread=epoch.spread)
-        self.history.append(epoch)
+        waited = len(self._history) - self._best_epoch
+        return self._task.validator is not None and waited >= self._options.patience
 
     def _is_best(self) -> bool:
         """Whether the last epoch is the best one; without validation each one is."""
-        *before, last = self.history
+        *before, last = self._history
         if last.validation is None:
             return True
         return all(last.validation > (epoch.validation or 0.0) for epoch in before)
 
+    def _save(self, path: Path, fingerprint: str) -> None:
+        """Writes through to the disk; after a crash there is the old file or the whole new one."""
+        state = {
+            "format": FORMAT,
+            "fingerprint": fingerprint,
+            "network": self._network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "best": self.best,
+            "best_epoch": self._best_epoch,
+            "history": [asdict(epoch) for epoch in self._history],
+        }
+        with disk_errors(f"write the checkpoint {path}"), atomic_write(path) as file:
+            torch.save(state, file)
+
+    def _resume(self, path: Path, fingerprint: str) -> None:
+        """Takes over the state of an interrupted run, or notes why it cannot."""
+        with disk_errors(f"read the checkpoint {path}"):
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                return
+        history, why_not = [], None
+        try:
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            if state["format"] != FORMAT:
+                why_not = f"{path} was written by another version of Lookalike"
+            elif state["fingerprint"] != fingerprint:
+                why_not = f"{path} is of another training, with other pictures or options"
+            else:
+                history = [Epoch(**epoch) for epoch in state["history"]]
+        except Exception as exc:  # whatever torch makes of a damaged file
+            why_not = f"{path} is damaged ({type(exc).__name__})"
+        if why_not is not None:
+            self._notes.append(f"The training starts anew: {why_not}.")
+            return
+        self._network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.best, self._best_epoch = state["best"], state["best_epoch"]
+        self._history, self._resumed = history, len(history)
+
     def _epoch(self, number: int) -> Epoch:
-        options = self._options
+        options, validator = self._options, self._task.validator
         rate = options.learning_rate * (1 + math.cos(math.pi * (number - 1) / options.epochs)) / 2
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["factor"]
@@ -332,13 +303,15 @@ class Trainer:
         for batch in batches:
             loss, count = self._step(batch, epoch=number)
             total, mined = total + loss, mined + count
-        self._material.settle()
-        loss = total / len(batches) if _finite(self._network) else math.nan
-        vectors = self._material.watched()
-        directed = _all_directed(vectors)
-        validation = None
-        if self._validator is not None and math.isfinite(loss) and directed:
-            validation = self._validator.measure(vectors)
+        self._head.settle(self._material.trained())
+        tensors = self._network.state_dict().values()
+        finite = all(bool(tensor.isfinite().all()) for tensor in tensors)
+        vectors = self._head.embed(self._material.watched())
+        # whether all have length 1, so that they can be ranked
+        directed = bool(np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3))
+        loss, validation = total / len(batches) if finite else math.nan, None
+        if validator is not None and math.isfinite(loss) and directed:
+            validation = validator.measure(vectors)
         return Epoch(
             number=number,
             loss=loss,
@@ -351,7 +324,7 @@ class Trainer:
     def _step(self, positions: Tensor, *, epoch: int) -> tuple[float, int]:
         """One batch; its loss, and the triplets or pairs in it."""
         vectors = self._network(self._material.batch(positions, epoch=epoch))
-        loss, count = self._loss(vectors, self._material.labels[positions].to(vectors.device))
+        loss, count = self._loss(vectors, self._labels[positions].to(vectors.device))
         if count:  # otherwise there is nothing to learn from it
             self._optimizer.zero_grad()
             torch.autograd.backward(loss)
@@ -360,11 +333,10 @@ class Trainer:
 
     def _batches(self, number: int) -> list[Tensor]:
         """Positions of an epoch's batches, the same number of pictures of each of their classes."""
-        from pytorch_metric_learning.samplers import MPerClassSampler  # noqa: PLC0415 - as above
+        from pytorch_metric_learning.samplers import MPerClassSampler  # noqa: PLC0415 - slow
 
-        labels, each = self._material.labels, self._options.pictures_per_class
-        classes = len(torch.unique(labels))
-        size = each * min(self._options.classes_per_batch, classes)
+        labels, each = self._labels, self._options.pictures_per_class
+        size = each * min(self._options.classes_per_batch, len(torch.unique(labels)))
         length = -(-len(labels) // size) * size
         with _numpy_seeded(self._options.seed, number):
             sampler = MPerClassSampler(
@@ -372,26 +344,6 @@ class Trainer:
             )
             drawn = torch.tensor([int(position) for position in sampler])
         return list(torch.split(drawn, size))
-
-    def _state(self, fingerprint: str) -> State:
-        """What a training needs to go on after its last epoch; of the same fingerprint only."""
-        return {
-            "fingerprint": fingerprint,
-            "network": self._network.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "best": self.best,
-            "best_epoch": self.best_epoch,
-            "history": [asdict(epoch) for epoch in self.history],
-        }
-
-
-def _finite(network: nn.Module) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
-
-
-def _all_directed(vectors: NDArray[np.float32]) -> bool:
-    """Whether all have length 1, so that they can be ranked."""
-    return bool(np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3))
 
 
 @contextmanager
@@ -405,12 +357,57 @@ def _numpy_seeded(seed: int, number: int) -> Iterator[None]:
         np.random.set_state(before)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for torch: sums are made in the same order on every machine of a kind."""
+def train_head(
+    vectors: VectorSet,
+    *,
+    options: TrainingOptions | None = None,
+    on_progress: OnEpoch | None = None,
+    checkpoint: Path | None = None,
+) -> TrainingResult:
+    """Trains a head on a labelled set's vectors.
+
+    The same vectors, options and versions give the same head, to the bit, also where the training
+    was interrupted and goes on from its checkpoint.
+
+    Args:
+        vectors: With labels; from a network without a head.
+        options: The defaults unless given.
+        on_progress: Told of each epoch.
+        checkpoint: File that is written after each epoch and removed by nobody; a training that
+            finds its own there goes on from it.
+
+    Raises:
+        ConfigurationError: The set cannot be trained on, or the training has collapsed.
+        InvalidParameterError: The set has no labels.
+        StorageError: The checkpoint cannot be read or written.
+    """
+    limit_openmp()
+    task = Task(vectors, options)
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # sums are made in the same order on every machine of a kind
     try:
-        yield
+        network, material = task.new_head(), _Features(task)
+        manner = {"network": "frozen"}
+        trainer = Trainer(task, network, head=network, material=material, manner=manner)
+        trainer.run(checkpoint=checkpoint, on_epoch=on_progress)
+        trained = trainer.trained()
+        return trainer.result(network.to_head(trainer.best, backbone=vectors.spec, trained=trained))
     finally:
         torch.set_num_threads(before)
+
+
+class _Features:
+    """The `Material` of a head alone: vectors that stay as they are."""
+
+    def __init__(self, task: Task) -> None:
+        self._trained = torch.from_numpy(task.rows(task.split.train))
+        self._watched = torch.from_numpy(task.rows(task.watched))
+
+    def batch(self, positions: Tensor, *, epoch: int) -> Tensor:  # noqa: ARG002 - as in Material
+        return self._trained[positions]
+
+    def trained(self) -> Tensor:
+        return self._trained
+
+    def watched(self) -> Tensor:
+        return self._watched
