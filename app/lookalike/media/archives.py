@@ -10,8 +10,8 @@ from __future__ import annotations
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -183,15 +183,16 @@ class Archive:
 
     def _tar_entries(self, file: Any) -> Iterator[_Entry | None]:
         """Reads from the start of a tar file to its end, and to the end of what it is packed in."""
-        while (info := self._next_tar(file)) is not None:
-            refused = _refused_name(info.name)
-            if not info.isreg() or info.issparse():
-                refused = "It is a link, a device or a sparse file, not a plain file"
-            opened = partial(file.extractfile, info)
-            yield None if info.isdir() else _Entry(info.name, info.size, refused, opened)
-        if self._stream.last != bytes(tarfile.BLOCKSIZE):  # that of the end
-            raise ArchiveError("The archive is broken or truncated; send it again")
-        self._stream.finish()
+        with _errors_as(_broken):
+            while (info := self._next_tar(file)) is not None:
+                refused = _refused_name(info.name)
+                if not info.isreg() or info.issparse():
+                    refused = "It is a link, a device or a sparse file, not a plain file"
+                opened = partial(file.extractfile, info)
+                yield None if info.isdir() else _Entry(info.name, info.size, refused, opened)
+            if self._stream.last != bytes(tarfile.BLOCKSIZE):  # that of the end
+                raise ArchiveError("The archive is broken or truncated; send it again")
+            self._stream.finish()
 
     def _next_tar(self, file: Any) -> tarfile.TarInfo | None:
         self._stream.allow(MAX_HEADER_BYTES)
@@ -204,19 +205,12 @@ class Archive:
 
     def _pictures(self, step: Callable[[], None]) -> Iterator[tuple[int, _Entry]]:
         self._stream.step = step
-        position = 0
-        while True:
+        for position, entry in enumerate(self._entries):
             step()
-            with _errors_as(_broken):
-                try:
-                    entry = next(self._entries)
-                except StopIteration:
-                    return
             if position >= self._limits.members:
                 raise too_many(self._limits.members)
             if entry is not None and _is_picture(entry.name):
                 yield position, entry
-            position += 1
 
     def _read(self, position: int, entry: _Entry) -> Member:
         *folders, name = map(as_text, _name_parts(entry.name))
@@ -235,17 +229,11 @@ class Archive:
             raise UnreadableImageError(entry.refused)
         if entry.size > limit:
             raise _too_large(limit)
+        size = 0
         with ExitStack() as undo:
             spool = SpooledTemporaryFile(max_size=_SPOOLED, dir=str(self._folder))  # noqa: SIM115
             undo.callback(spool.close)
-            size = 0
-            with _errors_as(_broken_member):
-                source = undo.enter_context(entry.open())
-            while True:
-                with _errors_as(_broken_member):
-                    block = source.read(_READ_AHEAD)
-                if not block:
-                    break
+            for block in undo.enter_context(closing(_blocks(entry))):
                 size += len(block)
                 self._left -= len(block)
                 if self._left < 0:
@@ -255,22 +243,28 @@ class Archive:
                 with disk_errors("unpack a picture"):
                     spool.write(block)
             undo.pop_all()
-        source.close()
         spool.seek(0)
         return cast("BinaryIO", spool), size
 
 
 def _zip_entries(file: zipfile.ZipFile) -> Iterator[_Entry | None]:
-    for info in file.infolist():
-        refused = _refused_name(info.filename)
-        if info.flag_bits & _ENCRYPTED:
-            refused = "It is encrypted; send it unprotected"
-        elif stat.S_ISLNK(info.external_attr >> 16):
-            refused = "It is a link, not a file"
-        elif info.compress_type not in _READ_METHODS:
-            refused = "It is packed by a method that is not read here; use stored or deflated"
-        opened = partial(file.open, info)
-        yield None if info.is_dir() else _Entry(info.filename, info.file_size, refused, opened)
+    with _errors_as(_broken):
+        for info in file.infolist():
+            refused = _refused_name(info.filename)
+            if info.flag_bits & _ENCRYPTED:
+                refused = "It is encrypted; send it unprotected"
+            elif stat.S_ISLNK(info.external_attr >> 16):
+                refused = "It is a link, not a file"
+            elif info.compress_type not in _READ_METHODS:
+                refused = "It is packed by a method that is not read here; use stored or deflated"
+            opened = partial(file.open, info)
+            yield None if info.is_dir() else _Entry(info.filename, info.file_size, refused, opened)
+
+
+def _blocks(entry: _Entry) -> Generator[bytes]:
+    with _errors_as(_broken_member), entry.open() as source:
+        while block := source.read(_READ_AHEAD):
+            yield block
 
 
 def _is_tar(head: bytes) -> bool:

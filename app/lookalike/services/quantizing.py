@@ -19,7 +19,7 @@ from lookalike.errors import ConfigurationError, InvalidImageError, StorageError
 from lookalike.media.decode import ImageDecoder
 from lookalike.media.sources import PictureSource
 from lookalike.models.base import Encoder, Features, Vectors
-from lookalike.models.openvino.networks import float_network, origin_of, save_network
+from lookalike.models.openvino.networks import float_network, keep_network, origin_of
 from lookalike.models.openvino.quantize import Agreement, agreement, quantize
 from lookalike.models.openvino.runtime import OpenVinoEncoder, installed_version, read_network
 from lookalike.models.spec import ModelRequest, RunOptions
@@ -133,7 +133,7 @@ def keep_quantized(folder: Path, made: Quantized) -> Path:
         StorageError: It cannot be written.
     """
     notes = {"calibrated": made.calibrated, **asdict(made.agreement)}
-    if not save_network(folder, made.origin, made.spec, made.network, notes=notes):
+    if not keep_network(folder, made.origin, made.spec, made.network, notes=notes):
         raise StorageError("The int8 network cannot be written; make room in the data folder")
     return folder / made.spec.digest
 

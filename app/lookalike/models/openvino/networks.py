@@ -11,9 +11,8 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -101,56 +100,38 @@ def keep_network(
     folder: Path,
     origin: Mapping[str, Any],
     spec: ModelSpec,
+    network: Any,
     *,
-    openvino: str,
-    save: Callable[[Path], object],
     notes: Mapping[str, Any] | None = None,
-) -> KeptNetwork:
-    """Writes a network; an older one under the same spec is replaced in one step.
+) -> KeptNetwork | None:
+    """Keeps OpenVINO's model; an older one under the same spec is replaced in one step.
 
     Args:
         folder: `models` of a data folder; made if it is missing.
         origin: What the network was converted from.
         spec: What it is; names its own folder.
-        openvino: The version that made it.
-        save: Writes an .xml at the path that it is given, and a .bin beside it.
+        network: The model.
         notes: JSON to keep with it, for people.
 
-    Raises:
-        OSError: It cannot be written.
+    Returns:
+        None, and a line in the log, if it cannot be written.
     """
-    artifact = save_artifact(
-        folder / spec.digest,
-        kind=KIND,
-        version=VERSION,
-        facts={
-            "origin": dict(origin),
-            "spec": spec.to_dict(),
-            "openvino": openvino,
-            "notes": dict(notes or {}),
-        },
-        write=lambda content: save(content / _NAME),
-    )
-    return _kept(artifact)
+    facts = {
+        "origin": dict(origin),
+        "spec": spec.to_dict(),
+        "openvino": runtime.installed_version(),
+        "notes": dict(notes or {}),
+    }
 
+    def write(content: Path) -> None:
+        runtime.save(network, content / _NAME)
 
-def save_network(
-    folder: Path,
-    origin: Mapping[str, Any],
-    spec: ModelSpec,
-    network: Any,
-    *,
-    notes: Mapping[str, Any] | None = None,
-) -> bool:
-    """Keeps OpenVINO's model in the data folder; False, and a line in the log, if that fails."""
-    save = partial(runtime.import_openvino().save_model, network, compress_to_fp16=False)
-    version = runtime.installed_version()
+    home = folder / spec.digest
     try:
-        keep_network(folder, origin, spec, openvino=version, save=save, notes=notes)
+        return _kept(save_artifact(home, kind=KIND, version=VERSION, facts=facts, write=write))
     except (OSError, RuntimeError) as exc:
         log.warning("the converted network cannot be kept and will be made again: %s", exc)
-        return False
-    return True
+        return None
 
 
 def float_network(request: ModelRequest, folder: Path, *, keep: bool) -> tuple[Any, ModelSpec]:
@@ -182,7 +163,7 @@ def _convert_here(request: ModelRequest, folder: Path, *, keep: bool) -> tuple[A
     network = runtime.convert(source, input_size=spec.preprocess.input_size)
     log.info("converted %s in %.1f s", request.model, time.monotonic() - started)
     if keep and origin_of(request) == origin:  # else the weights file was changed meanwhile
-        save_network(folder, origin, spec, network)
+        keep_network(folder, origin, spec, network)
     return network, spec
 
 

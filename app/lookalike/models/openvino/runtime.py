@@ -94,6 +94,11 @@ def read_network(path: Path) -> Any:
         raise _unusable(exc) from exc
 
 
+def save(network: Any, path: Path) -> None:
+    """Writes OpenVINO's model as an .xml file, and a .bin beside it, with float32 weights."""
+    import_openvino().save_model(network, path, compress_to_fp16=False)
+
+
 def compile_network(
     network: Any, *, precision: str, threads: int, side_by_side: bool = False
 ) -> Any:
