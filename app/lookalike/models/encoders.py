@@ -36,7 +36,7 @@ class Encoders:
     """All live encoders, found by spec; several models can be live at once.
 
     Args:
-        default: For new collections.
+        default: The one for new collections.
         queues: `max_batch`, `queue_size` and `on_batch` of each `LiveEncoder`.
     """
 
@@ -45,12 +45,7 @@ class Encoders:
         self._lock = threading.Lock()
         self._closed = False
         self._live: dict[str, LiveEncoder] = {}
-        self._default = self.add(default)
-
-    @property
-    def default(self) -> LiveEncoder:
-        """The one for new collections."""
-        return self._default
+        self.default = self.add(default)
 
     @property
     def live(self) -> list[LiveEncoder]:
@@ -67,7 +62,7 @@ class Encoders:
         with self._lock:
             found = self._live.get(spec.digest)
         if found is None:
-            raise SpecMismatchError(_mismatch(spec, self._default.spec))
+            raise SpecMismatchError(_mismatch(spec, self.default.spec))
         return found
 
     def following(self, read_spec: Callable[[], ModelSpec | None]) -> LiveEncoder | None:
@@ -109,7 +104,7 @@ class Encoders:
         Raises:
             ConfigurationError: It is the default one.
         """
-        if spec.digest == self._default.spec.digest:
+        if spec.digest == self.default.spec.digest:
             raise ConfigurationError("The default model cannot be removed")
         with self._lock:
             retired = self._live.pop(spec.digest, None)

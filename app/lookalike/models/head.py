@@ -316,18 +316,14 @@ def _read_description(path: Path) -> tuple[HeadSpec, ModelSpec, str, dict[str, A
 
 
 def _check_tensors(tensors: Mapping[str, NDArray[np.float32]], spec: HeadSpec) -> None:
-    wanted = spec.shapes()
-    wrong = sorted(
-        {name for name in wanted if name not in tensors or tensors[name].shape != wanted[name]}
-        | (tensors.keys() - wanted.keys())
-    )
+    wanted, found = spec.shapes(), {name: tensor.shape for name, tensor in tensors.items()}
+    wrong = [one for one in sorted(wanted | found) if wanted.get(one) != found.get(one)]
     if wrong:
         name = wrong[0]
-        found = tensors[name].shape if name in tensors else "missing"
         raise WeightsMismatchError(
             f"The head's tensors are not those of {' -> '.join(map(str, spec.widths))}: {name} is "
-            f"{found} instead of {wanted.get(name, 'absent')} ({len(wrong)} wrong in all). Copy "
-            "both files of the head again"
+            f"{found.get(name, 'missing')} instead of {wanted.get(name, 'absent')} ({len(wrong)} "
+            "wrong in all). Copy both files of the head again"
         )
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all() or (name.endswith("running_var") and tensor.min() < 0):
