@@ -63,12 +63,7 @@ class Artifact:
         return self.content / name
 
     def verify(self, name: str) -> Path:
-        """Reads a whole file to compare its digest, and says where it lies.
-
-        Raises:
-            BrokenArtifactError: The file is missing, or its bytes are not those that were saved.
-            OSError: It cannot be read.
-        """
+        """As `path`, once the whole file was read; raises also if its bytes are others."""
         path = self.path(name)
         try:
             if _facts_of(path) != self.files[name]:
@@ -132,9 +127,7 @@ def save_artifact(
 def read_artifact(folder: Path, *, kind: str, version: int) -> Artifact | None:
     """Reads an artifact's manifest, None if there is none; `Artifact.verify` reads the files.
 
-    Raises:
-        BrokenArtifactError: It is damaged, or of another kind or version.
-        OSError: It cannot be read.
+    Raises `BrokenArtifactError` if it is damaged, or of another kind or version.
     """
     try:
         text = (folder / MANIFEST).read_bytes()

@@ -24,10 +24,8 @@ _XZ_MEMORY = 100_000_000  # bytes; `xz -9` asks for 66 million
 class BoundedFile(io.BufferedReader):
     """A file that refuses to read much at once, as a hostile directory may demand.
 
-    Args:
-        path: The file.
-        most: Most bytes of one read.
-        members: Most members of a zip file's directory, which is one read.
+    One read gives at most `most` bytes, and of a zip file's directory, which is one read, at most
+    so many members.
     """
 
     def __init__(self, path: Path, *, most: int, members: int) -> None:
@@ -50,11 +48,7 @@ class BoundedFile(io.BufferedReader):
 class ForwardReader:
     """A stream of unpacked bytes that tarfile reads headers and members from.
 
-    It only goes forward, in small steps where nobody wants the bytes.
-
-    Args:
-        stream: The bytes.
-        most: Most bytes of the stream in all.
+    It only goes forward, in small steps where nobody wants the bytes, and `most` bytes in all.
     """
 
     def __init__(self, stream: IO[bytes], *, most: int) -> None:
@@ -116,10 +110,7 @@ class ForwardReader:
             pass
 
     def only_zeros(self) -> bool:
-        """Whether all that is left are blocks of zeros, few enough for an empty tar file.
-
-        The stream is then at its end.
-        """
+        """Reads on: whether only blocks of zeros are left, few enough for an empty tar file."""
         self.allow(MAX_EMPTY_BYTES + 1)
         rest = self.read(MAX_EMPTY_BYTES + 1)
         whole = 0 < len(rest) <= MAX_EMPTY_BYTES and len(rest) % tarfile.BLOCKSIZE == 0
@@ -166,11 +157,7 @@ class XzReader(io.RawIOBase):
 
 
 def unpacked(file: BoundedFile) -> IO[bytes]:
-    """The file itself, or what it holds packed with gzip, bzip2 or xz.
-
-    Raises:
-        ArchiveError: It is packed by a method that is not read here.
-    """
+    """The file itself, or what it holds packed with gzip, bzip2 or xz; refuses zstd."""
     head = file.read(6)
     file.seek(0)
     if head.startswith(b"\x1f\x8b"):

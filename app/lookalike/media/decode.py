@@ -110,12 +110,7 @@ class DecodedImage:
 
 
 class ImageDecoder:
-    """Decodes pictures, at most `slots` at a time: further callers wait.
-
-    Args:
-        limits: How large a picture may be.
-        slots: Pictures decoded at once; one for each core unless given.
-    """
+    """Decodes pictures, at most `slots` at a time, one for each core unless given: others wait."""
 
     def __init__(self, limits: ImageLimits | None = None, *, slots: int | None = None) -> None:
         self.limits = limits or ImageLimits()
@@ -296,13 +291,10 @@ def make_thumbnail(image: Image.Image, *, size: int = 256) -> bytes:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turns a loaded picture of any mode into RGB.
+    """Turns a loaded picture of any mode into RGB; ValueError if Pillow knows no way.
 
     Transparency is laid on white; more than 8 bits are scaled down to 8, not clipped. Color
     profiles are not applied.
-
-    Raises:
-        ValueError: Pillow knows no way from this mode to RGB.
     """
     if image.mode in _DEEP_MODES:
         return _deep_to_rgb(image)

@@ -60,11 +60,7 @@ class FetchGuard:
 
     @classmethod
     def parse(cls, *, ports: str, allow: str) -> Self:
-        """Reads the settings `fetch_ports` and `fetch_allow`, both separated by commas.
-
-        Raises:
-            ConfigurationError: One of them holds what is no port, network or host name.
-        """
+        """Reads two settings separated by commas; raises `ConfigurationError` for other entries."""
         networks: list[IPNetwork] = []
         hosts: set[str] = set()
         for entry in _entries(allow):
@@ -79,11 +75,7 @@ class FetchGuard:
         )
 
     def read(self, address: str) -> httpx2.URL:
-        """Takes an address apart and checks what is written in it; asks no DNS.
-
-        Raises:
-            UrlNotAllowedError: It is no address, or one that is never fetched.
-        """
+        """Takes an address apart and checks it without DNS; raises `UrlNotAllowedError`."""
         try:
             url = httpx2.URL(address)
         except (httpx2.InvalidURL, ValueError) as exc:
@@ -93,12 +85,7 @@ class FetchGuard:
         return self._checked(url)
 
     def follow(self, url: httpx2.URL, location: str) -> httpx2.URL:
-        """Where a redirect leads, checked like an address that was sent.
-
-        Raises:
-            UrlNotAllowedError: It leads to no address, to one that is never fetched, or from
-                https to http.
-        """
+        """Where a redirect leads, checked as `read` does; from https to http none may lead."""
         try:
             target = self._checked(url.join(location))
         except (httpx2.InvalidURL, ValueError) as exc:
@@ -113,13 +100,9 @@ class FetchGuard:
         return target
 
     def check(self, host: str, answers: Sequence[str]) -> list[str]:
-        """Checks all IP addresses that DNS gave for a host, as the address writes it, in ASCII.
+        """Checks the addresses that DNS gave for a host; connect to what is returned alone.
 
-        Returns:
-            The same addresses, to connect to one of these and nowhere else.
-
-        Raises:
-            UrlNotAllowedError: There is none, or one of them is neither public nor allowed.
+        Raises `UrlNotAllowedError` if there is none, or one is neither public nor allowed.
         """
         addresses = [_plain(ipaddress.ip_address(answer)) for answer in answers]
         allowed = host in self.hosts or all(self._reachable(address) for address in addresses)

@@ -101,11 +101,7 @@ class PictureSource:
         return self.path is not None and str(self.path.resolve()) == path
 
     def resolved_path(self) -> str:
-        """Where the file lies, its links followed, as it can be stored.
-
-        Raises:
-            UnreadableImageError: Its name, or a folder's, is no text.
-        """
+        """Where the file lies, links followed; raises `UnreadableImageError` if that is no text."""
         assert self.path is not None
         path = str(self.path.resolve())
         try:

@@ -53,11 +53,7 @@ class Encoder(Protocol):
 
     @property
     def head(self) -> Head | None:
-        """The head on the network, if it has one.
-
-        `head.backbone` is the spec of the network alone, and `head.apply` turns vectors of that
-        spec into this encoder's.
-        """
+        """The head on the network, if any; it turns vectors of the network alone into these."""
 
     @property
     def provenance(self) -> Mapping[str, str]:
@@ -68,11 +64,7 @@ class Encoder(Protocol):
         """Shorter side, in pixels, below which a decoder must not shrink a picture."""
 
     def prepare(self, item: Item) -> Features:
-        """Turns one item into what the network takes.
-
-        Raises:
-            ConfigurationError: An item of a kind that is not among `modalities`.
-        """
+        """Prepares one item; raises `ConfigurationError` if its kind is not in `modalities`."""
 
     def encode(self, batch: Sequence[Features]) -> Vectors:
         """Turns N prepared items into (N, dim) float32 rows of length 1.
@@ -100,11 +92,7 @@ class ImageEncoder:
         return resize_image(item, self.spec.preprocess)
 
     def _stack(self, batch: Sequence[Features]) -> NDArray[np.uint8]:
-        """Stacks prepared pictures: (N, input_size, input_size, 3) uint8.
-
-        Raises:
-            EmbeddingFailedError: One has another shape or type.
-        """
+        """Checks and stacks prepared pictures: (N, input_size, input_size, 3) uint8."""
         side = self.spec.preprocess.input_size
         for picture in batch:
             if picture.shape != (side, side, 3) or picture.dtype != np.uint8:
@@ -118,9 +106,7 @@ class ImageEncoder:
 def normalize(features: NDArray[np.float32]) -> Vectors:
     """Scales each row of (N, dim) float32 to length 1.
 
-    Raises:
-        EmbeddingFailedError: A row is all zeros or holds a NaN or an infinity: it has no
-            direction, and must not be stored.
+    Raises `EmbeddingFailedError` if a row has no direction: all zeros, a NaN or an infinity.
     """
     lengths = np.linalg.norm(features, axis=1, keepdims=True)  # (N, 1)
     if not (np.isfinite(lengths) & (lengths > 0)).all():
@@ -143,10 +129,9 @@ def least_decode_size(preprocess: Preprocess) -> int:
 
 
 def resize_image(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Resizes an upright RGB picture, pixel for pixel as torchvision does.
+    """Resizes an upright RGB picture as torchvision does: (input_size, input_size, 3) uint8.
 
-    Returns:
-        (input_size, input_size, 3) uint8; `mean` and `std` are left to the network.
+    `mean` and `std` are left to the network.
     """
     filter = Image.Resampling[preprocess.interpolation.upper()]
     if preprocess.resize == "squash":

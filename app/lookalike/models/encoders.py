@@ -54,11 +54,7 @@ class Encoders:
             return list(self._live.values())
 
     def for_spec(self, spec: ModelSpec) -> LiveEncoder:
-        """Finds the encoder whose vectors can be compared with a collection's.
-
-        Raises:
-            SpecMismatchError: None can; the text says why, and what to do.
-        """
+        """The encoder of these vectors; raises `SpecMismatchError`, which says what to do."""
         with self._lock:
             found = self._live.get(spec.digest)
         if found is None:
@@ -66,12 +62,9 @@ class Encoders:
         return found
 
     def following(self, read_spec: Callable[[], ModelSpec | None]) -> LiveEncoder | None:
-        """The encoder of a collection that may switch to another model meanwhile.
+        """As `for_spec`, for a collection that may switch to another model meanwhile.
 
         `read_spec` reads what made the collection's vectors; None if there are none.
-
-        Raises:
-            SpecMismatchError: That encoder is not live.
         """
         for attempt in range(1, ATTEMPTS + 1):
             spec = read_spec()
@@ -85,11 +78,7 @@ class Encoders:
         raise AssertionError("unreachable")
 
     def add(self, encoder: Encoder) -> LiveEncoder:
-        """Makes an encoder live; one with the same spec that is live already stays.
-
-        Raises:
-            ConfigurationError: The encoders are closed.
-        """
+        """Makes an encoder live; one with the same spec that is live already stays."""
         with self._lock:
             if self._closed:
                 raise ConfigurationError("The encoders are closed: no model can be added")
@@ -99,11 +88,7 @@ class Encoders:
             return self._live[digest]
 
     def remove(self, spec: ModelSpec) -> None:
-        """Retires an encoder once what waits for it is done; unknown ones are ignored.
-
-        Raises:
-            ConfigurationError: It is the default one.
-        """
+        """Retires an encoder once what waits for it is done; the default one is refused."""
         if spec.digest == self.default.spec.digest:
             raise ConfigurationError("The default model cannot be removed")
         with self._lock:
@@ -171,10 +156,10 @@ class LiveEncoder:
         return len(self._waiting)
 
     def submit(self, item: Features, *, wait: bool = False, urgent: bool = False) -> Future[Vector]:
-        """Puts what the encoder's `prepare` returned in the queue.
+        """Puts a prepared item in the queue.
 
         Args:
-            item: The prepared item.
+            item: What the encoder's `prepare` returned.
             wait: Wait for room instead of raising if there is none, as bulk work does. Bulk work
                 fills at most half of the queue, so that others find room.
             urgent: Go before everything that waits, even if the queue is full, as the canary does.

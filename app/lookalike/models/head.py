@@ -111,11 +111,7 @@ class Head:
         self._layers = [_layer(self.tensors, number) for number in range(len(spec.widths) - 1)]
 
     def spec_over(self, backbone: ModelSpec) -> ModelSpec:
-        """The spec of this head's vectors, above what made the vectors that it takes.
-
-        Raises:
-            WeightsMismatchError: It was trained on others; the text names what differs.
-        """
+        """The spec of this head's vectors; raises `WeightsMismatchError` for another backbone."""
         apart = self.backbone.differences(backbone)
         if not apart:
             return replace(backbone, head=self.digest, dim=self.spec.dim_out)
@@ -159,10 +155,7 @@ class Head:
 class HeadedEncoder:
     """An encoder around an encoder: the inner one's vectors, through a head.
 
-    So vectors that are stored without the head can be converted without their pictures.
-
-    Raises:
-        WeightsMismatchError: The head was trained on the vectors of another network.
+    Raises `WeightsMismatchError` if the head was trained on the vectors of another network.
     """
 
     def __init__(self, encoder: Encoder, head: Head) -> None:

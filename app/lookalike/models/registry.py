@@ -40,30 +40,20 @@ class Family(Protocol):
         """
 
     def settle(self, request: ModelRequest) -> ModelRequest:
-        """Gives what the request leaves open the model's own value.
-
-        Raises:
-            ConfigurationError: A value cannot work.
-        """
+        """Gives what the request leaves open the model's own value; raises as `load`."""
 
     def deciding_versions(self, weights: str) -> Mapping[str, str]:
         """Versions of the libraries that decide what a name of weights stands for."""
 
     def export(self, request: ModelRequest) -> tuple[Any, ModelSpec]:
-        """The network in plain operators and float32, for conversion, and its spec.
+        """The network in plain operators and float32, for conversion, and its spec, as of `load`.
 
-        Returns:
-            A torch module, (N, side, side, 3) uint8 -> (N, dim) float32, not normalized; and the
-            spec of the encoder that `load` returns.
+        A torch module, (N, side, side, 3) uint8 -> (N, dim) float32, not normalized.
         """
 
 
 def find_family(model: str) -> Family:
-    """Finds the family of a model by the model's name.
-
-    Raises:
-        ConfigurationError: No model has this name; the text names those there are.
-    """
+    """Finds a model's family; raises `ConfigurationError`, which names all, for unknown models."""
     prefix, slash, _ = model.partition("/")
     if slash and prefix in FAMILIES:
         return _family(prefix)
@@ -76,11 +66,7 @@ def find_family(model: str) -> Family:
 
 
 def find_network_family(model: str) -> Family:
-    """Finds the family of a model that is a network.
-
-    Raises:
-        ConfigurationError: No model has this name, or it has no network.
-    """
+    """As `find_family`; raises `ConfigurationError` also for a model without a network."""
     family = find_family(model)
     if not family.HAS_NETWORK:
         raise ConfigurationError(f"The model {model} has no network; choose another one")

@@ -67,11 +67,7 @@ class ModelRequest:
         return asdict(self)
 
     def preprocess(self, own: Preprocess) -> Preprocess:
-        """The preprocessing that is asked for; the model's own is for what is left open.
-
-        Raises:
-            ConfigurationError: A value that no model has.
-        """
+        """What is asked for, the model's `own` where that is open; raises `ConfigurationError`."""
         size = own.input_size if self.input_size is None else self.input_size
         for name, value, known in (
             ("pooling", self.pooling, ("avg", "flatten")),

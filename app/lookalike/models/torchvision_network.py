@@ -75,15 +75,7 @@ def build(
 
 
 class Network(nn.Module):
-    """Pixels to pooled features.
-
-    Args:
-        backbone: torchvision's ResNet, float32, in evaluation mode; changed.
-        preprocess: Gives the normalization, and the side of the input.
-        pooling: `avg` or `flatten`.
-        dtype: As of `build`.
-        device: As of `build`.
-    """
+    """Pixels to pooled features; takes torchvision's ResNet apart, other arguments as `build`."""
 
     _mean: Tensor
     _std: Tensor
@@ -229,7 +221,7 @@ def load_backbone(model: str, *, weights: str) -> LoadedBackbone:
         name = RANDOM
     else:
         path, name = _find(model, weights)
-        _load_into(network, read_state(path), path=path)
+        _load_into(network, _read_state(path), path=path)
     return LoadedBackbone(network, name, state_sha256(network.state_dict()))
 
 
@@ -307,12 +299,8 @@ def _download(url: str, path: Path, *, expected: str) -> None:
         ) from exc
 
 
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Reads a state dict, without classifier; wrappers and a `module.` prefix are taken off.
-
-    Raises:
-        WeightsError: The file cannot be read, or holds no state dict.
-    """
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Reads a state dict, without classifier; wrappers and a `module.` prefix are taken off."""
     try:
         content: Any = (
             safetensors.torch.load_file(path)

@@ -137,11 +137,8 @@ def keep_network(
 def float_network(request: ModelRequest, folder: Path, *, keep: bool) -> tuple[Any, ModelSpec]:
     """A request's network for OpenVINO: the kept one, or converted now and kept if `keep` says so.
 
-    Returns:
-        The path of its .xml file or, if it is not kept, the network; and its spec.
-
-    Raises:
-        WeightsError: The weights cannot be used.
+    Returns the path of its .xml file or, if it is not kept, the network; and its spec. Raises
+    `WeightsError` if the weights cannot be used.
     """
     request = replace(request, int8=False)
     kept = _kept_float(request, folder)
@@ -170,10 +167,8 @@ def _convert_here(request: ModelRequest, folder: Path, *, keep: bool) -> tuple[A
 def _convert_apart(request: ModelRequest, folder: Path) -> None:
     """Converts and keeps the network in another process, whose end gives torch's memory back.
 
-    If no process can be started, the log says so and nothing is kept. What it logs is logged here.
-
-    Raises:
-        LookalikeError: What the other process raised.
+    If no process can be started, the log says so and nothing is kept. What it logs is logged here,
+    and an error of ours is raised here.
     """
     given = json.dumps({"request": request.to_dict(), "folder": str(folder)})
     try:
