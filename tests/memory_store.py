@@ -29,6 +29,7 @@ from lookalike.records import (
     utc_now,
 )
 from lookalike.store.base import (
+    Capability,
     Missing,
     Page,
     Recipe,
@@ -112,6 +113,10 @@ class MemoryStore:
         self._lock = self._held.lock
         self._collections = self._held.collections
         self._spaces = MemorySpaces(self._held)
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        return frozenset(Capability)
 
     @property
     def spaces(self) -> VectorSpaces:

@@ -16,7 +16,7 @@ from lookalike.services.reembedding import Backfill, Made
 from lookalike.store.base import Missing, Store
 from tests.memory_store import MemoryStore
 from tests.services.moving import Watched
-from tests.store.helpers import OTHER_PASSPORT, new_image, put, unit_vectors
+from tests.store.helpers import OTHER_SPEC, new_image, put, unit_vectors
 
 COUNT = 95
 BATCH = 4
@@ -27,7 +27,7 @@ class Failing(Backfill):
     """For which every picture fails, but those named."""
 
     def __init__(self, store: Store, progress: Watched) -> None:
-        live: Any = SimpleNamespace(spec=OTHER_PASSPORT)
+        live: Any = SimpleNamespace(spec=OTHER_SPEC)
         unused: Any = None
         super().__init__(
             store,
@@ -68,7 +68,7 @@ class Scene:
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     store, watch = MemoryStore(), Watched()
     put(store, [new_image(f"i{n}") for n in range(COUNT)], unit_vectors(COUNT))
-    store.spaces.begin("default", OTHER_PASSPORT, provenance={})
+    store.spaces.begin("default", OTHER_SPEC, provenance={})
     backfill = Failing(store, watch)
     assert backfill.run()
     read: list[int] = []

@@ -18,7 +18,7 @@ from lookalike.store.base import count_of
 from lookalike.store.jobs import JobState, JobStore
 from lookalike.store.local.store import LocalStore
 from lookalike.store.sqlite import Connections
-from tests.store.helpers import OTHER_PASSPORT, fill
+from tests.store.helpers import OTHER_SPEC, fill
 from tests.waiting import PATIENCE_S
 
 
@@ -132,11 +132,11 @@ def passes(gate: PutGate) -> bool:
 
 
 def test_vectors_that_a_job_may_be_making_are_not_discarded(world: World) -> None:
-    world.store.spaces.begin("c", OTHER_PASSPORT, provenance={})
+    world.store.spaces.begin("c", OTHER_SPEC, provenance={})
     job = world.jobs.start(REEMBED_KIND, {"collection": "c"}).job.id
     with pytest.raises(ConflictError, match="re-embedded"):
-        world.collections.discard("c", OTHER_PASSPORT.digest)
+        world.collections.discard("c", OTHER_SPEC.digest)
     assert len(world.collections.vector_sets("c")) == 2
     world.jobs.cancel(job)
-    world.collections.discard("c", OTHER_PASSPORT.digest)
+    world.collections.discard("c", OTHER_SPEC.digest)
     assert [one.active for one in world.collections.vector_sets("c")] == [True]

@@ -21,7 +21,7 @@ from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
 from tests.memory_store import MemoryStore
 from tests.store.helpers import (
-    OTHER_PASSPORT,
+    OTHER_SPEC,
     SPEC,
     fill,
     ids,
@@ -200,7 +200,7 @@ def test_a_write_in_between_is_no_miss(store, change):
 
 def test_a_collection_that_moved_on_or_went_is_skipped(store):
     with measuring(store) as meter:
-        offer(meter, spec=replace(OTHER_PASSPORT, dim=SPEC.dim))
+        offer(meter, spec=replace(OTHER_SPEC, dim=SPEC.dim))
         assert settled(meter) == RecallFigures(skipped=1)
         offer(meter, where=Filter.parse({"n": -1}))  # nothing passes
         assert settled(meter, 2) == RecallFigures(skipped=2)

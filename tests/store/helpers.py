@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from lookalike.records import Match, Metadata, ModelSpec, NewImage, OnConflict, PutOutcome
-from lookalike.store.base import Store, spec_of
+from lookalike.store.base import Capability, Store, spec_of
 
 DIM = 8
 SPEC = ModelSpec(model="tiny", weights="random", weights_sha256="0" * 64, dim=DIM)
-OTHER_PASSPORT = ModelSpec(model="other", weights="random", weights_sha256="1" * 64, dim=DIM)
+OTHER_SPEC = ModelSpec(model="other", weights="random", weights_sha256="1" * 64, dim=DIM)
 
 
 def unit_vectors(count: int, *, dim: int = DIM, seed: int = 0) -> NDArray[np.float32]:
@@ -71,6 +72,12 @@ def fill(store: Store, count: int, *, seed: int = 0, **options: Any) -> NDArray[
 def search(store: Store, queries: NDArray[np.float32], **options: Any) -> list[list[Match]]:
     options = {"k": 10, "spec": SPEC, **options}
     return store.search(options.pop("collection", "default"), queries, **options)
+
+
+def needs(store: Store, capability: Capability) -> None:
+    """Skips a test for stores that do not promise what it is about."""
+    if capability not in store.capabilities:
+        pytest.skip(f"this store does not promise {capability}")
 
 
 def vector_of(store: Store, collection: str, image_id: str) -> NDArray[np.float32]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -13,21 +15,23 @@ from lookalike.errors import (
     SpecMismatchError,
 )
 from lookalike.records import OnConflict, PutStatus
-from lookalike.store.base import Store, count_of, scan, spec_of
+from lookalike.store.base import Capability, Store, count_of, scan, spec_of
 from lookalike.store.filters import Filter
 from tests.store.helpers import (
     DIM,
-    OTHER_PASSPORT,
+    OTHER_SPEC,
     SPEC,
     digest,
     fill,
     ids,
+    needs,
     new_image,
     put,
     search,
     unit_vectors,
     vector_of,
 )
+from tests.waiting import repeat_together
 
 
 def test_an_empty_store_answers(store: Store) -> None:
@@ -117,6 +121,7 @@ def test_search_gives_what_there_is(store: Store) -> None:
 
 
 def test_equal_scores_come_oldest_first(store: Store) -> None:
+    needs(store, Capability.OLDEST_FIRST)
     same = np.repeat(unit_vectors(1), 50, axis=0)
     put(store, [new_image(f"i{n}") for n in range(50)], same)
     assert ids(search(store, same[:1], k=5)[0]) == ["i0", "i1", "i2", "i3", "i4"]
@@ -214,9 +219,9 @@ def test_collections_keep_apart(store: Store) -> None:
 def test_other_specs_are_refused(store: Store) -> None:
     vectors = fill(store, 1)
     with pytest.raises(SpecMismatchError, match="model: 'tiny' there, 'other' here"):
-        store.upsert("default", [new_image("b")], vectors, spec=OTHER_PASSPORT, provenance={})
+        store.upsert("default", [new_image("b")], vectors, spec=OTHER_SPEC, provenance={})
     with pytest.raises(SpecMismatchError):
-        search(store, vectors, spec=OTHER_PASSPORT)
+        search(store, vectors, spec=OTHER_SPEC)
     assert count_of(store, "default") == 1
 
 
@@ -250,6 +255,33 @@ def test_deleted_pictures_are_gone(store: Store) -> None:
     assert count_of(store, "default") == 29
     assert "i7" not in ids(search(store, vectors[7:8], k=30)[0])
     assert store.references([digest("i7")]) == set()
+
+
+def test_a_page_is_in_the_order_of_coming(store: Store) -> None:
+    needs(store, Capability.OLDEST_FIRST)
+    fill(store, 12)
+    put(store, [new_image("i3", content="new")], unit_vectors(1))
+    found = [record.id for record in store.scroll("default", limit=100).records]
+    assert found == [f"i{n}" for n in range(12) if n != 3] + ["i3"]
+
+
+def test_many_rows_come_together_or_not_at_all(store: Store) -> None:
+    needs(store, Capability.ALL_OR_NOTHING)
+    vectors, rounds, seen = unit_vectors(300), itertools.count(), {0}
+    fill(store, 1, collection="all")
+
+    def write() -> None:
+        images = [new_image(f"i{n}", metadata={"round": next(rounds)}) for n in range(300)]
+        put(store, images, vectors, collection="all")
+        store.drop("all", wait=True)
+
+    def read() -> None:
+        seen.add(count_of(store, "all"))
+        found = store.scroll("all", limit=1000).records if store.collection("all") else []
+        seen.add(len(found))
+
+    repeat_together(write, read, read, seconds=0.5, enough=lambda: 300 in seen)
+    assert seen <= {0, 1, 300}
 
 
 def test_pages_follow_each_other(store: Store) -> None:

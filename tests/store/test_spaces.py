@@ -20,15 +20,17 @@ from lookalike.errors import (
     SpecMismatchError,
 )
 from lookalike.records import ImageRecord, ModelSpec, NewImage
-from lookalike.store.base import Store, scan, spec_of
+from lookalike.store.base import Capability, Store, scan, spec_of
 from lookalike.store.local.index.indexes import Indexes, LiveIndex
+from lookalike.store.local.spaces import LocalSpaces
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import (
-    OTHER_PASSPORT,
+    OTHER_SPEC,
     SPEC,
     digest,
     fill,
     ids,
+    needs,
     new_image,
     put,
     search,
@@ -354,6 +356,7 @@ class Traffic:
 
 def test_searches_and_changes_beside_switches_are_right(store: Store) -> None:
     """Whoever reads the spec and then searches is right, or is told of the switch."""
+    needs(store, Capability.SWITCH_IN_ONE_STEP)
     images = [new_image(f"i{n}") for n in range(40)]
     put(store, images, np.stack([vector_under(SPEC, image.sha256) for image in images]))
     begin(store)
@@ -407,12 +410,12 @@ def test_what_was_prepared_in_vain_is_let_go(store: Store) -> None:
     begin(store)
     with store.spaces.prepared("default", NEW):
         assert not store.spaces.activate("default", NEW)
-    if isinstance(store, LocalStore):
-        assert store._spaces._prepared == {}
+    if isinstance(store.spaces, LocalSpaces):
+        assert store.spaces._prepared == {}
     with store.spaces.prepared("default", SPEC):
         assert store.spaces.activate("default", SPEC)
     assert ids(search(store, vectors[:1], k=1)[0]) == ["i0"]
-    with pytest.raises(EmbeddingSetNotFoundError), store.spaces.prepared("default", OTHER_PASSPORT):
+    with pytest.raises(EmbeddingSetNotFoundError), store.spaces.prepared("default", OTHER_SPEC):
         pass
 
 
@@ -521,6 +524,6 @@ def test_sets_survive_a_restart(tmp_path: Path) -> None:
 
 def test_another_spec_is_another_set(store: Store) -> None:
     fill(store, 1)
-    begin(store, OTHER_PASSPORT)
+    begin(store, OTHER_SPEC)
     begin(store)
     assert len(store.spaces.all("default")) == 3

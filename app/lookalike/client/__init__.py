@@ -185,8 +185,8 @@ class BaseClient(ABC):
     ) -> SearchOut:
         """Finds the pictures most like the one at an address; other arguments as for `search`.
 
-        This process fetches the picture from `url`, and gives its bytes to `keep`; of a service,
-        the service fetches it, and `keep` is not called.
+        `Client` fetches the picture itself and passes its bytes to `keep`. With `HttpClient` the
+        service fetches it, and `keep` is never called.
 
         Raises:
             FetchingDisabledError: The setting `fetch_urls` is off.

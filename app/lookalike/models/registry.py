@@ -26,7 +26,7 @@ class Family(Protocol):
     """What the module of a family offers. Importing it must not import torch."""
 
     MODELS: Sequence[str]
-    """The names of its models that need no family before them."""
+    """Names of models that users may write without the family, e.g. `resnet50`."""
 
     HAS_NETWORK: bool
     """Whether its models can be converted for OpenVINO; a family without offers `load` alone."""

@@ -67,7 +67,11 @@ class ModelRequest:
         return asdict(self)
 
     def preprocess(self, own: Preprocess) -> Preprocess:
-        """What is asked for, the model's `own` where that is open; raises `ConfigurationError`."""
+        """The model's own preprocessing, with the resize, pooling and input size asked for.
+
+        Raises:
+            ConfigurationError: A value that no model has.
+        """
         size = own.input_size if self.input_size is None else self.input_size
         for name, value, known in (
             ("pooling", self.pooling, ("avg", "flatten")),

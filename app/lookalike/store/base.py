@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -121,8 +122,8 @@ class VectorSpaces(Protocol):
     def prepared(self, collection: str, spec: ModelSpec) -> AbstractContextManager[None]:
         """Loads what searches in the space will need, so that `activate` in the block is quick.
 
-        The space may lack vectors yet; those that come are followed. What was loaded is let go at
-        the end of the block unless the space is active then.
+        The space may still lack vectors; those that are added meanwhile are picked up. Unless the
+        space is active at the end of the block, what was loaded is freed.
         """
 
     def activate(self, collection: str, spec: ModelSpec) -> bool:
@@ -220,13 +221,29 @@ class Page:
     vectors: Vectors = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 
+class Capability(StrEnum):
+    """Promises that a store may leave out. Tests of one are skipped for stores without it."""
+
+    ALL_OR_NOTHING = "all_or_nothing"
+    """`upsert` stores all of its rows or none, and nobody ever sees some of them."""
+
+    OLDEST_FIRST = "oldest_first"
+    """Equal scores come oldest first, and so does `scroll`; a replaced image counts as new."""
+
+    SWITCH_IN_ONE_STEP = "switch_in_one_step"
+    """`VectorSpaces.activate` checks that a space is complete and switches to it as one step."""
+
+
 class Store(Protocol):
     """Rows with their vectors, and how to find them again; safe to call from many threads.
 
-    A change has reached the disk when the call returns, whole or not at all. A collection comes
-    into being with its first `upsert`, under that call's spec. Rows come oldest first, as do equal
-    scores; a replaced image counts as new.
+    A change has reached the disk when the call returns. A collection comes into being with its
+    first `upsert`, under that call's spec.
     """
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What this store promises beyond the rest of this protocol."""
 
     @property
     def spaces(self) -> VectorSpaces:

@@ -27,6 +27,7 @@ from lookalike.records import (
 )
 from lookalike.store import sqlite
 from lookalike.store.base import (
+    Capability,
     Page,
     Vectors,
     VectorSpaces,
@@ -108,6 +109,10 @@ class LocalStore:
             if not read_only:
                 self._purger.begin()
             self._owned = undo.pop_all()
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        return frozenset(Capability)
 
     @property
     def spaces(self) -> VectorSpaces:
