@@ -7,23 +7,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
+from rich import progress as rich_progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
-    Progress as Bars,
-)
 from rich.text import Text
 
 import lookalike
@@ -84,6 +75,12 @@ _KINDS: dict[Any, type] = {Path: Path, bool: bool}
 """The types of flags. Other settings are read as texts, which `load_settings` converts."""
 
 
+def flag(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    """A flag for `add_flags`."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
 def add_flags(
     command: Callable[..., None],
     name: str,
@@ -94,12 +91,11 @@ def add_flags(
     given = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [*(one for one in given if one.name != name), *flags]
 
+    @wraps(command)
     def with_flags(**values: Any) -> None:
         made = make(**{flag.name: values.pop(flag.name) for flag in flags})
         command(**{name: made}, **values)
 
-    with_flags.__name__ = command.__name__
-    with_flags.__doc__ = command.__doc__
     with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_flags.__annotations__ = {one.name: one.annotation for one in parameters}
     return with_flags
@@ -115,11 +111,8 @@ def settings_flags(*names: str) -> Callable[[Callable[..., None]], Callable[...,
 
 def client_flags(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command `--server`, `--api-key` and a flag for each named setting, as a `Target`."""
-    places = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in (("server", Server), ("api_key", ApiKey))
-    ]
-    return lambda command: add_flags(command, "target", [*places, *_flags(names)], Target.of)
+    flags = [flag("server", Server), flag("api_key", ApiKey), *_flags(names)]
+    return lambda command: add_flags(command, "target", flags, _target)
 
 
 def _flags(names: tuple[str, ...]) -> list[inspect.Parameter]:
@@ -131,18 +124,11 @@ def _flags(names: tuple[str, ...]) -> list[inspect.Parameter]:
         default = "" if field.default is None or "key" in name else f" \\[{field.default}]"
         option = typer.Option(
             "--" + name.replace("_", "-"),
-            help=f"{' '.join((field.description or '').split())}{default}",
+            help=" ".join(str(field.description).split()) + default,
             show_default=False,
             rich_help_panel=f"Settings (each also as {PREFIX}NAME or in .env)",
         )
-        flags.append(
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[kind | None, option],
-            )
-        )
+        flags.append(flag(name, Annotated[kind | None, option]))
     return flags
 
 
@@ -154,18 +140,10 @@ class Target:
     api_key: str | None
     given: dict[str, Any]  # settings from flags
 
-    @classmethod
-    def of(cls, server: str | None, api_key: str | None, **given: Any) -> Target:
-        """Made of the flags."""
-        return cls(server, api_key, given)
-
     def open(self, *, changes: bool = False, must_exist: bool = True) -> Client | HttpClient:
-        """Opens it.
+        """Opens it; read-only, unless the command `changes` it, beside a service that owns it.
 
-        Args:
-            changes: Whether the command changes anything; one that only reads works beside a
-                service that owns the folder.
-            must_exist: Whether a data folder without a collection is refused.
+        `must_exist` refuses a data folder without a collection.
         """
         if self.server is None:
             if must_exist:
@@ -179,6 +157,10 @@ class Target:
                 )
         key = self.api_key or _kept_key(self.server, load_settings(**self.given).data_dir)
         return lookalike.HttpClient(self.server, key)
+
+
+def _target(server: str | None, api_key: str | None, **given: Any) -> Target:
+    return Target(server, api_key, given)
 
 
 def _kept_key(server: str, data_dir: Path) -> str | None:
@@ -221,10 +203,10 @@ def size_text(count: int) -> str:
 class DrawnProgress(Progress):
     """Draws a bar for each stage that is reported, and keeps the first few errors."""
 
-    def __init__(self, bars: Bars) -> None:
+    def __init__(self, bars: rich_progress.Progress) -> None:
         super().__init__()
         self._bars = bars
-        self._stages: dict[str, TaskID] = {}
+        self._stages: dict[str, rich_progress.TaskID] = {}
         self.errors: list[str] = []
 
     def report(self, done: int, total: int, *, stage: str = "") -> None:
@@ -246,24 +228,22 @@ class DrawnProgress(Progress):
 def progress() -> Iterator[DrawnProgress]:
     """Draws on standard error until the block ends; draws nothing where that is no terminal."""
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.TaskProgressColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TextColumn("{task.fields[rate]}"),
+        rich_progress.TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with rich_progress.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
         yield DrawnProgress(bars)
 
 
 def watch_job(client: BaseClient, job: JobOut, *, stage: str) -> JobOut:
-    """Prints a job's id and draws its progress until it ends; Ctrl-C ends the drawing alone.
-
-    Raises:
-        ServerError: The service does not answer, and does not come back; or knows no such job.
-    """
+    """Prints a job's id and draws its progress until it ends; Ctrl-C ends the drawing alone."""
     typer.echo(f"job {job.id} is {job.state}", err=True)
     if job.state.finished:
         return job

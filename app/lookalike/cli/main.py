@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -18,10 +17,10 @@ COMMANDS = {
     "serve": ("serve:serve", "Start the service; GET /docs shows how to use it."),
     "index": ("index:index", "Add pictures to a collection."),
     "search": ("search:search", "Find the pictures most like IMAGE."),
-    "evaluate": ("evaluate:evaluate", "Measure how well pictures find those of their class."),
-    "map": ("maps:map_pictures", "Draw a map on which similar pictures lie together."),
+    "evaluate": ("sets:evaluate", "Measure how well pictures find those of their class."),
+    "map": ("sets:map_pictures", "Draw a map on which similar pictures lie together."),
     "duplicates": ("duplicates:duplicates", "Find pictures that are stored more than once."),
-    "cluster": ("maps:cluster", "Group pictures that look alike."),
+    "cluster": ("sets:cluster", "Group pictures that look alike."),
     "train": ("train:train", "Train a head on a labelled set, and measure its effect."),
     "reembed": ("models:reembed", "Move a collection to another model."),
     "tune": ("tune:tune", "Try index types on a collection."),
@@ -73,12 +72,8 @@ app = typer.Typer(
 )
 
 
-def _placeholder() -> Callable[[], None]:
-    return lambda: None
-
-
 for _name, (_, _help) in COMMANDS.items():
-    app.command(_name, help=_help)(_placeholder())
+    app.command(_name, help=_help)(lambda: None)
 
 
 def _version(wanted: bool) -> None:
@@ -104,9 +99,6 @@ def run() -> None:
     """
     try:
         app(prog_name="lookalike")
-    except ConfigurationError as exc:
-        typer.secho(f"lookalike: {exc}", err=True, fg="red")
-        sys.exit(2)
     except LookalikeError as exc:
         typer.secho(f"lookalike: {exc}", err=True, fg="red")
-        sys.exit(1)
+        sys.exit(2 if isinstance(exc, ConfigurationError) else 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lookalike.bootstrap import build_encoder
-from lookalike.cli.common import cell, progress, settings_flags
-from lookalike.cli.vector_sets import (
-    SET_SETTINGS,
+from lookalike.cli.common import cell, progress
+from lookalike.cli.sets import (
     Wanted,
     open_vectors,
     require_label_field,
@@ -35,8 +35,7 @@ if TYPE_CHECKING:  # imports torch, which --help does not wait for
 _CHECKPOINT = "checkpoint.pt"
 
 
-@settings_flags(*(name for name in SET_SETTINGS if name != "head"))
-@set_flags
+@partial(set_flags, without="head")
 def train(
     given: dict[str, Any],
     wanted: Wanted,

@@ -1,0 +1,345 @@
+"""Commands about whole sets, of a dataset or a collection: `evaluate`, `map` and `cluster`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lookalike.bootstrap import build_decoder, build_encoders, build_pictures, open_store
+from lookalike.cli.common import (
+    MODEL_SETTINGS,
+    Json,
+    add_flags,
+    cell,
+    flag,
+    progress,
+    settings_flags,
+)
+from lookalike.config import Settings, load_settings
+from lookalike.cores import available_cores
+from lookalike.errors import ConfigurationError
+from lookalike.evaluation import runner
+from lookalike.evaluation.datasets import Dataset, open_dataset, sample
+from lookalike.evaluation.extraction import extract_vectors
+from lookalike.evaluation.report import write_html, write_json
+from lookalike.evaluation.results import Evaluation
+from lookalike.extras import require_extra
+from lookalike.progress import Progress
+from lookalike.services.clusters import Clusters, cluster_pictures
+from lookalike.services.vector_set import VectorSet, stored_vectors
+from lookalike.store.filters import parse_filter
+from lookalike.visualization.contact_sheet import (
+    group_labels,
+    query_sheet,
+    save_picture,
+    write_clusters,
+)
+from lookalike.visualization.map import make_map, write_map
+from lookalike.visualization.pages import check_writable
+
+SET_SETTINGS = (*MODEL_SETTINGS, "cache_dir")
+"""Settings that matter to a command that embeds a dataset."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which set a command works on. Each field is a flag, see `set_flags`."""
+
+    dataset: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATASET",
+            help="A folder with a sub-folder for each class, a CSV of path,label, or cifar10",
+        ),
+    ] = None
+    collection: Annotated[
+        str | None,
+        typer.Option("--collection", "-c", help="A collection of the data folder, not a dataset"),
+    ] = None
+    label_field: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="Of a collection: the metadata field with the label"),
+    ] = None
+    where: Annotated[
+        str | None,
+        typer.Option("--filter", metavar="JSON", help="Of a collection: only pictures that pass"),
+    ] = None
+    kind: Annotated[
+        Literal["auto", "folder", "flat", "cifar10", "sop", "csv"],
+        typer.Option(help="How to read the dataset; sop is Stanford Online Products"),
+    ] = "auto"
+    split: Annotated[
+        Literal["train", "test"] | None, typer.Option(help="Of cifar10 and sop: test if not given")
+    ] = None
+    sop_label: Annotated[
+        Literal["class", "super_class"] | None, typer.Option(help="Of sop: class if not given")
+    ] = None
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="Of a dataset: only so many pictures, at random")
+    ] = None
+    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same choices")] = 0
+
+
+def require_label_field(wanted: Wanted) -> None:
+    """Raises `ConfigurationError` if a collection is named without its label field."""
+    if wanted.collection is not None and wanted.label_field is None:
+        raise ConfigurationError(
+            "Name the metadata field that says what a picture shows, with --label-field"
+        )
+
+
+def set_flags(command: Callable[..., None], *, without: str = "") -> Callable[..., None]:
+    """Gives a command the flags of a set, as `wanted: Wanted` and as settings in `given`."""
+    hints = get_type_hints(Wanted, include_extras=True)
+    flags = [flag(one.name, hints[one.name], one.default) for one in fields(Wanted)]
+    names = [name for name in SET_SETTINGS if name != without]
+    return settings_flags(*names)(add_flags(command, "wanted", flags, Wanted))
+
+
+@contextmanager
+def open_vectors(wanted: Wanted, given: dict[str, Any], progress: Progress) -> Iterator[VectorSet]:
+    """Opens a set with its vectors, which are extracted if they are not kept yet.
+
+    Raises:
+        ConfigurationError: Not one of dataset and collection is named, or a flag does not fit.
+    """
+    settings = load_settings(**given)
+    if (wanted.dataset is None) == (wanted.collection is None):
+        raise ConfigurationError(
+            "Name either a DATASET (a folder, a CSV, cifar10) or a --collection of the data folder"
+        )
+    if wanted.collection is not None:
+        _refuse_dataset_flags(wanted, given)
+        with closing(open_store(settings, read_only=True)) as store:
+            pictures = build_pictures(settings, store)
+            label, where = wanted.label_field, parse_filter(wanted.where)
+            yield stored_vectors(store, pictures, wanted.collection, label_field=label, where=where)
+        return
+    if wanted.label_field is not None or wanted.where is not None:
+        raise ConfigurationError("--label-field and --filter belong to a --collection")
+    dataset = _open_dataset(wanted, settings)
+    with closing(build_encoders(settings)) as encoders:
+        yield extract_vectors(
+            dataset,
+            encoders.default,
+            build_decoder(settings),
+            cache=settings.cache_dir,
+            progress=progress.stage("extracting"),
+            cores=settings.threads or available_cores(),
+        )
+
+
+def _refuse_dataset_flags(wanted: Wanted, given: dict[str, Any]) -> None:
+    flags = [name for name in SET_SETTINGS if name != "data_dir" and given.get(name) is not None]
+    flags += [name for name in ("split", "sop_label", "limit") if getattr(wanted, name) is not None]
+    flags += ["kind"] if wanted.kind != "auto" else []
+    if flags:
+        raise ConfigurationError(
+            f"--{flags[0].replace('_', '-')} belongs to a dataset; a collection has its vectors "
+            "already. Leave it out"
+        )
+
+
+def _open_dataset(wanted: Wanted, settings: Settings) -> Dataset:
+    assert wanted.dataset is not None
+    dataset = open_dataset(
+        wanted.dataset,
+        kind=wanted.kind,
+        split=wanted.split,
+        label=wanted.sop_label,
+        cache_dir=settings.cache_dir,
+    )
+    limit = wanted.limit
+    return dataset if limit is None else sample(dataset, count=limit, seed=wanted.seed)
+
+
+_SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
+
+
+@set_flags
+def evaluate(
+    given: dict[str, Any],
+    wanted: Wanted,
+    *,
+    k: Annotated[int, typer.Option("-k", min=1, help="Ranks that classes are judged by")] = 10,
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="So many random queries; every picture if not given")
+    ] = None,
+    query_index: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="One query alone, by its position from 0 among the pictures that can be read",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for report.json, report.html and contact sheets")
+    ] = Path("output"),
+    as_json: Json = False,
+) -> None:
+    """Measure how well the pictures of a labelled set find those of their class."""
+    if query_index is None:
+        require_label_field(wanted)
+
+    check_writable(out / "report.json")
+    with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
+        _warn_of_splits(vectors)
+        if query_index is not None:
+            _one_query(vectors, query_index, k=k, out=out, as_json=as_json)
+            return
+
+        ranking = drawn.stage("ranking")
+        found = runner.evaluate(vectors, k=k, queries=queries, seed=wanted.seed, progress=ranking)
+        write_json(found, out / "report.json")
+        write_html(found, vectors, out / "report.html")
+    if as_json:
+        typer.echo((out / "report.json").read_text(encoding="utf-8"))
+    else:
+        _print_evaluation(found, out)
+
+
+def _warn_of_splits(vectors: VectorSet) -> None:
+    """Says so where the classes look like the parts of a dataset."""
+    classes = set(vectors.labels or ())
+    if classes and classes <= _SPLITS:
+        names = ", ".join(sorted(classes))
+        text = f"The classes are {names}: name one of these folders, if the classes are inside"
+        typer.secho(text, err=True, fg="yellow")
+
+
+def _one_query(vectors: VectorSet, position: int, *, k: int, out: Path, as_json: bool) -> None:
+    found = runner.evaluate_query(vectors, position, k)
+    path = out / f"query-{position}.png"
+    matches = [(match.position, match.score, match.relevant) for match in found.matches]
+    save_picture(query_sheet(vectors, position, matches), path)
+    if as_json:
+        typer.echo(json.dumps({**asdict(found), "sheet": str(path)}, indent=2))
+        return
+    label = "" if found.label is None else f", {found.label}"
+    typer.echo(f"Query {position}: {found.name}{label}")
+    if found.precision is not None:
+        typer.echo(f"Precision@{k}: {found.precision:.2f}")
+    else:
+        why = "there are no labels" if found.label is None else "no other picture has its label"
+        typer.echo(f"Precision@{k}: not known, {why}")
+    typer.echo(f"Saved {path}")
+
+
+def _print_evaluation(found: Evaluation, out: Path) -> None:
+    spec = found.spec
+    console = Console()
+    console.print(cell(f"{found.dataset}: {found.pictures} pictures, {found.classes} classes"))
+    console.print(
+        f"{spec.model}, {spec.weights} weights, {spec.pooling} pooling, input "
+        f"{spec.preprocess.input_size}, {spec.dim} numbers, {found.index} index"
+    )
+    table = Table("metric")
+    table.add_column("mean", justify="right")
+    table.add_column("95% interval", justify="right")
+    for metric in found.metrics:
+        table.add_row(metric.title, f"{metric.value:.4f}", f"{metric.low:.4f} to {metric.high:.4f}")
+    console.print(table)
+    console.print(f"{found.queries} queries; chance {found.chance:.4f}")
+    if found.left_out:
+        console.print(f"{found.left_out} left out: no other picture has their label")
+    if found.skipped:
+        console.print(f"{len(found.skipped)} skipped; report.json names them and says why")
+    for note in found.notes:
+        console.print(cell(note))
+    for name in ("report.html", "report.json"):
+        typer.echo(str(out / name))
+
+
+@set_flags
+def map_pictures(
+    given: dict[str, Any],
+    wanted: Wanted,
+    *,
+    components: Annotated[
+        int, typer.Option(min=2, help="Numbers that PCA keeps of a vector before t-SNE")
+    ] = 100,
+    perplexity: Annotated[
+        float, typer.Option(min=1, help="About how many neighbors t-SNE keeps together")
+    ] = 30.0,
+    out: Annotated[
+        Path, typer.Option(help="Folder for map.html, scatter.png, grid.png and places.csv")
+    ] = Path("output"),
+) -> None:
+    """Draw a map on which similar pictures lie together."""
+    require_extra("viz", "a map")
+    check_writable(out / "map.html")
+    with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
+        numbers: dict[str, Any] = {"components": components, "perplexity": perplexity}
+        layout = make_map(vectors, **numbers, seed=wanted.seed, progress=drawn)
+        paths = write_map(layout, vectors, out, progress=drawn)
+    typer.echo(f"{len(vectors)} pictures; PCA kept {layout.pca.kept:.1%} of the variance")
+    if vectors.skipped:
+        typer.echo(f"{len(vectors.skipped)} pictures were skipped")
+    for path in paths:
+        typer.echo(str(path))
+
+
+@set_flags
+def cluster(
+    given: dict[str, Any],
+    wanted: Wanted,
+    *,
+    clusters: Annotated[
+        int | None, typer.Option(min=1, help="How many groups; chosen by silhouette if not given")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for index.html, groups.csv and a contact sheet of each group"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Group pictures that look alike."""
+    require_extra("viz", "grouping pictures")
+    if out is not None:
+        check_writable(out / "index.html")
+    paths: list[Path] = []
+    with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
+        choosing = drawn.stage("choosing the number of groups")
+        found = cluster_pictures(vectors, clusters=clusters, seed=wanted.seed, progress=choosing)
+        if out is not None:
+            paths = write_clusters(found, vectors, out)
+        if as_json:
+            typer.echo(_clusters_json(found, vectors))
+        else:
+            _print_clusters(found, vectors)
+    for path in paths[:1] if as_json else paths:
+        typer.echo(str(path), err=as_json)
+
+
+def _clusters_json(found: Clusters, vectors: VectorSet) -> str:
+    groups = [
+        {
+            "group": number,
+            "ids": [vectors.ids[position] for position in group.positions],
+            "scores": [round(score, 6) for score in group.scores.tolist()],
+        }
+        for number, group in enumerate(found.groups, start=1)
+    ]
+    facts = {"name": vectors.name, "count": len(vectors), "purity": found.purity, "nmi": found.nmi}
+    return json.dumps({**facts, "silhouettes": found.tried, "groups": groups}, indent=2)
+
+
+def _print_clusters(found: Clusters, vectors: VectorSet) -> None:
+    table = Table("group", "pictures", "most central", "labels", title=f"groups in {vectors.name}")
+    for number, group in enumerate(found.groups, start=1):
+        central = ", ".join(vectors.names[position] for position in group.positions[:3])
+        labels = ", ".join(f"{label} {n}" for label, n in group_labels(group, vectors)[:3])
+        table.add_row(str(number), str(len(group)), cell(central), cell(labels))
+    console = Console()
+    console.print(table)
+    if found.purity is not None:
+        console.print(f"purity {found.purity:.3f}, normalized mutual information {found.nmi:.3f}")
