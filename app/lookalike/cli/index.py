@@ -1,10 +1,11 @@
-"""`lookalike index`."""
+"""`lookalike index` and `lookalike reembed`."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,7 @@ from lookalike.cli.common import (
 from lookalike.client import Outcome
 from lookalike.errors import ConfigurationError, LookalikeError
 from lookalike.media.sources import walk
+from lookalike.models.spec import ModelRequest
 from lookalike.records import OnConflict
 from lookalike.schemas import JobOut
 from lookalike.services.importing import ARCHIVE_ENDINGS
@@ -167,3 +169,85 @@ def _item(outcome: Outcome) -> dict[str, Any]:
         "id": outcome.id,
         "reason": None if outcome.error is None else str(outcome.error),
     }
+
+
+_MOVING = "re-embedding"
+
+
+@client_flags(*MODEL_SETTINGS)
+def reembed(
+    target: Target,
+    *,
+    collection: Collection = DEFAULT,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="With --server: draw the job's progress to its end")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Move a collection to another model: new vectors for every picture, then one switch.
+
+    On a data folder it is done here, and again after an interruption it goes on where it was. A
+    running service (--server) does it in the background and answers searches meanwhile; paths
+    are then those of its machine. --head none means no head.
+    """
+    model = _without_head(target.given)
+    if target.server is not None:
+        model |= _named_model(target.given)
+    with target.open(changes=True) as client:
+        if isinstance(client, lookalike.Client):
+            _here(client, collection, model)
+            return
+        job = client.begin_reembed(collection, model=model)
+        if watch:
+            job = watch_job(client, job, stage=_MOVING)
+    _print_job(job, str(target.server), as_json=as_json)
+
+
+def _without_head(given: dict[str, Any]) -> dict[str, Any]:
+    """Takes `--head none` out of the flags: no setting can say it."""
+    if str(given.get("head")) != "none":
+        return {}
+    given["head"] = None
+    return {"head": None}
+
+
+def _here(client: Client, collection: str, model: dict[str, Any]) -> None:
+    with progress() as drawn:
+        try:
+            message = client.reembed(collection, model=model, progress=drawn.stage(_MOVING))
+        finally:
+            print_errors(drawn.errors)
+    typer.echo(message)
+
+
+def _named_model(given: dict[str, Any]) -> dict[str, Any]:
+    """Takes the model settings that a service accepts out of the flags."""
+    model: dict[str, Any] = {}
+    for name in (field.name for field in fields(ModelRequest)):
+        if (value := given.pop(name, None)) is not None:
+            model[name] = _number(value) if name == "input_size" else str(value)
+    if (precision := given.pop("precision", None)) is not None:
+        model["int8"] = str(precision) == "int8"
+    return model
+
+
+def _print_job(job: JobOut, server: str, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(job.model_dump_json(indent=2))
+    elif not job.state.finished:
+        typer.echo(
+            f"job {job.id} is {job.state}; --watch draws how far it is, and so does "
+            f"GET {server.rstrip('/')}/jobs/{job.id}"
+        )
+    else:
+        print_errors(job.error_texts)
+        typer.echo(f"job {job.id} is {job.state}: {job.message}")
+    if job.state in {"failed", "canceled"}:
+        raise typer.Exit(1)
+
+
+def _number(text: Any) -> int:
+    try:
+        return int(text)
+    except ValueError as exc:
+        raise ConfigurationError(f"--input-size is {text!r}; give a number of pixels") from exc
