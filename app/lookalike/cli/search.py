@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from lookalike.cli.common import (
     DEFAULT,
@@ -38,6 +37,7 @@ from lookalike.visualization.drawing import missing_picture, printable
 from lookalike.visualization.pages import check_writable, picture_uri, render, write_whole
 
 _TILE = 160  # pixels
+_THUMBNAIL = 192  # pixels
 _LIMITS = ImageLimits()
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -110,38 +110,23 @@ def search(
 
 
 def _sheet(client: BaseClient, query: str | bytes, result: SearchOut, *, name: str) -> Image.Image:
-    """Draws the query beside its matches.
-
-    A gray tile stands for a query that the service fetched.
-    """
-    model = result.model
+    """Draws the query beside its matches; a gray tile where the service fetched the query."""
+    thumbnail = partial(client.thumbnail, collection=result.collection)
+    pictures = [_opened(partial(thumbnail, match.id)) for match in result.matches]
     tiles = [
-        Tile(
-            image=_thumbnail(client, match.id, result.collection),
-            name=match.filename,
-            rank=match.rank,
-            score=match.score,
-        )
-        for match in result.matches
+        Tile(image=picture, name=match.filename, rank=match.rank, score=match.score)
+        for picture, match in zip(pictures, result.matches, strict=True)
     ]
-    asked = Tile(image=_query(query), name=name)
-    title = f"{model.name}, {model.weights} weights"
+    read = partial(bytes, query) if isinstance(query, bytes) else Path(query).read_bytes
+    asked = Tile(image=_opened(read), name=name)
+    title = f"{result.model.name}, {result.model.weights} weights"
     return contact_sheet(asked, tiles, title=title, tile_size=_TILE)
 
 
-def _query(query: str | bytes) -> Image.Image | None:
+def _opened(read: Callable[[], bytes]) -> Image.Image | None:
     try:
-        content = query if isinstance(query, bytes) else Path(query).read_bytes()
-        return decode_image(content, limits=_LIMITS, decode_size=_TILE).image
+        return decode_image(read(), limits=_LIMITS, decode_size=_TILE).image
     except (LookalikeError, OSError):
-        return None
-
-
-def _thumbnail(client: BaseClient, image_id: str, collection: str) -> Image.Image | None:
-    try:
-        jpeg = client.thumbnail(image_id, collection=collection)
-        return decode_image(jpeg, limits=_LIMITS, decode_size=_TILE).image
-    except LookalikeError:
         return None
 
 
@@ -149,39 +134,22 @@ def _print(result: SearchOut) -> None:
     model = result.model
     head = "" if model.head is None else f" with head {model.head}"
     title = f"{model.name}, {model.weights}{head}, {model.dim} numbers"
-    table = Table(title=title, title_justify="left")
-    table.add_column("rank", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("id")
-    table.add_column("filename")
-    table.add_column("metadata")
+    right = [Column(name, justify="right") for name in ("rank", "score")]
+    table = Table(*right, "id", "filename", "metadata", title=title, title_justify="left")
     for match in result.matches:
-        table.add_row(
-            str(match.rank),
-            f"{match.score:.4f}",
-            match.id,
-            cell(match.filename),
-            metadata_cell(match.metadata),
-        )
+        name, metadata = cell(match.filename), metadata_cell(match.metadata)
+        table.add_row(str(match.rank), f"{match.score:.4f}", match.id, name, metadata)
     console = Console()
     console.print(table)
     if not result.matches:
         console.print(f"No matches: the collection {result.collection!r} has none that pass.")
 
 
-SHOWN_GROUPS = 50
-"""Groups in the table."""
+SHOWN_GROUPS, SHOWN_MEMBERS = 50, 10
+"""Groups in the table, and members of one group."""
 
-SHOWN_MEMBERS = 10
-"""Members of one group in the table."""
-
-MAX_GROUPS = 200
-"""Groups on the page."""
-
-MAX_MEMBERS = 24
-"""Members of one group on the page."""
-
-_THUMBNAIL = 192  # pixels
+MAX_GROUPS, MAX_MEMBERS = 200, 24
+"""Groups on the page, and members of one group."""
 
 
 @client_flags("data_dir")
@@ -206,15 +174,10 @@ def duplicates(
         check_writable(html)
     with target.open() as client:
         with progress() as drawn:
-            found = client.duplicates(
-                collection,
-                kind=kind,
-                threshold=threshold,
-                progress=drawn.stage("searching for duplicates"),
-            )
+            stage = drawn.stage("searching for duplicates")
+            found = client.duplicates(collection, kind=kind, threshold=threshold, progress=stage)
         if html is not None:
-            page = duplicates_page(found, partial(_open_thumbnail, client, found.collection))
-            write_whole(html, page)
+            write_whole(html, duplicates_page(found, partial(_thumbnail, client, found.collection)))
             typer.echo(f"wrote {html}", err=True)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
@@ -222,21 +185,17 @@ def duplicates(
         _print_groups(found)
 
 
-def _open_thumbnail(client: BaseClient, collection: str, image_id: str) -> Image.Image:
+def _thumbnail(client: BaseClient, collection: str, image_id: str) -> Image.Image:
     content = client.thumbnail(image_id, collection=collection)
-    return Image.open(io.BytesIO(content)).convert("RGB")
+    return decode_image(content, limits=_LIMITS, decode_size=_THUMBNAIL).image
 
 
 def duplicates_page(found: DuplicatesOut, thumbnail: Callable[[str], Image.Image]) -> str:
-    """Builds the page: totals, then each group with the picture to keep first.
+    """Builds the page, as HTML that needs nothing from elsewhere.
 
-    Args:
-        found: All groups, in order; the first `MAX_GROUPS` are shown.
-        thumbnail: Opens a picture by its id; where it raises `LookalikeError`, a gray tile stands
-            for it.
-
-    Returns:
-        HTML that needs nothing from elsewhere.
+    Totals come first, then the first `MAX_GROUPS` groups, each with the picture to keep first.
+    `thumbnail` opens a picture by its id; a gray tile stands for one where it raises
+    `LookalikeError`.
     """
 
     def shown(picture: KeptOut) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,12 +13,7 @@ from rich.table import Table
 
 from lookalike.bootstrap import build_encoder
 from lookalike.cli.common import cell, progress
-from lookalike.cli.sets import (
-    Wanted,
-    open_vectors,
-    require_label_field,
-    set_flags,
-)
+from lookalike.cli.sets import Wanted, open_vectors, require_label_field, set_flags
 from lookalike.config import load_settings
 from lookalike.errors import ConfigurationError
 from lookalike.evaluation.results import Metric
@@ -75,6 +70,8 @@ def train(
 ) -> None:
     """Train a head on a labelled set's vectors, and measure what it changes."""
     require_extra("train", "training")
+    from lookalike.training.files import write_training  # noqa: PLC0415 - imports torch
+
     require_label_field(wanted)
     if full and wanted.dataset is None:
         raise ConfigurationError("--full belongs to a DATASET: it changes what makes the vectors")
@@ -89,80 +86,53 @@ def train(
         hold_out_classes=hold_out_classes,
         seed=wanted.seed,
     )
+    chosen = {
+        "augmentation": augmentation,
+        "gradient_checkpointing": gradient_checkpointing,
+        "mixed_precision": mixed_precision,
+    }
     with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
-        if full:
-            fit = _full_fit(
-                given,
-                out,
-                augmentation=augmentation,
-                gradient_checkpointing=gradient_checkpointing,
-                mixed_precision=mixed_precision,
-            )
-        else:
-            fit = _light_fit
-        result, compared, paths = _train(vectors, options, fit, out, drawn)
+        how = chosen if full else None
+        result, headed = _fit(vectors, options, given, how, out / _CHECKPOINT, drawn)
+        measuring = drawn.stage("measuring")
+        compared = compare(vectors, headed, result.split, seed=options.seed, progress=measuring)
+        paths = write_training(result, headed, compared, out)
+        (out / _CHECKPOINT).unlink(missing_ok=True)
     _print(vectors, result, compared, paths)
 
 
-_Fit = Callable[..., "tuple[TrainingResult, VectorSet]"]
-"""Trains, and gives the result and the set with its new vectors."""
-
-
-def _light_fit(vectors: VectorSet, **options: Any) -> tuple[TrainingResult, VectorSet]:
-    from lookalike.training.trainer import train_head  # noqa: PLC0415 - imports torch
-
-    result = train_head(vectors, **options)
-    return result, with_head(vectors, result.head)
-
-
-def _full_fit(given: dict[str, Any], out: Path, **chosen: bool) -> _Fit:
-    from lookalike.training import full  # noqa: PLC0415 - imports torch
-
-    settings = load_settings(**given)
-
-    def fit(vectors: VectorSet, **options: Any) -> tuple[TrainingResult, VectorSet]:
-        found = full.train_full(
-            vectors,
-            weights=settings.weights,
-            full=full.FullOptions(device=settings.device, **chosen),
-            **options,
-        )
-        path = found.save_backbone(out)
-        trained = load_settings(**{**given, "weights": str(path)})
-        encoder = HeadedEncoder(build_encoder(trained), found.training.head)
-        return found.training, full.extract_again(vectors, encoder)
-
-    return fit
-
-
-def _train(
-    vectors: VectorSet, options: TrainingOptions, fit: _Fit, out: Path, drawn: Progress
-) -> tuple[TrainingResult, Sequence[Compared], list[Path]]:
-    from lookalike.training.files import write_training  # noqa: PLC0415 - imports torch
-
-    checkpoint = out / _CHECKPOINT
+def _fit(
+    vectors: VectorSet,
+    options: TrainingOptions,
+    given: dict[str, Any],
+    chosen: dict[str, bool] | None,
+    checkpoint: Path,
+    drawn: Progress,
+) -> tuple[TrainingResult, VectorSet]:
+    """Trains a head, or with `chosen` the network as well; returns the set's new vectors, too."""
+    from lookalike.training import full, trainer  # noqa: PLC0415 - imports torch
 
     def tell(epoch: Epoch, epochs: int) -> None:
         drawn.report(epoch.number, epochs, stage="training")
         measured = "" if epoch.validation is None else f"  validation MAP@R {epoch.validation:.4f}"
         typer.echo(f"epoch {epoch.number}/{epochs}  loss {epoch.loss:.4f}{measured}", err=True)
 
+    told: dict[str, Any] = {"options": options, "on_progress": tell, "checkpoint": checkpoint}
     try:
-        result, headed = fit(vectors, options=options, on_progress=tell, checkpoint=checkpoint)
+        if chosen is None:
+            result = trainer.train_head(vectors, **told)
+            return result, with_head(vectors, result.head)
+        settings = load_settings(**given)
+        how = full.FullOptions(device=settings.device, **chosen)
+        found = full.train_full(vectors, weights=settings.weights, full=how, **told)
+        path = found.save_backbone(checkpoint.parent)
+        trained = load_settings(**{**given, "weights": str(path)})
+        encoder = HeadedEncoder(build_encoder(trained), found.training.head)
+        return found.training, full.extract_again(vectors, encoder)
     except KeyboardInterrupt:
         if checkpoint.exists():
             typer.echo(f"Stopped; {checkpoint} is kept, the same command goes on", err=True)
         raise
-    compared = compare(
-        vectors,
-        headed,
-        result.split,
-        seed=options.seed,
-        progress=drawn.stage("measuring"),
-    )
-    paths = write_training(result, headed, compared, out)
-    checkpoint.unlink(missing_ok=True)
-    return result, compared, paths
 
 
 def _print(
@@ -192,28 +162,21 @@ def _print(
 
 
 def _print_table(console: Console, compared: Sequence[Compared]) -> None:
-    def shown(metric: Metric) -> str:
-        return f"{metric.value:.4f} ({metric.low:.3f} to {metric.high:.3f})"
-
-    def change(change: Change) -> str:
-        return f"{change.value:+.4f} ({change.low:+.3f} to {change.high:+.3f})"
+    def shown(metric: Metric | Change, sign: str = "") -> str:
+        low, high = f"{metric.low:{sign}.3f}", f"{metric.high:{sign}.3f}"
+        return f"{metric.value:{sign}.4f} ({low} to {high})"
 
     table = Table("part", "metric", "before", "after", "change")
     for part in compared:
         first = f"{part.title}: {part.before.queries} queries"
-        for before, after, apart in zip(
-            part.before.metrics, part.after.metrics, part.changes, strict=True
-        ):
-            if _is_shown(before):
-                table.add_row(first, _title(before), shown(before), shown(after), change(apart))
+        rows = zip(part.before.metrics, part.after.metrics, part.changes, strict=True)
+        for before, after, change in rows:
+            if before.k != 1 or before.name == "hit_rate":  # at rank 1, most equal the hit rate
+                cells = (shown(before), shown(after), shown(change, "+"))
+                table.add_row(first, _title(before), *cells)
                 first = ""
         table.add_section()
     console.print(table)
-
-
-def _is_shown(metric: Metric) -> bool:
-    """Whether the table shows a metric: at rank 1, most equal the hit rate."""
-    return metric.k != 1 or metric.name == "hit_rate"
 
 
 def _title(metric: Metric) -> str:
