@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from lookalike.errors import ConflictError, EmbeddingSetNotFoundError, SpecMismatchError
+from lookalike.errors import ConflictError, EmbeddingSetNotFoundError
 from lookalike.models.base import Encoder
 from lookalike.models.encoders import Encoders, LiveEncoder
 from lookalike.models.head import Head
 from lookalike.models.spec import ModelRequest
-from lookalike.records import CollectionInfo, ModelSpec, check_collection_name
+from lookalike.records import ModelSpec, check_collection_name
 from lookalike.services.jobs import IMPORT_KINDS, REEMBED_KIND, JobService
 from lookalike.services.pipeline import PutGate
 from lookalike.store.base import Store, VectorSpace
@@ -23,12 +23,9 @@ log = logging.getLogger(__name__)
 
 
 class CollectionService:
-    """What concerns a collection as a whole.
+    """Deletes collections and their vector sets.
 
-    Args:
-        store: Where the collections are.
-        jobs: Where imports into them may wait or run.
-        gate: Holds back what imports are about to commit until they know that they are to end.
+    The gate holds back what imports are about to commit until they know that they are to end.
     """
 
     def __init__(self, store: Store, jobs: JobService, gate: PutGate) -> None:
@@ -36,16 +33,10 @@ class CollectionService:
         self._jobs = jobs
         self._gate = gate
 
-    def all(self) -> list[CollectionInfo]:
-        """All collections, by name."""
-        return self._store.collections()
-
     def drop(self, collection: str, *, wait: bool = False) -> int:
         """Removes a collection and ends the imports into it; returns how many pictures it had.
 
-        Args:
-            collection: Its name.
-            wait: Remove what it leaves on the disk before returning.
+        With `wait`, what it leaves on the disk is removed before this returns.
 
         Raises:
             CollectionNotFoundError: There is no such collection; imports that may make it go on.
@@ -54,7 +45,7 @@ class CollectionService:
         """
         check_collection_name(collection)
         with self._gate.closed(collection):
-            if any(info.name == collection for info in self._store.collections()):
+            if self._store.collection(collection) is not None:
                 # First: imports that could not be canceled any more would make it anew.
                 why = f"Canceled by the deletion of the collection {collection!r}"
                 for job in self._jobs.unfinished(collection):
@@ -63,19 +54,11 @@ class CollectionService:
             return self._store.drop(collection, wait=wait)
 
     def vector_sets(self, collection: str) -> list[VectorSpace]:
-        """All vector sets of a collection, in the order they were made.
-
-        Raises:
-            CollectionNotFoundError: There is no such collection.
-        """
+        """All vector sets of a collection, in the order made; raises `CollectionNotFoundError`."""
         return self._store.spaces.all(check_collection_name(collection))
 
     def discard(self, collection: str, digest: str) -> None:
-        """Removes the vectors that one model made, if they are not in use.
-
-        Args:
-            collection: Its name.
-            digest: Of the model's spec.
+        """Removes the vectors that one model made, by its spec's digest, if they are not in use.
 
         Raises:
             CollectionNotFoundError: There is no such collection.
@@ -105,8 +88,7 @@ class CollectionModels:
         store: Where the collections are.
         make: Builds an encoder.
         default: What the default encoder was built from.
-        keep_head: Keeps a head and returns the path to ask for, so that it can be loaded again
-            whatever happens to the file that it came from.
+        keep_head: Keeps a head and returns the path of what is kept, to ask for.
     """
 
     def __init__(
@@ -123,7 +105,6 @@ class CollectionModels:
         self._make = make
         self._default = default
         self._keep_head = keep_head
-        self._made: list[ModelSpec] = []
 
     def restore(self) -> None:
         """Builds the encoders that active sets need, if it was recorded how.
@@ -136,7 +117,7 @@ class CollectionModels:
             spec, request = active.spec, _recorded(active)
             if request is None and spec.int8 and spec.head is None:  # it is kept under its spec
                 request = ModelRequest.of(spec, weights=spec.weights, head=None)
-            if self._is_live(spec) or request is None:
+            if request is None or self._is_live(spec):
                 continue
             if not self._try_live(spec, request):
                 log.warning("searches in the collection %s are refused", info.name)
@@ -149,10 +130,7 @@ class CollectionModels:
         """
         if request == self._default and request.head is None:
             return self._encoders.default
-        encoder = self._make(request)
-        if not self._is_live(encoder.spec):
-            self._made.append(encoder.spec)
-        return self._encoders.add(encoder)
+        return self._encoders.add(self._make(request))
 
     def lasting(self, request: ModelRequest, encoder: Encoder) -> ModelRequest:
         """The request by what is kept, whatever is trained or quantized later: head and network."""
@@ -163,11 +141,9 @@ class CollectionModels:
         return replace(request, int8=network.digest) if network.int8 else request
 
     def keep_live(self, collection: str, target: ModelRequest) -> None:
-        """Lets searches in the active set go on, now and after a restart, if that is possible.
+        """Lets searches in the active set go on during a move to `target` and after a restart.
 
-        Args:
-            collection: The collection that is about to move.
-            target: Where it moves to.
+        That is not always possible.
         """
         active = self.active(collection)
         spec = active.spec
@@ -176,23 +152,25 @@ class CollectionModels:
             request = self.lasting(self._default, self._encoders.default.encoder)
         elif not self._is_live(spec):
             request = recorded or _likely(spec, target)
-            if request is not None and not self._try_live(spec, request):
-                request = None
+            if request is None or not self._try_live(spec, request):
+                return
         if request is not None and request != recorded:
             self._store.spaces.begin(collection, spec, provenance={}, recipe=request.to_dict())
 
     def retire(self) -> None:
-        """Closes the encoders built here that no collection needs."""
+        """Closes the encoders that no collection needs, but the default one."""
         needed = {info.spec.digest for info in self._store.collections()}
         needed.add(self._encoders.default.spec.digest)
-        for spec in list(self._made):
-            if spec.digest not in needed:
-                self._made.remove(spec)
-                self._encoders.remove(spec)
+        for live in self._encoders.live:
+            if live.spec.digest not in needed:
+                self._encoders.remove(live.spec)
 
     def active(self, collection: str) -> VectorSpace:
         """The set of a collection that is searched."""
         return next(one for one in self._store.spaces.all(collection) if one.active)
+
+    def _is_live(self, spec: ModelSpec) -> bool:
+        return any(live.spec.digest == spec.digest for live in self._encoders.live)
 
     def _try_live(self, spec: ModelSpec, request: ModelRequest) -> bool:
         """Builds an encoder, and makes it live if it still is what the spec says."""
@@ -206,14 +184,6 @@ class CollectionModels:
             log.warning("what built %s builds another model now: %s", spec.digest, apart)
             return False
         self._encoders.add(encoder)
-        self._made.append(spec)
-        return True
-
-    def _is_live(self, spec: ModelSpec) -> bool:
-        try:
-            self._encoders.for_spec(spec)
-        except SpecMismatchError:
-            return False
         return True
 
 

@@ -92,7 +92,7 @@ class ReembedIn(Schema):
 def described(services: Services) -> list[CollectionOut]:
     """Describes all collections, and says which of them a live model can search."""
     live = [encoder.spec for encoder in services.encoders.live]
-    return CollectionOut.of_all(services.collections.all(), live)
+    return CollectionOut.of_all(services.store.collections(), live)
 
 
 @_collections.get("", summary="List collections", responses=responses(401), dependencies=READ)
