@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -46,7 +45,6 @@ class Cluster:
     scores: NDArray[np.float32]
 
     def __len__(self) -> int:
-        """Pictures."""
         return len(self.positions)
 
 
@@ -93,21 +91,25 @@ def cluster_pictures(
     by the seed; at most one group for five pictures. The silhouette favors few, well separated
     groups: it is a start, not a truth.
 
+    There are fewer groups than asked for where pictures have equal vectors.
+
     Args:
         vectors: At least 2 pictures.
         clusters: How many groups, 1 to the number of pictures; None to have it chosen.
         seed: The same seed gives the same groups.
         progress: Told how many numbers of groups were tried, and of how many.
 
-    Returns:
-        Fewer groups than asked for where pictures have equal vectors.
-
     Raises:
         InvalidParameterError: Too few pictures, or a number of groups that cannot be.
         ConfigurationError: The extra `viz` is not installed.
     """
     require_extra("viz", "grouping pictures")
-    _check(len(vectors), clusters)
+    count = len(vectors)
+    if count < 2:
+        raise InvalidParameterError(f"{count} pictures cannot be grouped; index some more first")
+    most = min(count, MAX_CLUSTERS)
+    if clusters is not None and not 1 <= clusters <= most:
+        raise InvalidParameterError(f"clusters is {clusters}; choose from 1 to {most}")
     rows = _shortened(vectors.vectors, seed=seed)
     tried: dict[int, float] = {}
     if clusters is None:
@@ -119,14 +121,6 @@ def cluster_pictures(
         return found
     purity, nmi = _agreement(found.of_pictures(), vectors.labels)
     return Clusters(groups=groups, tried=tried, purity=purity, nmi=nmi)
-
-
-def _check(count: int, clusters: int | None) -> None:
-    if count < 2:
-        raise InvalidParameterError(f"{count} pictures cannot be grouped; index some more first")
-    most = min(count, MAX_CLUSTERS)
-    if clusters is not None and not 1 <= clusters <= most:
-        raise InvalidParameterError(f"clusters is {clusters}; choose from 1 to {most}")
 
 
 def _shortened(rows: Vectors, *, seed: int) -> Vectors:
@@ -200,9 +194,8 @@ def _agreement(groups: Labels, labels: Sequence[str]) -> tuple[float, float]:
     As in Manning, Raghavan and Schuetze, Introduction to Information Retrieval, 2008, ch. 16.3.
     """
     from sklearn.metrics import normalized_mutual_info_score  # noqa: PLC0415 - slow to import
+    from sklearn.metrics.cluster import contingency_matrix  # noqa: PLC0415
 
-    counts: dict[int, Counter[str]] = {}
-    for group, label in zip(groups.tolist(), labels, strict=True):
-        counts.setdefault(group, Counter())[label] += 1
-    purity = sum(max(one.values()) for one in counts.values()) / len(labels)
-    return purity, float(normalized_mutual_info_score(list(labels), groups))
+    names = list(labels)
+    purity = contingency_matrix(names, groups).max(axis=0).sum() / len(names)
+    return float(purity), float(normalized_mutual_info_score(names, groups))

@@ -16,7 +16,7 @@ from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import ImageRecord, ModelSpec
 from lookalike.services.pictures import PictureService
 from lookalike.services.search import group_key
-from lookalike.store.base import Store, Vectors, count_of, scan, spec_of, unknown_collection
+from lookalike.store.base import Store, Vectors, scan, unknown_collection
 from lookalike.store.filters import Filter
 
 
@@ -24,16 +24,11 @@ class PictureReader(Protocol):
     """Opens a picture of a set by its position; many threads may call it at once."""
 
     def __call__(self, position: int, *, size: int) -> Image.Image:
-        """An upright RGB picture, perhaps at a reduced size.
-
-        Args:
-            position: 0 to N - 1.
-            size: In pixels; no side is reduced below it.
+        """An upright RGB picture; no side is reduced below `size` pixels.
 
         Raises:
             LookalikeError: The file is gone, or cannot be read any more.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +68,6 @@ class VectorSet:
     skipped: Sequence[Skipped] = ()
 
     def __post_init__(self) -> None:
-        """Checks the lengths; raises ValueError."""
         lengths = {len(self.vectors), len(self.ids), len(self.names), len(self.sha256s)}
         if self.labels is not None:
             lengths.add(len(self.labels))
@@ -81,7 +75,6 @@ class VectorSet:
             raise ValueError(f"the parts of a vector set have different lengths: {sorted(lengths)}")
 
     def __len__(self) -> int:
-        """Pictures."""
         return len(self.vectors)
 
     def picture_or_none(self, position: int, *, size: int) -> Image.Image | None:
@@ -100,21 +93,16 @@ def stored_vectors(
     label_field: str | None = None,
     where: Filter | None = None,
 ) -> VectorSet:
-    """Reads a collection's rows and vectors into memory.
+    """Reads the rows and vectors of those pictures of a collection that pass a filter into memory.
 
-    Args:
-        store: Where they are.
-        pictures: Opens the pictures.
-        collection: Which collection.
-        label_field: The metadata field that says what a picture shows; pictures without it are
-            skipped. None for no labels.
-        where: Only pictures that pass.
+    `label_field` names the metadata field that says what a picture shows; pictures without it are
+    skipped. None for no labels.
 
     Raises:
         CollectionNotFoundError: There is no such collection.
         InvalidParameterError: No picture has the field, or none passes.
     """
-    info = next((one for one in store.collections() if one.name == collection), None)
+    info = store.collection(collection)
     if info is None:
         raise unknown_collection(collection)
     records: list[ImageRecord] = []
@@ -135,31 +123,23 @@ def stored_vectors(
                 f"No picture of the collection {collection!r} passes the filter; widen it"
             )
         raise InvalidParameterError(_nothing(collection, label_field, fields))
+    ids = [record.id for record in records]
+
+    def picture(position: int, *, size: int) -> Image.Image:
+        return pictures.open(collection, ids[position], size=size)
+
     return VectorSet(
         name=collection,
         spec=info.spec,
         provenance=info.provenance,
         vectors=vectors[: len(records)],
-        ids=[record.id for record in records],
+        ids=ids,
         names=[record.filename for record in records],
         labels=None if label_field is None else [_label(r.metadata[label_field]) for r in records],
         sha256s=[record.sha256 for record in records],
-        picture=_Reader(pictures, collection, [record.id for record in records]),
+        picture=picture,
         skipped=skipped,
     )
-
-
-class _Reader:
-    """Opens a collection's pictures by position."""
-
-    def __init__(self, pictures: PictureService, collection: str, ids: list[str]) -> None:
-        self._pictures = pictures
-        self._collection = collection
-        self._ids = ids
-
-    def __call__(self, position: int, *, size: int) -> Image.Image:
-        """See `PictureReader`."""
-        return self._pictures.open(self._collection, self._ids[position], size=size)
 
 
 def _label(value: Any) -> str:
@@ -184,14 +164,7 @@ def sample_vectors(
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> Vectors:
-    """Vectors of a collection, chosen at random, oldest first.
-
-    Args:
-        store: Where they are.
-        collection: Which collection.
-        most: At most so many, at least 1; all where there are no more.
-        seed: The same seed chooses the same ones, while the collection stays as it is.
-        progress: Told how many pictures were passed, and of how many; may end the work.
+    """At most `most` vectors of a collection, chosen by the seed, oldest first.
 
     Returns:
         (N, dim) float32, C-contiguous, rows of length 1.
@@ -199,13 +172,13 @@ def sample_vectors(
     Raises:
         CollectionNotFoundError: There is no such collection.
     """
-    spec = spec_of(store, collection)
-    if spec is None:
+    info = store.collection(collection)
+    if info is None:
         raise unknown_collection(collection)
-    count = count_of(store, collection)
+    count = info.count
     wanted = np.zeros(count, dtype=np.bool_)
     wanted[np.random.default_rng(seed).permutation(count)[:most]] = True
-    vectors = np.empty((int(wanted.sum()), spec.dim), dtype=np.float32)
+    vectors = np.empty((int(wanted.sum()), info.spec.dim), dtype=np.float32)
     passed = filled = 0
     for block in scan(store, collection):
         here = wanted[passed : passed + len(block.vectors)]  # what came since is left out
