@@ -22,10 +22,8 @@ class TaskEndedError(Exception):
 class Progress:
     """What a long task is given to report to; it calls `check` between its steps.
 
-    Subclasses override `check` to end the task, and `report` and `error` to record more.
-
-    Args:
-        show: Called with every report; None shows nothing.
+    Subclasses override `check` to end the task, and `report` and `error` to record more; `show`
+    is called with every report.
     """
 
     def __init__(self, show: Show | None = None) -> None:

@@ -51,11 +51,7 @@ class PictureService:
         limit: int = 100,
         where: Filter | None = None,
     ) -> Page:
-        """A page of a collection's pictures, oldest first.
-
-        Raises:
-            CollectionNotFoundError: There is no such collection.
-        """
+        """A page of a collection's pictures, oldest first. Raises `CollectionNotFoundError`."""
         check_collection_name(collection)
         if collection != DEFAULT_COLLECTION and spec_of(self._store, collection) is None:
             raise unknown_collection(collection)
@@ -131,7 +127,7 @@ class PictureService:
 
 
 def file_sweeper(store: Store, files: BlobStore, *, every_s: float = 3600.0) -> Worker:
-    """A worker that removes files which no row names, now and then every hour."""
+    """A worker that removes files which no row names, now and every hour."""
 
     def sweep() -> bool:
         swept = files.sweep(store.references, stop=worker.closing.is_set)
@@ -139,12 +135,7 @@ def file_sweeper(store: Store, files: BlobStore, *, every_s: float = 3600.0) -> 
             log.info("swept %d files that no picture names", swept)
         return False
 
-    worker = Worker(
-        "maintenance",
-        sweep,
-        failure="the sweep failed and will be tried again",
-        every_s=every_s,
-        retry_s=every_s,
-    )
+    failure = "the sweep failed and will be tried again"
+    worker = Worker("maintenance", sweep, failure=failure, every_s=every_s, retry_s=every_s)
     worker.wake()
     return worker

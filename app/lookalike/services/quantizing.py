@@ -68,16 +68,10 @@ def quantize_model(
     progress: Progress,
     seed: int = 0,
 ) -> Quantized:
-    """Quantizes a network and compares it with float32.
+    """Quantizes the network of a request (not its head) and compares it with float32.
 
-    Args:
-        request: Names the network; its head does not matter.
-        run: Gives the threads, and the folder of converted networks.
-        files: Pictures of the kind that will be searched.
-        decoder: Decodes within the limits.
-        pictures: To calibrate on, at most half of those that can be read.
-        progress: Told how far each stage is; may end the work.
-        seed: Chooses the pictures.
+    `files` are pictures of the kind that will be searched, and the seed chooses among them;
+    `pictures` of them calibrate, at most half of those that can be read.
 
     Raises:
         ConfigurationError: Too few pictures, or a setting that cannot work.
@@ -127,11 +121,7 @@ def _quantized_spec(spec: ModelSpec, calibration: NDArray[np.uint8]) -> ModelSpe
 
 
 def keep_quantized(folder: Path, made: Quantized) -> Path:
-    """Keeps an int8 network in the folder of converted networks; returns its own folder.
-
-    Raises:
-        StorageError: It cannot be written.
-    """
+    """Keeps an int8 network among the converted ones; returns its folder. Raises `StorageError`."""
     notes = {"calibrated": made.calibrated, **asdict(made.agreement)}
     if not keep_network(folder, made.origin, made.spec, made.network, notes=notes):
         raise StorageError("The int8 network cannot be written; make room in the data folder")
@@ -163,14 +153,14 @@ def _read(
             if isinstance(result.error, InvalidImageError):
                 text, file = str(result.error), str(result.item)
                 skipped.append(text if file in text else f"{file}: {text}")
+            elif result.error is not None:
+                raise result.error
             elif result.value is not None:
                 read.append(result.value)
                 progress.report(len(read), total)
                 progress.check()
                 if len(read) == wanted:
                     break
-            elif result.error is not None:
-                raise result.error
     return np.stack(read) if read else np.empty((0,), dtype=np.uint8), skipped
 
 
@@ -178,6 +168,6 @@ def _vectors(encoder: Encoder, batch: NDArray[np.uint8], progress: Progress) -> 
     rows = []
     for start in range(0, len(batch), _BATCH):
         rows.append(encoder.encode(list(batch[start : start + _BATCH])))
-        progress.report(min(start + _BATCH, len(batch)), len(batch))
+        progress.report(start + len(rows[-1]), len(batch))
         progress.check()
     return np.concatenate(rows)
