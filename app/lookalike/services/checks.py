@@ -39,14 +39,8 @@ TOLERANCE = 0.05
 class Canary:
     """Embeds and searches a drawn picture, and compares its vector with the first one.
 
-    A good answer is kept for a moment, and callers that come meanwhile share it, so that frequent
-    probes cost nothing.
-
-    Args:
-        encoders: The live encoders; the default one is asked.
-        store: Searched in the default collection.
-        timeout_s: Seconds that a check may take.
-        kept_s: Seconds that a good answer is kept.
+    The default encoder and collection are asked. A good answer is kept for `kept_s` seconds, and
+    callers that come meanwhile share it, so that frequent probes cost nothing.
     """
 
     def __init__(
@@ -103,17 +97,13 @@ def _draw_canary() -> Image.Image:
 class RecallFigures:
     """What was measured on one collection since the start.
 
-    Attributes:
-        samples: Searches that were compared.
-        mean: Mean recall of the last `WINDOW` of them, in [0, 1]; None before the first.
-        dropped: Searches that were chosen while too many waited already.
-        skipped: Searches that were repeated but could not be compared: images changed meanwhile,
-            nothing was to be found, or the search failed.
+    Searches are skipped that were repeated but could not be compared: images changed meanwhile,
+    nothing was to be found, or the search failed.
     """
 
-    samples: int = 0
-    mean: float | None = None
-    dropped: int = 0
+    samples: int = 0  # searches that were compared
+    mean: float | None = None  # recall of the last `WINDOW` of them, in [0, 1]
+    dropped: int = 0  # searches that were chosen while too many waited already
     skipped: int = 0
 
 
@@ -126,7 +116,7 @@ class RecallMeter:
 
     Args:
         store: Where searches go.
-        share: Share of the searches that their service offers, 0 to 1; 0 starts no thread.
+        share: Share of the searches that is offered, 0 to 1; 0 starts no thread.
         busy: Share of the time that the thread works, above 0 to 1.
     """
 
@@ -137,12 +127,7 @@ class RecallMeter:
         self._figures: dict[str, RecallFigures] = {}
         self._recalls: dict[str, deque[float]] = {}
         self._waiting: deque[tuple[str, Search]] = deque()
-        self._worker = Worker(
-            "recall-meter",
-            self._step,
-            failure=_FAILURE,
-            share=busy,
-        )
+        self._worker = Worker("recall-meter", self._step, failure=_FAILURE, share=busy)
 
     def offer(
         self,

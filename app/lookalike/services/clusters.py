@@ -34,15 +34,10 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Pictures of one group, the most central first.
+    """Pictures of one group, the most central first."""
 
-    Attributes:
-        positions: (n,) int64, into the vector set.
-        scores: (n,) float32, the cosine of each with the group's mean direction.
-    """
-
-    positions: NDArray[np.int64]
-    scores: NDArray[np.float32]
+    positions: NDArray[np.int64]  # (n,), into the vector set
+    scores: NDArray[np.float32]  # (n,), the cosine of each with the group's mean direction
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -50,21 +45,16 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clusters:
-    """All groups, the largest first.
+    """All groups, the largest first; every picture is in exactly one.
 
-    Attributes:
-        groups: Every picture is in exactly one.
-        tried: Where the number of groups was chosen: the mean silhouette, in [-1, 1], of each
-            number that was tried.
-        purity: The share of pictures whose label is their group's most frequent one, or None
-            without labels. It grows with the number of groups by itself.
-        nmi: Normalized mutual information of groups and labels, in [0, 1], or None.
+    `purity` is the share of pictures whose label is their group's most frequent one: it grows with
+    the number of groups by itself. It and `nmi` are None without labels.
     """
 
     groups: list[Cluster]
-    tried: dict[int, float] = field(default_factory=dict)
+    tried: dict[int, float] = field(default_factory=dict)  # mean silhouettes, in [-1, 1]
     purity: float | None = None
-    nmi: float | None = None
+    nmi: float | None = None  # normalized mutual information of groups and labels, in [0, 1]
 
     def of_pictures(self) -> Labels:
         """The place of each picture's group, from 0: (N,) int64."""
@@ -92,12 +82,6 @@ def cluster_pictures(
     groups: it is a start, not a truth.
 
     There are fewer groups than asked for where pictures have equal vectors.
-
-    Args:
-        vectors: At least 2 pictures.
-        clusters: How many groups, 1 to the number of pictures; None to have it chosen.
-        seed: The same seed gives the same groups.
-        progress: Told how many numbers of groups were tried, and of how many.
 
     Raises:
         InvalidParameterError: Too few pictures, or a number of groups that cannot be.

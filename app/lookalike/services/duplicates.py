@@ -53,24 +53,15 @@ _CURSOR = re.compile(r"([1-9][0-9]{0,9})\.([A-Za-z0-9][A-Za-z0-9._~-]{0,127})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DuplicateOptions:
-    """What to look for.
-
-    Attributes:
-        collection: Where to look.
-        kind: The weakest kind of duplicates; stricter ones are included.
-        threshold: The lowest cosine of two duplicates, 0.5 to 1; the same bytes need none.
-        limit: Most groups in the answer, 1 to 1000.
-        cursor: `next_cursor` of the answer before, or None.
-    """
+    """What to look for; raises `InvalidParameterError` if a number is out of range."""
 
     collection: str = DEFAULT_COLLECTION
-    kind: DuplicateKind = DuplicateKind.NEAR
-    threshold: float = THRESHOLD
-    limit: int = 100
-    cursor: str | None = None
+    kind: DuplicateKind = DuplicateKind.NEAR  # the weakest kind; stricter ones are included
+    threshold: float = THRESHOLD  # the lowest cosine, 0.5 to 1; the same bytes need none
+    limit: int = 100  # most groups in the answer, 1 to 1000
+    cursor: str | None = None  # `next_cursor` of the answer before
 
     def __post_init__(self) -> None:
-        """Checks the ranges; raises `InvalidParameterError`."""
         check_collection_name(self.collection)
         if not MIN_THRESHOLD <= self.threshold <= 1.0:
             raise InvalidParameterError(
@@ -107,23 +98,17 @@ class Unfinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duplicates:
-    """Groups, the largest first, equal ones by the id of the picture to keep.
+    """A page of groups, the largest first, equal ones by the id of the picture to keep.
 
-    Attributes:
-        options: What was asked.
-        groups: This page of them.
-        total_groups: Of all pages.
-        total_duplicates: Pictures of all groups but those to keep.
-        bytes_saved: Of all groups, see `DuplicateGroup.bytes_saved`.
-        truncated: Pictures with more neighbors than are looked at: their groups may lack some.
-        next_cursor: Where the next page starts; None at the end.
+    The totals are of all pages. Pictures are truncated that have more neighbors than are looked
+    at: their groups may lack some.
     """
 
     options: DuplicateOptions
     groups: list[DuplicateGroup]
     total_groups: int
-    total_duplicates: int
-    bytes_saved: int
+    total_duplicates: int  # pictures of all groups but those to keep
+    bytes_saved: int  # see `DuplicateGroup.bytes_saved`
     truncated: int
     next_cursor: str | None
 

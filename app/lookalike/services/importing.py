@@ -75,19 +75,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
-    """What is done with the pictures of an import.
-
-    Attributes:
-        collection: Where they go.
-        on_conflict: What to do with ids that exist.
-        metadata: The metadata of each; None keeps what is stored.
-        folder_field: A metadata field that takes the name of the picture's folder.
-    """
+    """What is done with the pictures of an import."""
 
     collection: str = DEFAULT_COLLECTION
     on_conflict: OnConflict = OnConflict.REPLACE
-    metadata: Metadata | None = None
-    folder_field: str | None = None
+    metadata: Metadata | None = None  # of each; None keeps what is stored
+    folder_field: str | None = None  # metadata field that takes the name of the picture's folder
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> ImportOptions:
@@ -113,7 +106,7 @@ class ImportService:
 
     Args:
         indexing: Indexes the pictures.
-        folder: Where archives wait and journals lie; made when it is needed.
+        folder: `imports`, made when it is needed.
         tmp: Where large members of archives wait.
         max_archive_bytes: Of an archive that is sent.
         max_file_bytes: Of one picture.
@@ -207,11 +200,7 @@ class ImportService:
             self._archive(job.parameters).unlink(missing_ok=True)
 
     def sweep(self, unfinished: Iterable[Job]) -> None:
-        """Removes what no unfinished job needs: to be called before the first import begins.
-
-        Raises:
-            StorageError: The disk refuses.
-        """
+        """Removes what no unfinished job needs, before the first import. Raises `StorageError`."""
         jobs = [job for job in unfinished if job.kind in IMPORT_KINDS]
         needed = {self._journal(job) for job in jobs}
         needed |= {self._archive(job.parameters) for job in jobs if job.kind == ARCHIVE_KIND}
@@ -281,13 +270,8 @@ class ImportRun:
     """Indexes the pictures of a feed, and resumes if an earlier run was interrupted.
 
     A picture is noted as settled right after its group was committed. So a crash between the two
-    leaves one group in doubt, whose pictures are looked at again and found unchanged.
-
-    Args:
-        indexing: Indexes them.
-        feed: Where they come from.
-        journal: The file that tells how far an earlier run has come.
-        progress: Told how far this one is; may end it.
+    leaves one group in doubt, whose pictures are looked at again and found unchanged. The journal
+    is the file that tells how far an earlier run has come.
     """
 
     def __init__(
@@ -409,19 +393,12 @@ def index_feed(
 
 @dataclass
 class Checkpoint:
-    """How far an import has come.
+    """How far an import has come."""
 
-    Attributes:
-        total: Pictures in all; None if they were not counted yet.
-        cursor: That of the last picture that is settled; None before the first.
-        counts: Pictures that are settled, by what became of them.
-        errors: The first few errors.
-    """
-
-    total: int | None = None
-    cursor: Cursor | None = None
-    counts: Counter[str] = field(default_factory=Counter)
-    errors: list[str] = field(default_factory=list)
+    total: int | None = None  # pictures in all; None if they were not counted yet
+    cursor: Cursor | None = None  # of the last picture that is settled
+    counts: Counter[str] = field(default_factory=Counter)  # settled ones, by what became of them
+    errors: list[str] = field(default_factory=list)  # the first few
 
     @classmethod
     def read(cls, journal: Path) -> Checkpoint:
@@ -454,28 +431,18 @@ Cursor = int | str
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture of a feed.
-
-    Attributes:
-        cursor: Its position.
-        name: For messages, in ASCII.
-        source: Its bytes, or why they cannot be had.
-    """
+    """A picture of a feed."""
 
     cursor: Cursor
-    name: str
+    name: str  # for messages, in ASCII
     source: PictureSource
 
 
 class ArchiveFeed:
     """The pictures of an archive, in its order.
 
-    Args:
-        path: Its file.
-        limits: How much is read.
-        folder: Where large members wait.
-        name: The archive's own; stands for the folder of pictures that lie in none.
-        options: Give their metadata.
+    Large members wait in `folder`. The archive's name stands for the folder of pictures that lie
+    in none.
     """
 
     def __init__(
@@ -513,10 +480,7 @@ class ArchiveFeed:
 class FolderFeed:
     """The pictures below a folder, in the order of `walk`.
 
-    Args:
-        top: The folder, resolved.
-        inside: Resolved folders; a link that leads to none of them is not followed.
-        options: Give their metadata.
+    All folders are resolved; a link that leads to none of those in `inside` is not followed.
     """
 
     def __init__(self, top: Path, *, inside: Sequence[Path], options: ImportOptions) -> None:

@@ -62,19 +62,12 @@ Edges = NDArray[np.void]
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The contents that may belong to a group, at one moment.
+    """The contents that may belong to a group, at one moment."""
 
-    Attributes:
-        ids: The ids that had these contents when they were last seen; some may be gone.
-        numbers: Each content's number, by sha256.
-        edges: Which contents are alike.
-        truncated: Contents with more neighbors than are looked at.
-    """
-
-    ids: list[str]
-    numbers: dict[str, int]
+    ids: list[str]  # those that had these contents when they were last seen; some may be gone
+    numbers: dict[str, int]  # of each content, by sha256
     edges: Edges
-    truncated: set[int]
+    truncated: set[int]  # contents with more neighbors than are looked at
 
 
 class NeighborGraph:
@@ -85,14 +78,8 @@ class NeighborGraph:
     `update` searches for every row that came since. Of any two rows, the search for the later
     one finds the earlier one. Memory grows by at most `max_k` neighbors for each picture.
 
-    Args:
-        store: Where the pictures are.
-        collection: Which collection.
-        spec: What made its vectors.
-        min_score: The lowest score of a neighbor, or `NO_SEARCH`.
-        first_k: Neighbors that are asked for at first.
-        max_k: Most neighbors that are looked at for one content.
-        together: Queries in one search.
+    Searches are for `together` contents at once, and ask for `first_k` neighbors at first. No
+    neighbor has a lower score than `min_score`, which may be `NO_SEARCH`.
     """
 
     def __init__(
@@ -127,11 +114,8 @@ class NeighborGraph:
     def update(self, comparer: PixelComparer, progress: Progress, *, total: int) -> None:
         """Takes in what came since the last call; one call at a time.
 
-        Args:
-            comparer: Compares pixels.
-            progress: Told how many pictures were taken in; may end the work, and what was done is
-                kept.
-            total: Pictures that are expected.
+        `total` is how many pictures are expected. If the progress ends the work, what was done is
+        kept.
 
         Raises:
             SpecMismatchError: The collection was made anew by another model meanwhile.
@@ -208,9 +192,7 @@ class NeighborGraph:
     def snapshot(self, threshold: float, *, confirmed: bool) -> Snapshot:
         """What belongs together at a threshold that is not below the min_score.
 
-        Args:
-            threshold: The lowest score of a pair.
-            confirmed: Only pairs whose pixels are the same.
+        With `confirmed`, only pairs whose pixels are the same.
         """
         with self._lock:
             edges: Edges = np.concatenate([np.empty(0, EDGE), *self._edges.values()])
@@ -271,11 +253,7 @@ def same_shape(one: ImageRecord, other: ImageRecord) -> bool:
 
 
 class PixelComparer:
-    """Compares stored pictures, and remembers their cells meanwhile.
-
-    Args:
-        open_picture: Opens a picture by id and sha256.
-    """
+    """Compares stored pictures, and remembers their cells meanwhile."""
 
     def __init__(self, open_picture: PictureOpener) -> None:
         self._open = open_picture

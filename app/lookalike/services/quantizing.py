@@ -39,23 +39,14 @@ _NAMED = 3  # files that could not be read, in an error
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantized:
-    """An int8 network that is not kept yet.
+    """An int8 network that is not kept yet."""
 
-    Attributes:
-        network: OpenVINO's model.
-        spec: Its own.
-        origin: What it was made from.
-        calibrated: Pictures that gave the ranges.
-        agreement: With float32, on other pictures.
-        skipped: Files that could not be read, with the reason.
-    """
-
-    network: Any
+    network: Any  # OpenVINO's model
     spec: ModelSpec
-    origin: Mapping[str, Any]
-    calibrated: int
-    agreement: Agreement
-    skipped: list[str]
+    origin: Mapping[str, Any]  # what it was made from
+    calibrated: int  # pictures that gave the ranges
+    agreement: Agreement  # with float32, on other pictures
+    skipped: list[str]  # files that could not be read, with the reason
 
 
 def quantize_model(

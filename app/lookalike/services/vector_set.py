@@ -41,31 +41,18 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorSet:
-    """N pictures and their vectors; position i is the same picture everywhere.
+    """N pictures and their vectors; position i is the same picture everywhere."""
 
-    Attributes:
-        name: Of the dataset or the collection, for titles.
-        spec: What made the vectors.
-        provenance: Recorded beside the spec: precision, runtime, device.
-        vectors: (N, dim) float32, rows of length 1; perhaps a read-only memory map.
-        ids: One for each picture, each different: the path in the dataset, or the id.
-        names: For display, one for each picture.
-        labels: One for each picture, or None where there are none.
-        sha256s: Hex digest of each file.
-        picture: Opens a picture by its position.
-        skipped: Pictures that could not be read.
-    """
-
-    name: str
+    name: str  # of the dataset or the collection, for titles
     spec: ModelSpec
-    provenance: Mapping[str, str]
-    vectors: NDArray[np.float32]
-    ids: Sequence[str]
-    names: Sequence[str]
+    provenance: Mapping[str, str]  # recorded beside the spec: precision, runtime, device
+    vectors: NDArray[np.float32]  # (N, dim), rows of length 1; perhaps a read-only memory map
+    ids: Sequence[str]  # each different: the path in the dataset, or the id
+    names: Sequence[str]  # for display
     labels: Sequence[str] | None
-    sha256s: Sequence[str]
+    sha256s: Sequence[str]  # of the files
     picture: PictureReader
-    skipped: Sequence[Skipped] = ()
+    skipped: Sequence[Skipped] = ()  # pictures that could not be read
 
     def __post_init__(self) -> None:
         lengths = {len(self.vectors), len(self.ids), len(self.names), len(self.sha256s)}
