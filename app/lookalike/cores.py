@@ -11,14 +11,7 @@ _MEMORY_FILE = Path("/sys/fs/cgroup/memory.max")
 
 
 def available_cores(quota_file: Path = _QUOTA_FILE) -> int:
-    """Counts the cores that the scheduler and the container's quota leave to this process.
-
-    Args:
-        quota_file: The control group's `cpu.max`; a file that is missing sets no quota.
-
-    Returns:
-        At least 1.
-    """
+    """How many cores the scheduler and the container's quota leave to this process, at least 1."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:  # pragma: no cover  # macOS
@@ -43,8 +36,7 @@ def memory_bytes() -> int:
 def limit_openmp() -> None:
     """Keeps FAISS and torch from running two OpenMP pools against each other.
 
-    Must run before either is imported; torch is given its threads afterwards, by itself. What the
-    environment says already is left alone.
+    Must run before either is imported. What the environment says already is left alone.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -107,11 +107,7 @@ class CollectionModels:
         self._keep_head = keep_head
 
     def restore(self) -> None:
-        """Builds the encoders that active sets need, if it was recorded how.
-
-        What cannot be built is said in the log; calls on such a collection raise
-        `SpecMismatchError`.
-        """
+        """Builds the encoders that active sets need, if it was recorded how; logs what fails."""
         for info in self._store.collections():
             active = self.active(info.name)
             spec, request = active.spec, _recorded(active)
@@ -123,11 +119,7 @@ class CollectionModels:
                 log.warning("searches in the collection %s are refused", info.name)
 
     def live(self, request: ModelRequest) -> LiveEncoder:
-        """The encoder that is asked for, built anew: the same path may hold another head by now.
-
-        Raises:
-            ConfigurationError: It cannot be built.
-        """
+        """The encoder that is asked for, built anew: the same path may hold another head by now."""
         if request == self._default and request.head is None:
             return self._encoders.default
         return self._encoders.add(self._make(request))
@@ -141,10 +133,7 @@ class CollectionModels:
         return replace(request, int8=network.digest) if network.int8 else request
 
     def keep_live(self, collection: str, target: ModelRequest) -> None:
-        """Lets searches in the active set go on during a move to `target` and after a restart.
-
-        That is not always possible.
-        """
+        """Lets searches in the active set go on during and after a move, if that is possible."""
         active = self.active(collection)
         spec = active.spec
         request = recorded = _recorded(active)

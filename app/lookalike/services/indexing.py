@@ -73,32 +73,23 @@ class IndexItem:
 
 @dataclass(slots=True)
 class _Picture:
-    """A picture between its source and its row.
-
-    Attributes:
-        item: Its source, and what becomes of it.
-        image: The row; what is known once it was decoded is empty until then.
-        live: Made its vector; None if the same bytes seem to be stored already.
-    """
+    """A picture between its source and its row."""
 
     item: IndexItem
-    image: NewImage
-    live: LiveEncoder | None = None
+    image: NewImage  # what only decoding tells is empty until then
+    live: LiveEncoder | None = None  # made the vector; None if the bytes seem to be stored already
     vector: Vector | None = None
     thumbnail: bytes = b""
 
 
 @dataclass(slots=True)
 class _Task:
-    """What one call of `index_groups` fixes for its pictures.
-
-    `live` changes if the collection moves to another model meanwhile.
-    """
+    """What one call of `index_groups` fixes for its pictures."""
 
     collection: str
     on_conflict: OnConflict
     check: Callable[[], None]
-    live: LiveEncoder
+    live: LiveEncoder  # changes if the collection moves to another model meanwhile
 
 
 class IndexingService:
@@ -108,16 +99,7 @@ class IndexingService:
     written several at a time, and rows are committed in groups. A picture that fails answers with
     its own error and affects no other.
 
-    Args:
-        encoders: The live encoders.
-        store: Where rows and vectors go.
-        files: Where originals and thumbnails go.
-        decoder: Decodes within the limits.
-        gate: Closed for a moment while a collection switches to another model.
-        originals: Whether originals are kept.
-        max_metadata_bytes: Upper bound of one picture's metadata, as JSON.
-        cores: Threads that decode.
-        group: Most pictures committed together.
+    The gate is closed for a moment while a collection switches to another model.
     """
 
     def __init__(
@@ -231,12 +213,7 @@ class IndexingService:
         return metadata
 
     def _embed(self, picture: _Picture, task: _Task) -> Future[Vector]:
-        """Decodes a picture and puts it in the network's queue, waiting for room.
-
-        Raises:
-            InvalidImageError: The picture cannot be read.
-            NotReadyError: The service is shutting down.
-        """
+        """Decodes a picture and puts it in the network's queue, waiting for room."""
         source = picture.item.source
         while True:
             live = task.live

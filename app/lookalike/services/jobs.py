@@ -54,24 +54,13 @@ class JobStatus:
 
 
 class JobRun(Progress):
-    """A running job: the progress that its handler is given.
-
-    Args:
-        job: As it was begun.
-        store: Keeps it.
-        every_s: Seconds between two writes of its progress.
-
-    Attributes:
-        job: As it stands this moment.
-        stopped: Whether the service is shutting down: `check` raises, and the job stays unfinished.
-        canceled: Why `check` raises, as the job's final message; None if the job goes on.
-    """
+    """A running job: the progress that its handler is given; written every so many seconds."""
 
     def __init__(self, job: Job, store: JobStore, *, every_s: float) -> None:
         super().__init__()
-        self.job = job
-        self.stopped = False
-        self.canceled: str | None = None
+        self.job = job  # as it stands this moment
+        self.stopped = False  # the service is shutting down: the job stays unfinished
+        self.canceled: str | None = None  # why it ends, as its final message
         self._store = store
         self._every_s = every_s
         self._since: tuple[float, int] | None = None
@@ -92,8 +81,7 @@ class JobRun(Progress):
     def report(self, done: int, total: int, *, stage: str = "") -> None:  # noqa: ARG002
         """Notes the progress; writes it every `every_s`, or at once if `starts` depends on it.
 
-        The first report tells what was done before this start: only the next one is this start's
-        own work.
+        The first report tells what was done before this start.
         """
         first, grew = self._since is None, done > self.job.done
         at_once = grew and (first or self.job.starts > 0)
@@ -192,11 +180,7 @@ class JobService:
         self._worker.wake()
 
     def start(self, kind: str, parameters: Mapping[str, Any]) -> JobStatus:
-        """Queues a job; if the same is the last one for a collection, returns that one.
-
-        Raises:
-            NotReadyError: The service is shutting down.
-        """
+        """Queues a job; if the same is the last one for a collection, returns that one."""
         if kind not in self._kinds:
             raise InvalidParameterError(f"There is no kind of job {kind!r}")
         with self._lock:

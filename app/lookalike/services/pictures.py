@@ -89,12 +89,7 @@ class PictureService:
         """A picture to look at: upright RGB, neither side reduced below `size` pixels.
 
         The thumbnail is used if it is large enough (except for very long pictures), or if there
-        is nothing else.
-
-        Raises:
-            ImageNotFoundError: No picture has this id.
-            OriginalNotKeptError: Neither thumbnail nor original is here.
-            InvalidImageError: The file cannot be read any more.
+        is nothing else. Raises as `thumbnail`, and `InvalidImageError`.
         """
         if size > THUMBNAIL_SIZE // 2:
             with contextlib.suppress(OriginalNotKeptError):

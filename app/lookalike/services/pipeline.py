@@ -40,9 +40,7 @@ Prepared = tuple[Value, Future[Vector] | None]
 class Pipeline:
     """Embeds many pictures; several runs may share its threads.
 
-    Args:
-        threads: Threads that prepare items: read, decode and put them in the network's queue.
-        window: Most items of one run between its input and its output.
+    At most `window` items of one run are between its input and its output.
     """
 
     def __init__(self, *, threads: int, window: int) -> None:

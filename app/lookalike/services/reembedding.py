@@ -55,15 +55,8 @@ class ReembeddingService:
     Nothing is remembered beside the vectors themselves: work that was interrupted goes on with
     those that are missing. One call of `run` at a time.
 
-    Args:
-        store: Where the collections are.
-        pictures: Opens the originals.
-        gate: Holds indexing back while the last few vectors are made.
-        models: Makes the encoders, and keeps them live as long as they are needed.
-        cores: Threads that decode.
-        batch: Pictures embedded and committed together.
-        slice_s: Seconds that indexing waits at a stretch, at least, if the last pictures keep
-            coming.
+    The gate holds indexing back while the last few vectors are made: if pictures keep coming, for
+    at least `slice_s` seconds at a stretch.
     """
 
     def __init__(
@@ -207,20 +200,7 @@ class Backfill:
     If the encoder only puts a head on vectors which the collection has already, the pictures
     themselves are not needed; otherwise the originals are decoded.
 
-    Args:
-        store: Where the pictures are.
-        collection: Which ones.
-        live: Makes the vectors.
-        pictures: Opens the originals.
-        pipeline: Decodes ahead of the network.
-        progress: Told how far it is; may end the work.
-        batch: Pictures embedded and stored together.
-        page: Pictures read together.
-
-    Attributes:
-        met: Pictures that were met, including those that are known to fail.
-        failed: Those without a vector because of an error of their own: id -> sha256.
-        errors: The first few of these errors: id -> text.
+    Pictures are embedded and stored `batch` at a time, and their rows read `page` at a time.
     """
 
     def __init__(
@@ -247,16 +227,15 @@ class Backfill:
         self._reported = float("-inf")
         self.collection = collection
         self.live = live
-        self.met = 0
-        self.failed: dict[str, str] = {}
-        self.errors: dict[str, str] = {}
+        self.met = 0  # pictures, including those that are known to fail
+        self.failed: dict[str, str] = {}  # by an error of their own: id -> sha256
+        self.errors: dict[str, str] = {}  # the first few: id -> text
 
     def run(self, *, goal: float = math.inf, deadline: float = -math.inf) -> bool:
-        """Makes vectors until there is nothing left (True), or up to a goal (False).
+        """Makes vectors until there is nothing left (True).
 
-        Args:
-            goal: Stops once so many pictures were met ...
-            deadline: ... and this time has come, by `time.monotonic`.
+        Stops earlier (False) once so many pictures were met and the deadline has come, by
+        `time.monotonic`.
         """
         with closing(self.vectors(self._batches(goal, deadline))) as made:
             for one in made:

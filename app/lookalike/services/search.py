@@ -43,27 +43,16 @@ MAX_K = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
-    """What to look for, beside the query itself.
-
-    Attributes:
-        collection: Where to search.
-        k: How many matches, 1 to 1000.
-        min_score: Matches below this cosine are left out, in [-1, 1].
-        where: Only pictures that pass this filter.
-        group_by: A metadata field: only the best match of each of its values.
-        effort: How hard an approximate index looks; None leaves that to the index, and such
-            searches can be done together.
-    """
+    """What to look for, beside the query; raises `InvalidParameterError` if that cannot be."""
 
     collection: str = DEFAULT_COLLECTION
-    k: int = 10
-    min_score: float | None = None
+    k: int = 10  # matches, 1 to 1000
+    min_score: float | None = None  # a cosine: matches below it are left out
     where: Filter | None = None
-    group_by: str | None = None
-    effort: Effort | None = None
+    group_by: str | None = None  # a metadata field: only the best match of each of its values
+    effort: Effort | None = None  # None leaves it to the index: such searches are done together
 
     def __post_init__(self) -> None:
-        """Checks the ranges; raises `InvalidParameterError`."""
         check_collection_name(self.collection)
         if not 1 <= self.k <= MAX_K:
             raise InvalidParameterError(f"k is {self.k}; choose a number from 1 to {MAX_K}")
@@ -100,13 +89,8 @@ class SearchResult:
 class SearchService:
     """Searches by a new picture, by the one at an address, or by a stored one.
 
-    Args:
-        encoders: Turn pictures into vectors.
-        store: Where to search.
-        decoder: Reads pictures.
-        meter: Told of a share of the searches, to measure the recall of approximate indexes.
-        fetcher: Fetches pictures from addresses; None if that is not turned on.
-        most_grouped: Most matches that one search by groups looks at, in its last round.
+    The meter is told of a share of the searches, to measure the recall of approximate indexes. A
+    search by groups looks at `most_grouped` matches at most, in its last round.
     """
 
     def __init__(
