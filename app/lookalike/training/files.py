@@ -21,15 +21,14 @@ from lookalike.models.head import Head, save_head
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.comparison import Compared
 from lookalike.training.trainer import TrainingResult
-from lookalike.visualization.contact_sheet import Tile, contact_sheet, save_picture
+from lookalike.visualization.contact_sheet import query_sheet, save_picture
+from lookalike.visualization.drawing import QUIET, TEXT, new_figure, plain_axes, png_of
 from lookalike.visualization.pages import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_INCHES, _DPI = (9.0, 6.5), 120
-_TEXT, _QUIET, _LINE = "#1a1d21", "#626a73", "#dde1e6"
 _LOSS, _VALIDATION = "#2457d6", "#16803c"
 
 
@@ -38,53 +37,41 @@ def draw_curves(result: TrainingResult) -> bytes:
 
     The best epoch is marked, as is what the validation pictures reach without the head; and the
     margin, under triplet loss.
-
-    Returns:
-        The file's bytes.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - slow to import
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=_INCHES, dpi=_DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9.0, 6.5, dpi=120, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     _draw_loss(upper, result)
     _draw_validation(lower, result)
     for axes in (upper, lower):
-        axes.axvline(result.best_epoch, color=_QUIET, linestyle=":", linewidth=1)
-        axes.grid(color=_LINE, linewidth=0.8)
-        axes.set_axisbelow(True)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-    lower.set_xlabel("epoch", color=_TEXT)
+        axes.axvline(result.best_epoch, color=QUIET, linestyle=":", linewidth=1)
+        plain_axes(axes)
+    lower.set_xlabel("epoch", color=TEXT)
     lower.xaxis.get_major_locator().set_params(integer=True)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
+    return png_of(figure)
 
 
 def _draw_loss(axes: Axes, result: TrainingResult) -> None:
     epochs = [epoch.number for epoch in result.history]
     axes.plot(epochs, [epoch.loss for epoch in result.history], color=_LOSS, marker=".")
-    axes.set_ylabel("loss", color=_TEXT)
+    axes.set_ylabel("loss", color=TEXT)
     options = result.options
     if options.loss == "triplet":
-        axes.axhline(options.margin, color=_QUIET, linestyle="--", linewidth=1)
-        axes.annotate("margin", (epochs[-1], options.margin), color=_QUIET, ha="right", va="top")
+        axes.axhline(options.margin, color=QUIET, linestyle="--", linewidth=1)
+        axes.annotate("margin", (epochs[-1], options.margin), color=QUIET, ha="right", va="top")
     axes.set_ylim(bottom=0)
     axes.set_title(
         f"{options.loss.replace('_', ' ')} loss, seed {options.seed}; the best epoch is "
         f"{result.best_epoch}",
         loc="left",
-        color=_TEXT,
+        color=TEXT,
     )
 
 
 def _draw_validation(axes: Axes, result: TrainingResult) -> None:
     known = [(e.number, e.validation) for e in result.history if e.validation is not None]
-    axes.set_ylabel("validation MAP@R", color=_TEXT)
+    axes.set_ylabel("validation MAP@R", color=TEXT)
     if not known or result.validation_before is None:
-        axes.text(0.5, 0.5, "no validation", transform=axes.transAxes, color=_QUIET, ha="center")
+        axes.text(0.5, 0.5, "no validation", transform=axes.transAxes, color=QUIET, ha="center")
         return
     axes.plot(
         [number for number, _ in known],
@@ -94,7 +81,7 @@ def _draw_validation(axes: Axes, result: TrainingResult) -> None:
         label="with the head",
     )
     axes.axhline(
-        result.validation_before, color=_QUIET, linestyle="--", linewidth=1, label="without"
+        result.validation_before, color=QUIET, linestyle="--", linewidth=1, label="without"
     )
     axes.legend(frameon=False, loc="best")
 
@@ -103,7 +90,6 @@ QUERIES = 4
 """Queries that are shown."""
 
 _MATCHES = 6
-_TILE = 160  # pixels
 
 
 def before_after_sheet(compared: Compared, *, seed: int) -> Image.Image:
@@ -118,41 +104,23 @@ def before_after_sheet(compared: Compared, *, seed: int) -> Image.Image:
     names, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     rng = np.random.default_rng(seed)
     able = [rng.choice(np.flatnonzero(codes == code)) for code in np.flatnonzero(counts >= 2)]
-    chosen = rng.permutation(able)[:QUERIES]  # of different classes
-    rows = []
-    for query in chosen.tolist():
-        label = str(names[codes[query]])
-        rows.append(_row(compared.plain, query, f"before: {label}"))
-        rows.append(_row(compared.headed, query, f"after: {label}"))
-    return _stack(rows)
-
-
-def _row(vectors: VectorSet, query: int, title: str) -> Image.Image:
-    assert vectors.labels is not None
-    found = evaluate_query(vectors, query, min(_MATCHES, len(vectors) - 1))
-    tiles = [
-        Tile(
-            image=vectors.picture_or_none(match.position, size=_TILE),
-            name=match.label or match.name,
-            rank=match.rank,
-            score=match.score,
-            right=match.relevant,
-        )
-        for match in found.matches
+    rows = [
+        _row(vectors, query, f"{when}: {names[codes[query]]}")
+        for query in rng.permutation(able)[:QUERIES].tolist()  # of different classes
+        for when, vectors in (("before", compared.plain), ("after", compared.headed))
     ]
-    asked = Tile(image=vectors.picture_or_none(query, size=_TILE), name=vectors.names[query])
-    return contact_sheet(asked, tiles, title=title, columns=_MATCHES, tile_size=_TILE)
-
-
-def _stack(rows: Sequence[Image.Image]) -> Image.Image:
-    sheet = Image.new(
-        "RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white"
-    )
-    top = 0
+    size = max(row.width for row in rows), sum(row.height for row in rows)
+    sheet, top = Image.new("RGB", size, "white"), 0
     for row in rows:
         sheet.paste(row, (0, top))
         top += row.height
     return sheet
+
+
+def _row(vectors: VectorSet, query: int, title: str) -> Image.Image:
+    found = evaluate_query(vectors, query, min(_MATCHES, len(vectors) - 1))
+    matches = [(match.position, match.score, match.relevant) for match in found.matches]
+    return query_sheet(vectors, query, matches, title=title, columns=_MATCHES)
 
 
 FORMAT: Final = 1

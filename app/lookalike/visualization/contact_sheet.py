@@ -9,17 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from lookalike.errors import ConfigurationError
 from lookalike.services.clusters import Cluster, Clusters
 from lookalike.services.vector_set import VectorSet
-from lookalike.visualization.drawing import load_font, missing_picture, shorten
+from lookalike.visualization.drawing import QUIET, TEXT, load_font, missing_picture, shorten
 from lookalike.visualization.pages import render, write_whole
 
-_PAGE, _TEXT, _QUIET, _LINE, _MAT = "#ffffff", "#1a1d21", "#626a73", "#c3c9d1", "#f5f6f8"
-_RIGHT, _WRONG = "#16803c", "#c62828"
-_ACCENT = "#2457d6"
+_FRAMES = {None: "#c3c9d1", True: "#16803c", False: "#c62828"}  # by whether a match is right
+_ACCENT, _MAT = "#2457d6", "#f5f6f8"
 _MARGIN = 24  # around the sheet, in pixels
 _GAP = 16  # between tiles
 _FRAME = 3  # around a picture
@@ -58,14 +57,10 @@ def contact_sheet(
     Returns:
         An RGB picture.
     """
-    columns = max(1, min(columns, len(matches)))
-    sheet = _Sheet(
-        matches, title=title, columns=columns, tile_size=tile_size, left=tile_size + 3 * _GAP
-    )
+    left = tile_size + 3 * _GAP
+    sheet = _Sheet(matches, title=title, columns=columns, tile_size=tile_size, left=left)
     sheet.draw_query(query)
-    if not matches:
-        sheet.draw_note("no matches")
-    return sheet.draw_tiles()
+    return sheet.canvas
 
 
 def picture_sheet(
@@ -73,13 +68,9 @@ def picture_sheet(
 ) -> Image.Image:
     """Draws pictures in rows, without a query: the members of a group.
 
-    Arguments as for `contact_sheet`.
-
-    Returns:
-        An RGB picture.
+    Arguments and picture as for `contact_sheet`.
     """
-    columns = max(1, min(columns, len(tiles)))
-    return _Sheet(tiles, title=title, columns=columns, tile_size=tile_size).draw_tiles()
+    return _Sheet(tiles, title=title, columns=columns, tile_size=tile_size).canvas
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
@@ -130,80 +121,60 @@ class _Sheet:
         tile_size: int,
         left: int = 0,
     ) -> None:
-        self._tiles, self._columns, self._size = tiles, columns, tile_size
+        columns = max(1, min(columns, len(tiles)))
+        self._size, self._side = tile_size, tile_size + 2 * _FRAME
         self._font = load_font(max(11, tile_size // 11))
         self._line = round(self._font.getbbox("Ág")[3] * 1.2)
         title_font = load_font(max(15, tile_size // 7), bold=True)
-        self._top = _MARGIN
+        self._top, self._left = _MARGIN, _MARGIN + left
         if title is not None:
             self._top += round(title_font.getbbox("Ág")[3] * 1.2) + _GAP
-        self._left = _MARGIN + left
-        lines = max((_lines(tile) for tile in tiles), default=1)
-        self._row = tile_size + 2 * _FRAME + 6 + lines * self._line + _GAP
+        lines = max((1 + bool(_facts(tile)) for tile in tiles), default=1)
+        step, row_step = self._side + _GAP, self._side + 6 + lines * self._line + _GAP
         rows = max(1, -(-len(tiles) // columns))
-        width = self._left + columns * self._step - _GAP + _MARGIN
-        height = self._top + rows * self._row - _GAP + _MARGIN
-        self._canvas = Image.new("RGB", (width, height), _PAGE)
-        self._pen = ImageDraw.Draw(self._canvas)
+        width = self._left + columns * step - _GAP + _MARGIN
+        height = self._top + rows * row_step - _GAP + _MARGIN
+        self.canvas = Image.new("RGB", (width, height), "white")
+        self._pen = ImageDraw.Draw(self.canvas)
         if title is not None:
             shown = shorten(title, font=title_font, width=width - 2 * _MARGIN)
-            self._pen.text((_MARGIN, _MARGIN), shown, fill=_TEXT, font=title_font)
-
-    @property
-    def _step(self) -> int:
-        return self._size + 2 * _FRAME + _GAP
+            self._pen.text((_MARGIN, _MARGIN), shown, fill=TEXT, font=title_font)
+        for number, tile in enumerate(tiles):
+            row, column = divmod(number, columns)
+            x, y = self._left + column * step, self._top + row * row_step
+            facts = _facts(tile)
+            self._picture(tile.image, x, y, frame=_FRAMES[tile.right])
+            if tile.right is not None:
+                self._mark(tile.right, x, y)
+            texts = [(facts, TEXT), (tile.name, QUIET)] if facts else [(tile.name, TEXT)]
+            self._texts(texts, x, y + self._side + 6)
+        if not tiles and left:
+            self._texts([("no matches", QUIET)], self._left, self._top)
 
     def draw_query(self, query: Tile) -> None:
         """The query in the free space at the left, and a line between it and the matches."""
         self._picture(query.image, _MARGIN, self._top, frame=_ACCENT)
-        below = self._top + self._size + 2 * _FRAME + 6
-        self._text("query", _MARGIN, below, fill=_ACCENT)
-        self._text(query.name, _MARGIN, below + self._line, fill=_TEXT)
+        below = self._top + self._side + 6
+        self._texts([("query", _ACCENT), (query.name, TEXT)], _MARGIN, below)
         x = self._left - _GAP - _GAP // 4
-        self._pen.line((x, self._top, x, self._canvas.height - _MARGIN), fill=_LINE)
-
-    def draw_note(self, text: str) -> None:
-        """A line where the first tile would be."""
-        self._text(text, self._left, self._top, fill=_QUIET)
-
-    def draw_tiles(self) -> Image.Image:
-        """All tiles, row by row; gives the finished sheet."""
-        for number, tile in enumerate(self._tiles):
-            row, column = divmod(number, self._columns)
-            self._tile(tile, self._left + column * self._step, self._top + row * self._row)
-        return self._canvas
-
-    def _tile(self, tile: Tile, x: int, y: int) -> None:
-        frame = {None: _LINE, True: _RIGHT, False: _WRONG}[tile.right]
-        self._picture(tile.image, x, y, frame=frame)
-        if tile.right is not None:
-            self._mark(tile.right, x, y)
-        below = y + self._size + 2 * _FRAME + 6
-        facts = [] if tile.rank is None else [f"{tile.rank}"]
-        facts += [] if tile.score is None else [f"{tile.score:.4f}"]
-        if facts:
-            self._text("   ".join(facts), x, below, fill=_TEXT)
-            below += self._line
-        self._text(tile.name, x, below, fill=_QUIET if facts else _TEXT)
+        self._pen.line((x, self._top, x, self.canvas.height - _MARGIN), fill=_FRAMES[None])
 
     def _picture(self, image: Image.Image | None, x: int, y: int, *, frame: str) -> None:
         """Fits a picture into a square with a frame; its proportions stay."""
-        side = self._size + 2 * _FRAME
-        self._pen.rectangle((x, y, x + side - 1, y + side - 1), _MAT, frame, width=_FRAME)
-        if image is None:
-            image = missing_picture(self._size)
-        scale = min(self._size / image.width, self._size / image.height)
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        small = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-        offset = ((self._size - size[0]) // 2, (self._size - size[1]) // 2)
-        self._canvas.paste(small, (x + _FRAME + offset[0], y + _FRAME + offset[1]))
+        end = self._side - 1
+        self._pen.rectangle((x, y, x + end, y + end), _MAT, frame, width=_FRAME)
+        square = (self._size, self._size)
+        fitted = ImageOps.pad(
+            image or missing_picture(self._size), square, Image.Resampling.LANCZOS, color=_MAT
+        )
+        self.canvas.paste(fitted, (x + _FRAME, y + _FRAME))
 
     def _mark(self, right: bool, x: int, y: int) -> None:
         """A check or a cross in the upper right corner of a tile."""
         side = max(16, self._size // 7)
-        x1, y1 = x + self._size + 2 * _FRAME - 1, y
+        x1, y1 = x + self._side - 1, y
         x0, y2 = x1 - side, y1 + side
-        self._pen.rectangle((x0, y1, x1, y2), fill=_RIGHT if right else _WRONG)
+        self._pen.rectangle((x0, y1, x1, y2), fill=_FRAMES[right])
         a, width = side / 4, max(2, side // 8)
         if right:
             points = [(x0 + a, y1 + side * 0.52), (x0 + side * 0.43, y2 - a), (x1 - a, y1 + a)]
@@ -212,47 +183,56 @@ class _Sheet:
             self._pen.line((x0 + a, y1 + a, x1 - a, y2 - a), fill="white", width=width)
             self._pen.line((x0 + a, y2 - a, x1 - a, y1 + a), fill="white", width=width)
 
-    def _text(self, text: str, x: int, y: int, *, fill: str) -> None:
-        shown = shorten(text, font=self._font, width=self._size + 2 * _FRAME)
-        self._pen.text((x, y), shown, fill=fill, font=self._font)
+    def _texts(self, texts: Sequence[tuple[str, str]], x: int, y: int) -> None:
+        """Lines below each other, each with its color, as wide as a tile."""
+        for number, (text, color) in enumerate(texts):
+            shown = shorten(text, font=self._font, width=self._side)
+            self._pen.text((x, y + number * self._line), shown, fill=color, font=self._font)
 
 
-def _lines(tile: Tile) -> int:
-    return 1 if tile.rank is None and tile.score is None else 2
+def _facts(tile: Tile) -> str:
+    """Rank and score, as far as they are known."""
+    rank = [] if tile.rank is None else [f"{tile.rank}"]
+    return "   ".join(rank if tile.score is None else [*rank, f"{tile.score:.4f}"])
 
 
 _TILE = 160  # pixels
 
 
 def query_sheet(
-    vectors: VectorSet, query: int, matches: Sequence[tuple[int, float, bool | None]]
+    vectors: VectorSet,
+    query: int,
+    matches: Sequence[tuple[int, float, bool | None]],
+    *,
+    title: str | None = None,
+    columns: int = 5,
 ) -> Image.Image:
     """Draws a picture of a set beside its matches.
 
     Args:
         vectors: The set.
-        query: Position of the query.
+        query: Position of the query. Its name is shown where there is a title, else its label.
         matches: Best first: position, score, and whether it is right where that is known.
+        title: As for `contact_sheet`.
+        columns: As for `contact_sheet`.
 
     Returns:
         An RGB picture.
     """
+    names = vectors.names if vectors.labels is None else vectors.labels
     tiles = [
         Tile(
             image=vectors.picture_or_none(position, size=_TILE),
-            name=_name(vectors, position),
+            name=names[position],
             rank=rank,
             score=score,
             right=right,
         )
         for rank, (position, score, right) in enumerate(matches, start=1)
     ]
-    asked = Tile(image=vectors.picture_or_none(query, size=_TILE), name=_name(vectors, query))
-    return contact_sheet(asked, tiles, tile_size=_TILE)
-
-
-def _name(vectors: VectorSet, position: int) -> str:
-    return vectors.names[position] if vectors.labels is None else vectors.labels[position]
+    name = (names if title is None else vectors.names)[query]
+    asked = Tile(image=vectors.picture_or_none(query, size=_TILE), name=name)
+    return contact_sheet(asked, tiles, title=title, columns=columns, tile_size=_TILE)
 
 
 SHOWN = 32
@@ -274,9 +254,17 @@ def write_clusters(clusters: Clusters, vectors: VectorSet, folder: Path) -> list
     """
     sheets = []
     for number, group in enumerate(clusters.groups, start=1):
-        path = folder / f"group-{number:03d}.png"
-        save_picture(_group_sheet(number, group, vectors), path)
-        sheets.append(path)
+        tiles = [
+            Tile(
+                image=vectors.picture_or_none(position, size=_SMALL_TILE),
+                name=vectors.names[position],
+                score=score,
+            )
+            for position, score in _members(group)[:SHOWN]
+        ]
+        sheets.append(folder / f"group-{number:03d}.png")
+        title = f"group {number}: {len(group)} pictures"
+        save_picture(picture_sheet(title, tiles, tile_size=_SMALL_TILE), sheets[-1])
     page, table = folder / "index.html", folder / "groups.csv"
     write_whole(table, _table(clusters, vectors))
     write_whole(page, _page(clusters, vectors, sheets))
@@ -284,6 +272,11 @@ def write_clusters(clusters: Clusters, vectors: VectorSet, folder: Path) -> list
         if path not in sheets:  # of an earlier run that made more groups
             path.unlink()
     return [page, table, *sheets]
+
+
+def _members(group: Cluster) -> list[tuple[int, float]]:
+    """Positions and scores, the most central first."""
+    return list(zip(group.positions.tolist(), group.scores.tolist(), strict=True))
 
 
 def group_labels(group: Cluster, vectors: VectorSet) -> list[tuple[str, int]]:
@@ -294,30 +287,18 @@ def group_labels(group: Cluster, vectors: VectorSet) -> list[tuple[str, int]]:
     return sorted(labels.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _group_sheet(number: int, group: Cluster, vectors: VectorSet) -> Image.Image:
-    shown = zip(group.positions[:SHOWN].tolist(), group.scores[:SHOWN].tolist(), strict=True)
-    tiles = [_group_tile(vectors, position, score) for position, score in shown]
-    return picture_sheet(f"group {number}: {len(group)} pictures", tiles, tile_size=_SMALL_TILE)
-
-
-def _group_tile(vectors: VectorSet, position: int, score: float) -> Tile:
-    image = vectors.picture_or_none(position, size=_SMALL_TILE)
-    return Tile(image=image, name=vectors.names[position], score=score)
-
-
 def _table(clusters: Clusters, vectors: VectorSet) -> str:
     """One line for each picture, in the order of the set; groups count from 1."""
+    members = sorted(
+        (position, number, score)
+        for number, group in enumerate(clusters.groups, start=1)
+        for position, score in _members(group)
+    )
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(["id", "name", "group", "score"])
-    scores = {
-        position: score
-        for group in clusters.groups
-        for position, score in zip(group.positions.tolist(), group.scores.tolist(), strict=True)
-    }
-    for position, number in enumerate(clusters.of_pictures().tolist()):
-        score = f"{scores[position]:.6f}"
-        lines.writerow([vectors.ids[position], vectors.names[position], number + 1, score])
+    for position, number, score in members:
+        lines.writerow([vectors.ids[position], vectors.names[position], number, f"{score:.6f}"])
     return out.getvalue()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,39 @@ from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.pipeline import Pipeline
 from lookalike.services.vector_set import PictureReader
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
+TEXT, QUIET, LINE = "#1a1d21", "#626a73", "#dde1e6"
+"""Colors of every picture on white, the same as on the pages."""
+
 _ELLIPSIS = "…"
+
+
+def new_figure(
+    width: float, height: float, *, dpi: int, layout: Literal["constrained"] | None = None
+) -> Figure:
+    """An empty white plot, in inches; a `constrained` layout makes room for its texts."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
+
+    return Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout=layout)
+
+
+def png_of(figure: Figure) -> bytes:
+    """A plot as the bytes of a file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def plain_axes(axes: Axes) -> None:
+    """A light grid below what is drawn, and no frame at the top and the right."""
+    axes.grid(which="major", color=LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 @functools.cache
@@ -139,6 +170,11 @@ def read_thumbnails(
     return Thumbnails(pixels, frozenset(missing))
 
 
+def jpeg_uri(jpeg: bytes) -> str:
+    """The bytes of a JPEG file as a `data:` address."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+
+
 def sheet_columns(size: int) -> int:
     """Thumbnails along one side of a sprite sheet."""
     return _SHEET_SIDE // size
@@ -159,7 +195,7 @@ def sprite_sheets(thumbnails: Thumbnails) -> Iterator[str]:
         sheet = Image.fromarray(grid.reshape(rows * size, columns * size, 3))
         file = io.BytesIO()
         sheet.save(file, "JPEG", quality=80)
-        yield "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+        yield jpeg_uri(file.getvalue())
 
 
 COLORS: tuple[str, ...] = (

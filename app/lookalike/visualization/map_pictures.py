@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from lookalike.visualization.drawing import (
+    LINE,
     OTHER_COLOR,
     PLAIN_COLOR,
+    QUIET,
+    TEXT,
     Classes,
     aspect_ratio,
     densest_places,
     load_font,
+    new_figure,
+    png_of,
     printable,
     shorten,
     unit_square,
@@ -26,12 +30,9 @@ from lookalike.visualization.drawing import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.text import Text
 
 
-_INCHES, _DPI = (12.0, 9.0), 150
-_PAGE, _TEXT, _QUIET, _LINE = "#ffffff", "#1a1d21", "#626a73", "#dde1e6"
 _NAME_LENGTH, _TITLE_LENGTH = 28, 95  # letters
 _MOST_NAMES = 40  # on the plot; more would cover the dots
 _ROUNDS = 60
@@ -48,44 +49,24 @@ def draw_scatter(
             of it is; above 20 the smaller ones are gray and called other.
         title: Above the plot.
         caption: Below it.
-
-    Returns:
-        The file's bytes.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - slow to import
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=_INCHES, dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(12.0, 9.0, dpi=150)
     right = 0.98 if not classes.names else 0.80
     axes = figure.add_axes((0.02, 0.06, right - 0.02, 0.86))
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
-        spine.set_color(_LINE)
+        spine.set_color(LINE)
     _draw_dots(axes, places, classes)
-    _write(
-        figure,
-        0.02,
-        0.95,
-        _short(title, _TITLE_LENGTH),
-        fontsize=16,
-        fontweight="bold",
-        color=_TEXT,
-    )
-    _write(figure, 0.02, 0.025, caption, fontsize=10, color=_QUIET)
-    file = io.BytesIO()
+    heading = printable(_short(title, _TITLE_LENGTH))
+    figure.text(0.02, 0.95, heading, fontsize=16, weight="bold", color=TEXT, parse_math=False)
+    figure.text(0.02, 0.025, printable(caption), fontsize=10, color=QUIET, parse_math=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands for it
         if classes.names:
             _draw_legend(axes, classes)
             _draw_names(axes, places, classes)
-        figure.savefig(file, format="png")
-    return file.getvalue()
-
-
-def _write(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
-    figure.text(x, y, printable(text), parse_math=False, **style)
+        return png_of(figure)
 
 
 def _draw_dots(axes: Axes, places: NDArray[np.float32], classes: Classes) -> None:
@@ -110,12 +91,8 @@ def _draw_dots(axes: Axes, places: NDArray[np.float32], classes: Classes) -> Non
 def _draw_legend(axes: Axes, classes: Classes) -> None:
     from matplotlib.lines import Line2D  # noqa: PLC0415 - see draw_scatter
 
-    entries = [
-        (f"{_short(name)} ({count:,})", color)
-        for name, color, count in zip(
-            classes.names[: classes.colored], classes.colors, classes.counts, strict=False
-        )
-    ]
+    colored = zip(classes.names[: classes.colored], classes.colors, classes.counts, strict=False)
+    entries = [(f"{_short(name)} ({count:,})", color) for name, color, count in colored]
     rest = classes.counts[classes.colored :]
     if rest:
         entries.append((f"other: {len(rest):,} classes ({sum(rest):,})", OTHER_COLOR))
@@ -135,34 +112,21 @@ def _draw_legend(axes: Axes, classes: Classes) -> None:
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
-        text.set_color(_TEXT)
+        text.set_color(TEXT)
 
 
 def _draw_names(axes: Axes, places: NDArray[np.float32], classes: Classes) -> None:
     """The name of each class where most of it is, moved apart where they overlap."""
     from matplotlib.patheffects import withStroke  # noqa: PLC0415 - see draw_scatter
 
-    texts = [
-        axes.text(
-            x,
-            y,
-            _short(name),
-            parse_math=False,
-            ha="center",
-            va="center",
-            fontsize=11,
-            fontweight="bold",
-            color=_TEXT if number < classes.colored else _QUIET,
-            path_effects=[withStroke(linewidth=3, foreground="white")],
-        )
-        for number, ((x, y), name) in enumerate(
-            zip(
-                densest_places(places, classes)[:_MOST_NAMES],
-                classes.names[:_MOST_NAMES],
-                strict=True,
-            )
-        )
-    ]
+    centers = densest_places(places, classes)[:_MOST_NAMES]
+    texts = []
+    for number, (x, y) in enumerate(centers):
+        text = axes.text(x, y, _short(classes.names[number]), parse_math=False)
+        text.set(ha="center", va="center", fontsize=11, fontweight="bold")
+        text.set_color(TEXT if number < classes.colored else QUIET)
+        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        texts.append(text)
     _part(axes, texts)
 
 
@@ -289,10 +253,10 @@ def draw_grid(
     width = max(columns * step - _GAP, 240) + 2 * _MARGIN
     letters = max(18, width // 80)
     font, top = load_font(letters, bold=True), 2 * _MARGIN + round(1.3 * letters)
-    canvas = Image.new("RGB", (width, top + rows * step - _GAP + _MARGIN), _PAGE)
+    canvas = Image.new("RGB", (width, top + rows * step - _GAP + _MARGIN), "white")
     pen = ImageDraw.Draw(canvas)
     shown = shorten(title, font=font, width=width - 2 * _MARGIN)
-    pen.text((_MARGIN, _MARGIN), shown, fill=_TEXT, font=font)
+    pen.text((_MARGIN, _MARGIN), shown, fill=TEXT, font=font)
     for row, column in np.argwhere(grid.cells >= 0).tolist():
         position = int(grid.cells[row, column])
         x, y = _MARGIN + column * step, top + row * step
@@ -313,5 +277,5 @@ def _draw_count(pen: ImageDraw.ImageDraw, count: int, right: int, bottom: int) -
     font = load_font(10)
     text = str(count)
     width = round(font.getlength(text)) + 4
-    pen.rectangle((right - width, bottom - 13, right - 1, bottom - 1), fill=_TEXT)
+    pen.rectangle((right - width, bottom - 13, right - 1, bottom - 1), fill=TEXT)
     pen.text((right - width + 2, bottom - 13), text, fill="white", font=font)

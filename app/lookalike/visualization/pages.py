@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import os
 import tempfile
@@ -16,6 +15,7 @@ from PIL import Image
 from lookalike.errors import ConfigurationError
 from lookalike.files.disk import atomic_write
 from lookalike.media.decode import make_thumbnail
+from lookalike.visualization.drawing import jpeg_uri
 
 
 def render(template: str, **values: Any) -> str:
@@ -78,5 +78,4 @@ def picture_uri(image: Image.Image, *, size: int) -> str:
 
     `size` is the longest side in pixels; a smaller picture is not enlarged.
     """
-    jpeg = make_thumbnail(image, size=size)
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+    return jpeg_uri(make_thumbnail(image, size=size))

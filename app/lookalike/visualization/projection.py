@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count as count_up
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +29,9 @@ Float64s = NDArray[np.float64]
 class Pca:
     """Vectors in the coordinates of their first principal components."""
 
-    # (N, c) float32, centered; the sign of each column is chosen so that its entry of largest
-    # magnitude is positive
+    # (N, c) float32, centered, variances falling; the sign of each column is chosen so that its
+    # entry of largest magnitude is positive
     coordinates: Vectors
-    variances: Float64s  # (c,) float64, of each column (divided by N - 1), falling
     # share of the vectors' variance that the coordinates keep, 0 to 1; 1 where all vectors are the
     # same
     kept: float
@@ -53,21 +54,19 @@ def pca(vectors: Vectors, *, components: int = 100, seed: int = 0) -> Pca:
     blocks = _Centered(vectors)
     if min(count, dim) > _EXACT_SIDE:
         basis = _random_basis(blocks, size=components + _OVERSAMPLING, seed=seed)
-        squares, turned = _top(_gram(blocks, basis), components)
+        squares, turned = _top(_squared(basis.T @ block for block in blocks.columns()), components)
         coordinates = basis @ (turned * np.sqrt(squares))
     elif count <= dim:
-        squares, left = _top(_gram(blocks), components)
+        squares, left = _top(_squared(blocks.columns()), components)
         coordinates = left * np.sqrt(squares)
     else:
-        squares, axes = _top(_scatter(blocks), components)
-        coordinates = np.concatenate([block @ axes for _, block in blocks.rows()])
+        squares, axes = _top(_squared(block.T for block in blocks.rows()), components)
+        coordinates = np.concatenate([block @ axes for block in blocks.rows()])
     largest = np.abs(coordinates).argmax(axis=0)
     signs = np.where(coordinates[largest, np.arange(components)] < 0, -1.0, 1.0)
-    total = blocks.squares
     return Pca(
         coordinates=(coordinates * signs).astype(np.float32),
-        variances=squares / max(1, count - 1),
-        kept=min(1.0, float(squares.sum() / total)) if total > 0 else 1.0,
+        kept=min(1.0, float(squares.sum() / blocks.squares)) if blocks.squares else 1.0,
     )
 
 
@@ -75,56 +74,45 @@ class _Centered:
     """The vectors less their mean, in blocks of float64.
 
     Attributes:
-        shape: (N, dim).
-        squares: Sum of the squares of all numbers.
+        squares: Sum of the squares of all numbers; 0 where all vectors are the same.
     """
 
     def __init__(self, vectors: Vectors) -> None:
-        self.shape: tuple[int, int] = (vectors.shape[0], vectors.shape[1])
         self._vectors = vectors
         self._mean = vectors.mean(axis=0, dtype=np.float64)  # (dim,)
-        self.squares = sum(float(np.einsum("ij,ij", block, block)) for _, block in self.rows())
-        length = float(np.linalg.norm(self._mean))
-        if self.squares <= len(vectors) * (16 * float(np.finfo(np.float64).eps) * length) ** 2:
-            self.squares = 0.0  # all vectors are the same; what is left is rounding
+        self.squares = sum(float(np.einsum("ij,ij", block, block)) for block in self.rows())
+        rounding = 16 * float(np.finfo(np.float64).eps * np.linalg.norm(self._mean))
+        if self.squares <= len(vectors) * rounding**2:
+            self.squares = 0.0
 
-    def rows(self) -> Iterator[tuple[slice, Float64s]]:
-        """Blocks (n, dim), from the first row to the last, with where they are."""
-        for part in _slices(self.shape[0], width=self.shape[1]):
-            yield part, self._vectors[part].astype(np.float64) - self._mean
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def rows(self) -> Iterator[Float64s]:
+        """Blocks (n, dim), from the first row to the last."""
+        step = max(1, _BLOCK_BYTES // (8 * self._vectors.shape[1]))
+        for start in range(0, len(self._vectors), step):
+            yield self._vectors[start : start + step].astype(np.float64) - self._mean
 
     def columns(self) -> Iterator[Float64s]:
         """Blocks (N, d), from the first column to the last."""
-        for part in _slices(self.shape[1], width=self.shape[0]):
+        step = max(1, _BLOCK_BYTES // (8 * len(self._vectors)))
+        for start in range(0, self._vectors.shape[1], step):
+            part = slice(start, start + step)
             yield self._vectors[:, part].astype(np.float64) - self._mean[part]
 
 
-def _slices(length: int, *, width: int) -> Iterator[slice]:
-    step = max(1, _BLOCK_BYTES // (8 * width))
-    return (slice(start, min(start + step, length)) for start in range(0, length, step))
-
-
-def _gram(blocks: _Centered, basis: Float64s | None = None) -> Float64s:
-    """X X^T: (N, N); with a basis Q of (N, s), (Q^T X) (Q^T X)^T: (s, s)."""
-    side = blocks.shape[0] if basis is None else basis.shape[1]
-    gram = np.zeros((side, side))
-    for block in blocks.columns():
-        part = block if basis is None else basis.T @ block
-        gram += part @ part.T
-    return gram
-
-
-def _scatter(blocks: _Centered) -> Float64s:
-    """X^T X: (dim, dim)."""
-    scatter = np.zeros((blocks.shape[1], blocks.shape[1]))
-    for _, block in blocks.rows():
-        scatter += block.T @ block
-    return scatter
+def _squared(parts: Iterable[Float64s]) -> Float64s:
+    """The sum of A A^T over all parts A."""
+    total: Any = 0.0
+    for part in parts:
+        total += part @ part.T
+    return np.asarray(total)
 
 
 def _random_basis(blocks: _Centered, *, size: int, seed: int) -> Float64s:
     """An orthonormal (N, size) basis of nearly the span of X's first left singular vectors."""
-    basis = np.random.default_rng(seed).standard_normal((blocks.shape[0], size))
+    basis = np.random.default_rng(seed).standard_normal((len(blocks), size))
     for _ in range(_PASSES):
         basis = np.linalg.qr(basis).Q
         product = np.zeros_like(basis)
@@ -165,14 +153,20 @@ def tsne(
     Returns:
         (N, 2) float32, finite, centered; the unit has no meaning.
     """
-    count = len(coordinates)
-    start = _first_two(coordinates)
+    count, width = coordinates.shape
+    start = np.zeros((count, 2))
+    start[:, :width] = coordinates[:, :2]
+    start /= float(start[:, 0].std()) or 1.0
     if count < _TSNE_LEAST:
         return start.astype(np.float32)
     noise = np.random.default_rng(seed).standard_normal(start.shape)
     from openTSNE import TSNE  # noqa: PLC0415 - takes seconds
 
-    report = _Reporter(progress)
+    reports = count_up(1)  # openTSNE's own step numbers start anew in each phase
+
+    def report(*_: object) -> None:
+        progress.report(next(reports) * _TSNE_REPORT, sum(_TSNE_STEPS))
+
     places = TSNE(
         perplexity=lowered_perplexity(perplexity, count),
         initialization=(start + 0.01 * noise) * 1e-4,
@@ -189,24 +183,3 @@ def tsne(
 def lowered_perplexity(perplexity: float, count: int) -> float:
     """The perplexity that `count` pictures allow: at most a third of the others, at least 1."""
     return max(1.0, min(float(perplexity), (count - 1) / 3))
-
-
-def _first_two(coordinates: Vectors) -> Float64s:
-    """The first two columns at a standard deviation of 1 for the first; (N, 2), zeros if none."""
-    start = np.zeros((len(coordinates), 2))
-    width = min(2, coordinates.shape[1])
-    start[:, :width] = coordinates[:, :width]
-    spread = float(start[:, 0].std())
-    return start / spread if spread > 0 else start
-
-
-class _Reporter:
-    """Counts openTSNE's calls, whose own step numbers start anew in each phase."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._done = 0
-
-    def __call__(self, step: int, error: float, places: object) -> None:  # noqa: ARG002 - fixed
-        self._done += _TSNE_REPORT
-        self._progress.report(self._done, sum(_TSNE_STEPS))

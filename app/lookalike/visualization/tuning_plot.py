@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 from lookalike.extras import require_extra
 from lookalike.store.tuning import Goal, Point, Trial, Tuning, pareto
-from lookalike.visualization.drawing import COLORS, printable
+from lookalike.visualization.drawing import (
+    COLORS,
+    LINE,
+    QUIET,
+    TEXT,
+    new_figure,
+    plain_axes,
+    png_of,
+    printable,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INCHES, _DPI = (11.0, 6.5), 150
-_TEXT, _QUIET, _LINE = "#1a1d21", "#626a73", "#dde1e6"
 _SHOWN, _SHOWN_AT_LEAST = 10, 0.05  # times the misses allowed, and a share; more is not drawn
 
 
@@ -21,31 +27,21 @@ def draw_tuning(tuning: Tuning, goal: Goal, *, name: str) -> bytes:
     """Draws recall against milliseconds as a PNG of 1,650 x 975 pixels.
 
     Each type has a color and a dot for each way to search it that no other way of the type beats;
-    the gray line joins what no type beats, and a ring marks the type to use.
-
-    The goal's recall is a dashed line.
-
-    Returns:
-        The file's bytes.
+    the gray line joins what no type beats, and a ring marks the type to use. The goal's recall is a
+    dashed line.
     """
     require_extra("viz", "a plot")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - slow to import
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=_INCHES, dpi=_DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11.0, 6.5, dpi=150, layout="constrained")
     axes = figure.add_subplot()
     _draw_trials(axes, tuning, goal)
     _draw_frame(axes, tuning, goal, name)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
+    return png_of(figure)
 
 
 def _draw_trials(axes: Axes, tuning: Tuning, goal: Goal) -> None:
     everything = pareto([point for trial in tuning.trials for point in trial.points])
     axes.plot(
-        *_places(everything), color=_LINE, linewidth=8, label="the best of all (Pareto)", zorder=1
+        *_places(everything), color=LINE, linewidth=8, label="the best of all (Pareto)", zorder=1
     )
     for number, trial in enumerate(trial for trial in tuning.trials if trial.points):
         axes.plot(
@@ -71,7 +67,7 @@ def _draw_chosen(axes: Axes, trial: Trial, goal: Goal) -> None:
         marker="o",
         markersize=15,
         markerfacecolor="none",
-        markeredgecolor=_TEXT,
+        markeredgecolor=TEXT,
         markeredgewidth=2,
         label=f"{printable(trial.setting)}: {point.ms:.2g} ms, recall {point.recall:.3f}",
         zorder=4,
@@ -82,7 +78,7 @@ def _draw_frame(axes: Axes, tuning: Tuning, goal: Goal, name: str) -> None:
     from matplotlib.ticker import LogLocator, NullLocator  # noqa: PLC0415 - see draw_tuning
 
     wanted = f"recall {goal.recall:g}, wanted"
-    axes.axhline(goal.recall, color=_QUIET, linestyle="--", linewidth=1, label=wanted, zorder=1)
+    axes.axhline(goal.recall, color=QUIET, linestyle="--", linewidth=1, label=wanted, zorder=1)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -92,19 +88,16 @@ def _draw_frame(axes: Axes, tuning: Tuning, goal: Goal, name: str) -> None:
     bottom = max(1 - most, min(lowest, goal.recall))
     margin = max(0.002, 0.04 * (1 - bottom))
     axes.set_ylim(bottom - margin, 1 + margin)
-    axes.set_xlabel("milliseconds a query, one core (log scale)", color=_TEXT, fontsize=11)
-    axes.set_ylabel(f"recall@{tuning.k}", color=_TEXT, fontsize=11)
-    axes.grid(which="major", color=_LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.set_xlabel("milliseconds a query, one core (log scale)", color=TEXT, fontsize=11)
+    axes.set_ylabel(f"recall@{tuning.k}", color=TEXT, fontsize=11)
+    plain_axes(axes)
     some = "" if tuning.measured == tuning.rows else f"{tuning.measured:,} of "
     title = f"{printable(name)}: {some}{tuning.rows:,} pictures of {tuning.dim} numbers"
-    axes.set_title(title, loc="left", color=_TEXT, fontsize=14, fontweight="bold", parse_math=False)
+    axes.set_title(title, loc="left", color=TEXT, fontsize=14, fontweight="bold", parse_math=False)
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=10)
     for text in legend.get_texts():
         text.set_parse_math(False)
-        text.set_color(_TEXT)
+        text.set_color(TEXT)
 
 
 def _places(points: list[Point]) -> tuple[list[float], list[float]]:
