@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from PIL import Image
 
 from lookalike.visualization import map_pictures as module
-from lookalike.visualization.drawing import classes_of
+from lookalike.visualization.drawing import Thumbnails, classes_of
 from lookalike.visualization.map_pictures import Grid, draw_grid, lay_grid
 
 PLACES = arrays.arrays(
@@ -77,19 +76,13 @@ def test_above_the_limit_cells_stand_for_several(monkeypatch):
 def test_the_drawing_stays_below_4000_pixels(shape, side):
     cells = np.full(shape, -1, dtype=np.int64)
     cells[-1, -1] = 0
-    asked = []
-
-    def picture(position):
-        asked.append(position)
-        return Image.new("RGB", (64, 64), "#00ff00")
-
+    tiles = np.full((1, 64, 64, 3), (0, 255, 0), dtype=np.uint8)
     drawn = draw_grid(
         Grid(cells, np.where(cells >= 0, 7, 0)),
-        picture,
+        Thumbnails(tiles, frozenset()),
         title="a title",
         classes=classes_of(["mug"], count=1),
     )
-    assert asked == [0]
     assert max(drawn.size) <= 4_000
     pixels = np.asarray(drawn)
     green = np.argwhere((pixels == (0, 255, 0)).all(axis=2))

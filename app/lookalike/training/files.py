@@ -22,7 +22,7 @@ from lookalike.services.vector_set import VectorSet
 from lookalike.training.comparison import Compared
 from lookalike.training.trainer import TrainingResult
 from lookalike.visualization.contact_sheet import query_sheet, save_picture
-from lookalike.visualization.drawing import QUIET, TEXT, new_figure, plain_axes, png_of
+from lookalike.visualization.drawing import QUIET, TEXT, plain_axes, png_of
 from lookalike.visualization.pages import write_whole
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def draw_curves(result: TrainingResult) -> bytes:
     The best epoch is marked, as is what the validation pictures reach without the head; and the
     margin, under triplet loss.
     """
-    figure = new_figure(9.0, 6.5, dpi=120, layout="constrained")
+    from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
+
+    figure = Figure(figsize=(9.0, 6.5), dpi=120, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     _draw_loss(upper, result)
     _draw_validation(lower, result)

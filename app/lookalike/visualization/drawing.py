@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,15 +32,6 @@ TEXT, QUIET, LINE = "#1a1d21", "#626a73", "#dde1e6"
 """Colors of every picture on white, the same as on the pages."""
 
 _ELLIPSIS = "…"
-
-
-def new_figure(
-    width: float, height: float, *, dpi: int, layout: Literal["constrained"] | None = None
-) -> Figure:
-    """An empty white plot, in inches; a `constrained` layout makes room for its texts."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
-
-    return Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout=layout)
 
 
 def png_of(figure: Figure) -> bytes:
@@ -107,26 +98,14 @@ class Thumbnails:
     pixels: NDArray[np.uint8]  # (N, size, size, 3) uint8, RGB
     missing: frozenset[int]  # positions of pictures that cannot be read; gray tiles stand for them
 
-    def __len__(self) -> int:
-        """Pictures."""
-        return len(self.pixels)
-
     @property
     def size(self) -> int:
         """Side of one, in pixels."""
         return int(self.pixels.shape[1])
 
-    def image(self, position: int) -> Image.Image:
-        """One thumbnail as an RGB picture."""
-        return Image.fromarray(self.pixels[position])
-
 
 def thumbnail_size(count: int) -> int:
-    """The largest side, in pixels, at which `count` thumbnails stay below 24 million pixels.
-
-    Returns:
-        One of 128, 96, 64, 48, 32 and 16; never less.
-    """
+    """The largest side, 128 to 16, at which `count` thumbnails stay below 24 million pixels."""
     return next((size for size in _SIZES if count * size * size <= _PIXELS), _SIZES[-1])
 
 
@@ -186,7 +165,7 @@ def sprite_sheets(thumbnails: Thumbnails) -> Iterator[str]:
     Thumbnail i is on sheet i // c², where c is `sheet_columns`; the last sheet is cut off below.
     """
     size, columns = thumbnails.size, sheet_columns(thumbnails.size)
-    for start in range(0, len(thumbnails), columns * columns):
+    for start in range(0, len(thumbnails.pixels), columns * columns):
         part = thumbnails.pixels[start : start + columns * columns]
         rows = -(-len(part) // columns)
         cells = np.full((rows * columns, size, size, 3), 255, dtype=np.uint8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,15 +76,17 @@ def map_page(
 ) -> str:
     """Makes the page: canvas, legend, search, each picture with its 5 nearest by true cosine."""
     neighbors, scores = nearest_neighbors(vectors.vectors, k=_NEIGHBORS)
-    scaled, offset, extent = _scaled(places)
-    centers = (densest_places(places, classes)[:_NAMED_CLASSES] - offset) / extent
+    centers = densest_places(places, classes)[:_NAMED_CLASSES]
+    low = places.min(axis=0).astype(np.float64)
+    extent = float(np.ptp(places, axis=0).max()) or 1.0  # the longer axis goes from 0 to 1
+    same = list(vectors.ids) == list(vectors.names)
     data: dict[str, Any] = {
-        "places": np.round(scaled, 5).ravel().tolist(),
+        "places": np.round((places - low) / extent, 5).ravel().tolist(),
         "names": [printable(name) for name in vectors.names],
-        "ids": _ids(vectors.ids, vectors.names),
+        "ids": None if same else [printable(identity) for identity in vectors.ids],
         "classes": list(zip(classes.names, classes.colors, classes.counts, strict=True)),
         "class": classes.index.tolist() if classes.names else [],
-        "centers": np.round(centers, 5).tolist(),
+        "centers": np.round((centers - low) / extent, 5).tolist(),
         "neighbors": neighbors.tolist(),
         "scores": np.round(scores.astype(np.float64), 4).tolist(),
         "missing": sorted(thumbnails.missing),
@@ -94,20 +95,6 @@ def map_page(
         "sheets": list(sprite_sheets(thumbnails)),
     }
     return render("map.html", title=printable(title), caption=printable(caption), data=data)
-
-
-def _ids(ids: Sequence[str], names: Sequence[str]) -> list[str] | None:
-    """The ids as they can be shown, or None where they are the names again."""
-    return None if list(ids) == list(names) else [printable(identity) for identity in ids]
-
-
-def _scaled(
-    places: NDArray[np.float32],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Places from 0 to 1 along the longer axis, what was taken away, and by what was divided."""
-    offset = places.min(axis=0).astype(np.float64)
-    extent = float(np.ptp(places, axis=0).max()) or 1.0
-    return (places - offset) / extent, offset, extent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,18 +149,10 @@ def make_map(
     progress.report(0, 1, stage="PCA")
     reduced = pca(vectors.vectors, components=components, seed=seed)
     progress.report(1, 1, stage="PCA")
-    places = tsne(
-        reduced.coordinates,
-        seed=seed,
-        perplexity=perplexity,
-        progress=progress.stage("t-SNE"),
-    )
-    return MapLayout(
-        places=places,
-        pca=reduced,
-        perplexity=lowered_perplexity(perplexity, len(vectors)),
-        seed=seed,
-    )
+    perplexity = lowered_perplexity(perplexity, len(vectors))
+    steps = progress.stage("t-SNE")
+    places = tsne(reduced.coordinates, seed=seed, perplexity=perplexity, progress=steps)
+    return MapLayout(places=places, pca=reduced, perplexity=perplexity, seed=seed)
 
 
 def write_map(
@@ -191,12 +170,9 @@ def write_map(
     classes = classes_of(vectors.labels, count=count)
     title = f"{vectors.name}: {vectors.spec.model}, {vectors.spec.weights}"
     caption = _caption(layout)
-    thumbnails = read_thumbnails(
-        vectors.picture,
-        count,
-        size=thumbnail_size(count),
-        progress=progress.stage("pictures"),
-    )
+    reading = progress.stage("pictures")
+    size = thumbnail_size(count)
+    thumbnails = read_thumbnails(vectors.picture, count, size=size, progress=reading)
     files = MapFiles(
         folder / "scatter.png", folder / "grid.png", folder / "map.html", folder / "places.csv"
     )
@@ -206,15 +182,8 @@ def write_map(
     scatter = draw_scatter(layout.places, classes, title=title, caption=caption)
     write_whole(files.scatter, scatter)
     progress.report(2, 4, stage="files")
-    grid = lay_grid(layout.places)
-    drawn = draw_grid(
-        grid,
-        thumbnails.image,
-        title=title,
-        classes=classes,
-        tile_size=min(64, thumbnails.size),
-    )
-    save_picture(drawn, files.grid)
+    grid = draw_grid(lay_grid(layout.places), thumbnails, title=title, classes=classes)
+    save_picture(grid, files.grid)
     progress.report(3, 4, stage="files")
     page = map_page(layout.places, vectors, classes, thumbnails, title=title, caption=caption)
     write_whole(files.page, page)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,10 +17,10 @@ from lookalike.visualization.drawing import (
     QUIET,
     TEXT,
     Classes,
+    Thumbnails,
     aspect_ratio,
     densest_places,
     load_font,
-    new_figure,
     png_of,
     printable,
     shorten,
@@ -50,7 +49,9 @@ def draw_scatter(
         title: Above the plot.
         caption: Below it.
     """
-    figure = new_figure(12.0, 9.0, dpi=150)
+    from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
+
+    figure = Figure(figsize=(12.0, 9.0), dpi=150)
     right = 0.98 if not classes.names else 0.80
     axes = figure.add_axes((0.02, 0.06, right - 0.02, 0.86))
     axes.set_xticks([])
@@ -225,30 +226,15 @@ def _represented(places: NDArray[np.float32]) -> Grid:
     return Grid(cells.reshape(rows, columns), counts.reshape(rows, columns))
 
 
-def draw_grid(
-    grid: Grid,
-    picture: Callable[[int], Image.Image],
-    *,
-    title: str,
-    classes: Classes,
-    tile_size: int = _TILES[1],
-) -> Image.Image:
-    """Draws the grid with square pictures; the frame of each has the color of its class.
+def draw_grid(grid: Grid, thumbnails: Thumbnails, *, title: str, classes: Classes) -> Image.Image:
+    """Draws the pictures on the grid; the frame of each has the color of its class, if it has one.
 
-    Args:
-        grid: Of `lay_grid`.
-        picture: A square RGB picture for a position.
-        title: Above the grid, shortened to its width.
-        classes: Of the pictures; without labels there are no frames.
-        tile_size: Largest side of a picture in pixels; less where the drawing would be larger
-            than 4,000 pixels, but never below 32.
-
-    Returns:
-        An RGB picture.
+    They are 64 pixels wide; less where they are smaller, or where the drawing would be larger than
+    4,000 pixels, but never below 32. The title is shortened to the width of the grid.
     """
     rows, columns = grid.cells.shape
     fitting = (_LARGEST_SIDE - 4 * _MARGIN) // max(rows, columns) - _GAP
-    size = max(_TILES[0], min(tile_size, fitting))
+    size = max(_TILES[0], min(_TILES[1], thumbnails.size, fitting))
     step = size + _GAP
     width = max(columns * step - _GAP, 240) + 2 * _MARGIN
     letters = max(18, width // 80)
@@ -260,7 +246,7 @@ def draw_grid(
     for row, column in np.argwhere(grid.cells >= 0).tolist():
         position = int(grid.cells[row, column])
         x, y = _MARGIN + column * step, top + row * step
-        tile = picture(position)
+        tile = Image.fromarray(thumbnails.pixels[position])
         if tile.width != size:
             tile = tile.resize((size, size), Image.Resampling.LANCZOS)
         canvas.paste(tile, (x, y))

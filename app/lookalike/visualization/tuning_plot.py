@@ -11,7 +11,6 @@ from lookalike.visualization.drawing import (
     LINE,
     QUIET,
     TEXT,
-    new_figure,
     plain_axes,
     png_of,
     printable,
@@ -31,7 +30,9 @@ def draw_tuning(tuning: Tuning, goal: Goal, *, name: str) -> bytes:
     dashed line.
     """
     require_extra("viz", "a plot")
-    figure = new_figure(11.0, 6.5, dpi=150, layout="constrained")
+    from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
+
+    figure = Figure(figsize=(11.0, 6.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     _draw_trials(axes, tuning, goal)
     _draw_frame(axes, tuning, goal, name)
