@@ -11,8 +11,7 @@ from lookalike.errors import ConfigurationError, EmbeddingFailedError
 from lookalike.models import torchvision
 from lookalike.models.head import Head, HeadedEncoder, HeadSpec
 from lookalike.models.openvino import runtime
-from lookalike.models.openvino.quantize import agreement
-from lookalike.models.openvino.runtime import OpenVinoEncoder, convert
+from lookalike.models.openvino.runtime import OpenVinoEncoder, agreement, convert
 from tests.models.networks import request, torchvision_encoder
 from tests.models.pictures import draw
 

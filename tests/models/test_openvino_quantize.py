@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from lookalike.models import torchvision
-from lookalike.models.openvino.quantize import quantize
-from lookalike.models.openvino.runtime import OpenVinoEncoder, convert
+from lookalike.models.openvino.runtime import OpenVinoEncoder, convert, quantize
 from lookalike.progress import Progress
 from tests.models.networks import request
 

@@ -76,9 +76,7 @@ def has_gpu() -> bool:
         build = version("torch").partition("+")[2]  # cpu, cu132, rocm7.1; nothing from PyPI
     except PackageNotFoundError:
         return False
-    if build == "cpu":
-        return False
-    return build.startswith("rocm") or _cuda_devices() > 0
+    return build != "cpu" and (build.startswith("rocm") or _cuda_devices() > 0)
 
 
 def _cuda_devices() -> int:

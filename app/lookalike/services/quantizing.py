@@ -20,8 +20,14 @@ from lookalike.media.decode import ImageDecoder
 from lookalike.media.sources import PictureSource
 from lookalike.models.base import Encoder, Features, Vectors
 from lookalike.models.openvino.networks import float_network, keep_network, origin_of
-from lookalike.models.openvino.quantize import Agreement, agreement, quantize
-from lookalike.models.openvino.runtime import OpenVinoEncoder, installed_version, read_network
+from lookalike.models.openvino.runtime import (
+    Agreement,
+    OpenVinoEncoder,
+    agreement,
+    installed_version,
+    quantize,
+    read_network,
+)
 from lookalike.models.spec import ModelRequest, RunOptions
 from lookalike.progress import Progress
 from lookalike.records import ModelSpec
