@@ -48,12 +48,10 @@ def atomic_write(path: Path, *, durable: bool = True, mode: int = 0o666) -> Iter
     """Opens a file that appears under its name whole, at the end of the block, or not at all.
 
     The bytes go to a temporary file beside it, which is renamed at the end. If the block raises,
-    the temporary file is removed and the old file stays.
+    the temporary file is removed and the old file stays. The folder is made if it is missing.
 
-    Args:
-        path: The file's name; its folder is made if it is missing.
-        durable: Wait until file and name have reached the disk.
-        mode: Permission bits of a new file, before the umask.
+    A `durable` write waits until file and name have reached the disk; `mode` has the permission
+    bits of a new file, before the umask.
 
     Raises:
         OSError: The disk refuses; see `disk_errors`.
@@ -132,10 +130,7 @@ class LocalFiles:
     def put(self, source: BinaryIO, sha256: str, media_type: str) -> None:
         """Stores an original so that it survives a crash; one that is here stays.
 
-        Args:
-            source: Seekable; read from its start.
-            sha256: What its bytes must amount to, 64 lower-case hex digits.
-            media_type: E.g. `image/jpeg`; decides the extension.
+        The bytes are read from the start of `source`, and must amount to `sha256`.
 
         Raises:
             StorageFullError: There is no room; nothing was kept.
@@ -217,11 +212,10 @@ class LocalFiles:
     def _touch(self, target: Path) -> bool:
         """Makes a file young, so that a sweep leaves it; False where there is none."""
         with self._lock(target):
-            try:
+            with suppress(FileNotFoundError):
                 os.utime(target)
-            except FileNotFoundError:
-                return False
-            return True
+                return True
+            return False
 
     def _unlink_old(self, path: Path, limit: float) -> bool:
         """Removes one file unless a put made it young meanwhile."""
@@ -306,7 +300,6 @@ def _chunks(source: BinaryIO) -> Iterator[bytes]:
 
 
 def _older(path: Path, limit: float) -> bool:
-    try:
+    with suppress(FileNotFoundError):
         return path.is_file() and path.stat().st_mtime < limit
-    except FileNotFoundError:
-        return False
+    return False

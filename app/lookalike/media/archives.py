@@ -110,12 +110,8 @@ class Archive:
     """A zip file, or a tar file that is plain or packed with gzip, bzip2 or xz; read once.
 
     A member counts as a picture by its name, as a file in a folder does: by its suffix, and
-    unless it or a folder above it is hidden. Archives inside are not opened.
-
-    Args:
-        path: The file.
-        limits: How much is read.
-        folder: Where members above 1 MB wait, without a name.
+    unless it or a folder above it is hidden. Archives inside are not opened. Members above 1 MB
+    wait in `folder`, without a name.
 
     Raises:
         ArchiveError: It is no archive, or cannot be read.

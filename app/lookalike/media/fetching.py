@@ -192,15 +192,10 @@ class TimedStream(httpcore2.NetworkStream):
 
 
 class Fetcher:
-    """Fetches pictures from addresses; safe to call from many threads.
+    """Fetches pictures from addresses, at most `places` at once; safe to call from many threads.
 
-    Args:
-        guard: Decides which addresses may be fetched.
-        folder: Where pictures beyond 1 MB are spooled.
-        max_bytes: Most bytes of a picture.
-        timeout_s: Seconds for one picture, from DNS to the last byte, redirects included.
-        places: Most pictures fetched at once.
-        resolve: How host names become IP addresses.
+    One picture has at most `max_bytes`, and waits in `folder` if it has more than 1 MB. It takes at
+    most `timeout_s` seconds, from DNS to the last byte, redirects included.
     """
 
     def __init__(

@@ -66,14 +66,12 @@ class Encoders:
 
         `read_spec` reads what made the collection's vectors; None if there are none.
         """
-        for attempt in range(1, ATTEMPTS + 1):
+        for left in reversed(range(ATTEMPTS)):
             spec = read_spec()
-            if spec is None:
-                return None
             try:
-                return self.for_spec(spec)
+                return None if spec is None else self.for_spec(spec)
             except SpecMismatchError:  # perhaps retired between the two calls, after a switch
-                if attempt == ATTEMPTS:
+                if not left:
                     raise
         raise AssertionError("unreachable")
 

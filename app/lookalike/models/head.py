@@ -173,10 +173,7 @@ class HeadedEncoder:
 
 
 def load_head(path: str | os.PathLike[str]) -> Head:
-    """Reads what `save_head` wrote.
-
-    Args:
-        path: The `.safetensors` file, or the folder that holds it as `head.safetensors`.
+    """Reads a head from its `.safetensors`, or the folder that has it as `head.safetensors`.
 
     Raises:
         WeightsNotFoundError: One of the two files is not there.
@@ -197,14 +194,9 @@ def load_head(path: str | os.PathLike[str]) -> Head:
 
 
 def save_head(head: Head, path: str | os.PathLike[str]) -> Path:
-    """Writes a head; readers see old files or whole new ones.
+    """Writes a head to a `.safetensors`, whose path it returns, and a JSON of the same stem.
 
-    Args:
-        head: To be saved.
-        path: Ends in `.safetensors`; the JSON has the same stem. Folders above it are made.
-
-    Returns:
-        The path of the tensors' file.
+    Readers see old files or whole new ones. Folders above are made.
 
     Raises:
         WeightsError: Another suffix, or the files cannot be written there.

@@ -51,20 +51,12 @@ def load(request: ModelRequest, run: RunOptions) -> Encoder:
             "torch runs no int8 network here: set LOOKALIKE_RUNTIME=openvino (on CPUs), or another "
             "LOOKALIKE_PRECISION"
         )
-    from lookalike.models import torch_encoder, torchvision_network  # noqa: PLC0415 - import torch
+    from lookalike.models.torch_encoder import DTYPES, TorchEncoder, place  # noqa: PLC0415 - torch
+    from lookalike.models.torchvision_network import VERSION, build  # noqa: PLC0415 - likewise
 
-    device, precision = torch_encoder.place(run)
-    network, spec = torchvision_network.build(
-        request, dtype=torch_encoder.DTYPES[precision], device=device
-    )
-    return torch_encoder.TorchEncoder(
-        network,
-        spec,
-        run,
-        device=device,
-        precision=precision,
-        torchvision=torchvision_network.VERSION,
-    )
+    device, precision = place(run)
+    network, spec = build(request, dtype=DTYPES[precision], device=device)
+    return TorchEncoder(network, spec, run, device=device, precision=precision, torchvision=VERSION)
 
 
 def export(request: ModelRequest) -> tuple[Any, ModelSpec]:

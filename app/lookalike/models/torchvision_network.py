@@ -145,12 +145,8 @@ class _FusedConv(nn.Module):
         super().__init__()
         self._weight = conv.weight.detach()
         self._bias = conv.bias
-        self._geometry = (
-            [int(side) for side in conv.padding],
-            list(conv.stride),
-            list(conv.dilation),
-            conv.groups,
-        )
+        padding = [int(side) for side in conv.padding]
+        self._geometry = padding, list(conv.stride), list(conv.dilation), conv.groups
         self._activation = "relu" if relu else "none"
         self._packed = False
 

@@ -106,15 +106,8 @@ def keep_network(
 ) -> KeptNetwork | None:
     """Keeps OpenVINO's model; an older one under the same spec is replaced in one step.
 
-    Args:
-        folder: `models` of a data folder; made if it is missing.
-        origin: What the network was converted from.
-        spec: What it is; names its own folder.
-        network: The model.
-        notes: JSON to keep with it, for people.
-
-    Returns:
-        None, and a line in the log, if it cannot be written.
+    `folder` is made if it is missing; `notes` are JSON for people. Returns None, after a line in
+    the log, if the network cannot be written.
     """
     facts = {
         "origin": dict(origin),
