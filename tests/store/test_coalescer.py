@@ -48,11 +48,11 @@ def test_who_waits_is_searched_for_together() -> None:
     assert slow.sizes == [1, 1, 1, 20]
 
 
-@pytest.mark.parametrize("apart", [0, 9])
-def test_a_search_that_fails_fails_its_callers_and_no_others(apart: int) -> None:
+@pytest.mark.parametrize("places", [1, 9])
+def test_a_search_that_fails_fails_its_callers_and_no_others(places: int) -> None:
     slow = Slow()
     slow.go_on.set()
-    joined = Coalescer(slow.search, apart=apart)
+    joined = Coalescer(slow.search, places=places)
     for _ in range(3):
         with pytest.raises(ValueError, match="mismatch"):
             joined.search(unit_vectors(1, dim=9), 1)

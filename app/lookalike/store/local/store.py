@@ -232,9 +232,10 @@ class LocalStore:
             written = self._catalog.put(
                 collection, images, rows, spec=spec, provenance=provenance, on_conflict=on_conflict
             )
-            self._indexes.follow_put(written, rows)
             if written.new:
+                self._indexes.made(written.row)
                 self._filtering.made(written.row)
+            self._indexes.follow(written.row, written.added, rows, written.removed)
             self._filtering.follow(written.row, written.changes)
             return written.outcomes
 
@@ -275,7 +276,7 @@ class LocalStore:
     def delete(self, collection: str, image_id: str) -> None:
         with self._change:
             row, seq = self._catalog.delete(collection, image_id)
-            self._indexes.follow_delete(row, seq)
+            self._indexes.follow(row, {}, np.empty((0, row.spec.dim), np.float32), [seq])
             self._filtering.follow(row, Changes(removed=[seq]))
 
     # Search

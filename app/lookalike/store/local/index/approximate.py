@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,13 @@ class CandidateIndex:
     FAISS compares by Euclidean distance: of unit vectors the nearest are those of the highest
     cosine, and unlike the inner product it survives a PCA, which centers. Distances choose
     candidates and do nothing else. Searches may run side by side.
+
+    Attributes:
+        factory: The factory string.
+        knob: The effort that this type takes: `nprobe`, `ef_search`, or None.
+        knob_min: The smallest useful value of the knob; 1 if there is none.
+        knob_max: The value that looks at every row; 1 if there is no knob.
+        takes_selectors: Whether a mask is honored while it searches; types differ.
     """
 
     def __init__(self, index: Any, *, factory: str, mapped: bool = False) -> None:
@@ -55,6 +63,13 @@ class CandidateIndex:
         self.factory = factory
         self._mapped = mapped
         self._inner = innermost(index)
+        self.knob: str | None = None
+        self.knob_min = self.knob_max = 1
+        if isinstance(self._inner, faiss.IndexIVF):
+            self.knob, self.knob_max = "nprobe", min(int(self._inner.nlist), LIMITS["nprobe"])
+        elif isinstance(self._inner, faiss.IndexHNSW):
+            self.knob, self.knob_min = "ef_search", _MIN_EF
+            self.knob_max = min(max(len(self), _MIN_EF), LIMITS["ef_search"])
         self.takes_selectors = self._try_selector()
 
     @classmethod
@@ -72,25 +87,6 @@ class CandidateIndex:
     def __len__(self) -> int:
         """Rows."""
         return int(self._index.ntotal)
-
-    @property
-    def knob(self) -> str | None:
-        """The effort that this type takes: `nprobe`, `ef_search`, or None."""
-        if isinstance(self._inner, faiss.IndexIVF):
-            return "nprobe"
-        return "ef_search" if isinstance(self._inner, faiss.IndexHNSW) else None
-
-    @property
-    def knob_max(self) -> int:
-        """The value of the knob that looks at every row; 1 if there is no knob."""
-        if self.knob == "nprobe":
-            return min(int(self._inner.nlist), LIMITS["nprobe"])
-        return min(max(len(self), _MIN_EF), LIMITS["ef_search"]) if self.knob else 1
-
-    @property
-    def knob_min(self) -> int:
-        """The smallest useful value of the knob; 1 if there is no knob."""
-        return min(_MIN_EF, self.knob_max) if self.knob == "ef_search" else 1
 
     @property
     def bytes(self) -> int:
@@ -121,29 +117,32 @@ class CandidateIndex:
             return self.total_bytes
         return len(self) * int(self._inner.code_size)
 
-    def effort(self, value: int) -> Effort:
-        """An effort with the knob at a value."""
-        return self._turned(Effort(), value)
+    def effort(self, value: int, base: Effort | None = None) -> Effort:
+        """An effort with the knob at a value, otherwise as `base`."""
+        turned: dict[str, Any] = {self.knob: value} if self.knob else {}
+        return replace(base or Effort(), **turned)
 
     def harder(self, effort: Effort) -> Effort | None:
         """The effort with the knob turned up; None if it is at its end."""
-        if self.knob is None:
-            return None
-        value = getattr(effort, self.knob) or self.knob_min
+        value = self._knob_of(effort)
         if value >= self.knob_max:
             return None
-        return self._turned(effort, min(value * _HARDER, self.knob_max))
+        return self.effort(min(value * _HARDER, self.knob_max), effort)
+
+    def knob_values(self, least: int = 1) -> Iterator[int]:
+        """Values of the knob up to the last, each twice the one before."""
+        value = max(self.knob_min, min(least, self.knob_max))
+        while value < self.knob_max:
+            yield value
+            value *= 2
+        yield self.knob_max
 
     def nearest(
         self, queries: Vectors, width: int, effort: Effort, mask: Mask | None = None
     ) -> Positions:
-        """Candidates, likely ones first: (Q, width) int64, -1 for none.
+        """Candidates for (Q, dim) queries, likely ones first: (Q, width) int64, -1 for none.
 
-        Args:
-            queries: (Q, dim) float32, C-contiguous.
-            width: Candidates for each query.
-            effort: `nprobe` and `ef_search`; the least if not given.
-            mask: Which rows may be found; only if `takes_selectors`.
+        The least effort is made if none is given. A mask needs `takes_selectors`.
         """
         with threads(max_threads() if len(queries) >= _PARALLEL_QUERIES else 1):
             params = self._params(effort, None if mask is None else selector(mask))
@@ -151,10 +150,9 @@ class CandidateIndex:
             positions: Positions = found[1]
         return positions
 
-    def _turned(self, effort: Effort, value: int) -> Effort:
-        if self.knob == "nprobe":
-            return replace(effort, nprobe=value)
-        return replace(effort, ef_search=value) if self.knob else effort
+    def _knob_of(self, effort: Effort) -> int:
+        value = (self.knob and getattr(effort, self.knob)) or self.knob_min
+        return min(value, self.knob_max)
 
     def _params(self, effort: Effort, sel: Any) -> Any:
         """A new object of the class that the innermost index takes.
@@ -162,11 +160,10 @@ class CandidateIndex:
         New for each call, because FAISS writes into it while it searches. FAISS silently ignores a
         selector that an outer layer gets.
         """
-        value = min((self.knob and getattr(effort, self.knob)) or self.knob_min, self.knob_max)
         if self.knob == "nprobe":
-            return faiss.SearchParametersIVF(sel=sel, nprobe=value)
+            return faiss.SearchParametersIVF(sel=sel, nprobe=self._knob_of(effort))
         if self.knob == "ef_search":
-            return faiss.SearchParametersHNSW(sel=sel, efSearch=value)
+            return faiss.SearchParametersHNSW(sel=sel, efSearch=self._knob_of(effort))
         return None if sel is None else faiss.SearchParameters(sel=sel)
 
     def _try_selector(self) -> bool:
@@ -191,14 +188,9 @@ def build_candidates(
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> CandidateIndex:
-    """Trains and fills an index of all rows.
+    """Trains and fills an index of all rows, (N, dim) float32 unit vectors, read in order.
 
-    Args:
-        factory: A factory string of FAISS, see `check_index_type`.
-        vectors: (N, dim) float32 unit vectors; may be a mapped file, read in order.
-        threads_used: Cores that it may take.
-        seed: Chooses the rows that it is trained on.
-        progress: Told the rows of the stages `train` and `add`.
+    The seed chooses the rows that it is trained on; the stages are `train` and `add`.
 
     Raises:
         RuntimeError: FAISS cannot build this type of these vectors; the text is FAISS's.
@@ -276,17 +268,10 @@ class ApproximateSegment:
         excluded: Positions | None = None,
         effort: Effort | None = None,
     ) -> list[Found]:
-        """The k best rows of each query that it finds, best first, equal scores by seq.
+        """The k best rows of each query that it finds; arguments as of `ExactSegment.search`.
 
-        Returns k rows for each, or all if there are fewer: if too few candidates may be found, it
-        looks harder, and scores every row in the end.
-
-        Args:
-            queries: (Q, dim) float32, C-contiguous.
-            k: At least 1.
-            allowed: Positions that may be found, each once; None for all.
-            excluded: Positions that are left out.
-            effort: How hard to look; what is not given is calibrated.
+        If too few candidates may be found, it looks harder, and scores every row in the end. What
+        is not given of the effort is calibrated.
         """
         effort, kept, limits = effort or Effort(), self.exact.kept(allowed, excluded), self._limits
         rows, count, dead = int(np.count_nonzero(kept)), len(self.exact), self.exact.dead
@@ -308,13 +293,9 @@ class ApproximateSegment:
         return self.exact.limits
 
     def _first_look(self, k: int, unwanted: int, rows: int, effort: Effort) -> _Look | None:
-        """How to begin; None if scoring every row that may be found costs little more.
+        """How to begin; None if scoring every one of the rows that may be found costs little more.
 
-        Args:
-            k: Matches wanted.
-            unwanted: Rows that must not be found, but that FAISS finds all the same.
-            rows: Rows that may be found.
-            effort: Of the request or by setting.
+        FAISS finds `unwanted` rows all the same.
         """
         spare = self._limits.spare
         if rows <= k + spare:

@@ -6,8 +6,9 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,20 +222,19 @@ class _EffortSearch:
     ) -> None:
         self._exact = exact
         self._candidates = candidates
+        self._is_graph = candidates.knob == "ef_search"
         self._asked = Questions(exact, k=k, seed=seed, count=_QUERIES)
 
     def level(self, k: int, aim: float) -> Level:
         """The fastest of the first effort that reaches the aim and the next harder one."""
         tried: list[Level] = []
-        for value in self._knob_values(k):
+        # A graph finds k matches with no less than k.
+        for value in self._candidates.knob_values(k if self._is_graph else 1):
             effort, recall = self._fewest_candidates(self._candidates.effort(value), k, aim)
             tried.append(Level(k, effort, recall, self._query_ms(effort, k)))
-            if len(tried) > 1 and tried[-2].recall >= aim:
+            recalls = [one.recall for one in tried]
+            if max(recalls[:-1], default=0.0) >= aim or _is_stuck(recalls, _CALIBRATED_GAIN):
                 break
-            if len(tried) > _PATIENCE:
-                before = tried[-1 - _PATIENCE].recall
-                if recall < before + _CALIBRATED_GAIN:
-                    break
         enough = [one for one in tried if one.recall >= aim]
         if enough:
             return min(enough, key=lambda one: one.ms)
@@ -249,24 +249,12 @@ class _EffortSearch:
             _median_ms(lambda query: exact.best(query, rows, 10), self._asked.vectors[:3]) / count
         )
 
-    def _knob_values(self, k: int) -> Iterator[int]:
-        """Values of the knob, each twice the one before; for a graph, at least k."""
-        index = self._candidates
-        value = index.knob_min
-        if index.knob == "ef_search":
-            value = max(value, min(k, index.knob_max))
-        while value < index.knob_max:
-            yield value
-            value *= 2
-        yield index.knob_max
-
     def _fewest_candidates(self, effort: Effort, k: int, aim: float) -> tuple[Effort, float]:
         """The effort with the least `k_factor` that reaches the aim, and the recall with it."""
         widest = min(_MAX_CANDIDATES, max(1, len(self._exact) - 1))
-        graph = self._candidates.knob == "ef_search"
-        if graph:  # more candidates than `ef_search` raise it: the next value tries that
+        if self._is_graph:  # more candidates than `ef_search` raise it: the next value tries that
             widest = min(widest, max(k, effort.ef_search or 1))
-        ranks = None if graph else self._ranks(effort, k=k, width=widest)
+        ranks = None if self._is_graph else self._ranks(effort, k=k, width=widest)
         factor = 1
         while True:
             width = min(k * factor, widest)
@@ -325,17 +313,18 @@ def tune(
     """Builds index types and measures what they find, and how fast.
 
     The queries lie beside images of the collection, and these are left out. They go one by one, on
-    one core, through the code that the service searches with.
+    one core, through the code that the service searches with. The stages of the progress are the
+    types, exact search first.
 
     Args:
         vectors: (N, dim) float32 unit vectors, C-contiguous: the collection's, or a sample.
         rows: Images in the collection; N unless given.
-        candidates: Index types; `default_candidates` unless given. Exact search is always tried.
+        candidates: Index types; `default_candidates` unless given.
         k: Matches asked for, at least 1.
         queries: How many queries at most.
         seed: Chooses them, and what indexes are trained on.
         threads: Cores that a build may take.
-        progress: Told how many rows are in; the stage is the type that is being built.
+        progress: Told how many rows are in.
 
     Raises:
         ConfigurationError: A candidate is no index type, or there are too few images.
@@ -394,14 +383,8 @@ class _Tuner:
 
     def try_exact(self) -> Trial:
         """Measures exact search, which finds everything."""
-        ms = _median_ms(
-            lambda asked: self._exact.search(
-                asked[0][np.newaxis, :], k=self._k, excluded=np.array([asked[1]])
-            ),
-            zip(self._asked.vectors, self._asked.rows, strict=True),
-        )
-        self._limit_ms = max(_QUICK_MS, ms)
-        point = Point(effort=Effort(exact=True), recall=1.0, ms=ms)
+        point = self._measure(self._exact.search, Effort(exact=True))
+        self._limit_ms = max(_QUICK_MS, point.ms)
         size = 4 * self._vectors.shape[1] * self._rows
         return Trial(index=EXACT, setting=EXACT, bytes=size, points=(point,))
 
@@ -438,42 +421,47 @@ class _Tuner:
         """
         points: list[Point] = []
         reached: list[float] = []  # the recall at each step of the knob
+        limit_ms, factor = self._limit_ms, 1
         any_k = Level(self._k, Effort(), recall=0.0, ms=0.0)
-        limit_ms = self._limit_ms
         calibration = Calibration((any_k,), row_ms=limit_ms / len(self._vectors))
         index = ApproximateSegment(self._exact, built, calibration)
-        value, factor = built.knob_min, 1
-        while True:
-            now = self._measure(index, replace(built.effort(value), k_factor=factor))
-            points.append(now)
+
+        def measure(value: int, factor: int) -> Point:
+            effort = replace(built.effort(value), k_factor=factor)
+            points.append(self._measure(partial(index.search, effort=effort), effort))
+            return points[-1]
+
+        for value in built.knob_values():
+            now = measure(value, factor)
             while now.recall < _COMPLETE and factor < _MAX_FACTOR and now.ms < limit_ms:
-                wider = self._measure(index, replace(built.effort(value), k_factor=2 * factor))
-                points.append(wider)
+                wider = measure(value, 2 * factor)
                 if wider.recall < now.recall + _TUNED_GAIN:
                     break
                 now, factor = wider, factor * 2
             reached.append(points[-1].recall)
-            stuck = len(reached) > _PATIENCE and reached[-1] < reached[-1 - _PATIENCE] + _TUNED_GAIN
-            if stuck or reached[-1] >= _COMPLETE or value >= built.knob_max or now.ms >= limit_ms:
-                return points
-            value = min(value * 2, built.knob_max)
+            stuck = _is_stuck(reached, _TUNED_GAIN)
+            if stuck or reached[-1] >= _COMPLETE or now.ms >= limit_ms:
+                break
+        return points
 
-    def _measure(self, index: ApproximateSegment, effort: Effort) -> Point:
+    def _measure(self, search: Callable[..., list[Found]], effort: Effort) -> Point:
         found: list[Found] = []
 
-        def search(asked: Any) -> None:
+        def ask(asked: Any) -> None:
             query, own = asked
-            excluded = np.array([own])
-            found.extend(
-                index.search(query[np.newaxis, :], k=self._k, excluded=excluded, effort=effort)
-            )
+            found.extend(search(query[np.newaxis, :], k=self._k, excluded=np.array([own])))
 
-        ms = _median_ms(search, zip(self._asked.vectors, self._asked.rows, strict=True))
+        ms = _median_ms(ask, zip(self._asked.vectors, self._asked.rows, strict=True))
         recalls = [
             recall_at_k(_ranked(one, self._k), _ranked(true, self._k))
             for one, true in zip(found, self._asked.true, strict=True)
         ]
         return Point(effort=effort, recall=statistics.fmean(recalls), ms=ms)
+
+
+def _is_stuck(recalls: list[float], gain: float) -> bool:
+    """True if the last few steps, each harder than the one before, found next to nothing new."""
+    return len(recalls) > _PATIENCE and recalls[-1] < recalls[-1 - _PATIENCE] + gain
 
 
 def _size_for(built: CandidateIndex, rows: int) -> int:

@@ -20,7 +20,7 @@ from lookalike.files.disk import disk_errors, make_folders
 from lookalike.progress import TaskEndedError, Worker
 from lookalike.records import Effort
 from lookalike.store.base import Seqs, Vectors
-from lookalike.store.local.catalog import Catalog, CollectionRow, Written
+from lookalike.store.local.catalog import Catalog, CollectionRow
 from lookalike.store.local.index.building import BuildError, BuildProgress, Retries, build
 from lookalike.store.local.index.generations import Generations
 from lookalike.store.local.index.policy import EXACT, IndexPolicy, Plan
@@ -44,46 +44,37 @@ class _Ticket:
 class Coalescer:
     """Searches for the queries of many threads together: a batch costs little more than one query.
 
-    A few searches run side by side, each on its caller's thread. If more arrive, they wait for one
-    caller that searches for all who wait, while the next ones gather.
+    A few searches run side by side, each on its caller's thread. If more arrive, they gather until
+    one of these ends; then one of their callers searches for all of them.
 
     Args:
         search: Takes (Q, dim) queries and k; returns Q results. Called on callers' threads.
-        apart: Searches at a time that are not worth joining.
+        places: Searches at a time.
     """
 
-    def __init__(self, search: Callable[[Vectors, int], list[Found]], *, apart: int = 2) -> None:
+    def __init__(self, search: Callable[[Vectors, int], list[Found]], *, places: int = 3) -> None:
         self._search = search
-        self._apart = apart
         self._changed = threading.Condition()
-        self._inside = 0
-        self._leading = False
+        self._places = places
         self._waiting: list[_Ticket] = []
 
     def search(self, queries: Vectors, k: int) -> list[Found]:
         """Returns what `search` returns, and raises what it raises for the batch."""
-        with self._changed:
-            self._inside += 1
-            crowded = self._inside > self._apart
-        try:
-            return self._join(_Ticket(queries, k)) if crowded else self._search(queries, k)
-        finally:
-            with self._changed:
-                self._inside -= 1
-
-    def _join(self, ticket: _Ticket) -> list[Found]:
+        ticket = _Ticket(queries, k)
         with self._changed:
             self._waiting.append(ticket)
-            self._changed.wait_for(lambda: ticket.result.done() or not self._leading)
+            self._changed.wait_for(
+                lambda: ticket.result.done() or (self._places and ticket in self._waiting)
+            )
             if ticket.result.done():
                 return ticket.result.result()
-            self._leading = True
+            self._places -= 1
             batch, self._waiting = self._waiting, []
         try:
             self._search_batch(batch)
         finally:
             with self._changed:
-                self._leading = False
+                self._places += 1
                 self._changed.notify_all()
         return ticket.result.result()
 
@@ -501,36 +492,14 @@ class Indexes:
         self.drop(before)
         self._ask_rebuild(built)
 
-    def follow_put(self, written: Written, vectors: Vectors) -> None:
-        """Adds and removes what a put did; `vectors` are all that came with the call."""
-        if written.new:
-            self._live[written.row.space] = self._new(written.row)
-        self._follow(written.row, vectors, added=written.added, removed=written.removed)
+    def made(self, row: CollectionRow) -> None:
+        """Has an empty index for a collection that a commit has just made."""
+        self._live[row.space] = self._new(row)
 
-    def follow_delete(self, row: CollectionRow, seq: int) -> None:
-        """Removes what a delete removed."""
-        self._follow(row, np.empty((0, row.spec.dim), np.float32), added={}, removed=[seq])
-
-    def drop(self, row: CollectionRow) -> None:
-        """Forgets a collection's index, and removes what was saved of it."""
-        self._forget(row)
-        self._generations(row).discard()
-
-    def close(self) -> None:
-        """Saves what would take long to add again; after `stop`."""
-        for live in self._live.values():
-            live.close()
-        self._live.clear()
-
-    def _follow(
-        self,
-        row: CollectionRow,
-        vectors: Vectors,
-        *,
-        added: Mapping[int, int],
-        removed: Sequence[int],
+    def follow(
+        self, row: CollectionRow, added: Mapping[int, int], vectors: Vectors, removed: Sequence[int]
     ) -> None:
-        """Follows one commit: `added` maps seqs to positions in `vectors`."""
+        """Follows a commit of this process: `added` maps seqs to positions in `vectors`."""
         live = self._live.get(row.space)
         if live is None:
             return
@@ -542,6 +511,17 @@ class Indexes:
         except Exception:  # the change is committed: it must not look as if it had failed
             log.exception("The index of %r did not follow a change; it is loaded anew", row.name)
             self._forget(row)
+
+    def drop(self, row: CollectionRow) -> None:
+        """Forgets a collection's index, and removes what was saved of it."""
+        self._forget(row)
+        self._generations(row).discard()
+
+    def close(self) -> None:
+        """Saves what would take long to add again; after `stop`."""
+        for live in self._live.values():
+            live.close()
+        self._live.clear()
 
     def _forget(self, row: CollectionRow) -> None:
         live = self._live.pop(row.space, None)
