@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,31 +86,23 @@ class Calibration:
                 return level
         last = self.levels[-1]
         times = k / last.k
-        effort = last.effort
-        if effort.nprobe is not None:
-            effort = replace(effort, nprobe=min(LIMITS["nprobe"], int(effort.nprobe * times)))
-        if effort.ef_search is not None:
-            grown = min(LIMITS["ef_search"], int(effort.ef_search * times))
-            effort = replace(effort, ef_search=grown)
-        return Level(int(k), effort, last.recall, last.ms * times)
+        grown: dict[str, Any] = {
+            name: min(LIMITS[name], int(value * times))
+            for name in ("nprobe", "ef_search")
+            if (value := getattr(last.effort, name)) is not None
+        }
+        return Level(int(k), replace(last.effort, **grown), last.recall, last.ms * times)
 
     def to_json(self) -> dict[str, Any]:
         """As a manifest keeps it."""
-        return {
-            "row_ms": self.row_ms,
-            "levels": [
-                {"k": x.k, "effort": str(x.effort), "recall": x.recall, "ms": x.ms}
-                for x in self.levels
-            ],
-        }
+        levels = [asdict(one) | {"effort": str(one.effort)} for one in self.levels]
+        return {"row_ms": self.row_ms, "levels": levels}
 
     @classmethod
     def from_json(cls, value: Any) -> Calibration:
         """Reads `to_json`. Raises `KeyError`, `TypeError` or `ValueError` if it is damaged."""
-        levels = tuple(
-            Level(x["k"], Effort.parse(x["effort"]), x["recall"], x["ms"]) for x in value["levels"]
-        )
-        return cls(levels, float(value["row_ms"]))
+        found = [Level(**x | {"effort": Effort.parse(x["effort"])}) for x in value["levels"]]
+        return cls(tuple(found), float(value["row_ms"]))
 
 
 class Questions:
@@ -134,11 +126,8 @@ class Questions:
         size = min(count, len(exact))
         self.rows: Positions = np.sort(self.rng.choice(len(exact), size, replace=False))
         self.vectors = moved_rows(exact, self.rows, self.rng)
-        found = exact.search(self.vectors, k=k + 2)
-        self.true = [
-            (scores[seqs != own], seqs[seqs != own])
-            for (scores, seqs), own in zip(found, self.rows, strict=True)
-        ]
+        found = zip(exact.search(self.vectors, k=k + 2), self.rows, strict=True)
+        self.true = [(scores[seqs != own], seqs[seqs != own]) for (scores, seqs), own in found]
 
 
 def moved_rows(exact: ExactSegment, positions: Positions, rng: np.random.Generator) -> Vectors:
@@ -181,37 +170,24 @@ def build_segment(
 ) -> ApproximateSegment:
     """Builds an approximate index of rows without tombstones, whose seqs are their positions.
 
+    For several numbers of matches, it looks for the cheapest effort that reaches the recall.
+
     Raises:
         RuntimeError: FAISS cannot build this type of these vectors.
     """
     candidates = build_candidates(
         factory, exact.vectors, threads_used=threads, seed=seed, progress=progress
     )
-    measured = calibrate(exact, candidates, recall=recall, seed=seed, progress=progress)
-    return ApproximateSegment(exact, candidates, measured)
-
-
-def calibrate(
-    exact: ExactSegment,
-    candidates: CandidateIndex,
-    *,
-    recall: float,
-    seed: int = 0,
-    progress: Progress = NO_PROGRESS,
-) -> Calibration:
-    """Finds the cheapest effort for several numbers of matches.
-
-    It aims halfway between the recall wanted and 1, because a few hundred queries say no more.
-    """
-    depths = tuple(k for k in exact.limits.calibrated_k if k < len(exact))
-    depths = depths or (max(1, len(exact) - 1),)
+    # It aims halfway between the recall wanted and 1: a few hundred queries say no more.
+    aim = recall + (1 - recall) / 2
+    depths = [k for k in exact.limits.calibrated_k if k < len(exact)] or [max(1, len(exact) - 1)]
     progress.report(0, len(depths), stage="calibrate")
     search = _EffortSearch(exact, candidates, k=depths[-1], seed=seed)
     levels = []
     for done, k in enumerate(depths):
         progress.report(done, len(depths), stage="calibrate")
-        levels.append(search.level(k, recall + (1 - recall) / 2))
-    return Calibration(tuple(levels), search.row_ms())
+        levels.append(search.level(k, aim))
+    return ApproximateSegment(exact, candidates, Calibration(tuple(levels), search.row_ms()))
 
 
 class _EffortSearch:
@@ -236,18 +212,15 @@ class _EffortSearch:
             if max(recalls[:-1], default=0.0) >= aim or _is_stuck(recalls, _CALIBRATED_GAIN):
                 break
         enough = [one for one in tried if one.recall >= aim]
-        if enough:
-            return min(enough, key=lambda one: one.ms)
-        return max(tried, key=lambda one: one.recall)
+        best = max(tried, key=lambda one: one.recall)
+        return min(enough, key=lambda one: one.ms, default=best)
 
     def row_ms(self) -> float:
         """Milliseconds that scoring one scattered row exactly takes."""
-        exact = self._exact
-        count = min(_SCORED_ROWS, len(exact))
-        rows = np.sort(self._asked.rng.choice(len(exact), count, replace=False))
-        return (
-            _median_ms(lambda query: exact.best(query, rows, 10), self._asked.vectors[:3]) / count
-        )
+        count = min(_SCORED_ROWS, len(self._exact))
+        rows = np.sort(self._asked.rng.choice(len(self._exact), count, replace=False))
+        score = partial(self._exact.best, positions=rows, k=10)
+        return _median_ms(score, self._asked.vectors[:3]) / count
 
     def _fewest_candidates(self, effort: Effort, k: int, aim: float) -> tuple[Effort, float]:
         """The effort with the least `k_factor` that reaches the aim, and the recall with it."""
@@ -265,13 +238,10 @@ class _EffortSearch:
             factor *= 2
 
     def _ranks(self, effort: Effort, *, k: int, width: int) -> Positions:
-        """The ranks of the true k best of all queries among `width` candidates.
+        """The ranks of the true k best of all queries among `width` candidates: (M,) int64.
 
-        A query whose k-th neighbor is no nearer than the next one is left out: which of them is
-        found says nothing.
-
-        Returns:
-            (M,) int64, 0 for the likeliest candidate, `width` for what is no candidate.
+        It is 0 for the likeliest candidate, `width` for what is no candidate. A query whose k-th
+        neighbor is no nearer than the next one is left out: which of them is found says nothing.
         """
         found = self._candidates.nearest(self._asked.vectors, width + 1, effort)
         rank = np.full(len(self._exact), width)
@@ -335,20 +305,14 @@ def tune(
             f"{count} pictures are too few to measure recall@{k} on; below 10,000 exact search "
             f"({EXACT}) takes a few milliseconds anyway"
         )
-    types = _types_to_try(candidates, count, rows or count, dim)
-    tuner = _Tuner(vectors, rows=rows or count, k=k, queries=queries, seed=seed, threads=threads)
+    rows, queries = rows or count, min(queries, count)
+    types = _types_to_try(candidates, count, rows, dim)
+    tuner = _Tuner(vectors, rows=rows, k=k, queries=queries, seed=seed, threads=threads)
     progress.report(0, count, stage=EXACT)
     trials = [tuner.try_exact()]
     progress.report(count, count, stage=EXACT)
     trials += [tuner.try_type(*one, progress=progress) for one in types]
-    return Tuning(
-        rows=rows or count,
-        measured=count,
-        dim=dim,
-        k=k,
-        queries=min(queries, count),
-        trials=tuple(trials),
-    )
+    return Tuning(rows=rows, measured=count, dim=dim, k=k, queries=queries, trials=tuple(trials))
 
 
 def _types_to_try(
@@ -395,15 +359,10 @@ class _Tuner:
         def show(stage: str, done: int, _: int) -> None:
             progress.report(done if stage == "add" else 0, count, stage=index)
 
+        how: dict[str, Any] = {"threads_used": self._threads, "seed": self._seed}
         started = time.perf_counter()
         try:
-            built = build_candidates(
-                index,
-                self._vectors,
-                threads_used=self._threads,
-                seed=self._seed,
-                progress=Progress(show),
-            )
+            built = build_candidates(index, self._vectors, progress=Progress(show), **how)
             build_s = time.perf_counter() - started
             points = tuple(self._climb(built))
         except (RuntimeError, MemoryError) as exc:
@@ -416,8 +375,7 @@ class _Tuner:
     def _climb(self, built: CandidateIndex) -> list[Point]:
         """Turns the knob up step by step, and at each step takes more candidates while that helps.
 
-        It ends once everything is found, harder looks find nothing more, or exact search is as
-        fast.
+        Ends once everything is found, harder looks find nothing more, or exact search is as fast.
         """
         points: list[Point] = []
         reached: list[float] = []  # the recall at each step of the knob
