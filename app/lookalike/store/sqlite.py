@@ -31,21 +31,13 @@ _SETTINGS = ("PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON")
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The tables of one kind of file.
+    """The tables of one kind of file."""
 
-    Attributes:
-        application: SQLite's `application_id`: which kind of file this is.
-        version: SQLite's `user_version`: raised whenever the tables change.
-        statements: Make the tables of a new file.
-        remedy: What to do about a file of an older version; completes a sentence.
-        journal: SQLite's journal mode. With `WAL`, many can read while one writes; `DELETE` needs
-            no further files, and no room to open the file.
-    """
-
-    application: int
-    version: int
-    statements: Sequence[str]
-    remedy: str
+    application: int  # SQLite's `application_id`: which kind of file this is
+    version: int  # SQLite's `user_version`: raised whenever the tables change
+    statements: Sequence[str]  # that make the tables of a new file
+    remedy: str  # what to do about a file of an older version; completes a sentence
+    # With `WAL`, many read while one writes; `DELETE` needs no more files, and no room to open.
     journal: str = "WAL"
 
 
@@ -99,14 +91,9 @@ def require_schema(connection: sqlite3.Connection, path: Path, schema: Schema) -
         )
 
 
-def primary_code(exc: sqlite3.Error) -> int:
-    """SQLite's code without what extends it; 0 where it has none."""
-    return int(getattr(exc, "sqlite_errorcode", 0)) & 0xFF
-
-
 def translated(exc: sqlite3.Error, path: Path) -> LookalikeError | None:
     """What an error on a file means for its user; None where it is a fault of ours."""
-    code = primary_code(exc)
+    code = int(getattr(exc, "sqlite_errorcode", 0)) & 0xFF  # without what extends it
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         return DataFolderError(
             f"{path} is damaged ({exc}); restore it from a backup, or move it away "
@@ -158,12 +145,7 @@ class Connections:
     """SQLite connections to one file; safe to use from many threads.
 
     One connection makes every write and checkpoint: SQLite before 3.51.3 can damage a WAL
-    database that several connections write.
-
-    Args:
-        path: The file.
-        schema: Its tables.
-        read_only: Whether to change nothing. Then another process may be the one that writes.
+    database that several connections write. With `read_only`, another process may write.
 
     Raises:
         DataFolderError: The file is damaged, or was written by another version.
@@ -191,14 +173,11 @@ class Connections:
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction: on the disk when the block ends, undone where it raises."""
-        with (
-            self._write_lock,
-            sqlite_errors(self._path),
-            transaction(self._require_writer()) as writer,
-        ):
-            yield writer
-        if self._log_is_long():
-            self._cut_log()
+        with self._write_lock, sqlite_errors(self._path):
+            with transaction(self._require_writer()) as writer:
+                yield writer
+            if self._log_is_long():
+                self._cut_log(writer)
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -243,23 +222,20 @@ class Connections:
             return False
         return length > _LOG_BYTES and time.monotonic() >= self._cut_at
 
-    def _cut_log(self) -> None:
+    def _cut_log(self, writer: sqlite3.Connection) -> None:
         """Writes the log back and empties it.
 
         SQLite itself begins the log anew only when nobody reads from it. Short reads that overlap
         all the time leave no such moment, so the checkpoint waits for those that go on.
         """
         self._cut_at = time.monotonic() + _CUT_EVERY_S
-        with self._write_lock:
-            if self._closed or self._writer is None:
-                return
-            try:
-                self._writer.execute(f"PRAGMA busy_timeout = {_CUT_MS}")
-                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            except sqlite3.Error as exc:
-                log.warning("The catalog's write-ahead log was not emptied: %s", exc)
-            finally:
-                self._writer.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        try:
+            writer.execute(f"PRAGMA busy_timeout = {_CUT_MS}")
+            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as exc:
+            log.warning("The catalog's write-ahead log was not emptied: %s", exc)
+        finally:
+            writer.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
 
     def _require_open(self) -> None:
         if self._closed:

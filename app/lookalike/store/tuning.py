@@ -10,12 +10,7 @@ from lookalike.records import Effort
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What an index must achieve.
-
-    Attributes:
-        recall: Share of the true matches to find, in [0, 1].
-        memory: Maximum bytes of the index; None for no limit.
-    """
+    """What an index must achieve: a recall in [0, 1], and at most so many bytes, unless None."""
 
     recall: float = 0.99
     memory: int | None = None
@@ -26,7 +21,7 @@ class Point:
     """One way to search an index.
 
     Attributes:
-        effort: How hard the search looks.
+        effort: How hard it looks.
         recall: Share of the true matches that are found, mean over queries, in [0, 1].
         ms: Milliseconds a query on one core, median over queries sent one by one.
     """
@@ -42,10 +37,9 @@ class Trial:
 
     Attributes:
         index: The type that was built, of the rows measured.
-        setting: The type for the whole collection, as `LOOKALIKE_INDEX` takes it; it may have more
-            lists.
+        setting: The type for the whole collection, which may have more lists.
         bytes: Size of an index of the whole collection, estimated.
-        build_s: Seconds that the build of the rows measured took.
+        build_s: Seconds that the build took.
         points: Ways to search it, in the order tried; none if it could not be built.
         problem: Why it could not be built.
     """
@@ -76,15 +70,9 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """The index types that were tried on a collection.
+    """The index types that were tried on a collection; the first trial is exact search.
 
-    Attributes:
-        rows: Images in the collection.
-        measured: How many of them were indexed for the trials.
-        dim: Numbers in a vector.
-        k: Matches asked for.
-        queries: Number of queries.
-        trials: One for each type; exact search is the first.
+    Of the `rows` in the collection, `measured` were indexed for the trials.
     """
 
     rows: int
@@ -144,17 +132,10 @@ TIE = 1e-6
 
 
 def recall_at_k(found: Ranked, exact: Ranked) -> float:
-    """The share of the k best rows that a search found.
+    """The share of the k best rows of all, `exact`, that a search found, in [0, 1].
 
     Of several rows with the score of the last true match, any counts as found for any other; none
     counts for a row with a better score.
-
-    Args:
-        found: What the search returned, at most k.
-        exact: The k best of all rows; at least 1.
-
-    Returns:
-        Correct rows found / rows in `exact`, in [0, 1].
     """
     right = {key for key, _ in exact}
     seen = {key for key, _ in found}

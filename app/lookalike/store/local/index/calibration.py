@@ -165,7 +165,6 @@ def build_segment(
     *,
     recall: float,
     threads: int = 1,
-    seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> ApproximateSegment:
     """Builds an approximate index of rows without tombstones, whose seqs are their positions.
@@ -175,14 +174,12 @@ def build_segment(
     Raises:
         RuntimeError: FAISS cannot build this type of these vectors.
     """
-    candidates = build_candidates(
-        factory, exact.vectors, threads_used=threads, seed=seed, progress=progress
-    )
+    candidates = build_candidates(factory, exact.vectors, threads_used=threads, progress=progress)
     # It aims halfway between the recall wanted and 1: a few hundred queries say no more.
     aim = recall + (1 - recall) / 2
     depths = [k for k in exact.limits.calibrated_k if k < len(exact)] or [max(1, len(exact) - 1)]
     progress.report(0, len(depths), stage="calibrate")
-    search = _EffortSearch(exact, candidates, k=depths[-1], seed=seed)
+    search = _EffortSearch(exact, candidates, k=depths[-1])
     levels = []
     for done, k in enumerate(depths):
         progress.report(done, len(depths), stage="calibrate")
@@ -193,13 +190,11 @@ def build_segment(
 class _EffortSearch:
     """Looks for the cheapest effort that reaches a recall."""
 
-    def __init__(
-        self, exact: ExactSegment, candidates: CandidateIndex, *, k: int, seed: int
-    ) -> None:
+    def __init__(self, exact: ExactSegment, candidates: CandidateIndex, *, k: int) -> None:
         self._exact = exact
         self._candidates = candidates
         self._is_graph = candidates.knob == "ef_search"
-        self._asked = Questions(exact, k=k, seed=seed, count=_QUERIES)
+        self._asked = Questions(exact, k=k, seed=0, count=_QUERIES)
 
     def level(self, k: int, aim: float) -> Level:
         """The fastest of the first effort that reaches the aim and the next harder one."""
