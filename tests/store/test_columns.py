@@ -326,7 +326,7 @@ def test_filters_read_columns_beside_other_reads(tmp_path: Path) -> None:
         fill(store, 3)
         row = store._catalog.collection("default")
         assert row is not None
-        columns = store._filtering.prepare(row, Filter())
+        columns = store._filtering._get(row)
         with columns._filling:  # as if another filter read a large collection
             with pytest.raises(FilterTooSlowError):
                 found(store, {"n": 1})
@@ -383,7 +383,7 @@ def test_what_is_changed_again_and_again_does_not_pile_up() -> None:
         columns.apply(changes, n)
         sizes.append(columns.bytes)
     assert max(sizes) < 20 * sizes[0]
-    assert columns.seqs.tolist() == list(seqs)
+    assert columns.state[0].tolist() == list(seqs)
 
 
 def test_memory_of_a_column() -> None:

@@ -30,14 +30,12 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 def check_metadata(value: Any, max_bytes: int = MAX_METADATA_BYTES) -> dict[str, Any]:
     """Gives decoded JSON back as metadata that every store can hold.
 
-    Args:
-        value: A JSON object: integers within signed 64 bit, finite numbers, strings and keys
-            without NUL and without lone surrogates, at most 16 levels deep.
-        max_bytes: Bound on its canonical JSON in UTF-8.
+    That is a JSON object: integers within signed 64 bit, finite numbers, strings and keys without
+    NUL and without lone surrogates, at most 16 levels deep.
 
     Raises:
         InvalidMetadataError: It is something else.
-        MetadataTooLargeError: It has more bytes.
+        MetadataTooLargeError: Its canonical JSON has more than `max_bytes` in UTF-8.
     """
     if not isinstance(value, dict):
         raise InvalidMetadataError('Metadata must be a JSON object, e.g. {"label": "cat"}')
@@ -126,23 +124,20 @@ _MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One condition on one field.
+    """One condition on one field: a key of the metadata object, taken literally.
 
-    Attributes:
-        field: A key of the metadata object, taken literally.
-        op: One of `OPERATORS`.
-        operand: A scalar; for `in` and `nin` a tuple of scalars.
+    `op` is one of `OPERATORS`; the operand is a scalar, for `in` and `nin` a tuple of scalars.
     """
 
     field: str
     op: str
     operand: Scalar | tuple[Scalar, ...]
-    _items: frozenset[tuple[str, Scalar]] = dataclasses.field(init=False, repr=False, compare=False)
+    _items: frozenset[Any] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Prepares a list for look-ups: it is asked once for every picture."""
-        items = self.operand if isinstance(self.operand, tuple) else ()
-        object.__setattr__(self, "_items", frozenset((kind_of(item), item) for item in items))
+        """Prepares the operand for look-ups: it is asked once for every picture."""
+        items = self.operand if isinstance(self.operand, tuple) else (self.operand,)
+        object.__setattr__(self, "_items", frozenset(map(scalar_key, items)))
 
     def matches(self, metadata: Metadata) -> bool:
         """Whether the condition holds for the metadata."""
@@ -150,20 +145,18 @@ class Condition:
         return value is not _MISSING and self._holds(value)
 
     def _holds(self, value: Any) -> bool:
-        if isinstance(self.operand, tuple):
-            return self._is_item(value) == (self.op == "in")
-        if self.op == "eq":
-            return same(value, self.operand)
-        if self.op == "ne":
-            return not same(value, self.operand)
         if self.op == "contains":
-            return isinstance(value, list) and any(same(item, self.operand) for item in value)
-        kind = kind_of(self.operand)
-        return kind_of(value) == kind and ORDERINGS[self.op](value, self.operand)
+            return isinstance(value, list) and any(map(self._is_item, value))
+        if self.op in ORDERINGS:
+            compare = ORDERINGS[self.op]
+            if isinstance(self.operand, str):
+                return isinstance(value, str) and compare(value, self.operand)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            return is_number and compare(value, self.operand)
+        return self._is_item(value) == (self.op in {"eq", "in"})
 
     def _is_item(self, value: Any) -> bool:
-        kind = kind_of(value)
-        return kind != "other" and (kind, value) in self._items
+        return not isinstance(value, list | dict) and scalar_key(value) in self._items
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,20 +186,9 @@ class Filter:
         return all(condition.matches(metadata) for condition in self.conditions)
 
 
-def kind_of(value: Any) -> str:
-    """`boolean`, `number`, `text`, `null`, or `other`: only equals of one kind compare."""
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number"
-    if isinstance(value, str):
-        return "text"
-    return "null" if value is None else "other"
-
-
-def same(value: Any, operand: Scalar) -> bool:
-    """Whether two JSON values are equal; true never equals 1, a list or object never equals."""
-    return kind_of(value) == kind_of(operand) and bool(value == operand)
+def scalar_key(value: Scalar) -> Any:
+    """A key that is equal for equal scalars; true equals no number, and 1 equals 1.0."""
+    return (value,) if isinstance(value, bool) else value
 
 
 def _parse_field(field: Any, wanted: Any) -> list[Condition]:
@@ -230,7 +212,7 @@ def _operand(field: str, op: str, value: Any) -> Scalar | tuple[Scalar, ...]:
             )
         return tuple(_scalar(field, item) for item in value)
     scalar = _scalar(field, value)
-    if op in ORDERINGS and kind_of(scalar) not in {"number", "text"}:
+    if op in ORDERINGS and (scalar is None or isinstance(scalar, bool)):
         raise InvalidFilterError(f"`{op}` on {field!r} takes a number or a text")
     return scalar
 

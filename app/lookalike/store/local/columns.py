@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 from lookalike.errors import FilterTooSlowError
 from lookalike.records import ImageRecord
 from lookalike.store.base import Seqs
-from lookalike.store.filters import MAX_INT, MIN_INT, ORDERINGS, Condition, Filter, Scalar
+from lookalike.store.filters import (
+    MAX_INT,
+    MIN_INT,
+    ORDERINGS,
+    Condition,
+    Filter,
+    Scalar,
+    scalar_key,
+)
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow, Rows
 
 FILTER_S = 30.0
@@ -99,7 +107,7 @@ class Column:
     def __init__(self, rows: int) -> None:
         self._kinds = Growing(np.zeros(rows, np.uint8))
         self._cells = Growing(np.zeros(rows, np.int64))
-        self._codes: dict[Any, int] = {}  # by `_key`
+        self._codes: dict[Any, int] = {}  # by `scalar_key`
         # Each item of a list: its row's slot and its code, or -1 once it is removed.
         self._items = Growing(np.empty((0, 2), np.int64))
         self._removed_items = 0
@@ -129,7 +137,7 @@ class Column:
                 (slot, self._code(key))
                 for slot, kind, value in zip(slots.tolist(), kinds.tolist(), values, strict=True)
                 if kind == _LIST
-                for key in {_key(item) for item in value if not isinstance(item, list | dict)}
+                for key in {scalar_key(item) for item in value if not isinstance(item, list | dict)}
             ]
             self._items.append(np.array(items, np.int64).reshape(-1, 2))
 
@@ -140,7 +148,8 @@ class Column:
         if op == "contains":
             found = np.zeros(len(kinds), bool)
             rows, codes = self._items.values.T
-            found[rows[codes == self._codes.get(_key(operand), -2)]] = True
+            assert not isinstance(operand, tuple)
+            found[rows[codes == self._codes.get(scalar_key(operand), -2)]] = True
             return found
         if op in ORDERINGS:
             assert isinstance(operand, str | int | float)
@@ -191,7 +200,7 @@ class Column:
             of_kind = kinds == kind
             chosen = [values[n] for n in np.flatnonzero(of_kind).tolist()]
             if kind == _CODED:
-                cells[of_kind] = [self._code(_key(one)) for one in chosen]
+                cells[of_kind] = [self._code(scalar_key(one)) for one in chosen]
             elif kind == _INT:
                 cells[of_kind] = chosen
             else:
@@ -206,7 +215,7 @@ class Column:
         wanted: dict[int, list[Any]] = {_CODED: [], _INT: [], _FLOAT: []}
         for item in items:
             if isinstance(item, bool | str) or item is None:
-                wanted[_CODED] += [self._codes[_key(item)]] if _key(item) in self._codes else []
+                wanted[_CODED].append(self._codes.get(scalar_key(item), -1))
                 continue
             if int(item) == item and MIN_INT <= item <= MAX_INT:
                 wanted[_INT].append(int(item))
@@ -255,11 +264,6 @@ def _kind(value: Any) -> int:
     if kind is None:  # an object, or a subclass of another type
         return next((kind for one, kind in _KINDS.items() if isinstance(value, one)), _OTHER)
     return kind
-
-
-def _key(value: Any) -> Any:
-    """A scalar as a key: equal for equal scalars, and a truth value equals no number."""
-    return (value,) if isinstance(value, bool) else value
 
 
 class Columns:
@@ -315,11 +319,6 @@ class Columns:
             found: Seqs = self._seqs.values[mask]
             return found
 
-    def is_ready(self, where: Filter) -> bool:
-        """Whether `passing` needs nothing to be read first."""
-        with self._lock:
-            return self._are_full(where)
-
     def fill(
         self, names: Iterable[str], read: Callable[[int, int], Rows], *, deadline: float
     ) -> bool:
@@ -344,17 +343,10 @@ class Columns:
         return True
 
     @property
-    def seqs(self) -> Seqs:
-        """The rows that there are, ascending."""
+    def state(self) -> tuple[Seqs, int, int]:
+        """The rows that there are, the highest seq that was ever here or 0, and `changes`."""
         with self._lock:
-            found: Seqs = self._seqs.values[self._alive.values]
-            return found
-
-    @property
-    def last_seq(self) -> int:
-        """The highest seq that was ever here, or 0."""
-        with self._lock:
-            return self._last
+            return self._seqs.values[self._alive.values], self._last, self.changes
 
     def describe(self) -> dict[str, str]:
         """`complete` or `building` for each field that has a column, by name."""
@@ -471,16 +463,15 @@ class Filtering:
             columns = self._get(row)
             self._fill(columns, row, self._fields, deadline=float("inf"))
 
-    def prepare(self, row: CollectionRow, where: Filter) -> Columns:
-        """The columns of a collection, with those that a filter needs.
+    def passing(self, row: CollectionRow, where: Filter) -> Seqs:
+        """The seqs of the rows that pass, ascending: (N,) int64.
 
         Raises:
-            FilterTooSlowError: They were not read in time; the next call goes on from there.
+            FilterTooSlowError: Columns were not read in time; the next call goes on from there.
         """
-        columns = self._get(row)
+        columns, names = self._get(row), [condition.field for condition in where.conditions]
         deadline = time.monotonic() + self._seconds
-        while not columns.is_ready(where):
-            names = [condition.field for condition in where.conditions]
+        while (seqs := columns.passing(where)) is None:
             if not self._fill(columns, row, names, deadline=deadline):
                 raise FilterTooSlowError(
                     f"Reading the fields of the filter takes longer than {self._seconds:g} s on a "
@@ -488,30 +479,25 @@ class Filtering:
                     "fields in LOOKALIKE_FILTER_FIELDS to have them read at the start, or raise "
                     "LOOKALIKE_FILTER_TIMEOUT"
                 )
-        return columns
-
-    def passing(self, row: CollectionRow, where: Filter) -> Seqs:
-        """The seqs of the rows that pass, ascending: (N,) int64. Raises as `prepare`."""
-        while (seqs := self.prepare(row, where).passing(where)) is None:
-            pass  # a column was dropped meanwhile
         return seqs
 
     def page(
         self, row: CollectionRow, where: Filter, *, after: int, limit: int
     ) -> dict[int, ImageRecord]:
-        """Up to `limit` rows behind the seq `after` that pass, by seq. Raises as `prepare`.
+        """Up to `limit` rows behind the seq `after` that pass, by seq. Raises as `passing`.
 
         A filter that many rows pass fills a page within a short walk, sooner than columns are read.
         """
         rows: dict[int, ImageRecord] = {}
-        walked = _WALKED * limit if not self._get(row).is_ready(where) else 0
+        known = self._get(row).passing(where)
+        walked = _WALKED * limit if known is None else 0
         while walked > 0:
             block = self._catalog.page(row, after=after, limit=_WALKED_TOGETHER)
             rows |= {seq: one for seq, one in block.items() if where.matches(one.metadata)}
             if len(rows) >= limit or len(block) < _WALKED_TOGETHER:
                 return dict(list(rows.items())[:limit])
             walked, after = walked - len(block), max(block)
-        seqs = self.passing(row, where)
+        seqs = self.passing(row, where) if known is None else known
         seqs = seqs[seqs > after]
         while len(rows) < limit and len(seqs):
             some, seqs = seqs[: limit - len(rows)], seqs[limit - len(rows) :]
@@ -539,8 +525,7 @@ class Filtering:
         """Brings the columns to where the catalog is, whoever changed it."""
         columns = self._columns.get(row.id)
         if columns is not None and columns.changes != row.changes:
-            held = columns.seqs, columns.last_seq, columns.changes
-            columns.apply(*self._catalog.changes_since(row, *held))
+            columns.apply(*self._catalog.changes_since(row, *columns.state))
 
     def drop(self, row: CollectionRow) -> None:
         """Forgets the columns of a collection."""
