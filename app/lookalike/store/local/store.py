@@ -73,8 +73,7 @@ class LocalStore:
             policy: What indexes are built; exact ones unless given.
             filter_fields: Metadata fields whose columns are read when a collection is loaded.
             filter_s: Seconds that a filter may wait for its columns.
-            read_only: Change nothing; then another process may own the folder, and what it
-                changes later may not be seen by searches.
+            read_only: Change nothing; then another process may own the folder.
 
         Raises:
             DataFolderInUseError: Another process owns the folder.
@@ -96,13 +95,8 @@ class LocalStore:
                 change=self._change,
                 read_only=read_only,
             )
-            self._filtering = Filtering(
-                self._catalog,
-                self._change,
-                fields=filter_fields,
-                seconds=filter_s,
-                read_only=read_only,
-            )
+            named: dict[str, Any] = {"fields": filter_fields, "seconds": filter_s}
+            self._filtering = Filtering(self._catalog, self._change, read_only=read_only, **named)
             self._spaces = LocalSpaces(self._catalog, self._indexes, change=self._change)
             self._purger = Purger(self._catalog.connections)
             undo.callback(self._purger.close)
@@ -184,20 +178,15 @@ class LocalStore:
         row = self._catalog.collection(collection)
         found = self._rows(row, where, after=after, limit=limit + 1) if row else {}
         seqs = list(found)[:limit]
-        vectors = np.empty((0, 0), np.float32)
         end = encode_cursor(seqs[-1] if seqs else after)
+        next_cursor = end if len(found) > limit else None
+        vectors = np.empty((0, 0), np.float32)
         if vectors_of is not None:
             space = self._spaces.find(row, vectors_of) if row and seqs else None
-            seqs = []
-            if space:
-                there, vectors = self._catalog.vectors_at(space, list(found)[:limit])
-                seqs = there.tolist()
-        return Page(
-            records=[found[seq] for seq in seqs],
-            next_cursor=end if len(found) > limit else None,
-            end=end,
-            vectors=vectors,
-        )
+            held, vectors = self._catalog.vectors_at(space, seqs) if space else ((), vectors)
+            seqs = [int(seq) for seq in held]
+        records = [found[seq] for seq in seqs]
+        return Page(records=records, next_cursor=next_cursor, end=end, vectors=vectors)
 
     def _rows(
         self, row: CollectionRow, where: Filter | None, *, after: int, limit: int
@@ -242,12 +231,14 @@ class LocalStore:
     def upsert_known(
         self, collection: str, image: NewImage, *, on_conflict: OnConflict
     ) -> PutOutcome | None:
-        def write(metadata: Metadata) -> ImageRecord:
-            return self._change_metadata(collection, image.id, lambda _: metadata)
-
         with self._change:
             existing = self._catalog.find(collection, [image.id]).get(image.id)
-            return settle_known(existing, image, on_conflict, write)
+            return settle_known(
+                existing,
+                image,
+                on_conflict,
+                lambda new: self._change_metadata(collection, image.id, lambda _: new),
+            )
 
     def update_metadata(
         self,
@@ -257,10 +248,9 @@ class LocalStore:
         *,
         max_bytes: int = MAX_METADATA_BYTES,
     ) -> ImageRecord:
-        def merge(old: Metadata) -> Metadata:
-            return check_metadata(merge_patch(old, patch), max_bytes)
-
-        return self._change_metadata(collection, image_id, merge)
+        return self._change_metadata(
+            collection, image_id, lambda old: check_metadata(merge_patch(old, patch), max_bytes)
+        )
 
     def _change_metadata(
         self, collection: str, image_id: str, change: Callable[[Metadata], Metadata]
@@ -302,13 +292,12 @@ class LocalStore:
         if k < 1:
             raise InvalidParameterError("k must be at least 1")
         where = where if where and where.conditions else None
+        how: dict[str, Any] = {"where": where, "exclude": exclude, "effort": effort}
         for attempt in range(_ATTEMPTS):
             with self._change if attempt >= _FREE_ATTEMPTS else contextlib.nullcontext():
                 if attempt > _FREE_ATTEMPTS:
                     self._refresh(collection)
-                found = self._attempt(
-                    collection, queries, k=k, spec=spec, where=where, exclude=exclude, effort=effort
-                )
+                found = self._attempt(collection, queries, k=k, spec=spec, **how)
             if found is not None:
                 return found
         raise StorageError(
@@ -358,10 +347,7 @@ class LocalStore:
             self._filtering.refresh(row)
 
     def rebuild(self, collection: str) -> bool:
-        """Builds the index anew where that is due, without waiting for the background to do it.
-
-        False where it was not, or could not be built.
-        """
+        """Builds the index anew if that is due; False if not, or if it could not be built."""
         row = self._catalog.collection(collection)
         return row is not None and self._indexes.rebuild(row)
 
