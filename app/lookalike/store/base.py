@@ -40,21 +40,13 @@ Recipe = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorSpace:
-    """All vectors of one collection under one spec.
+    """All vectors of one collection under one spec."""
 
-    Attributes:
-        spec: What made the vectors.
-        provenance: Recorded beside the spec: precision, runtime, library versions.
-        recipe: How to make its encoder again; None where that was not recorded.
-        count: Pictures with a vector in it.
-        active: Whether searches are answered from it; of each collection exactly one is.
-    """
-
-    spec: ModelSpec
-    provenance: Mapping[str, str]
-    recipe: Recipe | None
-    count: int
-    active: bool
+    spec: ModelSpec  # what made the vectors
+    provenance: Mapping[str, str]  # recorded beside it: precision, runtime, library versions
+    recipe: Recipe | None  # how to make its encoder again, if that was recorded
+    count: int  # pictures with a vector in it
+    active: bool  # whether searches are answered from it; of each collection exactly one is
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,18 +198,12 @@ _BLOCK_BYTES = 8 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Some images of a collection, oldest first.
+    """Some images of a collection, oldest first."""
 
-    Attributes:
-        records: N rows.
-        next_cursor: Continues after this page; None if nothing follows at the moment.
-        end: Continues after this page, also at the end: with images that are added later.
-        vectors: (N, dim) float32, rows of length 1, if they were asked for; otherwise (0, 0).
-    """
-
-    records: list[ImageRecord]
-    next_cursor: str | None
-    end: str
+    records: list[ImageRecord]  # N rows
+    next_cursor: str | None  # continues after this page; None if nothing follows at the moment
+    end: str  # continues after this page, also at the end: with images that are added later
+    # (N, dim) float32, rows of length 1, if they were asked for; otherwise (0, 0)
     vectors: Vectors = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 

@@ -44,41 +44,23 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One piece of long work.
+    """One piece of long work; times are ISO 8601 in UTC."""
 
-    Attributes:
-        id: 16 hex digits.
-        kind: What it does, e.g. `reembed`.
-        parameters: What it was asked, a JSON object.
-        state: Where it stands.
-        cancel_requested: Whether it is to end at its next step.
-        done: Steps that are done, in the kind's own unit.
-        total: Steps in all; None where that is not known yet.
-        errors: Steps that failed.
-        error_texts: The first few of their errors.
-        message: One sentence on how it stands or how it ended.
-        starts: How often it was begun since it last came further, but for where a shutdown ended
-            that.
-        created_at: ISO 8601 in UTC.
-        started_at: When it first began to run, or None.
-        updated_at: The last change.
-        finished_at: When it ended, or None.
-    """
-
-    id: str
-    kind: str
-    parameters: Mapping[str, Any]
+    id: str  # 16 hex digits
+    kind: str  # what it does, e.g. `reembed`
+    parameters: Mapping[str, Any]  # what it was asked, a JSON object
     state: JobState = JobState.QUEUED
-    cancel_requested: bool = False
-    done: int = 0
-    total: int | None = None
-    errors: int = 0
-    error_texts: tuple[str, ...] = ()
-    message: str = ""
+    cancel_requested: bool = False  # whether it is to end at its next step
+    done: int = 0  # steps that are done, in the kind's own unit
+    total: int | None = None  # steps in all; None where that is not known yet
+    errors: int = 0  # steps that failed
+    error_texts: tuple[str, ...] = ()  # the first few of their errors
+    message: str = ""  # one sentence on how it stands or how it ended
+    # How often it was begun since it last came further, but for where a shutdown ended that.
     starts: int = 0
     created_at: str
-    started_at: str | None = None
-    updated_at: str
+    started_at: str | None = None  # when it first began to run
+    updated_at: str  # the last change
     finished_at: str | None = None
 
 

@@ -18,38 +18,23 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One way to search an index.
-
-    Attributes:
-        effort: How hard it looks.
-        recall: Share of the true matches that are found, mean over queries, in [0, 1].
-        ms: Milliseconds a query on one core, median over queries sent one by one.
-    """
+    """One way to search an index."""
 
     effort: Effort
-    recall: float
-    ms: float
+    recall: float  # share of the true matches that are found, mean over queries, in [0, 1]
+    ms: float  # milliseconds a query on one core, median over queries sent one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """An index type that was tried.
+    """An index type that was tried."""
 
-    Attributes:
-        index: The type that was built, of the rows measured.
-        setting: The type for the whole collection, which may have more lists.
-        bytes: Size of an index of the whole collection, estimated.
-        build_s: Seconds that the build took.
-        points: Ways to search it, in the order tried; none if it could not be built.
-        problem: Why it could not be built.
-    """
-
-    index: str
-    setting: str
-    bytes: int = 0
-    build_s: float = 0.0
-    points: tuple[Point, ...] = ()
-    problem: str | None = None
+    index: str  # the type that was built, of the rows measured
+    setting: str  # the type for the whole collection, which may have more lists
+    bytes: int = 0  # size of an index of the whole collection, estimated
+    build_s: float = 0.0  # seconds that the build took
+    points: tuple[Point, ...] = ()  # in the order tried; none if it could not be built
+    problem: str | None = None  # why it could not be built
 
     @property
     def grows(self) -> bool:

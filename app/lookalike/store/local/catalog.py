@@ -140,38 +140,23 @@ class CollectionRow:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one commit did to the metadata of a collection.
+    """What one commit did to the metadata of a collection."""
 
-    Attributes:
-        added: New rows; their seqs are higher than all before.
-        updated: Rows with other metadata than before.
-        removed: Seqs of deleted rows.
-    """
-
-    added: Rows = ()
+    added: Rows = ()  # their seqs are higher than all before
     updated: Rows = ()
     removed: Sequence[int] = ()
 
 
 @dataclass(slots=True)
 class Written:
-    """What a put changed.
-
-    Attributes:
-        row: The collection as it is now.
-        new: Whether the put made it.
-        outcomes: One for each picture, in order.
-        added: Positions in the call of the vectors that are there afterwards, by seq; ascending.
-        updated: The metadata of rows that were there before and have other metadata now, by seq.
-        removed: Seqs that were there before and are gone.
-    """
+    """What a put changed: the collection as it is now, whether it is new, and its rows."""
 
     row: CollectionRow
     new: bool
-    outcomes: list[PutOutcome] = field(default_factory=list)
-    added: dict[int, int] = field(default_factory=dict)
-    updated: dict[int, Metadata] = field(default_factory=dict)
-    removed: list[int] = field(default_factory=list)
+    outcomes: list[PutOutcome] = field(default_factory=list)  # one for each picture, in order
+    added: dict[int, int] = field(default_factory=dict)  # seq -> position in the call; ascending
+    updated: dict[int, Metadata] = field(default_factory=dict)  # of rows from before, by seq
+    removed: list[int] = field(default_factory=list)  # seqs from before
 
     @property
     def changes(self) -> Changes:
@@ -270,31 +255,22 @@ class Catalog:
 
     def metadata(self, row: CollectionRow, above: int, upto: int) -> Rows:
         """The metadata of the rows with seqs above one number and up to another, by seq."""
-        sql = (
-            "SELECT seq, metadata FROM images"
-            " WHERE collection = ? AND seq > ? AND seq <= ? ORDER BY seq"
-        )
         with self.connections.read() as connection:
-            return _decoded(connection.execute(sql, (row.id, above, upto)).fetchall())
+            return _metadata(connection, row, "seq > ? AND seq <= ?", above, upto)
 
     def changes_since(
         self, row: CollectionRow, seqs: Seqs, last_seq: int, number: int
     ) -> tuple[Changes, int]:
         """What happened to a collection's rows since a change number, and the number now."""
-        new = "SELECT seq, metadata FROM images WHERE collection = ? AND seq > ? ORDER BY seq"
-        changed = (
-            "SELECT seq, metadata FROM images"
-            " WHERE collection = ? AND changed > ? AND seq <= ? ORDER BY seq"
-        )
         with self.connections.read() as connection:
-            added = connection.execute(new, (row.id, last_seq)).fetchall()
-            updated = connection.execute(changed, (row.id, number, last_seq)).fetchall()
+            added = _metadata(connection, row, "seq > ?", last_seq)
+            updated = _metadata(connection, row, "changed > ? AND seq <= ?", number, last_seq)
             count, number = _counts(connection, row)
             removed: list[int] = []
             if count != len(seqs) + len(added):  # seqs are never used again
                 gone = np.setdiff1d(seqs, _seqs(connection, row), assume_unique=True)
                 removed = gone.tolist()
-        return Changes(_decoded(added), _decoded(updated), removed), number
+        return Changes(added, updated, removed), number
 
     # Vectors
 
@@ -350,7 +326,7 @@ class Catalog:
                 require_same_spec(name, row.spec, spec)
             made = row or _make_collection(connection, name, spec, provenance, now)
             written = Written(made, new=row is None)
-            held = read_images(connection, made, [image.id for image in images])
+            held = read_images(connection, made, [one.id for one in images])
             for position, image in enumerate(images):
                 seq, existing = held.get(image.id, (0, None))
                 outcome = put_outcome(name, existing, image, on_conflict=on_conflict, now=now)
@@ -537,8 +513,11 @@ def _seq_array(rows: Iterable[tuple[int]]) -> Seqs:
     return np.fromiter((seq for (seq,) in rows), dtype=np.int64)
 
 
-def _decoded(rows: Sequence[tuple[int, str]]) -> Rows:
-    """Rows with their metadata read; all texts at once, which takes half of the time."""
+def _metadata(connection: sqlite3.Connection, row: CollectionRow, where: str, *values: int) -> Rows:
+    """Seqs and metadata of some rows, by seq."""
+    sql = f"SELECT seq, metadata FROM images WHERE collection = ? AND {where} ORDER BY seq"
+    rows = connection.execute(sql, (row.id, *values)).fetchall()
+    # All texts at once, which takes half of the time.
     texts: list[Metadata] = json.loads(f"[{','.join(text for _, text in rows)}]")
     return [(seq, metadata) for (seq, _), metadata in zip(rows, texts, strict=True)]
 
@@ -557,8 +536,7 @@ log = logging.getLogger(__name__)
 class Purger:
     """Removes the rows of collections that have no name any more, a few at a time.
 
-    At least half of the time is left to others. What a shutdown or a crash leaves is removed after
-    the next start.
+    At least half of the time is left to others.
     """
 
     def __init__(self, connections: Connections) -> None:

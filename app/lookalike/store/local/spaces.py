@@ -154,7 +154,7 @@ class LocalSpaces:
                 return True
             built = self._prepared.get(row.space) or self._indexes.build(row)
             with self._change:
-                built = self._indexes.synced(built)
+                self._indexes.sync(built)
                 before = self._switch(row)
                 if before is None:
                     return False

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import LIMITS, Effort
 from lookalike.store.base import Vectors
-from lookalike.store.local.index.policy import Limits, faiss, list_count
+from lookalike.store.local.index.policy import faiss, list_count
 from lookalike.store.local.index.segments import (
     ExactSegment,
     Found,
@@ -155,10 +155,9 @@ class CandidateIndex:
         return min(value, self.knob_max)
 
     def _params(self, effort: Effort, sel: Any) -> Any:
-        """A new object of the class that the innermost index takes.
+        """What the innermost index takes: FAISS silently ignores a selector in an outer layer.
 
-        New for each call, because FAISS writes into it while it searches. FAISS silently ignores a
-        selector that an outer layer gets.
+        It is new for each call, because FAISS writes into it while it searches.
         """
         if self.knob == "nprobe":
             return faiss.SearchParametersIVF(sel=sel, nprobe=self._knob_of(effort))
@@ -171,10 +170,8 @@ class CandidateIndex:
         if not len(self):
             return False
         query = np.zeros((1, int(self._index.d)), np.float32)
-        nothing = selector(np.zeros(len(self), np.bool_))
         try:
-            params = self._params(Effort(), nothing)
-            found = search_method(self._index)(query, 1, params=params)[1]
+            found = self.nearest(query, 1, Effort(), np.zeros(len(self), np.bool_))
         except RuntimeError:
             return False
         return bool((found < 0).all())
@@ -228,19 +225,12 @@ def _training_sample(vectors: Vectors, factory: str, seed: int) -> Vectors:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """One look for matches among the nearest rows of all.
+    """One look for matches among the nearest rows of all."""
 
-    Attributes:
-        depth: So many of the nearest rows must hold k that may be found.
-        width: Candidates to fetch.
-        effort: Hard enough that nearly all of the nearest are among the candidates.
-        ms: Milliseconds that it should take, with the looks before it.
-    """
-
-    depth: int
-    width: int
-    effort: Effort
-    ms: float
+    depth: int  # so many of the nearest rows must hold k that may be found
+    width: int  # candidates to fetch
+    effort: Effort  # hard enough that nearly all of the nearest are among the candidates
+    ms: float  # that it should take, with the looks before it
 
 
 @dataclass(frozen=True)
@@ -273,7 +263,8 @@ class ApproximateSegment:
         If too few candidates may be found, it looks harder, and scores every row in the end. What
         is not given of the effort is calibrated.
         """
-        effort, kept, limits = effort or Effort(), self.exact.kept(allowed, excluded), self._limits
+        effort, kept = effort or Effort(), self.exact.kept(allowed, excluded)
+        limits = self.exact.limits
         rows, count, dead = int(np.count_nonzero(kept)), len(self.exact), self.exact.dead
         # If most rows are gone, those left lie far from where the index was calibrated.
         hides = limits.overfetched < dead <= count // 2 and self.candidates.takes_selectors
@@ -288,19 +279,12 @@ class ApproximateSegment:
             for query, row in zip(queries, near, strict=True)
         ]
 
-    @property
-    def _limits(self) -> Limits:
-        return self.exact.limits
-
     def _first_look(self, k: int, unwanted: int, rows: int, effort: Effort) -> _Look | None:
-        """How to begin; None if scoring every one of the rows that may be found costs little more.
-
-        FAISS finds `unwanted` rows all the same.
-        """
-        spare = self._limits.spare
+        """How to begin, with `unwanted` rows in the way; None if scoring all costs little more."""
+        spare = self.exact.limits.spare
         if rows <= k + spare:
             return None
-        if unwanted <= self._limits.overfetched:
+        if unwanted <= self.exact.limits.overfetched:
             level = self.calibration.for_k(k)
             width = _width(k, effort, level) + spare + unwanted
             if self._exceeds_exact(width, effort):
@@ -315,14 +299,14 @@ class ApproximateSegment:
         asked = [width] if effort.k_factor is not None else []
         if effort.ef_search is not None and self.candidates.knob == "ef_search":
             asked.append(effort.ef_search)
-        large = len(self.exact) >= self._limits.small_rows
+        large = len(self.exact) >= self.exact.limits.small_rows
         return large and max(asked, default=0) > len(self.exact) // _WIDE_SHARE
 
     def _affordable(self, depth: int, effort: Effort, *, spent: float, rows: int) -> _Look | None:
         """A look for a part of the rows; None once all looks cost too much beside exact search."""
         level = self.calibration.for_k(depth)
         ms = spent + level.ms
-        if ms > self._limits.tried_share * rows * self.calibration.row_ms:
+        if ms > self.exact.limits.tried_share * rows * self.calibration.row_ms:
             return None
         return _Look(depth, _width(depth, effort, level), effort.over(level.effort), ms)
 
@@ -365,8 +349,8 @@ def _width(k: int, effort: Effort, level: Level) -> int:
 def search_method(index: Any) -> Any:
     """FAISS's own search method.
 
-    `faiss.contrib.torch_utils`, which pytorch-metric-learning imports, replaces it for the whole
-    process by one that lacks `params`.
+    `faiss.contrib.torch_utils`, which pytorch-metric-learning imports, replaces it by one that
+    lacks `params`.
     """
     return getattr(index, "search_numpy", index.search)
 

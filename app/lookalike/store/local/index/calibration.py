@@ -52,32 +52,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The effort that finds k matches.
-
-    Attributes:
-        k: Matches wanted.
-        effort: The cheapest that reached the recall aimed at, or the best there is.
-        recall: Share of the true k best that were found, mean over queries.
-        ms: Milliseconds a query on one core, median.
-    """
+    """The effort that finds k matches."""
 
     k: int
-    effort: Effort
-    recall: float
-    ms: float
+    effort: Effort  # the cheapest that reached the recall aimed at, or the best there is
+    recall: float  # share of the true k best that were found, mean over queries
+    ms: float  # milliseconds a query on one core, median
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was measured when an index was built.
+    """What was measured when an index was built."""
 
-    Attributes:
-        levels: By ascending k.
-        row_ms: Milliseconds that scoring one row exactly takes.
-    """
-
-    levels: tuple[Level, ...]
-    row_ms: float
+    levels: tuple[Level, ...]  # by ascending k
+    row_ms: float  # milliseconds that scoring one row exactly takes
 
     def for_k(self, k: float) -> Level:
         """The level that finds k matches; beyond the last, its effort grows with k."""

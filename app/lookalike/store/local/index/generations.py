@@ -48,10 +48,7 @@ log = logging.getLogger(__name__)
 
 
 class Generations:
-    """The saved index of one vector space. Each save replaces the last one in one step.
-
-    Files that are mapped stay readable when a later save removes them.
-    """
+    """The saved index of one vector space. Each save replaces the last one in one step."""
 
     def __init__(self, folder: Path, *, limits: Limits, read_only: bool = False) -> None:
         self._folder = folder
@@ -67,8 +64,7 @@ class Generations:
     ) -> bool:
         """Saves a generation; False if nothing may be saved.
 
-        Raises:
-            StorageError: The disk refuses; the older generation stays.
+        Raises `StorageError` if the disk refuses; then the older generation stays.
         """
         if self._read_only:
             return False
@@ -84,15 +80,11 @@ class Generations:
             saved = save_artifact(
                 self._folder, kind=_KIND, version=_FORMAT, facts=facts, write=write
             )
-            remove_leftovers(saved, older_than_s=0)
+            remove_leftovers(saved, older_than_s=0)  # what is mapped stays readable
         return True
 
     def require_room(self, rows: int, dim: int) -> None:
-        """Checks that the disk has room for a build and for the images to come.
-
-        Raises:
-            StorageFullError: There is too little.
-        """
+        """Raises `StorageFullError` if the disk lacks room for a build and for images to come."""
         folder = next(one for one in (self._folder, *self._folder.parents) if one.is_dir())
         disk = shutil.disk_usage(folder)
         needed = int(4 * dim * rows * _SIZE_SHARE)

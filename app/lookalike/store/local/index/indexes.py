@@ -136,7 +136,7 @@ class LiveIndex:
             index = self._exact(len(held))
         self._index = index
         self.sync()
-        self.tidy()
+        self._tidy()
 
     def make(self) -> None:
         """Makes an exact index of a set that nobody searches yet."""
@@ -172,11 +172,7 @@ class LiveIndex:
         return np.array_equal(rows.vectors[rows.locate(seqs)], vectors)
 
     def sync(self) -> bool:
-        """Follows all changes since it was loaded.
-
-        Returns:
-            False if vectors were added below its last seq: it must be loaded anew.
-        """
+        """Follows all changes; False if vectors were added below its last seq: it misses them."""
         self._take(self._synced(self._index))
         return self._index.live_rows == len(self._catalog.embedded(self.row))
 
@@ -202,18 +198,9 @@ class LiveIndex:
         excluded: Seqs | None,
         effort: Effort | None = None,
     ) -> list[Found] | None:
-        """The k best rows of each query, best first, equal scores by seq.
+        """The k best rows of each query, see `Segments.search`, but for the policy's effort.
 
-        Args:
-            queries: (Q, dim) float32, C-contiguous.
-            k: At least 1.
-            allowed: Seqs that may be found, each once; None for all.
-            excluded: Seqs that are left out.
-            effort: How hard to look; what is not given is set or calibrated.
-
-        Returns:
-            None if `allowed` or `excluded` names rows that are not here: for a moment, the catalog
-            is ahead of the index, or behind it.
+        It is None for a moment if the catalog is ahead of the index, or behind it.
         """
         plain = allowed is None and excluded is None and k <= _JOINED_K
         if plain and (effort is None or self.is_exact):
@@ -229,8 +216,9 @@ class LiveIndex:
     def apply(self, seqs: Seqs, vectors: Vectors, *, removed: Seqs) -> None:
         """Adds and removes rows as one change."""
         self._take(self._index.added(seqs, vectors).removed(removed))
+        self._tidy()
 
-    def tidy(self) -> None:
+    def _tidy(self) -> None:
         """Drops tombstones once they pile up, and saves after many changes."""
         limits, index = self._limits, self._index
         if len(index.sealed):
@@ -281,12 +269,10 @@ class LiveIndex:
         return plan
 
     def rebuild(self, change: threading.RLock) -> bool:
-        """Builds what is due while searches and changes go on, and takes it in one step.
+        """Builds what is due, and takes it in one step. Raises `TaskEndedError` after `stop`.
 
-        The store's change lock is held only for the last changes and to replace the index.
-
-        Raises:
-            TaskEndedError: `stop` was called.
+        That takes minutes for a million rows, while searches and changes go on: the change lock is
+        held only for the last changes.
         """
         with self._rebuilding:
             plan = self._due()
@@ -304,10 +290,7 @@ class LiveIndex:
             return True
 
     def _build(self, plan: Plan) -> Segments | None:
-        """Builds and saves an index of what is in the catalog; None if that fails.
-
-        Takes minutes for a million rows, while searches and changes go on.
-        """
+        """Builds and saves an index of what is in the catalog; None if that fails."""
         self._progress.check()
         rows = self._index.live_rows
         try:
@@ -402,10 +385,7 @@ class Indexes:
     """One `LiveIndex` for each vector space that was asked for; builds those that are due.
 
     Callers of anything but `get`, `build`, `rebuild`, `stop` and `describe` hold the store's change
-    lock.
-
-    Raises:
-        StorageError: The disk refuses.
+    lock; those of `rebuild` and `stop` do not.
     """
 
     def __init__(
@@ -460,25 +440,18 @@ class Indexes:
         return live is None or live.is_exact
 
     def build(self, row: CollectionRow) -> LiveIndex:
-        """The index of a set that is not active, unknown to searches until `switch`.
-
-        The caller need not hold the change lock; `synced` follows changes meanwhile.
-        """
+        """The index of a set that is not active, unknown to searches until `switch`."""
         live = self._new(row)
         live.make()
         return live
 
-    def synced(self, built: LiveIndex) -> LiveIndex:
-        """An index from `build` with all changes since, or an exact one if that cannot be.
+    def sync(self, built: LiveIndex) -> None:
+        """Has an index from `build` follow all changes since, or makes it anew if that cannot be.
 
-        Changes wait meanwhile: what the policy wants beyond that is built in the background.
+        Changes wait meanwhile: what the policy wants beyond exact search is built later.
         """
-        if built.sync():
-            return built
-        self._generations(built.row).discard()
-        exact = self._new(built.row)
-        exact.load()
-        return exact
+        if not built.sync():
+            built.make()
 
     def refresh(self, row: CollectionRow) -> None:
         """Syncs a collection's index with the catalog, including changes by other processes."""
@@ -506,7 +479,6 @@ class Indexes:
         try:
             seqs, gone = np.array(list(added), np.int64), np.array(removed, np.int64)
             live.apply(seqs, vectors[list(added.values())], removed=gone)
-            live.tidy()
             self._ask_rebuild(live)
         except Exception:  # the change is committed: it must not look as if it had failed
             log.exception("The index of %r did not follow a change; it is loaded anew", row.name)
@@ -547,10 +519,7 @@ class Indexes:
     # Builds
 
     def rebuild(self, row: CollectionRow) -> bool:
-        """Builds a collection's index anew if that is due, and waits for it.
-
-        The caller does not hold the change lock.
-        """
+        """Builds a collection's index anew if that is due, and waits for it."""
         live = None if self._read_only else self.get(row)
         try:
             return live is not None and live.rebuild(self._change)
@@ -558,7 +527,7 @@ class Indexes:
             return False
 
     def stop(self) -> None:
-        """Ends building in the background; the caller does not hold the change lock."""
+        """Ends building in the background."""
         self._worker.closing.set()
         with self._change:
             for live in self._live.values():

@@ -75,36 +75,24 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to build for a collection of some size.
+    """What to build for a collection of some size."""
 
-    Attributes:
-        factory: A factory string of FAISS; None for exact search.
-        reason: Why, for people.
-    """
-
-    factory: str | None
-    reason: str
+    factory: str | None  # a factory string of FAISS; None for exact search
+    reason: str  # for people
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexPolicy:
     """The settings about indexes, and what follows from them.
 
-    Attributes:
-        index_type: `Flat` (exact), `auto`, or a factory string of FAISS.
-        memory: Bytes that the type `auto` may take; None for a quarter of the machine's memory.
-        recall: Share of the true matches that an approximate index is to find.
-        effort: How hard to search; what is not given is calibrated.
-        limits: Sizes at which indexes change what they do.
-
     Raises:
         ConfigurationError: There is no such index type.
     """
 
-    index_type: str = EXACT
-    memory: int | None = None
-    recall: float = 0.99
-    effort: Effort = field(default_factory=Effort)
+    index_type: str = EXACT  # `Flat` (exact), `auto`, or a factory string of FAISS
+    memory: int | None = None  # bytes that `auto` may take; None for a quarter of the machine's
+    recall: float = 0.99  # share of the true matches that an approximate index is to find
+    effort: Effort = field(default_factory=Effort)  # what is not given is calibrated
     limits: Limits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:

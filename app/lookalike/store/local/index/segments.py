@@ -106,26 +106,12 @@ class ExactSegment:
         return len(self.seqs)
 
     @property
-    def bytes(self) -> int:
-        """Memory of the vectors; rows that were never added to are taken to be mapped."""
-        return self.vectors.nbytes if self._room else 0
-
-    @property
-    def mapped_bytes(self) -> int:
-        """Bytes of a mapped file: read when needed, given back when memory is short."""
-        return 0 if self._room else self.vectors.nbytes
-
-    @property
     def last_seq(self) -> int:
         """The highest seq that was added; 0 if there is none."""
         return int(self.seqs[-1]) if len(self) else 0
 
     def added(self, seqs: Seqs, vectors: Vectors) -> ExactSegment:
-        """These rows and more behind them.
-
-        Raises:
-            ValueError: The seqs do not ascend, or the shapes do not fit.
-        """
+        """These rows and more. Raises ValueError if seqs do not ascend or shapes do not fit."""
         if vectors.shape != (len(seqs), self.dim):
             raise ValueError(f"{vectors.shape} does not fit ({len(seqs)}, {self.dim})")
         if np.any(np.diff(seqs, prepend=self.last_seq) <= 0):
@@ -329,19 +315,12 @@ def threads(count: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Segments:
-    """A sealed segment and a growing one, searched as one.
-
-    Attributes:
-        sealed: Rows that were there when the index was built.
-        growing: Rows added since, or all rows of an index in memory.
-        approximate: An approximate index of the sealed rows; None if they are searched exactly.
-        built_with: The settings that the approximate index was built with, if known.
-    """
+    """A sealed segment and a growing one, searched as one."""
 
     sealed: ExactSegment
-    growing: ExactSegment
-    approximate: ApproximateSegment | None = None
-    built_with: Mapping[str, Any] | None = None
+    growing: ExactSegment  # rows added since the sealed ones were built, or all rows
+    approximate: ApproximateSegment | None = None  # of the sealed rows
+    built_with: Mapping[str, Any] | None = None  # the settings of the approximate index, if known
 
     def __len__(self) -> int:
         """Rows, tombstones included."""
@@ -381,13 +360,13 @@ class Segments:
     def bytes(self) -> int:
         """Memory, without what is mapped."""
         candidates = self.approximate.candidates.bytes if self.approximate else 0
-        return self.growing.bytes + candidates
+        return self.growing.vectors.nbytes + candidates
 
     @property
     def mapped_bytes(self) -> int:
         """Bytes of mapped files."""
         candidates = self.approximate.candidates.mapped_bytes if self.approximate else 0
-        return self.sealed.mapped_bytes + candidates
+        return self.sealed.vectors.nbytes + candidates
 
     def added(self, seqs: Seqs, vectors: Vectors) -> Segments:
         """The index with more rows behind its last one, see `ExactSegment.added`."""
