@@ -190,10 +190,7 @@ def open_jobs(settings: Settings, *, read_only: bool = False) -> JobStore:
 
 
 def build_encoders(
-    settings: Settings,
-    *,
-    keep: bool = False,
-    on_batch: Callable[[int, float], None] | None = None,
+    settings: Settings, *, keep: bool = False, on_batch: Callable[[int, float], None] | None = None
 ) -> Encoders:
     """Loads the network that the settings name, behind its queue; `keep` as `build_encoder`."""
     return Encoders(
@@ -314,12 +311,7 @@ def _fetcher(settings: Settings, folder: Path) -> Fetcher | None:
 
 
 def _assemble(
-    settings: Settings,
-    encoders: Encoders,
-    store: Store,
-    job_store: JobStore,
-    *,
-    read_only: bool,
+    settings: Settings, encoders: Encoders, store: Store, job_store: JobStore, *, read_only: bool
 ) -> Services:
     models = _models(settings, encoders, store, keep=not read_only)
     models.restore()

@@ -172,12 +172,7 @@ Which = Annotated[str, typer.Argument(metavar="COLLECTION", help="Collection")]
 
 @vectors.command("list")
 @client_flags("data_dir")
-def list_vectors(
-    collection: Which,
-    *,
-    target: Target,
-    as_json: Json = False,
-) -> None:
+def list_vectors(collection: Which, *, target: Target, as_json: Json = False) -> None:
     """List the vectors of COLLECTION: one set for each model that it was embedded with."""
     with target.open() as client:
         sets = client.vectors(collection)

@@ -365,11 +365,7 @@ class Client(BaseClient):
             InvalidParameterError: No picture matches, or has the field.
         """
         return stored_vectors(
-            self._store,
-            self._pictures,
-            collection,
-            label_field=label_field,
-            where=_filter(filter),
+            self._store, self._pictures, collection, label_field=label_field, where=_filter(filter)
         )
 
     def _picture_or_none(self, match: MatchOut, collection: str) -> Image.Image | None:

@@ -152,10 +152,7 @@ def accepted(response: Response, job: JobStatus) -> JobOut:
     responses={202: ACCEPTED, **responses(400, 401, 404, 408, 413, 422, 503, 507)},
 )
 def reembed(
-    name: CollectionName,
-    parts: PartsDep,
-    response: Response,
-    asked: ReembedIn | None = None,
+    name: CollectionName, parts: PartsDep, response: Response, asked: ReembedIn | None = None
 ) -> JobOut:
     """New vectors for every picture, in the background; the old ones answer until the switch.
 

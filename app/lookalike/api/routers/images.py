@@ -271,11 +271,7 @@ def list_duplicates(
     Where the search takes longer than a few seconds, the answer is 202 with how far it is.
     """
     options = DuplicateOptions(
-        collection=collection,
-        kind=kind,
-        threshold=threshold,
-        limit=limit,
-        cursor=cursor or None,
+        collection=collection, kind=kind, threshold=threshold, limit=limit, cursor=cursor or None
     )
     found = parts.services.duplicates.find(options)
     if isinstance(found, Unfinished):

@@ -11,12 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ConfigDict, Field
 
 from lookalike.api import errors
-from lookalike.api.deps import (
-    COLLECTION_PATTERN,
-    PartsDep,
-    known_fields,
-    parse_metadata,
-)
+from lookalike.api.deps import COLLECTION_PATTERN, PartsDep, known_fields, parse_metadata
 from lookalike.api.routers.collections import ACCEPTED, PATH_PATTERN, JobRoute, accepted
 from lookalike.api.security import ADMIN
 from lookalike.api.uploads import ArchiveRoute, IndexRoute
@@ -180,8 +175,7 @@ def index_archive(
         str, Form(description='JSON object for every picture: {"label": "cat"}')
     ] = "",
     folder_field: Annotated[
-        str,
-        Form(max_length=256, description="Metadata field for the name of the picture's folder"),
+        str, Form(max_length=256, description="Metadata field for the name of the picture's folder")
     ] = "",
     on_conflict: OnConflictForm = OnConflict.REPLACE,
     collection: CollectionForm = DEFAULT_COLLECTION,
