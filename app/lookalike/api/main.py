@@ -35,11 +35,8 @@ as `admin.key`.
 
 log = logging.getLogger(__name__)
 
-SPARE_THREADS = 32
-"""Threads beyond the queue's places, so that cheap calls are answered while it is full."""
-
-FIELD_OVERHEAD_BYTES = 64_000
-"""Room in a field beside the metadata of its pictures."""
+SPARE_THREADS = 32  # beyond the queue's places: cheap calls are answered while it is full
+FIELD_OVERHEAD_BYTES = 64_000  # of a field beside the metadata of its pictures
 
 
 def create_app(

@@ -33,23 +33,12 @@ from lookalike.errors import (
     UploadStalledError,
 )
 
-IDLE_S = 10.0
-"""Seconds without a byte after which a body has stalled."""
-
-BODY_S = 120.0
-"""Seconds after which a body must be complete."""
-
-ARCHIVE_BODY_S = 6 * 3600.0
-"""Seconds after which an archive must be complete."""
-
-ARCHIVES_AT_ONCE = 8
-"""Most archives that are sent at once. They take no places in the queue of searches."""
-
-FORM_OVERHEAD_BYTES = 64_000
-"""Allowance for the boundary and the headers of each part."""
-
-OTHER_FIELDS = 16
-"""Most fields beside files and their ids."""
+IDLE_S = 10.0  # without a byte, after which a body has stalled
+BODY_S = 120.0  # after which a body must be complete
+ARCHIVE_BODY_S = 6 * 3600.0  # after which an archive must be complete
+ARCHIVES_AT_ONCE = 8  # that are sent; they take no places in the queue of searches
+FORM_OVERHEAD_BYTES = 64_000  # for the boundary and the headers of each part
+OTHER_FIELDS = 16  # most fields beside files and their ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -178,8 +178,7 @@ def read_filter(text: str | None) -> dict[str, Any] | None:
     return None if parse_filter(text) is None else json.loads(text or "")
 
 
-SHOWN_ERRORS = 20
-"""Errors of a long task that are printed."""
+SHOWN_ERRORS = 20  # of a long task
 
 
 def cell(value: str) -> Text:

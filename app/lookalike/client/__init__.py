@@ -143,8 +143,7 @@ class BaseClient(ABC):
             progress: Told after each file.
 
         Returns:
-            One outcome for each file. A file that fails harms no other; nor does a folder that
-            cannot be read, which has an outcome of its own.
+            One outcome for each file, and for each folder that cannot be read. None harms another.
 
         Raises:
             MissingFileError: A path does not exist.
@@ -197,8 +196,7 @@ class BaseClient(ABC):
     def similar(self, image_id: str, **arguments: Unpack[SearchArguments]) -> SearchOut:
         """Finds the pictures most like a stored one, which is left out; arguments as for `search`.
 
-        Raises:
-            ImageNotFoundError: No picture has this id.
+        Raises `ImageNotFoundError`.
         """
 
     @abstractmethod
@@ -217,9 +215,7 @@ class BaseClient(ABC):
     ) -> ImageOut:
         """Changes a picture's metadata: sets the keys that are given; None removes one.
 
-        Raises:
-            ImageNotFoundError: No picture has this id.
-            InvalidMetadataError: The result is not a JSON object that can be stored.
+        Raises `ImageNotFoundError`, or `InvalidMetadataError` if the result cannot be stored.
         """
 
     @abstractmethod
@@ -230,9 +226,7 @@ class BaseClient(ABC):
     def thumbnail(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> bytes:
         """Returns a JPEG of at most 256 pixels a side.
 
-        Raises:
-            ImageNotFoundError: No picture has this id.
-            OriginalNotKeptError: The picture's file is not here.
+        Raises `ImageNotFoundError`, or `OriginalNotKeptError` if the picture's file is not here.
         """
 
     def duplicates(
@@ -243,16 +237,10 @@ class BaseClient(ABC):
         threshold: float | None = None,
         progress: Progress = NO_PROGRESS,
     ) -> DuplicatesOut:
-        """Finds pictures that are stored more than once, and waits until all are found.
+        """Finds pictures that are stored more than once: waits for all groups, the largest first.
 
-        Args:
-            collection: Where to look.
-            kind: The weakest kind to find; stricter ones are included.
-            threshold: The lowest cosine of two duplicates, 0.5 to 1; 0.95 if None.
-            progress: Told how far the search is.
-
-        Returns:
-            All groups, the largest first.
+        `kind` is the weakest kind to find; stricter ones are included. `threshold` is the lowest
+        cosine of two duplicates, 0.5 to 1; 0.95 if None.
         """
         found: DuplicatesOut | DuplicatesRunning
         groups, cursor = [], None
@@ -284,21 +272,15 @@ class BaseClient(ABC):
     def vectors(self, collection: str = DEFAULT_COLLECTION) -> Sequence[VectorSetOut]:
         """Returns a collection's vector sets, one for each model that it was embedded with.
 
-        Raises:
-            CollectionNotFoundError: There is no such collection.
+        Raises `CollectionNotFoundError`.
         """
 
     @abstractmethod
     def discard_vectors(self, digest: str, *, collection: str = DEFAULT_COLLECTION) -> None:
-        """Deletes the vectors of a model that the collection no longer uses.
+        """Deletes vectors that the collection no longer uses, by their set's `passport.digest`.
 
-        Args:
-            digest: Names the set: `passport.digest` of one that `vectors` returned.
-            collection: Which one.
-
-        Raises:
-            EmbeddingSetNotFoundError: The collection has no such vectors.
-            ConflictError: Searches use these vectors, or a job may be making them.
+        Raises `EmbeddingSetNotFoundError`, or `ConflictError` if searches use these vectors or a
+        job may be making them.
         """
 
     @abstractmethod
@@ -339,15 +321,9 @@ class BaseClient(ABC):
         """Ends a job at its next step; what it did is kept. Raises `JobNotFoundError`."""
 
     def wait_for_job(self, job_id: str, *, progress: Progress = NO_PROGRESS) -> JobOut:
-        """Waits until a job has ended, in whatever way.
+        """Waits until a job has ended; the `check` of `progress` may end the waiting, not the job.
 
-        Args:
-            job_id: Which one.
-            progress: Told how far it is; its `check` may end the waiting, not the job.
-
-        Raises:
-            JobNotFoundError: There is no such job.
-            ServerError: The service does not answer for `PATIENCE_S`.
+        Raises `JobNotFoundError`, or `ServerError` if the service does not answer for `PATIENCE_S`.
         """
         answered = time.monotonic()
         while True:
@@ -387,12 +363,7 @@ def _source(found: Found, metadata: Describe | None, folder_field: str | None) -
 
 
 def open_picture(picture: Picture) -> BinaryIO:
-    """Opens a picture's bytes as a stream.
-
-    Raises:
-        MissingFileError: There is no such file.
-        ConfigurationError: The file cannot be read.
-    """
+    """Opens a picture's bytes; raises `MissingFileError`, or `ConfigurationError` if it cannot."""
     if isinstance(picture, bytes):
         return io.BytesIO(picture)
     if isinstance(picture, Image.Image):

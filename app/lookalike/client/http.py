@@ -51,16 +51,10 @@ from lookalike.schemas import (
     VectorSetsOut,
 )
 
-ATTEMPTS = 8
-"""How often a call is made while the service says that it is busy."""
-
-PARALLEL = 4
-"""Uploads at a time."""
-
+ATTEMPTS = 8  # of a call while the service says that it is busy
+PARALLEL = 4  # uploads at a time
 TIMEOUT_S = 120.0
-ARCHIVE_TIMEOUT_S = 900.0
-"""Until an archive that was sent is on the service's disk."""
-
+ARCHIVE_TIMEOUT_S = 900.0  # until an archive that was sent is on the service's disk
 BATCH_FILES = 16
 BATCH_BYTES = 16_000_000
 PAGE = 1000
