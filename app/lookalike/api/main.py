@@ -16,7 +16,7 @@ from lookalike import __version__
 from lookalike.api import errors
 from lookalike.api.deps import Parts
 from lookalike.api.monitoring import Metrics, Observe
-from lookalike.api.routers import collections, images, indexing, search, service
+from lookalike.api.routers import images, indexing, search, service
 from lookalike.api.security import Keys, load_admin_key
 from lookalike.api.uploads import ARCHIVES_AT_ONCE, Admission, ArchiveUploadLimits, UploadLimits
 from lookalike.bootstrap import Services, build_services
@@ -78,7 +78,7 @@ def create_app(
     )
     errors.install(app)
     app.add_middleware(Observe, metrics=metrics)
-    for router in (search, indexing, images, collections, service):
+    for router in (search, indexing, images, service):
         app.include_router(router.router)
     _complete_openapi(app)
     return app

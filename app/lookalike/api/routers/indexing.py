@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from lookalike.api import errors
 from lookalike.api.deps import COLLECTION_PATTERN, PartsDep, known_fields, parse_metadata
-from lookalike.api.routers.collections import ACCEPTED, PATH_PATTERN, JobRoute, accepted
+from lookalike.api.routers.service import ACCEPTED, PATH_PATTERN, JobRoute, accepted
 from lookalike.api.security import ADMIN
 from lookalike.api.uploads import ArchiveRoute, IndexRoute
 from lookalike.errors import InvalidIdError, InvalidMetadataError

@@ -1,24 +1,203 @@
-"""What runs here and whether it works: /info, /health and /metrics."""
+"""What runs here: /collections and /jobs, /info, /health and /metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Response
-from pydantic import Field
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import ConfigDict, Field
 
 from lookalike import __version__
-from lookalike.api.deps import PartsDep
+from lookalike.api.deps import COLLECTION_PATTERN, PartsDep
 from lookalike.api.errors import responses
 from lookalike.api.monitoring import CONTENT_TYPE
-from lookalike.api.routers.collections import described
-from lookalike.api.security import READ
-from lookalike.schemas import Answer, CollectionOut, PassportOut, Schema
+from lookalike.api.security import ADMIN, READ
+from lookalike.api.uploads import JsonRoute
+from lookalike.bootstrap import Services, move_request
+from lookalike.errors import RequestTooLargeError
+from lookalike.schemas import (
+    Answer,
+    CollectionOut,
+    CollectionsOut,
+    JobOut,
+    JobsOut,
+    PassportOut,
+    Schema,
+    VectorSetOut,
+    VectorSetsOut,
+)
 from lookalike.services.checks import WINDOW
+from lookalike.services.jobs import REEMBED_KIND, JobStatus
 
-router = APIRouter(tags=["service"])
+ACCEPTED = {
+    "description": "The job waits or runs; GET its Location to see how far it is",
+    "headers": {"Location": {"schema": {"type": "string"}, "description": "/jobs/{id}"}},
+}
+"""OpenAPI's description of an answer 202 with a job."""
+
+PATH_PATTERN = r"^[^\x00-\x1f\x7f]+$"
+
+CollectionName = Annotated[str, Path(pattern=COLLECTION_PATTERN, max_length=63)]
+Digest = Annotated[
+    str, Path(description="`digest` of the passport that made them", pattern="^[0-9a-f]{16}$")
+]
+JobId = Annotated[str, Path(description="The job's id", pattern="^[0-9a-f]{16}$")]
+
+
+class JobRoute(JsonRoute):
+    """A route that may take a body of JSON."""
+
+    too_large = RequestTooLargeError
+
+
+router = APIRouter()
+_collections = APIRouter(prefix="/collections", tags=["collections"])
+_service = APIRouter(tags=["service"])
+_jobs = APIRouter(route_class=JobRoute, tags=["jobs"], dependencies=ADMIN)
+
+
+class ReembedIn(Schema):
+    """The model to move a collection to; what is left out is the service's own setting."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str | None = Field(
+        None, pattern="^[a-z0-9_]{1,64}$", description="resnet18, 34, 50, 101 or 152"
+    )
+    weights: str | None = Field(
+        None,
+        pattern=PATH_PATTERN,
+        max_length=1024,
+        description="A torchvision weights name, a path on the service's machine, or random",
+    )
+    pooling: Literal["avg", "flatten"] | None = None
+    resize: Literal["squash", "crop"] | None = None
+    input_size: int | None = Field(
+        None, ge=32, le=1024, description="Side of the network's input; null: the model's own"
+    )
+    head: str | None = Field(
+        None,
+        pattern=PATH_PATTERN,
+        max_length=1024,
+        description="A head's file on the service's machine; null: no head",
+    )
+    int8: bool | None = Field(
+        None, description="Whether the newest int8 network of these settings makes the vectors"
+    )
+
+    def given(self) -> dict[str, Any]:
+        """Returns what was sent. Null counts only for `head` and `input_size`."""
+        sent = {name: getattr(self, name) for name in self.model_fields_set}
+        return {
+            name: value
+            for name, value in sent.items()
+            if value is not None or name in {"head", "input_size"}
+        }
+
+
+def described(services: Services) -> list[CollectionOut]:
+    """Describes all collections, and says which of them a live model can search."""
+    live = [encoder.spec for encoder in services.encoders.live]
+    return CollectionOut.of_all(services.store.collections(), live)
+
+
+@_collections.get("", summary="List collections", responses=responses(401), dependencies=READ)
+def list_collections(parts: PartsDep) -> CollectionsOut:
+    """Every collection with its count and what made its vectors."""
+    return CollectionsOut(collections=described(parts.services))
+
+
+@_collections.delete(
+    "/{name}",
+    status_code=204,
+    summary="Delete a collection",
+    responses=responses(401, 404, 422, 507),
+    dependencies=ADMIN,
+)
+def delete_collection(name: CollectionName, parts: PartsDep) -> Response:
+    """All of its pictures, vectors and files go; imports into it end."""
+    parts.services.collections.drop(name)
+    return Response(status_code=204)
+
+
+@_collections.get(
+    "/{name}/vectors",
+    summary="List the vectors of a collection",
+    responses=responses(401, 404, 422),
+    dependencies=READ,
+)
+def list_vectors(name: CollectionName, parts: PartsDep) -> VectorSetsOut:
+    """One set for each model that the collection was embedded with; searches use the active one."""
+    sets = parts.services.collections.vector_sets(name)
+    return VectorSetsOut(collection=name, vectors=[VectorSetOut.of(one) for one in sets])
+
+
+@_collections.delete(
+    "/{name}/vectors/{digest}",
+    status_code=204,
+    summary="Delete the vectors of a model that the collection no longer uses",
+    responses=responses(401, 404, 409, 422, 507),
+    dependencies=ADMIN,
+)
+def delete_vectors(name: CollectionName, digest: Digest, parts: PartsDep) -> Response:
+    """Frees their space on the disk; going back to that model means embedding again."""
+    parts.services.collections.discard(name, digest)
+    return Response(status_code=204)
+
+
+def accepted(response: Response, job: JobStatus) -> JobOut:
+    """Answers 202 with a job, and puts its address into the header."""
+    response.headers["Location"] = f"/jobs/{job.job.id}"
+    return JobOut.of(job)
+
+
+@_jobs.post(
+    "/collections/{name}/reembed",
+    status_code=202,
+    summary="Move a collection to another model",
+    responses={202: ACCEPTED, **responses(400, 401, 404, 408, 413, 422, 503, 507)},
+)
+def reembed(
+    name: CollectionName, parts: PartsDep, response: Response, asked: ReembedIn | None = None
+) -> JobOut:
+    """New vectors for every picture, in the background; the old ones answer until the switch.
+
+    The very same work is not begun twice: the job that is under way is given again.
+    """
+    services = parts.services
+    services.reembedding.require(name)
+    model = move_request(services.settings, asked.given() if asked else None)
+    job = services.jobs.start(REEMBED_KIND, services.reembedding.parameters(name, model))
+    return accepted(response, job)
+
+
+@_jobs.get("/jobs", summary="List jobs", responses=responses(401, 422, 503))
+def list_jobs(
+    parts: PartsDep,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most jobs to return")] = 100,
+    cursor: Annotated[
+        str | None, Query(description="`next_cursor` of the jobs before", max_length=64)
+    ] = None,
+) -> JobsOut:
+    """The newest first; those that ended long ago are forgotten."""
+    found, next_cursor = parts.services.jobs.page(cursor=cursor or None, limit=limit)
+    return JobsOut(jobs=[JobOut.of(one) for one in found], next_cursor=next_cursor)
+
+
+@_jobs.get("/jobs/{job_id}", summary="How far a job is", responses=responses(401, 404, 422, 503))
+def get_job(job_id: JobId, parts: PartsDep) -> JobOut:
+    """Progress, rate, errors so far and time left."""
+    return JobOut.of(parts.services.jobs.get(job_id))
+
+
+@_jobs.post(
+    "/jobs/{job_id}/cancel", summary="End a job", responses=responses(401, 404, 422, 503, 507)
+)
+def cancel_job(job_id: JobId, parts: PartsDep) -> JobOut:
+    """At its next step; what it did is kept, and one that ended stays as it is."""
+    return JobOut.of(parts.services.jobs.cancel(job_id))
 
 
 class LiveModelOut(Schema):
@@ -58,7 +237,11 @@ class HealthOut(Schema):
     status: Literal["ok"] = "ok"
 
 
-@router.get("/info", summary="What runs here", responses=responses(401), dependencies=READ)
+_LIMITS = [f"max_{what}" for what in ("file_bytes", "pixels", "files", "metadata_bytes", "batch")]
+_LIMITS.append("queue_size")
+
+
+@_service.get("/info", summary="What runs here", responses=responses(401), dependencies=READ)
 def info(parts: PartsDep) -> InfoOut:
     """Models with their passports, collections, index types, limits and versions."""
     services, settings = parts.services, parts.services.settings
@@ -73,24 +256,17 @@ def info(parts: PartsDep) -> InfoOut:
             name: RecallOut.of(figures) for name, figures in services.recall_meter.figures().items()
         },
         store=services.store.describe(),
-        limits={
-            "max_file_bytes": settings.max_file_bytes,
-            "max_pixels": settings.max_pixels,
-            "max_files": settings.max_files,
-            "max_metadata_bytes": settings.max_metadata_bytes,
-            "max_batch": settings.max_batch,
-            "queue_size": settings.queue_size,
-        },
+        limits={name: getattr(settings, name) for name in _LIMITS},
     )
 
 
-@router.get("/health/live", summary="The process answers")
+@_service.get("/health/live", summary="The process answers")
 async def live() -> HealthOut:
     """Answers while every thread is busy."""
     return HealthOut()
 
 
-@router.get(
+@_service.get(
     "/health/ready", summary="A picture was embedded and searched", responses=responses(503)
 )
 async def ready(parts: PartsDep) -> HealthOut:
@@ -99,7 +275,7 @@ async def ready(parts: PartsDep) -> HealthOut:
     return HealthOut()
 
 
-@router.get(
+@_service.get(
     "/metrics",
     summary="Figures for Prometheus",
     response_class=Response,
@@ -110,3 +286,7 @@ async def metrics(parts: PartsDep) -> Response:
     """Requests, latencies by stage, batch sizes, queue, index size."""
     figures = await to_thread.run_sync(parts.metrics.render, limiter=parts.metrics_threads)
     return Response(figures, media_type=CONTENT_TYPE)
+
+
+for part in (_collections, _jobs, _service):
+    router.include_router(part)
