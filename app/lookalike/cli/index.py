@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +32,7 @@ from lookalike.schemas import JobOut
 from lookalike.services.importing import ARCHIVE_ENDINGS
 
 if TYPE_CHECKING:
-    from lookalike import Client, HttpClient
+    from lookalike import HttpClient
 
 STAGE = "indexing"
 
@@ -86,11 +85,16 @@ def index(
     with target.open(changes=True, must_exist=False) as client:
         with progress() as drawn:
             outcomes = client.index(*files, progress=drawn.stage(STAGE), **options)
-        if isinstance(client, lookalike.Client):
-            outcomes += _index_archives(client, archives, options)
-        else:
-            failed, jobs = _have_indexed(client, archives, on_server or [], options)
-            outcomes += failed
+            if isinstance(client, lookalike.Client):
+                for path in archives:
+                    stage = drawn.stage(f"{STAGE} {path.name}")
+                    outcomes += client.index_archive(path, progress=stage, **options)
+        if isinstance(client, lookalike.HttpClient):
+            for place in (*archives, *(on_server or ())):  # one that fails harms no other
+                try:
+                    jobs.append(watch_job(client, _begin(client, place, options), stage=STAGE))
+                except LookalikeError as exc:
+                    outcomes.append(Outcome.failure(Path(place), exc))
     _report(outcomes, jobs, as_json=as_json)
 
 
@@ -108,40 +112,12 @@ def _is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVE_ENDINGS) and not path.is_dir()
 
 
-def _index_archives(
-    client: Client, archives: Sequence[Path], options: dict[str, Any]
-) -> list[Outcome]:
-    outcomes: list[Outcome] = []
+def _begin(client: HttpClient, place: Path | str, options: dict[str, Any]) -> JobOut:
+    """Has a service index an archive of this machine, or a folder of its own: a text."""
+    if isinstance(place, str):
+        return client.index_folder(place, **options)
     with progress() as drawn:
-        for path in archives:
-            stage = drawn.stage(f"{STAGE} {path.name}")
-            outcomes += client.index_archive(path, progress=stage, **options)
-    return outcomes
-
-
-def _have_indexed(
-    client: HttpClient, archives: Sequence[Path], folders: Sequence[str], options: dict[str, Any]
-) -> tuple[list[Outcome], list[JobOut]]:
-    """Has a service index archives and its own folders, and watches each job to its end.
-
-    Returns:
-        Those that failed, which harm no other, and the jobs of the rest.
-    """
-    failed: list[Outcome] = []
-    jobs: list[JobOut] = []
-    begin = [(path, partial(_send, client, path, options)) for path in archives]
-    begin += [(Path(path), partial(client.index_folder, path, **options)) for path in folders]
-    for path, begun in begin:
-        try:
-            jobs.append(watch_job(client, begun(), stage=STAGE))
-        except LookalikeError as exc:
-            failed.append(Outcome.failure(path, exc))
-    return failed, jobs
-
-
-def _send(client: HttpClient, path: Path, options: dict[str, Any]) -> JobOut:
-    with progress() as drawn:
-        return client.index_archive(path, progress=drawn, **options)
+        return client.index_archive(place, progress=drawn, **options)
 
 
 def _report(outcomes: Sequence[Outcome], jobs: Sequence[JobOut], *, as_json: bool) -> None:
@@ -163,12 +139,9 @@ def _report(outcomes: Sequence[Outcome], jobs: Sequence[JobOut], *, as_json: boo
 
 
 def _item(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "path": str(outcome.path),
-        "status": outcome.status,
-        "id": outcome.id,
-        "reason": None if outcome.error is None else str(outcome.error),
-    }
+    reason = None if outcome.error is None else str(outcome.error)
+    facts = {"path": str(outcome.path), "status": outcome.status, "id": outcome.id}
+    return facts | {"reason": reason}
 
 
 _MOVING = "re-embedding"
@@ -190,34 +163,24 @@ def reembed(
     running service (--server) does it in the background and answers searches meanwhile; paths
     are then those of its machine. --head none means no head.
     """
-    model = _without_head(target.given)
+    model: dict[str, Any] = {}
+    if str(target.given.get("head")) == "none":  # no setting can say it
+        target.given["head"] = model["head"] = None
     if target.server is not None:
         model |= _named_model(target.given)
     with target.open(changes=True) as client:
         if isinstance(client, lookalike.Client):
-            _here(client, collection, model)
+            with progress() as drawn:
+                try:
+                    message = client.reembed(collection, model=model, progress=drawn.stage(_MOVING))
+                finally:
+                    print_errors(drawn.errors)
+            typer.echo(message)
             return
         job = client.begin_reembed(collection, model=model)
         if watch:
             job = watch_job(client, job, stage=_MOVING)
     _print_job(job, str(target.server), as_json=as_json)
-
-
-def _without_head(given: dict[str, Any]) -> dict[str, Any]:
-    """Takes `--head none` out of the flags: no setting can say it."""
-    if str(given.get("head")) != "none":
-        return {}
-    given["head"] = None
-    return {"head": None}
-
-
-def _here(client: Client, collection: str, model: dict[str, Any]) -> None:
-    with progress() as drawn:
-        try:
-            message = client.reembed(collection, model=model, progress=drawn.stage(_MOVING))
-        finally:
-            print_errors(drawn.errors)
-    typer.echo(message)
 
 
 def _named_model(given: dict[str, Any]) -> dict[str, Any]:

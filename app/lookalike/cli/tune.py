@@ -76,16 +76,10 @@ def tune(
             raise ConfigurationError(f"{out} has to end in .png")
         require_extra("viz", "a plot")
         check_writable(out)
+    numbers = {"k": k, "queries": queries, "sample": sample, "seed": seed}
     with progress() as drawn:
         tuning = tune_collection(
-            settings,
-            collection,
-            candidates=index or [],
-            k=k,
-            queries=queries,
-            sample=sample,
-            seed=seed,
-            progress=drawn,
+            settings, collection, candidates=index or [], **numbers, progress=drawn
         ).for_all()
     if out is not None:
         write_whole(out, draw_tuning(tuning, goal, name=collection))
@@ -117,10 +111,6 @@ def _json(tuning: Tuning, goal: Goal, collection: str) -> str:
 
 def _print(tuning: Tuning, goal: Goal, collection: str) -> None:
     chosen = tuning.recommended(goal)
-    title = (
-        f"{collection}: {tuning.rows:,} pictures of {tuning.dim} numbers; "
-        f"{tuning.queries} queries beside them ask for {tuning.k} matches"
-    )
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     rows = [_cells(tuning, trial, goal, best=trial is chosen) for trial in tuning.trials]
     for number, name in enumerate(("", "index", "recall", "ms", "faster", "size", "build s")):
@@ -132,7 +122,12 @@ def _print(tuning: Tuning, goal: Goal, collection: str) -> None:
     for row in rows:
         table.add_row(*row)
     console = Console()
-    console.print(title, highlight=False, soft_wrap=True)
+    console.print(
+        f"{collection}: {tuning.rows:,} pictures of {tuning.dim} numbers; "
+        f"{tuning.queries} queries beside them ask for {tuning.k} matches",
+        highlight=False,
+        soft_wrap=True,
+    )
     console.print(table, crop=False)
     for line in _advice(tuning, chosen, goal):
         console.print(line, highlight=False, soft_wrap=True)
@@ -179,25 +174,21 @@ def _advice(tuning: Tuning, chosen: Trial | None, goal: Goal) -> list[str]:
     if chosen is None:
         return said
     said.append(f"LOOKALIKE_INDEX={chosen.setting}")
-    if chosen is not tuning.trials[0]:
-        said += _about_building(tuning, chosen, goal)
-    return said
-
-
-def _about_building(tuning: Tuning, chosen: Trial, goal: Goal) -> list[str]:
+    if chosen is tuning.trials[0]:
+        return said
     plan = plan_index(chosen.setting, tuning.rows, tuning.dim)
     if plan.factory is None:
-        return [f"In the service: {plan.reason}."]
-    said = [] if goal.recall == type(goal)().recall else [f"LOOKALIKE_INDEX_RECALL={goal.recall:g}"]
+        return [*said, f"In the service: {plan.reason}."]
+    if goal.recall != Goal().recall:
+        said.append(f"LOOKALIKE_INDEX_RECALL={goal.recall:g}")
     return [*said, "When it is built, the parameters that reach the recall are found anew."]
 
 
-_SETTINGS = ("data_dir", "model", "weights", "pooling", "resize", "input_size", "threads")
 _ROUGH = 100
 _SHOWN_ERRORS = 5
 
 
-@settings_flags(*_SETTINGS)
+@settings_flags("data_dir", "model", "weights", "pooling", "resize", "input_size", "threads")
 def quantize(
     paths: Annotated[
         list[Path], typer.Argument(help="Folders of pictures like those that will be searched")
@@ -224,17 +215,17 @@ def quantize(
     make_data_folder(settings.data_dir)
     run = run_options(settings)
     with progress() as drawn:
-        made = quantize_model(
-            request,
-            run,
-            files,
-            decoder=build_decoder(settings),
-            pictures=pictures,
-            progress=drawn,
-            seed=seed,
-        )
+        decoder, many = build_decoder(settings), {"pictures": pictures, "seed": seed}
+        made = quantize_model(request, run, files, decoder=decoder, progress=drawn, **many)
     _print_quantized(made)
-    _require(made.agreement.overlap, min_overlap)
+    if made.agreement.overlap < min_overlap:
+        typer.echo(
+            f"not saved: the overlap is below {min_overlap:g}. Calibrate on more pictures "
+            "(--pictures), on some that are more like those to be searched, or accept it with "
+            "--min-overlap",
+            err=True,
+        )
+        raise typer.Exit(1)
     typer.echo(f"saved in {keep_quantized(run.networks, made)}")
     typer.echo(
         "serve it with LOOKALIKE_PRECISION=int8; collections made in floats, or by an earlier int8 "
@@ -242,20 +233,7 @@ def quantize(
     )
 
 
-def _require(overlap: float, least: float) -> None:
-    """Ends the command if the overlap is too small."""
-    if overlap >= least:
-        return
-    typer.echo(
-        f"not saved: the overlap is below {least:g}. Calibrate on more pictures (--pictures), on "
-        "some that are more like those to be searched, or accept it with --min-overlap",
-        err=True,
-    )
-    raise typer.Exit(1)
-
-
 def _print_quantized(made: Quantized) -> None:
-    """Prints what the quantization costs."""
     found = made.agreement
     typer.echo(
         f"calibrated on {made.calibrated} pictures, "
