@@ -245,7 +245,7 @@ def test_a_full_disk(
             self._file.close()
 
     with monkeypatch.context() as patch:
-        limits = uploads.ArchiveUploadLimits
+        limits = uploads.UploadLimits
         patch.setattr(limits, "spool", lambda self: NoRoom(self.path))
         answer = send(client, path)
         assert (answer.status_code, answer.json()["code"]) == (507, "storage_full")

@@ -23,7 +23,7 @@ from lookalike.services.search import MAX_K
 if TYPE_CHECKING:
     from lookalike.api.monitoring import Metrics
     from lookalike.api.security import Keys
-    from lookalike.api.uploads import Admission, ArchiveUploadLimits, UploadLimits
+    from lookalike.api.uploads import Admission, UploadLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Parts:
     archive_admission: Admission  # places for archives that are being sent
     search_limits: UploadLimits  # limits on a body with one picture, and on a body of JSON
     index_limits: UploadLimits  # limits on a body with many pictures
-    archive_limits: ArchiveUploadLimits  # limits on a body with an archive
+    archive_limits: UploadLimits  # limits on a body with an archive
     canary_threads: CapacityLimiter  # threads for `GET /health/ready`
     metrics_threads: CapacityLimiter  # threads for `GET /metrics`
 

@@ -18,7 +18,7 @@ from lookalike.api.deps import Parts
 from lookalike.api.monitoring import Metrics, Observe
 from lookalike.api.routers import images, indexing, search, service
 from lookalike.api.security import Keys, load_admin_key
-from lookalike.api.uploads import ARCHIVES_AT_ONCE, Admission, ArchiveUploadLimits, UploadLimits
+from lookalike.api.uploads import ARCHIVE_BODY_S, ARCHIVES_AT_ONCE, Admission, UploadLimits
 from lookalike.bootstrap import Services, build_services
 from lookalike.config import Settings
 from lookalike.files.data_folder import make_data_folder
@@ -87,10 +87,12 @@ def create_app(
 def _parts(settings: Settings, services: Services, metrics: Metrics) -> Parts:
     admin, read = settings.admin_key, settings.read_key
     live = services.encoders.default
-    tmp, metadata = services.files.tmp, settings.max_metadata_bytes
-    field_bytes = metadata + FIELD_OVERHEAD_BYTES
+    metadata = settings.max_metadata_bytes
     one_picture = UploadLimits(
-        file_bytes=settings.max_file_bytes, field_bytes=field_bytes, files=1, folder=tmp
+        file_bytes=settings.max_file_bytes,
+        field_bytes=metadata + FIELD_OVERHEAD_BYTES,
+        files=1,
+        folder=services.files.tmp,
     )
     return Parts(
         services=services,
@@ -108,8 +110,12 @@ def _parts(settings: Settings, services: Services, metrics: Metrics) -> Parts:
             files=settings.max_files,
             asked="the pictures as files; e.g. curl -F files=@photo.jpg",
         ),
-        archive_limits=ArchiveUploadLimits(
-            file_bytes=settings.max_archive_bytes, field_bytes=field_bytes, files=1, folder=tmp
+        archive_limits=replace(
+            one_picture,
+            file_bytes=settings.max_archive_bytes,
+            body_s=ARCHIVE_BODY_S,
+            asked="the archive as a file; e.g. curl -F file=@photos.zip",
+            archive=True,
         ),
         canary_threads=CapacityLimiter(2),
         metrics_threads=CapacityLimiter(2),

@@ -50,8 +50,9 @@ class UploadLimits:
     files: int  # most files
     folder: Path  # where files beyond 1 MB are spooled
     body_s: float = BODY_S  # seconds after which a body must be complete
-    # what is to be sent, and an example of it
-    asked: str = "the picture as a file; e.g. curl -F file=@photo.jpg"
+    asked: str = "the picture as a file; e.g. curl -F file=@photo.jpg"  # what is to be sent
+    archive: bool = False  # whether the one file is an archive
+    path: Path | None = None  # the file that an archive is written to
 
     @property
     def body_bytes(self) -> int:
@@ -59,55 +60,30 @@ class UploadLimits:
         parts = self.files * (self.file_bytes + FORM_OVERHEAD_BYTES)
         return parts + self.field_bytes + FORM_OVERHEAD_BYTES
 
-    def body_too_large(self) -> LookalikeError:
-        """The error for a body with too many bytes."""
-        if self.files == 1:
-            return ImageTooLargeError(
-                f"The picture has more than {self.file_bytes:,} bytes; send a smaller file, or "
-                "raise LOOKALIKE_MAX_FILE_BYTES"
+    def too_large(self, filename: str | None = None) -> LookalikeError:
+        """The error for too many bytes, of a named file or of the whole body."""
+        if self.archive:
+            return ArchiveTooLargeError(
+                f"The archive has more than {self.file_bytes:,} bytes; send it in parts, or raise "
+                "LOOKALIKE_MAX_ARCHIVE_BYTES"
             )
-        return RequestTooLargeError(
-            f"The request has more than {self.body_bytes:,} bytes; send fewer or smaller files"
-        )
-
-    def file_too_large(self, filename: str | None) -> LookalikeError:
-        """The error for a file with too many bytes."""
+        if filename is None and self.files > 1:
+            return RequestTooLargeError(
+                f"The request has more than {self.body_bytes:,} bytes; send fewer or smaller files"
+            )
+        name = "The picture" if filename is None else repr(filename)
         return ImageTooLargeError(
-            f"{filename!r} has more than {self.file_bytes:,} bytes; send a smaller file, or raise "
+            f"{name} has more than {self.file_bytes:,} bytes; send a smaller file, or raise "
             "LOOKALIKE_MAX_FILE_BYTES"
         )
 
     def spool(self) -> BinaryIO:
         """Opens a file for one upload."""
-        spool = SpooledTemporaryFile(  # noqa: SIM115 - closed with the form
-            max_size=MultiPartParser.spool_max_size, dir=str(self.folder)
-        )
+        if self.path is not None:
+            return self.path.open("x+b")
+        size, folder = MultiPartParser.spool_max_size, str(self.folder)
+        spool = SpooledTemporaryFile(max_size=size, dir=folder)  # noqa: SIM115 - the form closes it
         return cast("BinaryIO", spool)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArchiveUploadLimits(UploadLimits):
-    """How much an archive may have."""
-
-    path: Path | None = None  # the file that it is written to
-    body_s: float = ARCHIVE_BODY_S
-    asked: str = "the archive as a file; e.g. curl -F file=@photos.zip"
-
-    def body_too_large(self) -> LookalikeError:
-        """The error for an archive with too many bytes."""
-        return ArchiveTooLargeError(
-            f"The archive has more than {self.file_bytes:,} bytes; send it in parts, or raise "
-            "LOOKALIKE_MAX_ARCHIVE_BYTES"
-        )
-
-    def file_too_large(self, filename: str | None) -> LookalikeError:  # noqa: ARG002 - as above
-        """The error for an archive with too many bytes."""
-        return self.body_too_large()
-
-    def spool(self) -> BinaryIO:
-        """The file that the archive is written to."""
-        assert self.path is not None
-        return self.path.open("x+b")
 
 
 class Admission:
@@ -185,7 +161,7 @@ class LimitedParser(MultiPartParser):
         else:
             self._file_bytes += size
             if self._file_bytes > self._limits.file_bytes:
-                raise self._limits.file_too_large(self._current_part.file.filename)
+                raise self._limits.too_large(self._current_part.file.filename)
         super().on_part_data(data, start, end)
 
     def _next_is_file(self) -> bool:
@@ -214,7 +190,7 @@ async def _stream(request: Request, limits: UploadLimits) -> AsyncIterator[bytes
     async for chunk in unstalled(request, body_s=limits.body_s):
         received += len(chunk)
         if received > limits.body_bytes:
-            raise limits.body_too_large()
+            raise limits.too_large()
         yield chunk
 
 
@@ -343,5 +319,5 @@ def announced_bytes(request: Request, limits: UploadLimits) -> int:
     except ValueError as exc:
         raise MalformedRequestError("The header Content-Length is no number") from exc
     if size > limits.body_bytes:
-        raise limits.body_too_large()
+        raise limits.too_large()
     return size
