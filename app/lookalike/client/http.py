@@ -149,9 +149,7 @@ class HttpClient(BaseClient):
         if len(fresh) == 1:
             return [Outcome.failure(_path(fresh[0][0]), error)]
         # One of them was too much for all: each is sent on its own.
-        return [
-            outcome for one in fresh for outcome in self._upload([one], collection, on_conflict)
-        ]
+        return [self._upload([one], collection, on_conflict)[0] for one in fresh]
 
     def index_archive(
         self,
@@ -160,15 +158,9 @@ class HttpClient(BaseClient):
         progress: Progress = NO_PROGRESS,
         **options: Unpack[ImportArguments],
     ) -> JobOut:
-        """Sends an archive, whose pictures the service indexes in the background.
+        """Sends a zip or tar file, whose pictures the service indexes in the background: as a job.
 
-        Args:
-            path: A zip or tar file.
-            progress: Told how many megabytes were sent.
-            **options: As for `index`.
-
-        Returns:
-            The job, for `wait_for_job`.
+        `progress` is told how many megabytes were sent; other options are as for `index`.
         """
         form = _given(options)
         if "metadata" in form:
@@ -182,8 +174,7 @@ class HttpClient(BaseClient):
     def index_folder(self, path: str, **options: Unpack[ImportArguments]) -> JobOut:
         """Has the service index a folder of its own machine; options as for `index`.
 
-        Raises:
-            ImportsDisabledError, PathNotAllowedError: The service may not read it.
+        Raises `ImportsDisabledError` or `PathNotAllowedError` if the service may not read it.
         """
         return self._job("POST", "/index/folder", json={"path": path, **_given(options)})
 

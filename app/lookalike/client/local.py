@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -155,10 +154,9 @@ class Client(BaseClient):
         progress: Progress = NO_PROGRESS,
         **arguments: Unpack[ImportArguments],
     ) -> Outcomes:
-        """Adds the pictures of an archive; arguments as for `index`.
+        """Adds the pictures of an archive; arguments and outcomes as for `index`.
 
-        Returns:
-            One outcome for each picture, and one for the archive if the rest of it cannot be read.
+        If the rest of the archive cannot be read, it has an outcome of its own.
         """
         archive, options, outcomes = Path(path), ImportOptions(**arguments), Outcomes()
         try:
@@ -266,10 +264,7 @@ class Client(BaseClient):
         model: Mapping[str, Any] | None = None,
         progress: Progress = NO_PROGRESS,
     ) -> str:
-        """Moves a collection to another model, see `BaseClient.reembed`.
-
-        The work is done here. If it is interrupted, the next call goes on where it was.
-        """
+        """As `BaseClient.reembed`; if it is interrupted, the next call goes on where it was."""
         self._pictures.page(collection, limit=1)  # raises before the network is loaded
         request = move_request(self._settings, model)
         return self._services.reembedding.run(collection, request, progress)
@@ -308,18 +303,9 @@ class Client(BaseClient):
         label_field: str | None = None,
         label: Any = None,
     ) -> Image.Image:
-        """Searches, and draws the picture beside its matches with rank, score and name.
+        """Searches, and draws the picture beside its matches with rank, score and name: in RGB.
 
-        Args:
-            picture: As for `search`.
-            k: How many matches.
-            collection: Where to search.
-            label_field: A metadata field; matches that hold `label` there are framed green,
-                others red.
-            label: What the picture shows.
-
-        Returns:
-            An RGB picture; a notebook shows it.
+        Matches that hold `label` in the metadata field `label_field` are framed green, others red.
         """
         tiles = [
             Tile(
@@ -340,9 +326,7 @@ class Client(BaseClient):
     ) -> Image.Image:
         """Returns a stored picture, upright RGB, no side reduced below `size` pixels.
 
-        Raises:
-            ImageNotFoundError: No picture has this id.
-            OriginalNotKeptError: Its file is not here.
+        Raises `ImageNotFoundError`, or `OriginalNotKeptError` if the picture's file is not here.
         """
         return self._pictures.open(collection, image_id, size=size)
 
@@ -353,16 +337,10 @@ class Client(BaseClient):
         label_field: str | None = None,
         filter: Mapping[str, Any] | None = None,
     ) -> VectorSet:
-        """Returns a collection's pictures with their vectors, for evaluation and maps.
+        """Returns the pictures that match with their vectors, for evaluation and maps.
 
-        Args:
-            collection: Which one.
-            label_field: The metadata field that says what a picture shows.
-            filter: Only pictures that match.
-
-        Raises:
-            CollectionNotFoundError: There is no such collection.
-            InvalidParameterError: No picture matches, or has the field.
+        `label_field` is the metadata field that says what a picture shows. Raises
+        `CollectionNotFoundError`, or `InvalidParameterError` if no picture matches or has it.
         """
         return stored_vectors(
             self._store, self._pictures, collection, label_field=label_field, where=_filter(filter)
