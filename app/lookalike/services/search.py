@@ -120,29 +120,30 @@ class SearchService:
             QueueFullError: Too many pictures wait already.
         """
         watch = Stopwatch()
-        for left in reversed(range(ATTEMPTS)):
+        for _ in range(ATTEMPTS - 1):
             live = self._live_encoder(options.collection)
             try:
-                with watch.stage("decode"):
-                    picture.seek(0)
-                    sha256 = sha256_of(picture)
-                    picture.seek(0)
-                    decoded = self._decoder.decode(picture, decode_size=live.encoder.decode_size)
-                    prepared = live.encoder.prepare(decoded.image)
-                with watch.stage("embed"):
-                    vector = live.embed(prepared)
-                with watch.stage("search"):
-                    matches = self._matches(vector, live.spec, options)
+                return self._search_now(picture, options, live, watch)
             except SpecMismatchError:  # the collection switched to another model meanwhile
-                if not left:
-                    raise
+                continue
             except NotReadyError:  # likewise, and its encoder was retired
-                if not left or self._live_encoder(options.collection) is live:
+                if self._live_encoder(options.collection) is live:
                     raise
-            else:
-                query = Query(width=decoded.width, height=decoded.height, sha256=sha256)
-                return _result(options, live.spec, query, matches, watch)
-        raise AssertionError("unreachable")
+        return self._search_now(picture, options, self._live_encoder(options.collection), watch)
+
+    def _search_now(
+        self, picture: BinaryIO, options: SearchOptions, live: LiveEncoder, watch: Stopwatch
+    ) -> SearchResult:
+        with watch.stage("decode"):
+            picture.seek(0)
+            sha256 = sha256_of(picture)
+            picture.seek(0)
+            decoded = self._decoder.decode(picture, decode_size=live.encoder.decode_size)
+            prepared = live.encoder.prepare(decoded.image)
+        with watch.stage("embed"):
+            vector = live.embed(prepared)
+        query = Query(width=decoded.width, height=decoded.height, sha256=sha256)
+        return self._answer(query, vector, live.spec, options, watch=watch)
 
     def search_url(
         self,
@@ -189,15 +190,13 @@ class SearchService:
         """
         check_id(image_id)
         watch = Stopwatch()
-        for left in reversed(range(ATTEMPTS)):
+        for _ in range(ATTEMPTS - 1):
             try:
                 return self._similar_now(image_id, options, watch)
             except (SpecMismatchError, ImageNotFoundError, EmbeddingSetNotFoundError):
                 # The collection switched meanwhile, or the picture does not exist: see which.
-                if not left:
-                    raise
                 self._store.get(options.collection, image_id)
-        raise AssertionError("unreachable")
+        return self._similar_now(image_id, options, watch)
 
     def _similar_now(self, image_id: str, options: SearchOptions, watch: Stopwatch) -> SearchResult:
         """Takes the stored vector from the very set that is searched."""
@@ -207,11 +206,10 @@ class SearchService:
             raise unknown_collection(options.collection)
         with watch.stage("search"):
             held = self._store.spaces.vectors(options.collection, spec, [record])
-            if image_id not in held:
-                raise ImageNotFoundError(f"{image_id!r} was replaced or deleted meanwhile")
-            matches = self._matches(held[image_id], spec, options, exclude=(image_id,))
+        if image_id not in held:
+            raise ImageNotFoundError(f"{image_id!r} was replaced or deleted meanwhile")
         query = Query(width=record.width, height=record.height, sha256=record.sha256)
-        return _result(options, spec, query, matches, watch)
+        return self._answer(query, held[image_id], spec, options, watch=watch, exclude=(image_id,))
 
     def _live_encoder(self, collection: str) -> LiveEncoder:
         """The encoder that made the collection's vectors; the default one if it is empty."""
@@ -220,34 +218,36 @@ class SearchService:
             raise unknown_collection(collection)
         return live or self._encoders.default
 
-    def _matches(
-        self, vector: Vector, spec: ModelSpec, options: SearchOptions, exclude: Sequence[str] = ()
-    ) -> list[Match]:
-        find = partial(
-            self._store.search,
-            options.collection,
-            vector[np.newaxis, :],  # (1, dim)
-            spec=spec,
-            exclude=exclude,
-            effort=options.effort,
-        )
-        if options.group_by is None:
-            (matches,) = find(k=options.k, where=options.where)
-        else:
-            matches = self._best_of_groups(find, options, options.group_by)
-        if self._meter is not None and random.random() < self._meter.share:  # noqa: S311 - no secret
-            self._meter.offer(
-                options.collection,
-                vector,
-                k=options.k,
-                spec=spec,
-                where=options.where,
-                exclude=exclude,
-                effort=options.effort,
-            )
+    def _answer(
+        self,
+        query: Query,
+        vector: Vector,
+        spec: ModelSpec,
+        options: SearchOptions,
+        *,
+        watch: Stopwatch,
+        exclude: Sequence[str] = (),
+    ) -> SearchResult:
+        asked: dict[str, Any] = {"spec": spec, "exclude": exclude, "effort": options.effort}
+        with watch.stage("search"):
+            find = partial(self._store.search, options.collection, vector[np.newaxis, :], **asked)
+            if options.group_by is None:
+                (matches,) = find(k=options.k, where=options.where)
+            else:
+                matches = self._best_of_groups(find, options, options.group_by)
+            if self._meter is not None and random.random() < self._meter.share:  # noqa: S311 - no secret
+                self._meter.offer(
+                    options.collection, vector, k=options.k, where=options.where, **asked
+                )
         if options.min_score is not None:
             matches = [match for match in matches if match.score >= options.min_score]
-        return matches
+        return SearchResult(
+            collection=options.collection,
+            spec=spec,
+            query=query,
+            matches=matches,
+            took_ms=watch.took_ms(),
+        )
 
     def _best_of_groups(
         self, find: Callable[..., list[list[Match]]], options: SearchOptions, field: str
@@ -298,18 +298,6 @@ class Stopwatch:
         """Milliseconds by stage so far, in order of first use, then `total`."""
         total = time.perf_counter() - self._started
         return {name: round(s * 1000, 3) for name, s in {**self._stages, "total": total}.items()}
-
-
-def _result(
-    options: SearchOptions, spec: ModelSpec, query: Query, matches: list[Match], watch: Stopwatch
-) -> SearchResult:
-    return SearchResult(
-        collection=options.collection,
-        spec=spec,
-        query=query,
-        matches=matches,
-        took_ms=watch.took_ms(),
-    )
 
 
 def group_key(value: Any) -> str:
