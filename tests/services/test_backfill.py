@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from lookalike.errors import LookalikeError, OriginalNotKeptError
+from lookalike.errors import OriginalNotKeptError
 from lookalike.records import ImageRecord
 from lookalike.services.jobs import CanceledError
-from lookalike.services.reembedding import Backfill, Made
+from lookalike.services.reembedding import Backfill, Item
 from lookalike.store.base import Missing, Store
 from tests.memory_store import MemoryStore
 from tests.services.moving import Watched
@@ -41,17 +41,16 @@ class Failing(Backfill):
         )
         self.good: set[str] = set()
 
-    def vectors(self, batches: Iterable[Sequence[ImageRecord]]) -> Generator[Made, None, None]:
+    def vectors(
+        self, batches: Iterable[Sequence[ImageRecord]]
+    ) -> Generator[list[Item], None, None]:
         for records in batches:
             assert len(records) <= BATCH
-            errors: dict[str, LookalikeError] = {
-                one.id: OriginalNotKeptError("not here")
-                for one in records
-                if one.id not in self.good
-            }
-            good = [one.id for one in records if one.id in self.good]
-            vectors = dict(zip(good, unit_vectors(len(good)), strict=True))
-            yield Made(records, vectors, errors)
+            rows = unit_vectors(len(records))
+            yield [
+                (one, row if one.id in self.good else OriginalNotKeptError("not here"))
+                for one, row in zip(records, rows, strict=True)
+            ]
 
 
 @dataclass

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -308,22 +307,26 @@ class Backfill:
             self.met += len(records)
             yield [record for record in records if self._is_fresh(record)]
 
-    def _add(self, made: Made) -> None:
+    def _add(self, made: Sequence[Item]) -> None:
         """Stores vectors, and notes which pictures failed."""
-        done = [record for record in made.records if record.id in made.vectors]
-        if done:
-            vectors = np.stack([made.vectors[record.id] for record in done])  # (N, dim)
-            self._store.spaces.add(self.collection, self.live.spec, done, vectors)
-        here = self._store.find(self.collection, list(made.errors))
-        for record in made.records:
-            error, now = made.errors.get(record.id), here.get(record.id)
-            if error is not None and now is not None and now.sha256 == record.sha256:
+        vectors = [(record, one) for record, one in made if isinstance(one, np.ndarray)]
+        if vectors:
+            records = [record for record, _ in vectors]
+            rows = np.stack([vector for _, vector in vectors])  # (N, dim)
+            self._store.spaces.add(self.collection, self.live.spec, records, rows)
+        errors = [(record, one) for record, one in made if isinstance(one, LookalikeError)]
+        here = self._store.find(self.collection, [record.id for record, _ in errors])
+        for record, error in errors:
+            now = here.get(record.id)
+            if now is not None and now.sha256 == record.sha256:
                 self.failed[record.id] = record.sha256
                 if len(self.errors) < _TEXTS:
                     self.errors[record.id] = str(error)
                 self._progress.error(f"{record.id}: {error}")
 
-    def vectors(self, batches: Iterable[Sequence[ImageRecord]]) -> Generator[Made, None, None]:
+    def vectors(
+        self, batches: Iterable[Sequence[ImageRecord]]
+    ) -> Generator[list[Item], None, None]:
         """Makes the vectors of pictures; batches are taken as there is room.
 
         Raises:
@@ -331,9 +334,10 @@ class Backfill:
         """
         with closing(self._pipeline.run(self._items(batches), self._prepare)) as results:
             for group in grouped(results, self._batch):
-                yield _made(group)
+                yield [(result.item[0], _made(result)) for result in group]
 
-    def _items(self, batches: Iterable[Sequence[ImageRecord]]) -> Iterator[_Item]:
+    def _items(self, batches: Iterable[Sequence[ImageRecord]]) -> Iterator[Item]:
+        """The pictures, with what the encoder's head makes of their stored vectors, if it can."""
         for records in batches:
             done = self._by_head(records)
             yield from ((record, done.get(record.id)) for record in records)
@@ -348,7 +352,7 @@ class Backfill:
             return {}
         return _apply(head, below)
 
-    def _prepare(self, item: _Item) -> Prepared[Vector | None]:
+    def _prepare(self, item: Item) -> Prepared[Vector | None]:
         """Decodes an original and queues it, unless the picture is gone or needs only the head."""
         record, done = item
         if isinstance(done, LookalikeError):
@@ -368,17 +372,8 @@ class Backfill:
         return None, self.live.submit(self.live.encoder.prepare(image), wait=True)
 
 
-@dataclass(slots=True)
-class Made:
-    """What became of some pictures, by id. Pictures that are gone have neither."""
-
-    records: Sequence[ImageRecord]
-    vectors: dict[str, Vector] = field(default_factory=dict)
-    errors: dict[str, LookalikeError] = field(default_factory=dict)
-
-
-_Item = tuple[ImageRecord, "Vector | LookalikeError | None"]
-"""A picture, and what the encoder's head made of its stored vector, if it has one."""
+Item = tuple[ImageRecord, "Vector | LookalikeError | None"]
+"""A picture with its vector, (dim,) float32, or why it has none; None for one that is gone."""
 
 
 def _apply(head: Head, below: Mapping[str, Vector]) -> dict[str, Vector | LookalikeError]:
@@ -396,14 +391,7 @@ def _apply(head: Head, below: Mapping[str, Vector]) -> dict[str, Vector | Lookal
     return made
 
 
-def _made(group: Sequence[Result[_Item, Vector | None]]) -> Made:
-    made = Made([result.item[0] for result in group])
-    for record, result in zip(made.records, group, strict=True):
-        vector = result.value if result.vector is None else result.vector
-        if isinstance(result.error, _OF_ONE_PICTURE):
-            made.errors[record.id] = result.error
-        elif result.error is not None:
-            raise result.error
-        elif vector is not None:
-            made.vectors[record.id] = vector
-    return made
+def _made(result: Result[Item, Vector | None]) -> Vector | LookalikeError | None:
+    if result.error is not None and not isinstance(result.error, _OF_ONE_PICTURE):
+        raise result.error
+    return result.error or (result.value if result.vector is None else result.vector)
