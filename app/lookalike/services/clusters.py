@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,12 +99,12 @@ def cluster_pictures(
     if clusters is None:
         tried = _silhouettes(rows, seed=seed, progress=progress)
         clusters = max(tried, key=lambda number: (tried[number], -number)) if tried else 1
-    groups = _groups(vectors.vectors, _k_means(rows, clusters, seed=seed))
-    found = Clusters(groups=groups, tried=tried)
+    labels = _k_means(rows, clusters, seed=seed)
+    found = Clusters(groups=_groups(vectors.vectors, labels), tried=tried)
     if vectors.labels is None:
         return found
     purity, nmi = _agreement(found.of_pictures(), vectors.labels)
-    return Clusters(groups=groups, tried=tried, purity=purity, nmi=nmi)
+    return replace(found, purity=purity, nmi=nmi)
 
 
 def _shortened(rows: Vectors, *, seed: int) -> Vectors:
@@ -136,11 +136,10 @@ def _k_means(rows: Vectors, clusters: int, *, seed: int) -> Labels:
 def _silhouettes(rows: Vectors, *, seed: int, progress: Progress) -> dict[int, float]:
     """The mean silhouette of each number of groups that can be tried on a sample."""
     from sklearn.metrics import silhouette_score  # noqa: PLC0415 - slow to import
+    from sklearn.metrics.pairwise import euclidean_distances  # noqa: PLC0415
 
     sample = rows[_chosen(len(rows), _SAMPLE, seed=seed)]
-    squares = np.einsum("ij,ij->i", sample, sample)
-    apart = np.sqrt(np.maximum(0, squares[:, None] + squares - 2 * sample @ sample.T))  # (n, n)
-    np.fill_diagonal(apart, 0)
+    apart = euclidean_distances(sample)  # (n, n)
     most = max(2, len(sample) // _SIZE)
     numbers = [number for number in TRIED if number <= most and number < len(sample)]
     tried = {}

@@ -104,14 +104,8 @@ class ImportService:
     imports/<job>.journal  how far a job is
     ```
 
-    Args:
-        indexing: Indexes the pictures.
-        folder: `imports`, made when it is needed.
-        tmp: Where large members of archives wait.
-        max_archive_bytes: Of an archive that is sent.
-        max_file_bytes: Of one picture.
-        max_metadata_bytes: Of one picture's metadata.
-        dirs: Folders of this machine that may be read.
+    The folder is made when it is needed. Large members of archives wait in `tmp`. Folders below
+    `dirs` may be read.
     """
 
     def __init__(
@@ -140,12 +134,7 @@ class ImportService:
         return {ARCHIVE_KIND: self._index_archive, FOLDER_KIND: self._index_folder}
 
     def spool(self, size: int) -> Path:
-        """A name for an archive of about `size` bytes that is about to be sent.
-
-        Raises:
-            StorageFullError: There is no room for it.
-            StorageError: The disk refuses.
-        """
+        """A name for an archive of about `size` bytes that is to be sent; raises `StorageError`."""
         with disk_errors("keep the archive"):
             make_folders(self._folder)
             free = shutil.disk_usage(self._folder).free
@@ -248,9 +237,8 @@ class ImportService:
         except ArchiveError:  # says itself what to send
             raise
         except LookalikeError as exc:
-            raise type(exc)(
-                f"{exc}; then send the archive again; what is stored is skipped"
-            ) from exc
+            text = f"{exc}; then send the archive again; what is stored is skipped"
+            raise type(exc)(text) from exc
         return f"{in_ascii(name) or 'the archive'}: {summary}"
 
     def _index_folder(self, parameters: Mapping[str, Any], run: JobRun) -> str:
@@ -407,8 +395,8 @@ class Checkpoint:
             held = json.loads(journal.read_text(encoding="ascii"))
             if held["version"] != _JOURNAL_VERSION:
                 return cls()
-            counts, errors = Counter(held["counts"]), list(held["errors"])
-            return cls(held["total"], held["cursor"], counts, errors)
+            counts = Counter(held["counts"])
+            return cls(held["total"], held["cursor"], counts, list(held["errors"]))
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 

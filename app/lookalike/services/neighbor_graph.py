@@ -265,15 +265,14 @@ class PixelComparer:
         A picture that cannot be opened is the same as none.
         """
         verdicts = np.zeros(len(others), dtype=np.bool_)
-        asked = [position for position, other in enumerate(others) if same_shape(one, other)]
+        asked = [place for place, other in enumerate(others) if same_shape(one, other)]
         own = self._reduced(one.id, one.sha256) if asked else None
         if own is None:
             return verdicts
-        cells = [self._reduced(others[position].id, others[position].sha256) for position in asked]
-        known = [position for position, cell in zip(asked, cells, strict=True) if cell is not None]
-        if known:
-            stacked = np.stack([cell for cell in cells if cell is not None])
-            verdicts[known] = same_pixels(own, stacked)
+        found = {place: self._reduced(others[place].id, others[place].sha256) for place in asked}
+        cells = {place: cell for place, cell in found.items() if cell is not None}
+        if cells:
+            verdicts[list(cells)] = same_pixels(own, np.stack(list(cells.values())))
         return verdicts
 
     def _read(self, image_id: str, sha256: str) -> Reduced | None:

@@ -105,11 +105,17 @@ def stored_vectors(
                 vectors[len(records)] = vector
                 records.append(record)
     if not records:
+        known = ", ".join(name for name, _ in fields.most_common(10)) or "none"
         if where is not None and not skipped:
-            raise InvalidParameterError(
-                f"No picture of the collection {collection!r} passes the filter; widen it"
+            text = f"No picture of the collection {collection!r} passes the filter; widen it"
+        elif label_field is None:
+            text = f"The collection {collection!r} is empty; index some pictures first"
+        else:
+            text = (
+                f"No picture of the collection {collection!r} has the metadata field "
+                f"{label_field!r}; the fields there are: {known}"
             )
-        raise InvalidParameterError(_nothing(collection, label_field, fields))
+        raise InvalidParameterError(text)
     ids = [record.id for record in records]
 
     def picture(position: int, *, size: int) -> Image.Image:
@@ -131,16 +137,6 @@ def stored_vectors(
 
 def _label(value: Any) -> str:
     return value if isinstance(value, str) else group_key(value)
-
-
-def _nothing(collection: str, label_field: str | None, fields: Counter[str]) -> str:
-    if label_field is None:
-        return f"The collection {collection!r} is empty; index some pictures first"
-    known = ", ".join(name for name, _ in fields.most_common(10)) or "none"
-    return (
-        f"No picture of the collection {collection!r} has the metadata field {label_field!r}; "
-        f"the fields there are: {known}"
-    )
 
 
 def sample_vectors(
