@@ -27,14 +27,13 @@ from lookalike.models.spec import ModelRequest, RunOptions
 from lookalike.progress import Progress, Worker
 from lookalike.records import Effort
 from lookalike.services.checks import Canary, RecallMeter
-from lookalike.services.collections import CollectionModels, CollectionService
 from lookalike.services.duplicates import DuplicateService
 from lookalike.services.importing import ImportService
 from lookalike.services.indexing import IndexingService, Originals
 from lookalike.services.jobs import REEMBED_KIND, JobService
-from lookalike.services.pictures import PictureService, file_sweeper
+from lookalike.services.pictures import CollectionService, PictureService, file_sweeper
 from lookalike.services.pipeline import PutGate
-from lookalike.services.reembedding import ReembeddingService
+from lookalike.services.reembedding import CollectionModels, ReembeddingService
 from lookalike.services.search import SearchService
 from lookalike.services.vector_set import sample_vectors
 from lookalike.store.base import Store, count_of

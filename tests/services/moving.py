@@ -21,11 +21,10 @@ from lookalike.models.head import Head, HeadedEncoder, HeadSpec
 from lookalike.models.spec import ModelRequest
 from lookalike.progress import Progress
 from lookalike.records import ModelSpec
-from lookalike.services.collections import CollectionModels
 from lookalike.services.indexing import IndexingService, IndexItem
 from lookalike.services.pictures import PictureService
 from lookalike.services.pipeline import PutGate
-from lookalike.services.reembedding import ReembeddingService
+from lookalike.services.reembedding import CollectionModels, ReembeddingService
 from lookalike.services.search import SearchOptions, SearchService
 from lookalike.store.base import Store, scan, spec_of
 from tests.store.helpers import vector_of

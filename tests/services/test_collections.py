@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lookalike.errors import CollectionNotFoundError, ConflictError, StorageFullError
-from lookalike.services.collections import CollectionService
 from lookalike.services.jobs import FOLDER_KIND, REEMBED_KIND, JobService
+from lookalike.services.pictures import CollectionService
 from lookalike.services.pipeline import PutGate
 from lookalike.store.base import count_of
 from lookalike.store.jobs import JobState, JobStore

@@ -276,7 +276,7 @@ def test_what_cannot_be_moved(world: World) -> None:
     def refuse(request: ModelRequest) -> ColorEncoder:
         raise ConfigurationError("no such model")
 
-    world.models._make = refuse
+    world.models.make = refuse
     with pytest.raises(ConfigurationError):
         world.move(NEW)
     assert len(world.store.spaces.all("default")) == 1
@@ -349,7 +349,7 @@ def test_a_recipe_that_makes_something_else_now_is_not_used(
     first.move(NEW)
     first.close()
     second = World(LocalStore(tmp_path), tmp_path)
-    second.models._make = lambda request: ColorEncoder(grid=2)
+    second.models.make = lambda request: ColorEncoder(grid=2)
     second.models.restore()
     assert "builds another model now" in caplog.text
     with pytest.raises(SpecMismatchError):
@@ -391,7 +391,7 @@ def test_a_model_that_cannot_be_made_keeps_no_service_from_starting(
     def refuse(request: ModelRequest) -> Encoder:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(second.models, "_make", refuse)
+    monkeypatch.setattr(second.models, "make", refuse)
     second.models.restore()
     assert "searches in the collection default are refused" in caplog.text
     second.encoders.close()

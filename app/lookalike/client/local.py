@@ -50,7 +50,6 @@ from lookalike.schemas import (
     SearchOut,
     VectorSetOut,
 )
-from lookalike.services.collections import CollectionService
 from lookalike.services.duplicates import (
     MAX_LIMIT,
     THRESHOLD,
@@ -61,6 +60,7 @@ from lookalike.services.duplicates import (
 from lookalike.services.importing import ArchiveFeed, ImportOptions, index_feed
 from lookalike.services.indexing import IndexItem
 from lookalike.services.jobs import JobService
+from lookalike.services.pictures import CollectionService
 from lookalike.services.pipeline import PutGate
 from lookalike.services.search import SearchOptions
 from lookalike.services.vector_set import VectorSet, stored_vectors

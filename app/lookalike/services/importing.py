@@ -254,6 +254,7 @@ class ImportService:
         return self._folder / f"{job.id}.journal"
 
 
+@dataclass(eq=False)
 class ImportRun:
     """Indexes the pictures of a feed, and resumes if an earlier run was interrupted.
 
@@ -262,13 +263,12 @@ class ImportRun:
     is the file that tells how far an earlier run has come.
     """
 
-    def __init__(
-        self, indexing: IndexingService, feed: Feed, journal: Path, progress: Progress
-    ) -> None:
-        self._indexing = indexing
-        self._feed = feed
-        self._journal = journal
-        self._progress = progress
+    indexing: IndexingService
+    feed: Feed
+    journal: Path
+    progress: Progress
+
+    def __post_init__(self) -> None:
         self._checkpoint = Checkpoint()
         self._broken: LookalikeError | None = None
 
@@ -283,11 +283,11 @@ class ImportRun:
         try:
             self._begin()
             pictures = self._pictures()
-            groups = index_feed(self._indexing, pictures, self._feed.options, self._progress.check)
+            groups = index_feed(self.indexing, pictures, self.feed.options, self.progress.check)
             with closing(groups):
                 for group in groups:
                     self._settle(group)
-                    self._progress.check()
+                    self.progress.check()
         except CanceledError as exc:
             if str(exc):  # the reason given may be that not everything is kept
                 raise
@@ -298,19 +298,19 @@ class ImportRun:
 
     def _begin(self) -> None:
         """Reads what an earlier run noted, and counts the pictures."""
-        self._checkpoint = Checkpoint.read(self._journal)
+        self._checkpoint = Checkpoint.read(self.journal)
         failed = self._checkpoint.counts["failed"]
         for text in self._checkpoint.errors + [""] * (failed - len(self._checkpoint.errors)):
-            self._progress.error(text)
+            self.progress.error(text)
         if self._checkpoint.total is None:
-            self._checkpoint.total = self._feed.count(self._progress)
-            self._checkpoint.write(self._journal)
+            self._checkpoint.total = self.feed.count(self.progress)
+            self._checkpoint.write(self.journal)
         self._report()
 
     def _pictures(self) -> Iterator[Picture]:
         """The pictures that are left; if the archive breaks, what came before is still indexed."""
         try:
-            yield from self._feed.pictures(self._checkpoint.cursor, self._progress)
+            yield from self.feed.pictures(self._checkpoint.cursor, self.progress)
         except (ArchiveError, StorageError) as exc:
             self._broken = exc
 
@@ -331,16 +331,16 @@ class ImportRun:
             else:
                 text = f"{picture.name}: {in_ascii(str(item.error))}"
                 self._checkpoint.failed(text)
-                self._progress.error(text)
+                self.progress.error(text)
         if end is None:
-            self._checkpoint.write(self._journal)
+            self._checkpoint.write(self.journal)
         self._report()
         if end is not None:
             raise self._with_summary(end) from end
 
     def _report(self) -> None:
         done = self._checkpoint.counts.total()
-        self._progress.report(done, max(done, self._checkpoint.total or 0))
+        self.progress.report(done, max(done, self._checkpoint.total or 0))
 
     def _with_summary(self, error: LookalikeError) -> LookalikeError:
         return type(error)(f"{error} (before that: {self._summary()})")
@@ -426,6 +426,7 @@ class Picture:
     source: PictureSource
 
 
+@dataclass(eq=False)
 class ArchiveFeed:
     """The pictures of an archive, in its order.
 
@@ -433,14 +434,11 @@ class ArchiveFeed:
     in none.
     """
 
-    def __init__(
-        self, path: Path, limits: ArchiveLimits, *, folder: Path, name: str, options: ImportOptions
-    ) -> None:
-        self._path = path
-        self._limits = limits
-        self._folder = folder
-        self._label = archive_label(as_text(name))
-        self.options = options
+    path: Path
+    limits: ArchiveLimits
+    folder: Path
+    name: str
+    options: ImportOptions
 
     def count(self, progress: Progress) -> int:
         """How many there are; calls `progress.check` often. Raises `ArchiveError`."""
@@ -455,26 +453,27 @@ class ArchiveFeed:
             StorageError: The disk refuses what waits there.
         """
         start = 0 if after is None else int(after) + 1
+        label = archive_label(as_text(self.name))
         with self._open() as archive:
             for member in archive.members(start=start, step=progress.check):
-                metadata = self.options.describe(member.folder or self._label)
+                metadata = self.options.describe(member.folder or label)
                 source = replace(member.source, metadata=metadata)
                 yield Picture(member.position, member.path, source)
 
     def _open(self) -> Archive:
-        return Archive(self._path, self._limits, folder=self._folder)
+        return Archive(self.path, self.limits, folder=self.folder)
 
 
+@dataclass(eq=False)
 class FolderFeed:
     """The pictures below a folder, in the order of `walk`.
 
     All folders are resolved; a link that leads to none of those in `inside` is not followed.
     """
 
-    def __init__(self, top: Path, *, inside: Sequence[Path], options: ImportOptions) -> None:
-        self._top = top
-        self._inside = inside
-        self.options = options
+    top: Path
+    inside: Sequence[Path]
+    options: ImportOptions
 
     def count(self, progress: Progress) -> int:
         """How many there are; calls `progress.check` often."""
@@ -484,13 +483,13 @@ class FolderFeed:
         """All pictures, or those behind a cursor, which is a path below the folder."""
         behind = None if after is None else _order(str(after))
         for found in self._walk(progress):
-            name = found.path.relative_to(self._top).as_posix()
+            name = found.path.relative_to(self.top).as_posix()
             cursor = name if found.error is None else f"{name}/".removeprefix("./")
             if behind is None or _order(cursor) > behind:
                 yield Picture(cursor, in_ascii(name), self._source(found))
 
     def _walk(self, progress: Progress) -> Iterator[Found]:
-        for found in walk([self._top], progress.check):
+        for found in walk([self.top], progress.check):
             progress.check()
             yield found
 
@@ -498,7 +497,7 @@ class FolderFeed:
         metadata = self.options.describe(found.folder)
         if found.error is not None:
             return PictureSource.refused(found.path, found.error, metadata=metadata)
-        if is_inside(found.path, self._inside):
+        if is_inside(found.path, self.inside):
             return PictureSource.try_path(found.path, metadata=metadata)
         error = PathNotAllowedError("It is a link out of the folders that may be read")
         return PictureSource.refused(found.path, error, metadata=metadata)

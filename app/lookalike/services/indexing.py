@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from enum import StrEnum
 from functools import partial
 
@@ -92,6 +92,7 @@ class _Task:
     live: LiveEncoder  # changes if the collection moves to another model meanwhile
 
 
+@dataclass(eq=False)
 class IndexingService:
     """Decodes, embeds and stores pictures.
 
@@ -102,28 +103,19 @@ class IndexingService:
     The gate is closed for a moment while a collection switches to another model.
     """
 
-    def __init__(
-        self,
-        encoders: Encoders,
-        store: Store,
-        files: BlobStore,
-        decoder: ImageDecoder,
-        *,
-        gate: PutGate,
-        originals: Originals = Originals.KEEP,
-        max_metadata_bytes: int = 16_384,
-        cores: int = 2,
-        group: int = 32,
-    ) -> None:
-        self._encoders = encoders
-        self._store = store
-        self._files = files
-        self._decoder = decoder
-        self._originals = originals
-        self._max_metadata_bytes = max_metadata_bytes
-        self._group = group
-        self.gate = gate
-        self._pipeline = Pipeline(threads=cores, window=3 * group + cores)
+    encoders: Encoders
+    store: Store
+    files: BlobStore
+    decoder: ImageDecoder
+    _: KW_ONLY
+    gate: PutGate
+    originals: Originals = Originals.KEEP
+    max_metadata_bytes: int = 16_384
+    cores: int = 2
+    group: int = 32
+
+    def __post_init__(self) -> None:
+        self._pipeline = Pipeline(threads=self.cores, window=3 * self.group + self.cores)
         self._keepers = ThreadPoolExecutor(_KEEPERS, thread_name_prefix="keep")
 
     def index(
@@ -161,7 +153,7 @@ class IndexingService:
         task = _Task(collection, on_conflict, check, self.require(collection))
         with closing(self._pipeline.run(sources, partial(self._prepare, task))) as results:
             kept = ((result, self._keepers.submit(self._keep, result)) for result in results)
-            for group in grouped(kept, self._group):
+            for group in grouped(kept, self.group):
                 yield self._store_group(group, task)
 
     def require(self, collection: str) -> LiveEncoder:
@@ -191,7 +183,7 @@ class IndexingService:
                 metadata=metadata,
             )
             picture = _Picture(IndexItem(source=source, id=image.id), image)
-            existing = self._store.find(task.collection, [image.id]).get(image.id)
+            existing = self.store.find(task.collection, [image.id]).get(image.id)
             if decide(existing, image, task.on_conflict) in _NEEDS_VECTOR:
                 return picture, self._embed(picture, task)
             if existing is not None and existing.sha256 == sha256:
@@ -204,8 +196,8 @@ class IndexingService:
             check_id(source.id)
         metadata = source.metadata
         if metadata is not None:
-            metadata = check_metadata(metadata, max_bytes=self._max_metadata_bytes)
-        if source.size > (limit := self._decoder.limits.max_bytes):
+            metadata = check_metadata(metadata, max_bytes=self.max_metadata_bytes)
+        if source.size > (limit := self.decoder.limits.max_bytes):
             raise ImageTooLargeError(
                 f"{source.filename} has {source.size:,} bytes; the limit is {limit:,}. "
                 "Send a smaller file, or raise LOOKALIKE_MAX_FILE_BYTES"
@@ -219,7 +211,7 @@ class IndexingService:
             live = task.live
             path = source.resolved_path() if self._refers_to(source) else None
             with source.open() as file:
-                decoded = self._decoder.decode(file, decode_size=live.encoder.decode_size)
+                decoded = self.decoder.decode(file, decode_size=live.encoder.decode_size)
             try:
                 vector = live.submit(live.encoder.prepare(decoded.image), wait=True)
                 break
@@ -239,12 +231,12 @@ class IndexingService:
 
     def _live(self, collection: str) -> LiveEncoder:
         """The encoder of a collection; raises `SpecMismatchError` if it is not live."""
-        read_spec = partial(spec_of, self._store, collection)
-        return self._encoders.following(read_spec) or self._encoders.default
+        read_spec = partial(spec_of, self.store, collection)
+        return self.encoders.following(read_spec) or self.encoders.default
 
     def _refers_to(self, source: PictureSource) -> bool:
         """Whether a picture's file is used where it lies, without a copy."""
-        return self._originals is Originals.REFERENCE and source.path is not None
+        return self.originals is Originals.REFERENCE and source.path is not None
 
     def _moved(self, source: PictureSource, record: ImageRecord) -> str | None:
         """The new path of a stored picture's file, if another file with its bytes is sent.
@@ -257,7 +249,7 @@ class IndexingService:
         return None if self._has_original(record) else source.resolved_path()
 
     def _has_original(self, record: ImageRecord) -> bool:
-        file = self._files.open(record)
+        file = self.files.open(record)
         if file is not None:
             file.close()
         return file is not None
@@ -271,14 +263,14 @@ class IndexingService:
 
     def _keep_files(self, picture: _Picture) -> None:
         self._keep_original(picture.item.source, picture.image)
-        self._files.put_thumbnail(picture.image.sha256, picture.thumbnail)
+        self.files.put_thumbnail(picture.image.sha256, picture.thumbnail)
 
     def _keep_original(self, source: PictureSource, image: NewImage | ImageRecord) -> None:
         """Copies the original, unless it is used in place, is not wanted, or is there already."""
-        if self._originals is Originals.NONE or self._refers_to(source):
+        if self.originals is Originals.NONE or self._refers_to(source):
             return
         with source.open() as file:
-            self._files.put(file, image.sha256, image.media_type)
+            self.files.put(file, image.sha256, image.media_type)
 
     def _store_group(
         self, group: list[tuple[Result[PictureSource, _Picture], Future[None]]], task: _Task
@@ -313,13 +305,13 @@ class IndexingService:
     def _put_known(self, picture: _Picture, task: _Task) -> bool:
         """Stores a picture that needs no vector; False if by now it does need one."""
         image = picture.image
-        outcome = self._store.upsert_known(task.collection, image, on_conflict=task.on_conflict)
+        outcome = self.store.upsert_known(task.collection, image, on_conflict=task.on_conflict)
         if outcome is None:
             return False
         if outcome.record.sha256 == image.sha256:
             self._keep_original(picture.item.source, outcome.record)
             if image.source is not None and not self._has_original(outcome.record):
-                self._store.refer(task.collection, image)
+                self.store.refer(task.collection, image)
         _settle(picture.item, outcome)
         return True
 
@@ -365,7 +357,7 @@ class IndexingService:
         vectors = [picture.vector for picture in ready if picture.vector is not None]
         with self.gate.passing(task.collection):
             task.check()
-            outcomes = self._store.upsert(
+            outcomes = self.store.upsert(
                 task.collection,
                 [picture.image for picture in ready],
                 np.stack(vectors),  # (N, dim)

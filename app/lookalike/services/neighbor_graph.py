@@ -7,7 +7,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -70,6 +70,7 @@ class Snapshot:
     truncated: set[int]  # contents with more neighbors than are looked at
 
 
+@dataclass(eq=False)
 class NeighborGraph:
     """The neighbors of every content of one collection under one spec.
 
@@ -82,24 +83,16 @@ class NeighborGraph:
     neighbor has a lower score than `min_score`, which may be `NO_SEARCH`.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        collection: str,
-        spec: ModelSpec,
-        min_score: float,
-        *,
-        first_k: int = 16,
-        max_k: int = MAX_K,
-        together: int = 64,
-    ) -> None:
-        self.min_score = min_score
-        self._store = store
-        self._collection = collection
-        self._spec = spec
-        self._first_k = first_k
-        self._max_k = max_k
-        self._together = together
+    store: Store
+    collection: str
+    spec: ModelSpec
+    min_score: float
+    _: KW_ONLY
+    first_k: int = 16
+    max_k: int = MAX_K
+    together: int = 64
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._cursor: str | None = None
         self._number_of_id: dict[str, int] = {}
@@ -121,7 +114,7 @@ class NeighborGraph:
             SpecMismatchError: The collection was made anew by another model meanwhile.
         """
         done = 0
-        for block in scan(self._store, self._collection, cursor=self._cursor):
+        for block in scan(self.store, self.collection, cursor=self._cursor):
             copies: Counter[str] = Counter()
             first: dict[str, int] = {}
             with self._lock:
@@ -130,9 +123,9 @@ class NeighborGraph:
                     copies[record.sha256] += 1
                     first.setdefault(record.sha256, position)
             positions = list(first.values())
-            for start in range(0, len(positions), self._together):
+            for start in range(0, len(positions), self.together):
                 progress.check()
-                chosen = positions[start : start + self._together]
+                chosen = positions[start : start + self.together]
                 records = [block.records[position] for position in chosen]
                 if self.min_score != NO_SEARCH:
                     self._search(records, block.vectors[chosen], comparer, progress)
@@ -152,10 +145,10 @@ class NeighborGraph:
         Most contents have few; those whose last match still reaches the min_score are asked again.
         """
         found: list[list[Match]] = [[] for _ in records]
-        waiting, k = list(range(len(records))), self._first_k
-        while waiting and k <= self._max_k:
+        waiting, k = list(range(len(records))), self.first_k
+        while waiting and k <= self.max_k:
             progress.check()
-            results = self._store.search(self._collection, queries[waiting], k=k, spec=self._spec)
+            results = self.store.search(self.collection, queries[waiting], k=k, spec=self.spec)
             for position, matches in zip(waiting, results, strict=True):
                 found[position] = [match for match in matches if match.score >= self.min_score]
             waiting, k = [position for position in waiting if len(found[position]) == k], k * 4

@@ -1,15 +1,16 @@
-"""Stored pictures: their rows, originals and thumbnails."""
+"""Stored pictures with their originals and thumbnails, and collections as a whole."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
 
 from PIL import Image
 
-from lookalike.errors import OriginalNotKeptError
+from lookalike.errors import ConflictError, EmbeddingSetNotFoundError, OriginalNotKeptError
 from lookalike.media.decode import ImageDecoder, make_thumbnail
 from lookalike.progress import Worker
 from lookalike.records import (
@@ -19,7 +20,9 @@ from lookalike.records import (
     check_collection_name,
     check_id,
 )
-from lookalike.store.base import BlobStore, Page, Store, spec_of, unknown_collection
+from lookalike.services.jobs import IMPORT_KINDS, REEMBED_KIND, JobService
+from lookalike.services.pipeline import PutGate
+from lookalike.store.base import BlobStore, Page, Store, VectorSpace, spec_of, unknown_collection
 from lookalike.store.filters import Filter, check_metadata
 
 log = logging.getLogger(__name__)
@@ -28,20 +31,18 @@ THUMBNAIL_SIZE = 256
 """Longest side of a thumbnail, in pixels."""
 
 
+@dataclass(eq=False)
 class PictureService:
     """Reads, changes and deletes stored pictures; needs no vector."""
 
-    def __init__(
-        self, store: Store, files: BlobStore, decoder: ImageDecoder, *, max_metadata_bytes: int
-    ) -> None:
-        self._store = store
-        self._files = files
-        self._decoder = decoder
-        self._max_metadata_bytes = max_metadata_bytes
+    store: Store
+    files: BlobStore
+    decoder: ImageDecoder
+    max_metadata_bytes: int
 
     def get(self, collection: str, image_id: str) -> ImageRecord:
         """One picture. Raises `ImageNotFoundError`."""
-        return self._store.get(check_collection_name(collection), check_id(image_id))
+        return self.store.get(check_collection_name(collection), check_id(image_id))
 
     def page(
         self,
@@ -53,21 +54,21 @@ class PictureService:
     ) -> Page:
         """A page of a collection's pictures, oldest first. Raises `CollectionNotFoundError`."""
         check_collection_name(collection)
-        if collection != DEFAULT_COLLECTION and spec_of(self._store, collection) is None:
+        if collection != DEFAULT_COLLECTION and spec_of(self.store, collection) is None:
             raise unknown_collection(collection)
-        return self._store.scroll(collection, cursor=cursor, limit=limit, where=where)
+        return self.store.scroll(collection, cursor=cursor, limit=limit, where=where)
 
     def patch_metadata(self, collection: str, image_id: str, patch: Metadata) -> ImageRecord:
         """Merges into a picture's metadata (RFC 7396). Raises `ImageNotFoundError`."""
         check_collection_name(collection)
-        patch = check_metadata(patch, max_bytes=self._max_metadata_bytes)
-        return self._store.update_metadata(
-            collection, check_id(image_id), patch, max_bytes=self._max_metadata_bytes
+        patch = check_metadata(patch, max_bytes=self.max_metadata_bytes)
+        return self.store.update_metadata(
+            collection, check_id(image_id), patch, max_bytes=self.max_metadata_bytes
         )
 
     def delete(self, collection: str, image_id: str) -> None:
         """Removes one picture; its files go with a later sweep. Raises `ImageNotFoundError`."""
-        self._store.delete(check_collection_name(collection), check_id(image_id))
+        self.store.delete(check_collection_name(collection), check_id(image_id))
 
     def original(self, collection: str, image_id: str) -> tuple[ImageRecord, BinaryIO]:
         """A picture's row and its file as it was sent, open.
@@ -77,7 +78,7 @@ class PictureService:
             OriginalNotKeptError: The row is there, the file is not.
         """
         record = self.get(collection, image_id)
-        file = self._files.open(record)
+        file = self.files.open(record)
         if file is None:
             raise OriginalNotKeptError(
                 f"The original of {image_id!r} is not here: the service runs without originals, "
@@ -101,7 +102,7 @@ class PictureService:
 
     def decode(self, file: BinaryIO, *, size: int) -> Image.Image:
         """As `open`, for a picture that is not stored. Raises `InvalidImageError`."""
-        return self._decoder.decode(file, decode_size=size).image
+        return self.decoder.decode(file, decode_size=size).image
 
     def thumbnail(self, collection: str, image_id: str) -> BinaryIO:
         """A picture's thumbnail, open; made again from the original if it is missing.
@@ -111,14 +112,72 @@ class PictureService:
             OriginalNotKeptError: Neither thumbnail nor original is here.
         """
         record = self.get(collection, image_id)
-        if (found := self._files.open_thumbnail(record.sha256)) is not None:
+        if (found := self.files.open_thumbnail(record.sha256)) is not None:
             return found
         _, original = self.original(collection, image_id)
         with original:
-            decoded = self._decoder.decode(original, decode_size=THUMBNAIL_SIZE)
+            decoded = self.decoder.decode(original, decode_size=THUMBNAIL_SIZE)
         made = make_thumbnail(decoded.image)
-        self._files.put_thumbnail(record.sha256, made)
+        self.files.put_thumbnail(record.sha256, made)
         return BytesIO(made)
+
+
+@dataclass(eq=False)
+class CollectionService:
+    """Deletes collections and their vector sets.
+
+    The gate holds back what imports are about to commit until they know that they are to end.
+    """
+
+    store: Store
+    jobs: JobService
+    gate: PutGate
+
+    def drop(self, collection: str, *, wait: bool = False) -> int:
+        """Removes a collection and ends the imports into it; returns how many pictures it had.
+
+        With `wait`, what it leaves on the disk is removed before this returns.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection; imports that may make it go on.
+            StorageError: The disk refuses; the collection is still there, but imports into it may
+                have ended.
+        """
+        check_collection_name(collection)
+        with self.gate.closed(collection):
+            if self.store.collection(collection) is not None:
+                # First: imports that could not be canceled any more would make it anew.
+                why = f"Canceled by the deletion of the collection {collection!r}"
+                for job in self.jobs.unfinished(collection):
+                    if job.kind in IMPORT_KINDS:
+                        self.jobs.cancel(job.id, why=why)
+            return self.store.drop(collection, wait=wait)
+
+    def vector_sets(self, collection: str) -> list[VectorSpace]:
+        """All vector sets of a collection, in the order made; raises `CollectionNotFoundError`."""
+        return self.store.spaces.all(check_collection_name(collection))
+
+    def discard(self, collection: str, digest: str) -> None:
+        """Removes the vectors that one model made, by its spec's digest, if they are not in use.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            EmbeddingSetNotFoundError: It has no vectors under this digest.
+            ConflictError: Searches use these vectors, or a job may be making them.
+        """
+        sets = self.vector_sets(collection)
+        found = next((one for one in sets if one.spec.digest == digest), None)
+        if found is None:
+            digests = ", ".join(one.spec.digest for one in sets)
+            raise EmbeddingSetNotFoundError(
+                f"The collection {collection!r} has no vectors under {digest!r}; it has {digests}"
+            )
+        if any(job.kind == REEMBED_KIND for job in self.jobs.unfinished(collection)):
+            raise ConflictError(
+                f"The collection {collection!r} is being re-embedded; wait for the job's end or "
+                "cancel it, then discard the vectors"
+            )
+        self.store.spaces.discard(collection, found.spec)
 
 
 def file_sweeper(store: Store, files: BlobStore, *, every_s: float = 3600.0) -> Worker:

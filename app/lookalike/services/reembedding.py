@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -22,12 +24,12 @@ from lookalike.errors import (
     NotFoundError,
     ReembeddingIncompleteError,
 )
-from lookalike.models.encoders import LiveEncoder
+from lookalike.models.base import Encoder
+from lookalike.models.encoders import Encoders, LiveEncoder
 from lookalike.models.head import Head
 from lookalike.models.spec import ModelRequest
 from lookalike.progress import Progress
-from lookalike.records import CollectionInfo, ImageRecord, check_collection_name
-from lookalike.services.collections import CollectionModels
+from lookalike.records import CollectionInfo, ImageRecord, ModelSpec, check_collection_name
 from lookalike.services.pictures import PictureService
 from lookalike.services.pipeline import (
     Pipeline,
@@ -38,7 +40,10 @@ from lookalike.services.pipeline import (
     grouped,
     reading,
 )
-from lookalike.store.base import Missing, Store, count_of, unknown_collection
+from lookalike.store.base import Missing, Store, VectorSpace, count_of, unknown_collection
+
+MakeEncoder = Callable[[ModelRequest], Encoder]
+"""Builds the encoder that is asked for; raises `ConfigurationError` if that is not possible."""
 
 _OPENING_S = 0.25  # that indexing has between two stretches in which it waits
 _NAMED = 3  # pictures without a vector that the error names
@@ -47,7 +52,10 @@ _TEXTS = 20  # errors whose text is kept
 _OF_ONE_PICTURE = (InvalidImageError, NotFoundError, EmbeddingFailedError)
 """Errors that concern one picture alone; any other ends the work."""
 
+log = logging.getLogger(__name__)
 
+
+@dataclass(eq=False)
 class ReembeddingService:
     """Gives collections the vectors of another model while searches go on with the old ones.
 
@@ -58,28 +66,18 @@ class ReembeddingService:
     at least `slice_s` seconds at a stretch.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        pictures: PictureService,
-        *,
-        gate: PutGate,
-        models: CollectionModels,
-        cores: int = 2,
-        batch: int = 32,
-        slice_s: float = 2.0,
-    ) -> None:
-        self._store = store
-        self._pictures = pictures
-        self._gate = gate
-        self._models = models
-        self._cores = cores
-        self._batch = batch
-        self._slice_s = slice_s
+    store: Store
+    pictures: PictureService
+    _: KW_ONLY
+    gate: PutGate
+    models: CollectionModels
+    cores: int = 2
+    batch: int = 32
+    slice_s: float = 2.0
 
     def require(self, collection: str) -> CollectionInfo:
         """The collection; raises `CollectionNotFoundError` if there is nothing to re-embed."""
-        found = self._store.collection(check_collection_name(collection))
+        found = self.store.collection(check_collection_name(collection))
         if found is None:
             raise unknown_collection(collection)
         return found
@@ -113,30 +111,30 @@ class ReembeddingService:
         try:
             return self._run(collection, request, progress)
         finally:
-            self._models.retire()
+            self.models.retire()
 
     def _run(self, collection: str, request: ModelRequest, progress: Progress) -> str:
-        target = self._models.live(request)
-        active = self._models.active(collection)
-        request = self._models.lasting(request, target.encoder)
-        self._store.spaces.begin(
+        target = self.models.live(request)
+        active = self.models.active(collection)
+        request = self.models.lasting(request, target.encoder)
+        self.store.spaces.begin(
             collection, target.spec, provenance=target.encoder.provenance, recipe=request.to_dict()
         )
         if active.spec.digest == target.spec.digest:
             return f"The collection {collection!r} is on this model already"
-        self._models.keep_live(collection, request)
-        with Pipeline(threads=self._cores, window=self._batch + self._cores) as pipeline:
+        self.models.keep_live(collection, request)
+        with Pipeline(threads=self.cores, window=self.batch + self.cores) as pipeline:
             backfill = Backfill(
-                self._store,
+                self.store,
                 collection,
                 target,
-                pictures=self._pictures,
+                pictures=self.pictures,
                 pipeline=pipeline,
                 progress=progress,
-                batch=self._batch,
+                batch=self.batch,
             )
             self._catch_up(backfill)
-            with self._store.spaces.prepared(collection, target.spec):
+            with self.store.spaces.prepared(collection, target.spec):
                 self._switch(backfill)
         backfill.report()
         spec = target.spec
@@ -154,7 +152,7 @@ class ReembeddingService:
             if backfill.run(goal=backfill.met + left):
                 return
             before, left = left, backfill.backlog()
-            if left <= self._batch or left > before // 2:
+            if left <= self.batch or left > before // 2:
                 return
 
     def _switch(self, backfill: Backfill) -> None:
@@ -165,11 +163,11 @@ class ReembeddingService:
         """
         came = 0
         while True:
-            with self._gate.closed(backfill.collection):
+            with self.gate.closed(backfill.collection):
                 at_end = backfill.run(
-                    goal=backfill.met + 2 * came, deadline=time.monotonic() + self._slice_s
+                    goal=backfill.met + 2 * came, deadline=time.monotonic() + self.slice_s
                 )
-                if at_end and self._store.spaces.activate(backfill.collection, backfill.live.spec):
+                if at_end and self.store.spaces.activate(backfill.collection, backfill.live.spec):
                     return
                 left = backfill.backlog()
             if at_end:
@@ -182,7 +180,7 @@ class ReembeddingService:
         if not backfill.failed or backfill.unexplained():
             backfill.start_over()
             return
-        missing = self._store.spaces.missing(backfill.collection, backfill.live.spec, limit=1)
+        missing = self.store.spaces.missing(backfill.collection, backfill.live.spec, limit=1)
         if missing.records:
             listed = islice(backfill.errors.items(), _NAMED)
             named = "; ".join(f"{key}: {text}" for key, text in listed)
@@ -193,6 +191,7 @@ class ReembeddingService:
             )
 
 
+@dataclass(eq=False)
 class Backfill:
     """Makes the vectors that pictures lack, oldest first, and of those that come meanwhile.
 
@@ -202,33 +201,24 @@ class Backfill:
     Pictures are embedded and stored `batch` at a time, and their rows read `page` at a time.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        collection: str,
-        live: LiveEncoder,
-        *,
-        pictures: PictureService,
-        pipeline: Pipeline,
-        progress: Progress,
-        batch: int,
-        page: int = 1000,
-    ) -> None:
-        self._store = store
-        self._pictures = pictures
-        self._pipeline = pipeline
-        self._progress = progress
-        self._batch = batch
-        self._page_size = page
-        self._cursor: str | None = None
-        self._page: deque[ImageRecord] = deque()
-        self._at_end = False
-        self._reported = float("-inf")
-        self.collection = collection
-        self.live = live
+    store: Store
+    collection: str
+    live: LiveEncoder
+    _: KW_ONLY
+    pictures: PictureService
+    pipeline: Pipeline
+    progress: Progress
+    batch: int
+    page: int = 1000
+
+    def __post_init__(self) -> None:
         self.met = 0  # pictures, including those that are known to fail
         self.failed: dict[str, str] = {}  # by an error of their own: id -> sha256
         self.errors: dict[str, str] = {}  # the first few: id -> text
+        self._cursor: str | None = None
+        self._left: deque[ImageRecord] = deque()  # of the page that was read last
+        self._at_end = False
+        self._reported = float("-inf")
 
     def run(self, *, goal: float = math.inf, deadline: float = -math.inf) -> bool:
         """Makes vectors until there is nothing left (True).
@@ -248,14 +238,14 @@ class Backfill:
         """Restarts from the oldest picture and skips known failures; slow if there are many."""
         done, total = self._counts()
         self._cursor = None
-        self._page.clear()
+        self._left.clear()
         self.run(goal=self.met + total - done)
 
     def unexplained(self) -> bool:
         """Whether a picture lacks a vector that did not fail."""
         cursor: str | None = None
         while True:
-            self._progress.check()
+            self.progress.check()
             missing = self._missing(cursor)
             if not missing.records:
                 return False
@@ -270,19 +260,19 @@ class Backfill:
 
     def report(self) -> None:
         """Reports how far it is."""
-        self._progress.report(*self._counts())
+        self.progress.report(*self._counts())
 
     def _counts(self) -> tuple[int, int]:
         """Pictures with a vector, and all."""
-        total = count_of(self._store, self.collection)
+        total = count_of(self.store, self.collection)
         digest = self.live.spec.digest
-        sets = self._store.spaces.all(self.collection)
+        sets = self.store.spaces.all(self.collection)
         done = next((one.count for one in sets if one.spec.digest == digest), 0)
         return done, max(done, total)
 
     def _missing(self, cursor: str | None) -> Missing:
-        return self._store.spaces.missing(
-            self.collection, self.live.spec, limit=self._page_size, cursor=cursor
+        return self.store.spaces.missing(
+            self.collection, self.live.spec, limit=self.page, cursor=cursor
         )
 
     def _is_fresh(self, record: ImageRecord) -> bool:
@@ -293,17 +283,17 @@ class Backfill:
         """The next pictures without those that are known to fail; a batch may be empty."""
         self._at_end = False
         while True:
-            self._progress.check()
+            self.progress.check()
             if self.met >= goal and time.monotonic() >= deadline:
                 return
-            if not self._page:
+            if not self._left:
                 missing = self._missing(self._cursor)
                 self._cursor = missing.cursor
-                self._page.extend(missing.records)
-            if not self._page:
+                self._left.extend(missing.records)
+            if not self._left:
                 self._at_end = True
                 return
-            records = [self._page.popleft() for _ in range(min(self._batch, len(self._page)))]
+            records = [self._left.popleft() for _ in range(min(self.batch, len(self._left)))]
             self.met += len(records)
             yield [record for record in records if self._is_fresh(record)]
 
@@ -313,16 +303,16 @@ class Backfill:
         if vectors:
             records = [record for record, _ in vectors]
             rows = np.stack([vector for _, vector in vectors])  # (N, dim)
-            self._store.spaces.add(self.collection, self.live.spec, records, rows)
+            self.store.spaces.add(self.collection, self.live.spec, records, rows)
         errors = [(record, one) for record, one in made if isinstance(one, LookalikeError)]
-        here = self._store.find(self.collection, [record.id for record, _ in errors])
+        here = self.store.find(self.collection, [record.id for record, _ in errors])
         for record, error in errors:
             now = here.get(record.id)
             if now is not None and now.sha256 == record.sha256:
                 self.failed[record.id] = record.sha256
                 if len(self.errors) < _TEXTS:
                     self.errors[record.id] = str(error)
-                self._progress.error(f"{record.id}: {error}")
+                self.progress.error(f"{record.id}: {error}")
 
     def vectors(
         self, batches: Iterable[Sequence[ImageRecord]]
@@ -332,8 +322,8 @@ class Backfill:
         Raises:
             LookalikeError: One that does not concern a single picture: the service shuts down.
         """
-        with closing(self._pipeline.run(self._items(batches), self._prepare)) as results:
-            for group in grouped(results, self._batch):
+        with closing(self.pipeline.run(self._items(batches), self._prepare)) as results:
+            for group in grouped(results, self.batch):
                 yield [(result.item[0], _made(result)) for result in group]
 
     def _items(self, batches: Iterable[Sequence[ImageRecord]]) -> Iterator[Item]:
@@ -347,7 +337,7 @@ class Backfill:
         if head is None or not records:
             return {}
         try:
-            below = self._store.spaces.vectors(self.collection, head.backbone, records)
+            below = self.store.spaces.vectors(self.collection, head.backbone, records)
         except EmbeddingSetNotFoundError:
             return {}
         return _apply(head, below)
@@ -362,11 +352,11 @@ class Backfill:
         decode_size = self.live.encoder.decode_size
         try:
             with reading("its original"):
-                now, original = self._pictures.original(self.collection, record.id)
+                now, original = self.pictures.original(self.collection, record.id)
                 with original:
                     if now.sha256 != record.sha256:
                         return None, None  # replaced: it will be met again
-                    image = self._pictures.decode(original, size=decode_size)
+                    image = self.pictures.decode(original, size=decode_size)
         except ImageNotFoundError:
             return None, None
         return None, self.live.submit(self.live.encoder.prepare(image), wait=True)
@@ -395,3 +385,105 @@ def _made(result: Result[Item, Vector | None]) -> Vector | LookalikeError | None
     if result.error is not None and not isinstance(result.error, _OF_ONE_PICTURE):
         raise result.error
     return result.error or (result.value if result.vector is None else result.vector)
+
+
+@dataclass(eq=False)
+class CollectionModels:
+    """Keeps encoders live as long as a collection needs them.
+
+    Args:
+        encoders: The live ones; those that are built join them.
+        store: Where the collections are.
+        make: Builds an encoder.
+        default: What the default encoder was built from.
+        keep_head: Keeps a head and returns the path of what is kept, to ask for.
+    """
+
+    encoders: Encoders
+    store: Store
+    _: KW_ONLY
+    make: MakeEncoder
+    default: ModelRequest
+    keep_head: Callable[[Head], str]
+
+    def restore(self) -> None:
+        """Builds the encoders that active sets need, if it was recorded how; logs what fails."""
+        for info in self.store.collections():
+            active = self.active(info.name)
+            spec, request = active.spec, _recorded(active)
+            if request is None and spec.int8 and spec.head is None:  # it is kept under its spec
+                request = ModelRequest.of(spec, weights=spec.weights, head=None)
+            if request is None or self._is_live(spec):
+                continue
+            if not self._try_live(spec, request):
+                log.warning("searches in the collection %s are refused", info.name)
+
+    def live(self, request: ModelRequest) -> LiveEncoder:
+        """The encoder that is asked for, built anew: the same path may hold another head by now."""
+        if request == self.default and request.head is None:
+            return self.encoders.default
+        return self.encoders.add(self.make(request))
+
+    def lasting(self, request: ModelRequest, encoder: Encoder) -> ModelRequest:
+        """The request by what is kept, whatever is trained or quantized later: head and network."""
+        network = encoder.spec
+        if encoder.head is not None:
+            network = encoder.head.backbone
+            request = replace(request, head=self.keep_head(encoder.head))
+        return replace(request, int8=network.digest) if network.int8 else request
+
+    def keep_live(self, collection: str, target: ModelRequest) -> None:
+        """Lets searches in the active set go on during and after a move, if that is possible."""
+        active = self.active(collection)
+        spec = active.spec
+        request = recorded = _recorded(active)
+        if spec.digest == self.encoders.default.spec.digest:
+            request = self.lasting(self.default, self.encoders.default.encoder)
+        elif not self._is_live(spec):
+            request = recorded or _likely(spec, target)
+            if request is None or not self._try_live(spec, request):
+                return
+        if request is not None and request != recorded:
+            self.store.spaces.begin(collection, spec, provenance={}, recipe=request.to_dict())
+
+    def retire(self) -> None:
+        """Closes the encoders that no collection needs, but the default one."""
+        needed = {info.spec.digest for info in self.store.collections()}
+        needed.add(self.encoders.default.spec.digest)
+        for live in self.encoders.live:
+            if live.spec.digest not in needed:
+                self.encoders.remove(live.spec)
+
+    def active(self, collection: str) -> VectorSpace:
+        """The set of a collection that is searched."""
+        return next(one for one in self.store.spaces.all(collection) if one.active)
+
+    def _is_live(self, spec: ModelSpec) -> bool:
+        return any(live.spec.digest == spec.digest for live in self.encoders.live)
+
+    def _try_live(self, spec: ModelSpec, request: ModelRequest) -> bool:
+        """Builds an encoder, and makes it live if it still is what the spec says."""
+        try:
+            encoder = self.make(request)
+        except Exception as exc:  # one collection's model must not keep a service from starting
+            log.warning("the model of %s cannot be built again: %s", spec.digest, exc)
+            return False
+        apart = spec.differences(encoder.spec)
+        if apart:
+            log.warning("what built %s builds another model now: %s", spec.digest, apart)
+            return False
+        self.encoders.add(encoder)
+        return True
+
+
+def _recorded(one: VectorSpace) -> ModelRequest | None:
+    return None if one.recipe is None else ModelRequest.from_dict(one.recipe)
+
+
+def _likely(spec: ModelSpec, target: ModelRequest) -> ModelRequest | None:
+    """What a set was probably built from that moves to `target` for its head or its int8."""
+    without_head = target.head is not None and spec.head is None
+    in_floats = bool(target.int8) and not spec.int8
+    if not without_head and not in_floats:
+        return None
+    return ModelRequest.of(spec, weights=target.weights, head=target.head if spec.head else None)

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -86,6 +86,7 @@ class SearchResult:
     took_ms: dict[str, float]
 
 
+@dataclass(eq=False)
 class SearchService:
     """Searches by a new picture, by the one at an address, or by a stored one.
 
@@ -93,22 +94,13 @@ class SearchService:
     search by groups looks at `most_grouped` matches at most, in its last round.
     """
 
-    def __init__(
-        self,
-        encoders: Encoders,
-        store: Store,
-        decoder: ImageDecoder,
-        *,
-        meter: RecallMeter | None = None,
-        fetcher: Fetcher | None = None,
-        most_grouped: int = 16_384,
-    ) -> None:
-        self._encoders = encoders
-        self._store = store
-        self._decoder = decoder
-        self._meter = meter
-        self._fetcher = fetcher
-        self._most_grouped = most_grouped
+    encoders: Encoders
+    store: Store
+    decoder: ImageDecoder
+    _: KW_ONLY
+    meter: RecallMeter | None = None
+    fetcher: Fetcher | None = None
+    most_grouped: int = 16_384
 
     def search(self, picture: BinaryIO, options: SearchOptions) -> SearchResult:
         """Finds the pictures most like a new one.
@@ -138,7 +130,7 @@ class SearchService:
             picture.seek(0)
             sha256 = sha256_of(picture)
             picture.seek(0)
-            decoded = self._decoder.decode(picture, decode_size=live.encoder.decode_size)
+            decoded = self.decoder.decode(picture, decode_size=live.encoder.decode_size)
             prepared = live.encoder.prepare(decoded.image)
         with watch.stage("embed"):
             vector = live.embed(prepared)
@@ -178,9 +170,9 @@ class SearchService:
 
     def require_fetcher(self) -> Fetcher:
         """The fetcher. Raises `FetchingDisabledError` if fetching is not turned on."""
-        if self._fetcher is None:
+        if self.fetcher is None:
             raise FetchingDisabledError
-        return self._fetcher
+        return self.fetcher
 
     def similar(self, image_id: str, options: SearchOptions) -> SearchResult:
         """Finds the pictures most like a stored one, itself left out; embeds nothing.
@@ -195,17 +187,17 @@ class SearchService:
                 return self._similar_now(image_id, options, watch)
             except (SpecMismatchError, ImageNotFoundError, EmbeddingSetNotFoundError):
                 # The collection switched meanwhile, or the picture does not exist: see which.
-                self._store.get(options.collection, image_id)
+                self.store.get(options.collection, image_id)
         return self._similar_now(image_id, options, watch)
 
     def _similar_now(self, image_id: str, options: SearchOptions, watch: Stopwatch) -> SearchResult:
         """Takes the stored vector from the very set that is searched."""
-        record = self._store.get(options.collection, image_id)
-        spec = spec_of(self._store, options.collection)
+        record = self.store.get(options.collection, image_id)
+        spec = spec_of(self.store, options.collection)
         if spec is None:
             raise unknown_collection(options.collection)
         with watch.stage("search"):
-            held = self._store.spaces.vectors(options.collection, spec, [record])
+            held = self.store.spaces.vectors(options.collection, spec, [record])
         if image_id not in held:
             raise ImageNotFoundError(f"{image_id!r} was replaced or deleted meanwhile")
         query = Query(width=record.width, height=record.height, sha256=record.sha256)
@@ -213,10 +205,10 @@ class SearchService:
 
     def _live_encoder(self, collection: str) -> LiveEncoder:
         """The encoder that made the collection's vectors; the default one if it is empty."""
-        live = self._encoders.following(partial(spec_of, self._store, collection))
+        live = self.encoders.following(partial(spec_of, self.store, collection))
         if live is None and collection != DEFAULT_COLLECTION:
             raise unknown_collection(collection)
-        return live or self._encoders.default
+        return live or self.encoders.default
 
     def _answer(
         self,
@@ -230,13 +222,13 @@ class SearchService:
     ) -> SearchResult:
         asked: dict[str, Any] = {"spec": spec, "exclude": exclude, "effort": options.effort}
         with watch.stage("search"):
-            find = partial(self._store.search, options.collection, vector[np.newaxis, :], **asked)
+            find = partial(self.store.search, options.collection, vector[np.newaxis, :], **asked)
             if options.group_by is None:
                 (matches,) = find(k=options.k, where=options.where)
             else:
                 matches = self._best_of_groups(find, options, options.group_by)
-            if self._meter is not None and random.random() < self._meter.share:  # noqa: S311 - no secret
-                self._meter.offer(
+            if self.meter is not None and random.random() < self.meter.share:  # noqa: S311 - no secret
+                self.meter.offer(
                     options.collection, vector, k=options.k, where=options.where, **asked
                 )
         if options.min_score is not None:
@@ -267,13 +259,13 @@ class SearchService:
                 if field in match.record.metadata:
                     best.setdefault(group_key(match.record.metadata[field]), match)
             ended = len(matches) < wanted or matches[-1].score < (options.min_score or -1.0)
-            if len(best) >= options.k or ended or wanted == self._most_grouped:
+            if len(best) >= options.k or ended or wanted == self.most_grouped:
                 break
             values = (match.record.metadata[field] for match in best.values())
             seen = tuple(value for value in values if not isinstance(value, list | dict))
             conditions = options.where.conditions if options.where else ()
             where = Filter((*conditions, Condition(field, "nin", seen)))
-            wanted = min(4 * wanted, self._most_grouped)
+            wanted = min(4 * wanted, self.most_grouped)
         top = sorted(best.values(), key=lambda match: -match.score)[: options.k]
         return [replace(match, rank=rank) for rank, match in enumerate(top, start=1)]
 
