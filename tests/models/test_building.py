@@ -48,14 +48,6 @@ def chosen(**options):
     return building.choose_runtime(model_request(given), run_options(given))
 
 
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory):
-    """A data folder whose service has converted its network."""
-    folder = tmp_path_factory.mktemp("converted") / "data"
-    build_services(settings(folder, runtime="openvino", precision="float32")).close()
-    return folder
-
-
 @pytest.mark.parametrize(
     ("given", "machine", "expected"),
     [
@@ -158,6 +150,7 @@ def test_a_collection_by_color_stays_searchable_beside_an_int8_network():
 
 
 SERVICE = """
+import logging
 import sys
 import numpy as np
 from lookalike.api.main import create_app
@@ -172,6 +165,7 @@ from lookalike.bootstrap import (
 from lookalike.config import load_settings
 import lookalike.cli.serve
 
+logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
 services = build_services(load_settings(), read_only=len(sys.argv) > 1)
 services.canary.check()
 live = services.encoders.default
@@ -184,18 +178,32 @@ assert "torch" not in sys.modules and "nncf" not in sys.modules, "imported"
 """
 
 
-def start(folder, *words, **options):
+def start(folder, *words, cwd=None, **options):
     named = {"data_dir": folder, **MODEL, "precision": "float32", **options}
     environment = clean_environment() | {
         f"LOOKALIKE_{name.upper()}": str(value) for name, value in named.items()
     }
     return subprocess.run(
         [sys.executable, "-c", SERVICE, *words],
+        cwd=cwd,
         env=environment,
         check=True,
         capture_output=True,
         text=True,
     )
+
+
+@pytest.fixture(scope="module")
+def first_start(tmp_path_factory):
+    """A new data folder, and a service that started on it."""
+    folder = tmp_path_factory.mktemp("first") / "data"
+    return folder, start(folder, cwd=folder.parent)
+
+
+@pytest.fixture(scope="module")
+def converted(first_start):
+    """A data folder whose service has converted its network."""
+    return first_start[0]
 
 
 def test_a_service_with_a_converted_network_needs_no_torch(converted):
@@ -206,20 +214,18 @@ def test_a_service_with_a_converted_network_needs_no_torch(converted):
     assert float(np.load("vector.npy") @ expected[0]) >= 0.99999
 
 
-def test_the_first_start_leaves_torch_to_another_process(tmp_path):
-    start(tmp_path / "new")
-    (manifest,) = (tmp_path / "new" / "models").rglob("manifest.json")
+def test_the_first_start_leaves_torch_to_another_process(first_start):
+    folder, service = first_start
+    assert "lookalike.models.openvino.networks: converted resnet18" in service.stderr
+    assert len(list((folder / "models").rglob("*.xml"))) == 1
+    (manifest,) = (folder / "models").rglob("manifest.json")
     assert json.loads(manifest.read_text())["facts"]["origin"]["request"]["weights"] == "random"
 
 
-def test_errors_of_the_other_process_arrive(tmp_path, caplog):
+def test_errors_of_the_other_process_arrive(tmp_path):
     missing = settings(weights=str(tmp_path / "none.pth"), runtime="openvino")
     with pytest.raises(WeightsNotFoundError, match=r"no weights file at .*none\.pth$"):
         networks._convert_apart(model_request(missing), tmp_path / "models")
-    with caplog.at_level(logging.INFO):
-        networks._convert_apart(model_request(settings()), tmp_path / "data" / "models")
-    assert "converted resnet18" in caplog.text
-    assert len(list((tmp_path / "data" / "models").rglob("*.xml"))) == 1
 
 
 @pytest.mark.parametrize("python", ["false", "no such program"])

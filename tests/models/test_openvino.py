@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 
 import numpy as np
 import PIL
@@ -18,17 +19,24 @@ from tests.models.pictures import draw
 PICTURES = [draw(seed) for seed in range(6)]
 
 
-def pair(*, pooling="avg", resize="squash", size=64, precision="float32"):
-    """The same network in OpenVINO and in torch."""
+@cache
+def converted(pooling="avg", resize="squash", size=64):
+    """OpenVINO's network, and its spec."""
     network, spec = torchvision.export(request(pooling=pooling, resize=resize, input_size=size))
-    ours = OpenVinoEncoder(convert(network, input_size=size), spec=spec, precision=precision)
+    return convert(network, input_size=size), spec
+
+
+def pair(*, pooling="avg", resize="squash", size=64):
+    """The same network in OpenVINO and in torch."""
+    network, spec = converted(pooling, resize, size)
+    ours = OpenVinoEncoder(network, spec=spec, precision="float32")
     theirs = torchvision_encoder(
         "resnet18",
         "random",
         pooling=pooling,
         resize=resize,
         input_size=size,
-        precision=precision,
+        precision="float32",
         device="cpu",
     )
     return ours, theirs
@@ -74,7 +82,8 @@ def test_float32_is_torchs(both, options):
 def test_bfloat16_stays_within_its_bounds(both):
     if not runtime.computes_bfloat16():
         pytest.skip("this CPU computes no bfloat16")
-    ours, _ = pair(precision="bfloat16")
+    network, spec = converted()
+    ours = OpenVinoEncoder(network, spec=spec, precision="bfloat16")
     batch = batch_of(ours)
     expected = both[1].encode(batch)
     apart = 1 - cosines(ours.encode(batch), expected)
@@ -103,21 +112,17 @@ def test_auto_is_what_the_cpu_computes(monkeypatch):
         assert runtime.computes("bfloat16") is there
 
 
-def test_precisions_that_are_not_computed(monkeypatch, both):
+def test_precisions_that_are_not_computed(monkeypatch):
+    network, spec = converted()
     with pytest.raises(ConfigurationError, match=r"does not compute float16 on CPUs.*float32"):
-        pair(precision="float16")
+        OpenVinoEncoder(network, spec=spec, precision="float16")
     monkeypatch.setattr(runtime, "precision_of", lambda compiled: "bf16")
     with pytest.raises(ConfigurationError, match="computes bf16 instead of float32"):
-        OpenVinoEncoder(_network(), spec=both[0].spec, precision="float32")
-
-
-def _network():
-    network, _ = torchvision.export(request(input_size=32))
-    return convert(network, input_size=32)
+        OpenVinoEncoder(network, spec=spec, precision="float32")
 
 
 def test_threads_are_bounded():
-    network = _network()
+    network, _ = converted()
     for threads in (1, 2):
         for side_by_side in (False, True):
             compiled = runtime.compile_network(
@@ -163,13 +168,8 @@ def test_batches_that_cannot_be(both, monkeypatch):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_every_length_of_a_batch_gives_the_same(both, threads):
-    network, spec = torchvision.export(request(input_size=64))
-    ours = OpenVinoEncoder(
-        convert(network, input_size=64),
-        spec=spec,
-        precision="float32",
-        threads=threads,
-    )
+    network, spec = converted()
+    ours = OpenVinoEncoder(network, spec=spec, precision="float32", threads=threads)
     batch = batch_of(ours) * 2
     expected = both[1].encode(batch)
     for count in range(1, len(batch) + 1):

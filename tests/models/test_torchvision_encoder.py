@@ -1,4 +1,5 @@
 import threading
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,24 @@ from tests.models.pictures import draw
 PICTURES = [draw(seed) for seed in range(12)]
 
 
-def reference(model, *, size, crop=False, flatten=False, pictures=PICTURES):
-    """Plain torchvision, written out: (N, dim) float32, rows of length 1."""
+@cache
+def plain(model, flatten):
+    """Plain torchvision's network, with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = getattr(torchvision.models, model)(weights=None)
     network.fc = nn.Identity()
     if flatten:
         network.avgpool = nn.Identity()
-    network.eval()
+    return network.eval()
+
+
+@cache
+def reference(model, *, size, crop=False, flatten=False, count=12):
+    """Plain torchvision, written out, for the first pictures: (N, dim) float32 of length 1."""
+    network = plain(model, flatten)
     rows = []
-    for picture in pictures:
+    for picture in PICTURES[:count]:
         if crop:
             resized = transforms.resize(picture, [round(size * 256 / 224)])
             resized = transforms.center_crop(resized, [size, size])
@@ -40,7 +48,9 @@ def reference(model, *, size, crop=False, flatten=False, pictures=PICTURES):
         tensor = transforms.normalize(tensor, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
         with torch.inference_mode():
             rows.append(nn.functional.normalize(network(tensor[None])))
-    return torch.cat(rows).numpy()
+    vectors = torch.cat(rows).numpy()
+    vectors.flags.writeable = False
+    return vectors
 
 
 def build(model="resnet18", **given):
@@ -50,6 +60,11 @@ def build(model="resnet18", **given):
         "precision": "float32",
     } | given
     return torchvision_encoder(model, **options)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return build()
 
 
 def vectors_of(encoder, pictures=PICTURES):
@@ -75,7 +90,7 @@ def test_float32_is_plain_torchvision(model, crop, flatten):
 
 def test_an_input_that_is_no_multiple_of_the_stride():
     encoder = build(input_size=100, pooling="flatten")
-    expected = reference("resnet18", size=100, flatten=True, pictures=PICTURES[:2])
+    expected = reference("resnet18", size=100, flatten=True, count=2)
     assert np.abs(vectors_of(encoder, PICTURES[:2]) - expected).max() <= 1e-5
 
 
@@ -85,7 +100,7 @@ def test_reduced_precision_stays_within_its_bounds(fused, monkeypatch):
         monkeypatch.setattr(torchvision_network, "_FusedConv", _raise)
     encoder = build("resnet50", input_size=224, precision="bfloat16")
     pictures = PICTURES[:8]
-    expected = reference("resnet50", size=224, pictures=pictures).astype(np.float64)
+    expected = reference("resnet50", size=224, count=8).astype(np.float64)
     actual = vectors_of(encoder, pictures)
     apart = 1 - (actual * expected).sum(axis=1)
     others = 1 - expected @ expected.T + 2 * np.eye(len(pictures))
@@ -99,14 +114,13 @@ def _raise(*args, **kwargs):
     raise NotImplementedError("no such operator")
 
 
-def test_without_fused_convolutions_the_numbers_are_the_same(monkeypatch):
-    fused = vectors_of(build())
+def test_without_fused_convolutions_the_numbers_are_the_same(encoder, monkeypatch):
+    fused = vectors_of(encoder)
     monkeypatch.setattr(torchvision_network, "_FusedConv", _raise)
     assert np.abs(vectors_of(build()) - fused).max() <= 1e-5
 
 
-def test_a_picture_alone_equals_itself_in_a_batch():
-    encoder = build()
+def test_a_picture_alone_equals_itself_in_a_batch(encoder):
     together = vectors_of(encoder)
     alone = np.concatenate([vectors_of(encoder, [picture]) for picture in PICTURES])
     assert np.abs(together - alone).max() <= 1e-5
@@ -151,28 +165,25 @@ def test_the_batchers_thread_uses_all_threads_asked_for():
     assert seen == [("batcher", 2)]
 
 
-def test_read_only_pictures_are_taken():
-    encoder = build(input_size=32)
+def test_read_only_pictures_are_taken(encoder):
     picture = encoder.prepare(PICTURES[0])
     picture.flags.writeable = False
     assert encoder.encode([picture]).shape == (1, 512)
 
 
-def test_other_shapes_are_refused():
+def test_other_shapes_are_refused(encoder):
     with pytest.raises(EmbeddingFailedError, match=r"\(64, 64, 3\)"):
-        build().encode([np.zeros((65, 64, 3), np.uint8)])
+        encoder.encode([np.zeros((65, 64, 3), np.uint8)])
 
 
-def test_damaged_weights_never_give_vectors(monkeypatch):
-    encoder = build()
+def test_damaged_weights_never_give_vectors(encoder, monkeypatch):
     for bad in (float("nan"), 0.0):
         monkeypatch.setattr(encoder, "_network", lambda pixels, bad=bad: torch.full((1, 512), bad))
         with pytest.raises(EmbeddingFailedError, match="NaN"):
             vectors_of(encoder, PICTURES[:1])
 
 
-def test_a_device_without_memory_gets_smaller_batches(monkeypatch):
-    encoder = build()
+def test_a_device_without_memory_gets_smaller_batches(encoder, monkeypatch):
     expected, network, sizes, most = vectors_of(encoder), encoder._network, [], 3
 
     def small(pixels):
@@ -225,7 +236,7 @@ def test_precision_follows_the_device(monkeypatch):
 
 
 def test_float16_on_a_cpu_works():
-    expected = reference("resnet18", size=64, pictures=PICTURES[:2])
+    expected = reference("resnet18", size=64)[:2]
     actual = vectors_of(build(precision="float16"), PICTURES[:2])
     assert ((1 - (actual * expected).sum(axis=1)) < 0.001).all()
 
