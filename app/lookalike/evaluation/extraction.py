@@ -7,8 +7,8 @@ run, whole or interrupted: see `vector_cache`.
 from __future__ import annotations
 
 import hashlib
-import threading
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -65,51 +65,41 @@ def extract_vectors(
         return run.finish()
 
 
+@dataclass(slots=True, eq=False)
 class _Run:
     """One call of `extract_vectors`: what is settled of each picture so far."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        live: LiveEncoder,
-        decoder: ImageDecoder,
-        keeper: VectorKeeper,
-        progress: Progress,
-    ) -> None:
-        self._dataset = dataset
-        self._ids = dataset.ids
-        self._labels = dataset.labels
-        self._live = live
-        self._decoder = decoder
-        self._keeper = keeper
-        self._progress = progress
-        self._rows: dict[int, Row] = {}
-        self._skipped: dict[int, str] = {}
-        self._undecodable: dict[str, str] = {}
-        self._claimed: set[str] = set()
-        self._claiming = threading.Lock()
+    dataset: Dataset
+    live: LiveEncoder
+    decoder: ImageDecoder
+    keeper: VectorKeeper
+    progress: Progress
+    rows: dict[int, Row] = field(default_factory=dict)  # of pictures that were read
+    skipped: dict[int, str] = field(default_factory=dict)  # why, by position
+    undecodable: dict[str, str] = field(default_factory=dict)  # why, by digest
+    claimed: dict[str, int] = field(default_factory=dict)  # who embeds a content
 
     def settle_known(self) -> None:
         """Settles pictures whose files are as they were, and those whose files are gone."""
-        for position, picture_id in enumerate(self._ids):
+        for position, picture_id in enumerate(self.dataset.ids):
             try:
-                stamp = self._dataset.stamp(position)
+                stamp = self.dataset.stamp(position)
             except InvalidImageError as exc:
-                self._skipped[position] = str(exc)
+                self.skipped[position] = str(exc)
                 continue
-            sha256 = self._keeper.recall(picture_id, stamp)
+            sha256 = self.keeper.recall(picture_id, stamp)
             if sha256 is not None:
-                self._rows[position] = self._row(position, sha256, stamp)
+                self.rows[position] = self._row(position, sha256, stamp)
         self._report()
 
     def extract(self, *, cores: int) -> None:
         """Reads all other pictures, and embeds those whose content has no vector yet."""
-        settled = self._rows.keys() | self._skipped.keys()
-        unsettled = [position for position in range(len(self._ids)) if position not in settled]
+        settled = self.rows.keys() | self.skipped.keys()
+        unsettled = [one for one in range(len(self.dataset)) if one not in settled]
         if not unsettled:
             return
-        self._keeper.expect()
-        window = self._live.queue_size + cores
+        self.keeper.expect()
+        window = self.live.queue_size + cores
         with (
             Pipeline(threads=cores, window=window) as pipeline,
             closing(pipeline.run(unsettled, self._read)) as results,
@@ -120,22 +110,22 @@ class _Run:
 
     def finish(self) -> VectorSet:
         """Everything that could be read, in the dataset's order. Raises `ConfigurationError`."""
-        dataset, decoder, labels = self._dataset, self._decoder, self._labels
-        for position, row in list(self._rows.items()):
-            if not self._keeper.knows(row.sha256):
-                self._skipped[position] = self._undecodable[row.sha256]
-                del self._rows[position]
-        skipped = [Skipped(self._ids[p], self._skipped[p]) for p in sorted(self._skipped)]
-        if not self._rows:
+        dataset, decoder, labels = self.dataset, self.decoder, self.dataset.labels
+        for position, row in list(self.rows.items()):
+            if not self.keeper.knows(row.sha256):
+                self.skipped[position] = self.undecodable[row.sha256]
+                del self.rows[position]
+        skipped = [Skipped(self.dataset.ids[p], self.skipped[p]) for p in sorted(self.skipped)]
+        if not self.rows:
             raise ConfigurationError(
                 f"None of the {len(skipped):,} pictures of {dataset.name} can be read; the "
                 f"first is {skipped[0].name}: {skipped[0].reason}"
                 if skipped
                 else f"{dataset.name} is empty: name a dataset that holds pictures"
             )
-        positions = sorted(self._rows)
-        rows = [self._rows[position] for position in positions]
-        vectors, provenance = self._keeper.finish(rows, skipped)
+        positions = sorted(self.rows)
+        rows = [self.rows[position] for position in positions]
+        vectors, provenance = self.keeper.finish(rows, skipped)
 
         def picture(position: int, *, size: int) -> Image.Image:
             with dataset.source(positions[position]).open() as file:
@@ -143,7 +133,7 @@ class _Run:
 
         return VectorSet(
             name=dataset.name,
-            spec=self._live.spec,
+            spec=self.live.spec,
             provenance=provenance,
             vectors=vectors,
             ids=[row.id for row in rows],
@@ -156,51 +146,45 @@ class _Run:
 
     def _read(self, position: int) -> Prepared[_Read]:
         """Runs on the pipeline's threads: everything before the network."""
-        row, encoder = None, self._live.encoder
+        row, encoder = None, self.live.encoder
         try:
-            stamp = self._dataset.stamp(position)
-            with reading(self._ids[position]), self._dataset.source(position).open() as file:
-                check_bytes(file, limits=self._decoder.limits)
+            stamp = self.dataset.stamp(position)
+            with reading(self.dataset.ids[position]), self.dataset.source(position).open() as file:
+                check_bytes(file, limits=self.decoder.limits)
                 file.seek(0)
                 data = file.read()
             row = self._row(position, hashlib.sha256(data).hexdigest(), stamp)
-            if not self._claim(row.sha256):
+            first = self.claimed.setdefault(row.sha256, position)  # in one step, as threads need
+            if first != position or self.keeper.knows(row.sha256):
                 return (row, None), None
-            decoded = self._decoder.decode(data, decode_size=encoder.decode_size)
+            decoded = self.decoder.decode(data, decode_size=encoder.decode_size)
         except InvalidImageError as exc:
             return (row, str(exc)), None
-        vector = self._live.submit(encoder.prepare(decoded.image), wait=True)
+        vector = self.live.submit(encoder.prepare(decoded.image), wait=True)
         return (row, None), vector
-
-    def _claim(self, sha256: str) -> bool:
-        """Whether the caller is the one to embed a content: true for the first that asks."""
-        with self._claiming:
-            if sha256 in self._claimed:
-                return False
-            self._claimed.add(sha256)
-        return not self._keeper.knows(sha256)
 
     def _take(self, result: Result[int, _Read]) -> None:
         """Notes what became of a picture."""
         if isinstance(result.error, EmbeddingFailedError):
-            raise EmbeddingFailedError(f"{self._ids[result.item]}: {result.error}")
+            raise EmbeddingFailedError(f"{self.dataset.ids[result.item]}: {result.error}")
         if result.error is not None:
             raise result.error
         assert result.value is not None
         row, reason = result.value
         if row is None:
-            self._skipped[result.item] = reason or "it cannot be read"
+            self.skipped[result.item] = reason or "it cannot be read"
             return
-        self._rows[result.item] = row
+        self.rows[result.item] = row
         if reason is not None:
-            self._undecodable[row.sha256] = reason
+            self.undecodable[row.sha256] = reason
         else:
-            self._keeper.add(row, result.vector)
+            self.keeper.add(row, result.vector)
 
     def _row(self, position: int, sha256: str, stamp: Stamp) -> Row:
-        label = None if self._labels is None else self._labels[position]
-        return Row(self._ids[position], label, sha256, *stamp)
+        labels = self.dataset.labels
+        label = None if labels is None else labels[position]
+        return Row(self.dataset.ids[position], label, sha256, *stamp)
 
     def _report(self) -> None:
-        self._progress.report(len(self._rows) + len(self._skipped), len(self._ids))
-        self._progress.check()
+        self.progress.report(len(self.rows) + len(self.skipped), len(self.dataset.ids))
+        self.progress.check()

@@ -192,13 +192,7 @@ AT_R: Mapping[str, Callable[[Relevance], Values]] = {
 
 
 def values_of(relevance: Relevance, name: str, k: int | None) -> Values:
-    """A metric of each query, (Q,), by the name that reports use.
-
-    Args:
-        relevance: Of the ranked matches.
-        name: One of `AT_K`, `AT_R`, or `mrr`.
-        k: The cut-off, or the ranks that were looked at; None for those of `AT_R`.
-    """
+    """A metric of each query, (Q,): one of `AT_K`, of `AT_R` with k None, or `mrr`."""
     if k is None:
         return AT_R[name](relevance)
     return reciprocal_rank(relevance, k) if name == "mrr" else AT_K[name](relevance, k)

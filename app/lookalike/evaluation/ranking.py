@@ -49,9 +49,7 @@ def rank(
     scored: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Ranking:
-    """Ranks all pictures for each query.
-
-    Takes memory for the answer, (Q, k) twice; `rank_blocks` does without.
+    """Ranks all pictures for each query, with memory for the answer: (Q, k) twice.
 
     Args:
         vectors: A set, or (N, dim) float32 rows of length 1.

@@ -73,6 +73,10 @@ _NEXT = "manifest.next.json"
 _SEAL = b', "checksum": "'
 
 
+Contents = dict[str, tuple[str, Stamp]]
+"""By the id of a picture, the digest of its bytes and the stamp of its file."""
+
+
 class Row(NamedTuple):
     """Which picture a row's vector is of, as in the manifest."""
 
@@ -85,8 +89,6 @@ class Row(NamedTuple):
 
 
 class _Saved(NamedTuple):
-    """The whole of a dataset."""
-
     manifest: dict[str, Any]
     vectors: NDArray[np.float32]  # (N, dim) float32, a read-only memory map
 
@@ -94,26 +96,19 @@ class _Saved(NamedTuple):
 class PendingVectors:
     """The vectors that were made so far, and those that come.
 
-    Attributes:
-        contents: Digest and stamp of each picture that was read, by its id.
-        rows: Where the vector of a content is, by its digest.
-
-    Nobody else may write to the two files in the folder.
-
-    Raises:
-        OSError: The disk refuses, here and in every method.
+    Nobody else may write to the two files in the folder. Every method raises OSError where the disk
+    refuses.
     """
 
     def __init__(self, folder: Path, *, dim: int) -> None:
         self._paths = folder / "pending.vectors", folder / "pending.jsonl"
         self._dim = dim
-        self.contents: dict[str, tuple[str, Stamp]] = {}
-        self.rows: dict[str, int] = {}
+        self.contents: Contents = {}  # of each picture that was read
+        self.rows: dict[str, int] = {}  # where the vector of a content is, by its digest
         with ExitStack() as opened:
-            for path in self._paths:
-                path.touch()
-            self._vectors = opened.enter_context(self._paths[0].open("r+b"))
-            self._lines = opened.enter_context(self._paths[1].open("r+b"))
+            self._vectors, self._lines = (
+                opened.enter_context(path.open("a+b")) for path in self._paths
+            )
             self._read()
             self._opened = opened.pop_all()
 
@@ -146,13 +141,13 @@ class PendingVectors:
 
     def _read(self) -> None:
         """Takes what is whole, and makes ready to write behind it."""
+        self._lines.seek(0)
         for line in self._lines:
             with suppress(ValueError, KeyError, TypeError, OverflowError, OSError):
                 self._take(json.loads(line))
         self._count = max(self.rows.values(), default=-1) + 1
         self._vectors.truncate(self._count * 4 * self._dim)
-        self._vectors.seek(0, os.SEEK_END)
-        if self._lines.seek(0, os.SEEK_END):
+        if self._lines.tell():
             self._lines.write(b"\n")  # the last line may have been cut short
 
     def _take(self, line: dict[str, Any]) -> None:
@@ -188,7 +183,7 @@ class VectorKeeper:
         self._saved = _load_newest(folder)
         self._pending = PendingVectors(folder, dim=encoder.spec.dim)
         self._found: dict[str, tuple[NDArray[np.float32], int]] = {}
-        self._contents: dict[str, tuple[str, Stamp]] = {}
+        self._contents: Contents = {}
         self._added = False
         if self._saved is not None:
             self._offer(self._saved)
@@ -352,13 +347,13 @@ def _save(
         written.unlink(missing_ok=True)
         (folder / _NEXT).unlink(missing_ok=True)
         raise
-    _put_in_place(folder)
-    return _map(folder)
+    return _put_in_place(folder)
 
 
-def _put_in_place(folder: Path) -> None:
+def _put_in_place(folder: Path) -> NDArray[np.float32]:
     (folder / _NEXT).replace(folder / _MANIFEST)
     sync(folder)
+    return _map(folder)
 
 
 def _write_through(path: Path, data: bytes) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -17,13 +18,11 @@ from torch import Tensor, nn
 
 from lookalike.cores import available_cores, limit_openmp
 from lookalike.errors import ConfigurationError, WeightsMismatchError
-from lookalike.files.disk import disk_errors
 from lookalike.models.base import Encoder, least_decode_size, resize_image
 from lookalike.models.torch_encoder import choose_device
 from lookalike.models.torchvision import MODELS
 from lookalike.models.torchvision_network import load_backbone, state_sha256
 from lookalike.records import Preprocess
-from lookalike.services.pipeline import Pipeline
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.plan import TrainingOptions
 from lookalike.training.task import HeadNetwork, Task
@@ -110,22 +109,17 @@ class Pictures:
         return self.pixels(self._task.split.train[positions.numpy()], epoch=epoch)
 
     def trained(self) -> Tensor:
-        """The network's vectors of what is trained on: (N, dim)."""
+        """See `Material`."""
         return self.features(self._task.split.train)
 
     def watched(self) -> Tensor:
-        """The network's vectors of what is watched: (M, dim)."""
+        """See `Material`."""
         return self.features(self._task.watched)
 
     def pixels(self, positions: NDArray[np.int64], *, epoch: int | None = None) -> Tensor:
         """(n, H, W, 3) uint8 on the network's device; changed where an epoch is given."""
-        images = []
-        with Pipeline(threads=available_cores(), window=len(positions)) as pipeline:
-            opened = pipeline.run(positions.tolist(), lambda one: (self._open(one, epoch), None))
-            for result in opened:
-                if result.error is not None:
-                    raise result.error
-                images.append(cast("NDArray[np.uint8]", result.value))
+        with ThreadPoolExecutor(available_cores()) as pool:
+            images = list(pool.map(lambda one: self._open(one, epoch), positions.tolist()))
         device = next(self._network.parameters()).device
         return torch.from_numpy(np.stack(images)).to(device)
 
@@ -140,9 +134,8 @@ class Pictures:
     def _open(self, position: int, epoch: int | None) -> NDArray[np.uint8]:
         image = self._task.vectors.picture(position, size=least_decode_size(self._preprocess))
         if epoch is not None and self._full.augmentation:
-            image = augment(
-                image, np.random.default_rng([self._task.options.seed, epoch, position])
-            )
+            rng = np.random.default_rng([self._task.options.seed, epoch, position])
+            image = augment(image, rng)
         return resize_image(image, self._preprocess)
 
 
@@ -165,19 +158,13 @@ def extract_again(vectors: VectorSet, encoder: Encoder) -> VectorSet:
         InvalidImageError: A picture cannot be read any more.
         EmbeddingFailedError: The network failed.
     """
-
-    def blocks() -> Iterator[NDArray[np.float32]]:
-        for start in range(0, len(vectors), _BATCH):
-            some = range(start, min(start + _BATCH, len(vectors)))
-            images = (vectors.picture(one, size=encoder.decode_size) for one in some)
-            yield encoder.encode([encoder.prepare(image) for image in images])
-
-    return replace(
-        vectors,
-        spec=encoder.spec,
-        provenance=encoder.provenance,
-        vectors=np.concatenate(list(blocks())),
-    )
+    blocks = []
+    for start in range(0, len(vectors), _BATCH):
+        some = range(start, min(start + _BATCH, len(vectors)))
+        images = (vectors.picture(one, size=encoder.decode_size) for one in some)
+        blocks.append(encoder.encode([encoder.prepare(image) for image in images]))
+    made = np.concatenate(blocks)
+    return replace(vectors, spec=encoder.spec, provenance=encoder.provenance, vectors=made)
 
 
 _BACKBONE_FILE = "backbone.safetensors"
@@ -194,11 +181,10 @@ class FullResult:
         """Writes the state dict under the name that the head's spec gives; returns its path.
 
         Raises:
-            StorageError: The file cannot be written.
+            ConfigurationError: The file cannot be written.
         """
         path = folder / self.training.head.backbone.weights
-        with disk_errors(f"write {path}"):
-            write_whole(path, safetensors.torch.save(dict(self.backbone)))
+        write_whole(path, safetensors.torch.save(dict(self.backbone)))
         return path
 
 
@@ -245,10 +231,9 @@ def train_full(
         ],
     )
     trainer.run(checkpoint=checkpoint, on_epoch=on_progress)
-    backbone = _below(trainer.best, "backbone.")
+    backbone = network.cpu().backbone.state_dict()
     spec = replace(vectors.spec, weights=_BACKBONE_FILE, weights_sha256=state_sha256(backbone))
-    state, trained = _below(trainer.best, "head."), trainer.trained()
-    head = network.head.to_head(state, backbone=spec, trained=trained)
+    head = network.head.to_head(backbone=spec, trained=trainer.trained())
     return FullResult(training=trainer.result(head), backbone=backbone)
 
 
@@ -269,12 +254,3 @@ def _build_network(task: Task, *, weights: str, full: FullOptions) -> FullNetwor
     torch.set_num_threads(available_cores())
     network = FullNetwork(loaded.network, task.new_head(), preprocess=spec.preprocess, full=full)
     return network.to(device)
-
-
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The part of a state dict that belongs to one child, on the CPU."""
-    return {
-        name.removeprefix(prefix): tensor.detach().cpu().contiguous()
-        for name, tensor in state.items()
-        if name.startswith(prefix)
-    }

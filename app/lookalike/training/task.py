@@ -79,10 +79,9 @@ class HeadNetwork(nn.Module):
         self.eval()
         return torch.cat([self(block) for block in torch.split(vectors, _ROWS)]).cpu().numpy()
 
-    def to_head(
-        self, state: Mapping[str, Tensor], *, backbone: ModelSpec, trained: Mapping[str, Any]
-    ) -> Head:
-        """A state of this network as a head."""
+    def to_head(self, *, backbone: ModelSpec, trained: Mapping[str, Any]) -> Head:
+        """This network, on the CPU, as a head."""
+        state = self.state_dict()
         tensors = {name: state[f"layers.{name}"].numpy() for name in self.spec.shapes()}
         return Head(self.spec, tensors, backbone=backbone, trained=trained)
 

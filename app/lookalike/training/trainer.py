@@ -168,11 +168,13 @@ class Trainer:
         self._history: list[Epoch] = []
         self._resumed = 0
         self._notes: list[str] = []
-        self.best: Mapping[str, Tensor] = copy.deepcopy(network.state_dict())
+        self._best: Mapping[str, Tensor] = copy.deepcopy(network.state_dict())
         self._best_epoch = 0
 
     def run(self, *, checkpoint: Path | None, on_epoch: OnEpoch | None) -> None:
         """Runs epochs until the last one, or until the validation has not improved for long.
+
+        Leaves the network as it was after the best epoch.
 
         Args:
             checkpoint: Gone on from where it is this training's, and written after each epoch;
@@ -193,12 +195,13 @@ class Trainer:
             margin = options.margin if options.loss == "triplet" else None
             check_collapse(self._history, margin=margin)
             if self._is_best():
-                self.best = copy.deepcopy(self._network.state_dict())
+                self._best = copy.deepcopy(self._network.state_dict())
                 self._best_epoch = epoch.number
             if checkpoint is not None:
                 self._save(checkpoint, fingerprint)
             if on_epoch is not None:
                 on_epoch(epoch, options.epochs)
+        self._network.load_state_dict(self._best)
 
     def trained(self) -> dict[str, Any]:
         """What a head of the best epoch was trained with, for its JSON."""
@@ -260,7 +263,7 @@ class Trainer:
             "fingerprint": fingerprint,
             "network": self._network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "best": self.best,
+            "best": self._best,
             "best_epoch": self._best_epoch,
             "history": [asdict(epoch) for epoch in self._history],
         }
@@ -290,7 +293,7 @@ class Trainer:
             return
         self._network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self.best, self._best_epoch = state["best"], state["best_epoch"]
+        self._best, self._best_epoch = state["best"], state["best_epoch"]
         self._history, self._resumed = history, len(history)
 
     def _epoch(self, number: int) -> Epoch:
@@ -390,8 +393,7 @@ def train_head(
         manner = {"network": "frozen"}
         trainer = Trainer(task, network, head=network, material=material, manner=manner)
         trainer.run(checkpoint=checkpoint, on_epoch=on_progress)
-        trained = trainer.trained()
-        return trainer.result(network.to_head(trainer.best, backbone=vectors.spec, trained=trained))
+        return trainer.result(network.to_head(backbone=vectors.spec, trained=trainer.trained()))
     finally:
         torch.set_num_threads(before)
 
