@@ -27,11 +27,9 @@ function showDetails() {
 }
 
 function classLine(i) {
-  const line = make("p", "", "class");
-  if (!labelled) return line;
-  const swatch = make("span", "", "swatch");
+  const line = make("p", "", "class"), swatch = make("span", "", "swatch");
   swatch.style.background = colorOf(i);
-  line.append(swatch, facts(i));
+  if (labelled) line.append(swatch, facts(i));
   return line;
 }
 
@@ -53,34 +51,32 @@ function nearestRow(i) {
   return row;
 }
 
-function hover(i) {
-  if (i === state.hovered) return;
-  state.hovered = i;
-  canvas.classList.toggle("over", i >= 0);
+function point(at) {
+  Object.assign(state, at);
   showDetails();
   draw();
 }
 
-function hold(i) {
-  state.held = i;
-  state.hovered = -1;
-  showDetails();
-  draw();
+function hover(i) {
+  canvas.classList.toggle("over", i >= 0);
+  if (i !== state.hovered) point({ hovered: i });
 }
+
+const hold = (i) => point({ held: i, hovered: -1 });
 
 function makeLegend() {
   if (!labelled) return;
   element("legend").hidden = false;
   data.classes.forEach(([name, color, size], number) => {
     const label = make("label"), box = make("input");
-    box.type = "checkbox";
-    box.checked = true;
+    Object.assign(box, { type: "checkbox", checked: true });
     box.style.accentColor = color;
     box.addEventListener("change", () => switchClass(number, box.checked));
     label.append(box, make("span", name), make("small", size.toLocaleString("en")));
     label.title = name;
-    label.addEventListener("pointerenter", () => { state.emphasis = number; draw(); });
-    label.addEventListener("pointerleave", () => { state.emphasis = -1; draw(); });
+    const emphasize = (one) => { state.emphasis = one; draw(); };
+    label.addEventListener("pointerenter", () => emphasize(number));
+    label.addEventListener("pointerleave", () => emphasize(-1));
     element("classes").append(label);
   });
   element("all").addEventListener("click", () => switchAll(true));
@@ -142,10 +138,7 @@ canvas.addEventListener("pointerdown", (event) => {
 
 canvas.addEventListener("pointermove", (event) => {
   const now = placeOf(event), before = pointers.get(event.pointerId);
-  if (!before) {
-    hover(pictureAt(...now));
-    return;
-  }
+  if (!before) return hover(pictureAt(...now));
   const other = [...pointers].find(([id]) => id !== event.pointerId)?.[1];
   pointers.set(event.pointerId, now);
   traveled += Math.hypot(now[0] - before[0], now[1] - before[1]);

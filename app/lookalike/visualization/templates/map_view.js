@@ -2,10 +2,10 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const element = (id) => document.getElementById(id);
 const canvas = element("map");
 const count = data.names.length;
-const x = new Float64Array(count), y = new Float64Array(count);
-for (let i = 0; i < count; i++) { x[i] = data.places[2 * i]; y[i] = data.places[2 * i + 1]; }
-const most = (values) => values.reduce((a, b) => Math.max(a, b), 0);
-const width = most(x), height = most(y); // of the map; the longer one is 1
+const x = data.places.filter((_, i) => i % 2 === 0), y = data.places.filter((_, i) => i % 2);
+const largest = (values) => values.reduce((a, b) => Math.max(a, b), 0);
+const width = largest(x), height = largest(y); // of the map; the longer one is 1
+const between = (low, value, high) => Math.max(low, Math.min(value, high));
 const labelled = data.classes.length > 0;
 const classOf = (i) => (labelled ? data.class[i] : 0);
 const colorOf = (i) => (labelled ? data.classes[data.class[i]][1] : null);
@@ -32,46 +32,35 @@ function fit() {
   const margin = Math.min(52, pixels.width / 8);
   const across = (pixels.width - 2 * margin) / Math.max(width, 1e-6);
   const down = (pixels.height - 2 * margin) / Math.max(height, 1e-6);
-  view.fitted = Math.max(1, Math.min(across, down));
-  Object.assign(view, { cx: width / 2, cy: height / 2, scale: view.fitted });
-  draw();
+  view.scale = view.fitted = Math.max(1, Math.min(across, down));
+  look(width / 2, height / 2);
 }
 
 // Zooms so that the map's point at (sx, sy) stays there.
 function zoom(factor, sx = pixels.width / 2, sy = pixels.height / 2) {
   const [mx, my] = toMap(sx, sy);
-  view.scale = Math.min(Math.max(view.scale * factor, view.fitted / 2), view.fitted * 400);
-  view.cx = mx - (sx - pixels.width / 2) / view.scale;
-  view.cy = my - (sy - pixels.height / 2) / view.scale;
-  keepInside();
-  draw();
+  view.scale = between(view.fitted / 2, view.scale * factor, view.fitted * 400);
+  look(mx - (sx - pixels.width / 2) / view.scale, my - (sy - pixels.height / 2) / view.scale);
 }
 
-function pan(dx, dy) {
-  view.cx -= dx / view.scale;
-  view.cy -= dy / view.scale;
-  keepInside();
-  draw();
-}
+const pan = (dx, dy) => look(view.cx - dx / view.scale, view.cy - dy / view.scale);
 
-// The middle never leaves the map, so that it cannot be lost.
-function keepInside() {
-  view.cx = Math.min(Math.max(view.cx, 0), width);
-  view.cy = Math.min(Math.max(view.cy, 0), height);
+// Brings a point of the map into the middle, which never leaves the map: it cannot be lost.
+function look(cx, cy) {
+  Object.assign(view, { cx: between(0, cx, width), cy: between(0, cy, height) });
+  draw();
 }
 
 // Brings a picture into the middle, near enough to see pictures instead of dots.
 function goTo(i) {
-  const near = view.fitted * Math.max(2, Math.sqrt(count) / 8);
-  Object.assign(view, { cx: x[i], cy: y[i], scale: Math.max(view.scale, near) });
+  view.scale = Math.max(view.scale, view.fitted * Math.max(2, Math.sqrt(count) / 8));
+  look(x[i], y[i]);
   hold(i);
 }
 
-// Side of a thumbnail on the map in pixels; below 20 they are dots.
-function tileSide() {
-  const spacing = view.scale * Math.sqrt(Math.max(width * height, 1e-4) / count);
-  return Math.min(0.5 * spacing, Math.max(64, data.size));
-}
+// How far apart pictures are, and how large one is drawn, in pixels; below 20 they are dots.
+const spacing = () => view.scale * Math.sqrt(Math.max(width * height, 1e-4) / count);
+const tileSide = () => Math.min(0.5 * spacing(), Math.max(64, data.size));
 const asTiles = () => tileSide() >= 20;
 
 // The picture that is drawn at (sx, sy), or -1; dots are caught from a little beside them.
@@ -81,10 +70,8 @@ function pictureAt(sx, sy, reach = asTiles() ? tileSide() / 2 : 12) {
     if (!shown(i)) continue;
     const [px, py] = toScreen(x[i], y[i]);
     const away = Math.hypot(px - sx, py - sy);
-    if (Math.max(Math.abs(px - sx), Math.abs(py - sy)) <= reach && away < least) {
-      best = i;
-      least = away;
-    }
+    const caught = Math.max(Math.abs(px - sx), Math.abs(py - sy)) <= reach;
+    if (caught && away < least) [best, least] = [i, away];
   }
   return best;
 }
@@ -129,7 +116,7 @@ function thumbnail(context, i, left, top, side) {
 
 // A canvas element with one thumbnail, for the panel.
 function thumbnailElement(i, side) {
-  const made = document.createElement("canvas");
+  const made = make("canvas");
   made.width = made.height = Math.round(side * Math.min(2, devicePixelRatio || 1));
   made.setAttribute("aria-hidden", "true");
   thumbnail(made.getContext("2d"), i, 0, 0, made.width);
@@ -147,27 +134,34 @@ function paint() {
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.fillStyle = colors.page;
   pen.fillRect(0, 0, pixels.width, pixels.height);
-  if (asTiles()) paintTiles(); else paintDots(ratio);
-  if (!asTiles()) paintNames();
+  if (asTiles()) {
+    paintTiles();
+  } else {
+    paintDots(ratio);
+    paintNames();
+  }
   if (focus() >= 0) paintFocus(focus());
 }
 
-const dim = (i) => state.emphasis >= 0 && classOf(i) !== state.emphasis;
-
-function paintDots(ratio) {
-  const spacing = view.scale * Math.sqrt(Math.max(width * height, 1e-4) / count);
-  const radius = Math.min(6, Math.max(1.8, spacing * 0.17));
-  const sprites = (labelled ? data.classes.map((each) => each[1]) : [colors.accent])
-    .map((color) => dotSprite(color, radius, ratio));
-  const side = sprites[0].width / ratio;
+// Paints each picture that is in sight; fainter where another class has the emphasis.
+function paintEach(side, [full, faint], paintOne) {
   for (const i of order) {
     if (!shown(i)) continue;
     const [px, py] = toScreen(x[i], y[i]);
     if (px < -side || py < -side || px > pixels.width + side || py > pixels.height + side) continue;
-    pen.globalAlpha = dim(i) ? 0.08 : 0.85;
-    pen.drawImage(sprites[classOf(i)], px - side / 2, py - side / 2, side, side);
+    pen.globalAlpha = state.emphasis >= 0 && classOf(i) !== state.emphasis ? faint : full;
+    paintOne(i, px, py);
   }
   pen.globalAlpha = 1;
+}
+
+function paintDots(ratio) {
+  const radius = between(1.8, spacing() * 0.17, 6);
+  const sprites = (labelled ? data.classes.map((each) => each[1]) : [colors.accent])
+    .map((color) => dotSprite(color, radius, ratio));
+  const side = sprites[0].width / ratio;
+  paintEach(side, [0.85, 0.08], (i, px, py) =>
+    pen.drawImage(sprites[classOf(i)], px - side / 2, py - side / 2, side, side));
 }
 
 const madeDots = new Map();
@@ -175,7 +169,7 @@ function dotSprite(color, radius, ratio) {
   const key = `${color} ${radius.toFixed(1)} ${ratio}`;
   if (madeDots.size > 2000) madeDots.clear();
   if (!madeDots.has(key)) {
-    const made = document.createElement("canvas");
+    const made = make("canvas");
     made.width = made.height = Math.ceil((2 * radius + 2) * ratio);
     const context = made.getContext("2d");
     context.fillStyle = color;
@@ -189,15 +183,10 @@ function dotSprite(color, radius, ratio) {
 
 function paintTiles() {
   const side = tileSide();
-  for (const i of order) {
-    if (!shown(i)) continue;
-    const [px, py] = toScreen(x[i], y[i]);
-    if (px < -side || py < -side || px > pixels.width + side || py > pixels.height + side) continue;
-    pen.globalAlpha = dim(i) ? 0.15 : 1;
+  paintEach(side, [1, 0.15], (i, px, py) => {
     thumbnail(pen, i, px - side / 2, py - side / 2, side);
-    if (labelled) frame(px, py, side, colorOf(i), Math.min(3, Math.max(1.5, side / 24)));
-  }
-  pen.globalAlpha = 1;
+    if (labelled) frame(px, py, side, colorOf(i), between(1.5, side / 24, 3));
+  });
 }
 
 function frame(px, py, side, color, thickness) {
@@ -211,28 +200,21 @@ function paintNames() {
   pen.font = `600 ${pixels.width < 500 ? 11 : 13}px system-ui, sans-serif`;
   pen.textAlign = "center";
   pen.textBaseline = "middle";
-  pen.lineJoin = "round";
+  Object.assign(pen, { strokeStyle: colors.page, fillStyle: colors.text, lineWidth: 4, lineJoin: "round" });
   const taken = [];
   const bySize = data.centers.map((_, number) => number)
     .filter((number) => !hidden.has(number))
     .sort((a, b) => data.classes[b][2] - data.classes[a][2]);
   for (const number of bySize) {
-    const [px, py] = toScreen(...data.centers[number]);
-    const half = pen.measureText(data.classes[number][0]).width / 2 + 4;
+    const [px, py] = toScreen(...data.centers[number]), name = data.classes[number][0];
+    const half = pen.measureText(name).width / 2 + 4;
     if (taken.some((o) => Math.abs(o.px - px) < o.half + half && Math.abs(o.py - py) < 18)) continue;
     taken.push({ px, py, half });
     pen.globalAlpha = state.emphasis >= 0 && state.emphasis !== number ? 0.2 : 1;
-    outlined(data.classes[number][0], px, py);
+    pen.strokeText(name, px, py);
+    pen.fillText(name, px, py);
   }
   pen.globalAlpha = 1;
-}
-
-function outlined(text, px, py) {
-  pen.strokeStyle = colors.page;
-  pen.lineWidth = 4;
-  pen.strokeText(text, px, py);
-  pen.fillStyle = colors.text;
-  pen.fillText(text, px, py);
 }
 
 // The picture in hand, lines to its nearest, and all of them in front.
@@ -247,23 +229,24 @@ function paintFocus(i) {
     pen.stroke();
   }
   for (const j of [...data.neighbors[i]].reverse()) paintMember(j, tileSide(), 5);
-  if (asTiles()) paintMember(i, tileSide() * 1.25, 0);
-  else paintMember(i, 0, 8);
+  paintMember(i, tileSide() * 1.25, 8);
   if (!asTiles()) paintCallout(i, px, py);
+}
+
+function framed(i, px, py, side) {
+  thumbnail(pen, i, px - side / 2, py - side / 2, side);
+  frame(px, py, side + 4, colors.page, 4);
+  frame(px, py, side, colorOf(i) ?? colors.accent, 3);
 }
 
 // One of the pictures in front: a thumbnail with a frame, or a dot with a ring.
 function paintMember(i, side, radius) {
-  const [px, py] = toScreen(x[i], y[i]), color = colorOf(i) ?? colors.accent;
+  const [px, py] = toScreen(x[i], y[i]);
   if (asTiles()) {
-    thumbnail(pen, i, px - side / 2, py - side / 2, side);
-    frame(px, py, side + 4, colors.page, 4);
-    frame(px, py, side, color, 3);
+    framed(i, px, py, side);
     return;
   }
-  pen.fillStyle = color;
-  pen.strokeStyle = colors.text;
-  pen.lineWidth = 2;
+  Object.assign(pen, { fillStyle: colorOf(i) ?? colors.accent, strokeStyle: colors.text, lineWidth: 2 });
   pen.beginPath();
   pen.arc(px, py, radius, 0, 2 * Math.PI);
   pen.fill();
@@ -283,7 +266,5 @@ function paintCallout(i, px, py) {
     return { left, top, cost: covered + (outside ? 100 : 0) };
   });
   const { left, top } = corners.reduce((best, each) => (each.cost < best.cost ? each : best));
-  thumbnail(pen, i, left, top, side);
-  frame(left + side / 2, top + side / 2, side + 4, colors.page, 4);
-  frame(left + side / 2, top + side / 2, side, colorOf(i) ?? colors.accent, 3);
+  framed(i, left + side / 2, top + side / 2, side);
 }
