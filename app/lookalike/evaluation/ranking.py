@@ -112,12 +112,7 @@ def _check(queries: Positions, *, k: int, count: int) -> None:
 
 
 def _rank_blocks(
-    rows: NDArray[np.float32],
-    queries: Positions,
-    *,
-    k: int,
-    scored: int,
-    progress: Progress,
+    rows: NDArray[np.float32], queries: Positions, *, k: int, scored: int, progress: Progress
 ) -> Iterator[Ranking]:
     step = max(1, min(_QUERIES, _SCORES_BYTES // (8 * max(rows.shape))))
     dtype = np.float32 if k * _FEW <= len(rows) else np.float64

@@ -168,12 +168,7 @@ def _cutoffs(k: int, ks: Sequence[int], others: int) -> tuple[tuple[int, ...], l
 
 
 def _measure(
-    blocks: Iterator[Ranking],
-    classes: Classes,
-    columns: list[Column],
-    *,
-    k: int,
-    watch: Stopwatch,
+    blocks: Iterator[Ranking], classes: Classes, columns: list[Column], *, k: int, watch: Stopwatch
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], Ranking]:
     """Metrics (M, Q) of `columns`, average precision (Q,) over all ranks, the first k matches."""
     values, precisions, tops = [], [], []

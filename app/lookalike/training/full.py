@@ -53,12 +53,7 @@ class FullNetwork(nn.Module):
     _std: Tensor
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        head: HeadNetwork,
-        *,
-        preprocess: Preprocess,
-        full: FullOptions,
+        self, backbone: nn.Module, head: HeadNetwork, *, preprocess: Preprocess, full: FullOptions
     ) -> None:
         super().__init__()
         self.backbone: Any = backbone.requires_grad_(True)

@@ -119,11 +119,7 @@ def missing_picture(size: int) -> Image.Image:
 
 
 def read_thumbnails(
-    picture: PictureReader,
-    count: int,
-    *,
-    size: int,
-    progress: Progress = NO_PROGRESS,
+    picture: PictureReader, count: int, *, size: int, progress: Progress = NO_PROGRESS
 ) -> Thumbnails:
     """Reads every picture and cuts a square out of its middle.
 

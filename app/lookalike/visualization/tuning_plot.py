@@ -6,15 +6,7 @@ from typing import TYPE_CHECKING
 
 from lookalike.extras import require_extra
 from lookalike.store.tuning import Goal, Point, Trial, Tuning, pareto
-from lookalike.visualization.drawing import (
-    COLORS,
-    LINE,
-    QUIET,
-    TEXT,
-    plain_axes,
-    png_of,
-    printable,
-)
+from lookalike.visualization.drawing import COLORS, LINE, QUIET, TEXT, plain_axes, png_of, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
