@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from lookalike.errors import ConfigurationError, UnreadableImageError
-from lookalike.evaluation.datasets import FileDataset, open_dataset, sample
+from lookalike.evaluation.datasets import Dataset, open_dataset, sample
 from lookalike.media.decode import ImageDecoder
 from scripts.samples import write_samples
 from tests.unreadable import refuse
@@ -360,8 +360,8 @@ def test_one_class_folder_is_a_class_where_that_is_asked_for(tmp_path):
     assert open_dataset(str(tmp_path), kind="folder", cache_dir=tmp_path).labels == ["cat"]
 
 
-def numbered(count: int) -> FileDataset:
-    return FileDataset(
+def numbered(count: int) -> Dataset:
+    return Dataset(
         name="numbers",
         origin="test",
         ids=[str(n) for n in range(count)],
@@ -405,7 +405,7 @@ def test_a_sample_of_more_than_there_is_is_the_whole():
 
 def test_a_dataset_whose_parts_do_not_fit():
     with pytest.raises(ValueError, match="ids repeat"):
-        FileDataset(name="", origin="", ids=["a", "a"], labels=None, paths=[Path(), Path()])
+        Dataset(name="", origin="", ids=["a", "a"], labels=None, paths=[Path(), Path()])
 
 
 def test_pictures_of_cifar10_are_png_files(cifar):

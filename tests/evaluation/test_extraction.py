@@ -30,7 +30,7 @@ from lookalike.errors import (
     StorageFullError,
 )
 from lookalike.evaluation import vector_cache
-from lookalike.evaluation.datasets import FileDataset, open_dataset, sample
+from lookalike.evaluation.datasets import Dataset, open_dataset, sample
 from lookalike.evaluation.extraction import extract_vectors
 from lookalike.media.decode import ImageDecoder, ImageLimits
 from lookalike.models.base import normalize
@@ -192,7 +192,7 @@ def test_what_others_read(drawn, cache):
 def test_the_second_run_does_nothing(drawn, cache, monkeypatch):
     dataset = opened(drawn)
     first = extract(dataset, cache)
-    monkeypatch.setattr(FileDataset, "source", None)  # no file is opened
+    monkeypatch.setattr(Dataset, "source", None)  # no file is opened
     before = {path: path.stat().st_mtime_ns for path in folder_of(cache).iterdir()}
     told = []
     encoder = Counting()
@@ -322,7 +322,7 @@ def test_a_file_larger_than_the_memory_is_refused_unread(pictures, any_cache):
 
 
 def test_nothing_to_extract(pictures, any_cache):
-    empty = FileDataset(name="void", origin="void", ids=[], labels=None, paths=[])
+    empty = Dataset(name="void", origin="void", ids=[], labels=None, paths=[])
     with pytest.raises(ConfigurationError, match="void is empty"):
         extract(empty, any_cache)
     dataset = opened(pictures)
@@ -473,9 +473,9 @@ def test_a_resumed_run_reads_no_finished_file_again(drawn, cache, monkeypatch):
     with stopped(dataset, cache, after=10):
         pass
     opened_again = []
-    source = FileDataset.source
+    source = Dataset.source
     monkeypatch.setattr(
-        FileDataset, "source", lambda self, p: opened_again.append(p) or source(self, p)
+        Dataset, "source", lambda self, p: opened_again.append(p) or source(self, p)
     )
     extract(dataset, cache)
     assert sorted(opened_again) == list(range(10, 24))

@@ -11,11 +11,11 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,47 +52,21 @@ class Stamp(NamedTuple):
     ctime_ns: int
 
 
-class Dataset(Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Dataset:
     """N pictures, perhaps labelled, in a fixed order; position i is the same picture always.
 
-    `source` and `stamp` may be called on many threads at once.
+    Whether their files are there is found out when they are read. Many threads may read at once.
     """
 
-    @property
-    def name(self) -> str:
-        """For titles."""
-
-    @property
-    def origin(self) -> str:
-        """Where it comes from: the same in every run, another for every other dataset."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """One for each picture, each different: a path with `/`, below the dataset's top."""
-
-    @property
-    def labels(self) -> Sequence[str] | None:
-        """One for each picture, or None where there are none."""
-
-    def __len__(self) -> int:
-        """Pictures."""
-
-    def source(self, position: int) -> PictureSource:
-        """One picture, to be opened. Raises `UnreadableImageError` where its file is gone."""
-
-    def stamp(self, position: int) -> Stamp:
-        """Of the file that holds it. Raises `UnreadableImageError` where that is gone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileDataset:
-    """A `Dataset` of files; whether they are there is found out when they are read."""
-
-    name: str
-    origin: str
-    ids: Sequence[str]
-    labels: Sequence[str] | None
-    paths: Sequence[Path]  # the files, one for each id
+    name: str  # for titles
+    origin: str  # where it comes from: the same in every run, another for every other dataset
+    ids: Sequence[str]  # one for each, each different: a path with `/`, below the dataset's top
+    labels: Sequence[str] | None  # one for each, or None where there are none
+    paths: Sequence[Path]  # the file that holds each
+    # (N, H, W, 3) uint8, where one file holds many: what was read of it, and its stamp before that
+    pixels: NDArray[np.uint8] | None = None
+    stamped: Stamp | None = None
 
     def __post_init__(self) -> None:
         """Checks the lengths and that ids differ; raises ValueError."""
@@ -108,32 +82,16 @@ class FileDataset:
 
     def source(self, position: int) -> PictureSource:
         """One picture, to be opened. Raises `UnreadableImageError` where its file is gone."""
-        return PictureSource.from_path(self.paths[position])
+        if self.pixels is None:
+            return PictureSource.from_path(self.paths[position])
+        file = io.BytesIO()  # a PNG file, with nothing lost
+        Image.fromarray(self.pixels[position]).save(file, "PNG", compress_level=1)
+        name = PurePosixPath(self.ids[position]).name
+        return PictureSource(filename=name, size=file.tell(), file=file)
 
     def stamp(self, position: int) -> Stamp:
-        """Of the file. Raises `UnreadableImageError` where it is gone."""
-        return _stamp_of(self.paths[position])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """Some pictures of another dataset, in its order."""
-
-    name: str
-    origin: str
-    ids: Sequence[str]
-    labels: Sequence[str] | None
-    whole: Dataset
-    positions: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def source(self, position: int) -> PictureSource:
-        return self.whole.source(self.positions[position])
-
-    def stamp(self, position: int) -> Stamp:
-        return self.whole.stamp(self.positions[position])
+        """Of the file that holds it. Raises `UnreadableImageError` where that is gone."""
+        return self.stamped or _stamp_of(self.paths[position])
 
 
 def sample(dataset: Dataset, *, count: int, seed: int) -> Dataset:
@@ -153,14 +111,14 @@ def sample(dataset: Dataset, *, count: int, seed: int) -> Dataset:
         return dataset
     chosen = np.random.default_rng(seed).choice(len(dataset), size=count, replace=False)
     positions: list[int] = np.sort(chosen).tolist()
-    ids, labels = dataset.ids, dataset.labels
-    return _Part(
-        name=dataset.name,
+    labels, pixels = dataset.labels, dataset.pixels
+    return replace(
+        dataset,
         origin=f"{dataset.origin} sample={count} seed={seed}",
-        ids=[ids[position] for position in positions],
+        ids=[dataset.ids[position] for position in positions],
         labels=None if labels is None else [labels[position] for position in positions],
-        whole=dataset,
-        positions=positions,
+        paths=[dataset.paths[position] for position in positions],
+        pixels=None if pixels is None else pixels[positions],
     )
 
 
@@ -266,7 +224,7 @@ def _has_classes(pictures: Sequence[Path]) -> bool:
     return len({path.parts[0] for path in pictures if len(path.parts) > 1}) > 1
 
 
-def _open_folder(top: Path, pictures: Sequence[Path]) -> FileDataset:
+def _open_folder(top: Path, pictures: Sequence[Path]) -> Dataset:
     """One folder for each class; folders inside a class belong to it."""
     outside = [path for path in pictures if len(path.parts) == 1]
     if outside:
@@ -275,7 +233,7 @@ def _open_folder(top: Path, pictures: Sequence[Path]) -> FileDataset:
             f"folder, {_id_of(outside[0])} among them: move them into the folder of their class, "
             "or take --kind flat, which has no labels"
         )
-    return FileDataset(
+    return Dataset(
         name=_id_of(Path(top.resolve().name)),
         origin=f"folder {top.resolve()}",
         ids=[_id_of(path) for path in pictures],
@@ -284,7 +242,7 @@ def _open_folder(top: Path, pictures: Sequence[Path]) -> FileDataset:
     )
 
 
-def _open_flat(top: Path, pictures: Sequence[Path]) -> FileDataset:
+def _open_flat(top: Path, pictures: Sequence[Path]) -> Dataset:
     """Pictures without labels, such as Flickr30k, whatever folders they lie in.
 
     Kaggle ships Flickr30k with a copy of the folder inside of itself, under the same name: a
@@ -296,7 +254,7 @@ def _open_flat(top: Path, pictures: Sequence[Path]) -> FileDataset:
         different = (folder for folder, _ in groupby([top.resolve().name, *folders]))
         outermost.setdefault((*different, name), path)
     taken = sorted(outermost.values())
-    return FileDataset(
+    return Dataset(
         name=_id_of(Path(top.resolve().name)),
         origin=f"flat {top.resolve()}",
         ids=[_id_of(path) for path in taken],
@@ -305,7 +263,7 @@ def _open_flat(top: Path, pictures: Sequence[Path]) -> FileDataset:
     )
 
 
-def _open_sop(top: Path, *, split: Split, label: SopLabel) -> FileDataset:
+def _open_sop(top: Path, *, split: Split, label: SopLabel) -> Dataset:
     """Stanford Online Products, as its archive unpacks: `top` has `Ebay_test.txt`.
 
     The label is the product (`class_id`), or its kind: the name of the picture's folder without
@@ -333,7 +291,7 @@ def _open_sop(top: Path, *, split: Split, label: SopLabel) -> FileDataset:
     )
 
 
-def _open_csv(path: Path) -> FileDataset:
+def _open_csv(path: Path) -> Dataset:
     """A CSV file of `path,label`, in UTF-8 with or without a byte order mark.
 
     The header and the labels may be left out; with a header (`path`, `file`, `filename` or
@@ -392,11 +350,11 @@ class _Listed:
         if label is not None:
             self._labels.append(label.strip())
 
-    def dataset(self, name: str, *, origin: str) -> FileDataset:
+    def dataset(self, name: str, *, origin: str) -> Dataset:
         """All that was taken."""
         if not self._lines:
             raise ConfigurationError(f"{self._path} lists no pictures")
-        return FileDataset(
+        return Dataset(
             name=name,
             origin=origin,
             ids=list(self._lines),
@@ -422,34 +380,7 @@ def _reading(path: Path) -> Iterator[None]:
         ) from exc
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cifar10Dataset:
-    """One split of CIFAR-10 in memory; each picture becomes a PNG file when it is asked for."""
-
-    name: str
-    origin: str
-    ids: list[str]  # e.g. `test/00042.png`
-    labels: list[str]  # e.g. `airplane`
-    pixels: NDArray[np.uint8]  # (N, 32, 32, 3) uint8
-    batches: Stamp  # size of the split's files together, and when the last of them changed
-
-    def __len__(self) -> int:
-        """Pictures."""
-        return len(self.pixels)
-
-    def source(self, position: int) -> PictureSource:
-        """One picture as an open PNG file, with nothing lost."""
-        file = io.BytesIO()
-        Image.fromarray(self.pixels[position]).save(file, "PNG", compress_level=1)
-        name = Path(self.ids[position]).name
-        return PictureSource(filename=name, size=file.tell(), file=file)
-
-    def stamp(self, position: int) -> Stamp:  # noqa: ARG002 - one for all
-        """Of the files that hold the split, as they were when they were read."""
-        return self.batches
-
-
-def _open_cifar10(top: Path, *, split: Split, download: bool = False) -> Cifar10Dataset:
+def _open_cifar10(top: Path, *, split: Split, download: bool = False) -> Dataset:
     """CIFAR-10, whose files torchvision compares with their checksums before it reads them.
 
     `top` is the folder that holds `cifar-10-batches-py`, or is to hold it. The download gets what
@@ -470,14 +401,15 @@ def _open_cifar10(top: Path, *, split: Split, download: bool = False) -> Cifar10
             else f"CIFAR-10 in {top / _CIFAR10_FOLDER} is incomplete or damaged, by its checksums: "
             f"unpack {CIFAR10.filename} there again"
         ) from exc
-    sizes, changed, stamped = zip(*stamps, strict=True)
-    return Cifar10Dataset(
+    sizes, changed, created = zip(*stamps, strict=True)
+    return Dataset(
         name=f"CIFAR-10 {split}",
         origin=f"cifar10 {top.resolve()} {split}",
         ids=[f"{split}/{position:05d}.png" for position in range(len(read.data))],
         labels=[read.classes[target] for target in read.targets],
+        paths=[top / _CIFAR10_FOLDER] * len(read.data),
         pixels=read.data,
-        batches=Stamp(sum(sizes), max(changed), max(stamped)),
+        stamped=Stamp(sum(sizes), max(changed), max(created)),
     )
 
 
