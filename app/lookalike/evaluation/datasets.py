@@ -279,16 +279,13 @@ def _open_sop(top: Path, *, split: Split, label: SopLabel) -> Dataset:
         rows = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     if not rows or rows[0] != _SOP_HEADER:
         raise ConfigurationError(f"{path} does not start with {' '.join(_SOP_HEADER)!r}")
-    listed = _Listed(path)
-    for line, row in enumerate(rows[1:], start=2):
-        if row:
-            listed.expect(line, row, fields=4)
-            _, class_id, _, file = row
-            kind = PurePosixPath(file).parts[0].removesuffix("_final")
-            listed.add(line, file, class_id if label == "class" else kind)
-    return listed.dataset(
-        f"{_id_of(Path(top.resolve().name))} {split}", origin=f"sop {path.resolve()}"
-    )
+    numbered = [(line, row) for line, row in enumerate(rows[1:], start=2) if row]
+    pictures = []
+    for line, fields in _fields(path, numbered, _SOP_HEADER):
+        kind = PurePosixPath(fields["path"]).parts[0].removesuffix("_final")
+        pictures.append((line, fields["path"], fields["class_id"] if label == "class" else kind))
+    name = f"{_id_of(Path(top.resolve().name))} {split}"
+    return _listed(path, pictures, name=name, origin=f"sop {path.resolve()}")
 
 
 def _open_csv(path: Path) -> Dataset:
@@ -310,57 +307,49 @@ def _open_csv(path: Path) -> Dataset:
         rows = rows[1:]
     else:
         header = ["path", "label"][: len(header)]
-    listed = _Listed(path)
+    pictures = [
+        (line, fields["path"], fields.get("label")) for line, fields in _fields(path, rows, header)
+    ]
+    return _listed(path, pictures, name=_id_of(Path(path.stem)), origin=f"csv {path.resolve()}")
+
+
+def _fields(
+    path: Path, rows: Sequence[tuple[int, list[str]]], columns: list[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Numbered lines with their fields by column."""
     for line, row in rows:
-        listed.expect(line, row, fields=len(header))
-        fields = dict(zip(header, row, strict=True))
-        listed.add(line, fields["path"], fields.get("label"))
-    return listed.dataset(_id_of(Path(path.stem)), origin=f"csv {path.resolve()}")
-
-
-class _Listed:
-    """Collects the rows of a list, and refuses those that cannot be meant."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lines: dict[str, int] = {}
-        self._labels: list[str] = []
-
-    def expect(self, line: int, row: Sequence[str], *, fields: int) -> None:
-        """Checks how many fields a line has."""
-        if len(row) != fields:
+        if len(row) != len(columns):
             raise ConfigurationError(
-                f"{self._path}, line {line}: {len(row)} fields instead of {fields}; the columns "
+                f"{path}, line {line}: {len(row)} fields instead of {len(columns)}; the columns "
                 "are path,label, or path alone"
             )
+        yield line, dict(zip(columns, row, strict=True))
 
-    def add(self, line: int, file: str, label: str | None) -> None:
-        """Takes one picture."""
+
+def _listed(
+    path: Path, pictures: Sequence[tuple[int, str, str | None]], *, name: str, origin: str
+) -> Dataset:
+    """The pictures of a list, each with its line and label; refuses those that cannot be meant."""
+    lines: dict[str, int] = {}
+    labels = []
+    for line, file, label in pictures:
         if not file.strip() or "\0" in file:
-            raise ConfigurationError(f"{self._path}, line {line}: the path is empty or broken")
+            raise ConfigurationError(f"{path}, line {line}: the path is empty or broken")
         if label is not None and not label.strip():
-            raise ConfigurationError(f"{self._path}, line {line}: the label of {file} is empty")
+            raise ConfigurationError(f"{path}, line {line}: the label of {file} is empty")
         picture = PurePosixPath(file.strip()).as_posix()
-        before = self._lines.setdefault(picture, line)
+        before = lines.setdefault(picture, line)
         if before != line:
             raise ConfigurationError(
-                f"{self._path}, line {line}: {picture} stands on line {before} already; list each "
+                f"{path}, line {line}: {picture} stands on line {before} already; list each "
                 "picture once"
             )
         if label is not None:
-            self._labels.append(label.strip())
-
-    def dataset(self, name: str, *, origin: str) -> Dataset:
-        """All that was taken."""
-        if not self._lines:
-            raise ConfigurationError(f"{self._path} lists no pictures")
-        return Dataset(
-            name=name,
-            origin=origin,
-            ids=list(self._lines),
-            labels=self._labels or None,
-            paths=[self._path.parent / file for file in self._lines],
-        )
+            labels.append(label.strip())
+    if not lines:
+        raise ConfigurationError(f"{path} lists no pictures")
+    paths = [path.parent / file for file in lines]
+    return Dataset(name=name, origin=origin, ids=list(lines), labels=labels or None, paths=paths)
 
 
 @contextmanager
