@@ -72,7 +72,7 @@ class Metrics:
             self._stage.labels(call, stage).observe(milliseconds / 1000)
 
     def batch(self, size: int, seconds: float) -> None:
-        """Counts one embedded batch; the batcher calls this."""
+        """Counts one embedded batch; the live encoder calls this."""
         self._batch_size.observe(size)
         self._batch_seconds.observe(seconds)
 

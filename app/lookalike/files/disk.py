@@ -44,14 +44,12 @@ def disk_errors(doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_write(path: Path, *, durable: bool = True, mode: int = 0o666) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that appears under its name whole, at the end of the block, or not at all.
 
-    The bytes go to a temporary file beside it, which is renamed at the end. If the block raises,
-    the temporary file is removed and the old file stays. The folder is made if it is missing.
-
-    A `durable` write waits until file and name have reached the disk; `mode` has the permission
-    bits of a new file, before the umask.
+    The bytes go to a temporary file beside it, which is renamed once it has reached the disk. If
+    the block raises, the temporary file is removed and the old file stays. The folder is made if it
+    is missing.
 
     Raises:
         OSError: The disk refuses; see `disk_errors`.
@@ -59,17 +57,15 @@ def atomic_write(path: Path, *, durable: bool = True, mode: int = 0o666) -> Iter
     make_folders(path.parent.absolute())
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        with partial.open("xb") as file:
             yield file
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    if durable:
-        sync(path.parent)
+    sync(path.parent)
 
 
 def sync(path: Path) -> None:

@@ -225,8 +225,13 @@ class LiveEncoder:
                 _log.warning("a batch of %d failed, trying one by one: %s", len(batch), exc)
                 for item in batch:
                     self._run([item])
+            elif isinstance(exc, EmbeddingFailedError):
+                batch[0][1].set_exception(exc)
             else:
-                batch[0][1].set_exception(_as_ours(exc))
+                why = f"The network failed on this picture ({exc or type(exc).__name__})"
+                error = EmbeddingFailedError(why)
+                error.__cause__ = exc
+                batch[0][1].set_exception(error)
             return
         for (_, future), vector in zip(batch, vectors, strict=True):
             future.set_result(vector.copy())  # a row alone, not a view that keeps the batch
@@ -243,14 +248,3 @@ class LiveEncoder:
             except Exception:
                 _log.exception("on_batch failed")
         return vectors
-
-
-def _as_ours(exc: BaseException) -> EmbeddingFailedError:
-    """The error that a caller gets for whatever the encoder raised."""
-    if isinstance(exc, EmbeddingFailedError):
-        return exc
-    error = EmbeddingFailedError(
-        f"The network failed on this picture ({exc or type(exc).__name__})"
-    )
-    error.__cause__ = exc
-    return error

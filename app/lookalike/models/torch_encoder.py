@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 import numpy as np
@@ -67,16 +66,12 @@ class TorchEncoder(ImageEncoder):
             torch.set_num_threads(self._threads)  # holds for the calling thread only
         return normalize(self._forward(pixels))
 
-    def _exact_convolutions(self) -> AbstractContextManager[None]:
-        """Keeps cuDNN from rounding float32 to 10 bits of mantissa (TF32), its default."""
-        if self._device.type != "cuda":
-            return nullcontext()
-        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-
     def _forward(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         """Runs the network, in halves where the device has no memory for the whole."""
         try:
-            with torch.inference_mode(), self._exact_convolutions():
+            # Else cuDNN rounds float32 to 10 bits of mantissa (TF32).
+            exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+            with torch.inference_mode(), exact:
                 features = self._network(pixels.to(self._device)).cpu().numpy()
         except torch.OutOfMemoryError as exc:
             if len(pixels) == 1:

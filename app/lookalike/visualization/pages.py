@@ -43,7 +43,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         ConfigurationError: It cannot be written there.
     """
-    with _writing(path), atomic_write(path, durable=False) as file:
+    with _writing(path), atomic_write(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
