@@ -335,7 +335,7 @@ def _assemble(
         gate=gate,
     )
     imports = ImportService(
-        indexing,
+        indexing=indexing,
         folder=settings.data_dir / "imports",
         tmp=files.tmp,
         max_archive_bytes=settings.max_archive_bytes,

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 
 from lookalike.errors import LookalikeError
 
@@ -65,41 +66,26 @@ NO_PROGRESS = Progress()
 """For callers that show nothing and never end the task early."""
 
 
+@dataclass(eq=False)
 class Worker:
     """Calls a function again and again on a thread of its own.
 
     The thread starts with the first `wake` and survives every error of a step.
-
-    Args:
-        name: The thread's name.
-        step: Does one piece of work; returns whether there may be more to do now.
-        failure: What the log says if a step raises.
-        share: Share of the time spent working, above 0 to 1; the thread rests in between.
-        longest_rest_s: Upper bound of one such rest, in seconds.
-        every_s: Seconds without work after which `step` is called again; None waits for `wake`.
-        retry_s: Seconds before the next step after one that raised.
     """
 
-    def __init__(
-        self,
-        name: str,
-        step: Callable[[], bool],
-        *,
-        failure: str,
-        share: float = 1.0,
-        longest_rest_s: float = 60.0,
-        every_s: float | None = None,
-        retry_s: float = 60.0,
-    ) -> None:
-        self._step = step
-        self._failure = failure
-        self._rest = 1 / share - 1  # seconds for each second of work
-        self._longest_rest_s = longest_rest_s
-        self._every_s = every_s
-        self._retry_s = retry_s
+    name: str
+    step: Callable[[], bool]  # does one piece of work; returns whether there may be more to do
+    _: KW_ONLY
+    failure: str  # what the log says if a step raises
+    share: float = 1.0  # of the time spent working, above 0 to 1; the thread rests in between
+    longest_rest_s: float = 60.0
+    every_s: float | None = None  # without work, after which `step` is called again
+    retry_s: float = 60.0  # before the next step after one that raised
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._due = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self.closing = threading.Event()
         """Set by `close`; a long step should look at it."""
 
@@ -123,15 +109,15 @@ class Worker:
             self._due.clear()
             started = time.perf_counter()
             try:
-                more = self._step()
+                more = self.step()
             except Exception as exc:  # the thread must survive: its next step may succeed
-                log_failure(exc, self._failure)
-                self.closing.wait(self._retry_s)
+                log_failure(exc, self.failure)
+                self.closing.wait(self.retry_s)
                 continue
-            rest = (time.perf_counter() - started) * self._rest
-            self.closing.wait(min(rest, self._longest_rest_s))
+            rest = (time.perf_counter() - started) * (1 / self.share - 1)
+            self.closing.wait(min(rest, self.longest_rest_s))
             if not more and not self.closing.is_set():
-                self._due.wait(self._every_s)
+                self._due.wait(self.every_s)
 
 
 def log_failure(exc: Exception, text: str) -> None:

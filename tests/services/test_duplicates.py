@@ -282,7 +282,7 @@ def test_a_caller_whose_work_had_not_begun_is_told_when_the_service_closes(store
     store.gate.clear()
     for name in ("one", "two"):  # as many as work at a time
         assert isinstance(service.find(DuplicateOptions(collection=name)), Unfinished)
-    service._wait_s = WAIT_S
+    service.wait_s = WAIT_S
 
     def works():
         return list(service._works.items())
@@ -316,7 +316,7 @@ def test_an_error_after_the_caller_left_reaches_the_next_one(store, make, monkey
     fill(store, 5)
     store.gate.clear()
     assert isinstance(service.find(DuplicateOptions()), Unfinished)
-    service._wait_s = WAIT_S
+    service.wait_s = WAIT_S
     with monkeypatch.context() as broken:
         broken.setattr(MemoryStore, "search", lambda *_, **__: 1 / 0)
         store.gate.set()

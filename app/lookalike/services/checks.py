@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -36,6 +36,7 @@ TOLERANCE = 0.05
 """How far `1 - cosine` may stray from the first answer before the canary is called ill."""
 
 
+@dataclass(eq=False)
 class Canary:
     """Embeds and searches a drawn picture, and compares its vector with the first one.
 
@@ -43,25 +44,25 @@ class Canary:
     callers that come meanwhile share it, so that frequent probes cost nothing.
     """
 
-    def __init__(
-        self, encoders: Encoders, store: Store, *, timeout_s: float = 10.0, kept_s: float = 1.0
-    ) -> None:
-        self._encoders = encoders
-        self._store = store
-        self._timeout_s = timeout_s
-        self.kept_s = kept_s
+    encoders: Encoders
+    store: Store
+    _: KW_ONLY
+    timeout_s: float = 10.0
+    kept_s: float = 1.0
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._first: Vector | None = None
         self._checked_at = float("-inf")
 
     def check(self) -> None:
         """Raises `NotReadyError` with the reason if the service does not work."""
-        if not self._lock.acquire(timeout=self._timeout_s):
-            raise NotReadyError(f"The canary did not come back within {self._timeout_s:g} s")
+        if not self._lock.acquire(timeout=self.timeout_s):
+            raise NotReadyError(f"The canary did not come back within {self.timeout_s:g} s")
         try:
             if time.monotonic() - self._checked_at < self.kept_s:
                 return
-            self._run(self._encoders.default)
+            self._run(self.encoders.default)
             self._checked_at = time.monotonic()
         finally:
             self._lock.release()
@@ -69,14 +70,14 @@ class Canary:
     def _run(self, live: LiveEncoder) -> None:
         try:
             prepared = live.encoder.prepare(_draw_canary())
-            vector = live.submit(prepared, urgent=True).result(timeout=self._timeout_s)
-            spec = spec_of(self._store, DEFAULT_COLLECTION)
+            vector = live.submit(prepared, urgent=True).result(timeout=self.timeout_s)
+            spec = spec_of(self.store, DEFAULT_COLLECTION)
             if spec is None or not spec.differences(live.spec):
                 with contextlib.suppress(SpecMismatchError):  # it has just moved to another
                     query = vector[np.newaxis, :]  # (1, dim)
-                    self._store.search(DEFAULT_COLLECTION, query, k=1, spec=live.spec)
+                    self.store.search(DEFAULT_COLLECTION, query, k=1, spec=live.spec)
         except TimeoutError as exc:
-            text = f"Embedding one picture took more than {self._timeout_s:g} s"
+            text = f"Embedding one picture took more than {self.timeout_s:g} s"
             raise NotReadyError(text) from exc
         except LookalikeError as exc:
             raise NotReadyError(f"The canary failed: {exc}") from exc

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 
 import numpy as np
@@ -131,39 +131,23 @@ class _Work(Progress):
         self.state = Unfinished(done, total)
 
 
+@dataclass(eq=False)
 class DuplicateService:
     """Finds duplicates, in the background: at most one job for each collection at a time.
 
     What was found is kept, so that later calls search only for what came since.
-
-    Args:
-        store: Where the pictures are.
-        pictures: Opens them.
-        wait_s: Seconds that `find` waits before it tells how far the work is.
-        first_k: Neighbors that are looked at first.
-        max_neighbors: Most neighbors that are looked at for one picture.
-        together: Pictures in one search.
-        stale_spare: Deleted pictures that are remembered for nothing, beside as many as there are.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        pictures: PictureService,
-        *,
-        wait_s: float = 5.0,
-        first_k: int = 16,
-        max_neighbors: int = MAX_K,
-        together: int = 64,
-        stale_spare: int = 1000,
-    ) -> None:
-        self._store = store
-        self._pictures = pictures
-        self._wait_s = wait_s
-        self._stale_spare = stale_spare
-        self._new_graph = partial(
-            NeighborGraph, store, first_k=first_k, max_k=max_neighbors, together=together
-        )
+    store: Store
+    pictures: PictureService
+    _: KW_ONLY
+    wait_s: float = 5.0  # before `find` tells how far the work is
+    first_k: int = 16  # neighbors that are looked at first
+    max_neighbors: int = MAX_K  # most neighbors that are looked at for one picture
+    together: int = 64  # pictures in one search
+    stale_spare: int = 1000  # deleted pictures that are remembered, beside as many as there are
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._works: dict[tuple[str, str], _Work] = {}
@@ -184,14 +168,14 @@ class DuplicateService:
             NotReadyError: The service is shutting down.
             LookalikeError: What ended the work, perhaps work that an earlier call began.
         """
-        spec = spec_of(self._store, options.collection)
+        spec = spec_of(self.store, options.collection)
         if spec is None:
             if options.collection != DEFAULT_COLLECTION:
                 raise unknown_collection(options.collection)
             return _page(options, [], truncated=0)
         patient = self._waiting.acquire(blocking=False)
         try:
-            deadline = time.monotonic() + (self._wait_s if patient else 0.0)
+            deadline = time.monotonic() + (self.wait_s if patient else 0.0)
             found = self._up_to_date(options, spec, deadline)
         finally:
             if patient:
@@ -222,21 +206,34 @@ class DuplicateService:
     def _work(self, options: DuplicateOptions, spec: ModelSpec) -> _Work:
         key = (options.collection, spec.digest)
         if key not in self._works:
-            here = {(info.name, info.spec.digest) for info in self._store.collections()}
+            here = {(info.name, info.spec.digest) for info in self.store.collections()}
             self._works = {known: work for known, work in self._works.items() if known in here}
-            graph = self._new_graph(options.collection, spec, NO_SEARCH)
+            graph = self._new_graph(options, spec, NO_SEARCH)
             self._works[key] = _Work(graph, self._stop)
         return self._works[key]
 
+    def _new_graph(
+        self, options: DuplicateOptions, spec: ModelSpec, min_score: float
+    ) -> NeighborGraph:
+        return NeighborGraph(
+            self.store,
+            options.collection,
+            spec,
+            min_score,
+            first_k=self.first_k,
+            max_k=self.max_neighbors,
+            together=self.together,
+        )
+
     def _update(self, work: _Work, options: DuplicateOptions, spec: ModelSpec) -> NeighborGraph:
         """Runs in the background; requests may read the old graph meanwhile."""
-        count = count_of(self._store, options.collection)
+        count = count_of(self.store, options.collection)
         graph = work.graph
-        if options.min_score < graph.min_score or len(graph) > _STALE * count + self._stale_spare:
+        if options.min_score < graph.min_score or len(graph) > _STALE * count + self.stale_spare:
             min_score = min(options.min_score, graph.min_score)
             if min_score != NO_SEARCH:
                 min_score = math.floor(min_score * _SCORE_STEPS) / _SCORE_STEPS
-            graph = self._new_graph(options.collection, spec, min_score)
+            graph = self._new_graph(options, spec, min_score)
         total = max(0, count - len(graph))
         work.report(0, total)
         comparer = PixelComparer(partial(self._open, options.collection))
@@ -246,9 +243,9 @@ class DuplicateService:
 
     def _open(self, collection: str, image_id: str, sha256: str) -> Image.Image:
         """The whole thumbnail: a decode at reduced size would blur the cells unevenly."""
-        with self._pictures.thumbnail(collection, image_id) as file:
-            image = self._pictures.decode(file, size=THUMBNAIL_SIZE)
-        if self._store.get(collection, image_id).sha256 != sha256:
+        with self.pictures.thumbnail(collection, image_id) as file:
+            image = self.pictures.decode(file, size=THUMBNAIL_SIZE)
+        if self.store.get(collection, image_id).sha256 != sha256:
             raise ImageNotFoundError(f"{image_id!r} was replaced meanwhile")
         return image
 
@@ -256,7 +253,7 @@ class DuplicateService:
         """Groups of those pictures that are still here."""
         known = graph.snapshot(options.min_score, confirmed=options.kind is DuplicateKind.REENCODED)
         contents: dict[int, list[ImageRecord]] = {}
-        for record in self._store.find(options.collection, known.ids).values():
+        for record in self.store.find(options.collection, known.ids).values():
             number = known.numbers.get(record.sha256)
             if number is not None:  # replaced meanwhile otherwise
                 contents.setdefault(number, []).append(record)

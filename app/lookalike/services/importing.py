@@ -95,6 +95,7 @@ class ImportOptions:
         return {**(self.metadata or {}), self.folder_field: folder}
 
 
+@dataclass(eq=False, kw_only=True)
 class ImportService:
     """Begins imports, and does the work of their jobs.
 
@@ -103,30 +104,20 @@ class ImportService:
     imports/<id>.archive   one whose job has not ended
     imports/<job>.journal  how far a job is
     ```
-
-    The folder is made when it is needed. Large members of archives wait in `tmp`. Folders below
-    `dirs` may be read.
     """
 
-    def __init__(
-        self,
-        indexing: IndexingService,
-        *,
-        folder: Path,
-        tmp: Path,
-        max_archive_bytes: int,
-        max_file_bytes: int,
-        max_metadata_bytes: int,
-        dirs: Iterable[Path] = (),
-    ) -> None:
-        self._indexing = indexing
-        self._folder = folder
-        self._tmp = tmp
-        self._limits = ArchiveLimits(
-            file_bytes=max_file_bytes, total_bytes=EXPANSION * max_archive_bytes
-        )
-        self._max_metadata_bytes = max_metadata_bytes
-        self._dirs = [path.expanduser().resolve() for path in dirs]
+    indexing: IndexingService
+    folder: Path  # `imports`, made when it is needed
+    tmp: Path  # where large members of archives wait
+    max_archive_bytes: int  # of one that is sent
+    max_file_bytes: int
+    max_metadata_bytes: int
+    dirs: Sequence[Path] = ()  # folders of this machine that may be read
+
+    def __post_init__(self) -> None:
+        self.dirs = [path.expanduser().resolve() for path in self.dirs]
+        total = EXPANSION * self.max_archive_bytes
+        self._limits = ArchiveLimits(file_bytes=self.max_file_bytes, total_bytes=total)
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -136,13 +127,13 @@ class ImportService:
     def spool(self, size: int) -> Path:
         """A name for an archive of about `size` bytes that is to be sent; raises `StorageError`."""
         with disk_errors("keep the archive"):
-            make_folders(self._folder)
-            free = shutil.disk_usage(self._folder).free
-        if size > free or not has_room(self._folder):
+            make_folders(self.folder)
+            free = shutil.disk_usage(self.folder).free
+        if size > free or not has_room(self.folder):
             raise StorageFullError(
                 f"There is no room for an archive of {size:,} bytes; make room, or send it in parts"
             )
-        return self._folder / f"{uuid.uuid4().hex}.part"
+        return self.folder / f"{uuid.uuid4().hex}.part"
 
     def begin_archive(
         self, spool: Path, filename: str, options: ImportOptions, jobs: JobService
@@ -154,13 +145,13 @@ class ImportService:
             LookalikeError: The options cannot be used, or the disk refuses.
         """
         self._check(options)
-        with Archive(spool, self._limits, folder=self._tmp):
+        with Archive(spool, self._limits, folder=self.tmp):
             pass
         kept = spool.with_suffix(".archive")
         with disk_errors("keep the archive"):
             sync(spool)
             spool.replace(kept)
-            sync(self._folder)
+            sync(self.folder)
         own = {"archive": spool.stem, "filename": as_text(filename)}
         try:
             return jobs.start(ARCHIVE_KIND, asdict(options) | own)
@@ -193,25 +184,25 @@ class ImportService:
         jobs = [job for job in unfinished if job.kind in IMPORT_KINDS]
         needed = {self._journal(job) for job in jobs}
         needed |= {self._archive(job.parameters) for job in jobs if job.kind == ARCHIVE_KIND}
-        if not self._folder.is_dir():
+        if not self.folder.is_dir():
             return
         with disk_errors("sweep the folder of imports"):
-            for path in self._folder.iterdir():
+            for path in self.folder.iterdir():
                 if path not in needed and path.is_file():  # no lost+found
                     path.unlink()
                     log.info("removed %s, which no import needs", path.name)
 
     def _check(self, options: ImportOptions) -> None:
         """Refuses what would fail for every picture."""
-        self._indexing.require(options.collection)
+        self.indexing.require(options.collection)
         if options.metadata is not None or options.folder_field is not None:
-            check_metadata(options.describe("folder"), max_bytes=self._max_metadata_bytes)
+            check_metadata(options.describe("folder"), max_bytes=self.max_metadata_bytes)
 
     def _allowed(self, path: str) -> Path:
         """The folder at a path, its links followed."""
-        if not self._dirs:
+        if not self.dirs:
             raise ImportsDisabledError
-        if not Path(path).is_absolute() or not is_inside(Path(path), self._dirs):
+        if not Path(path).is_absolute() or not is_inside(Path(path), self.dirs):
             raise PathNotAllowedError(
                 f"{in_ascii(path)} is not below a folder of LOOKALIKE_IMPORT_DIRS; give the whole "
                 "path of a folder that is"
@@ -231,9 +222,9 @@ class ImportService:
     def _index_archive(self, parameters: Mapping[str, Any], run: JobRun) -> str:
         options, name = ImportOptions.of(parameters), parameters["filename"]
         archive = self._archive(parameters)
-        feed = ArchiveFeed(archive, self._limits, folder=self._tmp, name=name, options=options)
+        feed = ArchiveFeed(archive, self._limits, folder=self.tmp, name=name, options=options)
         try:
-            summary = ImportRun(self._indexing, feed, self._journal(run.job), run).run()
+            summary = ImportRun(self.indexing, feed, self._journal(run.job), run).run()
         except ArchiveError:  # says itself what to send
             raise
         except LookalikeError as exc:
@@ -243,15 +234,15 @@ class ImportService:
 
     def _index_folder(self, parameters: Mapping[str, Any], run: JobRun) -> str:
         options, path = ImportOptions.of(parameters), parameters["path"]
-        feed = FolderFeed(self._allowed(path), inside=self._dirs, options=options)
-        summary = ImportRun(self._indexing, feed, self._journal(run.job), run).run()
+        feed = FolderFeed(self._allowed(path), inside=self.dirs, options=options)
+        summary = ImportRun(self.indexing, feed, self._journal(run.job), run).run()
         return f"{in_ascii(path)}: {summary}"
 
     def _archive(self, parameters: Mapping[str, Any]) -> Path:
-        return self._folder / f"{parameters['archive']}.archive"
+        return self.folder / f"{parameters['archive']}.archive"
 
     def _journal(self, job: Job) -> Path:
-        return self._folder / f"{job.id}.journal"
+        return self.folder / f"{job.id}.journal"
 
 
 @dataclass(eq=False)

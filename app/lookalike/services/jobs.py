@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 from lookalike.errors import InvalidParameterError, LookalikeError, NotReadyError
@@ -21,9 +21,6 @@ REEMBED_KIND = "reembed"
 
 IMPORT_KINDS = frozenset({ARCHIVE_KIND, FOLDER_KIND})
 """The kinds of jobs that add pictures."""
-
-KEPT = 1000
-"""Finished jobs that are remembered."""
 
 _ERROR_TEXTS = 20  # errors whose text is kept
 _STARTS = 3  # that may end with the process before the job comes any further
@@ -139,40 +136,26 @@ It is called again with the same parameters after a restart, and resumes its wor
 """
 
 
+@dataclass(eq=False)
 class JobService:
-    """Runs jobs one after the other on a background thread, once `resume` was called.
+    """Runs jobs one after the other on a background thread, once `resume` was called."""
 
-    Args:
-        store: Keeps them.
-        kinds: The handler of each kind.
-        every_s: Seconds between two writes of a job's progress.
-        kept: Finished jobs that are remembered.
-        retry_s: Seconds to wait when a job's state cannot be read or written.
-        ended: Called with every job that ended, in whatever way, once that is written.
-    """
+    store: JobStore
+    kinds: Mapping[str, Handler]
+    _: KW_ONLY
+    every_s: float = 1.0  # between two writes of a job's progress
+    kept: int = 1000  # finished jobs that are remembered
+    retry_s: float = 5.0  # after a job's state could not be read or written
+    ended: Callable[[Job], None] = lambda _: None  # told of every job once its end is written
 
-    def __init__(
-        self,
-        store: JobStore,
-        kinds: Mapping[str, Handler],
-        *,
-        every_s: float = 1.0,
-        kept: int = KEPT,
-        retry_s: float = 5.0,
-        ended: Callable[[Job], None] = lambda _: None,
-    ) -> None:
-        self._store = store
-        self._kinds = dict(kinds)
-        self._every_s = every_s
-        self._kept = kept
-        self._tell_ended = ended
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._resumed = False
         self._closed = False
         self._run: JobRun | None = None
         self._begun: str | None = None
         failure = "jobs cannot go on for now and are tried again"
-        self._worker = Worker("jobs", self._work, failure=failure, retry_s=retry_s)
+        self._worker = Worker("jobs", self._work, failure=failure, retry_s=self.retry_s)
 
     def resume(self) -> None:
         """Starts to work, first on what an earlier service left queued or running."""
@@ -181,7 +164,7 @@ class JobService:
 
     def start(self, kind: str, parameters: Mapping[str, Any]) -> JobStatus:
         """Queues a job; if the same is the last one for a collection, returns that one."""
-        if kind not in self._kinds:
+        if kind not in self.kinds:
             raise InvalidParameterError(f"There is no kind of job {kind!r}")
         with self._lock:
             if self._closed:
@@ -198,20 +181,20 @@ class JobService:
                 created_at=now,
                 updated_at=now,
             )
-            self._store.add(job)
+            self.store.add(job)
         if self._resumed:
             self._worker.wake()
         return self._status(job)
 
     def get(self, job_id: str) -> JobStatus:
         """One job. Raises `JobNotFoundError`."""
-        return self._status(self._store.get(job_id))
+        return self._status(self.store.get(job_id))
 
     def page(
         self, *, cursor: str | None = None, limit: int = 100
     ) -> tuple[list[JobStatus], str | None]:
         """Jobs, newest first, and the cursor of the next page; raises as `JobStore.page`."""
-        jobs, next_cursor = self._store.page(cursor=cursor, limit=limit)
+        jobs, next_cursor = self.store.page(cursor=cursor, limit=limit)
         return [self._status(job) for job in jobs], next_cursor
 
     def cancel(self, job_id: str, *, why: str = "") -> JobStatus:
@@ -220,7 +203,7 @@ class JobService:
         `why` is its final message, instead of the usual one. Raises `JobNotFoundError`.
         """
         with self._lock:
-            before = self._store.get(job_id).state
+            before = self.store.get(job_id).state
 
             def request(job: Job) -> Job:
                 if job.state is JobState.QUEUED:
@@ -230,7 +213,7 @@ class JobService:
                     return replace(job, cancel_requested=True, updated_at=utc_now())
                 return job
 
-            job = self._store.change(job_id, request)
+            job = self.store.change(job_id, request)
             if self._run is not None and self._run.job.id == job_id:
                 self._run.canceled = why
         if job.state.finished and not before.finished:
@@ -239,7 +222,7 @@ class JobService:
 
     def unfinished(self, collection: str | None) -> list[Job]:
         """The queued and running jobs of a collection (None: of none), oldest first."""
-        jobs = self._store.unfinished()
+        jobs = self.store.unfinished()
         return [job for job in jobs if job.parameters.get("collection") == collection]
 
     def close(self) -> None:
@@ -263,7 +246,7 @@ class JobService:
     def _work(self) -> bool:
         """Runs the next job, if there is one; the worker's step."""
         with self._lock:
-            unfinished = [] if self._closed else self._store.unfinished()
+            unfinished = [] if self._closed else self.store.unfinished()
             if not unfinished:
                 return False
             run = self._begin(unfinished[0])
@@ -276,7 +259,7 @@ class JobService:
             log.info("job %s: %s: %s", job.id, job.state, job.message)
             self._tell(job)
             try:
-                self._store.prune(keep=self._kept)
+                self.store.prune(keep=self.kept)
             except Exception as exc:  # the next job that ends tries again
                 log_failure(exc, "old jobs cannot be forgotten")
         return True
@@ -296,9 +279,9 @@ class JobService:
         )
         if started.starts <= _STARTS:
             started = replace(started, errors=0, error_texts=())
-        self._store.change(job.id, lambda _: started)
+        self.store.change(job.id, lambda _: started)
         self._begun = job.id
-        self._run = JobRun(started, self._store, every_s=self._every_s)
+        self._run = JobRun(started, self.store, every_s=self.every_s)
         if job.cancel_requested:
             self._run.canceled = ""
         log.info("job %s (%s) %s", job.id, job.kind, "goes on" if resumed else "begins")
@@ -307,7 +290,7 @@ class JobService:
     def _tell(self, job: Job) -> None:
         """Says that a job ended; an error then is no longer the job's."""
         try:
-            self._tell_ended(job)
+            self.ended(job)
         except Exception as exc:
             log_failure(exc, f"what job {job.id} left cannot be removed")
 
@@ -328,12 +311,12 @@ class JobService:
 
     def _handler(self, run: JobRun) -> Handler:
         """Of a job's kind; raises if the job cannot be run."""
-        if run.job.kind not in self._kinds:
+        if run.job.kind not in self.kinds:
             text = f"This version of Lookalike has no jobs of the kind {run.job.kind!r}"
             raise InvalidParameterError(text)
         if run.starts > _STARTS:
             raise LookalikeError(_ENDED_THE_SERVICE)
-        return self._kinds[run.job.kind]
+        return self.kinds[run.job.kind]
 
 
 def _ended(state: JobState, message: str) -> dict[str, Any]:
