@@ -21,19 +21,13 @@ from lookalike.store.base import Store, spec_of
 from lookalike.store.filters import Filter
 from lookalike.store.tuning import recall_at_k
 
-WINDOW = 200
-"""Searches of a collection that the mean is taken over: the last so many."""
-
-MAX_WAITING = 8
-"""Searches that wait to be repeated; more are dropped."""
-
+WINDOW = 200  # searches of a collection that the mean is taken over: the last so many
+MAX_WAITING = 8  # searches that wait to be repeated; more are dropped
+TOLERANCE = 0.05  # how far `1 - cosine` may stray from the canary's first answer
 _FAILURE = "A search could not be repeated to measure recall"
 
 Search = Callable[..., list[list[Match]]]
 """A search for one query, as it was asked; takes another `effort`."""
-
-TOLERANCE = 0.05
-"""How far `1 - cosine` may stray from the first answer before the canary is called ill."""
 
 
 @dataclass(eq=False)
@@ -108,27 +102,26 @@ class RecallFigures:
     skipped: int = 0
 
 
+@dataclass(eq=False)
 class RecallMeter:
     """Repeats a share of the searches exactly, on one thread of its own.
 
     A share of the searches is offered. Later the thread searches three times: as the index does,
     exactly, and as the index does. If the first and the last answer differ, images changed
     meanwhile, and the sample is skipped: an image that only the exact search saw is no miss.
-
-    Args:
-        store: Where searches go.
-        share: Share of the searches that is offered, 0 to 1; 0 starts no thread.
-        busy: Share of the time that the thread works, above 0 to 1.
     """
 
-    def __init__(self, store: Store, *, share: float = 0.01, busy: float = 0.05) -> None:
-        self._store = store
-        self.share = share
+    store: Store
+    _: KW_ONLY
+    share: float = 0.01  # of the searches, 0 to 1; with 0 no thread starts
+    busy: float = 0.05  # share of the time that the thread works, above 0 to 1
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._figures: dict[str, RecallFigures] = {}
         self._recalls: dict[str, deque[float]] = {}
         self._waiting: deque[tuple[str, Search]] = deque()
-        self._worker = Worker("recall-meter", self._step, failure=_FAILURE, share=busy)
+        self._worker = Worker("recall-meter", self._step, failure=_FAILURE, share=self.busy)
 
     def offer(
         self,
@@ -148,12 +141,12 @@ class RecallMeter:
         """
         if self._worker.closing.is_set():
             return
-        found = self._store.collection(collection)
+        found = self.store.collection(collection)
         if effort is not None or found is None or found.exact:
             return
         query = vector[np.newaxis, :]  # (1, dim)
         search = partial(
-            self._store.search, collection, query, k=k, spec=spec, where=where, exclude=exclude
+            self.store.search, collection, query, k=k, spec=spec, where=where, exclude=exclude
         )
         with self._lock:
             if len(self._waiting) >= MAX_WAITING:
@@ -166,7 +159,7 @@ class RecallMeter:
         """What was measured, by collection; only those that a search was chosen from."""
         with self._lock:
             figures = {name: replace(one) for name, one in sorted(self._figures.items())}
-        return {n: one for n, one in figures.items() if spec_of(self._store, n) is not None}
+        return {n: one for n, one in figures.items() if spec_of(self.store, n) is not None}
 
     def close(self) -> None:
         """Ends after the search that is under way; drops what waits. May be called twice."""

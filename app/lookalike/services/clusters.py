@@ -15,12 +15,8 @@ from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.vector_set import VectorSet
 from lookalike.store.base import Vectors
 
-TRIED = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)
-"""Numbers of groups that are compared where none is given."""
-
-MAX_CLUSTERS = 1000
-"""Most groups that can be asked for."""
-
+TRIED = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)  # groups, where no number is given
+MAX_CLUSTERS = 1000  # that can be asked for
 _SAMPLE = 2_000  # pictures by which numbers of groups are compared
 _SIZE = 5  # pictures in a group on average, at least, where the number is chosen
 _LONG = 4_096  # numbers in a vector from which PCA comes first

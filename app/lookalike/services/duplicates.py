@@ -33,17 +33,10 @@ from lookalike.services.neighbor_graph import (
 from lookalike.services.pictures import THUMBNAIL_SIZE, PictureService
 from lookalike.store.base import Store, count_of, spec_of, unknown_collection
 
-THRESHOLD = 0.95
-"""The lowest cosine of two duplicates, unless the caller says otherwise."""
-
-MIN_THRESHOLD = 0.5
-"""Below it everything is like everything."""
-
-MAX_LIMIT = 1000
-"""Most groups in one answer."""
-
-STRICTNESS = {kind: position for position, kind in enumerate(DuplicateKind)}
-"""0 for the strictest kind."""
+THRESHOLD = 0.95  # the lowest cosine of two duplicates, unless the caller says otherwise
+MIN_THRESHOLD = 0.5  # below it everything is like everything
+MAX_LIMIT = 1000  # groups in one answer
+STRICTNESS = {kind: position for position, kind in enumerate(DuplicateKind)}  # 0: the strictest
 
 _SCORE_STEPS = 20  # a graph's min_score is a multiple of 1/20, so that few graphs are made
 _STALE = 2  # a graph is made anew once most of its ids may be gone

@@ -54,12 +54,8 @@ ARCHIVE_ENDINGS = (
 )
 """How the names of archives that can be read end."""
 
-EXPANSION = 4
-"""An archive's pictures may have this many times the bytes that an archive may have."""
-
-KEPT_ERRORS = 20
-"""Errors whose text is kept."""
-
+EXPANSION = 4  # an archive's pictures may have so many times the bytes that an archive may have
+KEPT_ERRORS = 20  # whose text is kept
 _JOURNAL_VERSION = 1
 _OF_ONE_PICTURE = (
     InvalidImageError,
@@ -163,10 +159,7 @@ class ImportService:
         """Begins to index a folder of this machine; the same again gives the job under way.
 
         Raises:
-            ImportsDisabledError: No folder may be read.
-            PathNotAllowedError: This one may not be read.
-            InvalidParameterError: It is no folder, or cannot be read.
-            LookalikeError: The options cannot be used.
+            LookalikeError: The folder may not or cannot be read, or the options cannot be used.
         """
         self._check(options)
         return jobs.start(FOLDER_KIND, asdict(options) | {"path": str(self._allowed(path))})
@@ -250,13 +243,12 @@ class ImportRun:
     """Indexes the pictures of a feed, and resumes if an earlier run was interrupted.
 
     A picture is noted as settled right after its group was committed. So a crash between the two
-    leaves one group in doubt, whose pictures are looked at again and found unchanged. The journal
-    is the file that tells how far an earlier run has come.
+    leaves one group in doubt, whose pictures are looked at again and found unchanged.
     """
 
     indexing: IndexingService
     feed: Feed
-    journal: Path
+    journal: Path  # tells how far an earlier run has come
     progress: Progress
 
     def __post_init__(self) -> None:
@@ -267,9 +259,8 @@ class ImportRun:
         """Does the work; returns what became of the pictures.
 
         Raises:
-            ArchiveError: The archive is broken; the pictures before that are indexed.
             CanceledError: Somebody asked for it.
-            LookalikeError: An error that concerns more than one picture, such as a full disk.
+            LookalikeError: The archive is broken, or an error concerns more than one picture.
         """
         try:
             self._begin()
@@ -419,16 +410,12 @@ class Picture:
 
 @dataclass(eq=False)
 class ArchiveFeed:
-    """The pictures of an archive, in its order.
-
-    Large members wait in `folder`. The archive's name stands for the folder of pictures that lie
-    in none.
-    """
+    """The pictures of an archive, in its order."""
 
     path: Path
     limits: ArchiveLimits
-    folder: Path
-    name: str
+    folder: Path  # where large members wait
+    name: str  # stands for the folder of pictures that lie in none
     options: ImportOptions
 
     def count(self, progress: Progress) -> int:
@@ -437,12 +424,7 @@ class ArchiveFeed:
             return archive.count(progress.check)
 
     def pictures(self, after: Cursor | None, progress: Progress = NO_PROGRESS) -> Iterator[Picture]:
-        """All pictures, or those behind a cursor; calls `progress.check` often.
-
-        Raises:
-            ArchiveError: The archive is broken, or beyond a bound.
-            StorageError: The disk refuses what waits there.
-        """
+        """All pictures, or those behind a cursor. Raises `ArchiveError` and `StorageError`."""
         start = 0 if after is None else int(after) + 1
         label = archive_label(as_text(self.name))
         with self._open() as archive:
@@ -457,13 +439,10 @@ class ArchiveFeed:
 
 @dataclass(eq=False)
 class FolderFeed:
-    """The pictures below a folder, in the order of `walk`.
+    """The pictures below a folder, in the order of `walk`."""
 
-    All folders are resolved; a link that leads to none of those in `inside` is not followed.
-    """
-
-    top: Path
-    inside: Sequence[Path]
+    top: Path  # resolved
+    inside: Sequence[Path]  # resolved; a link that leads to none of these is not followed
     options: ImportOptions
 
     def count(self, progress: Progress) -> int:

@@ -44,12 +44,8 @@ from lookalike.services.pipeline import (
 from lookalike.store.base import BlobStore, Store, decide, spec_of
 from lookalike.store.filters import check_metadata
 
-ID_LENGTH = 16
-"""Hex digits of the sha256 that make an id if the caller gives none."""
-
-_KEEPERS = 8
-"""Threads that write files. They wait for the disk, so several files become durable at once."""
-
+ID_LENGTH = 16  # hex digits of the sha256 that make an id if the caller gives none
+_KEEPERS = 8  # threads that write files: they wait for the disk, so several sync at once
 _NEEDS_VECTOR = (PutStatus.CREATED, PutStatus.REPLACED)
 
 
@@ -146,10 +142,7 @@ class IndexingService:
         on_conflict: OnConflict = OnConflict.REPLACE,
         check: Callable[[], None] = lambda: None,
     ) -> Generator[list[IndexItem], None, None]:
-        """As `index`, but yields what was committed together as one list.
-
-        `check` is called right before each commit and may raise to end the work.
-        """
+        """As `index`, by the groups that are committed; `check` may raise before each commit."""
         task = _Task(collection, on_conflict, check, self.require(collection))
         with closing(self._pipeline.run(sources, partial(self._prepare, task))) as results:
             kept = ((result, self._keepers.submit(self._keep, result)) for result in results)

@@ -19,26 +19,14 @@ from lookalike.progress import Progress
 from lookalike.records import ImageRecord, Match, ModelSpec
 from lookalike.store.base import Store, Vectors, scan
 
-MAX_K = 256
-"""Most neighbors that are looked at for one content."""
+MAX_K = 256  # most neighbors that are looked at for one content
+NO_SEARCH = math.inf  # a min_score: only the same bytes are found, nothing is searched
 
-NO_SEARCH = math.inf
-"""A min_score that no score reaches: only the same bytes are found, nothing is searched."""
-
-SIDE = 16
-"""Pictures are compared as SIDE x SIDE cells of mean color."""
-
-MAX_CELL = 25.0
-"""Most that one channel of one cell may differ by, of 255: a larger difference is a local edit."""
-
-MAX_RMS = 5.0
-"""Most that all cells together may differ by, as a root mean square, of 255."""
-
-MAX_RELATIVE = 0.12
-"""The same as a part of the picture's own standard deviation: pages of text differ by little."""
-
-FLAT_RMS = 2.2
-"""What re-encoding alone changes in a picture of one color; allowed in every picture."""
+SIDE = 16  # pictures are compared as SIDE x SIDE cells of mean color
+MAX_CELL = 25.0  # most that a channel of a cell may differ by, of 255: more is a local edit
+MAX_RMS = 5.0  # most that all cells together may differ by, as a root mean square, of 255
+MAX_RELATIVE = 0.12  # the same as a part of the standard deviation: pages differ by little
+FLAT_RMS = 2.2  # what re-encoding alone changes in a picture of one color; always allowed
 
 Reduced = NDArray[np.uint8]
 """A picture's cells: (SIDE, SIDE, 3) uint8."""
@@ -219,12 +207,7 @@ def same_pixels(one: Reduced, others: NDArray[np.uint8]) -> NDArray[np.bool_]:
     rms(d) <= min(MAX_RMS, max(FLAT_RMS, MAX_RELATIVE * s)). Calibrated on photographs and on
     pages of text, see `docs/decisions/0008-duplicates-are-stars.md`.
 
-    Args:
-        one: (SIDE, SIDE, 3) uint8.
-        others: (N, SIDE, SIDE, 3) uint8.
-
-    Returns:
-        (N,) bool.
+    `one` is (SIDE, SIDE, 3) uint8, `others` are (N, SIDE, SIDE, 3) uint8; returns (N,) bool.
     """
     wide = others.astype(np.float32)
     apart = wide - one.astype(np.float32)  # (N, SIDE, SIDE, 3)

@@ -27,8 +27,7 @@ from lookalike.store.filters import Filter, check_metadata
 
 log = logging.getLogger(__name__)
 
-THUMBNAIL_SIZE = 256
-"""Longest side of a thumbnail, in pixels."""
+THUMBNAIL_SIZE = 256  # the longest side, in pixels
 
 
 @dataclass(eq=False)
@@ -73,9 +72,7 @@ class PictureService:
     def original(self, collection: str, image_id: str) -> tuple[ImageRecord, BinaryIO]:
         """A picture's row and its file as it was sent, open.
 
-        Raises:
-            ImageNotFoundError: No picture has this id.
-            OriginalNotKeptError: The row is there, the file is not.
+        Raises `ImageNotFoundError`, and `OriginalNotKeptError` if only the row is there.
         """
         record = self.get(collection, image_id)
         file = self.files.open(record)
@@ -107,9 +104,7 @@ class PictureService:
     def thumbnail(self, collection: str, image_id: str) -> BinaryIO:
         """A picture's thumbnail, open; made again from the original if it is missing.
 
-        Raises:
-            ImageNotFoundError: No picture has this id.
-            OriginalNotKeptError: Neither thumbnail nor original is here.
+        Raises `ImageNotFoundError`, and `OriginalNotKeptError` if the original is missing, too.
         """
         record = self.get(collection, image_id)
         if (found := self.files.open_thumbnail(record.sha256)) is not None:

@@ -33,12 +33,8 @@ from lookalike.progress import Progress
 from lookalike.records import ModelSpec
 from lookalike.services.pipeline import Pipeline, reading
 
-CHECKED: Final = 500
-"""Most pictures that the two networks are compared on."""
-
-LEAST_CHECKED: Final = 30
-"""Fewer say nothing about the ten nearest."""
-
+CHECKED: Final = 500  # most pictures that the two networks are compared on
+LEAST_CHECKED: Final = 30  # fewer say nothing about the ten nearest
 _BATCH = 16
 _NAMED = 3  # files that could not be read, in an error
 
