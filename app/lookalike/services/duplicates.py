@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -188,7 +188,7 @@ class DuplicateService:
                     return failed.result()
                 if work.job is None or (work.job.done() and work.job is not ours):
                     work.check()
-                    work.job = ours = self._threads.submit(self._update, work, options, spec)
+                    work.job = ours = self._threads.submit(self._update, work, options)
                 job = work.job
             wait([job], timeout=max(0.0, deadline - time.monotonic()))
             if not job.done():
@@ -201,24 +201,18 @@ class DuplicateService:
         if key not in self._works:
             here = {(info.name, info.spec.digest) for info in self.store.collections()}
             self._works = {known: work for known, work in self._works.items() if known in here}
-            graph = self._new_graph(options, spec, NO_SEARCH)
+            graph = NeighborGraph(
+                self.store,
+                options.collection,
+                spec,
+                first_k=self.first_k,
+                max_k=self.max_neighbors,
+                together=self.together,
+            )
             self._works[key] = _Work(graph, self._stop)
         return self._works[key]
 
-    def _new_graph(
-        self, options: DuplicateOptions, spec: ModelSpec, min_score: float
-    ) -> NeighborGraph:
-        return NeighborGraph(
-            self.store,
-            options.collection,
-            spec,
-            min_score,
-            first_k=self.first_k,
-            max_k=self.max_neighbors,
-            together=self.together,
-        )
-
-    def _update(self, work: _Work, options: DuplicateOptions, spec: ModelSpec) -> NeighborGraph:
+    def _update(self, work: _Work, options: DuplicateOptions) -> NeighborGraph:
         """Runs in the background; requests may read the old graph meanwhile."""
         count = count_of(self.store, options.collection)
         graph = work.graph
@@ -226,7 +220,7 @@ class DuplicateService:
             min_score = min(options.min_score, graph.min_score)
             if min_score != NO_SEARCH:
                 min_score = math.floor(min_score * _SCORE_STEPS) / _SCORE_STEPS
-            graph = self._new_graph(options, spec, min_score)
+            graph = replace(graph, min_score=min_score)
         total = max(0, count - len(graph))
         work.report(0, total)
         comparer = PixelComparer(partial(self._open, options.collection))

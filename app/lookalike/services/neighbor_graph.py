@@ -74,8 +74,8 @@ class NeighborGraph:
     store: Store
     collection: str
     spec: ModelSpec
-    min_score: float
     _: KW_ONLY
+    min_score: float = NO_SEARCH
     first_k: int = 16
     max_k: int = MAX_K
     together: int = 64

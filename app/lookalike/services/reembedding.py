@@ -42,9 +42,6 @@ from lookalike.services.pipeline import (
 )
 from lookalike.store.base import Missing, Store, VectorSpace, count_of, unknown_collection
 
-MakeEncoder = Callable[[ModelRequest], Encoder]
-"""Builds the encoder that is asked for; raises `ConfigurationError` if that is not possible."""
-
 _OPENING_S = 0.25  # that indexing has between two stretches in which it waits
 _NAMED = 3  # pictures without a vector that the error names
 _REPORT_EVERY_S = 0.5
@@ -61,19 +58,16 @@ class ReembeddingService:
 
     Nothing is remembered beside the vectors themselves: work that was interrupted goes on with
     those that are missing. One call of `run` at a time.
-
-    The gate holds indexing back while the last few vectors are made: if pictures keep coming, for
-    at least `slice_s` seconds at a stretch.
     """
 
     store: Store
     pictures: PictureService
     _: KW_ONLY
-    gate: PutGate
+    gate: PutGate  # holds indexing back while the last few vectors are made
     models: CollectionModels
     cores: int = 2
     batch: int = 32
-    slice_s: float = 2.0
+    slice_s: float = 2.0  # that indexing waits at a stretch, at least, if pictures keep coming
 
     def require(self, collection: str) -> CollectionInfo:
         """The collection; raises `CollectionNotFoundError` if there is nothing to re-embed."""
@@ -100,12 +94,12 @@ class ReembeddingService:
     def run(self, collection: str, request: ModelRequest, progress: Progress) -> str:
         """Moves a collection to another model; returns a sentence on how it ended.
 
+        If an error ends this, the collection stays on its model and the new vectors are kept.
+
         Raises:
             CollectionNotFoundError: There is no such collection.
             ConfigurationError: The model cannot be built.
-            ReembeddingIncompleteError: Some pictures have no vector, so the collection stays on
-                its old model; the vectors that were made are kept.
-            LookalikeError: The disk refuses, or the service shuts down; likewise.
+            ReembeddingIncompleteError: Some pictures have no vector.
         """
         self.require(collection)
         try:
@@ -197,8 +191,6 @@ class Backfill:
 
     If the encoder only puts a head on vectors which the collection has already, the pictures
     themselves are not needed; otherwise the originals are decoded.
-
-    Pictures are embedded and stored `batch` at a time, and their rows read `page` at a time.
     """
 
     store: Store
@@ -208,8 +200,8 @@ class Backfill:
     pictures: PictureService
     pipeline: Pipeline
     progress: Progress
-    batch: int
-    page: int = 1000
+    batch: int  # pictures embedded and stored together
+    page: int = 1000  # rows read together
 
     def __post_init__(self) -> None:
         self.met = 0  # pictures, including those that are known to fail
@@ -389,22 +381,14 @@ def _made(result: Result[Item, Vector | None]) -> Vector | LookalikeError | None
 
 @dataclass(eq=False)
 class CollectionModels:
-    """Keeps encoders live as long as a collection needs them.
-
-    Args:
-        encoders: The live ones; those that are built join them.
-        store: Where the collections are.
-        make: Builds an encoder.
-        default: What the default encoder was built from.
-        keep_head: Keeps a head and returns the path of what is kept, to ask for.
-    """
+    """Keeps encoders live as long as a collection needs them."""
 
     encoders: Encoders
     store: Store
     _: KW_ONLY
-    make: MakeEncoder
-    default: ModelRequest
-    keep_head: Callable[[Head], str]
+    make: Callable[[ModelRequest], Encoder]  # raises `ConfigurationError` if it cannot
+    default: ModelRequest  # what the default encoder was built from
+    keep_head: Callable[[Head], str]  # returns the path of what is kept, to ask for
 
     def restore(self) -> None:
         """Builds the encoders that active sets need, if it was recorded how; logs what fails."""
