@@ -39,12 +39,12 @@ from lookalike.store.base import (
     active_space,
     best_first,
     check_vectors,
+    decide,
     exact_scores,
     image_not_found,
     no_such_space,
     put_outcome,
     require_same_spec,
-    settle_known,
     unknown_collection,
 )
 from lookalike.store.filters import MAX_METADATA_BYTES, Filter, check_metadata, merge_patch
@@ -226,9 +226,12 @@ class MemoryStore:
     ) -> PutOutcome | None:
         with self._lock:
             existing = self.find(collection, [image.id]).get(image.id)
-            return settle_known(
-                existing, image, on_conflict, lambda new: self._set(collection, image.id, new)
-            )
+            status = decide(existing, image, on_conflict)
+            if existing is None or status is PutStatus.REPLACED:
+                return None
+            if status is PutStatus.UPDATED:
+                existing = self._set(collection, image.id, image.metadata or {})
+            return PutOutcome(status, existing)
 
     def update_metadata(
         self,

@@ -245,7 +245,7 @@ def test_closing_waits_for_no_more_rows_to_go(
         assert held.begun.wait(PATIENCE_S)
         closing_ = threading.Thread(target=store.close)
         closing_.start()
-        wait_for(store._purger._worker.closing.is_set)
+        wait_for(store._purger.closing.is_set)
         held.free.set()
         closing_.join(PATIENCE_S)
         assert not closing_.is_alive()

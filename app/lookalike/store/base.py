@@ -487,21 +487,6 @@ def image_not_found(collection: str, image_id: str) -> ImageNotFoundError:
     return ImageNotFoundError(f"No picture {image_id!r} in the collection {collection!r}")
 
 
-def settle_known(
-    existing: ImageRecord | None,
-    image: NewImage,
-    on_conflict: OnConflict,
-    write: Callable[[Metadata], ImageRecord],
-) -> PutOutcome | None:
-    """`Store.upsert_known`, given the row under the image's id; `write` replaces its metadata."""
-    status = decide(existing, image, on_conflict)
-    if existing is None or status is PutStatus.REPLACED:
-        return None
-    if status is PutStatus.UPDATED and image.metadata is not None:
-        existing = write(image.metadata)
-    return PutOutcome(status, existing)
-
-
 def decide(existing: ImageRecord | None, image: NewImage, on_conflict: OnConflict) -> PutStatus:
     """What an `upsert` of `image` has to do, given the row that stands under its id.
 

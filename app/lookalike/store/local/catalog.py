@@ -533,46 +533,33 @@ _DROPPED = "SELECT id FROM collections WHERE name IS NULL LIMIT 1"
 log = logging.getLogger(__name__)
 
 
-class Purger:
+class Purger(Worker):
     """Removes the rows of collections that have no name any more, a few at a time.
 
     At least half of the time is left to others.
     """
 
     def __init__(self, connections: Connections) -> None:
+        failure = "Rows of a dropped collection stay for now"
+        super().__init__("purge", self._purge, failure=failure, share=0.5, retry_s=PURGE_RETRY_S)
         self._connections = connections
-        self._worker = Worker(
-            "purge",
-            self._step,
-            failure="Rows of a dropped collection stay for now",
-            share=0.5,
-            retry_s=PURGE_RETRY_S,
-        )
 
     def begin(self) -> None:
         """Takes up what was left before this start."""
         with self._connections.read() as connection:
             left = connection.execute(_DROPPED).fetchone()
         if left:
-            self._worker.wake()
-
-    def wake(self) -> None:
-        """Has the background look for something to remove."""
-        self._worker.wake()
+            self.wake()
 
     def finish(self) -> None:
         """Removes all there is, now; what the disk refuses is left to the background."""
         try:
-            while self._step():
+            while self._purge():
                 pass
         except StorageError as exc:
             log.warning("Rows of a dropped collection stay for now: %s", exc)
 
-    def close(self) -> None:
-        """Stops after the step that is under way; may be called twice."""
-        self._worker.close()
-
-    def _step(self) -> bool:
+    def _purge(self) -> bool:
         """Removes some rows, and with the last ones their collection; False where all is gone."""
         with self._connections.write() as connection:
             found = connection.execute(_DROPPED).fetchone()

@@ -22,6 +22,7 @@ from lookalike.records import (
     NewImage,
     OnConflict,
     PutOutcome,
+    PutStatus,
     decode_cursor,
     encode_cursor,
 )
@@ -32,9 +33,9 @@ from lookalike.store.base import (
     Vectors,
     VectorSpaces,
     check_vectors,
+    decide,
     image_not_found,
     require_same_spec,
-    settle_known,
 )
 from lookalike.store.filters import MAX_METADATA_BYTES, Filter, check_metadata, merge_patch
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow, Purger
@@ -233,12 +234,13 @@ class LocalStore:
     ) -> PutOutcome | None:
         with self._change:
             existing = self._catalog.find(collection, [image.id]).get(image.id)
-            return settle_known(
-                existing,
-                image,
-                on_conflict,
-                lambda new: self._change_metadata(collection, image.id, lambda _: new),
-            )
+            status = decide(existing, image, on_conflict)
+            if existing is None or status is PutStatus.REPLACED:
+                return None
+            if status is PutStatus.UPDATED:
+                sent = image.metadata or {}
+                existing = self._change_metadata(collection, image.id, lambda _: sent)
+            return PutOutcome(status, existing)
 
     def update_metadata(
         self,

@@ -49,13 +49,6 @@ class CandidateIndex:
     FAISS compares by Euclidean distance: of unit vectors the nearest are those of the highest
     cosine, and unlike the inner product it survives a PCA, which centers. Distances choose
     candidates and do nothing else. Searches may run side by side.
-
-    Attributes:
-        factory: The factory string.
-        knob: The effort that this type takes: `nprobe`, `ef_search`, or None.
-        knob_min: The smallest useful value of the knob; 1 if there is none.
-        knob_max: The value that looks at every row; 1 if there is no knob.
-        takes_selectors: Whether a mask is honored while it searches; types differ.
     """
 
     def __init__(self, index: Any, *, factory: str, mapped: bool = False) -> None:
@@ -63,6 +56,7 @@ class CandidateIndex:
         self.factory = factory
         self._mapped = mapped
         self._inner = innermost(index)
+        # The effort that this type takes, its smallest useful value, and that for every row.
         self.knob: str | None = None
         self.knob_min = self.knob_max = 1
         if isinstance(self._inner, faiss.IndexIVF):
@@ -96,11 +90,14 @@ class CandidateIndex:
     @functools.cached_property
     def total_bytes(self) -> int:
         """Its size as a file."""
-        sizes: list[int] = []
-        faiss.write_index(
-            self._index, faiss.PyCallbackIOWriter(lambda data: sizes.append(len(data)))
-        )
-        return sum(sizes)
+        return _file_size(self._index)
+
+    @functools.cached_property
+    def trained_bytes(self) -> int:
+        """The size of the same index without rows."""
+        empty = faiss.deserialize_index(faiss.serialize_index(self._index))
+        empty.reset()
+        return _file_size(empty)
 
     @property
     def mapped_bytes(self) -> int:
@@ -344,6 +341,12 @@ def _width(k: int, effort: Effort, level: Level) -> int:
     if effort.k_factor is not None:
         return k * effort.k_factor
     return level.k * (level.effort.k_factor or 1)
+
+
+def _file_size(index: Any) -> int:
+    sizes: list[int] = []
+    faiss.write_index(index, faiss.PyCallbackIOWriter(lambda data: sizes.append(len(data))))
+    return sum(sizes)
 
 
 def search_method(index: Any) -> Any:

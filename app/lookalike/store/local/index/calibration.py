@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,6 @@ from lookalike.store.local.index.policy import (
     check_index_type,
     default_candidates,
     error_text,
-    faiss,
 )
 from lookalike.store.local.index.segments import ExactSegment, Found, Positions
 from lookalike.store.tuning import TIE, Point, Trial, Tuning, recall_at_k
@@ -409,13 +406,7 @@ def _size_for(built: CandidateIndex, rows: int) -> int:
     """Bytes of an index of so many rows: what was trained stays, the rest grows."""
     if rows == len(built):
         return built.total_bytes
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "index"
-        built.write(path)
-        trained = faiss.read_index(str(path))
-    trained.reset()
-    fixed = CandidateIndex(trained, factory=built.factory).total_bytes
-    return fixed + (built.total_bytes - fixed) * rows // len(built)
+    return built.trained_bytes + (built.total_bytes - built.trained_bytes) * rows // len(built)
 
 
 def _ranked(found: Found, k: int) -> list[tuple[int, float]]:
