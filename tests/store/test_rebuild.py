@@ -27,8 +27,7 @@ from lookalike.store.base import Store, count_of
 from lookalike.store.filters import Filter
 from lookalike.store.local.index import building, calibration
 from lookalike.store.local.index.approximate import CandidateIndex
-from lookalike.store.local.index.building import BuildError
-from lookalike.store.local.index.generations import Generations
+from lookalike.store.local.index.building import BuildError, Generations
 from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
 from tests.memory_store import MemoryStore

@@ -109,12 +109,9 @@ _UNFINISHED = f"state IN ('{JobState.QUEUED}', '{JobState.RUNNING}')"
 class JobStore:
     """Keeps jobs in one SQLite file; safe to call from many threads.
 
-    What is written has reached the disk. `close` may be called twice.
-
-    Args:
-        path: The file, made where it does not exist, with its folder. The folder must belong to
-            this process, unless `read_only`.
-        read_only: Whether to change nothing; then there may be no file yet.
+    What is written has reached the disk. The file is made where it does not exist, with its folder,
+    which must belong to this process; with `read_only` neither is needed. `close` may be called
+    twice.
 
     Raises:
         DataFolderError: The file is damaged, or was written by another version.

@@ -176,8 +176,7 @@ class Connections:
         with self._write_lock, sqlite_errors(self._path):
             with transaction(self._require_writer()) as writer:
                 yield writer
-            if self._log_is_long():
-                self._cut_log(writer)
+            self._cut_log(writer)
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -215,19 +214,18 @@ class Connections:
         for _ in range(_READERS):
             self._idle.put(None)
 
-    def _log_is_long(self) -> bool:
-        try:
-            length = self._wal.stat().st_size
-        except OSError:
-            return False
-        return length > _LOG_BYTES and time.monotonic() >= self._cut_at
-
     def _cut_log(self, writer: sqlite3.Connection) -> None:
-        """Writes the log back and empties it.
+        """Writes the log back and empties it once it is long.
 
         SQLite itself begins the log anew only when nobody reads from it. Short reads that overlap
         all the time leave no such moment, so the checkpoint waits for those that go on.
         """
+        try:
+            is_long = self._wal.stat().st_size > _LOG_BYTES
+        except OSError:
+            return
+        if not is_long or time.monotonic() < self._cut_at:
+            return
         self._cut_at = time.monotonic() + _CUT_EVERY_S
         try:
             writer.execute(f"PRAGMA busy_timeout = {_CUT_MS}")

@@ -269,12 +269,8 @@ def _kind(value: Any) -> int:
 class Columns:
     """The rows of one collection, and a column for each field that was asked for.
 
-    Safe to call from many threads. Whoever calls `apply` does so in the order of the commits.
-
-    Args:
-        seqs: The rows that there are, ascending.
-        changes: The collection's change number that `seqs` are of.
-        named: Fields that get a column at once.
+    `changes` is the collection's change number that they are of. Safe to call from many threads;
+    whoever calls `apply` does so in the order of the commits.
     """
 
     def __init__(self, seqs: Seqs, changes: int, named: Iterable[str] = ()) -> None:

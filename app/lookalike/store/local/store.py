@@ -67,14 +67,10 @@ class LocalStore:
         filter_s: float = FILTER_S,
         read_only: bool = False,
     ) -> None:
-        """Opens a data folder, made where it does not exist.
+        """Opens a data folder, made where it does not exist; exact indexes unless `policy` differs.
 
-        Args:
-            folder: The data folder.
-            policy: What indexes are built; exact ones unless given.
-            filter_fields: Metadata fields whose columns are read when a collection is loaded.
-            filter_s: Seconds that a filter may wait for its columns.
-            read_only: Change nothing; then another process may own the folder.
+        The columns of `filter_fields` are read when a collection is loaded; a filter waits
+        `filter_s` seconds for others. With `read_only`, another process may own the folder.
 
         Raises:
             DataFolderInUseError: Another process owns the folder.

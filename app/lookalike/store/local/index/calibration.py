@@ -93,11 +93,7 @@ class Calibration:
 class Questions:
     """Queries with known neighbors: random rows, moved a little, and never their own answer.
 
-    Args:
-        exact: Rows, none of them a tombstone; their seqs are their positions.
-        k: Neighbors that must be known.
-        seed: Chooses the queries.
-        count: How many at most.
+    The rows are no tombstones, and their seqs are their positions. At least k neighbors are known.
 
     Attributes:
         rows: The row beside which each query lies: (Q,) int64.
@@ -263,8 +259,8 @@ def tune(
     """Builds index types and measures what they find, and how fast.
 
     The queries lie beside images of the collection, and these are left out. They go one by one, on
-    one core, through the code that the service searches with. The stages of the progress are the
-    types, exact search first.
+    one core, through the code that the service searches with. Exact search is always tried. The
+    progress tells how many rows are in; its stages are the types.
 
     Args:
         vectors: (N, dim) float32 unit vectors, C-contiguous: the collection's, or a sample.
@@ -274,7 +270,7 @@ def tune(
         queries: How many queries at most.
         seed: Chooses them, and what indexes are trained on.
         threads: Cores that a build may take.
-        progress: Told how many rows are in.
+        progress: What to report to.
 
     Raises:
         ConfigurationError: A candidate is no index type, or there are too few images.

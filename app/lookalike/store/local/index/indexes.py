@@ -21,8 +21,13 @@ from lookalike.progress import TaskEndedError, Worker
 from lookalike.records import Effort
 from lookalike.store.base import Seqs, Vectors
 from lookalike.store.local.catalog import Catalog, CollectionRow
-from lookalike.store.local.index.building import BuildError, BuildProgress, Retries, build
-from lookalike.store.local.index.generations import Generations
+from lookalike.store.local.index.building import (
+    BuildError,
+    BuildProgress,
+    Generations,
+    Retries,
+    build,
+)
 from lookalike.store.local.index.policy import EXACT, IndexPolicy, Plan
 from lookalike.store.local.index.segments import ExactSegment, Found, Segments, in_memory
 
@@ -46,10 +51,6 @@ class Coalescer:
 
     A few searches run side by side, each on its caller's thread. If more arrive, they gather until
     one of these ends; then one of their callers searches for all of them.
-
-    Args:
-        search: Takes (Q, dim) queries and k; returns Q results. Called on callers' threads.
-        places: Searches at a time.
     """
 
     def __init__(self, search: Callable[[Vectors, int], list[Found]], *, places: int = 3) -> None:
@@ -339,7 +340,7 @@ class LiveIndex:
         self._progress.check()
 
     def _build_candidates(self, factory: str, folder: Path, dim: int) -> dict[str, Any]:
-        """Builds an approximate index of a folder's vectors, see `generations.Build`."""
+        """Builds an approximate index of a folder's vectors, see `building.Build`."""
         calibration = build(
             folder,
             dim=dim,

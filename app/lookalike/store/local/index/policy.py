@@ -32,7 +32,14 @@ _GROWING_SHARE = 10  # build again once a tenth as many rows were added,
 _GROWING_NUMBERS = 40_000_000  # but no later than when they take about 10 ms to score exactly
 _DEAD_SHARE = 4
 _REFINED = re.compile(r",(?:RFlat|Refine\([^()]*\))$")
-_TOO_FEW = re.compile(r"IVF0+(?!\d)|HNSW0*[01](?!\d)")
+_UNUSABLE = {
+    r"(?:^|,)IDMap": "IDMap is not needed, rows have numbers of their own",
+    r"Refine|RFlat": "refining comes last",
+    # Nor does it take selectors.
+    r"NSG": "NSG never ends with some equal pictures; HNSW serves as well",
+    # FAISS would end the process when rows are added.
+    r"IVF0+(?!\d)|HNSW0*[01](?!\d)": "the number of its lists or links is too small",
+}
 _MAX_LISTS = 2**24
 _LISTS = re.compile(r"(?:^|,)IVF(\d+)([kM]?)")
 _UNITS = {"": 1, "k": 1024, "M": 1024**2}
@@ -119,7 +126,9 @@ class IndexPolicy:
             return Plan(None, f"exact: {rows} pictures of {dim} numbers take about 10 ms or less")
         memory = memory_bytes() // 4 if self.memory is None else self.memory
         kept, lists = min(_REDUCED, dim), suitable_lists(rows)
-        beside = self._reduction_bytes(dim, kept) + 4 * lists * kept
+        # FAISS keeps every direction of a PCA, used or not.
+        directions = kept + (dim if dim <= self.limits.pca_dim else 0)
+        beside = 4 * lists * kept + (4 * dim * directions if dim > kept else 0)
         codes, code_bytes = "SQ8", kept
         if beside + rows * (kept + _SEQ_BYTES) > memory:
             smaller = ("SQ4", kept // 2) if kept % 2 else (f"PQ{kept // 2}x4fs", kept // 4)
@@ -137,12 +146,6 @@ class IndexPolicy:
         if self.index_type == AUTO:
             return max(self.limits.min_rows, self.limits.exact_numbers // dim + 1)
         return max(self.limits.min_rows, _ROWS_PER_LIST * list_count(self.index_type))
-
-    def _reduction_bytes(self, dim: int, kept: int) -> int:
-        """Bytes of `reduction`; FAISS keeps every direction of a PCA, used or not."""
-        if dim <= kept:
-            return 0
-        return 4 * dim * (kept + (dim if dim <= self.limits.pca_dim else 0))
 
     def due(self, index: Segments) -> Plan | None:
         """What to build now; None if the index serves well as it is."""
@@ -172,10 +175,8 @@ class IndexPolicy:
             return wanted.reason
         if self.due(index) is not None:
             return f"until {factory} is built ({wanted.reason})"
-        return (
-            f"it was built before, and serves on; built now, it would be {factory} "
-            f"({wanted.reason})"
-        )
+        now = f"built now, it would be {factory} ({wanted.reason})"
+        return f"it was built before, and serves on; {now}"
 
     def _settings_changed(self, index: Segments) -> bool:
         return index.built_with is not None and index.built_with != self.build_settings
@@ -209,8 +210,7 @@ class IndexPolicy:
 def check_index_type(text: str) -> str:
     """Normalizes an index type: `Flat` and `auto` in any case, or a factory string of FAISS.
 
-    A last `,RFlat` or `,Refine(...)` is dropped: every candidate is scored from its float32 vector
-    anyway.
+    Refining at its end is dropped: every candidate is scored from its float32 vector anyway.
 
     Raises:
         ConfigurationError: FAISS knows no such type, or it cannot serve here.
@@ -232,21 +232,11 @@ def check_index_type(text: str) -> str:
 @functools.lru_cache(maxsize=64)
 def _problem(factory: str) -> str | None:
     """Why a factory string cannot be used; None if it can."""
-    if factory.startswith("IDMap") or ",IDMap" in factory:
-        return "IDMap is not needed, rows have numbers of their own"
-    if "Refine" in factory or "RFlat" in factory:
-        return "refining comes last"
-    if "NSG" in factory:  # nor does it take selectors
-        return "NSG never ends with some equal pictures; HNSW serves as well"
-    if _TOO_FEW.search(factory):  # FAISS would end the process when rows are added
-        return "the number of its lists or links is too small"
+    for pattern, problem in _UNUSABLE.items():
+        if re.search(pattern, factory):
+            return problem
     if list_count(factory) > _MAX_LISTS:  # FAISS would allocate their memory at once
         return f"it has more than {_MAX_LISTS} lists"
-    return _refusal(factory)
-
-
-def _refusal(factory: str) -> str | None:
-    """Why FAISS cannot build it for vectors of any usual length; None if it can."""
     refusal = "it is empty"
     for dim in _TRIED_DIMS if factory else ():
         try:

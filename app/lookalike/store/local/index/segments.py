@@ -61,13 +61,9 @@ class ExactSegment:
     index type. FAISS's candidates are scored again in double precision, so that scores and the
     order of equal scores do not depend on how many queries were searched together.
 
-    Args:
-        dim: Numbers in a vector.
-        vectors: Rows, (N, dim) float32, C-contiguous; for example a mapped file.
-        seqs: The seqs of these rows, (N,) int64, strictly ascending.
-        alive: Which rows are no tombstones; all unless given.
-        room: Where the rows lie, if others can be added behind them.
-        limits: Sizes at which a search does something else.
+    Rows are (N, dim) float32, C-contiguous, their seqs (N,) int64 and strictly ascending. All are
+    alive unless said otherwise. Others can be added in place where they lie in a room; a mapped
+    file has none.
     """
 
     def __init__(
