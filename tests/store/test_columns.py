@@ -388,10 +388,10 @@ def test_what_is_changed_again_and_again_does_not_pile_up() -> None:
 
 def test_memory_of_a_column() -> None:
     column = Column(0)
-    column.append([n / 7 for n in range(10_000)])
+    column.extend(10_000)
+    column.write(np.arange(10_000), [n / 7 for n in range(10_000)])
     assert column.bytes <= 10_000 * 9 * 1.25
-    column = Column(0)
-    column.append([("cat", "dog")[n % 2] for n in range(10_000)])
+    column.write(np.arange(10_000), [("cat", "dog")[n % 2] for n in range(10_000)])
     assert column.bytes <= 10_000 * 9 * 1.25 + 1_000
 
 

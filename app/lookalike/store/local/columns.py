@@ -114,12 +114,10 @@ class Column:
         self.reached = 0
         self.used = 0.0
 
-    def append(self, values: Sequence[Any]) -> None:
-        """Adds rows at the end; `MISSING` where a row has no such field."""
-        start = len(self._kinds.values)
-        self._kinds.append(np.zeros(len(values), np.uint8))
-        self._cells.append(np.zeros(len(values), np.int64))
-        self.write(np.arange(start, start + len(values)), values)
+    def extend(self, rows: int) -> None:
+        """Adds rows at the end that have no such field."""
+        self._kinds.append(np.zeros(rows, np.uint8))
+        self._cells.append(np.zeros(rows, np.int64))
 
     def write(self, slots: Slots, values: Sequence[Any]) -> None:
         """Sets the values of rows, each of them once."""
@@ -289,12 +287,9 @@ class Columns:
         """Follows a commit; `number` is the collection's change number after it."""
         with self._lock:
             if changes.added:
-                self._add(changes.added)
-            if changes.updated:
-                self._touched.update(seq for seq, _ in changes.updated)
-                slots, rows = self._known(changes.updated)
-                for name, column in self._columns.items():
-                    column.write(slots, [metadata.get(name, MISSING) for _, metadata in rows])
+                self._add([seq for seq, _ in changes.added])
+            self._touched.update(seq for seq, _ in changes.updated)
+            self._write(self._columns, [*changes.added, *changes.updated])
             if changes.removed:
                 slots, _ = self._known([(seq, {}) for seq in changes.removed])
                 self._dead += int(np.count_nonzero(self._alive.values[slots]))
@@ -359,14 +354,20 @@ class Columns:
             rows = self._seqs.bytes + self._alive.bytes
             return rows + sum(column.bytes for column in self._columns.values())
 
-    def _add(self, rows: Rows) -> None:
+    def _add(self, seqs: Sequence[int]) -> None:
         full = [column for column in self._columns.values() if column.reached >= self._last]
-        self._seqs.append([seq for seq, _ in rows])
-        self._alive.append(np.ones(len(rows), bool))
-        for name, column in self._columns.items():
-            column.append([metadata.get(name, MISSING) for _, metadata in rows])
+        self._seqs.append(seqs)
+        self._alive.append(np.ones(len(seqs), bool))
+        for column in self._columns.values():
+            column.extend(len(seqs))
         for column in full:
             column.reached = self._last
+
+    def _write(self, names: Iterable[str], rows: Rows) -> None:
+        slots, rows = self._known(rows)
+        for name in names if rows else ():
+            values = [metadata.get(name, MISSING) for _, metadata in rows]
+            self._columns[name].write(slots, values)
 
     def _known(self, rows: Rows) -> tuple[Slots, Rows]:
         """Those of the rows that are here, with their slots."""
@@ -423,12 +424,10 @@ class Columns:
     def _take(self, names: set[str], low: int, high: int, rows: Rows) -> None:
         """Writes a block that was just read, but for rows that were changed meanwhile."""
         with self._lock:
-            slots, rows = self._known([row for row in rows if row[0] not in self._touched])
-            for name in names:
-                column = self._columns[name]
-                if column.reached == low:
-                    column.write(slots, [metadata.get(name, MISSING) for _, metadata in rows])
-                    column.reached = high
+            current = [name for name in names if self._columns[name].reached == low]
+            self._write(current, [row for row in rows if row[0] not in self._touched])
+            for name in current:
+                self._columns[name].reached = high
 
 
 class Filtering:

@@ -173,7 +173,11 @@ class LocalStore:
         if limit < 1:
             raise InvalidParameterError("limit must be at least 1")
         row = self._catalog.collection(collection)
-        found = self._rows(row, where, after=after, limit=limit + 1) if row else {}
+        found: dict[int, ImageRecord] = {}
+        if row and where and where.conditions:
+            found = self._filtering.page(row, where, after=after, limit=limit + 1)
+        elif row:
+            found = self._catalog.page(row, after=after, limit=limit + 1)
         seqs = list(found)[:limit]
         end = encode_cursor(seqs[-1] if seqs else after)
         next_cursor = end if len(found) > limit else None
@@ -184,13 +188,6 @@ class LocalStore:
             seqs = [int(seq) for seq in held]
         records = [found[seq] for seq in seqs]
         return Page(records=records, next_cursor=next_cursor, end=end, vectors=vectors)
-
-    def _rows(
-        self, row: CollectionRow, where: Filter | None, *, after: int, limit: int
-    ) -> dict[int, ImageRecord]:
-        if where is None or not where.conditions:
-            return self._catalog.page(row, after=after, limit=limit)
-        return self._filtering.page(row, where, after=after, limit=limit)
 
     def references(self, sha256s: Iterable[str]) -> set[str]:
         return self._catalog.references(sha256s)

@@ -43,7 +43,7 @@ from lookalike.store.base import Seqs, Vectors
 from lookalike.store.local.catalog import CollectionRow
 from lookalike.store.local.index.approximate import ApproximateSegment, CandidateIndex
 from lookalike.store.local.index.calibration import Calibration, build_segment
-from lookalike.store.local.index.policy import EXACT, VERSION, Limits, error_text
+from lookalike.store.local.index.policy import EXACT, VERSION, IndexPolicy, Limits, error_text
 from lookalike.store.local.index.segments import ExactSegment, Segments, in_memory, use_at_most
 
 _KIND, _FORMAT = "index", 3
@@ -57,12 +57,6 @@ _MAX_RETRY_S = 6 * 3600.0
 _POLL_S = 0.1
 _NICE = 10  # other work goes first
 _PRINTED_BYTES = 8000  # of what the process printed last; an answer takes far less
-
-Build = Callable[[Path, int], dict[str, Any]]
-"""Writes `candidates` into the folder that holds `vectors` of so many numbers each.
-
-Returns what to keep of it: `index`, `calibration`, `built_with`.
-"""
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +74,11 @@ class Generations:
         blocks: Iterable[tuple[Seqs, Vectors]],
         row: CollectionRow,
         *,
-        build: Build | None = None,
+        build: Callable[[Path], dict[str, Any]] | None = None,
     ) -> bool:
         """Saves a generation; False if nothing may be saved.
 
+        `build` writes `candidates` into the folder of `vectors`, and gives what to keep of them.
         Raises `StorageError` if the disk refuses; then the older generation stays.
         """
         if self._read_only:
@@ -94,7 +89,7 @@ class Generations:
             seqs = _write_rows(folder, blocks)
             facts.update(_identity(seqs, row))
             if build is not None:
-                facts.update(build(folder, row.spec.dim))
+                facts.update(build(folder))
 
         with disk_errors("save the index"):
             saved = save_artifact(
@@ -267,9 +262,9 @@ class BuildInterruptedError(Exception):
 
 
 def build(
-    folder: Path, *, dim: int, factory: str, recall: float, limits: Limits, progress: Progress
+    folder: Path, *, dim: int, factory: str, policy: IndexPolicy, progress: Progress
 ) -> dict[str, Any]:
-    """Builds an index of `vectors` in a folder as `candidates`; gives its calibration as JSON.
+    """Builds an index of `vectors` in a folder as `candidates`; gives what to keep of it as JSON.
 
     Raises:
         BuildError: FAISS cannot build this type of these vectors.
@@ -277,15 +272,15 @@ def build(
         MemoryError: Memory ran short.
         TaskEndedError: `progress` ended it.
     """
-    request = {"folder": str(folder), "dim": dim, "factory": factory, "recall": recall}
-    request["calibrated_k"] = limits.calibrated_k
-    if (folder / "vectors").stat().st_size <= 4 * limits.inline_numbers:
-        return build_here(request, progress)
-    return _build_apart(request, progress)
+    request = {"folder": str(folder), "dim": dim, "factory": factory, "recall": policy.recall}
+    request["calibrated_k"] = policy.limits.calibrated_k
+    small = (folder / "vectors").stat().st_size <= 4 * policy.limits.inline_numbers
+    calibration = build_here(request, progress) if small else _build_apart(request, progress)
+    return {"index": factory, "calibration": calibration, "built_with": policy.build_settings}
 
 
 def build_here(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Builds in this process, see `build`."""
+    """Builds in this process, see `build`; gives the calibration."""
     folder = Path(request["folder"])
     limits = Limits(calibrated_k=tuple(request["calibrated_k"]))
     rows = ExactSegment.map(folder / "vectors", request["dim"], limits=limits)

@@ -318,8 +318,10 @@ class LiveIndex:
     def _save_built(self, factory: str | None, rows: int) -> Segments:
         self._progress.report(0, rows, stage="read")
         self._generations.require_room(rows, self.row.spec.dim)
-        build = partial(self._build_candidates, factory) if factory else None
-        self._generations.save(self._paced_blocks(rows), self.row, build=build)
+        how: dict[str, Any] = {"policy": self._policy, "progress": self._progress}
+        how |= {"dim": self.row.spec.dim, "factory": factory}
+        candidates = partial(build, **how) if factory else None
+        self._generations.save(self._paced_blocks(rows), self.row, build=candidates)
         built = self._generations.load(self.row, exact=False)
         if built is None or built.factory != factory:  # it would be due again at once
             raise BuildError("what was saved cannot be read")
@@ -338,19 +340,6 @@ class LiveIndex:
             done += len(block[0])
             self._progress.report(min(done, rows), rows, stage="read")
         self._progress.check()
-
-    def _build_candidates(self, factory: str, folder: Path, dim: int) -> dict[str, Any]:
-        """Builds an approximate index of a folder's vectors, see `building.Build`."""
-        calibration = build(
-            folder,
-            dim=dim,
-            factory=factory,
-            recall=self._policy.recall,
-            limits=self._limits,
-            progress=self._progress,
-        )
-        settings = self._policy.build_settings
-        return {"index": factory, "calibration": calibration, "built_with": settings}
 
     @property
     def is_exact(self) -> bool:

@@ -149,7 +149,7 @@ class IndexPolicy:
 
     def due(self, index: Segments) -> Plan | None:
         """What to build now; None if the index serves well as it is."""
-        wanted = self.plan(index.live_rows, index.dim)
+        wanted = self.plan(index.live_rows, index.growing.dim)
         if not len(index.sealed):
             return wanted if wanted.factory or index.bytes >= self.limits.mapped_bytes else None
         if wanted.factory is None and index.factory is not None:
@@ -164,12 +164,12 @@ class IndexPolicy:
             return 0
         left = list(self._left(index))
         if self.index_type != EXACT:
-            left.append(abs(self._needed(index.dim) - index.live_rows))
+            left.append(abs(self._needed(index.growing.dim) - index.live_rows))
         return min(left)
 
     def explain(self, index: Segments) -> str:
         """Why the index has its type, for people."""
-        wanted = self.plan(index.live_rows, index.dim)
+        wanted = self.plan(index.live_rows, index.growing.dim)
         factory = wanted.factory or EXACT
         if factory == (index.factory or EXACT):
             return wanted.reason
@@ -196,12 +196,12 @@ class IndexPolicy:
         """Rows that may still be added, and removed, before the sealed rows are built again."""
         sealed = len(index.sealed)
         if index.factory is None:  # growing rows are searched just as fast, but take memory
-            growing = self.limits.mapped_bytes // (4 * index.dim)
+            growing = self.limits.mapped_bytes // (4 * index.growing.dim)
             if not sealed:
                 return growing - len(index.growing), sys.maxsize
             growing, dead = min(sealed // 2, growing), sealed // 2
         else:
-            share = min(sealed // _GROWING_SHARE, _GROWING_NUMBERS // index.dim)
+            share = min(sealed // _GROWING_SHARE, _GROWING_NUMBERS // index.growing.dim)
             growing = max(self.limits.min_rows // 2, share)
             dead = max(sealed // _DEAD_SHARE, growing)
         return growing - len(index.growing), dead - index.sealed.dead

@@ -38,7 +38,7 @@ _Near = tuple[NDArray[np.float32], Positions]
 _BATCH = 4  # from this many queries on, a matrix product and more threads pay
 _MAX_THREADS = 8  # more wait for memory; every thread that leads a batch keeps as many
 _max_threads: int | None = None
-# Newer versions compare queries * dim with the threshold, older ones queries; see `threads_for`.
+# Newer versions compare queries * dim with the threshold, older ones queries.
 _COUNTS_NUMBERS = faiss.cvar.distance_compute_blas_threshold > 10_000
 _MAX_CANDIDATES = 4096  # with more, scoring all rows is no slower
 _BLOCK_BYTES = 4 * 2**20
@@ -215,7 +215,12 @@ class ExactSegment:
         pointers = [faiss.swig_ptr(one) for one in (queries, self.vectors, scores, positions)]
         sizes = (self.dim, len(queries), count, width)
         chosen = None if mask is None else selector(mask)
-        with threads_for(len(queries), count, self.dim, parallel_work=self.limits.parallel_work):
+        # One query is faster on one core and without a matrix product. FAISS has one threshold for
+        # the process: two threads that set it at once slow each other down, but are never wrong.
+        faiss.cvar.distance_compute_blas_threshold = _BATCH * (self.dim if _COUNTS_NUMBERS else 1)
+        work = len(queries) * count * self.dim
+        parallel = len(queries) >= _BATCH and work >= self.limits.parallel_work
+        with threads(max_threads() if parallel else 1):
             faiss.knn_inner_product(*pointers[:2], *sizes, *pointers[2:], chosen)
         return scores, positions
 
@@ -274,19 +279,6 @@ def selector(chosen: Mask) -> Any:
     return faiss.IDSelectorBitmap(np.packbits(chosen, bitorder="little"))
 
 
-@contextmanager
-def threads_for(queries: int, rows: int, dim: int, *, parallel_work: int) -> Iterator[None]:
-    """Lets FAISS multiply matrices, on every core, if a batch is worth it.
-
-    One query is faster without either. FAISS has one threshold for the whole process: two threads
-    that set it at once slow each other down, but never get a wrong answer.
-    """
-    faiss.cvar.distance_compute_blas_threshold = _BATCH * (dim if _COUNTS_NUMBERS else 1)
-    parallel = queries >= _BATCH and queries * rows * dim >= parallel_work
-    with threads(max_threads() if parallel else 1):
-        yield
-
-
 def use_at_most(count: int) -> None:
     """Limits the threads of every batch in this process."""
     global _max_threads  # noqa: PLW0603 - one for the process, as FAISS's own are
@@ -321,11 +313,6 @@ class Segments:
     def __len__(self) -> int:
         """Rows, tombstones included."""
         return len(self.sealed) + len(self.growing)
-
-    @property
-    def dim(self) -> int:
-        """Numbers in a vector."""
-        return self.growing.dim
 
     @property
     def dead(self) -> int:
