@@ -27,7 +27,7 @@ from lookalike.store.jobs import JobState
 class Schema(BaseModel):
     """The base of all: nothing beside the fields named."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 def _sources(name: str) -> AliasChoices:
@@ -61,9 +61,8 @@ class ModelOut(Answer):
 
     name: str = Field(validation_alias=AliasChoices("name", "model"), examples=["resnet50"])
     weights: str = Field(examples=["IMAGENET1K_V1"])
-    head: Annotated[str | None, AfterValidator(_first_digits)] = Field(
-        description="16 digits of the embedding head's digest, or null"
-    )
+    head: Annotated[str | None, AfterValidator(_first_digits)]
+    """16 digits of the embedding head's digest, or null"""
     dim: int = Field(examples=[2048])
 
 
@@ -95,10 +94,8 @@ class SearchOut(Answer):
     model: ModelOut = Field(validation_alias=AliasChoices("model", "spec"))
     query: QueryOut
     matches: list[MatchOut]
-    took_ms: dict[str, float] = Field(
-        description="Milliseconds by stage",
-        examples=[{"decode": 2.1, "embed": 24.8, "total": 28.4}],
-    )
+    took_ms: dict[str, float] = Field(examples=[{"decode": 2.1, "embed": 24.8, "total": 28.4}])
+    """Milliseconds by stage"""
 
 
 class ItemError(Answer):
@@ -259,9 +256,8 @@ class DuplicatesOut(Answer):
     total_groups: int
     total_duplicates: int = Field(description="Pictures of all groups but those to keep")
     bytes_saved: int = Field(description="By deleting the members of all groups")
-    truncated: int = Field(
-        description="Pictures with more neighbors than are looked at; their groups may lack some"
-    )
+    truncated: int
+    """Pictures with more neighbors than are looked at; their groups may lack some"""
     groups: list[DuplicateGroupOut]
     next_cursor: str | None = Field(description="Send as `cursor` for the next groups; null: end")
 
@@ -294,9 +290,8 @@ class JobOut(Answer):
         "pictures that were met"
     )
     total: int | None = Field(description="Steps in all; null: not known yet")
-    errors: int = Field(
-        description="Steps that failed; of reembed, since it last began after a restart"
-    )
+    errors: int
+    """Steps that failed; of reembed, since it last began after a restart"""
     error_texts: list[str] = Field(description="The first few errors")
     message: str
     rate: float | None = Field(description="Steps a second while it runs")

@@ -141,22 +141,15 @@ class FolderIn(Schema):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    path: str = Field(
-        pattern=PATH_PATTERN, min_length=1, max_length=4096, description="Whole path on the server"
-    )
-    collection: str = Field(
-        DEFAULT_COLLECTION, max_length=63, description="Made where it does not exist"
-    )
-    on_conflict: OnConflict = Field(
-        OnConflict.REPLACE, strict=False, description="What to do with ids that exist"
-    )
+    path: str = Field(pattern=PATH_PATTERN, min_length=1, max_length=4096)
+    """Whole path on the server"""
+    collection: str = Field(DEFAULT_COLLECTION, max_length=63)
+    """Made where it does not exist"""
+    on_conflict: OnConflict = Field(OnConflict.REPLACE, strict=False)
+    """What to do with ids that exist"""
     metadata: dict[str, Any] | None = Field(None, description="For every picture")
-    folder_field: str | None = Field(
-        None,
-        min_length=1,
-        max_length=256,
-        description="Metadata field for the name of the picture's folder",
-    )
+    folder_field: str | None = Field(None, min_length=1, max_length=256)
+    """Metadata field for the name of the picture's folder"""
 
 
 @_archives.post(

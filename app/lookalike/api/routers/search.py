@@ -38,26 +38,16 @@ class UrlSearchIn(Schema):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    url: str = Field(
-        min_length=1,
-        max_length=2048,
-        description="Where the picture is; http or https",
-        examples=["https://example.com/photo.jpg"],
-    )
+    url: str = Field(min_length=1, max_length=2048, examples=["https://example.com/photo.jpg"])
+    """Where the picture is; http or https"""
     k: K = 10
     min_score: MinScore = -1.0
-    filter: dict[str, Any] | None = Field(
-        None, description="Conditions on metadata", examples=[{"label": "cat"}]
-    )
-    group_by: str | None = Field(
-        None,
-        min_length=1,
-        max_length=256,
-        description="Only the best of each value of this metadata field",
-    )
-    collection: str = Field(
-        DEFAULT_COLLECTION, pattern=COLLECTION_PATTERN, description="Where to search"
-    )
+    filter: dict[str, Any] | None = Field(None, examples=[{"label": "cat"}])
+    """Conditions on metadata"""
+    group_by: str | None = Field(None, min_length=1, max_length=256)
+    """Only the best of each value of this metadata field"""
+    collection: str = Field(DEFAULT_COLLECTION, pattern=COLLECTION_PATTERN)
+    """Where to search"""
     nprobe: Nprobe = None
     ef_search: EfSearch = None
     k_factor: KFactor = None

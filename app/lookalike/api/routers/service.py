@@ -63,29 +63,18 @@ class ReembedIn(Schema):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: str | None = Field(
-        None, pattern="^[a-z0-9_]{1,64}$", description="resnet18, 34, 50, 101 or 152"
-    )
-    weights: str | None = Field(
-        None,
-        pattern=PATH_PATTERN,
-        max_length=1024,
-        description="A torchvision weights name, a path on the service's machine, or random",
-    )
+    model: str | None = Field(None, pattern="^[a-z0-9_]{1,64}$")
+    """resnet18, 34, 50, 101 or 152"""
+    weights: str | None = Field(None, pattern=PATH_PATTERN, max_length=1024)
+    """A torchvision weights name, a path on the service's machine, or random"""
     pooling: Literal["avg", "flatten"] | None = None
     resize: Literal["squash", "crop"] | None = None
-    input_size: int | None = Field(
-        None, ge=32, le=1024, description="Side of the network's input; null: the model's own"
-    )
-    head: str | None = Field(
-        None,
-        pattern=PATH_PATTERN,
-        max_length=1024,
-        description="A head's file on the service's machine; null: no head",
-    )
-    int8: bool | None = Field(
-        None, description="Whether the newest int8 network of these settings makes the vectors"
-    )
+    input_size: int | None = Field(None, ge=32, le=1024)
+    """Side of the network's input; null: the model's own"""
+    head: str | None = Field(None, pattern=PATH_PATTERN, max_length=1024)
+    """A head's file on the service's machine; null: no head"""
+    int8: bool | None = None
+    """Whether the newest int8 network of these settings makes the vectors"""
 
     def given(self) -> dict[str, Any]:
         """Returns what was sent. Null counts only for `head` and `input_size`."""
@@ -224,9 +213,8 @@ class InfoOut(Schema):
     version: str
     models: list[LiveModelOut]
     collections: list[CollectionOut]
-    recall: dict[str, RecallOut] = Field(
-        description="By collection; where the index is approximate, once a search was measured"
-    )
+    recall: dict[str, RecallOut]
+    """By collection; where the index is approximate, once a search was measured"""
     store: dict[str, Any]
     limits: dict[str, int]
 
