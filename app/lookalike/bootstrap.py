@@ -5,13 +5,13 @@ from __future__ import annotations
 import os.path
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lookalike.config import Settings, parse_dirs
-from lookalike.cores import available_cores, limit_openmp
+from lookalike.cores import limit_openmp
 from lookalike.errors import ConfigurationError, InvalidParameterError
 from lookalike.files.data_folder import require_data_folder
 from lookalike.files.disk import LocalFiles
@@ -45,32 +45,69 @@ if TYPE_CHECKING:
     from lookalike.store.tuning import Tuning
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """Everything that the shells call; `close` lets go of it all."""
 
-    settings: Settings
-    encoders: Encoders
-    store: Store
-    job_store: JobStore
-    files: LocalFiles
-    search: SearchService
-    indexing: IndexingService
-    imports: ImportService
-    pictures: PictureService
-    collections: CollectionService
-    duplicates: DuplicateService
-    reembedding: ReembeddingService
-    jobs: JobService
-    canary: Canary
-    recall_meter: RecallMeter
-    maintenance: Worker | None
+    def __init__(
+        self,
+        settings: Settings,
+        encoders: Encoders,
+        store: Store,
+        job_store: JobStore,
+        *,
+        read_only: bool,
+    ) -> None:
+        models = _models(settings, encoders, store, keep=not read_only)
+        models.restore()
+        decoder, gate, files = build_decoder(settings), PutGate(), LocalFiles(settings.data_dir)
+        cores, batch = settings.cores, settings.max_batch
+        most_metadata = settings.max_metadata_bytes
+        self.settings, self.files = settings, files
+        self.encoders, self.store, self.job_store = encoders, store, job_store
+        self.pictures = PictureService(store, files, decoder, max_metadata_bytes=most_metadata)
+        self.duplicates = DuplicateService(store, self.pictures)
+        self.recall_meter = RecallMeter(store, share=0.0 if read_only else settings.recall_sample)
+        fetcher = _fetcher(settings, files.tmp)
+        self.search = SearchService(
+            encoders, store, decoder, meter=self.recall_meter, fetcher=fetcher
+        )
+        self.reembedding = ReembeddingService(
+            store, self.pictures, gate=gate, models=models, cores=cores, batch=batch
+        )
+        self.indexing = IndexingService(
+            encoders,
+            store,
+            files,
+            decoder,
+            originals=Originals(settings.originals),
+            max_metadata_bytes=most_metadata,
+            cores=cores,
+            group=batch,
+            gate=gate,
+        )
+        self.imports = ImportService(
+            indexing=self.indexing,
+            folder=settings.data_dir / "imports",
+            tmp=files.tmp,
+            max_archive_bytes=settings.max_archive_bytes,
+            max_file_bytes=settings.max_file_bytes,
+            max_metadata_bytes=most_metadata,
+            dirs=parse_dirs(settings.import_dirs),
+        )
+        handlers = {REEMBED_KIND: self.reembedding.as_job, **self.imports.handlers}
+        self.jobs = JobService(job_store, handlers, ended=self.imports.ended)
+        self.collections = CollectionService(store, self.jobs, gate)
+        self.canary = Canary(encoders, store, timeout_s=settings.ready_timeout)
+        self._sweeper: Worker | None = None
+        if not read_only:
+            self.imports.sweep(job_store.unfinished())
+            self._sweeper = file_sweeper(store, files)
 
     def close(self) -> None:
         """Finishes what waits, saves, and lets go of the data folder."""
         closes = [self.store.close, self.job_store.close, self.encoders.close]
         closes += [self.indexing.close, self.recall_meter.close]
-        closes += [] if self.maintenance is None else [self.maintenance.close]
+        closes += [] if self._sweeper is None else [self._sweeper.close]
         with ExitStack() as parts:  # from the last to the first, whatever one raises
             for close in (*closes, self.duplicates.close, self.jobs.close):
                 parts.callback(close)
@@ -109,7 +146,7 @@ def build_services(
         if encoders is None:
             encoders = build_encoders(settings, keep=not read_only, on_batch=on_batch)
             undo.callback(encoders.close)
-        services = _assemble(settings, encoders, store, jobs, read_only=read_only)
+        services = Services(settings, encoders, store, jobs, read_only=read_only)
         undo.pop_all()
     return services
 
@@ -126,7 +163,7 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     from lookalike.store.local.index.segments import use_at_most  # noqa: PLC0415 - imports faiss
     from lookalike.store.local.store import LocalStore  # noqa: PLC0415
 
-    use_at_most(settings.threads or available_cores())
+    use_at_most(settings.cores)
     try:
         policy = IndexPolicy(
             index_type=settings.index,
@@ -171,7 +208,7 @@ def tune_collection(
         k=k,
         queries=queries,
         seed=seed,
-        threads=settings.threads or available_cores(),
+        threads=settings.cores,
         progress=progress,
     )
 
@@ -294,7 +331,7 @@ def build_pictures(settings: Settings, store: Store) -> PictureService:
 def build_decoder(settings: Settings) -> ImageDecoder:
     """Decodes within the limits that the settings name."""
     limits = ImageLimits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
-    return ImageDecoder(limits, slots=settings.threads or available_cores())
+    return ImageDecoder(limits, slots=settings.cores)
 
 
 def _fetcher(settings: Settings, folder: Path) -> Fetcher | None:
@@ -306,64 +343,6 @@ def _fetcher(settings: Settings, folder: Path) -> Fetcher | None:
         max_bytes=settings.max_file_bytes,
         timeout_s=settings.fetch_timeout,
         places=settings.max_fetches,
-    )
-
-
-def _assemble(
-    settings: Settings, encoders: Encoders, store: Store, job_store: JobStore, *, read_only: bool
-) -> Services:
-    models = _models(settings, encoders, store, keep=not read_only)
-    models.restore()
-    files, decoder, gate = LocalFiles(settings.data_dir), build_decoder(settings), PutGate()
-    cores, batch = settings.threads or available_cores(), settings.max_batch
-    most_metadata = settings.max_metadata_bytes
-    pictures = PictureService(store, files, decoder, max_metadata_bytes=most_metadata)
-    meter = RecallMeter(store, share=0.0 if read_only else settings.recall_sample)
-    fetcher = _fetcher(settings, files.tmp)
-    reembedding = ReembeddingService(
-        store, pictures, gate=gate, models=models, cores=cores, batch=batch
-    )
-    indexing = IndexingService(
-        encoders,
-        store,
-        files,
-        decoder,
-        originals=Originals(settings.originals),
-        max_metadata_bytes=most_metadata,
-        cores=cores,
-        group=batch,
-        gate=gate,
-    )
-    imports = ImportService(
-        indexing=indexing,
-        folder=settings.data_dir / "imports",
-        tmp=files.tmp,
-        max_archive_bytes=settings.max_archive_bytes,
-        max_file_bytes=settings.max_file_bytes,
-        max_metadata_bytes=most_metadata,
-        dirs=parse_dirs(settings.import_dirs),
-    )
-    if not read_only:
-        imports.sweep(job_store.unfinished())
-    handlers = {REEMBED_KIND: reembedding.as_job, **imports.handlers}
-    jobs = JobService(job_store, handlers, ended=imports.ended)
-    return Services(
-        settings=settings,
-        encoders=encoders,
-        store=store,
-        job_store=job_store,
-        files=files,
-        search=SearchService(encoders, store, decoder, meter=meter, fetcher=fetcher),
-        indexing=indexing,
-        imports=imports,
-        pictures=pictures,
-        duplicates=DuplicateService(store, pictures),
-        reembedding=reembedding,
-        jobs=jobs,
-        collections=CollectionService(store, jobs, gate),
-        canary=Canary(encoders, store, timeout_s=settings.ready_timeout),
-        recall_meter=meter,
-        maintenance=None if read_only else file_sweeper(store, files),
     )
 
 

@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lookalike.cores import available_cores
 from lookalike.errors import ConfigurationError, InvalidRequestError
 from lookalike.models.spec import Precision, Runtime
 from lookalike.records import Effort
@@ -150,6 +151,11 @@ class Settings(BaseSettings):
     """Least severe log lines to print"""
     log_format: Literal["auto", "text", "json"] = "auto"
     """auto: text on a terminal, JSON otherwise"""
+
+    @property
+    def cores(self) -> int:
+        """CPU cores to use."""
+        return self.threads or available_cores()
 
     @field_validator("index_parameters", "filter_fields")
     @classmethod

@@ -24,7 +24,6 @@ from lookalike.cli.common import (
     settings_flags,
 )
 from lookalike.config import Settings, load_settings
-from lookalike.cores import available_cores
 from lookalike.errors import ConfigurationError
 from lookalike.evaluation import runner
 from lookalike.evaluation.datasets import Dataset, open_dataset, sample
@@ -133,7 +132,7 @@ def open_vectors(wanted: Wanted, given: dict[str, Any], progress: Progress) -> I
             build_decoder(settings),
             cache=settings.cache_dir,
             progress=progress.stage("extracting"),
-            cores=settings.threads or available_cores(),
+            cores=settings.cores,
         )
 
 
