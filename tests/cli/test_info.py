@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lookalike.cli.manage import about
+from lookalike.cli.collections import about
 from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
 from tests.cli.conftest import Run

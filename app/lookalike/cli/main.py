@@ -15,20 +15,20 @@ from lookalike.errors import ConfigurationError, LookalikeError
 
 COMMANDS = {
     "serve": ("serve:serve", "Start the service; GET /docs shows how to use it."),
-    "index": ("index:index", "Add pictures to a collection."),
+    "index": ("collections:index", "Add pictures to a collection."),
     "search": ("search:search", "Find the pictures most like IMAGE."),
     "evaluate": ("sets:evaluate", "Measure how well pictures find those of their class."),
     "map": ("sets:map_pictures", "Draw a map on which similar pictures lie together."),
     "duplicates": ("search:duplicates", "Find pictures that are stored more than once."),
     "cluster": ("sets:cluster", "Group pictures that look alike."),
-    "train": ("train:train", "Train a head on a labelled set, and measure its effect."),
-    "reembed": ("index:reembed", "Move a collection to another model."),
+    "train": ("sets:train", "Train a head on a labelled set, and measure its effect."),
+    "reembed": ("collections:reembed", "Move a collection to another model."),
     "tune": ("tune:tune", "Try index types on a collection."),
     "quantize": ("tune:quantize", "Make the model's int8 network for OpenVINO."),
-    "info": ("manage:info", "Show collections, their models, and their indexes."),
-    "list": ("manage:list_images", "List the pictures of a collection, oldest first."),
-    "delete": ("manage:delete", "Delete pictures by id, or a whole collection."),
-    "vectors": ("manage:vectors", "List or discard the vectors of a collection."),
+    "info": ("collections:info", "Show collections, their models, and their indexes."),
+    "list": ("collections:list_images", "List the pictures of a collection, oldest first."),
+    "delete": ("collections:delete", "Delete pictures by id, or a whole collection."),
+    "vectors": ("collections:vectors", "List or discard the vectors of a collection."),
 }
 """Each command: where its function or its group of commands is, and its line in --help."""
 
