@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookalike.evaluation.metrics import encode_labels
-from lookalike.evaluation.results import confuse
+from lookalike.evaluation.runner import confuse
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=2, max_size=9), st.data())

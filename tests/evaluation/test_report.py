@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from lookalike.evaluation.report import write_html, write_json
-from lookalike.evaluation.results import Evaluation
-from lookalike.evaluation.runner import evaluate
+from lookalike.evaluation.runner import Evaluation, evaluate
 from lookalike.services.vector_set import Skipped, VectorSet
 from tests.evaluation.made import GONE, clouds, drawn_set, vector_set
 

@@ -12,8 +12,7 @@ from lookalike.errors import InvalidParameterError
 from lookalike.evaluation import runner as planning
 from lookalike.evaluation.metrics import average_precision_at, encode_labels, judge
 from lookalike.evaluation.ranking import rank
-from lookalike.evaluation.results import Metric
-from lookalike.evaluation.runner import PAIRS, WORST, evaluate, evaluate_query
+from lookalike.evaluation.runner import PAIRS, WORST, Metric, evaluate, evaluate_query
 from lookalike.progress import Progress
 from lookalike.services.vector_set import Skipped, VectorSet
 from tests.evaluation.made import clouds, drawn_set, vector_set

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lookalike.progress import Progress
-from lookalike.visualization import projection
-from lookalike.visualization.projection import lowered_perplexity, pca, tsne
+from lookalike.visualization import map as projection
+from lookalike.visualization.map import lowered_perplexity, pca, tsne
 
 
 def made(count: int, dim: int, *, seed: int = 0) -> np.ndarray:

@@ -30,7 +30,7 @@ from lookalike.evaluation import runner
 from lookalike.evaluation.datasets import Dataset, open_dataset, sample
 from lookalike.evaluation.extraction import extract_vectors
 from lookalike.evaluation.report import write_html, write_json
-from lookalike.evaluation.results import Evaluation, Metric
+from lookalike.evaluation.runner import Evaluation, Metric
 from lookalike.extras import require_extra
 from lookalike.models.head import HeadedEncoder
 from lookalike.progress import Progress

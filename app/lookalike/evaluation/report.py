@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.evaluation.metrics import CONFIDENCE, RESAMPLES
-from lookalike.evaluation.results import ClassResult, ConfusedPair, Evaluation, Metric
+from lookalike.evaluation.runner import ClassResult, ConfusedPair, Evaluation, Metric
 from lookalike.services.vector_set import VectorSet
 from lookalike.visualization.pages import picture_uri, render, write_whole
 

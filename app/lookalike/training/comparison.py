@@ -10,8 +10,7 @@ from PIL import Image
 
 from lookalike.evaluation.metrics import mean_intervals
 from lookalike.evaluation.ranking import Positions
-from lookalike.evaluation.results import Evaluation
-from lookalike.evaluation.runner import evaluate
+from lookalike.evaluation.runner import Evaluation, evaluate
 from lookalike.models.head import Head
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.vector_set import VectorSet

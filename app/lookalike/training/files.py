@@ -15,8 +15,7 @@ from PIL import Image
 
 from lookalike.evaluation.metrics import CONFIDENCE
 from lookalike.evaluation.report import metric_facts
-from lookalike.evaluation.results import Evaluation
-from lookalike.evaluation.runner import evaluate_query
+from lookalike.evaluation.runner import Evaluation, evaluate_query
 from lookalike.models.head import Head, save_head
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.comparison import Compared

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count as count_up
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lookalike.cores import available_cores
 from lookalike.errors import InvalidParameterError
 from lookalike.extras import require_extra
 from lookalike.progress import NO_PROGRESS, Progress
@@ -29,9 +32,177 @@ from lookalike.visualization.drawing import (
 )
 from lookalike.visualization.map_pictures import draw_grid, draw_scatter, lay_grid
 from lookalike.visualization.pages import render, write_whole
-from lookalike.visualization.projection import Pca, lowered_perplexity, pca, tsne
 
-_BLOCK_BYTES = 64 * 1024 * 1024  # of cosines that are held at a time
+_EXACT_SIDE = 5_000  # the largest matrix whose eigenvectors are computed whole: 200 MB, seconds
+_BLOCK_BYTES = 64 * 1024 * 1024  # of vectors in float64, or of cosines, at a time
+_OVERSAMPLING = 20
+_PASSES = 4
+_TSNE_LEAST = 5
+_TSNE_PARALLEL = 500  # below, threads that wait for each other cost more than they save
+_TSNE_STEPS, _TSNE_REPORT = (250, 500), 50  # openTSNE's own phases, and how often it reports
+
+Vectors = NDArray[np.float32]
+Float64s = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Pca:
+    """Vectors in the coordinates of their first principal components."""
+
+    # (N, c) float32, centered, variances falling; the sign of each column is chosen so that its
+    # entry of largest magnitude is positive
+    coordinates: Vectors
+    # share of the vectors' variance that the coordinates keep, 0 to 1; 1 where all vectors are the
+    # same
+    kept: float
+
+
+def pca(vectors: Vectors, *, components: int = 100, seed: int = 0) -> Pca:
+    """Principal component analysis in bounded memory; the vectors are only read, in blocks.
+
+    Exact (the eigenvectors of X X^T or X^T X, X being centered, whichever is smaller) as long as
+    there are at most 5,000 vectors or 5,000 dimensions. Above both, randomized subspace iteration
+    with 4 passes: Halko, Martinsson and Tropp 2011, algorithm 4.4.
+
+    Args:
+        vectors: (N, dim), N >= 1; perhaps a read-only memory map.
+        components: c; lowered to N - 1 and to dim, and never below 1.
+        seed: Of the randomized method alone.
+    """
+    count, dim = vectors.shape
+    components = max(1, min(components, count - 1, dim))
+    blocks = _Centered(vectors)
+    if min(count, dim) > _EXACT_SIDE:
+        basis = _random_basis(blocks, size=components + _OVERSAMPLING, seed=seed)
+        squares, turned = _top(_squared(basis.T @ block for block in blocks.columns()), components)
+        coordinates = basis @ (turned * np.sqrt(squares))
+    elif count <= dim:
+        squares, left = _top(_squared(blocks.columns()), components)
+        coordinates = left * np.sqrt(squares)
+    else:
+        squares, axes = _top(_squared(block.T for block in blocks.rows()), components)
+        coordinates = np.concatenate([block @ axes for block in blocks.rows()])
+    largest = np.abs(coordinates).argmax(axis=0)
+    signs = np.where(coordinates[largest, np.arange(components)] < 0, -1.0, 1.0)
+    return Pca(
+        coordinates=(coordinates * signs).astype(np.float32),
+        kept=min(1.0, float(squares.sum() / blocks.squares)) if blocks.squares else 1.0,
+    )
+
+
+class _Centered:
+    """The vectors less their mean, in blocks of float64.
+
+    Attributes:
+        squares: Sum of the squares of all numbers; 0 where all vectors are the same.
+    """
+
+    def __init__(self, vectors: Vectors) -> None:
+        self._vectors = vectors
+        self._mean = vectors.mean(axis=0, dtype=np.float64)  # (dim,)
+        self.squares = sum(float(np.einsum("ij,ij", block, block)) for block in self.rows())
+        rounding = 16 * float(np.finfo(np.float64).eps * np.linalg.norm(self._mean))
+        if self.squares <= len(vectors) * rounding**2:
+            self.squares = 0.0
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def rows(self) -> Iterator[Float64s]:
+        """Blocks (n, dim), from the first row to the last."""
+        step = max(1, _BLOCK_BYTES // (8 * self._vectors.shape[1]))
+        for start in range(0, len(self._vectors), step):
+            yield self._vectors[start : start + step].astype(np.float64) - self._mean
+
+    def columns(self) -> Iterator[Float64s]:
+        """Blocks (N, d), from the first column to the last."""
+        step = max(1, _BLOCK_BYTES // (8 * len(self._vectors)))
+        for start in range(0, self._vectors.shape[1], step):
+            part = slice(start, start + step)
+            yield self._vectors[:, part].astype(np.float64) - self._mean[part]
+
+
+def _squared(parts: Iterable[Float64s]) -> Float64s:
+    """The sum of A A^T over all parts A."""
+    total: Any = 0.0
+    for part in parts:
+        total += part @ part.T
+    return np.asarray(total)
+
+
+def _random_basis(blocks: _Centered, *, size: int, seed: int) -> Float64s:
+    """An orthonormal (N, size) basis of nearly the span of X's first left singular vectors."""
+    basis = np.random.default_rng(seed).standard_normal((len(blocks), size))
+    for _ in range(_PASSES):
+        basis = np.linalg.qr(basis).Q
+        product = np.zeros_like(basis)
+        for block in blocks.columns():
+            product += block @ (block.T @ basis)
+        basis = product
+    return np.linalg.qr(basis).Q
+
+
+def _top(symmetric: Float64s, count: int) -> tuple[Float64s, Float64s]:
+    """The largest eigenvalues of a matrix without negative ones, falling, and their vectors."""
+    from scipy.linalg import eigh  # noqa: PLC0415 - as needed
+
+    last = len(symmetric) - 1
+    values, axes = eigh(symmetric, subset_by_index=(last - count + 1, last))
+    return np.maximum(values[::-1], 0.0), axes[:, ::-1]
+
+
+def tsne(
+    coordinates: Vectors,
+    *,
+    seed: int = 0,
+    perplexity: float = 30.0,
+    progress: Progress = NO_PROGRESS,
+) -> Vectors:
+    """Places on a plane where near neighbors stay near: t-SNE, van der Maaten and Hinton 2008.
+
+    It starts from the first two coordinates, so that the large order is that of the PCA, and is
+    the same for the same seed on the same machine. Fewer than 5 pictures are placed by their
+    first two coordinates alone.
+
+    Args:
+        coordinates: (N, c), of `pca`: the columns' variances fall.
+        seed: Of the small noise that parts equal pictures, and of the search for neighbors.
+        perplexity: About how many neighbors count; lowered to (N - 1) / 3.
+        progress: Told how many steps are done.
+
+    Returns:
+        (N, 2) float32, finite, centered; the unit has no meaning.
+    """
+    count, width = coordinates.shape
+    start = np.zeros((count, 2))
+    start[:, :width] = coordinates[:, :2]
+    start /= float(start[:, 0].std()) or 1.0
+    if count < _TSNE_LEAST:
+        return start.astype(np.float32)
+    noise = np.random.default_rng(seed).standard_normal(start.shape)
+    from openTSNE import TSNE  # noqa: PLC0415 - takes seconds
+
+    reports = count_up(1)  # openTSNE's own step numbers start anew in each phase
+
+    def report(*_: object) -> None:
+        progress.report(next(reports) * _TSNE_REPORT, sum(_TSNE_STEPS))
+
+    places = TSNE(
+        perplexity=lowered_perplexity(perplexity, count),
+        initialization=(start + 0.01 * noise) * 1e-4,
+        n_jobs=available_cores() if count >= _TSNE_PARALLEL else 1,
+        random_state=seed,
+        callbacks=report,
+        callbacks_every_iters=_TSNE_REPORT,
+    ).fit(coordinates)
+    result: Float64s = np.asarray(places, dtype=np.float64)
+    centered: Float64s = result - result.mean(axis=0)
+    return centered.astype(np.float32)
+
+
+def lowered_perplexity(perplexity: float, count: int) -> float:
+    """The perplexity that `count` pictures allow: at most a third of the others, at least 1."""
+    return max(1.0, min(float(perplexity), (count - 1) / 3))
 
 
 def nearest_neighbors(
