@@ -19,11 +19,7 @@ LARGEST_MATRIX = 100
 
 
 def write_html(evaluation: Evaluation, vectors: VectorSet, path: Path) -> None:
-    """Writes the report as one page that needs nothing else; folders above it are made.
-
-    Raises:
-        ConfigurationError: The file cannot be written there.
-    """
+    """Writes the report as one page that needs nothing else; errors as for `write_json`."""
     write_whole(path, render("report.html", **_page_values(evaluation, vectors)))
 
 

@@ -388,11 +388,9 @@ def mean_metrics(
 
 
 def confuse(classes: Classes, *, queries: Positions, positions: Positions) -> Confusion:
-    """Counts classes among the matches.
+    """Counts classes among the matches: of queries, (Q,), at `positions`, (Q, k).
 
     Takes memory for the pairs that occur, so that thousands of classes are no trouble.
-
-    `queries` are (Q,) positions, and `positions` (Q, k) those of their ranked matches.
     """
     size = len(classes.names)
     own = classes.codes[queries]
@@ -431,9 +429,8 @@ def confused_pairs(
 ) -> tuple[ConfusedPair, ...]:
     """The most confused pairs of classes, each with its highest-scored pair of pictures.
 
-    Of equal scores the lowest query, then the best rank, stands for the pair.
-
-    `confusion` is that of `top`, the first k matches of all queries.
+    Of equal scores the lowest query, then the best rank, stands for the pair. `confusion` is that
+    of `top`, the first k matches of all queries.
     """
     own, found = classes.codes[top.queries], classes.codes[top.positions]
     pairs = []

@@ -145,15 +145,10 @@ def write_training(
         ConfigurationError: Another file cannot be written.
     """
     document = _document(result, headed, compared)
-    summary = {part.name: {"before": _brief(part.before), "after": _brief(part.after)}
-               for part in compared}  # fmt: skip
+    summary = {p.name: {"before": _brief(p.before), "after": _brief(p.after)} for p in compared}
     head = result.head
-    described = Head(
-        head.spec,
-        head.tensors,
-        backbone=head.backbone,
-        trained={**head.trained, "metrics": summary},
-    )
+    trained = {**head.trained, "metrics": summary}
+    described = Head(head.spec, head.tensors, backbone=head.backbone, trained=trained)
     paths = [save_head(described, folder / "head.safetensors")]
     arrays = {
         "embeddings": headed.vectors,
@@ -182,6 +177,7 @@ def _document(
     result: TrainingResult, headed: VectorSet, compared: Sequence[Compared]
 ) -> dict[str, Any]:
     split = result.split
+    validation = {"classes": split.validation_classes, "by": split.validation_by}
     return {
         "format": FORMAT,
         "dataset": {
@@ -194,11 +190,7 @@ def _document(
         "options": asdict(result.options),
         "split": {
             "train": {"pictures": len(split.train), "classes": split.train_classes},
-            "validation": {
-                "pictures": len(split.validation),
-                "classes": split.validation_classes,
-                "by": split.validation_by,
-            },
+            "validation": {"pictures": len(split.validation), **validation},
             "held_out": {"pictures": len(split.held_out), "classes": split.train_classes},
             "unseen": {"pictures": len(split.unseen), "classes": list(split.unseen_classes)},
             "alone": split.alone,

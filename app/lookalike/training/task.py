@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from lookalike.errors import ConfigurationError
 from lookalike.evaluation.metrics import average_precision_at_r, encode_labels, judge
@@ -59,19 +60,13 @@ class HeadNetwork(nn.Module):
         """(N, dim_in) float32 to (N, dim_out) float32 of length 1."""
         return nn.functional.normalize(self.layers(vectors))
 
-    @torch.no_grad()
     def settle(self, vectors: Tensor) -> None:
         """Sets the means and variances that `embed` uses to those over all of (N, dim_in).
 
         A moving average lags behind the weights, and with few batches in an epoch it never
         arrives (Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021, section 3).
         """
-        for layer in self.layers:
-            if isinstance(layer, nn.BatchNorm1d):
-                layer.reset_running_stats()
-        self.train()
-        for block in torch.chunk(vectors, -(-len(vectors) // _ROWS)):
-            self(block)
+        update_bn(torch.chunk(vectors, -(-len(vectors) // _ROWS)), self)
 
     @torch.inference_mode()
     def embed(self, vectors: Tensor) -> NDArray[np.float32]:
@@ -112,14 +107,9 @@ class Task:
     """A set that can be trained on, dealt into its parts.
 
     Attributes:
-        vectors: The whole set.
-        classes: Its labels.
-        options: How to train.
-        split: Its parts.
         watched: Positions of what is looked at after each epoch: the validation, or without one
             the first of what is trained on, for its spread alone.
         validator: Measures the vectors of `watched`; None without validation.
-        started: When the training began, of `time.perf_counter`.
 
     Raises:
         ConfigurationError: The set cannot be trained on.

@@ -45,7 +45,7 @@ def contact_sheet(
     columns: int = 5,
     tile_size: int = 160,
 ) -> Image.Image:
-    """Draws a query at the left, set apart, and its matches in rows beside it.
+    """Draws a query at the left, set apart, and its matches beside it: an RGB picture.
 
     Args:
         query: What was asked; its rank and score are not shown.
@@ -53,9 +53,6 @@ def contact_sheet(
         title: Above it all, shortened to the width of the sheet.
         columns: Most matches in a row.
         tile_size: Longest side of a picture, in pixels.
-
-    Returns:
-        An RGB picture.
     """
     left = tile_size + 3 * _GAP
     sheet = _Sheet(matches, title=title, columns=columns, tile_size=tile_size, left=left)
@@ -66,17 +63,12 @@ def contact_sheet(
 def picture_sheet(
     title: str | None, tiles: Sequence[Tile], *, columns: int = 8, tile_size: int = 128
 ) -> Image.Image:
-    """Draws pictures in rows, without a query: the members of a group.
-
-    Arguments and picture as for `contact_sheet`.
-    """
+    """Draws pictures in rows, without a query; otherwise as `contact_sheet`."""
     return _Sheet(tiles, title=title, columns=columns, tile_size=tile_size).canvas
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
-    """Writes a picture in the format of the file's suffix: png, jpg, jpeg or webp.
-
-    A reader sees the old file or the whole new one. Folders above it are made.
+    """Writes a picture in the format of the file's suffix, as `write_whole` does.
 
     Raises:
         ConfigurationError: Another suffix, or the file cannot be written there.
@@ -207,17 +199,14 @@ def query_sheet(
     title: str | None = None,
     columns: int = 5,
 ) -> Image.Image:
-    """Draws a picture of a set beside its matches.
+    """Draws a picture of a set beside its matches; otherwise as `contact_sheet`.
 
     Args:
         vectors: The set.
         query: Position of the query. Its name is shown where there is a title, else its label.
         matches: Best first: position, score, and whether it is right where that is known.
-        title: As for `contact_sheet`.
-        columns: As for `contact_sheet`.
-
-    Returns:
-        An RGB picture.
+        title: See there.
+        columns: See there.
     """
     names = vectors.names if vectors.labels is None else vectors.labels
     tiles = [

@@ -40,14 +40,10 @@ _ROUNDS = 60
 def draw_scatter(
     places: NDArray[np.float32], classes: Classes, *, title: str, caption: str
 ) -> bytes:
-    """Draws a scatter plot of places as a PNG of 1,800 x 1,350 pixels.
+    """Draws places, (N, 2), as a PNG of 1,800 x 1,350 pixels; y points down.
 
-    Args:
-        places: (N, 2), N >= 1; y points down, as on the other pictures of a map.
-        classes: Of the pictures. Each has a color, a line in the legend and its name where most
-            of it is; above 20 the smaller ones are gray and called other.
-        title: Above the plot.
-        caption: Below it.
+    Each class has a color, a line in the legend and its name where most of it is; above 20 the
+    smaller ones are gray and called other. The title is above the plot, the caption below.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import
 

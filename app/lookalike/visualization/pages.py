@@ -19,10 +19,7 @@ from lookalike.visualization.drawing import jpeg_uri
 
 
 def render(template: str, **values: Any) -> str:
-    """Fills in one of the templates beside this module; every value is escaped.
-
-    `template` is a file name, e.g. `report.html`; every template needs a `title`.
-    """
+    """Fills in `templates/<template>`, e.g. `report.html`; every value is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - as needed
 
     environment = Environment(
@@ -36,9 +33,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file so that a reader sees the old one or the whole new one.
-
-    Folders above it are made.
+    """Writes a file, and folders above it; a reader sees the old one or the whole new one.
 
     Raises:
         ConfigurationError: It cannot be written there.
@@ -49,8 +44,6 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 def check_writable(path: Path) -> None:
     """Tries to write beside a file that long work will end in, so that it fails at once.
-
-    Folders above it are made.
 
     Raises:
         ConfigurationError: It cannot be written there.
@@ -74,8 +67,5 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def picture_uri(image: Image.Image, *, size: int) -> str:
-    """A small JPEG of an RGB picture as a `data:` address.
-
-    `size` is the longest side in pixels; a smaller picture is not enlarged.
-    """
+    """A JPEG of an RGB picture, at most `size` pixels long, as a `data:` address."""
     return jpeg_uri(make_thumbnail(image, size=size))
