@@ -715,7 +715,7 @@ def test_no_room_for_the_whole_leaves_what_is_pending(drawn, cache, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(vector_cache, "_write_through", full)
+        patched.setattr(vector_cache, "atomic_write", full)
         with pytest.raises(StorageFullError):
             extract(dataset, cache)
     (folder,) = (path.parent for path in cache.rglob("pending.vectors"))

@@ -60,7 +60,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from lookalike.evaluation.datasets import Dataset, Stamp
-from lookalike.files.disk import disk_errors, make_folders, sync
+from lookalike.files.disk import atomic_write, disk_errors, make_folders, sync
 from lookalike.models.base import Encoder
 from lookalike.services.vector_set import Skipped
 
@@ -253,8 +253,8 @@ class VectorKeeper:
             return _save(self._folder, manifest, map(self._vector, contents))
         text = _sealed(manifest | {"vectors": before.manifest["vectors"]})
         if text != (self._folder / _MANIFEST).read_bytes():
-            _write_through(self._folder / _NEXT, text)
-            _put_in_place(self._folder)
+            with atomic_write(self._folder / _MANIFEST) as file:
+                file.write(text)
         return before.vectors
 
     def _offer(self, saved: _Saved) -> None:
@@ -320,20 +320,17 @@ def _save(
     The N vectors, (dim,) float32 each, are taken one by one. Where the disk refuses, which raises
     OSError, the old files stay.
     """
-    written = folder / f"{_VECTORS}.tmp"
     shape = len(manifest["pictures"]), manifest["passport"]["dim"]
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     digest = hashlib.sha256()
-    try:
-        with written.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for vector in vectors:
-                data = vector.astype("<f4").tobytes()
-                digest.update(data)
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        facts = written.stat()
+    with atomic_write(folder / _VECTORS) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for vector in vectors:
+            data = vector.astype("<f4").tobytes()
+            digest.update(data)
+            file.write(data)
+        file.flush()
+        facts = os.fstat(file.fileno())
         manifest["vectors"] = {
             "rows": shape[0],
             "dim": shape[1],
@@ -341,30 +338,21 @@ def _save(
             "mtime_ns": facts.st_mtime_ns,
             "sha256": digest.hexdigest(),
         }
-        _write_through(folder / _NEXT, _sealed(manifest))
-        written.replace(folder / _VECTORS)
-    except BaseException:
-        written.unlink(missing_ok=True)
-        (folder / _NEXT).unlink(missing_ok=True)
-        raise
-    return _put_in_place(folder)
-
-
-def _put_in_place(folder: Path) -> NDArray[np.float32]:
-    (folder / _NEXT).replace(folder / _MANIFEST)
-    sync(folder)
+        with atomic_write(folder / _NEXT) as following:  # it stands there before the vectors do
+            following.write(_sealed(manifest))
+    _put_in_place(folder)
     return _map(folder)
 
 
-def _write_through(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _put_in_place(folder: Path) -> None:
+    (folder / _NEXT).replace(folder / _MANIFEST)
+    sync(folder)
 
 
 def _load_newest(folder: Path) -> _Saved | None:
     """As `_load`; ends a save that was cut off between its renames. Nobody else may be saving."""
+    for partial in folder.glob(".*.part"):  # of `atomic_write` in a process that was killed
+        partial.unlink()
     saved = _load(folder, _NEXT)
     if saved is None:
         (folder / _NEXT).unlink(missing_ok=True)
