@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lookalike.errors import InvalidParameterError
 from lookalike.evaluation import metrics
 from lookalike.evaluation.metrics import Relevance, encode_labels, judge
-from lookalike.evaluation.ranking import Ranking, rank
+from lookalike.services.ranking import Ranking, rank
 from tests.evaluation.made import clouds
 
 Slow = Callable[[list[bool], int, int], float]

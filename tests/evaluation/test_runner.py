@@ -11,9 +11,9 @@ import pytest
 from lookalike.errors import InvalidParameterError
 from lookalike.evaluation import runner as planning
 from lookalike.evaluation.metrics import average_precision_at, encode_labels, judge
-from lookalike.evaluation.ranking import rank
 from lookalike.evaluation.runner import PAIRS, WORST, Metric, evaluate, evaluate_query
 from lookalike.progress import Progress
+from lookalike.services.ranking import rank
 from lookalike.services.vector_set import Skipped, VectorSet
 from tests.evaluation.made import clouds, drawn_set, vector_set
 
@@ -146,7 +146,7 @@ def test_some_queries_are_chosen_by_the_seed(mixed: VectorSet) -> None:
 
 def test_blocks_change_nothing(mixed: VectorSet, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = evaluate(mixed, k=4)
-    monkeypatch.setattr("lookalike.evaluation.ranking._QUERIES", 7)
+    monkeypatch.setattr("lookalike.services.ranking._QUERIES", 7)
     seen: list[tuple[int, int]] = []
     parts = evaluate(mixed, k=4, progress=Progress(lambda _, *done: seen.append(done)))
     assert parts.metrics == whole.metrics

@@ -27,7 +27,7 @@ from lookalike.visualization.drawing import (
     thumbnail_size,
     unit_square,
 )
-from lookalike.visualization.map import make_map, nearest_neighbors, write_map
+from lookalike.visualization.map import make_map, write_map
 from lookalike.visualization.map_pictures import draw_scatter
 from tests.visualization.drawn import drawn_set
 
@@ -115,24 +115,6 @@ def test_bad_numbers_are_refused():
     for perplexity in (0.5, float("nan")):
         with pytest.raises(InvalidParameterError, match="perplexity"):
             make_map(two, perplexity=perplexity)
-
-
-def test_nearest_neighbors_agree_with_three_loops(monkeypatch):
-    rng = np.random.default_rng(0)
-    vectors = rng.integers(-1, 2, size=(40, 3)).astype(np.float32) + np.float32(0.1)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors = vectors.round(3)  # many scores are equal
-    monkeypatch.setattr("lookalike.visualization.map._BLOCK_BYTES", 4 * 40 * 7)
-    positions, scores = nearest_neighbors(vectors, k=4)
-    whole = vectors @ vectors.T
-    for i in range(40):
-        others = sorted((j for j in range(40) if j != i), key=lambda j: (-whole[i, j], j))[:4]
-        np.testing.assert_allclose(scores[i], np.minimum(whole[i, others], 1), atol=1e-6)
-        assert i not in positions[i]
-        assert len(set(positions[i])) == 4
-    assert nearest_neighbors(vectors[:2], k=5)[0].tolist() == [[1], [0]]
-    equal = np.ones((6, 1), dtype=np.float32)
-    assert nearest_neighbors(equal, k=2)[0].tolist() == [[1, 2], [0, 2], [0, 1]] + [[0, 1]] * 3
 
 
 def test_up_to_twenty_classes_have_a_color_of_their_own():

@@ -24,9 +24,9 @@ from lookalike.evaluation.metrics import (
     mean_intervals,
     values_of,
 )
-from lookalike.evaluation.ranking import Positions, Ranking, concatenate, rank, rank_blocks
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import ModelSpec, utc_now
+from lookalike.services.ranking import Positions, Ranking, concatenate, rank, rank_blocks
 from lookalike.services.search import Stopwatch
 from lookalike.services.vector_set import Skipped, VectorSet
 

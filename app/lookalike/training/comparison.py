@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from lookalike.evaluation.metrics import mean_intervals
-from lookalike.evaluation.ranking import Positions
 from lookalike.evaluation.runner import Evaluation, evaluate
 from lookalike.models.head import Head
 from lookalike.progress import NO_PROGRESS, Progress
+from lookalike.services.ranking import Positions
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.plan import Split
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from lookalike.errors import ConfigurationError
 from lookalike.evaluation.metrics import Classes
-from lookalike.evaluation.ranking import Positions
+from lookalike.services.ranking import Positions
 
 Loss = Literal["triplet", "multi_similarity"]
 

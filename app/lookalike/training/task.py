@@ -18,10 +18,10 @@ from torch.optim.swa_utils import update_bn
 
 from lookalike.errors import ConfigurationError
 from lookalike.evaluation.metrics import average_precision_at_r, encode_labels, judge
-from lookalike.evaluation.ranking import Positions, rank
 from lookalike.extras import require_extra
 from lookalike.models.head import Head, HeadSpec
 from lookalike.records import ModelSpec
+from lookalike.services.ranking import Positions, rank
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.plan import TrainingOptions, make_split
 

@@ -17,6 +17,7 @@ from lookalike.cores import available_cores
 from lookalike.errors import InvalidParameterError
 from lookalike.extras import require_extra
 from lookalike.progress import NO_PROGRESS, Progress
+from lookalike.services.ranking import rank
 from lookalike.services.vector_set import VectorSet
 from lookalike.visualization.contact_sheet import save_picture
 from lookalike.visualization.drawing import (
@@ -34,7 +35,7 @@ from lookalike.visualization.map_pictures import draw_grid, draw_scatter, lay_gr
 from lookalike.visualization.pages import render, write_whole
 
 _EXACT_SIDE = 5_000  # the largest matrix whose eigenvectors are computed whole: 200 MB, seconds
-_BLOCK_BYTES = 64 * 1024 * 1024  # of vectors in float64, or of cosines, at a time
+_BLOCK_BYTES = 64 * 1024 * 1024  # of float64: what is held of the vectors at a time
 _OVERSAMPLING = 20
 _PASSES = 4
 _TSNE_LEAST = 5
@@ -205,33 +206,6 @@ def lowered_perplexity(perplexity: float, count: int) -> float:
     return max(1.0, min(float(perplexity), (count - 1) / 3))
 
 
-def nearest_neighbors(
-    vectors: NDArray[np.float32], *, k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Finds the k nearest other pictures of each picture by cosine; exact.
-
-    `k` is lowered to N - 1.
-
-    Returns:
-        Positions and scores, each (N, k), best first; of equal scores the lower position first.
-    """
-    count = len(vectors)
-    k = min(k, count - 1)
-    positions = np.empty((count, k), dtype=np.int64)
-    scores = np.empty((count, k), dtype=np.float32)
-    step = max(1, _BLOCK_BYTES // (4 * count))
-    for start in range(0, count, step):
-        rows = np.arange(start, min(start + step, count))
-        cosines = np.asarray(vectors[start : start + step] @ vectors.T)  # (n, N)
-        cosines[rows - start, rows] = -np.inf
-        for rank in range(k):
-            best = cosines.argmax(axis=1)  # the first of equal ones
-            positions[rows, rank] = best
-            scores[rows, rank] = cosines[rows - start, best]
-            cosines[rows - start, best] = -np.inf
-    return positions, np.clip(scores, -1.0, 1.0)
-
-
 _NEIGHBORS = 5
 _NAMED_CLASSES = 60  # more names on the map cover each other
 
@@ -246,7 +220,8 @@ def map_page(
     caption: str,
 ) -> str:
     """Makes the page: canvas, legend, search, each picture with its 5 nearest by true cosine."""
-    neighbors, scores = nearest_neighbors(vectors.vectors, k=_NEIGHBORS)
+    count = len(vectors)
+    near = rank(vectors, queries=np.arange(count), k=min(_NEIGHBORS, count - 1))
     centers = densest_places(places, classes)[:_NAMED_CLASSES]
     low = places.min(axis=0).astype(np.float64)
     extent = float(np.ptp(places, axis=0).max()) or 1.0  # the longer axis goes from 0 to 1
@@ -258,8 +233,8 @@ def map_page(
         "classes": list(zip(classes.names, classes.colors, classes.counts, strict=True)),
         "class": classes.index.tolist() if classes.names else [],
         "centers": np.round((centers - low) / extent, 5).tolist(),
-        "neighbors": neighbors.tolist(),
-        "scores": np.round(scores.astype(np.float64), 4).tolist(),
+        "neighbors": near.positions.tolist(),
+        "scores": np.round(near.scores, 4).tolist(),
         "missing": sorted(thumbnails.missing),
         "size": thumbnails.size,
         "columns": sheet_columns(thumbnails.size),

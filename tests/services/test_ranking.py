@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from lookalike.errors import InvalidParameterError
-from lookalike.evaluation import ranking
-from lookalike.evaluation.ranking import rank, rank_blocks
 from lookalike.progress import Progress
+from lookalike.services import ranking
+from lookalike.services.ranking import rank, rank_blocks
 from tests.evaluation.made import clouds, vector_set
 from tests.store.helpers import unit_vectors
 
