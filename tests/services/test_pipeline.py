@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookalike.errors import LookalikeError, NotAnImageError, UnreadableImageError
-from lookalike.services.pipeline import Pipeline, Prepared, Vector, grouped, reading
+from lookalike.models.encoders import Vector
+from lookalike.services.pipeline import Pipeline, Prepared, grouped, reading
 from tests.waiting import wait_for
 
 KINDS = ["no vector", "vector", "fails to decode", "fails in the network"]

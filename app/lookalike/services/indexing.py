@@ -20,7 +20,7 @@ from lookalike.errors import (
 )
 from lookalike.media.decode import ImageDecoder, make_thumbnail
 from lookalike.media.sources import PictureSource
-from lookalike.models.encoders import ATTEMPTS, Encoders, LiveEncoder
+from lookalike.models.encoders import ATTEMPTS, Encoders, LiveEncoder, Vector
 from lookalike.records import (
     DEFAULT_COLLECTION,
     ImageRecord,
@@ -32,15 +32,7 @@ from lookalike.records import (
     check_collection_name,
     check_id,
 )
-from lookalike.services.pipeline import (
-    Pipeline,
-    Prepared,
-    PutGate,
-    Result,
-    Vector,
-    grouped,
-    reading,
-)
+from lookalike.services.pipeline import Pipeline, Prepared, PutGate, Result, grouped, reading
 from lookalike.store.base import BlobStore, Store, decide, spec_of
 from lookalike.store.filters import check_metadata
 

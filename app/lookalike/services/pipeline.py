@@ -11,16 +11,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lookalike.errors import LookalikeError, UnreadableImageError
+from lookalike.models.encoders import Vector
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
-
-Vector = NDArray[np.float32]
-"""One unit vector: (dim,) float32."""
 
 
 @dataclass(frozen=True, slots=True)

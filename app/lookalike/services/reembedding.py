@@ -25,21 +25,13 @@ from lookalike.errors import (
     ReembeddingIncompleteError,
 )
 from lookalike.models.base import Encoder
-from lookalike.models.encoders import Encoders, LiveEncoder
+from lookalike.models.encoders import Encoders, LiveEncoder, Vector
 from lookalike.models.head import Head
 from lookalike.models.spec import ModelRequest
 from lookalike.progress import Progress
 from lookalike.records import CollectionInfo, ImageRecord, ModelSpec, check_collection_name
 from lookalike.services.pictures import PictureService
-from lookalike.services.pipeline import (
-    Pipeline,
-    Prepared,
-    PutGate,
-    Result,
-    Vector,
-    grouped,
-    reading,
-)
+from lookalike.services.pipeline import Pipeline, Prepared, PutGate, Result, grouped, reading
 from lookalike.store.base import Missing, Store, VectorSpace, count_of, unknown_collection
 
 _OPENING_S = 0.25  # that indexing has between two stretches in which it waits

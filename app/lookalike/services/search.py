@@ -23,7 +23,7 @@ from lookalike.errors import (
 )
 from lookalike.media.decode import ImageDecoder
 from lookalike.media.fetching import Fetcher
-from lookalike.models.encoders import ATTEMPTS, Encoders, LiveEncoder
+from lookalike.models.encoders import ATTEMPTS, Encoders, LiveEncoder, Vector
 from lookalike.records import (
     DEFAULT_COLLECTION,
     Effort,
@@ -34,7 +34,6 @@ from lookalike.records import (
     sha256_of,
 )
 from lookalike.services.checks import RecallMeter
-from lookalike.services.pipeline import Vector
 from lookalike.store.base import Store, spec_of, unknown_collection
 from lookalike.store.filters import Condition, Filter
 
