@@ -23,8 +23,7 @@ class TaskEndedError(Exception):
 class Progress:
     """What a long task is given to report to; it calls `check` between its steps.
 
-    Subclasses override `check` to end the task, and `report` and `error` to record more; `show`
-    is called with every report.
+    Subclasses override `check` to end the task, and `report` and `error` to record more.
     """
 
     def __init__(self, show: Show | None = None) -> None:
@@ -48,15 +47,11 @@ class Progress:
 
 class _Stage(Progress):
     def __init__(self, task: Progress, name: str) -> None:
-        super().__init__()
+        super().__init__(lambda stage, done, total: task.report(done, total, stage=stage or name))
         self._task = task
-        self._name = name
 
     def check(self) -> None:
         self._task.check()
-
-    def report(self, done: int, total: int, *, stage: str = "") -> None:
-        self._task.report(done, total, stage=stage or self._name)
 
     def error(self, text: str) -> None:
         self._task.error(text)

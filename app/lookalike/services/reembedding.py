@@ -7,7 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from typing import Any
@@ -312,19 +312,14 @@ class Backfill:
 
     def _items(self, batches: Iterable[Sequence[ImageRecord]]) -> Iterator[Item]:
         """The pictures, with what the encoder's head makes of their stored vectors, if it can."""
-        for records in batches:
-            done = self._by_head(records)
-            yield from ((record, done.get(record.id)) for record in records)
-
-    def _by_head(self, records: Sequence[ImageRecord]) -> dict[str, Vector | LookalikeError]:
         head = self.live.encoder.head
-        if head is None or not records:
-            return {}
-        try:
-            below = self.store.spaces.vectors(self.collection, head.backbone, records)
-        except EmbeddingSetNotFoundError:
-            return {}
-        return _apply(head, below)
+        for records in batches:
+            done: dict[str, Vector | LookalikeError] = {}
+            if head is not None and records:
+                with suppress(EmbeddingSetNotFoundError):
+                    below = self.store.spaces.vectors(self.collection, head.backbone, records)
+                    done = _apply(head, below)
+            yield from ((record, done.get(record.id)) for record in records)
 
     def _prepare(self, item: Item) -> Prepared[Vector | None]:
         """Decodes an original and queues it, unless the picture is gone or needs only the head."""

@@ -146,11 +146,8 @@ class SearchService:
     ) -> SearchResult:
         """Fetches a picture and finds the pictures most like it; raises as `search` does.
 
-        Args:
-            address: Where the picture is; http or https.
-            options: What to look for.
-            slot: Entered once the picture is here, so that a slow address takes no slot.
-            keep: Called with the picture after the search, before it is gone.
+        The slot is entered once the picture is here, so that a slow address takes no slot. `keep`
+        is called with the picture after the search, before it is gone.
 
         Raises:
             FetchingDisabledError: Fetching is not turned on.
