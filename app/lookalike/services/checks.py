@@ -34,15 +34,14 @@ Search = Callable[..., list[list[Match]]]
 class Canary:
     """Embeds and searches a drawn picture, and compares its vector with the first one.
 
-    The default encoder and collection are asked. A good answer is kept for `kept_s` seconds, and
-    callers that come meanwhile share it, so that frequent probes cost nothing.
+    The default encoder and collection are asked.
     """
 
     encoders: Encoders
     store: Store
     _: KW_ONLY
     timeout_s: float = 10.0
-    kept_s: float = 1.0
+    kept_s: float = 1.0  # a good answer is kept, so that frequent probes cost nothing
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()

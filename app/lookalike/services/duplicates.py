@@ -314,9 +314,7 @@ def stars(contents: dict[int, list[ImageRecord]], edges: Edges) -> list[Duplicat
     in none and have an edge with it. So every member is directly like the one to keep, which
     connected components do not promise. No group has one picture only.
 
-    Args:
-        contents: The pictures that have each content, by number; at least one each.
-        edges: Which contents are alike; those with a content that is not there are passed over.
+    `contents` are the pictures of each content, by number. Edges with other contents are ignored.
     """
     copies = {node: sorted(records, key=keep_order) for node, records in contents.items()}
     order = sorted(copies, key=lambda node: keep_order(copies[node][0]))

@@ -136,9 +136,7 @@ class ImportService:
     ) -> JobStatus:
         """Begins to index an archive that was sent; the file at `spool` is the job's from now on.
 
-        Raises:
-            ArchiveError: It is no archive that can be read.
-            LookalikeError: The options cannot be used, or the disk refuses.
+        Raises `ArchiveError`, or `LookalikeError` if the options cannot be used.
         """
         self._check(options)
         with Archive(spool, self._limits, folder=self.tmp):
@@ -158,8 +156,7 @@ class ImportService:
     def begin_folder(self, path: str, options: ImportOptions, jobs: JobService) -> JobStatus:
         """Begins to index a folder of this machine; the same again gives the job under way.
 
-        Raises:
-            LookalikeError: The folder may not or cannot be read, or the options cannot be used.
+        Raises `LookalikeError` if the folder may not be read, or the options cannot be used.
         """
         self._check(options)
         return jobs.start(FOLDER_KIND, asdict(options) | {"path": str(self._allowed(path))})

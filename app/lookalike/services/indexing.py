@@ -87,8 +87,6 @@ class IndexingService:
     Pictures are decoded on `cores` threads while the network works on earlier ones, files are
     written several at a time, and rows are committed in groups. A picture that fails answers with
     its own error and affects no other.
-
-    The gate is closed for a moment while a collection switches to another model.
     """
 
     encoders: Encoders
@@ -96,7 +94,7 @@ class IndexingService:
     files: BlobStore
     decoder: ImageDecoder
     _: KW_ONLY
-    gate: PutGate
+    gate: PutGate  # closed for a moment while a collection switches to another model
     originals: Originals = Originals.KEEP
     max_metadata_bytes: int = 16_384
     cores: int = 2

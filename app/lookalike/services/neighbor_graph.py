@@ -39,13 +39,10 @@ _REMEMBERED = 2**16  # reductions, of 768 bytes each
 log = logging.getLogger(__name__)
 
 EDGE = np.dtype([("left", "i4"), ("right", "i4"), ("score", "f8"), ("same", "?")])
-"""Two contents that are alike: their numbers, their cosine, and whether their pixels are the same.
-
-In an array of edges a pair may come twice, in either direction.
-"""
+"""Two contents that are alike: their numbers, their cosine, and whether their pixels are the same."""
 
 Edges = NDArray[np.void]
-"""(E,) of the dtype `EDGE`."""
+"""(E,) of the dtype `EDGE`. A pair may come twice, in either direction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +63,16 @@ class NeighborGraph:
     whatever is added, replaced or deleted; rows that are gone drop out when groups are made.
     `update` searches for every row that came since. Of any two rows, the search for the later
     one finds the earlier one. Memory grows by at most `max_k` neighbors for each picture.
-
-    Searches are for `together` contents at once, and ask for `first_k` neighbors at first. No
-    neighbor has a lower score than `min_score`, which may be `NO_SEARCH`.
     """
 
     store: Store
     collection: str
     spec: ModelSpec
     _: KW_ONLY
-    min_score: float = NO_SEARCH
-    first_k: int = 16
+    min_score: float = NO_SEARCH  # of a neighbor
+    first_k: int = 16  # neighbors that are asked for at first
     max_k: int = MAX_K
-    together: int = 64
+    together: int = 64  # contents in one search
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -96,10 +90,7 @@ class NeighborGraph:
         """Takes in what came since the last call; one call at a time.
 
         `total` is how many pictures are expected. If the progress ends the work, what was done is
-        kept.
-
-        Raises:
-            SpecMismatchError: The collection was made anew by another model meanwhile.
+        kept. Raises `SpecMismatchError` if the collection was made anew by another model meanwhile.
         """
         done = 0
         for block in scan(self.store, self.collection, cursor=self._cursor):

@@ -119,14 +119,11 @@ class PictureService:
 
 @dataclass(eq=False)
 class CollectionService:
-    """Deletes collections and their vector sets.
-
-    The gate holds back what imports are about to commit until they know that they are to end.
-    """
+    """Deletes collections and their vector sets."""
 
     store: Store
     jobs: JobService
-    gate: PutGate
+    gate: PutGate  # holds back what imports are about to commit until they know that they end
 
     def drop(self, collection: str, *, wait: bool = False) -> int:
         """Removes a collection and ends the imports into it; returns how many pictures it had.

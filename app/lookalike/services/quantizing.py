@@ -64,10 +64,8 @@ def quantize_model(
     """Quantizes the network of a request (not its head) and compares it with float32.
 
     `files` are pictures of the kind that will be searched, and the seed chooses among them;
-    `pictures` of them calibrate, at most half of those that can be read.
-
-    Raises:
-        ConfigurationError: Too few pictures, or a setting that cannot work.
+    `pictures` of them calibrate, at most half of those that can be read. Raises
+    `ConfigurationError` if these are too few, or a setting cannot work.
     """
     origin = origin_of(replace(request, int8=False))
     source, spec = float_network(request, run.networks, keep=True)

@@ -303,8 +303,7 @@ class Backfill:
     ) -> Generator[list[Item], None, None]:
         """Makes the vectors of pictures; batches are taken as there is room.
 
-        Raises:
-            LookalikeError: One that does not concern a single picture: the service shuts down.
+        Raises errors that do not concern a single picture, as when the service shuts down.
         """
         with closing(self.pipeline.run(self._items(batches), self._prepare)) as results:
             for group in grouped(results, self.batch):

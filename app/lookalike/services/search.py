@@ -87,19 +87,15 @@ class SearchResult:
 
 @dataclass(eq=False)
 class SearchService:
-    """Searches by a new picture, by the one at an address, or by a stored one.
-
-    The meter is told of a share of the searches, to measure the recall of approximate indexes. A
-    search by groups looks at `most_grouped` matches at most, in its last round.
-    """
+    """Searches by a new picture, by the one at an address, or by a stored one."""
 
     encoders: Encoders
     store: Store
     decoder: ImageDecoder
     _: KW_ONLY
-    meter: RecallMeter | None = None
-    fetcher: Fetcher | None = None
-    most_grouped: int = 16_384
+    meter: RecallMeter | None = None  # told of a share of the searches
+    fetcher: Fetcher | None = None  # None if fetching is not turned on
+    most_grouped: int = 16_384  # matches that the last round of a search by groups looks at
 
     def search(self, picture: BinaryIO, options: SearchOptions) -> SearchResult:
         """Finds the pictures most like a new one.
@@ -173,8 +169,7 @@ class SearchService:
     def similar(self, image_id: str, options: SearchOptions) -> SearchResult:
         """Finds the pictures most like a stored one, itself left out; embeds nothing.
 
-        Raises:
-            ImageNotFoundError: No picture has this id.
+        Raises `ImageNotFoundError`.
         """
         check_id(image_id)
         watch = Stopwatch()

@@ -26,8 +26,7 @@ class PictureReader(Protocol):
     def __call__(self, position: int, *, size: int) -> Image.Image:
         """An upright RGB picture; no side is reduced below `size` pixels.
 
-        Raises:
-            LookalikeError: The file is gone, or cannot be read any more.
+        Raises `LookalikeError` if the file is gone, or cannot be read any more.
         """
 
 
@@ -149,11 +148,7 @@ def sample_vectors(
 ) -> Vectors:
     """At most `most` vectors of a collection, chosen by the seed, oldest first.
 
-    Returns:
-        (N, dim) float32, C-contiguous, rows of length 1.
-
-    Raises:
-        CollectionNotFoundError: There is no such collection.
+    Returns (N, dim) float32, C-contiguous, rows of length 1. Raises `CollectionNotFoundError`.
     """
     info = store.collection(collection)
     if info is None:
