@@ -255,9 +255,7 @@ class ImportRun:
     def run(self) -> str:
         """Does the work; returns what became of the pictures.
 
-        Raises:
-            CanceledError: Somebody asked for it.
-            LookalikeError: The archive is broken, or an error concerns more than one picture.
+        Raises `CanceledError`, or an error that concerns more than one picture.
         """
         try:
             self._begin()

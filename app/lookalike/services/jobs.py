@@ -76,11 +76,8 @@ class JobRun(Progress):
             raise CanceledError(self.canceled)
 
     def report(self, done: int, total: int, *, stage: str = "") -> None:  # noqa: ARG002
-        """Notes the progress; writes it every `every_s`, or at once if `starts` depends on it.
-
-        The first report tells what was done before this start.
-        """
-        first, grew = self._since is None, done > self.job.done
+        """Notes the progress; writes it every `every_s`, or at once if `starts` depends on it."""
+        first, grew = self._since is None, done > self.job.done  # the first tells what was done
         at_once = grew and (first or self.job.starts > 0)
         starts = self.job.starts
         if first:
@@ -130,10 +127,7 @@ class JobRun(Progress):
 
 
 Handler = Callable[[Mapping[str, Any], JobRun], str]
-"""Does the work of one kind of job; returns a sentence on how it ended.
-
-It is called again with the same parameters after a restart, and resumes its work itself.
-"""
+"""Does one kind of job, or resumes it after a restart; returns a sentence on how it ended."""
 
 
 @dataclass(eq=False)

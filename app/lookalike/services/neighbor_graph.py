@@ -39,7 +39,7 @@ _REMEMBERED = 2**16  # reductions, of 768 bytes each
 log = logging.getLogger(__name__)
 
 EDGE = np.dtype([("left", "i4"), ("right", "i4"), ("score", "f8"), ("same", "?")])
-"""Two contents that are alike: their numbers, their cosine, and whether their pixels are the same."""
+"""Two contents that are alike: their numbers, their cosine, and whether their pixels agree."""
 
 Edges = NDArray[np.void]
 """(E,) of the dtype `EDGE`. A pair may come twice, in either direction."""

@@ -70,10 +70,7 @@ class PictureService:
         self.store.delete(check_collection_name(collection), check_id(image_id))
 
     def original(self, collection: str, image_id: str) -> tuple[ImageRecord, BinaryIO]:
-        """A picture's row and its file as it was sent, open.
-
-        Raises `ImageNotFoundError`, and `OriginalNotKeptError` if only the row is there.
-        """
+        """A picture's row and its file as it was sent, open. Raises `OriginalNotKeptError`."""
         record = self.get(collection, image_id)
         file = self.files.open(record)
         if file is None:
@@ -102,10 +99,7 @@ class PictureService:
         return self.decoder.decode(file, decode_size=size).image
 
     def thumbnail(self, collection: str, image_id: str) -> BinaryIO:
-        """A picture's thumbnail, open; made again from the original if it is missing.
-
-        Raises `ImageNotFoundError`, and `OriginalNotKeptError` if the original is missing, too.
-        """
+        """A picture's thumbnail, open; made again if it is missing. Raises as `original`."""
         record = self.get(collection, image_id)
         if (found := self.files.open_thumbnail(record.sha256)) is not None:
             return found

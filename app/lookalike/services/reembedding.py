@@ -207,7 +207,7 @@ class Backfill:
     def run(self, *, goal: float = math.inf, deadline: float = -math.inf) -> bool:
         """Makes vectors until there is nothing left (True).
 
-        Stops earlier (False) once so many pictures were met and the deadline has come, by
+        Ends earlier (False) once so many pictures were met and the deadline has come, by
         `time.monotonic`.
         """
         with closing(self.vectors(self._batches(goal, deadline))) as made:
