@@ -12,16 +12,11 @@ Extra = Literal["train", "viz"]
 MODULES: Final[dict[Extra, tuple[str, ...]]] = {
     "train": ("matplotlib", "pytorch_metric_learning"),
     "viz": ("matplotlib", "openTSNE", "scipy", "sklearn"),
-}
-"""The modules that each extra brings and that are imported from here."""
+}  # the modules that each extra brings and that are imported from here
 
 
 def require_extra(extra: Extra, doing: str) -> None:
-    """Checks that the modules of an extra are installed, without importing them.
-
-    Args:
-        extra: The extra's name in `pyproject.toml`.
-        doing: What needs it, to begin the error with: `a map`.
+    """Checks that an extra's modules are installed, without importing them, for `doing`: `a map`.
 
     Raises:
         ConfigurationError: A module is missing; the text says what to install.

@@ -76,8 +76,6 @@ GroupBy = Annotated[
 # What follows is the same as a form field, as a query parameter, and in a body of JSON.
 
 PARAMETERS = ("nprobe", "ef_search", "k_factor", "exact")
-
-
 K = Annotated[int, Field(ge=1, le=MAX_K, description="How many matches")]
 MinScore = Annotated[float, Field(ge=-1, le=1, description="Leave out matches below this cosine")]
 _NPROBE = "Of an IVF index: lists that are visited; the index's own if not given"
@@ -144,21 +142,13 @@ def known_fields(*names: str) -> Any:
         refuse_query(
             request, "the address; this call takes form fields: curl -F file=@photo.jpg -F k=5 ..."
         )
-        _refuse_others((await request.form()).keys(), names)
+        refuse_others(await request.form(), names)
 
     return Depends(check)
 
 
-def known_query(*names: str) -> Any:
-    """Dependency that refuses query parameters with other names."""
-
-    async def check(request: Request) -> None:
-        _refuse_others(request.query_params.keys(), names)
-
-    return Depends(check)
-
-
-def _refuse_others(sent: Iterable[str], names: tuple[str, ...]) -> None:
+def refuse_others(sent: Iterable[str], names: Iterable[str]) -> None:
+    """Refuses parameters with other names."""
     if unknown := sorted(set(sent) - set(names)):
         raise InvalidParameterError(
             f"{', '.join(unknown)}: no such field; this call takes {', '.join(names)}"

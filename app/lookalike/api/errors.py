@@ -20,6 +20,7 @@ from lookalike.errors import LookalikeError, UnavailableError
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+_EXAMPLE_ID = "5f0c6d2be7e14f1b9a55a4f3c0d1e2f3"
 
 STATUS: dict[type[LookalikeError], int] = {
     errors.LookalikeError: 500,
@@ -89,40 +90,30 @@ def problem(
     **extra: Any,
 ) -> JSONResponse:
     """Builds the answer for an error."""
-    body = Problem(
-        title=HTTPStatus(status).phrase,
-        status=status,
-        detail=detail,
-        code=code,
-        request_id=request.scope.get("request_id", ""),
-    )
+    request_id = request.scope.get("request_id", "")
+    content = {**_body(status, code, detail, request_id), **extra}
     return JSONResponse(
-        {**body.model_dump(), **extra},
-        status_code=status,
-        media_type=MEDIA_TYPE,
-        headers={**(headers or {}), "X-Request-ID": body.request_id},
+        content, status, {**(headers or {}), "X-Request-ID": request_id}, MEDIA_TYPE
     )
+
+
+def _body(status: int, code: str, detail: str, request_id: str) -> dict[str, Any]:
+    facts = {"status": status, "code": code, "detail": detail, "request_id": request_id}
+    return Problem.model_validate({"title": HTTPStatus(status).phrase, **facts}).model_dump()
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describes for OpenAPI the errors that a route can answer with."""
-    return {status: _response(status) for status in sorted(statuses)}
-
-
-def _response(status: int) -> dict[str, Any]:
-    codes = [kind.code for kind, value in STATUS.items() if value == status]
-    example = Problem(
-        title=HTTPStatus(status).phrase,
-        status=status,
-        detail="what is wrong, and what to do next",
-        code=codes[-1],
-        request_id="5f0c6d2be7e14f1b9a55a4f3c0d1e2f3",
-    )
-    schema = {"$ref": "#/components/schemas/Problem"}
-    return {
-        "description": HTTPStatus(status).phrase,
-        "content": {MEDIA_TYPE: {"schema": schema, "example": example.model_dump()}},
-    }
+    described: dict[int | str, dict[str, Any]] = {}
+    for status in sorted(statuses):
+        *_, code = (kind.code for kind, value in STATUS.items() if value == status)
+        example = _body(status, code, "what is wrong, and what to do next", _EXAMPLE_ID)
+        content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
+        described[status] = {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: content},
+        }
+    return described
 
 
 def answer(request: Request, exc: LookalikeError, **extra: Any) -> JSONResponse:

@@ -33,7 +33,7 @@ _RECALL = f"Share of the true matches that the index finds: mean of the last {WI
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-class Metrics:
+class Metrics(Collector):
     """Everything that `GET /metrics` shows."""
 
     def __init__(self) -> None:
@@ -78,21 +78,15 @@ class Metrics:
 
     def watch(self, services: Services) -> None:
         """Adds the figures that are read when they are asked for: queue, collections, recall."""
-        self.registry.register(_Live(services))
+        self._services = services
+        self.registry.register(self)
 
     def render(self) -> bytes:
         """The figures in Prometheus' text format."""
         return generate_latest(self.registry)
 
-
-class _Live(Collector):
-    """Figures that are read when they are asked for."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-
     def collect(self) -> Iterable[Metric]:
-        """Called by the registry."""
+        """Reads those figures; called by the registry."""
         queue, images, mean = (
             GaugeMetricFamily(name, text, labels=[label])
             for name, text, label in (

@@ -99,23 +99,19 @@ class Admission:
         self, places: int, waiting: Callable[[], int] = lambda: 0, *, what: str = "pictures"
     ) -> None:
         self._places = places
+        self._free = threading.Semaphore(places)
         self._waiting = waiting
         self._what = what
-        self._inside = 0
-        self._lock = threading.Lock()
 
     @contextmanager
     def place(self) -> Iterator[None]:
         """Holds a place inside the block. Raises `QueueFullError` if none is free."""
-        with self._lock:
-            if self._inside >= self._places or self._waiting() >= self._places:
-                raise QueueFullError(f"Too many {self._what} wait already; try again in a moment")
-            self._inside += 1
+        if self._waiting() >= self._places or not self._free.acquire(blocking=False):
+            raise QueueFullError(f"Too many {self._what} wait already; try again in a moment")
         try:
             yield
         finally:
-            with self._lock:
-                self._inside -= 1
+            self._free.release()
 
 
 class LimitedParser(MultiPartParser):

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Unpack
+from typing import Any, BinaryIO, TypeVar, Unpack
 
 import httpx2
 
@@ -38,6 +38,7 @@ from lookalike.records import (
     check_id,
 )
 from lookalike.schemas import (
+    Answer,
     CollectionOut,
     CollectionsOut,
     DuplicatesOut,
@@ -61,6 +62,7 @@ PAGE = 1000
 
 _FATAL = {401, 404, 405, 409}  # answers to an upload that the next one would get, too
 _MB = 1_000_000
+_T = TypeVar("_T", bound=Answer)
 
 
 class HttpClient(BaseClient):
@@ -169,22 +171,21 @@ class HttpClient(BaseClient):
         with open_picture(archive) as opened:
             file = _Reported(opened.fileno(), archive.name, progress)
             sent = {"data": form, "files": {"file": (archive.name, file)}}
-            return self._job("POST", "/index/archive", timeout=ARCHIVE_TIMEOUT_S, **sent)
+            return self._ask(JobOut, "POST", "/index/archive", timeout=ARCHIVE_TIMEOUT_S, **sent)
 
     def index_folder(self, path: str, **options: Unpack[ImportArguments]) -> JobOut:
         """Has the service index a folder of its own machine; options as for `index`.
 
         Raises `ImportsDisabledError` or `PathNotAllowedError` if the service may not read it.
         """
-        return self._job("POST", "/index/folder", json={"path": path, **_given(options)})
+        return self._ask(JobOut, "POST", "/index/folder", json={"path": path, **_given(options)})
 
     # Searching
 
     def search(self, picture: Picture, **arguments: Unpack[SearchArguments]) -> SearchOut:
         with open_picture(picture) as file:
             sent = {"file": (name_of(picture), file.read())}
-        answer = self._call("POST", "/search", data=_form(arguments), files=sent)
-        return SearchOut.model_validate(answer)
+        return self._ask(SearchOut, "POST", "/search", data=_form(arguments), files=sent)
 
     def search_url(
         self,
@@ -195,12 +196,11 @@ class HttpClient(BaseClient):
     ) -> SearchOut:
         content = json.dumps({"url": url, **_fields(arguments)})  # ASCII, whatever the address is
         headers = {"Content-Type": "application/json"}
-        answer = self._call("POST", "/search/url", content=content, headers=headers)
-        return SearchOut.model_validate(answer)
+        return self._ask(SearchOut, "POST", "/search/url", content=content, headers=headers)
 
     def similar(self, image_id: str, **arguments: Unpack[SearchArguments]) -> SearchOut:
         path = f"/images/{check_id(image_id)}/similar"
-        return SearchOut.model_validate(self._call("GET", path, params=_form(arguments)))
+        return self._ask(SearchOut, "GET", path, params=_form(arguments))
 
     # Pictures
 
@@ -214,7 +214,7 @@ class HttpClient(BaseClient):
         if filter is not None:
             query["filter"] = json.dumps(dict(filter))
         while True:
-            page = ImagesOut.model_validate(self._call("GET", "/images", params=query))
+            page = self._ask(ImagesOut, "GET", "/images", params=query)
             yield from page.images
             if page.next_cursor is None:
                 return
@@ -255,14 +255,14 @@ class HttpClient(BaseClient):
     # Collections and jobs
 
     def collections(self) -> Sequence[CollectionOut]:
-        return CollectionsOut.model_validate(self._call("GET", "/collections")).collections
+        return self._ask(CollectionsOut, "GET", "/collections").collections
 
     def drop(self, collection: str) -> None:
         self._call("DELETE", f"/collections/{check_collection_name(collection)}")
 
     def vectors(self, collection: str = DEFAULT_COLLECTION) -> Sequence[VectorSetOut]:
         path = f"/collections/{check_collection_name(collection)}/vectors"
-        return VectorSetsOut.model_validate(self._call("GET", path)).vectors
+        return self._ask(VectorSetsOut, "GET", path).vectors
 
     def discard_vectors(self, digest: str, *, collection: str = DEFAULT_COLLECTION) -> None:
         path = f"/collections/{check_collection_name(collection)}/vectors/{check_id(digest)}"
@@ -287,25 +287,25 @@ class HttpClient(BaseClient):
     ) -> JobOut:
         """Has the service begin to move a collection to another model; returns the job."""
         path = f"/collections/{check_collection_name(collection)}/reembed"
-        return self._job("POST", path, json=dict(model or {}))
+        return self._ask(JobOut, "POST", path, json=dict(model or {}))
 
     def jobs(self, *, limit: int = 100) -> Sequence[JobOut]:
-        return JobsOut.model_validate(self._call("GET", "/jobs", params={"limit": limit})).jobs
+        return self._ask(JobsOut, "GET", "/jobs", params={"limit": limit}).jobs
 
     def job(self, job_id: str) -> JobOut:
-        return self._job("GET", f"/jobs/{check_id(job_id)}")
+        return self._ask(JobOut, "GET", f"/jobs/{check_id(job_id)}")
 
     def cancel_job(self, job_id: str) -> JobOut:
-        return self._job("POST", f"/jobs/{check_id(job_id)}/cancel")
-
-    def _job(self, method: str, path: str, **options: Any) -> JobOut:
-        return JobOut.model_validate(self._call(method, path, **options))
+        return self._ask(JobOut, "POST", f"/jobs/{check_id(job_id)}/cancel")
 
     def info(self) -> dict[str, Any]:
         answer: dict[str, Any] = self._call("GET", "/info")
         return answer
 
     # The connection
+
+    def _ask(self, kind: type[_T], method: str, path: str, **options: Any) -> _T:
+        return kind.model_validate(self._call(method, path, **options))
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
         answer = self._answer(method, path, **options)

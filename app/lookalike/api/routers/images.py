@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, BinaryIO
 from urllib.parse import quote
 
-from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
@@ -20,7 +20,7 @@ from lookalike.api.deps import (
     K,
     PartsDep,
     QueryEffort,
-    known_query,
+    refuse_others,
 )
 from lookalike.api.errors import responses
 from lookalike.api.security import ADMIN, READ
@@ -233,6 +233,10 @@ def similar_images(
     return SearchOut.of(result)
 
 
+async def _known_query(request: Request) -> None:
+    refuse_others(request.query_params, ("collection", "kind", "threshold", "limit", "cursor"))
+
+
 @_duplicates.get(
     "/duplicates",
     response_model=DuplicatesOut,
@@ -245,7 +249,7 @@ def similar_images(
         },
         **responses(401, 404, 409, 422, 503),
     },
-    dependencies=[*READ, known_query("collection", "kind", "threshold", "limit", "cursor")],
+    dependencies=[*READ, Depends(_known_query)],
 )
 def list_duplicates(
     parts: PartsDep,
