@@ -6,19 +6,15 @@ on a thread of its own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from anyio import CapacityLimiter
-from fastapi import Depends, Form, Path, Query, Request
-from pydantic import Field
+from fastapi import Depends, Path, Query, Request
 
 from lookalike.bootstrap import Services
-from lookalike.errors import InvalidMetadataError, InvalidParameterError
-from lookalike.records import LIMITS, Effort
-from lookalike.services.search import MAX_K
+from lookalike.errors import InvalidParameterError
 
 if TYPE_CHECKING:
     from lookalike.api.monitoring import Metrics
@@ -68,65 +64,6 @@ CollectionQuery = Annotated[
 ]
 ImageId = Annotated[str, Path(description="The picture's id", pattern=ID_PATTERN, max_length=128)]
 FilterQuery = Annotated[str | None, Query(alias="filter", description=FILTER_HELP)]
-GroupBy = Annotated[
-    str | None,
-    Query(min_length=1, max_length=256, description="Only the best of each value of this field"),
-]
-
-# What follows is the same as a form field, as a query parameter, and in a body of JSON.
-
-PARAMETERS = ("nprobe", "ef_search", "k_factor", "exact")
-K = Annotated[int, Field(ge=1, le=MAX_K, description="How many matches")]
-MinScore = Annotated[float, Field(ge=-1, le=1, description="Leave out matches below this cosine")]
-_NPROBE = "Of an IVF index: lists that are visited; the index's own if not given"
-_EF_SEARCH = "Of an HNSW index: candidates kept on the way; the index's own if not given"
-_K_FACTOR = "Of a compressed index: candidates scored exactly for each match; its own if not given"
-Nprobe = Annotated[int | None, Field(ge=1, le=LIMITS["nprobe"], description=_NPROBE)]
-EfSearch = Annotated[int | None, Field(ge=1, le=LIMITS["ef_search"], description=_EF_SEARCH)]
-KFactor = Annotated[int | None, Field(ge=1, le=LIMITS["k_factor"], description=_K_FACTOR)]
-Exact = Annotated[bool, Field(description="Score every picture, whatever the index")]
-
-
-async def _form_effort(
-    nprobe: Annotated[Nprobe, Form()] = None,
-    ef_search: Annotated[EfSearch, Form()] = None,
-    k_factor: Annotated[KFactor, Form()] = None,
-    exact: Annotated[Exact, Form()] = False,
-) -> Effort:
-    return Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact)
-
-
-async def _query_effort(
-    nprobe: Nprobe = None,
-    ef_search: EfSearch = None,
-    k_factor: KFactor = None,
-    exact: Exact = False,
-) -> Effort:
-    return Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact)
-
-
-FormEffort = Annotated[Effort, Depends(_form_effort)]
-QueryEffort = Annotated[Effort, Depends(_query_effort)]
-
-
-def parse_metadata(text: str, count: int) -> list[dict[str, Any] | None]:
-    """Reads the `metadata` parameter: one object for all pictures, or a list with one for each."""
-    if not text.strip():
-        return [None] * count
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise InvalidMetadataError(
-            f'metadata is not valid JSON ({exc}); send an object such as {{"label": "cat"}}'
-        ) from exc
-    if isinstance(value, list):
-        if len(value) != count:
-            raise InvalidMetadataError(
-                f"metadata is a list of {len(value)} for {count} files; send one for each, or one "
-                "object for all"
-            )
-        return value
-    return [value] * count
 
 
 def refuse_query(request: Request, instead: str) -> None:

@@ -15,14 +15,12 @@ from pydantic import Field
 from lookalike.api.deps import (
     CollectionQuery,
     FilterQuery,
-    GroupBy,
     ImageId,
-    K,
     PartsDep,
-    QueryEffort,
     refuse_others,
 )
 from lookalike.api.errors import responses
+from lookalike.api.routers.search import similar
 from lookalike.api.security import ADMIN, READ
 from lookalike.api.uploads import JsonRoute
 from lookalike.records import DEFAULT_COLLECTION, DuplicateKind
@@ -32,7 +30,6 @@ from lookalike.schemas import (
     ImageOut,
     ImagesOut,
     Schema,
-    SearchOut,
 )
 from lookalike.services.duplicates import (
     MAX_LIMIT,
@@ -41,7 +38,6 @@ from lookalike.services.duplicates import (
     DuplicateOptions,
     Unfinished,
 )
-from lookalike.services.search import SearchOptions
 from lookalike.store.filters import parse_filter
 
 router = APIRouter()
@@ -201,38 +197,6 @@ def get_image_thumbnail(
     return file_response(request, file, media_type="image/jpeg")
 
 
-@_images.get(
-    "/{image_id}/similar",
-    summary="Find the pictures most like a stored one",
-    responses=responses(401, 404, 409, 422, 503),
-    dependencies=READ,
-)
-def similar_images(
-    image_id: ImageId,
-    parts: PartsDep,
-    effort: QueryEffort,
-    k: K = 10,
-    min_score: Annotated[
-        float | None, Query(ge=-1, le=1, description="Leave out matches below this cosine")
-    ] = None,
-    filter: FilterQuery = None,
-    group_by: GroupBy = None,
-    collection: CollectionQuery = DEFAULT_COLLECTION,
-) -> SearchOut:
-    """The same answer as POST /search gives; the picture itself is left out."""
-    options = SearchOptions(
-        collection=collection,
-        k=k,
-        min_score=min_score,
-        where=parse_filter(filter),
-        group_by=group_by,
-        effort=effort,
-    )
-    result = parts.services.search.similar(image_id, options)
-    parts.metrics.stages("similar", result.took_ms)
-    return SearchOut.of(result)
-
-
 async def _known_query(request: Request) -> None:
     refuse_others(request.query_params, ("collection", "kind", "threshold", "limit", "cursor"))
 
@@ -288,5 +252,5 @@ def list_duplicates(
     return DuplicatesOut.of(found)
 
 
-router.include_router(_images)
-router.include_router(_duplicates)
+for part in (_images, similar, _duplicates):
+    router.include_router(part)

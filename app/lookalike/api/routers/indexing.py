@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ConfigDict, Field
 
 from lookalike.api import errors
-from lookalike.api.deps import COLLECTION_PATTERN, PartsDep, known_fields, parse_metadata
+from lookalike.api.deps import COLLECTION_PATTERN, PartsDep, known_fields
 from lookalike.api.routers.service import ACCEPTED, PATH_PATTERN, JobRoute, accepted
 from lookalike.api.security import ADMIN
 from lookalike.api.uploads import ArchiveRoute, IndexRoute
@@ -71,7 +71,7 @@ def index(
     """
     watch = Stopwatch()
     named = _ids(ids, len(files))
-    described = parse_metadata(metadata, len(files))
+    described = _metadata(metadata, len(files))
     sources = [
         PictureSource(
             filename=one.filename or "", size=one.size or 0, file=one.file, id=id, metadata=own
@@ -82,6 +82,33 @@ def index(
     items = list(indexing.index(sources, collection=collection, on_conflict=on_conflict))
     parts.metrics.stages("index", watch.took_ms())
     return _answer(request, collection, items)
+
+
+def _metadata(text: str, count: int) -> list[dict[str, Any] | None]:
+    """Reads the `metadata` parameter: one object for all pictures, or a list with one for each."""
+    if not text.strip():
+        return [None] * count
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidMetadataError(
+            f'metadata is not valid JSON ({exc}); send an object such as {{"label": "cat"}}'
+        ) from exc
+    if isinstance(value, list):
+        if len(value) != count:
+            raise InvalidMetadataError(
+                f"metadata is a list of {len(value)} for {count} files; send one for each, or one "
+                "object for all"
+            )
+        return value
+    return [value] * count
+
+
+def _one_object(text: str) -> dict[str, Any] | None:
+    (found,) = _metadata(text, 1)
+    if text.lstrip().startswith("["):
+        raise InvalidMetadataError("metadata must be one JSON object, for every picture")
+    return found
 
 
 def _ids(given: list[str], count: int) -> list[str | None]:
@@ -204,13 +231,6 @@ def index_folder(asked: FolderIn, parts: PartsDep, response: Response) -> JobOut
     """
     services, options = parts.services, ImportOptions(**asked.model_dump(exclude={"path"}))
     return accepted(response, services.imports.begin_folder(asked.path, options, services.jobs))
-
-
-def _one_object(text: str) -> dict[str, Any] | None:
-    (found,) = parse_metadata(text, 1)
-    if text.lstrip().startswith("["):
-        raise InvalidMetadataError("metadata must be one JSON object, for every picture")
-    return found
 
 
 for part in (_pictures, _archives, _folders):

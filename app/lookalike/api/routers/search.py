@@ -1,23 +1,18 @@
-"""POST /search and POST /search/url."""
+"""POST /search, POST /search/url and GET /images/{image_id}/similar."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Form, Request, UploadFile
+from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
 from pydantic import ConfigDict, Field
 
 from lookalike.api.deps import (
     COLLECTION_PATTERN,
     FILTER_HELP,
-    PARAMETERS,
-    EfSearch,
-    Exact,
-    FormEffort,
-    K,
-    KFactor,
-    MinScore,
-    Nprobe,
+    CollectionQuery,
+    FilterQuery,
+    ImageId,
     Parts,
     PartsDep,
     known_fields,
@@ -27,10 +22,44 @@ from lookalike.api.errors import responses
 from lookalike.api.security import READ, Access
 from lookalike.api.uploads import JsonRoute, UploadRoute
 from lookalike.errors import RequestTooLargeError
-from lookalike.records import DEFAULT_COLLECTION, Effort
+from lookalike.records import DEFAULT_COLLECTION, LIMITS, Effort
 from lookalike.schemas import Schema, SearchOut
-from lookalike.services.search import SearchOptions
+from lookalike.services.search import MAX_K, SearchOptions, SearchResult
 from lookalike.store.filters import Filter, parse_filter
+
+# The same as form fields, as query parameters, and in a body of JSON.
+PARAMETERS = ("nprobe", "ef_search", "k_factor", "exact")
+K = Annotated[int, Field(ge=1, le=MAX_K, description="How many matches")]
+MinScore = Annotated[float, Field(ge=-1, le=1, description="Leave out matches below this cosine")]
+_NPROBE = "Of an IVF index: lists that are visited; the index's own if not given"
+_EF_SEARCH = "Of an HNSW index: candidates kept on the way; the index's own if not given"
+_K_FACTOR = "Of a compressed index: candidates scored exactly for each match; its own if not given"
+Nprobe = Annotated[int | None, Field(ge=1, le=LIMITS["nprobe"], description=_NPROBE)]
+EfSearch = Annotated[int | None, Field(ge=1, le=LIMITS["ef_search"], description=_EF_SEARCH)]
+KFactor = Annotated[int | None, Field(ge=1, le=LIMITS["k_factor"], description=_K_FACTOR)]
+Exact = Annotated[bool, Field(description="Score every picture, whatever the index")]
+
+
+async def _form_effort(
+    nprobe: Annotated[Nprobe, Form()] = None,
+    ef_search: Annotated[EfSearch, Form()] = None,
+    k_factor: Annotated[KFactor, Form()] = None,
+    exact: Annotated[Exact, Form()] = False,
+) -> Effort:
+    return Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact)
+
+
+async def _query_effort(
+    nprobe: Nprobe = None,
+    ef_search: EfSearch = None,
+    k_factor: KFactor = None,
+    exact: Exact = False,
+) -> Effort:
+    return Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact)
+
+
+FormEffort = Annotated[Effort, Depends(_form_effort)]
+QueryEffort = Annotated[Effort, Depends(_query_effort)]
 
 
 class UrlSearchIn(Schema):
@@ -86,6 +115,7 @@ _FIELDS = ("file", "k", "min_score", "filter", "group_by", "collection", *PARAME
 
 router = APIRouter(route_class=UploadRoute, tags=["search"])
 _by_url = APIRouter(route_class=UrlRoute)
+similar = APIRouter(prefix="/images", tags=["images"])
 
 
 @router.post(
@@ -119,8 +149,7 @@ def search(
         effort=effort,
     )
     result = parts.services.search.search(file.file, options)
-    parts.metrics.stages("search", result.took_ms)
-    return SearchOut.of(result)
+    return _answer(parts, "search", result)
 
 
 @_by_url.post(
@@ -140,7 +169,47 @@ def search_url(query: UrlSearchIn, parts: PartsDep) -> SearchOut:
         effort=query.effort,
     )
     result = parts.services.search.search_url(query.url, options, slot=parts.admission.place)
-    parts.metrics.stages("search_url", result.took_ms)
+    return _answer(parts, "search_url", result)
+
+
+@similar.get(
+    "/{image_id}/similar",
+    summary="Find the pictures most like a stored one",
+    responses=responses(401, 404, 409, 422, 503),
+    dependencies=READ,
+)
+def similar_images(
+    image_id: ImageId,
+    parts: PartsDep,
+    effort: QueryEffort,
+    k: K = 10,
+    min_score: Annotated[
+        float | None, Query(ge=-1, le=1, description="Leave out matches below this cosine")
+    ] = None,
+    filter: FilterQuery = None,
+    group_by: Annotated[
+        str | None,
+        Query(
+            min_length=1, max_length=256, description="Only the best of each value of this field"
+        ),
+    ] = None,
+    collection: CollectionQuery = DEFAULT_COLLECTION,
+) -> SearchOut:
+    """The same answer as POST /search gives; the picture itself is left out."""
+    options = SearchOptions(
+        collection=collection,
+        k=k,
+        min_score=min_score,
+        where=parse_filter(filter),
+        group_by=group_by,
+        effort=effort,
+    )
+    result = parts.services.search.similar(image_id, options)
+    return _answer(parts, "similar", result)
+
+
+def _answer(parts: Parts, call: str, result: SearchResult) -> SearchOut:
+    parts.metrics.stages(call, result.took_ms)
     return SearchOut.of(result)
 
 
