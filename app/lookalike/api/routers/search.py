@@ -40,28 +40,6 @@ KFactor = Annotated[int | None, Field(ge=1, le=LIMITS["k_factor"], description=_
 Exact = Annotated[bool, Field(description="Score every picture, whatever the index")]
 
 
-async def _form_effort(
-    nprobe: Annotated[Nprobe, Form()] = None,
-    ef_search: Annotated[EfSearch, Form()] = None,
-    k_factor: Annotated[KFactor, Form()] = None,
-    exact: Annotated[Exact, Form()] = False,
-) -> Effort:
-    return Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact)
-
-
-async def _query_effort(
-    nprobe: Nprobe = None,
-    ef_search: EfSearch = None,
-    k_factor: KFactor = None,
-    exact: Exact = False,
-) -> Effort:
-    return Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact)
-
-
-FormEffort = Annotated[Effort, Depends(_form_effort)]
-QueryEffort = Annotated[Effort, Depends(_query_effort)]
-
-
 class UrlSearchIn(Schema):
     """A search by the picture at an address."""
 
@@ -128,7 +106,6 @@ similar = APIRouter(prefix="/images", tags=["images"])
 def search(
     file: Annotated[UploadFile, "The picture"],
     parts: PartsDep,
-    effort: FormEffort,
     k: Annotated[K, Form()] = 10,
     min_score: Annotated[MinScore, Form()] = -1.0,
     filter: Annotated[str, Form(description=FILTER_HELP)] = "",
@@ -138,6 +115,10 @@ def search(
     collection: Annotated[
         str, Form(pattern=COLLECTION_PATTERN, description="Where to search")
     ] = DEFAULT_COLLECTION,
+    nprobe: Annotated[Nprobe, Form()] = None,
+    ef_search: Annotated[EfSearch, Form()] = None,
+    k_factor: Annotated[KFactor, Form()] = None,
+    exact: Annotated[Exact, Form()] = False,
 ) -> SearchOut:
     """Send a picture as `file`; get the most similar pictures of the collection, best first."""
     options = SearchOptions(
@@ -146,7 +127,7 @@ def search(
         min_score=min_score,
         where=parse_filter(filter),
         group_by=group_by or None,
-        effort=effort,
+        effort=Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact),
     )
     result = parts.services.search.search(file.file, options)
     return _answer(parts, "search", result)
@@ -181,7 +162,6 @@ def search_url(query: UrlSearchIn, parts: PartsDep) -> SearchOut:
 def similar_images(
     image_id: ImageId,
     parts: PartsDep,
-    effort: QueryEffort,
     k: K = 10,
     min_score: Annotated[
         float | None, Query(ge=-1, le=1, description="Leave out matches below this cosine")
@@ -194,6 +174,10 @@ def similar_images(
         ),
     ] = None,
     collection: CollectionQuery = DEFAULT_COLLECTION,
+    nprobe: Nprobe = None,
+    ef_search: EfSearch = None,
+    k_factor: KFactor = None,
+    exact: Exact = False,
 ) -> SearchOut:
     """The same answer as POST /search gives; the picture itself is left out."""
     options = SearchOptions(
@@ -202,7 +186,7 @@ def similar_images(
         min_score=min_score,
         where=parse_filter(filter),
         group_by=group_by,
-        effort=effort,
+        effort=Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact),
     )
     result = parts.services.search.similar(image_id, options)
     return _answer(parts, "similar", result)
