@@ -20,7 +20,6 @@ from lookalike.api.uploads import Admission
 from lookalike.config import Settings, parse_dirs
 from lookalike.errors import StorageFullError
 from lookalike.files.disk import LocalFiles
-from lookalike.media import archives
 from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.services.importing import ImportOptions
@@ -167,13 +166,12 @@ def test_a_truncated_archive_adds_nothing(
 
 
 def test_a_bomb_ends_the_job_and_what_came_before_stays(
-    client: TestClient, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clients: Clients, settings: Settings, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(archives, "SPARE_BYTES", 50_000)
-    monkeypatch.setattr(archives, "MAX_RATIO", 1)
+    client = clients(settings.model_copy(update={"max_archive_bytes": 12_500}))
     files = [(f"{n}.bmp", solid((n, n, n), (64, 64), "BMP")) for n in range(40)]
     path = write_archive(tmp_path / "bomb.zip", files)
-    allowed = (50_000 + path.stat().st_size) // len(files[0][1])
+    allowed = 4 * 12_500 // len(files[0][1])
     job = done(client, send(client, path))
     assert (job["state"], job["done"]) == ("failed", allowed), job
     assert f"(before that: {allowed} created)" in job["message"]

@@ -211,7 +211,9 @@ def test_every_error_class_has_a_code_of_its_own_and_a_status():
     def below(kind: type[LookalikeError]) -> list[type[LookalikeError]]:
         return [kind, *(deeper for child in kind.__subclasses__() for deeper in below(child))]
 
-    kinds = below(errors.LookalikeError)
+    kinds = [  # an HttpClient makes classes of its own with the codes of others
+        kind for kind in below(errors.LookalikeError) if kind.__module__ == errors.__name__
+    ]
     assert len({kind.code for kind in kinds}) == len(kinds)
     for kind in kinds:
         assert 400 <= status_of(kind) < 600

@@ -11,12 +11,12 @@ import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lookalike.errors import ArchiveError, NotAnArchiveError
-from lookalike.media import archives
 from lookalike.media.archives import Archive, ArchiveLimits
 from lookalike.services.jobs import CanceledError
 from tests.services.archive_maker import KINDS, write_archive
@@ -31,8 +31,10 @@ PACKED = tuple(PACK)
 FILES = [(f"{n}.jpg", random.Random(n).randbytes(200)) for n in range(3)]
 
 
-def count(path: Path, step: Callable[[], None] = lambda: None) -> int:
-    with Archive(path, LIMITS, folder=path.parent) as archive:
+def count(
+    path: Path, step: Callable[[], None] = lambda: None, *, limits: ArchiveLimits = LIMITS
+) -> int:
+    with Archive(path, limits, folder=path.parent) as archive:
         return archive.count(step)
 
 
@@ -123,7 +125,7 @@ def test_what_follows_the_packed_stream_is_taken_as_by_pythons_readers(
 
 @pytest.mark.parametrize("kind", PACKED)
 def test_the_way_to_the_end_is_bounded_takes_no_memory_and_can_be_ended(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / f"long.{kind}"
     path.write_bytes(PACK[kind](plain_tar(tmp_path) + bytes(40_000_000)))
@@ -143,10 +145,8 @@ def test_the_way_to_the_end_is_bounded_takes_no_memory_and_can_be_ended(
 
     with pytest.raises(CanceledError):
         count(path, step)
-    monkeypatch.setattr(archives, "SPARE_BYTES", 1_000_000)
-    monkeypatch.setattr(archives, "MAX_RATIO", 1)
     with pytest.raises(ArchiveError, match="far more"):
-        count(path)
+        count(path, limits=replace(LIMITS, spare_bytes=1_000_000, ratio=1))
 
 
 @pytest.mark.parametrize("kind", KINDS)

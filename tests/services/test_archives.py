@@ -13,6 +13,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -315,30 +316,26 @@ def test_members_that_share_their_bytes_cannot_cost_more_than_the_bound(tmp_path
     assert len(found) == 10
 
 
-def test_what_an_archive_unpacks_to_is_bounded_by_its_own_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(archives, "SPARE_BYTES", 100_000)
+def test_what_an_archive_unpacks_to_is_bounded_by_its_own_size(tmp_path: Path) -> None:
+    limits = ArchiveLimits(file_bytes=30_000, spare_bytes=100_000)
     for kind in KINDS:
         files = [(f"{n}.jpg", bytes(30_000)) for n in range(40)]
         path = write_archive(tmp_path / f"bomb.{kind}", files)
-        allowed = 100_000 + archives.MAX_RATIO * path.stat().st_size
-        found, error = until(path, ArchiveLimits(file_bytes=30_000))
+        allowed = 100_000 + limits.ratio * path.stat().st_size
+        found, error = until(path, limits)
         assert (len(found) == 40) == (error == "")
         assert error == "" or "far more" in error
         assert 30_000 * len(found) <= allowed
         assert (len(found) == 40) == (allowed > 40 * 30_000 + 60_000), kind
 
 
-def test_what_is_passed_over_is_bounded_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(archives, "SPARE_BYTES", 1_000_000)
+def test_what_is_passed_over_is_bounded_too(tmp_path: Path) -> None:
+    limits = replace(LIMITS, spare_bytes=1_000_000)
     path = write_archive(
         tmp_path / "over.tar.gz", [("zeros.bin", bytes(50_000_000)), ("a.jpg", b"1")]
     )
     with (
-        Archive(path, LIMITS, folder=tmp_path) as archive,
+        Archive(path, limits, folder=tmp_path) as archive,
         pytest.raises(ArchiveError, match="far more"),
     ):
         archive.count()
@@ -393,11 +390,10 @@ def test_a_zip_directory_with_too_many_members_is_not_taken_apart(
     assert len(contents(read(path, ArchiveLimits(file_bytes=LIMIT, members=11)))) == 11
 
 
-def test_a_directory_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "MAX_DIRECTORY_BYTES", 100_000)
+def test_a_directory_too_large_is_not_read(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "long.zip", [(f"{n}{'x' * 200}.jpg", b"") for n in range(1000)])
     with pytest.raises(ArchiveError, match="directory"):
-        read(path)
+        read(path, replace(LIMITS, directory_bytes=100_000))
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])

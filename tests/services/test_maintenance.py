@@ -10,9 +10,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import pytest
-
-from lookalike.files import disk as files_module
 from lookalike.files.disk import LocalFiles
 from lookalike.services.pictures import file_sweeper
 from tests.memory_store import MemoryStore
@@ -33,9 +30,8 @@ class Slow(MemoryStore):
         return super().references(sha256s)
 
 
-def test_closing_waits_for_no_whole_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files_module, "_SWEPT_TOGETHER", 2)
-    files, store = LocalFiles(tmp_path), Slow()
+def test_closing_waits_for_no_whole_sweep(tmp_path: Path) -> None:
+    files, store = LocalFiles(tmp_path, swept_together=2), Slow()
     for n in range(9):
         data = str(n).encode()
         files.put(io.BytesIO(data), hashlib.sha256(data).hexdigest(), "image/png")

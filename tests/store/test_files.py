@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from lookalike.errors import StorageError, StorageFullError, UnreadableImageError
-from lookalike.files import disk as files_module
 from lookalike.files.disk import LocalFiles
 
 DATA = b"picture" * 1000
@@ -177,10 +176,8 @@ def names_nothing(asked: list[int], digests: Iterable[str]) -> set[str]:
     return set()
 
 
-def test_a_sweep_asks_in_batches(
-    files: LocalFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files_module, "_SWEPT_TOGETHER", 2)
+def test_a_sweep_asks_in_batches(tmp_path: Path) -> None:
+    files = LocalFiles(tmp_path / "data", swept_together=2)
     put_five(files)
     make_old(tmp_path)
     asked: list[int] = []
@@ -188,10 +185,8 @@ def test_a_sweep_asks_in_batches(
     assert asked == [2, 2, 1]
 
 
-def test_a_sweep_that_is_stopped_leaves_the_rest(
-    files: LocalFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files_module, "_SWEPT_TOGETHER", 2)
+def test_a_sweep_that_is_stopped_leaves_the_rest(tmp_path: Path) -> None:
+    files = LocalFiles(tmp_path / "data", swept_together=2)
     put_five(files)
     make_old(tmp_path)
     asked: list[int] = []

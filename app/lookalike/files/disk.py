@@ -23,7 +23,6 @@ _KINDS = ("png", "webp", "gif", "bmp", "tiff", "avif", "heic", "heif")
 _EXTENSIONS = {f"image/{kind}": kind for kind in _KINDS} | {"image/jpeg": "jpg"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
-_SWEPT_TOGETHER = 500
 _LOCKS = 64
 
 
@@ -114,7 +113,8 @@ class LocalFiles:
         StorageError: The folders cannot be made.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, swept_together: int = 500) -> None:
+        self._swept_together = swept_together
         self._images = folder / "images"
         self._thumbnails = folder / "thumbnails"
         self.tmp = folder / "tmp"
@@ -192,7 +192,7 @@ class LocalFiles:
             removed = sum(self._unlink_old(path, limit) for path in self.tmp.iterdir())
             for top in (self._images, self._thumbnails):
                 old = (path for path in _walk(top, stop) if _older(path, limit))
-                while (batch := list(islice(old, _SWEPT_TOGETHER))) and not stop():
+                while (batch := list(islice(old, self._swept_together))) and not stop():
                     named = referenced({path.stem for path in batch})
                     left = (path for path in batch if path.stem not in named)
                     removed += sum(self._unlink_old(path, limit) for path in left)

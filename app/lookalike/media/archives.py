@@ -39,20 +39,11 @@ from lookalike.progress import TaskEndedError
 MAX_MEMBERS = 1_000_000
 """Most members of an archive."""
 
-MAX_DIRECTORY_BYTES = 100_000_000
-"""Most bytes of a zip file's directory; about 130 for each picture."""
-
 MAX_HEADER_BYTES = 1_000_000
 """Most bytes of the headers between two members of a tar file."""
 
 MAX_GLOBAL_HEADERS = 100
 """Most global headers of a tar file."""
-
-SPARE_BYTES = 100_000_000
-"""What an archive may unpack to whatever its own size is, in bytes."""
-
-MAX_RATIO = 100
-"""How many times its own size an archive may unpack to, beyond `SPARE_BYTES`."""
 
 _READ_AHEAD = 2**18  # bytes of a member that are read at once
 _SPOOLED = 1_000_000
@@ -71,11 +62,17 @@ class ArchiveLimits:
         file_bytes: Of one member.
         total_bytes: Of all members together, unpacked; None: by the archive's own size alone.
         members: Members, pictures or not.
+        directory_bytes: Of a zip file's directory; about 130 for each picture.
+        ratio: How many times its own size an archive may unpack to, beyond `spare_bytes`.
+        spare_bytes: What an archive may unpack to whatever its own size is.
     """
 
     file_bytes: int
     total_bytes: int | None = None
     members: int = MAX_MEMBERS
+    directory_bytes: int = 100_000_000
+    ratio: int = 100
+    spare_bytes: int = 100_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,10 +120,10 @@ class Archive:
         self._opened = ExitStack()
         with self._opened, _errors_as(_broken):
             size = path.stat().st_size
-            total = SPARE_BYTES + MAX_RATIO * size
+            total = limits.spare_bytes + limits.ratio * size
             self._left = total if limits.total_bytes is None else min(total, limits.total_bytes)
             file = self._opened.enter_context(
-                BoundedFile(path, most=MAX_DIRECTORY_BYTES, members=limits.members)
+                BoundedFile(path, most=limits.directory_bytes, members=limits.members)
             )
             self._entries = self._open(file)
             self._opened = self._opened.pop_all()
