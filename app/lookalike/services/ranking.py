@@ -47,23 +47,9 @@ def rank(
     queries: Positions,
     k: int,
     scored: int | None = None,
-    progress: Progress = NO_PROGRESS,
 ) -> Ranking:
-    """Ranks all pictures for each query, with memory for the answer: (Q, k) twice.
-
-    Args:
-        vectors: A set, or (N, dim) float32 rows of length 1.
-        queries: (Q,) positions in the set, at least one.
-        k: From 1 to N - 1.
-        scored: Ranks whose scores are wanted; all k unless given.
-        progress: Told how many queries are ranked; may end the work after each block.
-
-    Raises:
-        InvalidParameterError: k or a query is out of its range.
-        ValueError: The vectors are not finite or not of length 1.
-    """
-    blocks = rank_blocks(vectors, queries=queries, k=k, scored=scored, progress=progress)
-    return concatenate(list(blocks))
+    """As `rank_blocks`, in one piece: with memory for the answer, (Q, k) twice."""
+    return concatenate(list(rank_blocks(vectors, queries=queries, k=k, scored=scored)))
 
 
 def concatenate(blocks: Sequence[Ranking]) -> Ranking:
@@ -83,17 +69,35 @@ def rank_blocks(
     scored: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Iterator[Ranking]:
-    """As `rank`, in blocks of queries, for a caller that keeps only a part of each.
+    """Ranks all pictures for each query, for a caller that keeps only a part of each block.
 
-    Arguments and errors as for `rank`; errors are raised at once, not with the first block.
+    Args:
+        vectors: A set, or (N, dim) float32 rows of length 1.
+        queries: (Q,) positions in the set, at least one.
+        k: From 1 to N - 1.
+        scored: Ranks whose scores are wanted; all k unless given.
+        progress: Told how many queries are ranked; may end the work after each block.
+
+    Raises:
+        InvalidParameterError: k or a query is out of its range.
+        ValueError: The vectors are not finite or not of length 1.
     """
     rows = vectors.vectors if isinstance(vectors, VectorSet) else vectors
     queries = np.asarray(queries, dtype=np.int64)
     _check(queries, k=k, count=len(rows))
     for part in _slices(rows):
         check_vectors(rows[part], count=None, dim=rows.shape[1])
-    scored = k if scored is None else scored
-    return _rank_blocks(rows, queries, k=k, scored=scored, progress=progress)
+    step = max(1, min(_QUERIES, _SCORES_BYTES // (8 * max(rows.shape))))
+    dtype = np.float32 if k * _FEW <= len(rows) else np.float64
+    for start in range(0, len(queries), step):
+        block = queries[start : start + step]
+        scores = _product(rows, block, dtype)
+        worst = np.partition(scores, -k, axis=1)[:, -k]  # of the k that each query wants
+        best = [_best(rows, *each, k=k) for each in zip(block, scores, worst, strict=True)]
+        exact = [_exact(rows, q, found[:scored]) for q, found in zip(block, best, strict=True)]
+        yield Ranking(queries=block, positions=np.stack(best), scores=np.stack(exact))
+        progress.report(start + len(block), len(queries))
+        progress.check()
 
 
 def _check(queries: Positions, *, k: int, count: int) -> None:
@@ -109,22 +113,6 @@ def _check(queries: Positions, *, k: int, count: int) -> None:
             f"There is no picture {queries.min() if queries.min() < 0 else queries.max()}: "
             f"positions in this set go from 0 to {count - 1}"
         )
-
-
-def _rank_blocks(
-    rows: NDArray[np.float32], queries: Positions, *, k: int, scored: int, progress: Progress
-) -> Iterator[Ranking]:
-    step = max(1, min(_QUERIES, _SCORES_BYTES // (8 * max(rows.shape))))
-    dtype = np.float32 if k * _FEW <= len(rows) else np.float64
-    for start in range(0, len(queries), step):
-        block = queries[start : start + step]
-        scores = _product(rows, block, dtype)
-        worst = np.partition(scores, -k, axis=1)[:, -k]  # of the k that each query wants
-        best = [_best(rows, *each, k=k) for each in zip(block, scores, worst, strict=True)]
-        exact = [_exact(rows, q, found[:scored]) for q, found in zip(block, best, strict=True)]
-        yield Ranking(queries=block, positions=np.stack(best), scores=np.stack(exact))
-        progress.report(start + len(block), len(queries))
-        progress.check()
 
 
 def _product(

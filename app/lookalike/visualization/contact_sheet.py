@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from lookalike.errors import ConfigurationError
 from lookalike.services.clusters import Cluster, Clusters
 from lookalike.services.vector_set import VectorSet
 from lookalike.visualization.drawing import QUIET, TEXT, load_font, missing_picture, shorten
-from lookalike.visualization.pages import render, write_whole
+from lookalike.visualization.pages import render, write_table, write_whole
 
 _FRAMES = {None: "#c3c9d1", True: "#16803c", False: "#c62828"}  # by whether a match is right
 _ACCENT, _MAT = "#2457d6", "#f5f6f8"
@@ -255,7 +254,12 @@ def write_clusters(clusters: Clusters, vectors: VectorSet, folder: Path) -> list
         title = f"group {number}: {len(group)} pictures"
         save_picture(picture_sheet(title, tiles, tile_size=_SMALL_TILE), sheets[-1])
     page, table = folder / "index.html", folder / "groups.csv"
-    write_whole(table, _table(clusters, vectors))
+    rows = sorted(
+        (position, vectors.ids[position], vectors.names[position], number, f"{score:.6f}")
+        for number, group in enumerate(clusters.groups, start=1)
+        for position, score in _members(group)
+    )
+    write_table(table, ["id", "name", "group", "score"], [row[1:] for row in rows])
     write_whole(page, _page(clusters, vectors, sheets))
     for path in folder.glob("group-[0-9][0-9][0-9].png"):
         if path not in sheets:  # of an earlier run that made more groups
@@ -274,21 +278,6 @@ def group_labels(group: Cluster, vectors: VectorSet) -> list[tuple[str, int]]:
         return []
     labels = Counter(vectors.labels[position] for position in group.positions)
     return sorted(labels.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _table(clusters: Clusters, vectors: VectorSet) -> str:
-    """One line for each picture, in the order of the set; groups count from 1."""
-    members = sorted(
-        (position, number, score)
-        for number, group in enumerate(clusters.groups, start=1)
-        for position, score in _members(group)
-    )
-    out = io.StringIO()
-    lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(["id", "name", "group", "score"])
-    for position, number, score in members:
-        lines.writerow([vectors.ids[position], vectors.names[position], number, f"{score:.6f}"])
-    return out.getvalue()
 
 
 def _page(clusters: Clusters, vectors: VectorSet, sheets: list[Path]) -> str:

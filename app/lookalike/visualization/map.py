@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count as count_up
@@ -32,7 +30,7 @@ from lookalike.visualization.drawing import (
     thumbnail_size,
 )
 from lookalike.visualization.map_pictures import draw_grid, draw_scatter, lay_grid
-from lookalike.visualization.pages import render, write_whole
+from lookalike.visualization.pages import render, write_table, write_whole
 
 _EXACT_SIDE = 5_000  # the largest matrix whose eigenvectors are computed whole: 200 MB, seconds
 _BLOCK_BYTES = 64 * 1024 * 1024  # of float64: what is held of the vectors at a time
@@ -323,7 +321,10 @@ def write_map(
         folder / "scatter.png", folder / "grid.png", folder / "map.html", folder / "places.csv"
     )
     progress.report(0, 4, stage="files")
-    write_whole(files.table, _table(layout.places, vectors))
+    labels = [""] * count if vectors.labels is None else vectors.labels
+    points = [(f"{x:.4f}", f"{y:.4f}") for x, y in layout.places.tolist()]
+    rows = [(*each, *point) for *each, point in zip(vectors.ids, labels, points, strict=True)]
+    write_table(files.table, ["id", "label", "x", "y"], rows)
     progress.report(1, 4, stage="files")
     scatter = draw_scatter(layout.places, classes, title=title, caption=caption)
     write_whole(files.scatter, scatter)
@@ -343,14 +344,3 @@ def _caption(layout: MapLayout) -> str:
         f"{layout.seed}) of {layout.pca.coordinates.shape[1]} principal components, which keep "
         f"{layout.pca.kept:.1%} of the variance. Near means alike; directions mean nothing."
     )
-
-
-def _table(places: NDArray[np.float32], vectors: VectorSet) -> bytes:
-    """Comma-separated id, label, x and y; the label is empty where there is none."""
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["id", "label", "x", "y"])
-    labels = vectors.labels if vectors.labels is not None else [""] * len(vectors)
-    for identity, label, (x, y) in zip(vectors.ids, labels, places.tolist(), strict=True):
-        writer.writerow([identity, label, f"{x:.4f}", f"{y:.4f}"])
-    return file.getvalue().encode("utf-8", errors="backslashreplace")

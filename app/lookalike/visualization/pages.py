@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     with _writing(path), atomic_write(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes a CSV file as `write_whole` does; what cannot be encoded is escaped."""
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    write_whole(path, file.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def check_writable(path: Path) -> None:
