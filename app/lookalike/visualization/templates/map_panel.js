@@ -1,7 +1,6 @@
-function make(tag, text = "", className = "") {
-  const made = document.createElement(tag);
-  if (text) made.textContent = text;
-  if (className) made.className = className;
+function make(tag, given, ...children) {
+  const made = Object.assign(document.createElement(tag), given);
+  made.append(...children);
   return made;
 }
 
@@ -18,37 +17,28 @@ function showDetails() {
   box.hidden = i < 0;
   element("about").hidden = i >= 0;
   if (i < 0) return;
-  const large = thumbnailElement(i, 160);
-  large.className = "large";
-  box.append(large, make("h2", data.names[i]), classLine(i));
-  if (data.ids) box.append(make("p", `id ${data.ids[i]}`, "quiet"));
-  if (missing.has(i)) box.append(make("p", "The picture cannot be read.", "quiet"));
-  box.append(make("h3", "Nearest by cosine"), nearestRow(i));
+  const large = Object.assign(thumbnailElement(i, 160), { className: "large" });
+  box.append(large, make("h2", {}, data.names[i]), classLine(i));
+  if (data.ids) box.append(make("p", { className: "quiet" }, `id ${data.ids[i]}`));
+  if (missing.has(i)) box.append(make("p", { className: "quiet" }, "The picture cannot be read."));
+  const buttons = data.neighbors[i].map((j, rank) => neighbor(j, data.scores[i][rank].toFixed(4)));
+  box.append(make("h3", {}, "Nearest by cosine"), make("div", { className: "near" }, ...buttons));
 }
 
 function classLine(i) {
-  const line = make("p", "", "class"), swatch = make("span", "", "swatch");
+  const line = make("p", { className: "class" }), swatch = make("span", { className: "swatch" });
   swatch.style.background = colorOf(i);
   if (labelled) line.append(swatch, facts(i));
   return line;
 }
 
-function nearestRow(i) {
-  const row = make("div", "", "near");
-  data.neighbors[i].forEach((j, rank) => {
-    const button = make("button");
-    const score = data.scores[i][rank].toFixed(4);
-    const said = [data.names[j], facts(j), score].filter(Boolean).join(", ");
-    button.type = "button";
-    button.dataset.picture = j;
-    button.title = said;
-    button.setAttribute("aria-label", said);
-    button.append(thumbnailElement(j, 48), score);
-    if (labelled) button.style.setProperty("--frame", colorOf(j));
-    button.addEventListener("click", () => goTo(j));
-    row.append(button);
-  });
-  return row;
+function neighbor(j, score) {
+  const said = [data.names[j], facts(j), score].filter(Boolean).join(", ");
+  const given = { type: "button", title: said, ariaLabel: said, onclick: () => goTo(j) };
+  const button = make("button", given, thumbnailElement(j, 48), score);
+  button.dataset.picture = j;
+  if (labelled) button.style.setProperty("--frame", colorOf(j));
+  return button;
 }
 
 function point(at) {
@@ -68,15 +58,13 @@ function makeLegend() {
   if (!labelled) return;
   element("legend").hidden = false;
   data.classes.forEach(([name, color, size], number) => {
-    const label = make("label"), box = make("input");
-    Object.assign(box, { type: "checkbox", checked: true });
+    const box = make("input", { type: "checkbox", checked: true });
     box.style.accentColor = color;
-    box.addEventListener("change", () => switchClass(number, box.checked));
-    label.append(box, make("span", name), make("small", size.toLocaleString("en")));
-    label.title = name;
-    const emphasize = (one) => { state.emphasis = one; draw(); };
-    label.addEventListener("pointerenter", () => emphasize(number));
-    label.addEventListener("pointerleave", () => emphasize(-1));
+    box.onchange = () => switchClass(number, box.checked);
+    const label = make("label", { title: name }, box, make("span", {}, name));
+    label.append(make("small", {}, size.toLocaleString("en")));
+    label.onpointerenter = () => { state.emphasis = number; draw(); };
+    label.onpointerleave = () => { state.emphasis = -1; draw(); };
     element("classes").append(label);
   });
   element("all").addEventListener("click", () => switchAll(true));
@@ -108,17 +96,16 @@ function findByName() {
     if (!fits(data.names[i]) && !(data.ids && fits(data.ids[i]))) continue;
     if (++found <= MOST_FOUND) list.append(foundRow(i));
   }
-  if (!found) list.append(make("li", "No picture has this in its name.", "quiet"));
-  if (found > MOST_FOUND) list.append(make("li", "There are more: type more of the name.", "quiet"));
+  const note = found > MOST_FOUND ? "There are more: type more of the name."
+    : found ? "" : "No picture has this in its name.";
+  if (note) list.append(make("li", { className: "quiet" }, note));
 }
 
 function foundRow(i) {
-  const item = make("li"), button = make("button", "", "row");
-  button.type = "button";
-  button.append(thumbnailElement(i, 36), make("span", [data.names[i], facts(i)].filter(Boolean).join(" · ")));
-  button.addEventListener("click", () => { element("found").hidden = true; goTo(i); canvas.focus(); });
-  item.append(button);
-  return item;
+  const text = make("span", {}, [data.names[i], facts(i)].filter(Boolean).join(" · "));
+  const go = () => { element("found").hidden = true; goTo(i); canvas.focus(); };
+  const given = { type: "button", className: "row", onclick: go };
+  return make("li", {}, make("button", given, thumbnailElement(i, 36), text));
 }
 
 const pointers = new Map(); // those that are down: id -> [x, y]

@@ -116,9 +116,8 @@ function thumbnail(context, i, left, top, side) {
 
 // A canvas element with one thumbnail, for the panel.
 function thumbnailElement(i, side) {
-  const made = make("canvas");
-  made.width = made.height = Math.round(side * Math.min(2, devicePixelRatio || 1));
-  made.setAttribute("aria-hidden", "true");
+  const size = Math.round(side * Math.min(2, devicePixelRatio || 1));
+  const made = make("canvas", { width: size, height: size, ariaHidden: "true" });
   thumbnail(made.getContext("2d"), i, 0, 0, made.width);
   return made;
 }
@@ -169,12 +168,12 @@ function dotSprite(color, radius, ratio) {
   const key = `${color} ${radius.toFixed(1)} ${ratio}`;
   if (madeDots.size > 2000) madeDots.clear();
   if (!madeDots.has(key)) {
-    const made = make("canvas");
-    made.width = made.height = Math.ceil((2 * radius + 2) * ratio);
+    const side = Math.ceil((2 * radius + 2) * ratio);
+    const made = make("canvas", { width: side, height: side });
     const context = made.getContext("2d");
     context.fillStyle = color;
     context.beginPath();
-    context.arc(made.width / 2, made.width / 2, radius * ratio, 0, 2 * Math.PI);
+    context.arc(side / 2, side / 2, radius * ratio, 0, 2 * Math.PI);
     context.fill();
     madeDots.set(key, made);
   }
