@@ -262,7 +262,7 @@ class Store(Protocol):
         provenance: Mapping[str, str],
         on_conflict: OnConflict = OnConflict.REPLACE,
     ) -> list[PutOutcome]:
-        """Adds or replaces images; one outcome for each, in order.
+        """Adds or replaces images; one outcome for each, in order, see `decide`.
 
         An id that is given twice is handled in order, as two calls would.
 
@@ -270,9 +270,9 @@ class Store(Protocol):
             collection: Made if it does not exist.
             images: N rows.
             vectors: (N, dim) float32, rows of length 1.
-            spec: What made the vectors; must agree with the collection's.
+            spec: What made the vectors.
             provenance: Recorded beside the spec when the collection is made.
-            on_conflict: What to do with ids that exist, see `decide`.
+            on_conflict: What to do with ids that exist.
 
         Raises:
             SpecMismatchError: The collection's vectors were made by something else.
@@ -378,10 +378,7 @@ class BlobStore(Protocol):
     def put(self, source: BinaryIO, sha256: str, media_type: str) -> None:
         """Stores an original so that it survives a crash; one that is here stays.
 
-        Args:
-            source: Read from its start; must be seekable.
-            sha256: What its bytes must amount to, 64 lower-case hex digits.
-            media_type: E.g. `image/jpeg`.
+        It is read from its start, and its bytes must have the SHA-256, 64 lower-case hex digits.
 
         Raises:
             StorageFullError: There is no room; nothing was kept.
@@ -405,15 +402,8 @@ class BlobStore(Protocol):
 
         Nothing else deletes, so no request can lose a file that another one needs.
 
-        Args:
-            referenced: Gives those of the digests that some row names.
-            stop: Asked again and again; once it says so, what is left is for the next sweep.
-
-        Returns:
-            How many files were deleted.
-
-        Raises:
-            StorageError: The disk refuses.
+        `referenced` gives those of the digests that some row names. Once `stop` says so, what is
+        left is for the next sweep. Returns how many files were deleted; raises `StorageError`.
         """
 
 

@@ -32,7 +32,6 @@ from lookalike.store.base import (
     Vectors,
     image_not_found,
     put_outcome,
-    require_same_spec,
     unknown_collection,
 )
 from lookalike.store.sqlite import Connections, Schema
@@ -184,9 +183,11 @@ class Catalog:
 
     def collections(self) -> list[CollectionRow]:
         """All collections by name."""
+        return [_collection_row(row) for row in self._read(f"{_COLLECTIONS} ORDER BY name")]
+
+    def _read(self, sql: str, *values: Any) -> list[Any]:
         with self.connections.read() as connection:
-            found = connection.execute(f"{_COLLECTIONS} ORDER BY name")
-            return [_collection_row(row) for row in found]
+            return connection.execute(sql, values).fetchall()
 
     def collection(self, name: str) -> CollectionRow | None:
         """One collection; None where there is none of this name."""
@@ -222,29 +223,24 @@ class Catalog:
 
     def _records(self, row: CollectionRow, where: str, *values: Any) -> dict[int, ImageRecord]:
         sql = f"SELECT seq, {RECORD_COLUMNS} FROM images WHERE collection = ? AND {where}"
-        with self.connections.read() as connection:
-            rows = connection.execute(sql, (row.id, *values))
-            return {seq: record(row.name, rest) for seq, *rest in rows}
+        rows = self._read(sql, row.id, *values)
+        return {seq: record(row.name, rest) for seq, *rest in rows}
 
     def seqs_of(self, row: CollectionRow, ids: Iterable[str]) -> Seqs:
         """The seqs of those ids that exist, ascending."""
         # Sorted here: asked to, SQLite would walk the whole collection in order of seq.
         sql = f"SELECT seq FROM images WHERE collection = ? AND id {IN_LIST}"
-        with self.connections.read() as connection:
-            return np.sort(_seq_array(connection.execute(sql, (row.id, json.dumps(list(ids))))))
+        return np.sort(_seq_array(self._read(sql, row.id, json.dumps(list(ids)))))
 
     def references(self, sha256s: Iterable[str]) -> set[str]:
         """Those of the digests that some row names."""
         sql = f"SELECT DISTINCT sha256 FROM images WHERE sha256 {IN_LIST}"
-        with self.connections.read() as connection:
-            return {digest for (digest,) in connection.execute(sql, (json.dumps(list(sha256s)),))}
+        return {digest for (digest,) in self._read(sql, json.dumps(list(sha256s)))}
 
     def last_seq(self) -> int:
         """The highest seq ever given."""
         sql = "SELECT seq FROM sqlite_sequence WHERE name = 'images'"
-        with self.connections.read() as connection:
-            found = connection.execute(sql).fetchone()
-            return int(found[0]) if found else 0
+        return next((int(seq) for (seq,) in self._read(sql)), 0)
 
     # Metadata for columns
 
@@ -283,7 +279,7 @@ class Catalog:
     def vectors_at(self, row: CollectionRow, seqs: Iterable[int]) -> tuple[Seqs, Vectors]:
         """Those of the seqs that have an active vector, ascending, and (N, dim) float32."""
         sql = f"SELECT seq, vector FROM vectors WHERE space = ? AND seq {IN_LIST} ORDER BY seq"
-        return self._vectors(sql, (row.space, json.dumps(list(seqs))), row)
+        return self._vectors(row, sql, json.dumps(list(seqs)))
 
     def vectors_after(
         self, row: CollectionRow, seq: int, *, block_bytes: int = _BLOCK_BYTES
@@ -292,17 +288,14 @@ class Catalog:
         sql = "SELECT seq, vector FROM vectors WHERE space = ? AND seq > ? ORDER BY seq LIMIT ?"
         limit = max(1, block_bytes // (4 * row.spec.dim))
         while True:
-            seqs, vectors = self._vectors(sql, (row.space, seq, limit), row)
+            seqs, vectors = self._vectors(row, sql, seq, limit)
             if not len(seqs):
                 return
             yield seqs, vectors
             seq = int(seqs[-1])
 
-    def _vectors(
-        self, sql: str, values: tuple[int | str, ...], row: CollectionRow
-    ) -> tuple[Seqs, Vectors]:
-        with self.connections.read() as connection:
-            found = connection.execute(sql, values).fetchall()
+    def _vectors(self, row: CollectionRow, sql: str, *values: Any) -> tuple[Seqs, Vectors]:
+        found = self._read(sql, row.space, *values)
         seqs = _seq_array((seq,) for seq, _ in found)
         return seqs, vector_rows([blob for _, blob in found], row.spec.dim)
 
@@ -322,19 +315,14 @@ class Catalog:
         now = utc_now()
         with self.connections.write() as connection:
             row = read_collection(connection, name)
-            if row:
-                require_same_spec(name, row.spec, spec)
             made = row or _make_collection(connection, name, spec, provenance, now)
             written = Written(made, new=row is None)
             held = read_images(connection, made, [one.id for one in images])
             for position, image in enumerate(images):
                 seq, existing = held.get(image.id, (0, None))
                 outcome = put_outcome(name, existing, image, on_conflict=on_conflict, now=now)
+                seq = _write(connection, written, seq, outcome, vectors[position])
                 written.outcomes.append(outcome)
-                seq = _write(connection, written, seq, outcome, position)
-                if seq in written.added and written.added[seq] == position:
-                    values = (made.space, seq, vector_blob(vectors[position]))
-                    connection.execute("INSERT INTO vectors VALUES (?, ?, ?)", values)
                 held[image.id] = (seq, outcome.record)
             if written.added or written.updated or written.removed:
                 grown = len(written.added) - len(written.removed)
@@ -416,10 +404,8 @@ def vector_rows(blobs: list[bytes], dim: int) -> Vectors:
 
 def _collection_row(row: tuple[Any, ...]) -> CollectionRow:
     number, name, created_at, space, spec, provenance, *counts = row
-    read_spec = ModelSpec.from_json(spec)
-    return CollectionRow(
-        number, name, created_at, space, read_spec, json.loads(provenance), *counts
-    )
+    made_by = ModelSpec.from_json(spec), json.loads(provenance)
+    return CollectionRow(number, name, created_at, space, *made_by, *counts)
 
 
 def _make_collection(
@@ -449,7 +435,7 @@ def _require_image(
 
 
 def _write(
-    connection: sqlite3.Connection, written: Written, seq: int, outcome: PutOutcome, position: int
+    connection: sqlite3.Connection, written: Written, seq: int, outcome: PutOutcome, vector: Vectors
 ) -> int:
     """Writes what a put decided about the row `seq`, or 0; gives the seq that the row has now."""
     if outcome.status in {PutStatus.CREATED, PutStatus.REPLACED}:
@@ -459,7 +445,9 @@ def _write(
             if written.added.pop(seq, None) is None:
                 written.removed.append(seq)
         seq = _insert_image(connection, written.row.id, outcome.record)
-        written.added[seq] = position
+        values = (written.row.space, seq, vector_blob(vector))
+        connection.execute("INSERT INTO vectors VALUES (?, ?, ?)", values)
+        written.added[seq] = len(written.outcomes)
     elif outcome.status is PutStatus.UPDATED:
         metadata, now = outcome.record.metadata, outcome.record.updated_at
         _set_metadata(connection, written.row, seq, metadata, now)

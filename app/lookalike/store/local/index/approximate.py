@@ -284,20 +284,16 @@ class ApproximateSegment:
         if unwanted <= self.exact.limits.overfetched:
             level = self.calibration.for_k(k)
             width = _width(k, effort, level) + spare + unwanted
-            if self._exceeds_exact(width, effort):
-                return None
+            asked = [width] if effort.k_factor is not None else []
+            if effort.ef_search is not None and self.candidates.knob == "ef_search":
+                asked.append(effort.ef_search)
+            large = len(self.exact) >= self.exact.limits.small_rows
+            if large and max(asked, default=0) > len(self.exact) // _WIDE_SHARE:
+                return None  # what the request asks for costs more than exact search
             return _Look(width, width, effort.over(level.effort), level.ms)
         # The k best of a part are, with a margin, among so many more of all rows.
         depth = math.ceil(_MARGIN * k * (rows + unwanted) / rows)
         return self._affordable(depth, effort, spent=0.0, rows=rows)
-
-    def _exceeds_exact(self, width: int, effort: Effort) -> bool:
-        """True if what a request asks for costs more than exact search."""
-        asked = [width] if effort.k_factor is not None else []
-        if effort.ef_search is not None and self.candidates.knob == "ef_search":
-            asked.append(effort.ef_search)
-        large = len(self.exact) >= self.exact.limits.small_rows
-        return large and max(asked, default=0) > len(self.exact) // _WIDE_SHARE
 
     def _affordable(self, depth: int, effort: Effort, *, spent: float, rows: int) -> _Look | None:
         """A look for a part of the rows; None once all looks cost too much beside exact search."""
