@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import InvalidParameterError
+from lookalike.errors import ConflictError, EmbeddingSetNotFoundError, InvalidParameterError
 from lookalike.records import (
     CollectionInfo,
     Effort,
@@ -36,13 +36,11 @@ from lookalike.store.base import (
     Vectors,
     VectorSpace,
     VectorSpaces,
-    active_space,
     best_first,
     check_vectors,
     decide,
     exact_scores,
     image_not_found,
-    no_such_space,
     put_outcome,
     require_same_spec,
     unknown_collection,
@@ -410,7 +408,7 @@ class MemorySpaces:
         with self._held.lock:
             held, one = self._space(collection, spec)
             if one is held.active:
-                raise active_space(collection)
+                raise ConflictError("These vectors are in use")
             held.spaces.remove(one)
 
     def _collection(self, name: str) -> HeldCollection:
@@ -423,7 +421,7 @@ class MemorySpaces:
         held = self._collection(name)
         found = _find(held, spec)
         if found is None:
-            raise no_such_space(name, spec)
+            raise EmbeddingSetNotFoundError(f"No vectors under {spec.digest}: re-embed it")
         return held, found
 
 

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from lookalike.errors import (
     CollectionNotFoundError,
-    ConflictError,
-    EmbeddingSetNotFoundError,
     ImageNotFoundError,
     SpecMismatchError,
 )
@@ -90,8 +88,7 @@ class VectorSpaces(Protocol):
     ) -> Missing:
         """Up to `limit` images that lack a vector in the space, behind an earlier call's cursor.
 
-        A walk by the cursor meets every picture that is missing or comes meanwhile. Raises
-        `InvalidParameterError` for another cursor, or a limit below 1.
+        Raises `InvalidParameterError` for another cursor, or a limit below 1.
         """
 
     def vectors(
@@ -114,8 +111,7 @@ class VectorSpaces(Protocol):
     def prepared(self, collection: str, spec: ModelSpec) -> AbstractContextManager[None]:
         """Loads what searches in the space will need, so that `activate` in the block is quick.
 
-        The space may still lack vectors; those that are added meanwhile are picked up. Unless the
-        space is active at the end of the block, what was loaded is freed.
+        The space may still lack vectors. What was loaded is freed unless it is active in the end.
         """
 
     def activate(self, collection: str, spec: ModelSpec) -> bool:
@@ -126,22 +122,6 @@ class VectorSpaces(Protocol):
 
     def discard(self, collection: str, spec: ModelSpec) -> None:
         """Removes a space with its vectors. Raises `ConflictError` where it is the active one."""
-
-
-def no_such_space(collection: str, spec: ModelSpec) -> EmbeddingSetNotFoundError:
-    """The error for a space that does not exist."""
-    return EmbeddingSetNotFoundError(
-        f"The collection {collection!r} has no vectors under the spec {spec.digest} "
-        f"({spec.model}); re-embed it to make them"
-    )
-
-
-def active_space(collection: str) -> ConflictError:
-    """The error for removing what searches need."""
-    return ConflictError(
-        f"These vectors of the collection {collection!r} are in use; re-embed it with another "
-        "model first"
-    )
 
 
 Vectors = NDArray[np.float32]
@@ -303,10 +283,8 @@ class Store(Protocol):
         """Up to `limit` images after a cursor that pass `where`; none if there is no collection.
 
         With `vectors_of`, their vectors in that space. Images that have none in it are left out,
-        so that the page may hold fewer images although more follow.
-
-        Raises:
-            InvalidParameterError: No page gave this cursor, or the limit is below 1.
+        so that the page may hold fewer images although more follow. Raises
+        `InvalidParameterError` if no page gave this cursor, or the limit is below 1.
         """
 
     def update_metadata(

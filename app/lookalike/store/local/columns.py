@@ -278,7 +278,6 @@ class Columns:
         self._alive = Growing(np.ones(len(seqs), bool))
         self._named = tuple(named)
         self._columns = {name: Column(len(seqs)) for name in self._named}
-        self._dead = 0
         # Rows that changed while a block of older values was being read.
         self._touched: set[int] = set()
         self.changes = changes
@@ -292,7 +291,6 @@ class Columns:
             self._write(self._columns, [*changes.added, *changes.updated])
             if changes.removed:
                 slots, _ = self._known([(seq, {}) for seq in changes.removed])
-                self._dead += int(np.count_nonzero(self._alive.values[slots]))
                 self._alive.values[slots] = False
             self._compact()
             self.changes = number
@@ -385,12 +383,12 @@ class Columns:
     def _compact(self) -> None:
         """Drops deleted rows where they are as many as the others."""
         rows = len(self._seqs.values)
-        if self._dead > _COMPACT_AFTER and 2 * self._dead > rows:
+        dead = rows - int(np.count_nonzero(self._alive.values))
+        if dead > _COMPACT_AFTER and 2 * dead > rows:
             slots = np.flatnonzero(self._alive.values)
             self._seqs = Growing(self._seqs.values[slots])
             self._alive = Growing(np.ones(len(slots), bool))
             self._columns = {name: column.kept(slots) for name, column in self._columns.items()}
-            self._dead = 0
             return
         for name, column in self._columns.items():
             if column.is_wasteful:
@@ -455,8 +453,8 @@ class Filtering:
     def load(self, row: CollectionRow) -> None:
         """Reads the columns of the fields that were named."""
         if self._fields:
-            columns = self._get(row)
-            self._fill(columns, row, self._fields, deadline=float("inf"))
+            read = partial(self._catalog.metadata, row)
+            self._get(row).fill(self._fields, read, deadline=float("inf"))
 
     def passing(self, row: CollectionRow, where: Filter) -> Seqs:
         """The seqs of the rows that pass, ascending: (N,) int64.
@@ -465,9 +463,9 @@ class Filtering:
             FilterTooSlowError: Columns were not read in time; the next call goes on from there.
         """
         columns, names = self._get(row), [condition.field for condition in where.conditions]
-        deadline = time.monotonic() + self._seconds
+        read, deadline = partial(self._catalog.metadata, row), time.monotonic() + self._seconds
         while (seqs := columns.passing(where)) is None:
-            if not self._fill(columns, row, names, deadline=deadline):
+            if not columns.fill(names, read, deadline=deadline):
                 raise FilterTooSlowError(
                     f"Reading the fields of the filter takes longer than {self._seconds:g} s on a "
                     "collection of this size. Try again: it goes on where it stopped. Name the "
@@ -543,8 +541,3 @@ class Filtering:
             with self._change:
                 self.refresh(row)
         return columns
-
-    def _fill(
-        self, columns: Columns, row: CollectionRow, names: Sequence[str], *, deadline: float
-    ) -> bool:
-        return columns.fill(names, partial(self._catalog.metadata, row), deadline=deadline)

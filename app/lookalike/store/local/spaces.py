@@ -14,16 +14,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import InvalidParameterError
+from lookalike.errors import ConflictError, EmbeddingSetNotFoundError, InvalidParameterError
 from lookalike.records import ImageRecord, ModelSpec, decode_cursor, encode_cursor
 from lookalike.store.base import (
     Missing,
     Recipe,
     Vectors,
     VectorSpace,
-    active_space,
     check_vectors,
-    no_such_space,
 )
 from lookalike.store.local.catalog import (
     IN_LIST,
@@ -155,9 +153,13 @@ class LocalSpaces:
             built = self._prepared.get(row.space) or self._indexes.build(row)
             with self._change:
                 self._indexes.sync(built)
-                before = self._switch(row)
-                if before is None:
-                    return False
+                with self._connections.write() as connection:
+                    now = _row(connection, collection, spec)
+                    if now.space != row.space or not _is_complete(connection, row):
+                        return False
+                    before = require_collection(connection, collection)
+                    sql = "UPDATE collections SET space = ? WHERE id = ?"
+                    connection.execute(sql, (row.space, row.id))
                 self._prepared.pop(row.space, None)
                 self._indexes.switch(before, built)
             return True
@@ -174,7 +176,10 @@ class LocalSpaces:
         while gone:
             with self._connections.write() as connection:
                 if row.space == require_collection(connection, collection).space:
-                    raise active_space(collection)
+                    raise ConflictError(
+                        f"These vectors of the collection {collection!r} are in use; re-embed it "
+                        "with another model first"
+                    )
                 values = (row.space, _REMOVED_TOGETHER)
                 gone = connection.execute(some, values).rowcount
                 if not gone:
@@ -182,17 +187,6 @@ class LocalSpaces:
             self._connections.give_room_back()
         with self._change:
             self._indexes.drop(row)
-
-    def _switch(self, row: CollectionRow) -> CollectionRow | None:
-        """Makes the space active if it is complete; gives what was active before, or None."""
-        with self._connections.write() as connection:
-            now = _row(connection, row.name, row.spec)
-            if now.space != row.space or not _is_complete(connection, row):
-                return None
-            before = require_collection(connection, row.name)
-            sql = "UPDATE collections SET space = ? WHERE id = ?"
-            connection.execute(sql, (row.space, row.id))
-            return before
 
     def _row(self, collection: str, spec: ModelSpec) -> CollectionRow:
         with self._connections.read() as connection:
@@ -218,7 +212,10 @@ def _find(
 def _row(connection: sqlite3.Connection, name: str, spec: ModelSpec) -> CollectionRow:
     row = _find(connection, require_collection(connection, name), spec)
     if row is None:
-        raise no_such_space(name, spec)
+        raise EmbeddingSetNotFoundError(
+            f"The collection {name!r} has no vectors under the spec {spec.digest} "
+            f"({spec.model}); re-embed it to make them"
+        )
     return row
 
 

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -227,7 +228,6 @@ class _Look:
     depth: int  # so many of the nearest rows must hold k that may be found
     width: int  # candidates to fetch
     effort: Effort  # hard enough that nearly all of the nearest are among the candidates
-    ms: float  # that it should take, with the looks before it
 
 
 @dataclass(frozen=True)
@@ -266,70 +266,69 @@ class ApproximateSegment:
         # If most rows are gone, those left lie far from where the index was calibrated.
         hides = limits.overfetched < dead <= count // 2 and self.candidates.takes_selectors
         mask = self.exact.alive if hides else None
-        look = self._first_look(k, count - rows - (dead if hides else 0), rows, effort)
         few = allowed is not None and rows <= limits.scored_rows
-        if effort.exact or few or look is None:
+        looks = partial(self._looks, k, count - rows - (dead if hides else 0), rows, effort)
+        look = None if effort.exact or few else next(looks(), None)
+        if look is None:
             return self.exact.search_kept(queries, kept, k=k)
         near = self.candidates.nearest(queries, look.width, look.effort, mask)
         return [
-            self._complete(query, row, look, kept, mask, k=min(k, rows))
+            self._complete(query, row, looks(), kept, mask, k=min(k, rows))
             for query, row in zip(queries, near, strict=True)
         ]
 
-    def _first_look(self, k: int, unwanted: int, rows: int, effort: Effort) -> _Look | None:
-        """How to begin, with `unwanted` rows in the way; None if scoring all costs little more."""
-        spare = self.exact.limits.spare
-        if rows <= k + spare:
-            return None
-        if unwanted <= self.exact.limits.overfetched:
+    def _looks(self, k: int, unwanted: int, rows: int, effort: Effort) -> Iterator[_Look]:
+        """Deeper and deeper looks for k of some rows, with `unwanted` rows in the way.
+
+        They end once scoring every row costs little more, or FAISS cannot look harder.
+        """
+        limits, count = self.exact.limits, len(self.exact)
+        ms, harder = 0.0, effort if rows > k + limits.spare else None
+        # The k best of a part are, with a margin, among so many more of all rows.
+        depth = math.ceil(_MARGIN * k * (rows + unwanted) / max(1, rows))
+        if harder and unwanted <= limits.overfetched:
             level = self.calibration.for_k(k)
-            width = _width(k, effort, level) + spare + unwanted
-            asked = [width] if effort.k_factor is not None else []
+            depth = _width(k, effort, level) + limits.spare + unwanted
+            asked = [depth] if effort.k_factor is not None else []
             if effort.ef_search is not None and self.candidates.knob == "ef_search":
                 asked.append(effort.ef_search)
-            large = len(self.exact) >= self.exact.limits.small_rows
-            if large and max(asked, default=0) > len(self.exact) // _WIDE_SHARE:
-                return None  # what the request asks for costs more than exact search
-            return _Look(width, width, effort.over(level.effort), level.ms)
-        # The k best of a part are, with a margin, among so many more of all rows.
-        depth = math.ceil(_MARGIN * k * (rows + unwanted) / rows)
-        return self._affordable(depth, effort, spent=0.0, rows=rows)
-
-    def _affordable(self, depth: int, effort: Effort, *, spent: float, rows: int) -> _Look | None:
-        """A look for a part of the rows; None once all looks cost too much beside exact search."""
-        level = self.calibration.for_k(depth)
-        ms = spent + level.ms
-        if ms > self.exact.limits.tried_share * rows * self.calibration.row_ms:
-            return None
-        return _Look(depth, _width(depth, effort, level), effort.over(level.effort), ms)
+            if count >= limits.small_rows and max(asked, default=0) > count // _WIDE_SHARE:
+                return
+            look = _Look(depth, depth, effort.over(level.effort))
+            yield look
+            harder = self.candidates.harder(look.effort) if depth < count else None
+            ms, depth = level.ms, _HARDER * depth
+        while harder:
+            level = self.calibration.for_k(depth)
+            ms += level.ms
+            if ms > limits.tried_share * rows * self.calibration.row_ms:
+                return
+            look = _Look(depth, _width(depth, harder, level), harder.over(level.effort))
+            yield look
+            harder = self.candidates.harder(look.effort) if depth < count else None
+            depth *= _HARDER
 
     def _complete(
         self,
         query: NDArray[np.float32],
         near: Positions,
-        look: _Look,
+        looks: Iterator[_Look],
         kept: Mask,
         mask: Mask | None,
         *,
         k: int,
     ) -> Found:
-        """Scores the candidates that may be found; looks deeper while they are too few."""
-        while True:
+        """Scores the candidates that may be found; looks deeper while they are too few.
+
+        `near` are those of the first look.
+        """
+        for number, look in enumerate(looks):
+            if number:
+                near = self.candidates.nearest(query[None, :], look.width, look.effort, mask)[0]
             near = near[near >= 0]
             if np.count_nonzero(kept[near[: look.depth]]) >= k:
                 return self.exact.best(query, near[kept[near]], k)
-            deeper = self._deeper(look, rows=int(np.count_nonzero(kept)))
-            if deeper is None:
-                return self.exact.best(query, np.flatnonzero(kept), k)
-            look = deeper
-            near = self.candidates.nearest(query[None, :], look.width, look.effort, mask)[0]
-
-    def _deeper(self, look: _Look, *, rows: int) -> _Look | None:
-        """The next look; None if FAISS cannot look harder, or scoring every row is cheaper."""
-        harder = self.candidates.harder(look.effort)
-        if harder is None or look.depth >= len(self.exact):
-            return None
-        return self._affordable(_HARDER * look.depth, harder, spent=look.ms, rows=rows)
+        return self.exact.best(query, np.flatnonzero(kept), k)
 
 
 def _width(k: int, effort: Effort, level: Level) -> int:

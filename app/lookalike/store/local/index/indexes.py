@@ -129,18 +129,18 @@ class LiveIndex:
         index = self._generations.load(self.row, exact=self._policy.index_type == EXACT)
         if index and not self._agrees(index, held):
             log.warning("The saved index of %r is not of this catalog", name)
-            self._generations.discard()
             index = None
         if index is None:
             if len(held):
                 log.warning("Building the index of %r from %d stored vectors", name, len(held))
-            index = self._exact(len(held))
-        self._index = index
-        self.sync()
+            self.make()
+        else:
+            self._index = index
+            self.sync()
         self._tidy()
 
     def make(self) -> None:
-        """Makes an exact index of a set that nobody searches yet."""
+        """Makes an exact index, without what was saved."""
         self._generations.discard()
         self._index = self._exact(len(self._catalog.embedded(self.row)))
         self.sync()

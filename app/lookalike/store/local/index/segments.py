@@ -164,15 +164,10 @@ class ExactSegment:
         allowed: Positions | None = None,
         excluded: Positions | None = None,
     ) -> list[Found]:
-        """The k best rows of each query, best first, equal scores by seq.
+        """The k best rows of each query, best first, equal scores by seq; all if there are fewer.
 
-        Returns k rows for each, or all if there are fewer.
-
-        Args:
-            queries: (Q, dim) float32, C-contiguous.
-            k: At least 1.
-            allowed: Positions that may be found, each once; None for all.
-            excluded: Positions that are left out.
+        Queries are (Q, dim) float32, C-contiguous. Allowed positions are each given once; None
+        allows all.
         """
         return self.search_kept(queries, self.kept(allowed, excluded), k=k)
 
