@@ -10,8 +10,7 @@ from PIL import Image
 
 from lookalike.errors import InvalidParameterError
 from lookalike.progress import Progress
-from lookalike.services import clusters as clusters_module
-from lookalike.services.clusters import cluster_pictures
+from lookalike.services.clusters import Sizes, cluster_pictures
 from lookalike.services.vector_set import VectorSet
 from tests.store.helpers import SPEC, digest
 
@@ -87,14 +86,10 @@ def test_agreement_with_labels_is_what_the_definition_says():
     assert found.nmi == pytest.approx(information / mean)
 
 
-def test_long_vectors_and_many_pictures_take_other_ways(monkeypatch):
-    monkeypatch.setattr(clusters_module, "_LONG", 8)
-    monkeypatch.setattr(clusters_module, "_KEPT", 4)
-    monkeypatch.setattr(clusters_module, "_FITTED", 60)
-    monkeypatch.setattr(clusters_module, "_WHOLE", 50)
-    monkeypatch.setattr(clusters_module, "_SAMPLE", 60)
+def test_long_vectors_and_many_pictures_take_other_ways():
     vectors = blobs(30, 60, 40)
-    found = cluster_pictures(vectors)
+    small = Sizes(sample=60, longest=8, kept=4, fitted=60, whole=50)
+    found = cluster_pictures(vectors, sizes=small)
     assert [len(group) for group in found.groups] == [60, 40, 30]
 
 

@@ -26,7 +26,7 @@ from lookalike.records import ModelSpec
 Vector = NDArray[np.float32]
 """One unit vector: (dim,) float32."""
 
-ATTEMPTS = 5
+ATTEMPTS = 10
 """Attempts of one request; each switch of its collection to another model costs one."""
 
 _log = logging.getLogger(__name__)

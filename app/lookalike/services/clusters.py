@@ -17,15 +17,24 @@ from lookalike.store.base import Vectors
 
 TRIED = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)  # groups, where no number is given
 MAX_CLUSTERS = 1000  # that can be asked for
-_SAMPLE = 2_000  # pictures by which numbers of groups are compared
 _SIZE = 5  # pictures in a group on average, at least, where the number is chosen
-_LONG = 4_096  # numbers in a vector from which PCA comes first
-_KEPT = 256  # numbers that PCA keeps
-_FITTED = 10_000  # pictures by which PCA is fitted
-_WHOLE = 20_000  # pictures up to which k-means sees all of them in each step
 
 Labels = NDArray[np.int64]
 """The group of each picture, (N,) int64."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """From where on grouping takes its shorter ways."""
+
+    sample: int = 2_000  # pictures by which numbers of groups are compared
+    longest: int = 4_096  # numbers in a vector; longer ones are brought to `kept` by PCA
+    kept: int = 256
+    fitted: int = 10_000  # pictures by which PCA is fitted
+    whole: int = 20_000  # pictures that k-means sees in each step; of more, it takes samples
+
+
+SIZES = Sizes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,7 @@ def cluster_pictures(
     clusters: int | None = None,
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
+    sizes: Sizes = SIZES,
 ) -> Clusters:
     """Groups pictures by k-means on their unit vectors, which compares cosines.
 
@@ -90,12 +100,12 @@ def cluster_pictures(
     most = min(count, MAX_CLUSTERS)
     if clusters is not None and not 1 <= clusters <= most:
         raise InvalidParameterError(f"clusters is {clusters}; choose from 1 to {most}")
-    rows = _shortened(vectors.vectors, seed=seed)
+    rows = _shortened(vectors.vectors, sizes, seed=seed)
     tried: dict[int, float] = {}
     if clusters is None:
-        tried = _silhouettes(rows, seed=seed, progress=progress)
+        tried = _silhouettes(rows, sizes, seed=seed, progress=progress)
         clusters = max(tried, key=lambda number: (tried[number], -number)) if tried else 1
-    labels = _k_means(rows, clusters, seed=seed)
+    labels = _k_means(rows, clusters, sizes, seed=seed)
     found = Clusters(groups=_groups(vectors.vectors, labels), tried=tried)
     if vectors.labels is None:
         return found
@@ -103,24 +113,25 @@ def cluster_pictures(
     return replace(found, purity=purity, nmi=nmi)
 
 
-def _shortened(rows: Vectors, *, seed: int) -> Vectors:
-    """Rows that k-means can work with: (N, at most 4096) float32."""
-    if rows.shape[1] <= _LONG:
+def _shortened(rows: Vectors, sizes: Sizes, *, seed: int) -> Vectors:
+    """Rows that k-means can work with: (N, at most `longest`) float32."""
+    if rows.shape[1] <= sizes.longest:
         return rows
     from sklearn.decomposition import PCA  # noqa: PLC0415 - slow to import
 
-    fitted = rows[_chosen(len(rows), _FITTED, seed=seed)]
-    pca = PCA(min(_KEPT, len(fitted) - 1), svd_solver="randomized", random_state=seed).fit(fitted)
+    fitted = rows[_chosen(len(rows), sizes.fitted, seed=seed)]
+    pca = PCA(min(sizes.kept, len(fitted) - 1), svd_solver="randomized", random_state=seed)
+    pca.fit(fitted)
     step = max(1, 2**26 // rows.shape[1])
     parts = [pca.transform(rows[start : start + step]) for start in range(0, len(rows), step)]
     return np.concatenate(parts).astype(np.float32)
 
 
-def _k_means(rows: Vectors, clusters: int, *, seed: int) -> Labels:
+def _k_means(rows: Vectors, clusters: int, sizes: Sizes, *, seed: int) -> Labels:
     from sklearn.cluster import KMeans, MiniBatchKMeans  # noqa: PLC0415 - slow to import
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415
 
-    if len(rows) <= _WHOLE:
+    if len(rows) <= sizes.whole:
         model = KMeans(clusters, n_init=4, random_state=seed)
     else:
         model = MiniBatchKMeans(clusters, n_init=4, batch_size=4096, random_state=seed)
@@ -129,18 +140,18 @@ def _k_means(rows: Vectors, clusters: int, *, seed: int) -> Labels:
         return np.asarray(model.fit_predict(rows), dtype=np.int64)
 
 
-def _silhouettes(rows: Vectors, *, seed: int, progress: Progress) -> dict[int, float]:
+def _silhouettes(rows: Vectors, sizes: Sizes, *, seed: int, progress: Progress) -> dict[int, float]:
     """The mean silhouette of each number of groups that can be tried on a sample."""
     from sklearn.metrics import silhouette_score  # noqa: PLC0415 - slow to import
     from sklearn.metrics.pairwise import euclidean_distances  # noqa: PLC0415
 
-    sample = rows[_chosen(len(rows), _SAMPLE, seed=seed)]
+    sample = rows[_chosen(len(rows), sizes.sample, seed=seed)]
     apart = euclidean_distances(sample)  # (n, n)
     most = max(2, len(sample) // _SIZE)
     numbers = [number for number in TRIED if number <= most and number < len(sample)]
     tried = {}
     for done, number in enumerate(numbers, start=1):
-        labels = _k_means(sample, number, seed=seed)
+        labels = _k_means(sample, number, sizes, seed=seed)
         if 1 < len(np.unique(labels)) < len(sample):
             tried[number] = float(silhouette_score(apart, labels, metric="precomputed"))
         progress.report(done, len(numbers))
