@@ -26,28 +26,7 @@ def write_html(evaluation: Evaluation, vectors: VectorSet, path: Path) -> None:
 def write_json(evaluation: Evaluation, path: Path) -> None:
     """Writes everything that was found, and everything needed to find it again.
 
-    Keys stay as they are; new ones may come. A metric is an object of `name`, `title`, `k` (null:
-    each query's own R), `value`, `low` and `high`.
-
-    - `format`: 1.
-    - `dataset`: `name`, `sha256` (over ids, contents and labels), `pictures`, `classes`, `skipped`
-      (list of `name`, `reason`).
-    - `model`: the spec of the vectors; `provenance`: what is recorded beside it.
-    - `settings`: `k`, `ks`, `queries` (wanted; null: all), `seed`, `index`, `depth` (ranks looked
-      at), `resamples`, `confidence`.
-    - `queries`: `asked`, `left_out`, `left_out_because`.
-    - `chance`: precision of a random order.
-    - `metrics`: list of metrics.
-    - `per_class`: list of `label`, `pictures`, `queries`, `precision` and `average_precision`
-      (metrics at k).
-    - `confusion`: `k`, `labels`, `shares` (a row for each label, null where it had no query; null
-      for more than 100 labels), `pairs` (list of `asked`, `found`, `share`, `query`, `match`).
-    - `worst_queries`: list of `position`, `id`, `name`, `label`, `precision`, `average_precision`,
-      `matches` (list of `rank`, `position`, `id`, `name`, `label`, `score`, `relevant`).
-    - `notes`: what was left out, in sentences.
-    - `seconds`: by stage; `versions`; `created_at`.
-
-    Folders above the file are made.
+    docs/evaluation.md lists the keys, which stay as they are; new ones may come.
 
     Raises:
         ConfigurationError: The file cannot be written there.

@@ -200,10 +200,6 @@ class Classes:
     index: NDArray[np.int32]
     colored: int  # how many have a color of their own: all up to 20, else the 19 largest
 
-    def color(self, position: int) -> str:
-        """The color of one picture."""
-        return self.colors[self.index[position]] if self.names else PLAIN_COLOR
-
 
 def classes_of(labels: Sequence[str] | None, *, count: int) -> Classes:
     """Counts the classes and gives them colors."""
@@ -211,8 +207,8 @@ def classes_of(labels: Sequence[str] | None, *, count: int) -> Classes:
         return Classes((), (), (), np.zeros(count, dtype=np.int32), 0)
     counter = Counter(labels)
     colored = len(counter) if len(counter) <= len(COLORS) else len(COLORS) - 1
-    by_size = sorted(counter, key=lambda name: (-counter[name], name))
-    names = _by_name(by_size[:colored]) + _by_name(by_size[colored:])
+    largest = set(sorted(counter, key=lambda name: (-counter[name], name))[:colored])
+    names = sorted(counter, key=lambda name: (name not in largest, name.casefold(), name))
     numbers = {name: number for number, name in enumerate(names)}
     return Classes(
         names=tuple(printable(name) for name in names),
@@ -221,10 +217,6 @@ def classes_of(labels: Sequence[str] | None, *, count: int) -> Classes:
         index=np.fromiter((numbers[label] for label in labels), dtype=np.int32, count=count),
         colored=colored,
     )
-
-
-def _by_name(names: Sequence[str]) -> list[str]:
-    return sorted(names, key=lambda name: (name.casefold(), name))
 
 
 def unit_square(places: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -243,10 +235,9 @@ def aspect_ratio(places: NDArray[np.float32]) -> float:
 
 
 def densest_places(places: NDArray[np.float32], classes: Classes) -> NDArray[np.float64]:
-    """Where each class has most of its pictures; a mean could lie between two of its groups.
+    """Where each class has most of its pictures, (classes, 2).
 
-    Returns:
-        (classes, 2): the mean of the class's pictures around the peak of its smoothed histogram.
+    It is their mean around the peak of a smoothed histogram: that of all could lie between groups.
     """
     from scipy.ndimage import gaussian_filter  # noqa: PLC0415 - as needed
 

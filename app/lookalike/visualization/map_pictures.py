@@ -248,7 +248,8 @@ def draw_grid(grid: Grid, thumbnails: Thumbnails, *, title: str, classes: Classe
         canvas.paste(tile, (x, y))
         if classes.names:
             frame = (x, y, x + size - 1, y + size - 1)
-            pen.rectangle(frame, outline=classes.color(position), width=_FRAME)
+            color = classes.colors[classes.index[position]]
+            pen.rectangle(frame, outline=color, width=_FRAME)
         if grid.counts[row, column] > 1:
             _draw_count(pen, int(grid.counts[row, column]), x + size, y + size)
     return canvas
