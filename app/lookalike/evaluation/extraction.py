@@ -43,7 +43,7 @@ def extract_vectors(
 
     Args:
         dataset: The pictures.
-        live: What makes the vectors, and its queue.
+        live: What makes the vectors.
         decoder: Decodes within the limits.
         cache: Folder where vectors are kept from run to run; None to keep nothing.
         progress: Told how many pictures are settled, on this thread; may end the work.

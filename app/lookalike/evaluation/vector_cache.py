@@ -11,34 +11,23 @@ A vector is found by the sha256 of its picture's bytes, in the dataset's own fil
 other datasets under the same spec and precision: a sample of a dataset that was extracted costs
 nothing. Everything here can be deleted while no extraction runs, and is made again.
 
-The whole can be read by others, too:
-
 ```
 vectors.npy        (N, dim) little-endian float32, rows of length 1
-manifest.json      {"version": 1,
-                    "dataset": name, "passport": {...}, "provenance": {...},
+manifest.json      {"version": 1, "dataset": name, "passport": {...}, "provenance": {...},
                     "vectors": {"rows": N, "dim", "size", "mtime_ns", "sha256"},
                     "pictures": [{"id", "label", "sha256", "size", "mtime_ns", "ctime_ns"}, ...],
-                    "skipped": [{"id", "reason"}, ...],
-                    "checksum"}
-```
-
-`np.load("vectors.npy", mmap_mode="r")` gives the vectors, and entry i of `pictures` says what row i
-is: `sha256` is of the picture's bytes, `size`, `mtime_ns` and `ctime_ns` are of the file that holds
-it, `label` is null where there are none. `vectors.sha256` is of the rows' bytes, `vectors.size` and
-`mtime_ns` are of `vectors.npy` itself; `checksum` is the sha256 of the manifest's own bytes up to
-the comma before it.
-
-Vectors of an extraction that has not ended are written as they come:
-
-```
+                    "skipped": [{"id", "reason"}, ...], "checksum"}
 pending.vectors    rows of dim little-endian float32
 pending.jsonl      a line for each picture: as in the manifest, with "row" and "crc32"
 ```
 
-A line is written after its row, and its `crc32` covers the sha256 and the row: so a kill loses at
-most the picture that was being written, and what is torn or damaged is not believed. `row` and
-`crc32` are null where the content's vector was known already.
+Others may read `vectors.npy`: entry i of `pictures` says what row i is. The facts of a picture are
+of its bytes and of the file that holds it; those in `vectors` are of the rows and of `vectors.npy`;
+`checksum` is the sha256 of the manifest's own bytes up to the comma before it.
+
+A pending line is written after its row, and its `crc32` covers the sha256 and the row: so a kill
+loses at most the picture that was being written, and what is torn or damaged is not believed. `row`
+and `crc32` are null where the content's vector was known already.
 """
 
 from __future__ import annotations

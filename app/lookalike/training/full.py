@@ -197,16 +197,10 @@ def train_full(
     The head is `Linear, ReLU, BatchNorm` as for `train_head`, so the two can be compared. Batch
     normalization inside the network keeps the means and variances that it came with.
 
-    Args:
-        vectors: The pictures, and the vectors that the network gives them before.
-        weights: What made these vectors: the setting of this name.
-        options: As for `train_head`.
-        full: The defaults unless given.
-        on_progress: Told of each epoch.
-        checkpoint: As for `train_head`.
+    `vectors` are those that the network gives the pictures before, and `weights`, the setting of
+    this name, is what made them. The rest, and other errors, are as for `train_head`.
 
     Raises:
-        ConfigurationError: The set cannot be trained on, or the training has collapsed.
         WeightsMismatchError: The vectors were made with other weights.
         InvalidImageError: A picture cannot be read any more.
     """

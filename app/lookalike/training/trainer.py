@@ -6,8 +6,7 @@ import copy
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -174,12 +173,8 @@ class Trainer:
     def run(self, *, checkpoint: Path | None, on_epoch: OnEpoch | None) -> None:
         """Runs epochs until the last one, or until the validation has not improved for long.
 
-        Leaves the network as it was after the best epoch.
-
-        Args:
-            checkpoint: Gone on from where it is this training's, and written after each epoch;
-                None to keep nothing.
-            on_epoch: Told of each epoch.
+        Leaves the network as it was after the best epoch. A checkpoint is gone on from where it is
+        this training's, and written after each epoch.
 
         Raises:
             ConfigurationError: The training has collapsed.
@@ -341,23 +336,16 @@ class Trainer:
         labels, each = self._labels, self._options.pictures_per_class
         size = each * min(self._options.classes_per_batch, len(torch.unique(labels)))
         length = -(-len(labels) // size) * size
-        with _numpy_seeded(self._options.seed, number):
+        before = np.random.get_state()  # of the global generator, from which the samplers draw
+        np.random.seed(np.random.SeedSequence([self._options.seed, number]).generate_state(4))
+        try:
             sampler = MPerClassSampler(
                 labels, m=each, batch_size=size, length_before_new_iter=length
             )
             drawn = torch.tensor([int(position) for position in sampler])
+        finally:
+            np.random.set_state(before)
         return list(torch.split(drawn, size))
-
-
-@contextmanager
-def _numpy_seeded(seed: int, number: int) -> Iterator[None]:
-    """Seeds NumPy's global generator, the one that the samplers draw from, and puts it back."""
-    before = np.random.get_state()
-    np.random.seed(np.random.SeedSequence([seed, number]).generate_state(4))
-    try:
-        yield
-    finally:
-        np.random.set_state(before)
 
 
 def train_head(
