@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -121,26 +121,25 @@ def build_services(
     read_only: bool = False,
     on_batch: Callable[[int, float], None] | None = None,
 ) -> Services:
-    """Puts the parts together.
+    """Puts the parts together, with `encoders` and `store` instead of what the settings name.
 
     Args:
         settings: What was asked for.
-        encoders: Used instead of what the settings name; the caller's to describe, ours to close.
-        store: Used instead of the local store.
+        encoders: Closed with the services.
+        store: Closed with the services.
         read_only: Change nothing in the data folder, which another process may own.
         on_batch: Told the size and the seconds of every batch that was embedded.
 
     Raises:
         DataFolderInUseError: Another process owns the data folder.
-        WeightsError: The weights cannot be used.
-        ConfigurationError: A setting cannot work.
+        ConfigurationError: A setting cannot work, or the weights cannot be used.
     """
     limit_openmp()
     with ExitStack() as undo:
         if store is None:
             store = open_store(settings, read_only=read_only)
             undo.callback(store.close)
-        jobs = open_jobs(settings, read_only=read_only)
+        jobs = JobStore(settings.data_dir / "jobs.db", read_only=read_only)
         undo.callback(jobs.close)
         store.load()
         if encoders is None:
@@ -183,17 +182,9 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
 
 
 def tune_collection(
-    settings: Settings,
-    collection: str,
-    *,
-    candidates: Sequence[str],
-    k: int,
-    queries: int,
-    sample: int,
-    seed: int,
-    progress: Progress,
+    settings: Settings, collection: str, *, sample: int, seed: int, progress: Progress, **more: Any
 ) -> Tuning:
-    """Tries index types on at most `sample` vectors of a collection; arguments as of `tune`."""
+    """Tries index types on at most `sample` vectors of a collection; the rest is as of `tune`."""
     limit_openmp()
     from lookalike.store.local.index.calibration import tune  # noqa: PLC0415 - imports faiss
 
@@ -201,16 +192,8 @@ def tune_collection(
         reading = progress.stage("reading vectors")
         vectors = sample_vectors(store, collection, most=sample, seed=seed, progress=reading)
         rows = count_of(store, collection)
-    return tune(
-        vectors,
-        rows=rows,
-        candidates=candidates,
-        k=k,
-        queries=queries,
-        seed=seed,
-        threads=settings.cores,
-        progress=progress,
-    )
+    cores = settings.cores
+    return tune(vectors, rows=rows, seed=seed, threads=cores, progress=progress, **more)
 
 
 def plan_index(index_type: str, rows: int, dim: int) -> Plan:
@@ -218,11 +201,6 @@ def plan_index(index_type: str, rows: int, dim: int) -> Plan:
     from lookalike.store.local.index.policy import IndexPolicy  # noqa: PLC0415 - imports faiss
 
     return IndexPolicy(index_type=index_type).plan(rows, dim)
-
-
-def open_jobs(settings: Settings, *, read_only: bool = False) -> JobStore:
-    """Opens the jobs in the data folder, which the caller owns unless it is to be read only."""
-    return JobStore(settings.data_dir / "jobs.db", read_only=read_only)
 
 
 def build_encoders(
@@ -266,12 +244,8 @@ def model_request(settings: Settings) -> ModelRequest:
 def move_request(settings: Settings, given: Mapping[str, Any] | None = None) -> ModelRequest:
     """The model to move a collection to, its paths absolute.
 
-    Args:
-        settings: The service's own, for what is not given.
-        given: Some fields of `ModelRequest`; `head` None for no head.
-
-    Raises:
-        InvalidParameterError: There is no such model.
+    `given` are some fields of `ModelRequest`, `head` None for no head; others are the settings'.
+    Raises `InvalidParameterError` if there is no such model.
     """
     request = replace(model_request(settings), **(given or {}))
     try:
@@ -303,15 +277,12 @@ def _check_network(settings: Settings) -> None:
     """Refuses settings that only a network can have, if the model has none."""
     if find_family(settings.model).HAS_NETWORK:
         return
-    for setting, asked in (
-        ("LOOKALIKE_COMPILE", settings.compile),
-        ("LOOKALIKE_PRECISION=int8", settings.precision == "int8"),
-    ):
-        if asked:
-            raise ConfigurationError(
-                f"{setting} is for networks, and the model {settings.model} has no network: "
-                "unset it"
-            )
+    int8 = settings.precision == "int8"
+    asked = {"LOOKALIKE_COMPILE": settings.compile, "LOOKALIKE_PRECISION=int8": int8}
+    if names := [name for name, is_asked in asked.items() if is_asked]:
+        raise ConfigurationError(
+            f"{names[0]} is for networks, and the model {settings.model} has no network: unset it"
+        )
 
 
 def _absolute(text: str) -> str:
@@ -354,13 +325,9 @@ def _models(
             request = replace(request, head=str(settings.data_dir / request.head))
         return build_encoder(settings, keep=keep, request=request)
 
-    return CollectionModels(
-        encoders,
-        store,
-        make=make,
-        default=move_request(settings),
-        keep_head=partial(_keep_head, settings.data_dir),
-    )
+    keep_head = partial(_keep_head, settings.data_dir)
+    default = move_request(settings)
+    return CollectionModels(encoders, store, make=make, default=default, keep_head=keep_head)
 
 
 def _keep_head(folder: Path, head: Head) -> str:

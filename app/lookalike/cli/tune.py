@@ -11,13 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lookalike.bootstrap import (
-    build_decoder,
-    model_request,
-    plan_index,
-    run_options,
-    tune_collection,
-)
+from lookalike import bootstrap
 from lookalike.cli.common import DEFAULT, Collection, Json, progress, settings_flags, size_text
 from lookalike.config import load_settings
 from lookalike.errors import ConfigurationError
@@ -78,7 +72,7 @@ def tune(
         check_writable(out)
     numbers = {"k": k, "queries": queries, "sample": sample, "seed": seed}
     with progress() as drawn:
-        tuning = tune_collection(
+        tuning = bootstrap.tune_collection(
             settings, collection, candidates=index or [], **numbers, progress=drawn
         ).for_all()
     if out is not None:
@@ -176,7 +170,7 @@ def _advice(tuning: Tuning, chosen: Trial | None, goal: Goal) -> list[str]:
     said.append(f"LOOKALIKE_INDEX={chosen.setting}")
     if chosen is tuning.trials[0]:
         return said
-    plan = plan_index(chosen.setting, tuning.rows, tuning.dim)
+    plan = bootstrap.plan_index(chosen.setting, tuning.rows, tuning.dim)
     if plan.factory is None:
         return [*said, f"In the service: {plan.reason}."]
     if goal.recall != Goal().recall:
@@ -208,14 +202,14 @@ def quantize(
 ) -> None:
     """Make the model's int8 network for OpenVINO; served with LOOKALIKE_PRECISION=int8."""
     settings = load_settings(**given)
-    request = model_request(settings)
+    request = bootstrap.model_request(settings)
     find_network_family(request.model)  # refuses others before the folders are read
     files = list(dict.fromkeys(found.path.resolve() for found in readable(walk(paths))))
 
     make_data_folder(settings.data_dir)
-    run = run_options(settings)
+    run = bootstrap.run_options(settings)
     with progress() as drawn:
-        decoder, many = build_decoder(settings), {"pictures": pictures, "seed": seed}
+        decoder, many = bootstrap.build_decoder(settings), {"pictures": pictures, "seed": seed}
         made = quantize_model(request, run, files, decoder=decoder, progress=drawn, **many)
     _print_quantized(made)
     if made.agreement.overlap < min_overlap:

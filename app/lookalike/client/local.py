@@ -13,15 +13,7 @@ from typing import Any, BinaryIO, Unpack
 
 from PIL import Image
 
-from lookalike import __version__
-from lookalike.bootstrap import (
-    Services,
-    build_pictures,
-    build_services,
-    move_request,
-    open_jobs,
-    open_store,
-)
+from lookalike import __version__, bootstrap
 from lookalike.client import (
     BaseClient,
     ImportArguments,
@@ -101,11 +93,11 @@ class Client(BaseClient):
         limit_openmp()
         if not read_only:
             make_data_folder(self._settings.data_dir)
-        self._store: Store = open_store(self._settings, read_only=read_only)
-        self._pictures = build_pictures(self._settings, self._store)
+        self._store: Store = bootstrap.open_store(self._settings, read_only=read_only)
+        self._pictures = bootstrap.build_pictures(self._settings, self._store)
         self._duplicates = DuplicateService(self._store, self._pictures, wait_s=0.2)
         self._loading = threading.Lock()
-        self._loaded: Services | None = None
+        self._loaded: bootstrap.Services | None = None
 
     def close(self) -> None:
         """Finishes what waits, saves, and lets go of the data folder."""
@@ -117,18 +109,18 @@ class Client(BaseClient):
         self._store.close()
 
     @property
-    def _services(self) -> Services:
+    def _services(self) -> bootstrap.Services:
         """What needs the network, which is loaded for the first caller."""
         with self._loading:
             if self._loaded is None:
-                self._loaded = build_services(
+                self._loaded = bootstrap.build_services(
                     self._settings, store=self._store, read_only=self._read_only
                 )
             return self._loaded
 
     @cached_property
     def _job_store(self) -> JobStore:
-        return open_jobs(self._settings, read_only=self._read_only)
+        return JobStore(self._settings.data_dir / "jobs.db", read_only=self._read_only)
 
     @property
     def _jobs(self) -> JobService:
@@ -267,7 +259,7 @@ class Client(BaseClient):
     ) -> str:
         """As `BaseClient.reembed`; if it is interrupted, the next call goes on where it was."""
         self._pictures.page(collection, limit=1)  # raises before the network is loaded
-        request = move_request(self._settings, model)
+        request = bootstrap.move_request(self._settings, model)
         return self._services.reembedding.run(collection, request, progress)
 
     def jobs(self, *, limit: int = 100) -> Sequence[JobOut]:
