@@ -40,26 +40,17 @@ def without_defaults(instance: DataclassInstance) -> dict[str, Any]:
 class Preprocess:
     """How a picture becomes a network's input. Never change a default: digests leave it out.
 
-    Attributes:
-        input_size: Side of the square input, in pixels.
-        resize: `squash` ignores proportions; `crop` takes the center square; `pad` shows the
-            whole picture with a border around it.
-        crop_share: With `crop`, `input_size` divided by the shorter side before cutting.
-        interpolation: Pillow's name of the resampling filter, in lower case.
-        mean: Subtracted from each channel, red first, on a scale of 0 to 1.
-        std: What each channel is then divided by.
-        padding: With `pad`, the border's color: red, green, blue, 0 to 255.
-        version: Raised whenever the same file would come out as other pixels; `preprocessing` in
-            JSON and in errors.
+    A raised `version` says that the same file comes out as other pixels; JSON and errors call it
+    `preprocessing`.
     """
 
-    input_size: int = 224
-    resize: str = "squash"
-    crop_share: float = 0.875
-    interpolation: str = "bilinear"
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    padding: tuple[int, ...] = (0, 0, 0)
+    input_size: int = 224  # side of the square input, in pixels
+    resize: str = "squash"  # ignores proportions; `crop`: the center square; `pad`: adds a border
+    crop_share: float = 0.875  # with `crop`: `input_size` by the shorter side before cutting
+    interpolation: str = "bilinear"  # Pillow's name of the resampling filter, in lower case
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # subtracted, red first, on a scale of 0 to 1
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)  # what each channel is then divided by
+    padding: tuple[int, ...] = (0, 0, 0)  # color of the border: red, green, blue, 0 to 255
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -170,46 +161,27 @@ def canonical_json(metadata: Metadata) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewImage:
-    """A picture on its way into a store.
+    """A picture on its way into a store."""
 
-    Attributes:
-        id: Unique within the collection.
-        sha256: Hex digest of the file's bytes as sent.
-        filename: As sent, for display only; never used as a path.
-        media_type: E.g. `image/jpeg`, read from the bytes.
-        width: In pixels, EXIF orientation applied.
-        height: In pixels, EXIF orientation applied.
-        bytes: Size of the file as sent.
-        metadata: The caller's JSON object; None keeps what is stored under the id already.
-        source: Absolute path of a file that is referred to in place, or None.
-    """
-
-    id: str
-    sha256: str
-    filename: str
-    media_type: str
-    width: int
+    id: str  # unique within the collection
+    sha256: str  # hex digest of the file's bytes as sent
+    filename: str  # as sent, for display only; never used as a path
+    media_type: str  # e.g. `image/jpeg`, read from the bytes
+    width: int  # in pixels, EXIF orientation applied
     height: int
-    bytes: int
-    metadata: Metadata | None = None
-    source: str | None = None
+    bytes: int  # size of the file as sent
+    metadata: Metadata | None = None  # None keeps what is stored under the id already
+    source: str | None = None  # absolute path of a file that is referred to in place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord(NewImage):
-    """One stored picture, without its vector.
+    """One stored picture, without its vector."""
 
-    Attributes:
-        collection: The collection's name.
-        metadata: The caller's JSON object.
-        created_at: ISO 8601 in UTC, when the id first appeared.
-        updated_at: ISO 8601 in UTC, the last change of picture or metadata.
-    """
-
-    collection: str
+    collection: str  # the collection's name
     metadata: Metadata = field(default_factory=dict)
-    created_at: str
-    updated_at: str
+    created_at: str  # ISO 8601 in UTC, when the id first appeared
+    updated_at: str  # ISO 8601 in UTC, the last change of picture or metadata
 
     @property
     def image_url(self) -> str:
@@ -266,16 +238,10 @@ class PutOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One answer to a query.
+    """One answer to a query."""
 
-    Attributes:
-        rank: 1 for the best.
-        score: Cosine similarity in [-1, 1]; higher is better.
-        record: The picture that was found.
-    """
-
-    rank: int
-    score: float
+    rank: int  # 1 for the best
+    score: float  # cosine similarity in [-1, 1]; higher is better
     record: ImageRecord
 
     def __post_init__(self) -> None:
@@ -291,25 +257,15 @@ class Match:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionInfo:
-    """A collection as `GET /collections` shows it.
-
-    Attributes:
-        name: The collection's name.
-        count: Pictures in it.
-        spec: What made its active vectors.
-        provenance: Recorded beside the spec: precision, runtime, library versions.
-        index: The index type, e.g. `Flat`.
-        created_at: ISO 8601 in UTC.
-        exact: Whether searches score every image, so that none of the k best can be missed.
-    """
+    """A collection as `GET /collections` shows it."""
 
     name: str
-    count: int
-    spec: ModelSpec
-    provenance: Mapping[str, str]
-    index: str
-    created_at: str
-    exact: bool = True
+    count: int  # pictures in it
+    spec: ModelSpec  # what made its active vectors
+    provenance: Mapping[str, str]  # beside the spec: precision, runtime, library versions
+    index: str  # the index type, e.g. `Flat`
+    created_at: str  # ISO 8601 in UTC
+    exact: bool = True  # whether searches score every picture, so that no match can be missed
 
 
 def sha256_of(file: BinaryIO) -> str:
@@ -379,20 +335,14 @@ _PAIR = re.compile(r"\s*([a-z_]+)\s*=\s*(\d{1,9})\s*")
 class Effort:
     """Search parameters. None leaves the choice to the index; a type ignores those it lacks.
 
-    Attributes:
-        nprobe: Lists of an inverted file (IVF) that are visited.
-        ef_search: Candidates that an HNSW graph keeps while it searches.
-        k_factor: Candidates that are scored exactly, for each match wanted.
-        exact: Score every image; the other parameters then do nothing.
-
     Raises:
         InvalidParameterError: A number is out of range.
     """
 
-    nprobe: int | None = None
-    ef_search: int | None = None
-    k_factor: int | None = None
-    exact: bool = False
+    nprobe: int | None = None  # lists of an inverted file (IVF) that are visited
+    ef_search: int | None = None  # candidates that an HNSW graph keeps while it searches
+    k_factor: int | None = None  # candidates that are scored exactly, for each match wanted
+    exact: bool = False  # score every picture; the other parameters then do nothing
 
     def __post_init__(self) -> None:
         """Checks the ranges."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -20,8 +20,11 @@ from pydantic import (
     Field,
 )
 
-from lookalike.records import CollectionInfo, DuplicateKind, ModelSpec
+from lookalike.records import CollectionInfo, DuplicateKind
 from lookalike.store.jobs import JobState
+
+if TYPE_CHECKING:
+    from lookalike.models.encoders import LiveEncoder
 
 
 class Schema(BaseModel):
@@ -183,14 +186,14 @@ class CollectionOut(Answer):
     provenance: Mapping[str, str]
 
     @classmethod
-    def of_all(cls, infos: Iterable[CollectionInfo], live: Sequence[ModelSpec]) -> list[Self]:
+    def of_all(cls, infos: Iterable[CollectionInfo], live: Sequence[LiveEncoder]) -> list[Self]:
         """Collections as JSON; those whose vectors were made by a `live` model are searchable."""
         names = [name for name in cls.model_fields if name not in {"searchable", "passport"}]
         return [
             cls(
                 **{name: getattr(info, name) for name in names},
                 passport=PassportOut.of(info.spec),
-                searchable=any(not info.spec.differences(spec) for spec in live),
+                searchable=any(not info.spec.differences(one.spec) for one in live),
             )
             for info in infos
         ]

@@ -56,19 +56,12 @@ _PNG_MODES = {"1", "L", "LA", "I;16", "P", "RGB", "RGBA"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one file.
+    """What became of one file."""
 
-    Attributes:
-        path: The file; of an archive's picture, the archive's path with the picture's inside.
-        status: `created`, `replaced`, `updated`, `unchanged`, `skipped` or `failed`.
-        id: The picture's id, where it is known.
-        error: Why it failed, or None.
-    """
-
-    path: Path
-    status: str
-    id: str | None = None
-    error: LookalikeError | None = None
+    path: Path  # of an archive's picture, the archive's path with the picture's inside
+    status: str  # `created`, `replaced`, `updated`, `unchanged`, `skipped` or `failed`
+    id: str | None = None  # the picture's, where it is known
+    error: LookalikeError | None = None  # why it failed
 
     @classmethod
     def failure(cls, path: Path, error: LookalikeError) -> Outcome:

@@ -236,8 +236,7 @@ class Client(BaseClient):
 
     def collections(self) -> Sequence[CollectionOut]:
         """Returns all collections, by name; loads the network to tell which can be searched."""
-        live = [encoder.spec for encoder in self._services.encoders.live]
-        return CollectionOut.of_all(self._store.collections(), live)
+        return CollectionOut.of_all(self._store.collections(), self._services.encoders.live)
 
     def drop(self, collection: str) -> None:
         """Deletes a collection, and cancels the imports into it that a service left."""

@@ -15,7 +15,7 @@ from lookalike.api.errors import responses
 from lookalike.api.monitoring import CONTENT_TYPE
 from lookalike.api.security import ADMIN, READ
 from lookalike.api.uploads import JsonRoute
-from lookalike.bootstrap import Services, move_request
+from lookalike.bootstrap import move_request
 from lookalike.errors import RequestTooLargeError
 from lookalike.schemas import (
     Answer,
@@ -78,24 +78,16 @@ class ReembedIn(Schema):
 
     def given(self) -> dict[str, Any]:
         """Returns what was sent. Null counts only for `head` and `input_size`."""
-        sent = {name: getattr(self, name) for name in self.model_fields_set}
-        return {
-            name: value
-            for name, value in sent.items()
-            if value is not None or name in {"head", "input_size"}
-        }
-
-
-def described(services: Services) -> list[CollectionOut]:
-    """Describes all collections, and says which of them a live model can search."""
-    live = [encoder.spec for encoder in services.encoders.live]
-    return CollectionOut.of_all(services.store.collections(), live)
+        sent = self.model_dump(exclude_unset=True).items()
+        null = {"head", "input_size"}
+        return {name: value for name, value in sent if value is not None or name in null}
 
 
 @_collections.get("", summary="List collections", responses=responses(401), dependencies=READ)
 def list_collections(parts: PartsDep) -> CollectionsOut:
     """Every collection with its count and what made its vectors."""
-    return CollectionsOut(collections=described(parts.services))
+    infos, live = parts.services.store.collections(), parts.services.encoders.live
+    return CollectionsOut(collections=CollectionOut.of_all(infos, live))
 
 
 @_collections.delete(
@@ -239,7 +231,7 @@ def info(parts: PartsDep) -> InfoOut:
             LiveModelOut(passport=PassportOut.of(live.spec), provenance=live.encoder.provenance)
             for live in services.encoders.live
         ],
-        collections=described(services),
+        collections=CollectionOut.of_all(services.store.collections(), services.encoders.live),
         recall={
             name: RecallOut.of(figures) for name, figures in services.recall_meter.figures().items()
         },
