@@ -123,12 +123,8 @@ def build_services(
 ) -> Services:
     """Puts the parts together, with `encoders` and `store` instead of what the settings name.
 
-    Args:
-        settings: What was asked for.
-        encoders: Closed with the services.
-        store: Closed with the services.
-        read_only: Change nothing in the data folder, which another process may own.
-        on_batch: Told the size and the seconds of every batch that was embedded.
+    Those are closed with the services. `read_only` changes nothing in the data folder, which
+    another process may own. `on_batch` is told the size and the seconds of every batch.
 
     Raises:
         DataFolderInUseError: Another process owns the data folder.

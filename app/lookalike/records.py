@@ -335,8 +335,7 @@ _PAIR = re.compile(r"\s*([a-z_]+)\s*=\s*(\d{1,9})\s*")
 class Effort:
     """Search parameters. None leaves the choice to the index; a type ignores those it lacks.
 
-    Raises:
-        InvalidParameterError: A number is out of range.
+    Raises `InvalidParameterError` if a number is out of range.
     """
 
     nprobe: int | None = None  # lists of an inverted file (IVF) that are visited

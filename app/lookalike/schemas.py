@@ -55,16 +55,12 @@ class Answer(Schema):
 Score = Annotated[float, Field(ge=-1, le=1, description="Cosine similarity; higher is better")]
 
 
-def _first_digits(digest: str | None) -> str | None:
-    return None if digest is None else digest[:16]
-
-
 class ModelOut(Answer):
     """What made the vectors."""
 
     name: str = Field(validation_alias=AliasChoices("name", "model"), examples=["resnet50"])
     weights: str = Field(examples=["IMAGENET1K_V1"])
-    head: Annotated[str | None, AfterValidator(_first_digits)]
+    head: Annotated[str | None, AfterValidator(lambda digest: digest and digest[:16])]
     """16 digits of the embedding head's digest, or null"""
     dim: int = Field(examples=[2048])
 

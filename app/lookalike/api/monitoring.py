@@ -15,7 +15,7 @@ from functools import partial
 from typing import Literal
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -25,8 +25,6 @@ from structlog.typing import EventDict, Processor
 
 from lookalike.bootstrap import Services
 from lookalike.services.checks import WINDOW
-
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _RECALL = f"Share of the true matches that the index finds: mean of the last {WINDOW} samples"

@@ -41,11 +41,7 @@ class Keys:
     read: str | None = None
 
     def check(self, request: Request, access: Access) -> None:
-        """Compares the key that was sent, in constant time.
-
-        Raises:
-            UnauthorizedError: No key where one is needed, or a wrong one.
-        """
+        """Compares the key that was sent, in constant time. Raises `UnauthorizedError`."""
         if access is Access.READ and self.read is None:
             return
         given = _sent_key(request)
@@ -77,8 +73,7 @@ def _sent_key(request: Request) -> str | None:
 def load_admin_key(data_dir: Path) -> str:
     """Reads the admin key of a data folder, made at the first start with mode 0600.
 
-    Raises:
-        ConfigurationError: The file cannot be made or read, or is empty.
+    Raises `ConfigurationError` if the file cannot be made or read, or is empty.
     """
     path = data_dir / KEY_FILE
     try:

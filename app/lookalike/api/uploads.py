@@ -89,10 +89,7 @@ class UploadLimits:
 class Admission:
     """Limits how many requests are served at once; asked before a body is read.
 
-    Args:
-        places: Most requests inside at once.
-        waiting: Tells how many pictures wait in the queue now.
-        what: What the places are for, in messages.
+    Refuses while all places are taken, or while as many pictures wait as there are places.
     """
 
     def __init__(
@@ -168,9 +165,7 @@ class LimitedParser(MultiPartParser):
 async def read_form(request: Request, limits: UploadLimits) -> FormData:
     """Reads a multipart body within limits, its files spooled to disk.
 
-    Raises:
-        MalformedRequestError: It is no multipart body, or a broken one.
-        InvalidImageError, InvalidRequestError: It goes beyond a limit.
+    Raises `MalformedRequestError`, or an `InvalidImageError` or `InvalidRequestError` at a limit.
     """
     content_type = request.headers.get("Content-Type", "")
     if not content_type.lower().startswith("multipart/form-data"):
@@ -191,11 +186,9 @@ async def _stream(request: Request, limits: UploadLimits) -> AsyncIterator[bytes
 
 
 async def unstalled(request: Request, *, body_s: float = BODY_S) -> AsyncIterator[bytes]:
-    """Yields the body as it arrives, within limits of time.
+    """Yields the body as it arrives; raises `MalformedRequestError` if the connection ends before.
 
-    Raises:
-        UploadStalledError: Nothing came for `IDLE_S`, or it was not complete after `body_s`.
-        MalformedRequestError: The connection ended before the body did.
+    Raises `UploadStalledError` if nothing comes for `IDLE_S`, or not all within `body_s`.
     """
     deadline = current_time() + body_s
     chunks = aiter(request.stream())

@@ -142,8 +142,7 @@ def _report(outcomes: Sequence[Outcome], jobs: Sequence[JobOut], *, as_json: boo
             typer.echo(", ".join(f"{count} {status}" for status, count in counts.items()))
         print_errors(f"{one.path}: {one.error}" for one in outcomes if one.failed)
         for job in jobs:
-            typer.echo(f"job {job.id} is {job.state}: {job.message}")
-            print_errors(job.error_texts)
+            _print_ended(job)
     if counts["failed"] or any(job.errors or job.state in {"failed", "canceled"} for job in jobs):
         raise typer.Exit(1)
 
@@ -213,10 +212,14 @@ def _print_job(job: JobOut, server: str, *, as_json: bool) -> None:
             f"GET {server.rstrip('/')}/jobs/{job.id}"
         )
     else:
-        print_errors(job.error_texts)
-        typer.echo(f"job {job.id} is {job.state}: {job.message}")
+        _print_ended(job)
     if job.state in {"failed", "canceled"}:
         raise typer.Exit(1)
+
+
+def _print_ended(job: JobOut) -> None:
+    typer.echo(f"job {job.id} is {job.state}: {job.message}")
+    print_errors(job.error_texts)
 
 
 def _number(text: Any) -> int:
@@ -254,12 +257,7 @@ def info(target: Target, *, as_json: Json = False) -> None:
 
 
 def about(collection: Facts, facts: Facts) -> Iterator[tuple[str, str]]:
-    """Yields lines about a collection: a name and a text each.
-
-    Args:
-        collection: One of `collections` in `facts`.
-        facts: What `GET /info` answers, or a data folder says of itself.
-    """
+    """Yields lines about one of the collections in `facts`, an `info()`: a name and a text each."""
     index = facts["store"].get("collections", {}).get(collection["name"], {})
     yield "model", _model(collection["passport"], collection["provenance"])
     yield "index", _index(index, collection["index"])

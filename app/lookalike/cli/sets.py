@@ -493,12 +493,9 @@ def _print_changes(console: Console, compared: Sequence[Compared]) -> None:
         for before, after, change in rows:
             if before.k != 1 or before.name == "hit_rate":  # at rank 1, most equal the hit rate
                 cells = (shown(before), shown(after), shown(change, "+"))
-                table.add_row(first, _title(before), *cells)
+                papers = f"Top-{before.k} accuracy"  # what papers call the hit rate
+                name = papers if before.name == "hit_rate" else before.title
+                table.add_row(first, name, *cells)
                 first = ""
         table.add_section()
     console.print(table)
-
-
-def _title(metric: Metric) -> str:
-    """The name that papers use: the hit rate is the top-k accuracy."""
-    return f"Top-{metric.k} accuracy" if metric.name == "hit_rate" else metric.title

@@ -46,9 +46,7 @@ Picture = str | os.PathLike[str] | bytes | Image.Image
 Describe = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
 """Metadata for every file, or a function that gives each file its own."""
 
-PATIENCE_S = 60.0
-"""How long `wait_for_job` asks a service that does not answer, as while it restarts."""
-
+PATIENCE_S = 60.0  # that `wait_for_job` asks a service that does not answer: it may restart
 _JOB_POLL_S = 0.5
 _RUNNING_POLL_S = 0.1
 _PNG_MODES = {"1", "L", "LA", "I;16", "P", "RGB", "RGBA"}
@@ -297,7 +295,6 @@ class BaseClient(ABC):
             A sentence on how it ended.
 
         Raises:
-            CollectionNotFoundError: There is no such collection.
             LookalikeError: It stays on its old model; the text says why.
         """
 

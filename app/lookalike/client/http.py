@@ -399,13 +399,9 @@ def _form(arguments: SearchArguments) -> dict[str, Any]:
 
 
 def _outcome(path: Path, item: Mapping[str, Any]) -> Outcome:
-    error = item.get("error")
-    return Outcome(
-        path=path,
-        status=item["status"],
-        id=item.get("id"),
-        error=None if error is None else _kind(error["code"])(error["detail"]),
-    )
+    if (error := item.get("error")) is not None:
+        error = _kind(error["code"])(error["detail"])
+    return Outcome(path=path, status=item["status"], id=item.get("id"), error=error)
 
 
 def _json(answer: httpx2.Response) -> Any:

@@ -346,12 +346,8 @@ class Client(BaseClient):
 
 
 def _outcome(path: Path, item: IndexItem) -> Outcome:
-    return Outcome(
-        path=path,
-        status=item.status.value if item.status else "failed",
-        id=item.id,
-        error=item.error,
-    )
+    status = "failed" if item.status is None else item.status.value
+    return Outcome(path=path, status=status, id=item.id, error=item.error)
 
 
 def _options(*, filter: Mapping[str, Any] | None = None, **others: Any) -> SearchOptions:

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ConfigDict, Field
 
 from lookalike import __version__
 from lookalike.api.deps import COLLECTION_PATTERN, PartsDep
 from lookalike.api.errors import responses
-from lookalike.api.monitoring import CONTENT_TYPE
 from lookalike.api.security import ADMIN, READ
 from lookalike.api.uploads import JsonRoute
 from lookalike.bootstrap import move_request
@@ -265,7 +265,7 @@ async def ready(parts: PartsDep) -> HealthOut:
 async def metrics(parts: PartsDep) -> Response:
     """Requests, latencies by stage, batch sizes, queue, index size."""
     figures = await to_thread.run_sync(parts.metrics.render, limiter=parts.metrics_threads)
-    return Response(figures, media_type=CONTENT_TYPE)
+    return Response(figures, media_type=CONTENT_TYPE_LATEST)
 
 
 for part in (_collections, _jobs, _service):
