@@ -242,17 +242,10 @@ class Store(Protocol):
         provenance: Mapping[str, str],
         on_conflict: OnConflict = OnConflict.REPLACE,
     ) -> list[PutOutcome]:
-        """Adds or replaces images; one outcome for each, in order, see `decide`.
+        """Adds or replaces N images with (N, dim) float32 vectors of length 1; outcomes in order.
 
-        An id that is given twice is handled in order, as two calls would.
-
-        Args:
-            collection: Made if it does not exist.
-            images: N rows.
-            vectors: (N, dim) float32, rows of length 1.
-            spec: What made the vectors.
-            provenance: Recorded beside the spec when the collection is made.
-            on_conflict: What to do with ids that exist.
+        The collection is made if it does not exist, and `provenance` recorded beside its spec. An
+        id that is given twice is handled in order, as two calls would. See `decide`.
 
         Raises:
             SpecMismatchError: The collection's vectors were made by something else.
@@ -317,22 +310,12 @@ class Store(Protocol):
         exclude: Sequence[str] = (),
         effort: Effort | None = None,
     ) -> list[list[Match]]:
-        """The k best matches of each query by cosine, best first.
+        """The k best matches of each of (Q, dim) float32 queries by cosine, best first.
 
-        Gives k matches whenever k images pass; none if there is no such collection. An index that
-        is not exact may miss one of the k best; every score is a cosine all the same.
-
-        Args:
-            collection: Where to search.
-            queries: (Q, dim) float32, rows of length 1.
-            k: At least 1.
-            spec: What made the queries.
-            where: Only images that pass; applied before ranking.
-            exclude: Ids that are left out.
-            effort: For indexes that are not exact; theirs unless given.
-
-        Raises:
-            SpecMismatchError: The collection's vectors were made by something else.
+        Gives k matches, at least 1, whenever k images pass; none if there is no such collection.
+        The filter is applied before ranking; excluded ids are left out. An index that is not exact
+        may miss one of the k best, and looks as hard as `effort` says; every score is a cosine all
+        the same. Raises `SpecMismatchError` if the vectors were made by something else.
         """
 
     # The store itself

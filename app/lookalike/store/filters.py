@@ -167,11 +167,7 @@ class Filter:
 
     @classmethod
     def parse(cls, value: Any) -> Filter:
-        """Reads a decoded JSON object.
-
-        Raises:
-            InvalidFilterError: It is not in the filter language, or too large.
-        """
+        """Reads a decoded JSON object. Raises `InvalidFilterError`."""
         if not isinstance(value, dict):
             raise InvalidFilterError('A filter must be a JSON object, e.g. {"label": "cat"}')
         conditions: list[Condition] = []
@@ -253,11 +249,7 @@ def parse_filter(text: str | None) -> Filter | None:
 
 
 def parse_field_names(text: str | None) -> tuple[str, ...]:
-    """Reads names of metadata fields, separated by commas; None is no field.
-
-    Raises:
-        InvalidFilterError: A name cannot be a field's, or there are too many.
-    """
+    """Reads names of metadata fields, separated by commas. Raises `InvalidFilterError`."""
     names = tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
     if len(names) > MAX_NAMED_FIELDS:
         raise InvalidFilterError(

@@ -44,9 +44,7 @@ class Schema:
 def open_writer(path: Path, schema: Schema) -> sqlite3.Connection:
     """Opens a file for writing, and makes its tables where it is new.
 
-    Raises:
-        DataFolderError: The file was written by another version, or is of another kind.
-        sqlite3.Error: SQLite cannot open it.
+    Raises `DataFolderError` if it is of another version or kind, or `sqlite3.Error`.
     """
     writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:

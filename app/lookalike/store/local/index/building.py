@@ -231,16 +231,11 @@ class Retries:
 
 
 class BuildProgress(Progress):
-    """How far a build is.
-
-    Attributes:
-        now: The stage, what is done and of how many; None while nothing is built.
-        stopped: Set once nobody needs the index any more, to end the build.
-    """
+    """How far a build is; setting `stopped` ends it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now: tuple[str, int, int] | None = None
+        self.now: tuple[str, int, int] | None = None  # the stage, what is done and of how many
         self.stopped = threading.Event()
 
     def check(self) -> None:
@@ -257,20 +252,13 @@ class BuildError(Exception):
     """FAISS cannot build this type of these vectors; the text says why."""
 
 
-class BuildInterruptedError(Exception):
-    """The process that builds was ended, perhaps for want of memory."""
-
-
 def build(
     folder: Path, *, dim: int, factory: str, policy: IndexPolicy, progress: Progress
 ) -> dict[str, Any]:
     """Builds an index of `vectors` in a folder as `candidates`; gives what to keep of it as JSON.
 
-    Raises:
-        BuildError: FAISS cannot build this type of these vectors.
-        BuildInterruptedError: The process that builds was ended.
-        MemoryError: Memory ran short.
-        TaskEndedError: `progress` ended it.
+    Raises `BuildError`, and RuntimeError or MemoryError for what may pass; `TaskEndedError` if
+    `progress` ended it.
     """
     request = {"folder": str(folder), "dim": dim, "factory": factory, "recall": policy.recall}
     request["calibrated_k"] = policy.limits.calibrated_k
@@ -324,7 +312,7 @@ def _build_apart(request: Mapping[str, Any], progress: Progress) -> dict[str, An
         raise BuildError(answer["error"])
     if "calibration" not in answer:
         why = f": {last_line}" if last_line else ""
-        raise BuildInterruptedError(f"the process that builds it ended with status {status}{why}")
+        raise RuntimeError(f"the process that builds it ended with status {status}{why}")
     calibration: dict[str, Any] = answer["calibration"]
     return calibration
 
