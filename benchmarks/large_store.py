@@ -59,7 +59,7 @@ def main() -> None:
             file.path.unlink()
         with closing(LocalStore(folder, policy=IndexPolicy(index_type=options.type))) as store:
             began = time.perf_counter()
-            store.rebuild(COLLECTION)
+            store._indexes.rebuild(COLLECTION)
             seconds = time.perf_counter() - began
             print(json.dumps(store.describe()["collections"][COLLECTION]), flush=True)
         most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6

@@ -54,7 +54,7 @@ def main() -> None:
         folder = Path(name)
         with closing(opened(folder, kinds[0])) as store:
             fill(store, vectors, spec)
-            store.rebuild(COLLECTION)
+            store._indexes.rebuild(COLLECTION)
         stores = [partial(opened, folder, kind) for kind in kinds]
         figures = [
             pair((stores[number % 2], stores[1 - number % 2]), queries, spec, seconds=seconds)
@@ -135,7 +135,9 @@ def pair(
         quiet = latencies(search(store), queries, seconds)
     with closing(stores[1]()) as store:
         busy = latencies(search(store), queries, seconds, going_on=lambda: is_building(store))
-        store.rebuild(COLLECTION)  # waits for the one under way, so that the next pair finds it
+        store._indexes.rebuild(
+            COLLECTION
+        )  # waits for the one under way, so that the next pair finds it
     if not busy:
         raise SystemExit("the rebuild ended before the first search: take more vectors")
     with_, without = percentile(busy, 0.99), percentile(quiet, 0.99)

@@ -89,7 +89,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule()
     def rebuild(self) -> None:
-        self.store.rebuild("default")
+        self.store._indexes.rebuild("default")
 
     @rule()
     def restart(self) -> None:

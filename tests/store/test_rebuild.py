@@ -182,7 +182,7 @@ def test_the_next_generation_takes_the_place_of_the_last(
         assert facts(store)["calibration"]
         assert facts(store)["mapped_bytes"] >= 270 * 8 * 4
         assert answers(search(store, QUERIES, k=300, effort=EVERYTHING)) == expected
-        assert not store.rebuild("default")
+        assert not store._indexes.rebuild("default")
     assert "Building" not in caplog.text
     assert saved() == second
 
@@ -231,7 +231,7 @@ def test_a_build_that_fails_is_told_and_not_repeated(
         assert not list((tmp_path / "index" / "1").iterdir())
         caplog.clear()
         put(store, [new_image(f"x{n}") for n in range(50)], unit_vectors(50))
-        assert not store.rebuild("default")
+        assert not store._indexes.rebuild("default")
         assert caplog.text == ""
         put(store, [new_image(f"y{n}") for n in range(6)], unit_vectors(6))
         wait_for(lambda: "was not built" in caplog.text)
@@ -290,7 +290,7 @@ def test_any_error_of_a_build_leaves_the_thread_alive(
             fill(store, 100)
             wait_for(lambda: "cannot" in facts(store).get("failure", ""))
             put(store, [new_image("x")], unit_vectors(1))
-            assert not store.rebuild("default")
+            assert not store._indexes.rebuild("default")
             assert len(tried) == 1, "it does not try again at every change"
         fill(store, 120, collection="other")
         wait_for(lambda: facts(store, "other")["type"] == TYPE)
@@ -517,7 +517,7 @@ def test_a_reader_uses_what_was_saved_and_builds_nothing(tmp_path: Path) -> None
         assert facts(reader)["type"] == TYPE
     with closing(opened(tmp_path, "SQ8", read_only=True)) as reader:
         assert answers(search(reader, QUERIES, k=200, effort=EVERYTHING)) == expected
-        assert not reader.rebuild("default")
+        assert not reader._indexes.rebuild("default")
         assert facts(reader)["type"] == TYPE
     assert sorted(path.name for path in (tmp_path / "index" / "1").iterdir()) == saved
 

@@ -110,12 +110,8 @@ class JobStore:
     """Keeps jobs in one SQLite file; safe to call from many threads.
 
     What is written has reached the disk. The file is made where it does not exist, with its folder,
-    which must belong to this process; with `read_only` neither is needed. `close` may be called
-    twice.
-
-    Raises:
-        DataFolderError: The file is damaged, or was written by another version.
-        StorageError: The disk refuses.
+    which must belong to this process; with `read_only` neither is needed. Raises `DataFolderError`
+    if the file is damaged or of another version, and `StorageError` if the disk refuses.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -136,6 +132,7 @@ class JobStore:
                 self._connection = open_writer(Path(":memory:"), _SCHEMA)
 
     def close(self) -> None:
+        """Lets go of the file; may be called twice."""
         with self._lock:
             self._closed = True
             self._connection.close()

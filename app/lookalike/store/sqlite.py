@@ -143,11 +143,9 @@ class Connections:
     """SQLite connections to one file; safe to use from many threads.
 
     One connection makes every write and checkpoint: SQLite before 3.51.3 can damage a WAL
-    database that several connections write. With `read_only`, another process may write.
-
-    Raises:
-        DataFolderError: The file is damaged, or was written by another version.
-        StorageError: The disk refuses.
+    database that several connections write. With `read_only`, another process may write. Raises
+    `DataFolderError` if the file is damaged or of another version, and `StorageError` if the disk
+    refuses.
     """
 
     def __init__(self, path: Path, schema: Schema, *, read_only: bool = False) -> None:

@@ -90,11 +90,6 @@ class Growing:
         self._array[self._size : size] = values
         self._size = size
 
-    @property
-    def bytes(self) -> int:
-        """Memory that it takes."""
-        return self._array.nbytes
-
 
 class Column:
     """One field of all rows: nine bytes for each, and every distinct text and list item once.
@@ -184,12 +179,6 @@ class Column:
             len(self._codes) > 2 * in_use + _COMPACT_AFTER
             or self._removed_items > items // 2 + _COMPACT_AFTER
         )
-
-    @property
-    def bytes(self) -> int:
-        """Memory that it takes; that of texts and list items is estimated."""
-        texts = sum(150 + len(str(key)) for key in self._codes)
-        return self._kinds.bytes + self._cells.bytes + self._items.bytes + texts
 
     def _encoded(self, kinds: NDArray[np.uint8], values: Sequence[Any]) -> NDArray[np.int64]:
         """The cells of values: integers, the bits of floats, codes."""
@@ -344,13 +333,6 @@ class Columns:
                 name: "complete" if column.reached >= self._last else "building"
                 for name, column in sorted(self._columns.items())
             }
-
-    @property
-    def bytes(self) -> int:
-        """Memory that the columns take."""
-        with self._lock:
-            rows = self._seqs.bytes + self._alive.bytes
-            return rows + sum(column.bytes for column in self._columns.values())
 
     def _add(self, seqs: Sequence[int]) -> None:
         full = [column for column in self._columns.values() if column.reached >= self._last]

@@ -70,12 +70,8 @@ class LocalStore:
         """Opens a data folder, made where it does not exist; exact indexes unless `policy` differs.
 
         The columns of `filter_fields` are read when a collection is loaded; a filter waits
-        `filter_s` seconds for others. With `read_only`, another process may own the folder.
-
-        Raises:
-            DataFolderInUseError: Another process owns the folder.
-            DataFolderError: The catalog is damaged, or was written by a newer version.
-            StorageError: The disk refuses.
+        `filter_s` seconds for others. With `read_only`, another process may own the folder; else
+        that raises `DataFolderInUseError`. Raises as `Connections`, too.
         """
         self._folder = folder
         self._policy = policy or IndexPolicy()
@@ -340,11 +336,6 @@ class LocalStore:
         if row is not None:
             self._indexes.refresh(row)
             self._filtering.refresh(row)
-
-    def rebuild(self, collection: str) -> bool:
-        """Builds the index anew if that is due; False if not, or if it could not be built."""
-        row = self._catalog.collection(collection)
-        return row is not None and self._indexes.rebuild(row)
 
     def describe(self) -> dict[str, Any]:
         collections = {

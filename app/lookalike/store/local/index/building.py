@@ -44,7 +44,13 @@ from lookalike.store.local.catalog import CollectionRow
 from lookalike.store.local.index.approximate import ApproximateSegment, CandidateIndex
 from lookalike.store.local.index.calibration import Calibration, build_segment
 from lookalike.store.local.index.policy import EXACT, VERSION, IndexPolicy, Limits, error_text
-from lookalike.store.local.index.segments import ExactSegment, Segments, in_memory, use_at_most
+from lookalike.store.local.index.segments import (
+    ExactSegment,
+    Segments,
+    in_memory,
+    map_vectors,
+    use_at_most,
+)
 
 _KIND, _FORMAT = "index", 3
 _SIZE_SHARE = 1.25  # of the vectors' bytes; most types take far less than the vectors
@@ -144,7 +150,7 @@ class Generations:
         approximate = not exact and facts["index"] != EXACT
         if not approximate and size < self._limits.mapped_bytes:
             return in_memory(_read_rows(vectors, seqs, growing))
-        rows = ExactSegment.map(vectors, dim, seqs, limits=self._limits)
+        rows = ExactSegment(dim, map_vectors(vectors, dim), seqs, limits=self._limits)
         if not approximate:
             return Segments(rows, growing)
         candidates = CandidateIndex.read(artifact.verify("candidates"), factory=facts["index"])
@@ -271,7 +277,8 @@ def build_here(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]
     """Builds in this process, see `build`; gives the calibration."""
     folder = Path(request["folder"])
     limits = Limits(calibrated_k=tuple(request["calibrated_k"]))
-    rows = ExactSegment.map(folder / "vectors", request["dim"], limits=limits)
+    vectors = map_vectors(folder / "vectors", request["dim"])
+    rows = ExactSegment(request["dim"], vectors, np.arange(len(vectors)), limits=limits)
     try:
         index = build_segment(request["factory"], rows, recall=request["recall"], progress=progress)
         index.candidates.write(folder / "candidates")

@@ -256,21 +256,12 @@ def tune(
     threads: int = 1,
     progress: Progress = NO_PROGRESS,
 ) -> Tuning:
-    """Builds index types and measures what they find, and how fast.
+    """Builds index types and measures what they find, and how fast; exact search is the first.
 
-    The queries lie beside images of the collection, and these are left out. They go one by one, on
-    one core, through the code that the service searches with. Exact search is always tried. The
-    progress tells how many rows are in; its stages are the types.
-
-    Args:
-        vectors: (N, dim) float32 unit vectors, C-contiguous: the collection's, or a sample.
-        rows: Images in the collection; N unless given.
-        candidates: Index types; `default_candidates` unless given.
-        k: Matches asked for, at least 1.
-        queries: How many queries at most.
-        seed: Chooses them, and what indexes are trained on.
-        threads: Cores that a build may take.
-        progress: What to report to.
+    The vectors are (N, dim) float32 and C-contiguous: a collection's, or a sample of its `rows`.
+    Queries lie beside images of the collection, and these are left out. They go one by one, on one
+    core, through the code that the service searches with. The types are `default_candidates`
+    unless given; they are the stages of the progress, which tells how many rows are in.
 
     Raises:
         ConfigurationError: A candidate is no index type, or there are too few images.

@@ -508,9 +508,10 @@ class Indexes:
 
     # Builds
 
-    def rebuild(self, row: CollectionRow) -> bool:
-        """Builds a collection's index anew if that is due, and waits for it."""
-        live = None if self._read_only else self.get(row)
+    def rebuild(self, collection: str) -> bool:
+        """Builds a collection's index anew if that is due, and waits for it; False if not."""
+        row = None if self._read_only else self._catalog.collection(collection)
+        live = self.get(row) if row else None
         try:
             return live is not None and live.rebuild(self._change)
         except TaskEndedError:  # the collection was dropped

@@ -54,6 +54,14 @@ class _Room:
     used: int = 0
 
 
+def map_vectors(path: Path, dim: int) -> Vectors:
+    """Maps a file of little-endian float32 as (N, dim)."""
+    rows = path.stat().st_size // (4 * dim)
+    if not rows:  # an empty file cannot be mapped
+        return np.empty((0, dim), np.float32)
+    return np.memmap(path, dtype="<f4", mode="r", shape=(rows, dim))
+
+
 class ExactSegment:
     """Unit vectors under ascending seqs, searched exactly by inner product.
 
@@ -85,17 +93,6 @@ class ExactSegment:
         self._room = room
         if self.vectors.shape != (len(self.seqs), dim):
             raise ValueError(f"{self.vectors.shape} does not fit ({len(self.seqs)}, {dim})")
-
-    @classmethod
-    def map(
-        cls, path: Path, dim: int, seqs: Seqs | None = None, *, limits: Limits = DEFAULT_LIMITS
-    ) -> ExactSegment:
-        """Maps a file of little-endian float32; the seqs are the positions unless given."""
-        rows = path.stat().st_size // (4 * dim)
-        vectors: Vectors = np.empty((0, dim), np.float32)
-        if rows:  # an empty file cannot be mapped
-            vectors = np.memmap(path, dtype="<f4", mode="r", shape=(rows, dim))
-        return cls(dim, vectors, np.arange(rows) if seqs is None else seqs, limits=limits)
 
     def __len__(self) -> int:
         """Rows, tombstones included."""
