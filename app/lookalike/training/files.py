@@ -60,12 +60,8 @@ def _draw_loss(axes: Axes, result: TrainingResult) -> None:
         axes.axhline(options.margin, color=QUIET, linestyle="--", linewidth=1)
         axes.annotate("margin", (epochs[-1], options.margin), color=QUIET, ha="right", va="top")
     axes.set_ylim(bottom=0)
-    axes.set_title(
-        f"{options.loss.replace('_', ' ')} loss, seed {options.seed}; the best epoch is "
-        f"{result.best_epoch}",
-        loc="left",
-        color=TEXT,
-    )
+    title = f"{options.loss.replace('_', ' ')} loss, seed {options.seed}; the best epoch is "
+    axes.set_title(title + str(result.best_epoch), loc="left", color=TEXT)
 
 
 def _draw_validation(axes: Axes, result: TrainingResult) -> None:
@@ -74,16 +70,8 @@ def _draw_validation(axes: Axes, result: TrainingResult) -> None:
     if not known or result.validation_before is None:
         axes.text(0.5, 0.5, "no validation", transform=axes.transAxes, color=QUIET, ha="center")
         return
-    axes.plot(
-        [number for number, _ in known],
-        [value for _, value in known],
-        color=_VALIDATION,
-        marker=".",
-        label="with the head",
-    )
-    axes.axhline(
-        result.validation_before, color=QUIET, linestyle="--", linewidth=1, label="without"
-    )
+    axes.plot(*zip(*known, strict=True), color=_VALIDATION, marker=".", label="with the head")
+    axes.axhline(result.validation_before, color=QUIET, ls="--", lw=1, label="without")
     axes.legend(frameon=False, loc="best")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,14 @@ def plain_axes(axes: Axes) -> None:
     axes.grid(which="major", color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_legend(axes: Axes, *entries: Any, left: float, **style: Any) -> None:
+    """A legend without a frame beside the plot, `left` widths of it away; texts as they are."""
+    style |= {"loc": "upper left", "bbox_to_anchor": (left, 1.0), "frameon": False, "fontsize": 10}
+    for text in axes.legend(*entries, **style).get_texts():
+        text.set_parse_math(False)
+        text.set_color(TEXT)
 
 
 @functools.cache

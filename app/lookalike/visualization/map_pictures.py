@@ -20,6 +20,7 @@ from lookalike.visualization.drawing import (
     Thumbnails,
     aspect_ratio,
     densest_places,
+    draw_legend,
     load_font,
     png_of,
     printable,
@@ -72,14 +73,9 @@ def _draw_dots(axes: Axes, places: NDArray[np.float32], classes: Classes) -> Non
     order = np.random.default_rng(0).permutation(count)  # so that no class covers the others
     if classes.names:  # but gray lies below
         order = order[np.argsort(classes.index[order] < classes.colored, kind="stable")]
-    axes.scatter(
-        places[order, 0],
-        places[order, 1],
-        c=colors[order],
-        s=float(np.clip(45_000 / count, 6, 80)),
-        alpha=0.85 if count < 5_000 else 0.7,
-        linewidths=0,
-    )
+    size, alpha = float(np.clip(45_000 / count, 6, 80)), 0.85 if count < 5_000 else 0.7
+    x, y = places[order].T
+    axes.scatter(x, y, c=colors[order], s=size, alpha=alpha, linewidths=0)
     axes.margins(0.03)
     axes.set_aspect("equal", adjustable="datalim")
     axes.invert_yaxis()
@@ -93,23 +89,9 @@ def _draw_legend(axes: Axes, classes: Classes) -> None:
     rest = classes.counts[classes.colored :]
     if rest:
         entries.append((f"other: {len(rest):,} classes ({sum(rest):,})", OTHER_COLOR))
-    dots = [
-        Line2D([], [], marker="o", linestyle="", markersize=8, markeredgewidth=0, color=color)
-        for _, color in entries
-    ]
-    legend = axes.legend(
-        dots,
-        [name for name, _ in entries],
-        loc="upper left",
-        bbox_to_anchor=(1.005, 1.0),
-        frameon=False,
-        fontsize=10,
-        labelspacing=0.65,
-        handletextpad=0.3,
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-        text.set_color(TEXT)
+    dots = [Line2D([], [], marker="o", ls="", ms=8, mew=0, color=color) for _, color in entries]
+    names = [name for name, _ in entries]
+    draw_legend(axes, dots, names, left=1.005, labelspacing=0.65, handletextpad=0.3)
 
 
 def _draw_names(axes: Axes, places: NDArray[np.float32], classes: Classes) -> None:

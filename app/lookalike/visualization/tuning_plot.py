@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lookalike.extras import require_extra
-from lookalike.store.tuning import Goal, Point, Trial, Tuning, pareto
-from lookalike.visualization.drawing import COLORS, LINE, QUIET, TEXT, plain_axes, png_of, printable
+from lookalike.store.tuning import Goal, Point, Tuning, pareto
+from lookalike.visualization.drawing import (
+    COLORS,
+    LINE,
+    QUIET,
+    TEXT,
+    draw_legend,
+    plain_axes,
+    png_of,
+    printable,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,45 +42,24 @@ def draw_tuning(tuning: Tuning, goal: Goal, *, name: str) -> bytes:
 
 def _draw_trials(axes: Axes, tuning: Tuning, goal: Goal) -> None:
     everything = pareto([point for trial in tuning.trials for point in trial.points])
-    axes.plot(
-        *_places(everything), color=LINE, linewidth=8, label="the best of all (Pareto)", zorder=1
-    )
+    axes.plot(*_places(everything), color=LINE, lw=8, label="the best of all (Pareto)", zorder=1)
     for number, trial in enumerate(trial for trial in tuning.trials if trial.points):
-        axes.plot(
-            *_places(pareto(trial.points)),
-            color=COLORS[number % len(COLORS)],
-            marker="o",
-            markersize=6,
-            linewidth=1.6,
-            label=f"{printable(trial.setting)}  ({_size(trial.bytes)})",
-        )
+        color = COLORS[number % len(COLORS)]
+        label = f"{printable(trial.setting)}  ({_size(trial.bytes)})"
+        axes.plot(*_places(pareto(trial.points)), "o-", color=color, ms=6, lw=1.6, label=label)
     chosen = tuning.recommended(goal)
-    if chosen is not None:
-        _draw_chosen(axes, chosen, goal)
-
-
-def _draw_chosen(axes: Axes, trial: Trial, goal: Goal) -> None:
-    point = trial.fastest(goal.recall)
-    assert point is not None  # it would not have been chosen
-    axes.plot(
-        [point.ms],
-        [point.recall],
-        linestyle="",
-        marker="o",
-        markersize=15,
-        markerfacecolor="none",
-        markeredgecolor=TEXT,
-        markeredgewidth=2,
-        label=f"{printable(trial.setting)}: {point.ms:.2g} ms, recall {point.recall:.3f}",
-        zorder=4,
-    )
+    point = None if chosen is None else chosen.fastest(goal.recall)
+    if chosen is not None and point is not None:
+        label = f"{printable(chosen.setting)}: {point.ms:.2g} ms, recall {point.recall:.3f}"
+        ring = axes.plot([point.ms], [point.recall], "o", ms=15, label=label, zorder=4)[0]
+        ring.set(mfc="none", mec=TEXT, mew=2)
 
 
 def _draw_frame(axes: Axes, tuning: Tuning, goal: Goal, name: str) -> None:
     from matplotlib.ticker import LogLocator, NullLocator  # noqa: PLC0415 - see draw_tuning
 
     wanted = f"recall {goal.recall:g}, wanted"
-    axes.axhline(goal.recall, color=QUIET, linestyle="--", linewidth=1, label=wanted, zorder=1)
+    axes.axhline(goal.recall, color=QUIET, ls="--", lw=1, label=wanted, zorder=1)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -87,10 +75,7 @@ def _draw_frame(axes: Axes, tuning: Tuning, goal: Goal, name: str) -> None:
     some = "" if tuning.measured == tuning.rows else f"{tuning.measured:,} of "
     title = f"{printable(name)}: {some}{tuning.rows:,} pictures of {tuning.dim} numbers"
     axes.set_title(title, loc="left", color=TEXT, fontsize=14, fontweight="bold", parse_math=False)
-    legend = axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=10)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-        text.set_color(TEXT)
+    draw_legend(axes, left=1.01)
 
 
 def _places(points: list[Point]) -> tuple[list[float], list[float]]:
