@@ -38,17 +38,11 @@ _SOP_HEADER = ["image_id", "class_id", "super_class_id", "path"]
 
 
 class Stamp(NamedTuple):
-    """What the file system tells of the file that holds a picture; changes when the file does.
+    """What the file system tells of the file that holds a picture; changes when the file does."""
 
-    Attributes:
-        size: In bytes.
-        mtime_ns: Last change of the content as the file system was told, in nanoseconds since 1970.
-        ctime_ns: Last change of the file, which nobody can set: copies that keep `mtime_ns` and
-            happen to have the same size differ here.
-    """
-
-    size: int
-    mtime_ns: int
+    size: int  # in bytes
+    mtime_ns: int  # last change of the content as the file system was told, since 1970
+    # last change of the file, which nobody can set: copies of one size that keep `mtime_ns` differ
     ctime_ns: int
 
 

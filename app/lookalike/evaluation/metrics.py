@@ -250,15 +250,12 @@ def mean_intervals(
     of how it depends on the pictures that were searched. All metrics see the same draws.
 
     Args:
-        values: (M, Q), one row for each metric; Q at least 1.
+        values: (M, Q), one row for each metric; Q at least 1, all finite.
         seed: The same seed gives the same intervals.
         resamples: At least 1.
 
     Returns:
         Lower and upper ends, (M,) each; the mean lies between them.
-
-    Raises:
-        ValueError: There are no queries, or a value is not finite.
     """
     if values.ndim != 2 or not values.shape[1] or not np.isfinite(values).all():
         raise ValueError(

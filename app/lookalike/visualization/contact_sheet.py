@@ -240,36 +240,31 @@ def write_clusters(clusters: Clusters, vectors: VectorSet, folder: Path) -> list
     Raises:
         ConfigurationError: The files cannot be written there.
     """
-    sheets = []
+    names = vectors.names
+    sheets, groups, rows = [], [], []
     for number, group in enumerate(clusters.groups, start=1):
+        members = list(zip(group.positions.tolist(), group.scores.tolist(), strict=True))
         tiles = [
-            Tile(
-                image=vectors.picture_or_none(position, size=_SMALL_TILE),
-                name=vectors.names[position],
-                score=score,
-            )
-            for position, score in _members(group)[:SHOWN]
+            Tile(image=vectors.picture_or_none(one, size=_SMALL_TILE), name=names[one], score=score)
+            for one, score in members[:SHOWN]
         ]
-        sheets.append(folder / f"group-{number:03d}.png")
-        title = f"group {number}: {len(group)} pictures"
-        save_picture(picture_sheet(title, tiles, tile_size=_SMALL_TILE), sheets[-1])
+        sheet, title = folder / f"group-{number:03d}.png", f"group {number}: {len(group)} pictures"
+        save_picture(picture_sheet(title, tiles, tile_size=_SMALL_TILE), sheet)
+        sheets.append(sheet)
+        labels = group_labels(group, vectors)[:5]
+        groups.append({"size": len(group), "sheet": sheet.name, "labels": labels})
+        rows += [(one, vectors.ids[one], names[one], number, f"{s:.6f}") for one, s in members]
     page, table = folder / "index.html", folder / "groups.csv"
-    rows = sorted(
-        (position, vectors.ids[position], vectors.names[position], number, f"{score:.6f}")
-        for number, group in enumerate(clusters.groups, start=1)
-        for position, score in _members(group)
+    write_table(table, ["id", "name", "group", "score"], [row[1:] for row in sorted(rows)])
+    title = f"Groups in {vectors.name}"
+    html = render(
+        "clusters.html", title=title, vectors=vectors, found=clusters, groups=groups, shown=SHOWN
     )
-    write_table(table, ["id", "name", "group", "score"], [row[1:] for row in rows])
-    write_whole(page, _page(clusters, vectors, sheets))
+    write_whole(page, html)
     for path in folder.glob("group-[0-9][0-9][0-9].png"):
         if path not in sheets:  # of an earlier run that made more groups
             path.unlink()
     return [page, table, *sheets]
-
-
-def _members(group: Cluster) -> list[tuple[int, float]]:
-    """Positions and scores, the most central first."""
-    return list(zip(group.positions.tolist(), group.scores.tolist(), strict=True))
 
 
 def group_labels(group: Cluster, vectors: VectorSet) -> list[tuple[str, int]]:
@@ -278,26 +273,3 @@ def group_labels(group: Cluster, vectors: VectorSet) -> list[tuple[str, int]]:
         return []
     labels = Counter(vectors.labels[position] for position in group.positions)
     return sorted(labels.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _page(clusters: Clusters, vectors: VectorSet, sheets: list[Path]) -> str:
-    groups = [
-        {
-            "number": number,
-            "size": len(group),
-            "sheet": sheet.name,
-            "labels": group_labels(group, vectors)[:5],
-            "shown": min(SHOWN, len(group)),
-        }
-        for number, (group, sheet) in enumerate(zip(clusters.groups, sheets, strict=True), start=1)
-    ]
-    return render(
-        "clusters.html",
-        title=f"Groups in {vectors.name}",
-        groups=groups,
-        count=len(vectors),
-        spec=vectors.spec,
-        purity=clusters.purity,
-        nmi=clusters.nmi,
-        tried=sorted(clusters.tried.items()),
-    )
