@@ -1,4 +1,59 @@
-"""Every exception that Lookalike raises on purpose; `docs/python.md` draws their tree.
+"""Every exception that Lookalike raises on purpose.
+
+```
+LookalikeError
+├── InvalidImageError
+│   ├── NotAnImageError               the bytes are no picture that can be read
+│   ├── UnreadableImageError          a picture, but truncated or broken
+│   ├── ImageTooLargeError            too many bytes
+│   └── TooManyPixelsError            too many pixels, read from the header
+├── ArchiveError                      an archive that is broken, or beyond a bound
+│   ├── NotAnArchiveError             the bytes are no archive that can be read
+│   └── ArchiveTooLargeError          too many bytes
+├── InvalidRequestError
+│   ├── MalformedRequestError         the body cannot be taken apart
+│   ├── InvalidParameterError         a value out of its range, an unknown field
+│   ├── InvalidIdError
+│   ├── InvalidCollectionNameError
+│   ├── InvalidMetadataError
+│   ├── InvalidFilterError
+│   ├── MetadataTooLargeError
+│   ├── TooManyFilesError
+│   ├── RequestTooLargeError          the whole body has too many bytes
+│   └── UploadStalledError            the body stopped coming
+├── NotFoundError
+│   ├── ImageNotFoundError
+│   ├── CollectionNotFoundError
+│   ├── EmbeddingSetNotFoundError     no vectors of this collection under this spec
+│   ├── JobNotFoundError
+│   └── OriginalNotKeptError          the picture is known, its original file is not here
+├── ConflictError
+│   ├── ImageExistsError              the id is taken, and on_conflict is `error`
+│   ├── SpecMismatchError             vectors made by another model
+│   └── ReembeddingIncompleteError    pictures without a vector by the new model
+├── UnauthorizedError                 no key, or a wrong one
+├── UnavailableError
+│   ├── QueueFullError
+│   ├── NotReadyError                 starting, shutting down, or the canary failed
+│   ├── FilterTooSlowError            a filter that takes longer than it may
+│   └── EmbeddingFailedError          the network failed on a batch
+├── StorageError
+│   ├── StorageFullError              no room left on the disk
+│   ├── DataFolderInUseError          another process owns the data folder
+│   └── DataFolderError               the data folder cannot be used or is damaged
+├── ConfigurationError                a setting that cannot work
+│   ├── MissingFileError              a file that is not there; a FileNotFoundError as well
+│   └── WeightsError
+│       ├── WeightsNotFoundError      the file is not here and cannot be downloaded
+│       └── WeightsMismatchError      the file does not fit the model
+├── FetchError                        the picture at an address cannot be had
+│   ├── FetchTimeoutError             not within the time
+│   └── UrlNotAllowedError            an address that is never fetched
+├── ImportsDisabledError              no folder of the server may be read
+├── PathNotAllowedError               a path outside of the folders that may be read
+├── FetchingDisabledError             fetching from addresses is not turned on
+└── ServerError                       a remote service (--server) cannot be reached or refuses
+```
 
 A `code` is stable: it is part of the HTTP interface and documented in `docs/api.md`.
 """

@@ -139,14 +139,12 @@ def test_the_key_is_checked_before_a_body_of_any_kind_is_read(client):
     assert (answer.status_code, answer.json()["code"]) == (413, "metadata_too_large")
 
 
-def test_a_body_that_stops_coming_is_given_up(tmp_path, monkeypatch):
+def test_a_body_that_stops_coming_is_given_up(tmp_path):
     import asyncio
 
     from starlette.requests import Request
 
     from lookalike.api import uploads
-
-    monkeypatch.setattr(uploads, "IDLE_S", 0.1)
 
     async def receive():
         await asyncio.sleep(60)
@@ -156,7 +154,7 @@ def test_a_body_that_stops_coming_is_given_up(tmp_path, monkeypatch):
 
     async def read(receive) -> None:
         request = Request({"type": "http", "headers": []}, receive)
-        async for _ in uploads.unstalled(request):
+        async for _ in uploads.unstalled(request, idle_s=0.1):
             pass
 
     with pytest.raises(UploadStalledError):

@@ -16,6 +16,7 @@ from lookalike.models.spec import ModelRequest, RunOptions
 from lookalike.records import ModelSpec, Preprocess
 
 MODELS = ("toy/net",)
+HAS_OTHERS = True
 HAS_NETWORK = True
 
 _SEED, _DIM, _SIDE = 7, 24, 32

@@ -168,6 +168,7 @@ def test_every_family_offers_what_the_registry_says_and_is_light():
 def test_a_family_is_one_line(monkeypatch):
     class Toy:
         MODELS = ("toy",)
+        HAS_OTHERS = True
         HAS_NETWORK = False
 
         @staticmethod
@@ -181,6 +182,14 @@ def test_a_family_is_one_line(monkeypatch):
         assert building.build_encoder(request, RunOptions()).spec.dim == dim
     with pytest.raises(ConfigurationError, match="has no network"):
         registry.find_network_family("toy/2")
+    for name, nearest in (
+        ("torchvision/resnet18", "resnet18"),
+        ("toy/toy", "toy"),
+        ("color/x", ""),
+    ):
+        with pytest.raises(ConfigurationError, match=f"Unknown model '{name}'") as caught:
+            registry.find_family(name)
+        assert not nearest or f"Did you mean '{nearest}'?" in str(caught.value)
 
 
 def test_an_encoder_of_pictures_refuses_texts():

@@ -185,16 +185,18 @@ async def _stream(request: Request, limits: UploadLimits) -> AsyncIterator[bytes
         yield chunk
 
 
-async def unstalled(request: Request, *, body_s: float = BODY_S) -> AsyncIterator[bytes]:
+async def unstalled(
+    request: Request, *, body_s: float = BODY_S, idle_s: float = IDLE_S
+) -> AsyncIterator[bytes]:
     """Yields the body as it arrives; raises `MalformedRequestError` if the connection ends before.
 
-    Raises `UploadStalledError` if nothing comes for `IDLE_S`, or not all within `body_s`.
+    Raises `UploadStalledError` if nothing comes for `idle_s`, or not all within `body_s`.
     """
     deadline = current_time() + body_s
     chunks = aiter(request.stream())
     while True:
         try:
-            with fail_after(min(IDLE_S, deadline - current_time())):
+            with fail_after(min(idle_s, deadline - current_time())):
                 chunk = await anext(chunks)
         except StopAsyncIteration:
             return

@@ -13,6 +13,7 @@ from lookalike.models.spec import PREPROCESSING_VERSION, ModelRequest, RunOption
 from lookalike.records import ModelSpec, Preprocess
 
 MODELS: Final = ("color",)
+HAS_OTHERS: Final = False
 HAS_NETWORK: Final = False
 
 _CELL = 8  # pixels

@@ -18,7 +18,7 @@ FAMILIES: Mapping[str, str] = {
 }
 """Family -> the module that loads its models and offers what `Family` says.
 
-A model is found by the family before the slash in its name, or else by the families' `MODELS`.
+A model is found by the families' `MODELS`, or else by the family before the slash in its name.
 """
 
 
@@ -27,6 +27,9 @@ class Family(Protocol):
 
     MODELS: Sequence[str]
     """Names of models that users may write without the family, e.g. `resnet50`."""
+
+    HAS_OTHERS: bool
+    """Whether it has models beyond `MODELS`, as `family/name`; else those are all."""
 
     HAS_NETWORK: bool
     """Whether its models can be converted for OpenVINO; a family without offers `load` alone."""
@@ -54,13 +57,15 @@ class Family(Protocol):
 
 def find_family(model: str) -> Family:
     """Finds a model's family; raises `ConfigurationError`, which names all, for unknown models."""
-    prefix, slash, _ = model.partition("/")
+    prefix, slash, name = model.partition("/")
     if slash and prefix in FAMILIES:
-        return _family(prefix)
+        family = _family(prefix)
+        if family.HAS_OTHERS and name not in family.MODELS:  # each model has one name
+            return family
     by_name = {name: family for family in map(_family, FAMILIES) for name in family.MODELS}
     if model in by_name:
         return by_name[model]
-    nearest = difflib.get_close_matches(model.lower(), by_name, n=1)
+    nearest = difflib.get_close_matches((name or model).lower(), by_name, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     raise ConfigurationError(f"Unknown model {model!r}.{hint} Known models: {', '.join(by_name)}")
 

@@ -22,6 +22,7 @@ CHANNELS: Final = {
 """Torchvision's name of a network -> channels of its last feature map."""
 
 MODELS: Final = tuple(CHANNELS)
+HAS_OTHERS: Final = False
 HAS_NETWORK: Final = True
 
 _STRIDE = 32  # input pixels for each position of the last feature map, along one side

@@ -63,7 +63,7 @@ class ReembedIn(Schema):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: str | None = Field(None, pattern="^[a-z0-9_]{1,64}$")
+    model: str | None = Field(None, pattern="^[A-Za-z0-9_./-]{1,64}$")
     """resnet18, 34, 50, 101 or 152"""
     weights: str | None = Field(None, pattern=PATH_PATTERN, max_length=1024)
     """A torchvision weights name, a path on the service's machine, or random"""
