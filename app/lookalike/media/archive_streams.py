@@ -63,7 +63,7 @@ class ForwardReader:
         """Called for each block that is passed over; may raise to end the work."""
 
     def allow(self, count: int) -> None:
-        """Says how many bytes may be read from now on; those that are passed over do not count."""
+        """Sets how many bytes may be read from now on, skipped ones not counted."""
         self._allowed = count
 
     def peek(self) -> bytes:
@@ -110,7 +110,7 @@ class ForwardReader:
             pass
 
     def only_zeros(self) -> bool:
-        """Reads on: whether only blocks of zeros are left, few enough for an empty tar file."""
+        """Reads the rest; True if it is zeros only, and few enough for an empty tar file."""
         self.allow(MAX_EMPTY_BYTES + 1)
         rest = self.read(MAX_EMPTY_BYTES + 1)
         whole = 0 < len(rest) <= MAX_EMPTY_BYTES and len(rest) % tarfile.BLOCKSIZE == 0

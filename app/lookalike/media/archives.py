@@ -129,7 +129,7 @@ class Archive:
             self._opened = self._opened.pop_all()
 
     def __enter__(self) -> Self:
-        """Ready to be read."""
+        """Opens the archive."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -69,7 +69,7 @@ def _is_preferred(run: RunOptions) -> bool:
 
 
 def has_gpu() -> bool:
-    """Whether torch would find a GPU, told without importing it."""
+    """Whether torch would find a GPU; does not import torch."""
     if sys.platform == "darwin":
         return platform.machine() == "arm64"
     try:

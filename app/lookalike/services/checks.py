@@ -161,7 +161,7 @@ class RecallMeter:
         return {n: one for n, one in figures.items() if spec_of(self.store, n) is not None}
 
     def close(self) -> None:
-        """Ends after the search that is under way; drops what waits. May be called twice."""
+        """Ends after the current search and drops the waiting ones. May be called twice."""
         self._worker.closing.set()
         with self._lock:
             self._waiting.clear()

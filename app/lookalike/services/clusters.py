@@ -25,7 +25,7 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """From where on grouping takes its shorter ways."""
+    """Sizes above which grouping works on samples and on shortened vectors."""
 
     sample: int = 2_000  # pictures by which numbers of groups are compared
     longest: int = 4_096  # numbers in a vector; longer ones are brought to `kept` by PCA
@@ -179,7 +179,7 @@ def _groups(rows: Vectors, labels: Labels) -> list[Cluster]:
 
 
 def _agreement(groups: Labels, labels: Sequence[str]) -> tuple[float, float]:
-    """Purity and normalized mutual information, its mean of entropies the arithmetic one.
+    """Purity, and mutual information normalized by the arithmetic mean of the entropies.
 
     As in Manning, Raghavan and Schuetze, Introduction to Information Retrieval, 2008, ch. 16.3.
     """

@@ -70,7 +70,7 @@ class DuplicateOptions:
         return NO_SEARCH if self.kind is DuplicateKind.EXACT else self.threshold
 
     def after(self) -> tuple[int, str]:
-        """What the first group must come behind in the order of answers."""
+        """The position of the cursor: the first group comes after it."""
         if self.cursor is None:
             return (-(10**10), "")
         found = _CURSOR.fullmatch(self.cursor)
@@ -107,7 +107,7 @@ class Duplicates:
 
 
 class _Work(Progress):
-    """What is known of one collection, and the job that brings it up to date, as its progress."""
+    """One collection's neighbor graph, and the progress of the job that updates it."""
 
     def __init__(self, graph: NeighborGraph, stop: threading.Event) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class DuplicateService:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="duplicates")
 
     def close(self) -> None:
-        """Ends the work that is under way within one search; may be called twice."""
+        """Ends the current work within one search; may be called twice."""
         with self._lock:
             self._stop.set()
         self._threads.shutdown()  # what had not begun ends at its first step

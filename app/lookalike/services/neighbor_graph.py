@@ -210,7 +210,7 @@ def same_pixels(one: Reduced, others: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def same_shape(one: ImageRecord, other: ImageRecord) -> bool:
-    """Whether one size can be the other's, scaled, with each side off by up to one pixel.
+    """Whether one size is the other's scaled, with each side off by up to one pixel.
 
     With the smaller one (w, h) = s (W, H) + (e, f), |e| and |f| at most 1: |W h - w H| <= W + H.
     """

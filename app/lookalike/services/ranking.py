@@ -158,7 +158,7 @@ def _exact(rows: NDArray[np.float32], query: np.int64, positions: Positions) -> 
 
 
 def _rounding(dim: int, dtype: np.dtype[Any]) -> float:
-    """More than two ways to add up a cosine of `dim` products differ by."""
+    """An upper bound on how much two summation orders of `dim` products differ."""
     if dtype == np.float32:
         return 2e-6 + 4e-7 * float(np.sqrt(dim))
     return 2 * float(np.finfo(np.float64).eps) * dim

@@ -389,13 +389,13 @@ class CollectionModels:
                 log.warning("searches in the collection %s are refused", info.name)
 
     def live(self, request: ModelRequest) -> LiveEncoder:
-        """The encoder that is asked for, built anew: the same path may hold another head by now."""
+        """Builds the encoder of a request; the same path may hold another head by now."""
         if request == self.default and request.head is None:
             return self.encoders.default
         return self.encoders.add(self.make(request))
 
     def lasting(self, request: ModelRequest, encoder: Encoder) -> ModelRequest:
-        """The request by what is kept, whatever is trained or quantized later: head and network."""
+        """The request with head and network as kept here: later training does not change it."""
         network = encoder.spec
         if encoder.head is not None:
             network = encoder.head.backbone
@@ -403,7 +403,7 @@ class CollectionModels:
         return replace(request, int8=network.digest) if network.int8 else request
 
     def keep_live(self, collection: str, target: ModelRequest) -> None:
-        """Lets searches in the active set go on during and after a move, if that is possible."""
+        """Keeps the active set's encoder live, so that searches go on during and after a move."""
         active = self.active(collection)
         spec = active.spec
         request = recorded = _recorded(active)

@@ -182,7 +182,7 @@ class SearchService:
         return self._similar_now(image_id, options, watch)
 
     def _similar_now(self, image_id: str, options: SearchOptions, watch: Stopwatch) -> SearchResult:
-        """Takes the stored vector from the very set that is searched."""
+        """Searches with the picture's stored vector, taken from the set that is searched."""
         record = self.store.get(options.collection, image_id)
         spec = spec_of(self.store, options.collection)
         if spec is None:

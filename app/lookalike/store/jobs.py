@@ -38,7 +38,7 @@ class JobState(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether the job has ended."""
         return self not in {JobState.QUEUED, JobState.RUNNING}
 
 
@@ -65,7 +65,7 @@ class Job:
 
 
 def same_work(job: Job, kind: str, parameters: Mapping[str, Any]) -> bool:
-    """Whether a job was asked the very same."""
+    """Whether a job has this kind and these parameters."""
     asked = json.dumps(dict(parameters), sort_keys=True)
     return job.kind == kind and json.dumps(dict(job.parameters), sort_keys=True) == asked
 

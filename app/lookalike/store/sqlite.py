@@ -90,7 +90,7 @@ def require_schema(connection: sqlite3.Connection, path: Path, schema: Schema) -
 
 
 def translated(exc: sqlite3.Error, path: Path) -> LookalikeError | None:
-    """What an error on a file means for its user; None where it is a fault of ours."""
+    """Our error for an error of SQLite; None for one that is a bug."""
     code = int(getattr(exc, "sqlite_errorcode", 0)) & 0xFF  # without what extends it
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         return DataFolderError(

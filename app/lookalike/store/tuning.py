@@ -49,7 +49,7 @@ class Trial:
         return min(enough, key=lambda point: point.ms) if enough else None
 
     def surest(self) -> Point | None:
-        """The way with the highest recall, the fastest of equal ones; None if none works."""
+        """The point with the highest recall, the fastest of equal ones; None if there is none."""
         return max(self.points, key=lambda point: (point.recall, -point.ms), default=None)
 
 

@@ -38,7 +38,7 @@ def is_installed() -> bool:
 
 
 def import_openvino() -> Any:
-    """Imports OpenVINO, without what it sends home.
+    """Imports OpenVINO with its usage reporting off.
 
     `import openvino` alone counts itself at Google Analytics, and makes a folder in the home folder
     for it, if the package openvino-telemetry is there, which it installs. It goes without where

@@ -186,7 +186,7 @@ class LiveIndex:
         return index
 
     def _take(self, index: Segments) -> None:
-        """Has searches use another version of the index."""
+        """Replaces the index that searches use."""
         before, self._index = self._index, index
         self._changes += len(index) - len(before) + index.dead - before.dead
 

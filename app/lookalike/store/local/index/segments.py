@@ -262,7 +262,7 @@ class ExactSegment:
 
     @property
     def _rounding(self) -> float:
-        """More than two ways of adding up a cosine in float32 differ by."""
+        """An upper bound on how much two summation orders of a float32 cosine differ."""
         return 1e-6 + 2e-7 * float(np.sqrt(self.dim))
 
 
