@@ -222,8 +222,7 @@ def train_full(
     trainer.run(checkpoint=checkpoint, on_epoch=on_progress)
     backbone = network.cpu().backbone.state_dict()
     spec = replace(vectors.spec, weights=_BACKBONE_FILE, weights_sha256=state_sha256(backbone))
-    head = network.head.to_head(backbone=spec, trained=trainer.trained())
-    return FullResult(training=trainer.result(head), backbone=backbone)
+    return FullResult(training=trainer.result(spec), backbone=backbone)
 
 
 def _build_network(task: Task, *, weights: str, full: FullOptions) -> FullNetwork:

@@ -20,6 +20,7 @@ from lookalike.cores import limit_openmp
 from lookalike.errors import ConfigurationError
 from lookalike.files.disk import atomic_write, disk_errors
 from lookalike.models.head import Head
+from lookalike.records import ModelSpec
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.plan import Split, TrainingOptions
 from lookalike.training.task import HeadNetwork, Task, build_loss, library_versions
@@ -198,13 +199,22 @@ class Trainer:
                 on_epoch(epoch, options.epochs)
         self._network.load_state_dict(self._best)
 
-    def trained(self) -> dict[str, Any]:
-        """What a head of the best epoch was trained with, for its JSON."""
-        best, split, options = self._history[self._best_epoch - 1], self._task.split, self._options
-        return {
-            "dataset": self._task.vectors.name,
-            "pictures": len(split.train),
-            "classes": split.train_classes,
+    def result(self, backbone: ModelSpec) -> TrainingResult:
+        """All about this training; `backbone` is what makes the vectors that the head takes."""
+        task, options, before = self._task, self._options, None
+        if task.validator is not None:
+            before = task.validator.measure(task.rows(task.watched))
+        best = self._history[self._best_epoch - 1]
+        notes = [*task.split.notes, *self._notes]
+        if before is not None and best.validation is not None and best.validation <= before:
+            notes.append(
+                f"The head does not help the validation pictures: MAP@R {best.validation:.4f} with "
+                f"it, {before:.4f} without."
+            )
+        trained = {
+            "dataset": task.vectors.name,
+            "pictures": len(task.split.train),
+            "classes": task.split.train_classes,
             "options": {**asdict(options), "hidden": list(options.hidden)},
             **self._manner,
             "epoch": best.number,
@@ -212,22 +222,9 @@ class Trainer:
             "validation_map_at_r": best.validation,
             "versions": library_versions(),
         }
-
-    def result(self, head: Head) -> TrainingResult:
-        """All about this training; `head` is that of the best epoch."""
-        task, before = self._task, None
-        if task.validator is not None:
-            before = task.validator.measure(task.rows(task.watched))
-        after = self._history[self._best_epoch - 1].validation
-        notes = [*task.split.notes, *self._notes]
-        if before is not None and after is not None and after <= before:
-            notes.append(
-                f"The head does not help the validation pictures: MAP@R {after:.4f} with it, "
-                f"{before:.4f} without."
-            )
         return TrainingResult(
-            head=head,
-            options=self._options,
+            head=self._head.to_head(backbone=backbone, trained=trained),
+            options=options,
             split=task.split,
             history=tuple(self._history),
             best_epoch=self._best_epoch,
@@ -381,7 +378,7 @@ def train_head(
         manner = {"network": "frozen"}
         trainer = Trainer(task, network, head=network, material=material, manner=manner)
         trainer.run(checkpoint=checkpoint, on_epoch=on_progress)
-        return trainer.result(network.to_head(backbone=vectors.spec, trained=trainer.trained()))
+        return trainer.result(vectors.spec)
     finally:
         torch.set_num_threads(before)
 
