@@ -139,9 +139,11 @@ def open_dataset(
     Raises:
         ConfigurationError: Nothing is there, or nothing of this kind, or an option does not fit.
     """
-    _check_choice("kind", kind, get_args(Kind))
-    _check_choice("split", split, (None, *get_args(Split)))
-    _check_choice("label", label, (None, *get_args(SopLabel)))
+    choices = {"kind": (kind, Kind), "split": (split, Split), "label": (label, SopLabel)}
+    for name, (value, kinds) in choices.items():
+        if value is not None and value not in get_args(kinds):
+            known = ", ".join(get_args(kinds))
+            raise ConfigurationError(f"{name} {value!r} is not known; choose one of {known}")
     if spec == DOWNLOADED and kind in ("auto", "cifar10"):
         _check_options(spec, "cifar10", split=split, label=label)
         return _open_cifar10(cache_dir / DOWNLOADED, split=split or "test", download=True)
@@ -173,12 +175,6 @@ def _open(path: Path, kind: Kind, *, split: Split, label: SopLabel) -> Dataset:
     return (_open_flat if kind == "flat" else _open_folder)(path, pictures)
 
 
-def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
-    if value not in choices:
-        known = ", ".join(choice for choice in choices if choice is not None)
-        raise ConfigurationError(f"{name} {value!r} is not known; choose one of {known}")
-
-
 def _recognize(path: Path) -> Kind:
     """The kind of what is there."""
     if not path.is_dir():
@@ -187,7 +183,8 @@ def _recognize(path: Path) -> Kind:
         return "cifar10"
     if (path / "Ebay_test.txt").is_file():
         return "sop"
-    return "folder" if _has_classes(_pictures_below(path)) else "flat"
+    tops = {picture.parts[0] for picture in _pictures_below(path) if len(picture.parts) > 1}
+    return "folder" if len(tops) > 1 else "flat"
 
 
 def _check_options(spec: str, kind: Kind, *, split: Split | None, label: SopLabel | None) -> None:
@@ -211,11 +208,6 @@ def _pictures_below(top: Path) -> list[Path]:
             "cifar-10-batches-py, nor Ebay_test.txt"
         )
     return found
-
-
-def _has_classes(pictures: Sequence[Path]) -> bool:
-    """Whether the pictures lie in several folders below the top."""
-    return len({path.parts[0] for path in pictures if len(path.parts) > 1}) > 1
 
 
 def _open_folder(top: Path, pictures: Sequence[Path]) -> Dataset:
