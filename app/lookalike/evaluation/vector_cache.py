@@ -62,10 +62,6 @@ _NEXT = "manifest.next.json"
 _SEAL = b', "checksum": "'
 
 
-Contents = dict[str, tuple[str, Stamp]]
-"""By the id of a picture, the digest of its bytes and the stamp of its file."""
-
-
 class Row(NamedTuple):
     """Which picture a row's vector is of, as in the manifest."""
 
@@ -82,84 +78,6 @@ class _Saved(NamedTuple):
     vectors: NDArray[np.float32]  # (N, dim) float32, a read-only memory map
 
 
-class PendingVectors:
-    """The vectors that were made so far, and those that come.
-
-    Nobody else may write to the two files in the folder. Every method raises OSError where the disk
-    refuses.
-    """
-
-    def __init__(self, folder: Path, *, dim: int) -> None:
-        self._paths = folder / "pending.vectors", folder / "pending.jsonl"
-        self._dim = dim
-        self.contents: Contents = {}  # of each picture that was read
-        self.rows: dict[str, int] = {}  # where the vector of a content is, by its digest
-        with ExitStack() as opened:
-            self._vectors, self._lines = (
-                opened.enter_context(path.open("a+b")) for path in self._paths
-            )
-            self._read()
-            self._opened = opened.pop_all()
-
-    def add(self, row: Row, vector: NDArray[np.float32] | None) -> None:
-        """Writes one picture, with its vector, (dim,) float32, unless its content's is known."""
-        line: dict[str, Any] = {**row._asdict(), "row": None, "crc32": None}
-        if vector is not None:
-            data = vector.astype("<f4").tobytes()
-            self._vectors.write(data)
-            self._vectors.flush()
-            line |= {"row": self._count, "crc32": _crc32(row.sha256, data)}
-            self.rows[row.sha256] = self._count
-            self._count += 1
-        self._lines.write(json.dumps(line).encode() + b"\n")
-        self._lines.flush()
-
-    def vector(self, sha256: str) -> NDArray[np.float32]:
-        """The vector of a content, (dim,) float32."""
-        return np.frombuffer(self._row(self.rows[sha256]), dtype="<f4")
-
-    def close(self) -> None:
-        """Closes the files, which stay."""
-        self._opened.close()
-
-    def discard(self) -> None:
-        """Closes and removes the files."""
-        self.close()
-        for path in self._paths:
-            path.unlink(missing_ok=True)
-
-    def _read(self) -> None:
-        """Takes what is whole, and makes ready to write behind it."""
-        self._lines.seek(0)
-        for line in self._lines:
-            with suppress(ValueError, KeyError, TypeError, OverflowError, OSError):
-                self._take(json.loads(line))
-        self._count = max(self.rows.values(), default=-1) + 1
-        self._vectors.truncate(self._count * 4 * self._dim)
-        if self._lines.tell():
-            self._lines.write(b"\n")  # the last line may have been cut short
-
-    def _take(self, line: dict[str, Any]) -> None:
-        """Believes a line whose row is there as it was written."""
-        sha256, row = line["sha256"], line["row"]
-        if row is not None:
-            if _crc32(sha256, self._row(row)) != line["crc32"]:
-                return
-            self.rows[sha256] = row
-        self.contents[line["id"]] = sha256, _stamp(line)
-
-    def _row(self, row: int) -> bytes:
-        return os.pread(self._vectors.fileno(), 4 * self._dim, row * 4 * self._dim)
-
-
-def _crc32(sha256: str, data: bytes) -> int:
-    return zlib.crc32(data, zlib.crc32(sha256.encode()))
-
-
-def _stamp(picture: Mapping[str, Any]) -> Stamp:
-    return Stamp(picture["size"], picture["mtime_ns"], picture["ctime_ns"])
-
-
 class VectorKeeper:
     """Finds the vectors of a dataset that are known, and keeps those that an extraction makes.
 
@@ -169,16 +87,23 @@ class VectorKeeper:
 
     def __init__(self, folder: Path, dataset: Dataset, encoder: Encoder) -> None:
         self._folder, self._dataset, self._encoder = folder, dataset, encoder
+        self._width = 4 * encoder.spec.dim  # bytes of a vector
+        # by the digest of a content, which row its vector is of what: None for what is pending
+        self._rows: dict[str, tuple[NDArray[np.float32] | None, int]] = {}
+        self._contents: dict[str, tuple[str, Stamp]] = {}  # digest and stamp of pictures, by id
         self._saved = _load_newest(folder)
-        self._pending = PendingVectors(folder, dim=encoder.spec.dim)
-        self._found: dict[str, tuple[NDArray[np.float32], int]] = {}
-        self._contents: Contents = {}
-        self._added = False
         if self._saved is not None:
             self._offer(self._saved)
             pictures = self._saved.manifest["pictures"]
             self._contents = {row["id"]: (row["sha256"], _stamp(row)) for row in pictures}
-        self._contents |= self._pending.contents
+        self._pending = folder / "pending.vectors", folder / "pending.jsonl"
+        self._added, self._count = False, 0  # whether there are new vectors; pending ones
+        with ExitStack() as opened:
+            self._vectors, self._lines = (
+                opened.enter_context(path.open("a+b")) for path in self._pending
+            )
+            self._read_pending()
+            self._opened = opened.pop_all()
 
     def recall(self, picture_id: str, stamp: Stamp) -> str | None:
         """The digest of a picture whose file is as it was and whose vector is known."""
@@ -195,13 +120,25 @@ class VectorKeeper:
 
     def knows(self, sha256: str) -> bool:
         """Whether the vector of a content is here."""
-        return sha256 in self._found or sha256 in self._pending.rows
+        return sha256 in self._rows
 
     def add(self, row: Row, vector: NDArray[np.float32] | None) -> None:
-        """Writes a picture down. Raises `StorageError` where the disk refuses."""
-        self._added = self._added or vector is not None
+        """Writes a picture down, with its vector, (dim,) float32, unless its content's is known.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        line: dict[str, Any] = {**row._asdict(), "row": None, "crc32": None}
         with _keeping(self._folder):
-            self._pending.add(row, vector)
+            if vector is not None:
+                data = vector.astype("<f4").tobytes()
+                self._vectors.write(data)
+                self._vectors.flush()
+                line |= {"row": self._count, "crc32": _crc32(row.sha256, data)}
+                self._rows[row.sha256] = None, self._count
+                self._added, self._count = True, self._count + 1
+            self._lines.write(json.dumps(line).encode() + b"\n")
+            self._lines.flush()
 
     def finish(
         self, rows: Sequence[Row], skipped: Sequence[Skipped]
@@ -225,13 +162,35 @@ class VectorKeeper:
         }
         with _keeping(self._folder):
             vectors = self._write(manifest)
-            self._pending.discard()
+            self._opened.close()
+            for path in self._pending:
+                path.unlink(missing_ok=True)
         return vectors, manifest["provenance"]
 
     def close(self) -> None:
-        """Lets go of the files."""
+        """Lets go of the files, which stay."""
         with _keeping(self._folder):
-            self._pending.close()
+            self._opened.close()
+
+    def _read_pending(self) -> None:
+        """Believes lines whose row is as it was written, and makes ready to write behind them."""
+        self._lines.seek(0)
+        for text in self._lines:
+            with suppress(ValueError, KeyError, TypeError, OverflowError, OSError):
+                line = json.loads(text)
+                sha256, row = line["sha256"], line["row"]
+                if row is not None:
+                    if _crc32(sha256, self._pending_row(row)) != line["crc32"]:
+                        continue
+                    self._rows[sha256] = None, row
+                    self._count = max(self._count, row + 1)
+                self._contents[line["id"]] = sha256, _stamp(line)
+        self._vectors.truncate(self._count * self._width)
+        if self._lines.tell():
+            self._lines.write(b"\n")  # the last line may have been cut short
+
+    def _pending_row(self, row: int) -> bytes:
+        return os.pread(self._vectors.fileno(), self._width, row * self._width)
 
     def _write(self, manifest: dict[str, Any]) -> NDArray[np.float32]:
         before = self._saved
@@ -248,14 +207,22 @@ class VectorKeeper:
 
     def _offer(self, saved: _Saved) -> None:
         for position, picture in enumerate(saved.manifest["pictures"]):
-            self._found.setdefault(picture["sha256"], (saved.vectors, position))
+            self._rows.setdefault(picture["sha256"], (saved.vectors, position))
 
     def _vector(self, sha256: str) -> NDArray[np.float32]:
-        if sha256 in self._pending.rows:
-            return self._pending.vector(sha256)
-        vectors, position = self._found[sha256]
-        vector: NDArray[np.float32] = vectors[position]
+        vectors, row = self._rows[sha256]
+        if vectors is None:
+            return np.frombuffer(self._pending_row(row), dtype="<f4")
+        vector: NDArray[np.float32] = vectors[row]
         return vector
+
+
+def _crc32(sha256: str, data: bytes) -> int:
+    return zlib.crc32(data, zlib.crc32(sha256.encode()))
+
+
+def _stamp(picture: Mapping[str, Any]) -> Stamp:
+    return Stamp(picture["size"], picture["mtime_ns"], picture["ctime_ns"])
 
 
 @contextmanager
