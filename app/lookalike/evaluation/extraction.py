@@ -35,23 +35,15 @@ def extract_vectors(
     progress: Progress = NO_PROGRESS,
     cores: int,
 ) -> VectorSet:
-    """Makes the vectors of a dataset, those of identical pictures once.
+    """Makes the vectors of a dataset, those of identical pictures once, in the dataset's order.
 
     Pictures that are missing or cannot be decoded are left out and counted in `skipped`; they are
     tried again in every run, for limits change and files come. A run that was interrupted, by
     whatever, goes on where it stopped.
 
-    Args:
-        dataset: The pictures.
-        live: What makes the vectors.
-        decoder: Decodes within the limits.
-        cache: Folder where vectors are kept from run to run; None to keep nothing.
-        progress: Told how many pictures are settled, on this thread; may end the work.
-        cores: Threads that decode ahead of the network.
-
-    Returns:
-        The pictures that could be read, in the dataset's order; with a cache, the vectors are a
-        read-only memory map.
+    With a `cache` folder, vectors are kept from run to run and come as a read-only memory map.
+    `progress` is told how many pictures are settled, on this thread, and may end the work; `cores`
+    threads decode ahead of the network.
 
     Raises:
         ConfigurationError: The dataset is empty, or none of its pictures can be read.

@@ -357,12 +357,9 @@ def train_head(
     The same vectors, options and versions give the same head, to the bit, also where the training
     was interrupted and goes on from its checkpoint.
 
-    Args:
-        vectors: With labels; from a network without a head.
-        options: The defaults unless given.
-        on_progress: Told of each epoch.
-        checkpoint: File that is written after each epoch and removed by nobody; a training that
-            finds its own there goes on from it.
+    The vectors have labels and come from a network without a head. The checkpoint is a file that
+    is written after each epoch and removed by nobody; a training that finds its own there goes on
+    from it.
 
     Raises:
         ConfigurationError: The set cannot be trained on, or the training has collapsed.

@@ -63,10 +63,8 @@ def pca(vectors: Vectors, *, components: int = 100, seed: int = 0) -> Pca:
     there are at most 5,000 vectors or 5,000 dimensions. Above both, randomized subspace iteration
     with 4 passes: Halko, Martinsson and Tropp 2011, algorithm 4.4.
 
-    Args:
-        vectors: (N, dim), N >= 1; perhaps a read-only memory map.
-        components: c; lowered to N - 1 and to dim, and never below 1.
-        seed: Of the randomized method alone.
+    `vectors` are (N, dim), N >= 1, perhaps a read-only memory map; `components` is lowered to N - 1
+    and to dim. The seed is of the randomized method alone.
     """
     count, dim = vectors.shape
     components = max(1, min(components, count - 1, dim))
