@@ -70,7 +70,7 @@ def pca(vectors: Vectors, *, components: int = 100, seed: int = 0) -> Pca:
     components = max(1, min(components, count - 1, dim))
     blocks = _Centered(vectors)
     if min(count, dim) > _EXACT_SIDE:
-        basis = _random_basis(blocks, size=components + _OVERSAMPLING, seed=seed)
+        basis = _random_basis(blocks, (count, components + _OVERSAMPLING), seed=seed)
         squares, turned = _top(_squared(basis.T @ block for block in blocks.columns()), components)
         coordinates = basis @ (turned * np.sqrt(squares))
     elif count <= dim:
@@ -102,9 +102,6 @@ class _Centered:
         if self.squares <= len(vectors) * rounding**2:
             self.squares = 0.0
 
-    def __len__(self) -> int:
-        return len(self._vectors)
-
     def rows(self) -> Iterator[Float64s]:
         """Blocks (n, dim), from the first row to the last."""
         step = max(1, _BLOCK_BYTES // (8 * self._vectors.shape[1]))
@@ -127,9 +124,9 @@ def _squared(parts: Iterable[Float64s]) -> Float64s:
     return np.asarray(total)
 
 
-def _random_basis(blocks: _Centered, *, size: int, seed: int) -> Float64s:
-    """An orthonormal (N, size) basis of nearly the span of X's first left singular vectors."""
-    basis = np.random.default_rng(seed).standard_normal((len(blocks), size))
+def _random_basis(blocks: _Centered, shape: tuple[int, int], *, seed: int) -> Float64s:
+    """An orthonormal basis of nearly the span of X's first left singular vectors."""
+    basis = np.random.default_rng(seed).standard_normal(shape)
     for _ in range(_PASSES):
         basis = np.linalg.qr(basis).Q
         product = np.zeros_like(basis)
