@@ -101,11 +101,8 @@ class VectorSpaces(Protocol):
     ) -> int:
         """Adds vectors, (N, dim) float32, to the space in one step; returns how many were added.
 
-        Pictures that are gone, have other content by now, or have a vector, are left out.
-
-        Raises:
-            StorageFullError: Nothing was added.
-            ValueError: The vectors have another shape, or are not finite or not of length 1.
+        Pictures that are gone, have other content by now, or have a vector, are left out. Raises
+        `StorageFullError`, and ValueError as `check_vectors`.
         """
 
     def prepared(self, collection: str, spec: ModelSpec) -> AbstractContextManager[None]:
@@ -140,9 +137,8 @@ _LENGTH_TOLERANCE = 1e-2
 def check_vectors(vectors: Vectors, *, count: int | None, dim: int) -> Vectors:
     """Gives `count` vectors back, any number if None, as C-contiguous (N, dim) float32.
 
-    Raises:
-        ValueError: Another shape, or rows that are not finite or not of length 1. A NaN would
-            break the order of every later search.
+    Raises ValueError for another shape, or rows that are not finite or not of length 1: a NaN
+    would break the order of every later search.
     """
     rows = np.ascontiguousarray(vectors, dtype=np.float32)
     if rows.ndim != 2 or rows.shape[1] != dim or (count is not None and len(rows) != count):
@@ -247,10 +243,8 @@ class Store(Protocol):
         The collection is made if it does not exist, and `provenance` recorded beside its spec. An
         id that is given twice is handled in order, as two calls would. See `decide`.
 
-        Raises:
-            SpecMismatchError: The collection's vectors were made by something else.
-            StorageFullError: Nothing was stored.
-            ValueError: The vectors have another shape, or are not finite or not of length 1.
+        Raises `StorageFullError`, `SpecMismatchError` if the collection's vectors were made by
+        something else, and ValueError as `check_vectors`.
         """
 
     def upsert_known(

@@ -31,11 +31,8 @@ def check_metadata(value: Any, max_bytes: int = MAX_METADATA_BYTES) -> dict[str,
     """Gives decoded JSON back as metadata that every store can hold.
 
     That is a JSON object: integers within signed 64 bit, finite numbers, strings and keys without
-    NUL and without lone surrogates, at most 16 levels deep.
-
-    Raises:
-        InvalidMetadataError: It is something else.
-        MetadataTooLargeError: Its canonical JSON has more than `max_bytes` in UTF-8.
+    NUL and without lone surrogates, at most 16 levels deep. Anything else raises
+    `InvalidMetadataError`; more than `max_bytes` of canonical JSON `MetadataTooLargeError`.
     """
     if not isinstance(value, dict):
         raise InvalidMetadataError('Metadata must be a JSON object, e.g. {"label": "cat"}')

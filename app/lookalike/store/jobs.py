@@ -169,10 +169,9 @@ class JobStore:
             return [_job(row) for row in connection.execute(sql)]
 
     def page(self, *, cursor: str | None = None, limit: int = 100) -> tuple[list[Job], str | None]:
-        """A stretch of jobs, newest first, and the cursor of the next one; None at the end.
+        """Jobs, newest first, and the cursor that continues behind them; None at the end.
 
-        Raises:
-            InvalidParameterError: The cursor is not one that this call gave, or limit is below 1.
+        Raises `InvalidParameterError` for a cursor that this call did not give.
         """
         before = MAX_SEQ if cursor is None else decode_cursor(cursor)
         if limit < 1:

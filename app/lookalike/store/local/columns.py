@@ -92,12 +92,7 @@ class Growing:
 
 
 class Column:
-    """One field of all rows: nine bytes for each, and every distinct text and list item once.
-
-    Attributes:
-        reached: Rows up to this seq have their value; the others were not read from the catalog.
-        used: When a filter last named it, on the clock of `time.monotonic`.
-    """
+    """One field of all rows: nine bytes for each, and every distinct text and list item once."""
 
     def __init__(self, rows: int) -> None:
         self._kinds = Growing(np.zeros(rows, np.uint8))
@@ -106,8 +101,8 @@ class Column:
         # Each item of a list: its row's slot and its code, or -1 once it is removed.
         self._items = Growing(np.empty((0, 2), np.int64))
         self._removed_items = 0
-        self.reached = 0
-        self.used = 0.0
+        self.reached = 0  # rows up to this seq have their value; others were not read
+        self.used = 0.0  # when a filter last named it, on the clock of `time.monotonic`
 
     def extend(self, rows: int) -> None:
         """Adds rows at the end that have no such field."""
@@ -441,8 +436,7 @@ class Filtering:
     def passing(self, row: CollectionRow, where: Filter) -> Seqs:
         """The seqs of the rows that pass, ascending: (N,) int64.
 
-        Raises:
-            FilterTooSlowError: Columns were not read in time; the next call goes on from there.
+        Raises `FilterTooSlowError` if columns were not read in time; the next call goes on there.
         """
         columns, names = self._get(row), [condition.field for condition in where.conditions]
         read, deadline = partial(self._catalog.metadata, row), time.monotonic() + self._seconds

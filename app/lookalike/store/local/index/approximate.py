@@ -185,10 +185,8 @@ def build_candidates(
 ) -> CandidateIndex:
     """Trains and fills an index of all rows, (N, dim) float32 unit vectors, read in order.
 
-    The seed chooses the rows that it is trained on; the stages are `train` and `add`.
-
-    Raises:
-        RuntimeError: FAISS cannot build this type of these vectors; the text is FAISS's.
+    The seed chooses the rows that it is trained on; the stages are `train` and `add`. Raises
+    RuntimeError, with FAISS's text, if it cannot build this type of these vectors.
     """
     count, dim = vectors.shape
     with threads(threads_used):

@@ -94,17 +94,13 @@ class Questions:
     """Queries with known neighbors: random rows, moved a little, and never their own answer.
 
     The rows are no tombstones, and their seqs are their positions. At least k neighbors are known.
-
-    Attributes:
-        rows: The row beside which each query lies: (Q,) int64.
-        vectors: The queries: (Q, dim) float32.
-        true: The best rows of each query without its own, k of them or one more.
-        rng: Goes on after the choice of the queries.
     """
 
     def __init__(self, exact: ExactSegment, *, k: int, seed: int, count: int) -> None:
         self.rng = np.random.default_rng(seed)
         size = min(count, len(exact))
+        # The row beside which each query lies, (Q,) int64; the queries, (Q, dim) float32; and the
+        # best rows of each query without its own.
         self.rows: Positions = np.sort(self.rng.choice(len(exact), size, replace=False))
         self.vectors = moved_rows(exact, self.rows, self.rng)
         found = zip(exact.search(self.vectors, k=k + 2), self.rows, strict=True)
@@ -151,9 +147,7 @@ def build_segment(
     """Builds an approximate index of rows without tombstones, whose seqs are their positions.
 
     For several numbers of matches, it looks for the cheapest effort that reaches the recall.
-
-    Raises:
-        RuntimeError: FAISS cannot build this type of these vectors.
+    Raises RuntimeError if FAISS cannot build this type of these vectors.
     """
     candidates = build_candidates(factory, exact.vectors, threads_used=threads, progress=progress)
     # It aims halfway between the recall wanted and 1: a few hundred queries say no more.
@@ -261,10 +255,8 @@ def tune(
     The vectors are (N, dim) float32 and C-contiguous: a collection's, or a sample of its `rows`.
     Queries lie beside images of the collection, and these are left out. They go one by one, on one
     core, through the code that the service searches with. The types are `default_candidates`
-    unless given; they are the stages of the progress, which tells how many rows are in.
-
-    Raises:
-        ConfigurationError: A candidate is no index type, or there are too few images.
+    unless given; they are the stages of the progress, which tells how many rows are in. Raises
+    `ConfigurationError` if one is no index type, or there are too few images.
     """
     count, dim = vectors.shape
     if count < max(_MIN_ROWS, 2 * k):

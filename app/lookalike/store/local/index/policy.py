@@ -90,11 +90,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexPolicy:
-    """The settings about indexes, and what follows from them.
-
-    Raises:
-        ConfigurationError: There is no such index type.
-    """
+    """The settings about indexes, and what follows from them."""
 
     index_type: str = EXACT  # `Flat` (exact), `auto`, or a factory string of FAISS
     memory: int | None = None  # bytes that `auto` may take; None for a quarter of the machine's
@@ -103,7 +99,7 @@ class IndexPolicy:
     limits: Limits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
-        """Checks the index type."""
+        """Checks the index type, see `check_index_type`."""
         object.__setattr__(self, "index_type", check_index_type(self.index_type))
 
     @property
@@ -211,9 +207,7 @@ def check_index_type(text: str) -> str:
     """Normalizes an index type: `Flat` and `auto` in any case, or a factory string of FAISS.
 
     Refining at its end is dropped: every candidate is scored from its float32 vector anyway.
-
-    Raises:
-        ConfigurationError: FAISS knows no such type, or it cannot serve here.
+    Raises `ConfigurationError` if FAISS knows no such type, or it cannot serve here.
     """
     wanted = text.strip()
     for ours in (EXACT, AUTO):

@@ -369,11 +369,7 @@ class Segments:
         excluded: Seqs | None = None,
         effort: Effort | None = None,
     ) -> list[Found] | None:
-        """The k best rows of each query, see `ApproximateSegment.search`; by seqs.
-
-        Returns:
-            None if `allowed` or `excluded` names rows that are not here.
-        """
+        """The k best rows of each query; None if `allowed` or `excluded` names a seq not here."""
         both = {"allowed": allowed, "excluded": excluded}
         named = {name: seqs for name, seqs in both.items() if seqs is not None}
         sealed = {name: self.sealed.locate(seqs) for name, seqs in named.items()}
