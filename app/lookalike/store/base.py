@@ -49,10 +49,7 @@ class VectorSpace:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Images without a vector in a space, oldest first, and the cursor that continues behind them.
-
-    The cursor stays good at the end: pictures that come later are behind it.
-    """
+    """Images without a vector in a space, oldest first, and the cursor that goes on behind them."""
 
     records: list[ImageRecord]
     cursor: str
@@ -379,9 +376,8 @@ def scan(
 ) -> Iterator[Page]:
     """Rows that pass with their active vectors, in pages of a few megabytes, behind a page's `end`.
 
-    Images that are added or replaced meanwhile come at the end; those that are deleted may come.
-    All vectors are of the space that was active at the start: images that are added after a switch
-    do not come. Raises `InvalidParameterError` if no page gave the cursor.
+    Images that are added meanwhile come at the end, but not after a switch to another space; those
+    that are deleted may come. Raises `InvalidParameterError` if no page gave the cursor.
     """
     decode_cursor(cursor)
     return _scan(store, collection, cursor, where)

@@ -113,8 +113,7 @@ ORDERINGS: Mapping[str, Callable[[Any, Any], bool]] = {
     "lt": operator.lt,
     "lte": operator.le,
 }
-LISTS = ("in", "nin")
-"""Operators that take a list."""
+LISTS = ("in", "nin")  # the operators that take a list
 OPERATORS = ("eq", "ne", *ORDERINGS, *LISTS, "contains")
 _MISSING = object()
 

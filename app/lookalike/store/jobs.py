@@ -101,8 +101,7 @@ _SCHEMA = Schema(
 )
 _FIELDS = tuple(one.name for one in fields(Job))
 _COLUMNS = ", ".join(_FIELDS)
-_FIXED = ("id", "kind", "parameters", "created_at")
-_CHANGED = tuple(name for name in _FIELDS if name not in _FIXED)
+_CHANGED = [one for one in _FIELDS if one not in {"id", "kind", "parameters", "created_at"}]
 _UNFINISHED = f"state IN ('{JobState.QUEUED}', '{JobState.RUNNING}')"
 
 

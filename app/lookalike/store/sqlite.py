@@ -211,10 +211,9 @@ class Connections:
             self._idle.put(None)
 
     def _cut_log(self, writer: sqlite3.Connection) -> None:
-        """Writes the log back and empties it once it is long.
+        """Writes the log back and empties it once it is long, waiting for reads that go on.
 
-        SQLite itself begins the log anew only when nobody reads from it. Short reads that overlap
-        all the time leave no such moment, so the checkpoint waits for those that go on.
+        SQLite itself begins the log anew only when nobody reads: overlapping reads prevent that.
         """
         try:
             is_long = self._wal.stat().st_size > _LOG_BYTES

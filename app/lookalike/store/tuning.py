@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
@@ -81,23 +82,23 @@ class Tuning:
 
     def for_all(self) -> Tuning:
         """The same with milliseconds for the whole collection, if they are linear in its rows."""
-        times = self.rows / self.measured
-
-        def grown(trial: Trial) -> Trial:
-            points = tuple(replace(point, ms=point.ms * times) for point in trial.points)
-            return replace(trial, points=points) if trial.grows else trial
-
-        return replace(self, trials=tuple(grown(trial) for trial in self.trials))
+        trials = []
+        for trial in self.trials:
+            times = self.rows / self.measured if trial.grows else 1
+            points = [replace(point, ms=point.ms * times) for point in trial.points]
+            trials.append(replace(trial, points=tuple(points)))
+        return replace(self, trials=tuple(trials))
 
     def recommended(self, goal: Goal) -> Trial | None:
         """The fastest type that reaches the recall within the memory; None if there is none."""
-        ways = [
-            (point.ms, number)
-            for number, trial in enumerate(self.trials)
-            if (point := trial.fastest(goal.recall))
-            and (goal.memory is None or trial.bytes <= goal.memory)
-        ]
-        return self.trials[min(ways)[1]] if ways else None
+
+        def ms(trial: Trial) -> float:
+            point = trial.fastest(goal.recall)
+            fits = goal.memory is None or trial.bytes <= goal.memory
+            return point.ms if point and fits else math.inf
+
+        best = min(self.trials, key=ms)
+        return best if ms(best) < math.inf else None
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:

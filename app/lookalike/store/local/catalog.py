@@ -122,19 +122,16 @@ _BLOCK_BYTES = 8 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class CollectionRow:
-    """A collection and its active vector space, as they were when it was read.
+    """A collection and its active vector space, as they were when it was read."""
 
-    `id` and `space` are never used again; `changes` counts the commits that changed its rows.
-    """
-
-    id: int
+    id: int  # never used again, nor is `space`
     name: str
     created_at: str
     space: int
     spec: ModelSpec
     provenance: Mapping[str, str]
     images: int = 0
-    changes: int = 0
+    changes: int = 0  # commits that changed its rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,10 +329,7 @@ class Catalog:
     def change_metadata(
         self, name: str, image_id: str, change: Callable[[Metadata], Metadata]
     ) -> tuple[CollectionRow, int, ImageRecord]:
-        """Writes `change(metadata)` of a picture; gives its collection, seq and row.
-
-        Raises `ImageNotFoundError`.
-        """
+        """Writes `change(metadata)` of a picture; gives its collection, seq and row."""
         with self.connections.write() as connection:
             row, seq, old = _require_image(connection, name, image_id)
             _set_metadata(connection, row, seq, change(old.metadata), utc_now())
@@ -352,7 +346,7 @@ class Catalog:
             connection.execute(sql, (image.source, image.id, image.sha256, name))
 
     def delete(self, name: str, image_id: str) -> tuple[CollectionRow, int]:
-        """Removes a picture; gives its collection and seq. Raises `ImageNotFoundError`."""
+        """Removes a picture; gives its collection and seq."""
         with self.connections.write() as connection:
             row, seq, _ = _require_image(connection, name, image_id)
             connection.execute("DELETE FROM images WHERE seq = ?", (seq,))
@@ -510,22 +504,15 @@ def _metadata(connection: sqlite3.Connection, row: CollectionRow, where: str, *v
     return [(seq, metadata) for (seq, _), metadata in zip(rows, texts, strict=True)]
 
 
-PURGE_RETRY_S = 60.0
-"""Seconds until what failed, on a full disk perhaps, is tried again."""
-
-PURGED_TOGETHER = 500
-"""Rows that one step removes: many small transactions keep the WAL small."""
-
+PURGE_RETRY_S = 60.0  # until what failed, on a full disk perhaps, is tried again
+PURGED_TOGETHER = 500  # rows that one step removes: many small transactions keep the WAL small
 _DROPPED = "SELECT id FROM collections WHERE name IS NULL LIMIT 1"
 
 log = logging.getLogger(__name__)
 
 
 class Purger(Worker):
-    """Removes the rows of collections that have no name any more, a few at a time.
-
-    At least half of the time is left to others.
-    """
+    """Removes the rows of collections that have no name any more, for half of the time."""
 
     def __init__(self, connections: Connections) -> None:
         failure = "Rows of a dropped collection stay for now"

@@ -1,8 +1,7 @@
 """The metadata of a collection as NumPy columns, one for each field that a filter names.
 
-`Filter.matches` defines what a filter means; a column gives the same answer for all rows at once.
-Nothing here is saved: columns are read from the catalog when a filter first names their field, and
-follow every later change.
+A column says of all rows at once what `Filter.matches` says of one. Nothing here is saved: columns
+are read from the catalog when a filter first names their field, and follow every later change.
 """
 
 from __future__ import annotations
@@ -33,12 +32,8 @@ from lookalike.store.filters import (
 )
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow, Rows
 
-FILTER_S = 30.0
-"""Seconds that a filter may take unless it is set."""
-
-MAX_UNNAMED = 64
-"""Columns of a collection that are kept though no setting names their field."""
-
+FILTER_S = 30.0  # that a filter may take unless it is set
+MAX_UNNAMED = 64  # columns of a collection that are kept though no setting names their field
 _BLOCK = 4096  # rows that are read at a time for a new column
 _COMPACT_AFTER = 1_000  # deleted rows or unused values, and at least as many as are in use
 
@@ -295,11 +290,10 @@ class Columns:
     def fill(
         self, names: Iterable[str], read: Callable[[int, int], Rows], *, deadline: float
     ) -> bool:
-        """Reads what the columns of some fields lack; False where time ran out.
+        """Reads what the columns of some fields lack; False if that lasts beyond `deadline`.
 
         What was read stays, so that the next call goes on from there. `read` gives the rows with
-        seqs above its first argument and up to its second; `deadline` is on the clock of
-        `time.monotonic`.
+        seqs above its first argument and up to its second.
         """
         wanted = set(names)
         patience = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
@@ -414,11 +408,11 @@ class Filtering:
     def __init__(
         self,
         catalog: Catalog,
-        change: threading.RLock,
         *,
-        fields: Sequence[str] = (),
-        seconds: float = FILTER_S,
-        read_only: bool = False,
+        change: threading.RLock,
+        fields: Sequence[str],
+        seconds: float,
+        read_only: bool,
     ) -> None:
         self._catalog = catalog
         self._change = change
@@ -453,10 +447,8 @@ class Filtering:
     def page(
         self, row: CollectionRow, where: Filter, *, after: int, limit: int
     ) -> dict[int, ImageRecord]:
-        """Up to `limit` rows behind the seq `after` that pass, by seq. Raises as `passing`.
-
-        A filter that many rows pass fills a page within a short walk, sooner than columns are read.
-        """
+        """Up to `limit` rows behind the seq `after` that pass, by seq. Raises as `passing`."""
+        # A filter that many rows pass fills a page within a short walk, before columns are read.
         rows: dict[int, ImageRecord] = {}
         known = self._get(row).passing(where)
         walked = _WALKED * limit if known is None else 0
@@ -501,7 +493,7 @@ class Filtering:
         self._columns.pop(row.id, None)
 
     def describe(self, row: CollectionRow) -> dict[str, str]:
-        """`complete` or `building` for each field that has a column, by name."""
+        """See `Columns.describe`."""
         columns = self._columns.get(row.id)
         return columns.describe() if columns else {}
 

@@ -133,7 +133,8 @@ class LocalSpaces:
     def prepared(self, collection: str, spec: ModelSpec) -> Iterator[None]:
         row = self._row(collection, spec)
         with self._switching:
-            if self._active(collection) != row.space:
+            current = self._catalog.collection(collection)
+            if current and current.space != row.space:
                 self._prepared[row.space] = self._indexes.build(row)
         try:
             yield
@@ -148,8 +149,8 @@ class LocalSpaces:
             with self._connections.read() as connection:
                 if not _is_complete(connection, row):
                     return False
-            if self._active(collection) == row.space:
-                return True
+                if require_collection(connection, collection).space == row.space:
+                    return True
             built = self._prepared.get(row.space) or self._indexes.build(row)
             with self._change:
                 self._indexes.sync(built)
@@ -191,10 +192,6 @@ class LocalSpaces:
     def _row(self, collection: str, spec: ModelSpec) -> CollectionRow:
         with self._connections.read() as connection:
             return _row(connection, collection, spec)
-
-    def _active(self, collection: str) -> int:
-        row = self._catalog.collection(collection)
-        return row.space if row else 0
 
 
 def _find(

@@ -81,15 +81,10 @@ class LocalStore:
                 undo.callback(lock_folder(folder).release)
             self._catalog = Catalog(folder / "catalog.db", read_only=read_only)
             undo.callback(self._catalog.close)
-            self._indexes = Indexes(
-                self._catalog,
-                folder / "index",
-                policy=self._policy,
-                change=self._change,
-                read_only=read_only,
-            )
-            named: dict[str, Any] = {"fields": filter_fields, "seconds": filter_s}
-            self._filtering = Filtering(self._catalog, self._change, read_only=read_only, **named)
+            how: dict[str, Any] = {"change": self._change, "read_only": read_only}
+            self._indexes = Indexes(self._catalog, folder / "index", policy=self._policy, **how)
+            how |= {"fields": filter_fields, "seconds": filter_s}
+            self._filtering = Filtering(self._catalog, **how)
             self._spaces = LocalSpaces(self._catalog, self._indexes, change=self._change)
             self._purger = Purger(self._catalog.connections)
             undo.callback(self._purger.close)
@@ -164,7 +159,7 @@ class LocalStore:
         where: Filter | None = None,
         vectors_of: ModelSpec | None = None,
     ) -> Page:
-        """Leaves out images that are replaced or deleted between reading rows and vectors."""
+        # Images that are replaced or deleted between reading rows and vectors are left out.
         after = decode_cursor(cursor)
         if limit < 1:
             raise InvalidParameterError("limit must be at least 1")
@@ -275,9 +270,8 @@ class LocalStore:
     ) -> list[list[Match]]:
         """A search that met a change is done again, because its answer may fit no state.
 
-        At first it is done freely, then while changes of this process wait, then also after index
-        and columns were synced with the catalog: another process, or a change that failed, may
-        have left them behind.
+        At first it is done freely, then while changes of this process wait, then with the catalog
+        synced: another process, or a change that failed, may have left index or columns behind.
         """
         queries = check_vectors(queries, count=None, dim=spec.dim)
         if k < 1:
@@ -308,8 +302,8 @@ class LocalStore:
     ) -> list[list[Match]] | None:
         """The k best matches of each query; None if a change came in between.
 
-        The filter is evaluated first and the rows are read last. Whatever changed in between shows
-        as a row that is missing or no longer passes, and such an answer is never given.
+        The filter is evaluated first and the rows are read last, so that a change in between shows
+        as a row that is missing or no longer passes.
         """
         row = self._catalog.collection(collection)
         if row is None:

@@ -102,10 +102,9 @@ class CandidateIndex:
 
     @property
     def mapped_bytes(self) -> int:
-        """The part that lies in the mapped file.
+        """The part that lies in the mapped file, as measured.
 
-        An inverted file keeps its row numbers in memory; fast scan types keep their codes there,
-        too. Both were measured.
+        An inverted file keeps its row numbers in memory, a fast scan type its codes, too.
         """
         if not self._mapped or isinstance(
             self._inner, (faiss.IndexIVFFastScan, faiss.IndexFastScan)
@@ -153,10 +152,8 @@ class CandidateIndex:
         return min(value, self.knob_max)
 
     def _params(self, effort: Effort, sel: Any) -> Any:
-        """What the innermost index takes: FAISS silently ignores a selector in an outer layer.
-
-        It is new for each call, because FAISS writes into it while it searches.
-        """
+        """What the innermost index takes; new each time, because FAISS writes into it."""
+        # FAISS silently ignores a selector that an outer layer gets.
         if self.knob == "nprobe":
             return faiss.SearchParametersIVF(sel=sel, nprobe=self._knob_of(effort))
         if self.knob == "ef_search":
@@ -316,10 +313,7 @@ class ApproximateSegment:
         *,
         k: int,
     ) -> Found:
-        """Scores the candidates that may be found; looks deeper while they are too few.
-
-        `near` are those of the first look.
-        """
+        """Scores what may be found of the first look's candidates; looks deeper for too few."""
         for number, look in enumerate(looks):
             if number:
                 near = self.candidates.nearest(query[None, :], look.width, look.effort, mask)[0]
@@ -343,11 +337,9 @@ def _file_size(index: Any) -> int:
 
 
 def search_method(index: Any) -> Any:
-    """FAISS's own search method.
-
-    `faiss.contrib.torch_utils`, which pytorch-metric-learning imports, replaces it by one that
-    lacks `params`.
-    """
+    """FAISS's own search method."""
+    # `faiss.contrib.torch_utils`, which pytorch-metric-learning imports, replaces it by one that
+    # lacks `params`.
     return getattr(index, "search_numpy", index.search)
 
 

@@ -5,9 +5,8 @@ A saved index is an artifact folder that is whole and fits the catalog, or not u
 `candidates` in FAISS's own format, if the index is approximate. It is only a cache.
 
 An approximate index that takes long is built in a process of its own, which takes no more than one
-core from the service, can be ended at any moment, and gives its memory back. This module is that
-process's program: it exits when its input is closed, and prints its progress and its answer as JSON
-lines.
+core from the service, can be ended at any moment, and gives its memory back. This module is its
+program: it exits when its input is closed, and prints progress and answer as JSON lines.
 """
 
 from __future__ import annotations
@@ -208,11 +207,7 @@ def _identity(seqs: Seqs, row: CollectionRow) -> dict[str, Any]:
 
 
 class Retries:
-    """When a build that failed is tried again.
-
-    A type that FAISS cannot build waits for more rows. What may pass by itself, such as a full
-    disk, waits for some time, and longer each time.
-    """
+    """When a build that failed is tried again: with more rows, or after ever longer pauses."""
 
     def __init__(self, first_s: float) -> None:
         self._first_s = first_s

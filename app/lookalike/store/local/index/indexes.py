@@ -158,11 +158,8 @@ class LiveIndex:
         return in_memory(ExactSegment(self.row.spec.dim, limits=self._limits))
 
     def _agrees(self, index: Segments, held: Seqs) -> bool:
-        """True if a saved index was made from this catalog.
-
-        A catalog restored from a backup gives seqs again that the index knows; comparing a few
-        vectors shows it.
-        """
+        """True if a saved index was made from this catalog."""
+        # One restored from a backup gives seqs again that the index knows: a few vectors show it.
         rows = index.sealed if len(index.sealed) else index.growing
         covered = held[held <= rows.last_seq]
         in_catalog = rows.last_seq <= self._catalog.last_seq()
@@ -199,10 +196,7 @@ class LiveIndex:
         excluded: Seqs | None,
         effort: Effort | None = None,
     ) -> list[Found] | None:
-        """The k best rows of each query, see `Segments.search`, but for the policy's effort.
-
-        It is None for a moment if the catalog is ahead of the index, or behind it.
-        """
+        """The k best rows of each query; None while the catalog is ahead or behind of the index."""
         plain = allowed is None and excluded is None and k <= _JOINED_K
         if plain and (effort is None or self.is_exact):
             found = self._joined.search(queries, k)
@@ -385,7 +379,7 @@ class Indexes:
         *,
         policy: IndexPolicy,
         change: threading.RLock,
-        read_only: bool = False,
+        read_only: bool,
     ) -> None:
         self._catalog = catalog
         self._folder = folder
@@ -393,12 +387,8 @@ class Indexes:
         self._change = change
         self._read_only = read_only
         self._live: dict[int, LiveIndex] = {}
-        self._worker = Worker(
-            "indexes",
-            self._rebuild_all,
-            failure="An index was not built anew",
-            every_s=policy.limits.poll_s,
-        )
+        failure, poll_s = "An index was not built anew", policy.limits.poll_s
+        self._worker = Worker("indexes", self._rebuild_all, failure=failure, every_s=poll_s)
         if not read_only:
             self._remove_unknown()
 

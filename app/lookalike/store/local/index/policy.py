@@ -178,10 +178,8 @@ class IndexPolicy:
         return index.built_with is not None and index.built_with != self.build_settings
 
     def _differs(self, index: Segments, wanted: Plan) -> bool:
-        """True if the settings ask for another index than what was built.
-
-        The choice of `auto` changes as rows are added: that alone is no reason to build again.
-        """
+        """True if the settings ask for another index than what was built."""
+        # The choice of `auto` changes as rows are added: that alone is no reason to build again.
         changed = self._settings_changed(index)
         if wanted.factory != index.factory:
             return self.index_type != AUTO or index.factory is None or changed
@@ -245,8 +243,7 @@ def _problem(factory: str) -> str | None:
 def default_candidates(rows: int, dim: int) -> list[str]:
     """Index types worth trying for so many rows with `dim` numbers each.
 
-    They may be coarse, because candidates are scored from float32 vectors: vectors are reduced to
-    256 or 128 numbers, and those compressed to 8 or 2 bits each.
+    They may be coarse, to 128 numbers of 2 bits: candidates are scored from float32 vectors.
     """
     lists, kept = suitable_lists(rows), min(dim, _REDUCED)
     first = reduction(dim, kept)

@@ -32,8 +32,8 @@ Mask = NDArray[np.bool_]
 Found = tuple[Scores, Seqs]
 """What one query finds: scores and seqs, best first, of equal length."""
 
+# What FAISS found: (Q, n) scores, best first, and (Q, n) positions, -1 for none.
 _Near = tuple[NDArray[np.float32], Positions]
-"""What FAISS found: (Q, n) scores, best first, and (Q, n) positions, -1 for none."""
 
 _BATCH = 4  # from this many queries on, a matrix product and more threads pay
 _MAX_THREADS = 8  # more wait for memory; every thread that leads a batch keeps as many
