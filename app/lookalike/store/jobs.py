@@ -168,10 +168,7 @@ class JobStore:
             return [_job(row) for row in connection.execute(sql)]
 
     def page(self, *, cursor: str | None = None, limit: int = 100) -> tuple[list[Job], str | None]:
-        """Jobs, newest first, and the cursor that continues behind them; None at the end.
-
-        Raises `InvalidParameterError` for a cursor that this call did not give.
-        """
+        """Jobs, newest first, and the cursor behind them, if any; raises as `decode_cursor`."""
         before = MAX_SEQ if cursor is None else decode_cursor(cursor)
         if limit < 1:
             raise InvalidParameterError("limit must be at least 1")

@@ -144,8 +144,7 @@ class Connections:
 
     One connection makes every write and checkpoint: SQLite before 3.51.3 can damage a WAL
     database that several connections write. With `read_only`, another process may write. Raises
-    `DataFolderError` if the file is damaged or of another version, and `StorageError` if the disk
-    refuses.
+    `DataFolderError` if the file is damaged or of another version, else `StorageError`.
     """
 
     def __init__(self, path: Path, schema: Schema, *, read_only: bool = False) -> None:

@@ -48,15 +48,8 @@ MISSING = ...
 # What a row has under the field: numbers keep their type, so that each is exact; of texts, truth
 # values and null, the cell is a code. Zero is what memory holds at first.
 _MISSING, _INT, _FLOAT, _CODED, _LIST, _OTHER = range(6)
-_KINDS: dict[type, int] = {
-    EllipsisType: _MISSING,
-    bool: _CODED,
-    str: _CODED,
-    type(None): _CODED,
-    int: _INT,
-    float: _FLOAT,
-    list: _LIST,
-}
+_KINDS: dict[type, int] = dict.fromkeys((bool, str, type(None)), _CODED)
+_KINDS |= {EllipsisType: _MISSING, int: _INT, float: _FLOAT, list: _LIST}
 
 Mask = NDArray[np.bool_]
 Slots = NDArray[np.int64]
@@ -237,10 +230,10 @@ class Column:
 
 def _kind(value: Any) -> int:
     """The kind of a value under a field."""
-    kind = _KINDS.get(type(value))
-    if kind is None:  # an object, or a subclass of another type
-        return next((kind for one, kind in _KINDS.items() if isinstance(value, one)), _OTHER)
-    return kind
+    if type(value) in _KINDS:
+        return _KINDS[type(value)]
+    # An object, or a subclass of another type.
+    return next((kind for one, kind in _KINDS.items() if isinstance(value, one)), _OTHER)
 
 
 class Columns:

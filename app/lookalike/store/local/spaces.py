@@ -74,7 +74,6 @@ class LocalSpaces:
             return next(one for one in found if one.spec.digest == spec.digest)
 
     def find(self, row: CollectionRow, spec: ModelSpec) -> CollectionRow | None:
-        """The collection as it would be if this space were active; None if it has no such space."""
         with self._connections.read() as connection:
             return _find(connection, row, spec)
 

@@ -31,7 +31,6 @@ from lookalike.store.base import (
     Capability,
     Page,
     Vectors,
-    VectorSpaces,
     check_vectors,
     decide,
     image_not_found,
@@ -58,6 +57,8 @@ class LocalStore:
     index is loaded when its collection is first searched or written to.
     """
 
+    capabilities = frozenset(Capability)
+
     def __init__(
         self,
         folder: Path,
@@ -71,7 +72,7 @@ class LocalStore:
 
         The columns of `filter_fields` are read when a collection is loaded; a filter waits
         `filter_s` seconds for others. With `read_only`, another process may own the folder; else
-        that raises `DataFolderInUseError`. Raises as `Connections`, too.
+        that raises `DataFolderInUseError`. See `Connections` for other errors.
         """
         self._folder = folder
         self._policy = policy or IndexPolicy()
@@ -85,20 +86,12 @@ class LocalStore:
             self._indexes = Indexes(self._catalog, folder / "index", policy=self._policy, **how)
             how |= {"fields": filter_fields, "seconds": filter_s}
             self._filtering = Filtering(self._catalog, **how)
-            self._spaces = LocalSpaces(self._catalog, self._indexes, change=self._change)
+            self.spaces = LocalSpaces(self._catalog, self._indexes, change=self._change)
             self._purger = Purger(self._catalog.connections)
             undo.callback(self._purger.close)
             if not read_only:
                 self._purger.begin()
             self._owned = undo.pop_all()
-
-    @property
-    def capabilities(self) -> frozenset[Capability]:
-        return frozenset(Capability)
-
-    @property
-    def spaces(self) -> VectorSpaces:
-        return self._spaces
 
     def close(self) -> None:
         self._indexes.stop()
@@ -174,7 +167,7 @@ class LocalStore:
         next_cursor = end if len(found) > limit else None
         vectors = np.empty((0, 0), np.float32)
         if vectors_of is not None:
-            space = self._spaces.find(row, vectors_of) if row and seqs else None
+            space = self.spaces.find(row, vectors_of) if row and seqs else None
             held, vectors = self._catalog.vectors_at(space, seqs) if space else ((), vectors)
             seqs = [int(seq) for seq in held]
         records = [found[seq] for seq in seqs]
@@ -332,22 +325,13 @@ class LocalStore:
             self._filtering.refresh(row)
 
     def describe(self) -> dict[str, Any]:
-        collections = {
-            row.name: {
-                "index": self._policy.index_type,
-                "count": row.images,
-                **self._indexes.describe(row),
-                "filter_fields": self._filtering.describe(row),
-            }
-            for row in self._catalog.collections()
-        }
-        return {
-            "kind": "local",
-            "path": str(self._folder),
-            "sqlite": sqlite.VERSION,
-            "faiss": FAISS_VERSION,
-            "collections": collections,
-        }
+        collections = {}
+        for row in self._catalog.collections():
+            facts = {"index": self._policy.index_type, "count": row.images}
+            facts |= self._indexes.describe(row)
+            collections[row.name] = facts | {"filter_fields": self._filtering.describe(row)}
+        versions = {"sqlite": sqlite.VERSION, "faiss": FAISS_VERSION}
+        return {"kind": "local", "path": str(self._folder), **versions, "collections": collections}
 
 
 def _matches(found: Found, records: dict[int, ImageRecord]) -> list[Match]:

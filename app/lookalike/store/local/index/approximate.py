@@ -80,7 +80,6 @@ class CandidateIndex:
         faiss.write_index(self._index, str(path))
 
     def __len__(self) -> int:
-        """Rows."""
         return int(self._index.ntotal)
 
     @property
@@ -237,7 +236,6 @@ class ApproximateSegment:
     calibration: Calibration
 
     def __post_init__(self) -> None:
-        """Checks that the index is of these rows."""
         if len(self.exact) != len(self.candidates):
             raise ValueError(f"{len(self.candidates)} rows are indexed, of {len(self.exact)}")
 

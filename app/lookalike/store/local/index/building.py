@@ -83,8 +83,8 @@ class Generations:
     ) -> bool:
         """Saves a generation; False if nothing may be saved.
 
-        `build` writes `candidates` into the folder of `vectors`, and gives what to keep of them.
-        Raises `StorageError` if the disk refuses; then the older generation stays.
+        `build` writes `candidates` beside `vectors`, and gives what to keep of them. Raises
+        `StorageError` if the disk refuses; then the older generation stays.
         """
         if self._read_only:
             return False
@@ -258,8 +258,7 @@ def build(
 ) -> dict[str, Any]:
     """Builds an index of `vectors` in a folder as `candidates`; gives what to keep of it as JSON.
 
-    Raises `BuildError`, and RuntimeError or MemoryError for what may pass; `TaskEndedError` if
-    `progress` ended it.
+    Raises `BuildError`, `TaskEndedError`, and RuntimeError or MemoryError for what may pass.
     """
     request = {"folder": str(folder), "dim": dim, "factory": factory, "recall": policy.recall}
     request["calibrated_k"] = policy.limits.calibrated_k

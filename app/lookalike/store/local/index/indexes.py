@@ -266,8 +266,7 @@ class LiveIndex:
     def rebuild(self, change: threading.RLock) -> bool:
         """Builds what is due, and takes it in one step. Raises `TaskEndedError` after `stop`.
 
-        That takes minutes for a million rows, while searches and changes go on: the change lock is
-        held only for the last changes.
+        Searches and changes go on: the change lock is held only for the last changes.
         """
         with self._rebuilding:
             plan = self._due()
@@ -279,9 +278,8 @@ class LiveIndex:
                 before, self._index = self._index, self._synced(built)
                 self._saved_changes = self._changes
             del before, built  # freed, and its files removed, while nobody waits for a lock
-            log.info(
-                "The index of %r is %s now: %s", self.row.name, plan.factory or EXACT, plan.reason
-            )
+            kind = plan.factory or EXACT
+            log.info("The index of %r is %s now: %s", self.row.name, kind, plan.reason)
             return True
 
     def _build(self, plan: Plan) -> Segments | None:

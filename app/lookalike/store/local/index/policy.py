@@ -99,7 +99,6 @@ class IndexPolicy:
     limits: Limits = DEFAULT_LIMITS
 
     def __post_init__(self) -> None:
-        """Checks the index type, see `check_index_type`."""
         object.__setattr__(self, "index_type", check_index_type(self.index_type))
 
     @property

@@ -69,9 +69,8 @@ class ExactSegment:
     index type. FAISS's candidates are scored again in double precision, so that scores and the
     order of equal scores do not depend on how many queries were searched together.
 
-    Rows are (N, dim) float32, C-contiguous, their seqs (N,) int64 and strictly ascending. All are
-    alive unless said otherwise. Others can be added in place where they lie in a room; a mapped
-    file has none.
+    Rows are (N, dim) float32, C-contiguous, their seqs (N,) int64 and strictly ascending. If they
+    lie in a room, others can be added in place.
     """
 
     def __init__(
