@@ -58,7 +58,7 @@ class Dataset:
     ids: Sequence[str]  # one for each, each different: a path with `/`, below the dataset's top
     labels: Sequence[str] | None  # one for each, or None where there are none
     paths: Sequence[Path]  # the file that holds each
-    # (N, H, W, 3) uint8, where one file holds many: what was read of it, and its stamp before that
+    # where one file holds many: what was read of it, (N, H, W, 3) uint8, and its stamp then
     pixels: NDArray[np.uint8] | None = None
     stamped: Stamp | None = None
 

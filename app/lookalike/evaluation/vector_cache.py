@@ -88,7 +88,7 @@ class VectorKeeper:
     def __init__(self, folder: Path, dataset: Dataset, encoder: Encoder) -> None:
         self._folder, self._dataset, self._encoder = folder, dataset, encoder
         self._width = 4 * encoder.spec.dim  # bytes of a vector
-        # by the digest of a content, which row its vector is of what: None for what is pending
+        # by the digest of a content: the array and the row of its vector; None for pending.vectors
         self._rows: dict[str, tuple[NDArray[np.float32] | None, int]] = {}
         self._contents: dict[str, tuple[str, Stamp]] = {}  # digest and stamp of pictures, by id
         self._saved = _load_newest(folder)
@@ -97,7 +97,7 @@ class VectorKeeper:
             pictures = self._saved.manifest["pictures"]
             self._contents = {row["id"]: (row["sha256"], _stamp(row)) for row in pictures}
         self._pending = folder / "pending.vectors", folder / "pending.jsonl"
-        self._added, self._count = False, 0  # whether there are new vectors; pending ones
+        self._added, self._count = False, 0  # whether a vector was added; how many are pending
         with ExitStack() as opened:
             self._vectors, self._lines = (
                 opened.enter_context(path.open("a+b")) for path in self._pending

@@ -200,12 +200,8 @@ def query_sheet(
 ) -> Image.Image:
     """Draws a picture of a set beside its matches; otherwise as `contact_sheet`.
 
-    Args:
-        vectors: The set.
-        query: Position of the query. Its name is shown where there is a title, else its label.
-        matches: Best first: position, score, and whether it is right where that is known.
-        title: See there.
-        columns: See there.
+    `query` is a position. Each match has its position, its score, and whether it is right where
+    that is known. Below the query stands its name where there is a title, else its label.
     """
     names = vectors.names if vectors.labels is None else vectors.labels
     tiles = [
