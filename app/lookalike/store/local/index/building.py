@@ -319,14 +319,14 @@ def _build_apart(request: Mapping[str, Any], progress: Progress) -> dict[str, An
 
 
 def _printed(output: IO[bytes]) -> tuple[str, dict[str, Any]]:
-    """The last line that a process printed into a file, and the last one that is a JSON object."""
+    """What a process printed last, unless it is JSON, and the last line that is a JSON object."""
     size = os.fstat(output.fileno()).st_size
     text = os.pread(output.fileno(), _PRINTED_BYTES, max(0, size - _PRINTED_BYTES))
     lines = text.decode("utf-8", "replace").splitlines()
-    for line in reversed(lines):
+    for number, line in enumerate(reversed(lines)):
         with contextlib.suppress(ValueError):  # something else that was printed
             if isinstance(answer := json.loads(line), dict):
-                return lines[-1], answer
+                return lines[-1] if number else "", answer
     return "".join(lines[-1:]), {}
 
 
