@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from lookalike.errors import InvalidParameterError
-from lookalike.evaluation import runner as planning
 from lookalike.evaluation.metrics import average_precision_at, encode_labels, judge
 from lookalike.evaluation.runner import PAIRS, WORST, Metric, evaluate, evaluate_query
 from lookalike.progress import Progress
@@ -154,12 +153,9 @@ def test_blocks_change_nothing(mixed: VectorSet, monkeypatch: pytest.MonkeyPatch
     assert seen == [(n, 41) for n in (7, 14, 21, 28, 35, 41)]
 
 
-def test_large_classes_leave_out_what_needs_their_depth(
-    mixed: VectorSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_classes_leave_out_what_needs_their_depth(mixed: VectorSet) -> None:
     whole = evaluate(mixed, k=4)
-    monkeypatch.setattr(planning, "MAX_DEPTH", 18)
-    found = evaluate(mixed, k=4)
+    found = evaluate(mixed, k=4, max_depth=18)
     assert found.depth == 10
     assert len(found.notes) == 1
     assert "R-precision and MAP@R are left out: they would need 19 ranks" in found.notes[0]

@@ -32,7 +32,7 @@ def test_every_picture_is_in_exactly_one_cell(places):
 @settings(max_examples=60, deadline=None)
 @given(PLACES)
 def test_a_cell_shows_one_of_its_own_and_all_are_counted(places):
-    grid = module._represented(places)
+    grid = module._represented(places, module.MOST_ASSIGNED)
     rows, columns = grid.cells.shape
     assert grid.counts.sum() == len(places)
     low, extent = places.min(axis=0).astype(float), np.ptp(places, axis=0).astype(float)
@@ -64,10 +64,9 @@ def test_places_on_a_grid_stay_as_they_are():
     assert (np.diff(found[..., 1], axis=0) > 0).all()
 
 
-def test_above_the_limit_cells_stand_for_several(monkeypatch):
-    monkeypatch.setattr(module, "MOST_ASSIGNED", 16)
+def test_above_the_limit_cells_stand_for_several():
     places = np.random.default_rng(0).random((200, 2)).astype(np.float32)
-    grid = lay_grid(places)
+    grid = lay_grid(places, most=16)
     assert grid.counts.sum() == 200
     assert grid.cells.size == 16
 

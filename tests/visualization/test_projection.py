@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from lookalike.progress import Progress
-from lookalike.visualization import map as projection
 from lookalike.visualization.map import lowered_perplexity, pca, tsne
 
 
@@ -16,12 +15,12 @@ def made(count: int, dim: int, *, seed: int = 0) -> np.ndarray:
     return (rng.standard_normal((count, dim)) * scales + rng.standard_normal(dim)).astype("float32")
 
 
-def assert_agrees(vectors: np.ndarray, components: int) -> None:
+def assert_agrees(vectors: np.ndarray, components: int, **options: int) -> None:
     from sklearn.decomposition import PCA
 
     reference = PCA(n_components=components, svd_solver="full")
     expected = reference.fit_transform(vectors.astype(np.float64))
-    found = pca(vectors, components=components)
+    found = pca(vectors, components=components, **options)
     signs = np.sign((found.coordinates * expected).sum(axis=0))
     np.testing.assert_allclose(found.coordinates * signs, expected, atol=2e-5)
     largest = np.abs(found.coordinates).argmax(axis=0)
@@ -34,17 +33,15 @@ def assert_agrees(vectors: np.ndarray, components: int) -> None:
 
 @pytest.mark.parametrize(("count", "dim"), [(30, 200), (200, 30), (50, 50)])
 @pytest.mark.parametrize("block_bytes", [1, 50_000, 1 << 26])
-def test_pca_agrees_with_scikit_learn(monkeypatch, count, dim, block_bytes):
-    monkeypatch.setattr(projection, "_BLOCK_BYTES", block_bytes)
-    assert_agrees(made(count, dim), components=10)
+def test_pca_agrees_with_scikit_learn(count, dim, block_bytes):
+    assert_agrees(made(count, dim), components=10, block_bytes=block_bytes)
 
 
-def test_pca_of_a_large_set_agrees_where_the_variances_fall(monkeypatch):
-    monkeypatch.setattr(projection, "_EXACT_SIDE", 20)
+def test_pca_of_a_large_set_agrees_where_the_variances_fall():
     rng = np.random.default_rng(1)
     few = rng.standard_normal((300, 8)) @ np.diag(2.0 ** -np.arange(8)) @ made(8, 90)
     vectors = (few + 1e-3 * rng.standard_normal((300, 90))).astype(np.float32)
-    assert_agrees(vectors, components=4)
+    assert_agrees(vectors, components=4, exact_side=20)
 
 
 def test_pca_reads_a_read_only_memory_map(tmp_path):

@@ -236,11 +236,9 @@ RESAMPLES: Final = 1000
 CONFIDENCE: Final = 0.95
 """The share of the drawn means that lie inside an interval."""
 
-_BLOCK = 2**17  # draws at a time: they stay in the cache
-
 
 def mean_intervals(
-    values: NDArray[np.float64], *, seed: int, resamples: int = RESAMPLES
+    values: NDArray[np.float64], *, seed: int, resamples: int = RESAMPLES, block: int = 2**17
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bootstrap percentile intervals of means over queries.
 
@@ -253,6 +251,7 @@ def mean_intervals(
         values: (M, Q), one row for each metric; Q at least 1, all finite.
         seed: The same seed gives the same intervals.
         resamples: At least 1.
+        block: Draws made at a time, which should fit into the cache.
 
     Returns:
         Lower and upper ends, (M,) each; the mean lies between them.
@@ -264,7 +263,7 @@ def mean_intervals(
     queries = values.shape[1]
     rng = np.random.default_rng(seed)
     means = np.empty((resamples, len(values)))
-    step = max(1, _BLOCK // queries)
+    step = max(1, block // queries)
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
         drawn = rng.integers(0, queries, size=(rows, queries))

@@ -221,13 +221,14 @@ def evaluate(
     ks: Sequence[int] = (1, 5, 10),
     queries: int | None = None,
     seed: int = 0,
+    max_depth: int = MAX_DEPTH,
     progress: Progress = NO_PROGRESS,
 ) -> Evaluation:
     """Ranks all other pictures for each query and measures how many of its class come first.
 
     Pictures that are alone in their class are searched, but are no queries. The ranks reach as
     far as the largest class among the queries, so that R-precision and MAP@R are exact; beyond
-    `MAX_DEPTH` the two are left out, and `notes` says so.
+    `max_depth` the two are left out, and `notes` says so.
 
     Args:
         vectors: A labelled set.
@@ -235,6 +236,7 @@ def evaluate(
         ks: Further cut-offs of the metrics; those above N - 1 are left out, and `notes` says so.
         queries: How many pictures to ask, chosen at random; all unless given.
         seed: Of the choice and of the intervals.
+        max_depth: Most ranks that R-precision and MAP@R may need.
         progress: Told how many queries are ranked; may end the work.
 
     Raises:
@@ -249,13 +251,13 @@ def evaluate(
     cutoffs, notes = _cutoffs(k, ks, others)
     columns: list[Column] = [(name, cutoff) for name in AT_K for cutoff in cutoffs]
     depth, most = max((k, *cutoffs)), int(relevant[chosen].max())
-    if most <= MAX_DEPTH:
+    if most <= max_depth:
         depth = max(depth, most)
         columns += [(name, None) for name in AT_R]
     else:
         notes.append(
             f"R-precision and MAP@R are left out: they would need {most} ranks for the largest "
-            f"class, and {MAX_DEPTH} are the most that are looked at for them."
+            f"class, and {max_depth} are the most that are looked at for them."
         )
     columns.append(("mrr", depth))
     with watch.stage("index"):

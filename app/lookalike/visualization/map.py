@@ -32,8 +32,6 @@ from lookalike.visualization.drawing import (
 from lookalike.visualization.map_pictures import draw_grid, draw_scatter, lay_grid
 from lookalike.visualization.pages import render, write_table, write_whole
 
-_EXACT_SIDE = 5_000  # the largest matrix whose eigenvectors are computed whole: 200 MB, seconds
-_BLOCK_BYTES = 64 * 1024 * 1024  # of float64: what is held of the vectors at a time
 _OVERSAMPLING = 20
 _PASSES = 4
 _TSNE_LEAST = 5
@@ -56,20 +54,28 @@ class Pca:
     kept: float
 
 
-def pca(vectors: Vectors, *, components: int = 100, seed: int = 0) -> Pca:
+def pca(
+    vectors: Vectors,
+    *,
+    components: int = 100,
+    seed: int = 0,
+    exact_side: int = 5_000,
+    block_bytes: int = 64 * 2**20,
+) -> Pca:
     """Principal component analysis in bounded memory; the vectors are only read, in blocks.
 
     Exact (the eigenvectors of X X^T or X^T X, X being centered, whichever is smaller) as long as
-    there are at most 5,000 vectors or 5,000 dimensions. Above both, randomized subspace iteration
-    with 4 passes: Halko, Martinsson and Tropp 2011, algorithm 4.4.
+    there are at most `exact_side` vectors or dimensions (5,000: 200 MB, seconds). Above both,
+    randomized subspace iteration with 4 passes: Halko, Martinsson and Tropp 2011, algorithm 4.4.
 
     `vectors` are (N, dim), N >= 1, perhaps a read-only memory map; `components` is lowered to N - 1
-    and to dim. The seed is of the randomized method alone.
+    and to dim. The seed is of the randomized method alone. `block_bytes` of float64 are held at a
+    time.
     """
     count, dim = vectors.shape
     components = max(1, min(components, count - 1, dim))
-    blocks = _Centered(vectors)
-    if min(count, dim) > _EXACT_SIDE:
+    blocks = _Centered(vectors, block_bytes)
+    if min(count, dim) > exact_side:
         basis = _random_basis(blocks, (count, components + _OVERSAMPLING), seed=seed)
         squares, turned = _top(_squared(basis.T @ block for block in blocks.columns()), components)
         coordinates = basis @ (turned * np.sqrt(squares))
@@ -94,8 +100,9 @@ class _Centered:
         squares: Sum of the squares of all numbers; 0 where all vectors are the same.
     """
 
-    def __init__(self, vectors: Vectors) -> None:
+    def __init__(self, vectors: Vectors, block_bytes: int) -> None:
         self._vectors = vectors
+        self._block_bytes = block_bytes
         self._mean = vectors.mean(axis=0, dtype=np.float64)  # (dim,)
         self.squares = sum(float(np.einsum("ij,ij", block, block)) for block in self.rows())
         rounding = 16 * float(np.finfo(np.float64).eps * np.linalg.norm(self._mean))
@@ -104,13 +111,13 @@ class _Centered:
 
     def rows(self) -> Iterator[Float64s]:
         """Blocks (n, dim), from the first row to the last."""
-        step = max(1, _BLOCK_BYTES // (8 * self._vectors.shape[1]))
+        step = max(1, self._block_bytes // (8 * self._vectors.shape[1]))
         for start in range(0, len(self._vectors), step):
             yield self._vectors[start : start + step].astype(np.float64) - self._mean
 
     def columns(self) -> Iterator[Float64s]:
         """Blocks (N, d), from the first column to the last."""
-        step = max(1, _BLOCK_BYTES // (8 * len(self._vectors)))
+        step = max(1, self._block_bytes // (8 * len(self._vectors)))
         for start in range(0, self._vectors.shape[1], step):
             part = slice(start, start + step)
             yield self._vectors[:, part].astype(np.float64) - self._mean[part]

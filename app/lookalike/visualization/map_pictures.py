@@ -155,17 +155,17 @@ class Grid:
     counts: NDArray[np.int64]  # (rows, columns) int64, how many pictures the cell stands for
 
 
-def lay_grid(places: NDArray[np.float32]) -> Grid:
+def lay_grid(places: NDArray[np.float32], *, most: int = MOST_ASSIGNED) -> Grid:
     """Lays pictures on a grid by their places; row 0 is that of the smallest y.
 
-    Up to 2,500 pictures, each gets a cell of its own: the assignment with the smallest sum of
+    Up to `most` pictures, each gets a cell of its own: the assignment with the smallest sum of
     squared distances between the ranks of the pictures along both axes and the cells. (Ranks
     instead of places fill the gaps between groups, and make it take seconds at most.) Above, the
-    map is cut into about 2,500 cells, each of which shows the picture nearest to its center.
+    map is cut into about `most` cells, each of which shows the picture nearest to its center.
     """
-    if len(places) <= MOST_ASSIGNED:
+    if len(places) <= most:
         return _assigned(places)
-    return _represented(places)
+    return _represented(places, most)
 
 
 def _assigned(places: NDArray[np.float32]) -> Grid:
@@ -189,9 +189,9 @@ def _assigned(places: NDArray[np.float32]) -> Grid:
     return Grid(cells, (cells >= 0).astype(np.int64))
 
 
-def _represented(places: NDArray[np.float32]) -> Grid:
-    columns = max(1, round((MOST_ASSIGNED * aspect_ratio(places)) ** 0.5))
-    rows = max(1, round(MOST_ASSIGNED / columns))
+def _represented(places: NDArray[np.float32], most: int) -> Grid:
+    columns = max(1, round((most * aspect_ratio(places)) ** 0.5))
+    rows = max(1, round(most / columns))
     scaled = unit_square(places) * (columns, rows)
     column, row = np.minimum(scaled.astype(int), (columns - 1, rows - 1)).T
     off = ((scaled - np.column_stack([column, row]) - 0.5) ** 2).sum(axis=1)
