@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import ConflictError, EmbeddingSetNotFoundError, InvalidParameterError
+from lookalike.errors import ConflictError, InvalidParameterError, VectorSpaceNotFoundError
 from lookalike.records import (
     CollectionInfo,
     Effort,
@@ -421,7 +421,7 @@ class MemorySpaces:
         held = self._collection(name)
         found = _find(held, spec)
         if found is None:
-            raise EmbeddingSetNotFoundError(f"No vectors under {spec.digest}: re-embed it")
+            raise VectorSpaceNotFoundError(f"No vectors under {spec.digest}: re-embed it")
         return held, found
 
 

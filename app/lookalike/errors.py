@@ -24,7 +24,7 @@ LookalikeError
 ├── NotFoundError
 │   ├── ImageNotFoundError
 │   ├── CollectionNotFoundError
-│   ├── EmbeddingSetNotFoundError     no vectors of this collection under this spec
+│   ├── VectorSpaceNotFoundError      no vectors of this collection under this spec
 │   ├── JobNotFoundError
 │   └── OriginalNotKeptError          the picture is known, its original file is not here
 ├── ConflictError
@@ -161,8 +161,8 @@ class CollectionNotFoundError(NotFoundError, code="collection_not_found"):
     """No collection has this name."""
 
 
-class EmbeddingSetNotFoundError(NotFoundError, code="embedding_set_not_found"):
-    """The collection has no embedding set under this spec."""
+class VectorSpaceNotFoundError(NotFoundError, code="embedding_set_not_found"):
+    """The collection has no vectors under this spec."""
 
 
 class JobNotFoundError(NotFoundError, code="job_not_found"):

@@ -14,7 +14,6 @@ from lookalike.client import BaseClient, Outcome
 from lookalike.errors import (
     CollectionNotFoundError,
     ConflictError,
-    EmbeddingSetNotFoundError,
     FetchingDisabledError,
     ImageExistsError,
     ImageNotFoundError,
@@ -26,6 +25,7 @@ from lookalike.errors import (
     LookalikeError,
     NotAnImageError,
     ServerError,
+    VectorSpaceNotFoundError,
 )
 from lookalike.models.head import save_head
 from lookalike.progress import Progress, TaskEndedError
@@ -278,7 +278,7 @@ def test_a_collection_moves_to_another_model_and_its_old_vectors_go(
         filled.discard_vectors(new.passport.digest)
     filled.discard_vectors(old.passport.digest)
     assert filled.vectors() == [new]
-    with raises(filled, EmbeddingSetNotFoundError):
+    with raises(filled, VectorSpaceNotFoundError):
         filled.discard_vectors(old.passport.digest)
     with raises(filled, CollectionNotFoundError):
         filled.vectors("shoes")

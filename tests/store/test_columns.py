@@ -114,6 +114,12 @@ def test_columns_agree_with_python(rows: list[Any], data: st.DataObject) -> None
             found = columns.passing(where)
             assert found is not None
             assert found.tolist() == expected
+            after, enough = data.draw(st.tuples(st.integers(0, len(rows)), st.integers(1, 4)))
+            behind = [seq for seq in expected if seq > after]
+            first = columns.passing(where, after=after, enough=enough)
+            assert first is not None
+            assert first.tolist() == behind[: len(first)]
+            assert len(first) >= min(enough, len(behind))
 
 
 class FollowedColumns(RuleBasedStateMachine):

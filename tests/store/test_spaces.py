@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from lookalike.errors import (
     CollectionNotFoundError,
     ConflictError,
-    EmbeddingSetNotFoundError,
     InvalidParameterError,
     NotFoundError,
     SpecMismatchError,
+    VectorSpaceNotFoundError,
 )
 from lookalike.records import ImageRecord, ModelSpec, NewImage
 from lookalike.store.base import Capability, Store, scan, spec_of
@@ -280,7 +280,7 @@ def test_what_is_not_there_is_said(store: Store) -> None:
         lambda: store.spaces.activate("default", NEW),
         lambda: store.spaces.discard("default", NEW),
     ):
-        with pytest.raises(EmbeddingSetNotFoundError, match="re-embed"):
+        with pytest.raises(VectorSpaceNotFoundError, match="re-embed"):
             act()
     begin(store)
     with pytest.raises(InvalidParameterError):
@@ -415,7 +415,7 @@ def test_what_was_prepared_in_vain_is_let_go(store: Store) -> None:
     with store.spaces.prepared("default", SPEC):
         assert store.spaces.activate("default", SPEC)
     assert ids(search(store, vectors[:1], k=1)[0]) == ["i0"]
-    with pytest.raises(EmbeddingSetNotFoundError), store.spaces.prepared("default", OTHER_SPEC):
+    with pytest.raises(VectorSpaceNotFoundError), store.spaces.prepared("default", OTHER_SPEC):
         pass
 
 

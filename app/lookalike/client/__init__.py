@@ -270,7 +270,7 @@ class BaseClient(ABC):
     def discard_vectors(self, digest: str, *, collection: str = DEFAULT_COLLECTION) -> None:
         """Deletes vectors that the collection no longer uses, by their set's `passport.digest`.
 
-        Raises `EmbeddingSetNotFoundError`, or `ConflictError` if searches use these vectors or a
+        Raises `VectorSpaceNotFoundError`, or `ConflictError` if searches use these vectors or a
         job may be making them.
         """
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from lookalike.errors import ConflictError, EmbeddingSetNotFoundError, OriginalNotKeptError
+from lookalike.errors import ConflictError, OriginalNotKeptError, VectorSpaceNotFoundError
 from lookalike.media.decode import ImageDecoder, make_thumbnail
 from lookalike.progress import Worker
 from lookalike.records import (
@@ -148,14 +148,14 @@ class CollectionService:
 
         Raises:
             CollectionNotFoundError: There is no such collection.
-            EmbeddingSetNotFoundError: It has no vectors under this digest.
+            VectorSpaceNotFoundError: It has no vectors under this digest.
             ConflictError: Searches use these vectors, or a job may be making them.
         """
         sets = self.vector_sets(collection)
         found = next((one for one in sets if one.spec.digest == digest), None)
         if found is None:
             digests = ", ".join(one.spec.digest for one in sets)
-            raise EmbeddingSetNotFoundError(
+            raise VectorSpaceNotFoundError(
                 f"The collection {collection!r} has no vectors under {digest!r}; it has {digests}"
             )
         if any(job.kind == REEMBED_KIND for job in self.jobs.unfinished(collection)):

@@ -17,12 +17,12 @@ import numpy as np
 from lookalike.errors import (
     CollectionNotFoundError,
     EmbeddingFailedError,
-    EmbeddingSetNotFoundError,
     ImageNotFoundError,
     InvalidImageError,
     LookalikeError,
     NotFoundError,
     ReembeddingIncompleteError,
+    VectorSpaceNotFoundError,
 )
 from lookalike.models.base import Encoder
 from lookalike.models.encoders import Encoders, LiveEncoder, Vector
@@ -315,7 +315,7 @@ class Backfill:
         for records in batches:
             done: dict[str, Vector | LookalikeError] = {}
             if head is not None and records:
-                with suppress(EmbeddingSetNotFoundError):
+                with suppress(VectorSpaceNotFoundError):
                     below = self.store.spaces.vectors(self.collection, head.backbone, records)
                     done = _apply(head, below)
             yield from ((record, done.get(record.id)) for record in records)

@@ -14,12 +14,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lookalike.errors import (
-    EmbeddingSetNotFoundError,
     FetchingDisabledError,
     ImageNotFoundError,
     InvalidParameterError,
     NotReadyError,
     SpecMismatchError,
+    VectorSpaceNotFoundError,
 )
 from lookalike.media.decode import ImageDecoder
 from lookalike.media.fetching import Fetcher
@@ -176,7 +176,7 @@ class SearchService:
         for _ in range(ATTEMPTS - 1):
             try:
                 return self._similar_now(image_id, options, watch)
-            except (SpecMismatchError, ImageNotFoundError, EmbeddingSetNotFoundError):
+            except (SpecMismatchError, ImageNotFoundError, VectorSpaceNotFoundError):
                 # The collection switched meanwhile, or the picture does not exist: see which.
                 self.store.get(options.collection, image_id)
         return self._similar_now(image_id, options, watch)

@@ -61,7 +61,7 @@ class VectorSpaces(Protocol):
     A deleted or replaced image loses its vectors in every space; a new one gets its vector in the
     active space alone and is `missing` in the others. Every method raises
     `CollectionNotFoundError` if there is no such collection, and all but `all` and `begin` raise
-    `EmbeddingSetNotFoundError` if it has no space under the spec.
+    `VectorSpaceNotFoundError` if it has no space under the spec.
     """
 
     def all(self, collection: str) -> list[VectorSpace]:

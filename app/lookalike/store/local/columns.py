@@ -52,6 +52,8 @@ _KINDS: dict[type, int] = dict.fromkeys((bool, str, type(None)), _CODED)
 _KINDS |= {EllipsisType: _MISSING, int: _INT, float: _FLOAT, list: _LIST}
 
 Mask = NDArray[np.bool_]
+Kinds = NDArray[np.uint8]
+Cells = NDArray[np.int64]
 Slots = NDArray[np.int64]
 """Positions of rows in the columns."""
 
@@ -117,20 +119,20 @@ class Column:
             ]
             self._items.append(np.array(items, np.int64).reshape(-1, 2))
 
-    def holds(self, condition: Condition) -> Mask:
-        """For which rows a condition holds, (rows,) bool."""
+    def holds(self, condition: Condition, part: slice) -> Mask:
+        """For which rows of a part a condition holds, (rows,) bool."""
         op, operand = condition.op, condition.operand
-        kinds = self._kinds.values
+        kinds, cells = self._kinds.values[part], self._cells.values[part]
         if op == "contains":
-            found = np.zeros(len(kinds), bool)
+            found = np.zeros(len(self._kinds.values), bool)
             rows, codes = self._items.values.T
             assert not isinstance(operand, tuple)
             found[rows[codes == self._codes.get(scalar_key(operand), -2)]] = True
-            return found
+            return found[part]
         if op in ORDERINGS:
             assert isinstance(operand, str | int | float)
-            return self._ordered(op, operand)
-        same = self._one_of(operand if isinstance(operand, tuple) else (operand,))
+            return self._ordered(op, operand, kinds, cells)
+        same = self._one_of(operand if isinstance(operand, tuple) else (operand,), kinds, cells)
         return same if op in {"eq", "in"} else (kinds != _MISSING) & ~same
 
     def kept(self, slots: Slots) -> Column:
@@ -180,7 +182,7 @@ class Column:
     def _code(self, key: Any) -> int:
         return self._codes.setdefault(key, len(self._codes))
 
-    def _one_of(self, items: Iterable[Scalar]) -> Mask:
+    def _one_of(self, items: Iterable[Scalar], kinds: Kinds, cells: Cells) -> Mask:
         """Which rows have one of the items as their value."""
         wanted: dict[int, list[Any]] = {_CODED: [], _INT: [], _FLOAT: []}
         for item in items:
@@ -191,7 +193,6 @@ class Column:
                 wanted[_INT].append(int(item))
             if float(item) == item:
                 wanted[_FLOAT].append(float(item))
-        kinds, cells = self._kinds.values, self._cells.values
         found = np.zeros(len(kinds), bool)
         for kind, values in wanted.items():
             if values:
@@ -202,10 +203,9 @@ class Column:
                 found |= same & (kinds == kind)
         return found
 
-    def _ordered(self, op: str, operand: float | str) -> Mask:
+    def _ordered(self, op: str, operand: float | str, kinds: Kinds, cells: Cells) -> Mask:
         """Which rows have a value of the operand's kind on one side of it."""
         compare, below = ORDERINGS[op], op in {"lt", "lte"}
-        kinds, cells = self._kinds.values, self._cells.values
         found: Mask
         if isinstance(operand, str):
             found = kinds == _CODED
@@ -267,18 +267,29 @@ class Columns:
             self._compact()
             self.changes = number
 
-    def passing(self, where: Filter) -> Seqs | None:
-        """The seqs of the rows that pass, ascending; None where a column must be filled first."""
+    def passing(self, where: Filter, *, after: int = 0, enough: int | None = None) -> Seqs | None:
+        """The seqs of the rows that pass, ascending; None where a column must be filled first.
+
+        Rows up to the seq `after` are left out. All rows behind are looked at, or only as far as it
+        takes to find `enough`.
+        """
         with self._lock:
             if not self._are_full(where):
                 return None
-            mask = self._alive.values.copy()
-            for condition in where.conditions:
-                column = self._columns[condition.field]
-                column.used = time.monotonic()
-                mask &= column.holds(condition)
-            found: Seqs = self._seqs.values[mask]
-            return found
+            rows = self._seqs.values
+            start = int(np.searchsorted(rows, after, side="right"))
+            size = len(rows) if enough is None else 8 * enough
+            found: list[Seqs] = [rows[:0]]
+            while start < len(rows) and (enough is None or sum(map(len, found)) < enough):
+                part = slice(start, start + size)
+                mask = self._alive.values[part].copy()
+                for condition in where.conditions:
+                    column = self._columns[condition.field]
+                    column.used = time.monotonic()
+                    mask &= column.holds(condition, part)
+                found.append(rows[part][mask])
+                start, size = start + size, 4 * size
+            return np.concatenate(found)
 
     def fill(
         self, names: Iterable[str], read: Callable[[int, int], Rows], *, deadline: float
@@ -420,14 +431,16 @@ class Filtering:
             read = partial(self._catalog.metadata, row)
             self._get(row).fill(self._fields, read, deadline=float("inf"))
 
-    def passing(self, row: CollectionRow, where: Filter) -> Seqs:
-        """The seqs of the rows that pass, ascending: (N,) int64.
+    def passing(
+        self, row: CollectionRow, where: Filter, *, after: int = 0, enough: int | None = None
+    ) -> Seqs:
+        """The seqs of the rows that pass, ascending: (N,) int64; see `Columns.passing`.
 
         Raises `FilterTooSlowError` if columns were not read in time; the next call goes on there.
         """
         columns, names = self._get(row), [condition.field for condition in where.conditions]
         read, deadline = partial(self._catalog.metadata, row), time.monotonic() + self._seconds
-        while (seqs := columns.passing(where)) is None:
+        while (seqs := columns.passing(where, after=after, enough=enough)) is None:
             if not columns.fill(names, read, deadline=deadline):
                 raise FilterTooSlowError(
                     f"Reading the fields of the filter takes longer than {self._seconds:g} s on a "
@@ -443,20 +456,21 @@ class Filtering:
         """Up to `limit` rows behind the seq `after` that pass, by seq. Raises as `passing`."""
         # A filter that many rows pass fills a page within a short walk, before columns are read.
         rows: dict[int, ImageRecord] = {}
-        known = self._get(row).passing(where)
-        walked = _WALKED * limit if known is None else 0
+        is_read = self._get(row).passing(where, enough=0) is not None
+        walked = 0 if is_read else _WALKED * limit
         while walked > 0:
             block = self._catalog.page(row, after=after, limit=_WALKED_TOGETHER)
             rows |= {seq: one for seq, one in block.items() if where.matches(one.metadata)}
             if len(rows) >= limit or len(block) < _WALKED_TOGETHER:
                 return dict(list(rows.items())[:limit])
             walked, after = walked - len(block), max(block)
-        seqs = self.passing(row, where) if known is None else known
-        seqs = seqs[seqs > after]
-        while len(rows) < limit and len(seqs):
-            some, seqs = seqs[: limit - len(rows)], seqs[limit - len(rows) :]
-            block = self._catalog.at(row, some.tolist())
+        while (lacking := limit - len(rows)) > 0:
+            seqs = self.passing(row, where, after=after, enough=lacking)[:lacking].tolist()
+            if not seqs:
+                break
+            block = self._catalog.at(row, seqs)
             rows |= {seq: one for seq, one in block.items() if where.matches(one.metadata)}
+            after = seqs[-1]
         return rows
 
     def made(self, row: CollectionRow) -> None:

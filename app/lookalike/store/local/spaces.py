@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import ConflictError, EmbeddingSetNotFoundError, InvalidParameterError
+from lookalike.errors import ConflictError, InvalidParameterError, VectorSpaceNotFoundError
 from lookalike.records import ImageRecord, ModelSpec, decode_cursor, encode_cursor
 from lookalike.store.base import (
     Missing,
@@ -208,7 +208,7 @@ def _find(
 def _row(connection: sqlite3.Connection, name: str, spec: ModelSpec) -> CollectionRow:
     row = _find(connection, require_collection(connection, name), spec)
     if row is None:
-        raise EmbeddingSetNotFoundError(
+        raise VectorSpaceNotFoundError(
             f"The collection {name!r} has no vectors under the spec {spec.digest} "
             f"({spec.model}); re-embed it to make them"
         )

@@ -253,8 +253,10 @@ class ApproximateSegment:
         If too few candidates may be found, it looks harder, and scores every row in the end. What
         is not given of the effort is calibrated.
         """
-        effort, kept = effort or Effort(), self.exact.kept(allowed, excluded)
         limits = self.exact.limits
+        if allowed is not None and len(allowed) <= limits.scored_rows:
+            return self.exact.search(queries, k=k, allowed=allowed, excluded=excluded)
+        effort, kept = effort or Effort(), self.exact.kept(allowed, excluded)
         rows, count, dead = int(np.count_nonzero(kept)), len(self.exact), self.exact.dead
         # If most rows are gone, those left lie far from where the index was calibrated.
         hides = limits.overfetched < dead <= count // 2 and self.candidates.takes_selectors

@@ -165,7 +165,16 @@ class ExactSegment:
         Queries are (Q, dim) float32, C-contiguous. Allowed positions are each given once; None
         allows all.
         """
-        return self.search_kept(queries, self.kept(allowed, excluded), k=k)
+        if allowed is None or len(allowed) > self._few(k):
+            return self.search_kept(queries, self.kept(allowed, excluded), k=k)
+        positions = allowed[self.alive[allowed]]  # without a mask over all rows
+        if excluded is not None:
+            positions = positions[~np.isin(positions, excluded)]
+        return [self.best(query, positions, k) for query in queries]
+
+    def _few(self, k: int) -> int:
+        """How many rows are scored one by one, without FAISS."""
+        return max(self.limits.scored_rows, k + self.limits.exact_spare)
 
     def kept(self, allowed: Positions | None, excluded: Positions | None) -> Mask:
         """The rows that a search may find."""
@@ -184,7 +193,7 @@ class ExactSegment:
         if queries.shape[1] != self.dim:
             raise ValueError(f"queries have {queries.shape[1]} numbers: a mismatch with {self.dim}")
         rows = int(np.count_nonzero(kept))
-        if rows <= max(self.limits.scored_rows, k + self.limits.exact_spare):
+        if rows <= self._few(k):
             positions = np.flatnonzero(kept)
             return [self.best(query, positions, k) for query in queries]
         skipped = len(self) - rows
