@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 
 import pytest
 from PIL import Image
+from starlette.requests import ClientDisconnect, Request
 
+from lookalike.api.routers.images import BlobResponse
 from tests.api.conftest import ADMIN, picture, solid
 
 
@@ -57,15 +60,39 @@ def test_ranges_that_are_unreadable_or_of_another_file_are_ignored(client, index
         {"Range": "bytes=9-3"},
         {"Range": "lines=0-3"},
         {"Range": "bytes=-"},
+        {"Range": f"bytes=0-{'9' * 5000}"},
         {"Range": "bytes=0-3", "If-Range": '"other"'},
     ):
         answer = client.get("/images/cat/file", headers=headers)
         assert (answer.status_code, answer.content) == (200, picture())
     answer = client.get("/images/cat/file", headers={"Range": "bytes=0-3", "If-Range": etag})
     assert (answer.status_code, answer.content) == (206, picture()[:4])
-    answer = client.get("/images/cat/file", headers={"Range": f"bytes={len(picture())}-"})
-    assert (answer.status_code, answer.content) == (416, b"")
-    assert answer.headers["content-range"] == f"bytes */{len(picture())}"
+    for asked in (f"bytes={len(picture())}-", "bytes=999999-", "bytes=999999-9999999", "bytes=-0"):
+        answer = client.get("/images/cat/file", headers={"Range": asked})
+        assert (answer.status_code, answer.content) == (416, b""), asked
+        assert answer.headers["content-range"] == f"bytes */{len(picture())}"
+    etag = client.get("/images/cat/thumbnail").headers["etag"]
+    answer = client.get("/images/cat/thumbnail", headers={"Range": "Bytes=0-1", "If-Range": etag})
+    assert (answer.status_code, answer.content) == (206, b"\xff\xd8")
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_client_that_goes_away_leaves_no_file_open(started):
+    file, sent = io.BytesIO(bytes(2**20)), []
+
+    async def receive():
+        await asyncio.sleep(60)
+
+    async def send(message):
+        sent.append(message)
+        if len(sent) > started:
+            raise OSError("connection lost")
+
+    request = Request({"type": "http", "headers": []})
+    answer = BlobResponse(request, file, media_type="image/png", headers={"ETag": '"x"'})
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(answer({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send))
+    assert file.closed
 
 
 def test_the_thumbnail_is_a_small_jpeg_and_is_made_again_when_it_is_lost(client, index, settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from lookalike.errors import (
 from lookalike.models.base import Encoder
 from lookalike.models.color import ColorEncoder
 from lookalike.models.spec import ModelRequest
-from lookalike.records import ModelSpec, NewImage, PutStatus, utc_now
+from lookalike.records import ImageRecord, ModelSpec, NewImage, PutStatus, utc_now
 from lookalike.services.pipeline import Pipeline
 from lookalike.services.reembedding import Backfill
 from lookalike.services.search import SearchOptions
@@ -94,6 +96,23 @@ def test_a_head_is_put_on_the_set_below_it_even_when_that_is_not_active(world: W
     world.move(other)
     world.check(pictures | late, other)
     assert [one.count for one in world.store.spaces.all("default")] == [9, 11, 11]
+
+
+def test_an_original_that_cannot_be_opened_is_an_error_of_its_picture(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.index(some(6))
+    open_file = world.files.open
+
+    def refusing(record: ImageRecord) -> BinaryIO | None:
+        if record.id == "p4":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open_file(record)
+
+    monkeypatch.setattr(world.files, "open", refusing)
+    with pytest.raises(ReembeddingIncompleteError, match=r"p4: .*Permission denied"):
+        world.move(NEW)
+    assert world.store.spaces.all("default")[1].count == 5
 
 
 def test_a_picture_without_its_original_keeps_the_collection_where_it_is(world: World) -> None:

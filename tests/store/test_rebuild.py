@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -21,14 +23,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookalike.errors import NotFoundError, StorageFullError
+from lookalike.errors import NotFoundError, StorageError, StorageFullError
 from lookalike.records import Effort
 from lookalike.store.base import Store, count_of
 from lookalike.store.filters import Filter
 from lookalike.store.local.index import building, calibration
 from lookalike.store.local.index.approximate import CandidateIndex
 from lookalike.store.local.index.building import BuildError, Generations
+from lookalike.store.local.index.indexes import LiveIndex
 from lookalike.store.local.index.policy import IndexPolicy, Limits
+from lookalike.store.local.index.segments import Segments
 from lookalike.store.local.store import LocalStore
 from tests.memory_store import MemoryStore
 from tests.store.helpers import (
@@ -358,6 +362,45 @@ def test_room_that_gets_short_ends_a_build(tmp_path: Path, monkeypatch: pytest.M
         wait_for(lambda: "short" in facts(store).get("failure", ""))
         assert asked == [150, 0, 0, 0]
         assert not list((tmp_path / "index" / "1").iterdir())
+
+
+def test_an_error_after_a_build_is_told_and_not_repeated_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, synced = [], LiveIndex._synced
+
+    def failing(self: LiveIndex, index: Segments) -> Segments:
+        if index.factory:
+            built.append(index.factory)
+            raise StorageError("the disk cannot be read")
+        return synced(self, index)
+
+    monkeypatch.setattr(LiveIndex, "_synced", failing)
+    with closing(opened(tmp_path, limits=replace(LIMITS, poll_s=0.02, retry_s=600))) as store:
+        fill(store, LEAST)
+        wait_for(lambda: "failure" in facts(store))
+        assert facts(store)["failure"] == f"{TYPE} was not built: the disk cannot be read"
+        assert not store._indexes.rebuild("default")
+        assert built == [TYPE]
+
+
+def test_a_dropped_index_is_freed_while_another_is_built(
+    tmp_path: Path, held_up: tuple[threading.Event, threading.Event]
+) -> None:
+    begun, go_on = held_up
+    with closing(opened(tmp_path)) as store:
+        fill(store, 5, collection="small")
+        search(store, QUERIES, collection="small")
+        fill(store, LEAST)
+        assert begun.wait(30)
+        (small,) = (one for one in store._indexes._live.values() if one.row.name == "small")
+        held = weakref.ref(small)
+        del small
+        store.drop("small", wait=True)
+        gc.collect()
+        assert held() is None
+        go_on.set()
+        wait_built(store)
 
 
 def test_an_index_that_cannot_be_read_back_is_a_failure(

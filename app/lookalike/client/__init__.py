@@ -141,7 +141,7 @@ class BaseClient(ABC):
             SpecMismatchError: The collection's vectors were made by another model.
         """
         found = list(walk(Path(path) for path in paths))
-        sources = (_source(one, metadata, folder_field) for one in found)
+        sources = [_source(one, metadata, folder_field) for one in found]
         outcomes = Outcomes()
         for outcome in self._index(sources, collection, on_conflict) if found else ():
             outcomes.append(outcome)

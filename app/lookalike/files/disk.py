@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -153,6 +153,14 @@ class LocalFiles:
         kept = self.path(record.sha256, record.media_type)
         return _open_in_place(record) or (_open(kept) if kept else None)
 
+    def exists(self, record: ImageRecord) -> bool:
+        """Whether a picture's original is here, in place or kept."""
+        in_place = _open_in_place(record)
+        if in_place is not None:
+            in_place.close()
+            return True
+        return self.path(record.sha256, record.media_type) is not None
+
     def path(self, sha256: str, media_type: str) -> Path | None:
         """Where an original lies; None where it is not kept."""
         path = self._image(sha256, media_type)
@@ -237,21 +245,21 @@ def _open_in_place(record: ImageRecord) -> BinaryIO | None:
     path = Path(record.source)
     with suppress(OSError):  # it cannot be looked at, or went just now
         if path.is_file() and path.stat().st_size == record.bytes:
-            file = path.open("rb")
-            if sha256_of(file) == record.sha256:
-                file.seek(0)
-                return file
-            file.close()
+            with ExitStack() as undo:
+                file = undo.enter_context(path.open("rb"))
+                if sha256_of(file) == record.sha256:
+                    file.seek(0)
+                    undo.pop_all()
+                    return file
     return None
 
 
 def _open(path: Path) -> BinaryIO | None:
-    """Opens a file to read; None where there is none. Raises `StorageError`."""
-    with disk_errors("read a file of the data folder"):
-        try:
-            return path.open("rb")
-        except FileNotFoundError:
-            return None
+    """Opens a file to read; None where there is none."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return None
 
 
 def _path_in(top: Path, sha256: str, extension: str) -> Path:

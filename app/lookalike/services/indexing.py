@@ -229,13 +229,7 @@ class IndexingService:
         """
         if not self._refers_to(source) or source.lies_at(record.source):
             return None
-        return None if self._has_original(record) else source.resolved_path()
-
-    def _has_original(self, record: ImageRecord) -> bool:
-        file = self.files.open(record)
-        if file is not None:
-            file.close()
-        return file is not None
+        return None if self.files.exists(record) else source.resolved_path()
 
     # After the network
 
@@ -293,7 +287,7 @@ class IndexingService:
             return False
         if outcome.record.sha256 == image.sha256:
             self._keep_original(picture.item.source, outcome.record)
-            if image.source is not None and not self._has_original(outcome.record):
+            if image.source is not None and not self.files.exists(outcome.record):
                 self.store.refer(task.collection, image)
         _settle(picture.item, outcome)
         return True

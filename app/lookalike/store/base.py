@@ -342,7 +342,13 @@ class BlobStore(Protocol):
         """Stores a picture's thumbnail, whole or not at all. Raises as `put`."""
 
     def open(self, record: ImageRecord) -> BinaryIO | None:
-        """Opens a picture's original, in place or kept; None if it is in neither."""
+        """Opens a picture's original, in place or kept; None if it is in neither.
+
+        Raises `OSError` if it is there and cannot be opened.
+        """
+
+    def exists(self, record: ImageRecord) -> bool:
+        """Whether a picture's original is here, in place or kept."""
 
     def open_thumbnail(self, sha256: str) -> BinaryIO | None:
         """Opens a picture's thumbnail; None where there is none."""

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
+from starlette.types import Receive, Scope, Send
 
 from lookalike.api.deps import (
     CollectionQuery,
@@ -49,44 +50,58 @@ _SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "defaul
 _CHUNK = 2**18
 
 
-def file_response(
-    request: Request, file: BinaryIO, *, media_type: str, headers: Mapping[str, str] | None = None
-) -> Response:
-    """Answers with an open file, whole or the one range asked for (RFC 9110), and closes it.
+class BlobResponse(StreamingResponse):
+    """An open file, whole or the one range asked for (RFC 9110); closed however the answer ends.
 
     A header `Range` that cannot be read, or that asks for several ranges, is ignored.
     """
-    headers = {**_SAFE, "Accept-Ranges": "bytes", **(headers or {})}
-    size = file.seek(0, os.SEEK_END)
-    first, last, status = 0, size - 1, 200
-    if asked := _asked_range(request, size, headers.get("ETag")):
-        first, last, status = *asked, 206
-        if first > last:
-            file.close()
-            return Response(status_code=416, headers={"Content-Range": f"bytes */{size}"})
-        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-    headers["Content-Length"] = str(last + 1 - first)
-    return StreamingResponse(_chunks(file, first, last), status, headers, media_type)
+
+    def __init__(
+        self, request: Request, file: BinaryIO, *, media_type: str, headers: Mapping[str, str]
+    ) -> None:
+        self._file = file
+        size = file.seek(0, os.SEEK_END)
+        first, last, status = 0, size - 1, 200
+        further = {"Accept-Ranges": "bytes"}
+        if asked := _asked_range(request, size, headers["ETag"]):
+            first, last = asked
+            status = 206 if first <= last else 416
+            further["Content-Range"] = f"bytes {first}-{last}/{size}"
+        if status == 416:
+            further["Content-Range"] = f"bytes */{size}"
+            first, last = 0, -1
+        further["Content-Length"] = str(last + 1 - first)
+        super().__init__(
+            _chunks(file, first, last), status, {**_SAFE, **further, **headers}, media_type
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers; a client that goes away leaves no file open."""
+        with self._file:
+            await super().__call__(scope, receive, send)
 
 
-def _asked_range(request: Request, size: int, etag: str | None) -> tuple[int, int] | None:
-    """The first and the last byte that a request asks for; None for the whole file."""
-    found = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("Range", ""))
+def _asked_range(request: Request, size: int, etag: str) -> tuple[int, int] | None:
+    """The first and the last byte that a request asks for, in this order unless neither is there.
+
+    None for the whole file.
+    """
+    asked = request.headers.get("Range", "")
+    found = re.fullmatch(r"bytes=\s*(\d{0,18})-(\d{0,18})", asked, re.IGNORECASE | re.ASCII)
     if found is None or not any(found.groups()):
         return None
-    if "If-Range" in request.headers and request.headers["If-Range"] != etag:
+    if request.headers.get("If-Range", etag) != etag:
         return None
     if not found[1]:  # the last bytes
         return max(0, size - int(found[2])), size - 1
-    first, last = int(found[1]), int(found[2] or size)
+    first, last = int(found[1]), int(found[2]) if found[2] else max(int(found[1]), size - 1)
     return (first, min(last, size - 1)) if first <= last else None
 
 
 def _chunks(file: BinaryIO, first: int, last: int) -> Iterator[bytes]:
-    with file:
-        file.seek(first)
-        while chunk := file.read(min(_CHUNK, last + 1 - file.tell())):
-            yield chunk
+    file.seek(first)
+    while chunk := file.read(min(_CHUNK, last + 1 - file.tell())):
+        yield chunk
 
 
 class MetadataPatch(Schema):
@@ -171,7 +186,7 @@ def get_image_file(
     """The very bytes."""
     record, file = parts.services.pictures.original(collection, image_id)
     disposition = f"inline; filename*=utf-8''{quote(record.filename, safe='')}"
-    return file_response(
+    return BlobResponse(
         request,
         file,
         media_type=record.media_type,
@@ -193,8 +208,10 @@ def get_image_thumbnail(
     collection: CollectionQuery = DEFAULT_COLLECTION,
 ) -> Response:
     """A JPEG of at most 256 pixels a side."""
+    record = parts.services.pictures.get(collection, image_id)
     file = parts.services.pictures.thumbnail(collection, image_id)
-    return file_response(request, file, media_type="image/jpeg")
+    etag = f'"{record.sha256}-thumbnail"'
+    return BlobResponse(request, file, media_type="image/jpeg", headers={"ETag": etag})
 
 
 async def _known_query(request: Request) -> None:

@@ -288,7 +288,7 @@ class Columns:
                     column.used = time.monotonic()
                     mask &= column.holds(condition, part)
                 found.append(rows[part][mask])
-                start, size = start + size, 4 * size
+                start, size = start + size, len(rows)
             return np.concatenate(found)
 
     def fill(

@@ -270,42 +270,38 @@ class LiveIndex:
         """
         with self._rebuilding:
             plan = self._due()
-            built = self._build(plan) if plan else None
-            if plan is None or built is None:
+            if plan is None:
                 return False
-            built = self._synced(built)
-            with change:
-                before, self._index = self._index, self._synced(built)
-                self._saved_changes = self._changes
-            del before, built  # freed, and its files removed, while nobody waits for a lock
-            kind = plan.factory or EXACT
+            self._progress.check()
+            kind, rows = plan.factory or EXACT, self._index.live_rows
+            try:
+                self._replace(self._save_built(plan.factory, rows), change)
+            except TaskEndedError:
+                raise
+            except Exception as exc:  # whatever it is, it would fail again at once
+                # If the collection was dropped, its folder went with it.
+                self._progress.check()
+                self._failure = f"{kind} was not built: {str(exc) or type(exc).__name__}"
+                if isinstance(exc, BuildError):
+                    self._retries.failed(rows)
+                else:
+                    self._retries.interrupted()
+                log.warning("The index of %r stays as it is: %s", self.row.name, self._failure)
+                return False
+            finally:
+                self._progress.now = None
+            self._failure = None
+            self._retries.succeeded()
             log.info("The index of %r is %s now: %s", self.row.name, kind, plan.reason)
             return True
 
-    def _build(self, plan: Plan) -> Segments | None:
-        """Builds and saves an index of what is in the catalog; None if that fails."""
-        self._progress.check()
-        rows = self._index.live_rows
-        try:
-            built = self._save_built(plan.factory, rows)
-        except TaskEndedError:
-            raise
-        except Exception as exc:  # whatever it is, it would fail again at once
-            # If the collection was dropped, its folder went with it.
-            self._progress.check()
-            why = str(exc) or type(exc).__name__
-            self._failure = f"{plan.factory or EXACT} was not built: {why}"
-            if isinstance(exc, BuildError):
-                self._retries.failed(rows)
-            else:
-                self._retries.interrupted()
-            log.warning("The index of %r stays as it is: %s", self.row.name, self._failure)
-            return None
-        finally:
-            self._progress.now = None
-        self._failure = None
-        self._retries.succeeded()
-        return built
+    def _replace(self, built: Segments, change: threading.RLock) -> None:
+        """Has searches use an index that was built, once it is synced with the catalog."""
+        built = self._synced(built)
+        with change:
+            before, self._index = self._index, self._synced(built)
+            self._saved_changes = self._changes
+        del before, built  # freed, and its files removed, while nobody waits for a lock
 
     def _save_built(self, factory: str | None, rows: int) -> Segments:
         self._progress.report(0, rows, stage="read")
@@ -520,8 +516,11 @@ class Indexes:
     def _rebuild_all(self) -> bool:
         """Builds what is due, one after the other, on the background's thread."""
         with self._change:
-            loaded = list(self._live.values())
-        for live in loaded:
+            loaded = list(self._live)
+        for space in loaded:  # not the indexes: one that is dropped meanwhile must be freed
+            live = self._live.get(space)
+            if live is None or self._worker.closing.is_set():
+                continue
             try:
                 while live.may_be_due and live.rebuild(self._change):
                     pass  # changes meanwhile may make the next one due
