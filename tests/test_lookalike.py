@@ -79,6 +79,14 @@ def test_metadata_is_made_by_a_function(lookalike: Client, photos: Path) -> None
     assert found[0].metadata == {"stem": "mug-00-0"}
 
 
+def test_a_function_of_metadata_that_fails_stores_nothing(photos: Path, tmp_path: Path) -> None:
+    last = sorted(photos.rglob("*.jpg"))[-1]
+    with Client(tmp_path / "other", model="color", max_batch=2) as client:
+        with pytest.raises(ZeroDivisionError):
+            client.index(photos, metadata=lambda path: {"n": 1 / (path != last)})
+        assert client.collections() == []
+
+
 def test_a_file_that_fails_harms_no_other(lookalike: Client, photos: Path) -> None:
     (photos / "mug" / "notes.jpg").write_text("no picture")
     items = lookalike.index(photos)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from lookalike.errors import (
 from lookalike.models.base import Encoder
 from lookalike.models.color import ColorEncoder
 from lookalike.models.spec import ModelRequest
-from lookalike.records import ImageRecord, ModelSpec, NewImage, PutStatus, utc_now
+from lookalike.records import ModelSpec, NewImage, PutStatus, utc_now
 from lookalike.services.pipeline import Pipeline
 from lookalike.services.reembedding import Backfill
 from lookalike.services.search import SearchOptions
@@ -102,14 +102,15 @@ def test_an_original_that_cannot_be_opened_is_an_error_of_its_picture(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.index(some(6))
-    open_file = world.files.open
+    closed = world.store.get("default", "p4")
+    path, open_path = world.files.path(closed.sha256, closed.media_type), Path.open
 
-    def refusing(record: ImageRecord) -> BinaryIO | None:
-        if record.id == "p4":
+    def refusing(self: Path, *given: Any, **options: Any) -> Any:
+        if self == path:
             raise PermissionError(errno.EACCES, "Permission denied")
-        return open_file(record)
+        return open_path(self, *given, **options)
 
-    monkeypatch.setattr(world.files, "open", refusing)
+    monkeypatch.setattr(Path, "open", refusing)
     with pytest.raises(ReembeddingIncompleteError, match=r"p4: .*Permission denied"):
         world.move(NEW)
     assert world.store.spaces.all("default")[1].count == 5
