@@ -80,7 +80,7 @@ def test_metadata_is_made_by_a_function(lookalike: Client, photos: Path) -> None
 
 
 def test_a_function_of_metadata_that_fails_stores_nothing(photos: Path, tmp_path: Path) -> None:
-    last = sorted(photos.rglob("*.jpg"))[-1]
+    last = max(photos.rglob("*.jpg"))
     with Client(tmp_path / "other", model="color", max_batch=2) as client:
         with pytest.raises(ZeroDivisionError):
             client.index(photos, metadata=lambda path: {"n": 1 / (path != last)})
