@@ -97,6 +97,29 @@ def test_a_lost_original_is_kept_again_when_it_is_sent_again(services, paths):
     assert original(services, record.id) == paths[0].read_bytes()
 
 
+def test_a_thumbnail_made_again_is_kept_under_the_bytes_it_shows(services, paths, monkeypatch):
+    def sent(path):
+        return [PictureSource.from_path(path, id="x")]
+
+    list(services.indexing.index(sent(paths[0])))
+    before = services.store.get("default", "x")
+    for lost in (services.settings.data_dir / "thumbnails").rglob("*.jpg"):
+        lost.unlink()
+    look = services.files.open_thumbnail
+
+    def replaced_meanwhile(sha256):
+        monkeypatch.setattr(services.files, "open_thumbnail", look)
+        list(services.indexing.index(sent(paths[1])))
+
+    monkeypatch.setattr(services.files, "open_thumbnail", replaced_meanwhile)
+    record, file = services.pictures.thumbnail("default", "x")
+    with file:
+        assert file.read(2) == b"\xff\xd8"
+    assert record == services.store.get("default", "x")
+    assert record.sha256 != before.sha256
+    assert services.files.open_thumbnail(before.sha256) is None
+
+
 def test_bad_files_among_good_ones(services, paths, tmp_path):
     black = io.BytesIO()
     from PIL import Image

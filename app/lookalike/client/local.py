@@ -216,7 +216,8 @@ class Client(BaseClient):
         self._pictures.delete(collection, image_id)
 
     def thumbnail(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> bytes:
-        with self._pictures.thumbnail(collection, image_id) as file:
+        _, file = self._pictures.thumbnail(collection, image_id)
+        with file:
             return file.read()
 
     def _duplicates_page(

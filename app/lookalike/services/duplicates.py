@@ -230,11 +230,11 @@ class DuplicateService:
 
     def _open(self, collection: str, image_id: str, sha256: str) -> Image.Image:
         """The whole thumbnail: a decode at reduced size would blur the cells unevenly."""
-        with self.pictures.thumbnail(collection, image_id) as file:
-            image = self.pictures.decode(file, size=THUMBNAIL_SIZE)
-        if self.store.get(collection, image_id).sha256 != sha256:
-            raise ImageNotFoundError(f"{image_id!r} was replaced meanwhile")
-        return image
+        record, file = self.pictures.thumbnail(collection, image_id)
+        with file:
+            if record.sha256 != sha256:
+                raise ImageNotFoundError(f"{image_id!r} was replaced meanwhile")
+            return self.pictures.decode(file, size=THUMBNAIL_SIZE)
 
     def _answer(self, graph: NeighborGraph, options: DuplicateOptions) -> Duplicates:
         """Groups of those pictures that are still here."""

@@ -91,24 +91,25 @@ class PictureService:
                 _, original = self.original(collection, image_id)
                 with original:
                     return self.decode(original, size=size)
-        with self.thumbnail(collection, image_id) as thumbnail:
+        _, thumbnail = self.thumbnail(collection, image_id)
+        with thumbnail:
             return self.decode(thumbnail, size=size)
 
     def decode(self, file: BinaryIO, *, size: int) -> Image.Image:
         """As `open`, for a picture that is not stored. Raises `InvalidImageError`."""
         return self.decoder.decode(file, decode_size=size).image
 
-    def thumbnail(self, collection: str, image_id: str) -> BinaryIO:
-        """A picture's thumbnail, open; made again if it is missing. Raises as `original`."""
+    def thumbnail(self, collection: str, image_id: str) -> tuple[ImageRecord, BinaryIO]:
+        """A picture's row and its thumbnail, open; made again if missing. Raises as `original`."""
         record = self.get(collection, image_id)
         if (found := self.files.open_thumbnail(record.sha256)) is not None:
-            return found
-        _, original = self.original(collection, image_id)
+            return record, found
+        record, original = self.original(collection, image_id)  # may be replaced by now
         with original:
             decoded = self.decoder.decode(original, decode_size=THUMBNAIL_SIZE)
         made = make_thumbnail(decoded.image)
         self.files.put_thumbnail(record.sha256, made)
-        return BytesIO(made)
+        return record, BytesIO(made)
 
 
 @dataclass(eq=False)

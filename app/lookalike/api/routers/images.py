@@ -65,11 +65,11 @@ class BlobResponse(StreamingResponse):
         further = {"Accept-Ranges": "bytes"}
         if asked := _asked_range(request, size, headers["ETag"]):
             first, last = asked
-            status = 206 if first <= last else 416
-            further["Content-Range"] = f"bytes {first}-{last}/{size}"
-        if status == 416:
-            further["Content-Range"] = f"bytes */{size}"
-            first, last = 0, -1
+            if first <= last:
+                status, part = 206, f"{first}-{last}"
+            else:
+                status, part, first, last = 416, "*", 0, -1  # no byte of the file
+            further["Content-Range"] = f"bytes {part}/{size}"
         further["Content-Length"] = str(last + 1 - first)
         super().__init__(
             _chunks(file, first, last), status, {**_SAFE, **further, **headers}, media_type
@@ -82,9 +82,9 @@ class BlobResponse(StreamingResponse):
 
 
 def _asked_range(request: Request, size: int, etag: str) -> tuple[int, int] | None:
-    """The first and the last byte that a request asks for, in this order unless neither is there.
+    """The first and the last byte that a request asks for; None if it gets the whole file.
 
-    None for the whole file.
+    The first is behind the last if the file has none of these bytes.
     """
     asked = request.headers.get("Range", "")
     found = re.fullmatch(r"bytes=\s*(\d{0,18})-(\d{0,18})", asked, re.IGNORECASE | re.ASCII)
@@ -208,8 +208,7 @@ def get_image_thumbnail(
     collection: CollectionQuery = DEFAULT_COLLECTION,
 ) -> Response:
     """A JPEG of at most 256 pixels a side."""
-    record = parts.services.pictures.get(collection, image_id)
-    file = parts.services.pictures.thumbnail(collection, image_id)
+    record, file = parts.services.pictures.thumbnail(collection, image_id)
     etag = f'"{record.sha256}-thumbnail"'
     return BlobResponse(request, file, media_type="image/jpeg", headers={"ETag": etag})
 
