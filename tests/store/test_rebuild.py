@@ -403,6 +403,30 @@ def test_a_dropped_index_is_freed_while_another_is_built(
         wait_built(store)
 
 
+def test_no_build_begins_once_the_store_is_closing(
+    tmp_path: Path,
+    held_up: tuple[threading.Event, threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, go_on = held_up
+    store = opened(tmp_path)
+    for name in ("first", "second"):
+        fill(store, 5, collection=name)
+        search(store, QUERIES, collection=name)
+    monkeypatch.setattr(LiveIndex, "stop", lambda self: None)  # as of one that is loaded late
+    fill(store, LEAST, collection="first", seed=1)
+    assert begun.wait(30)
+    fill(store, LEAST, collection="second", seed=1)
+    closing = threading.Thread(target=store.close)
+    closing.start()
+    wait_for(store._indexes._worker.closing.is_set)
+    begun.clear()
+    go_on.set()
+    closing.join(30)
+    assert not closing.is_alive()
+    assert not begun.is_set()
+
+
 def test_an_index_that_cannot_be_read_back_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
