@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +32,8 @@ PREFIX = "LOOKALIKE_"
 _CACHE = Path("~/.cache/lookalike")
 _LEAST_KEY = 8  # characters
 _SIZES = TypeAdapter(ByteSize)
+
+Network = IPv4Network | IPv6Network
 
 
 def read_size(value: Any) -> int:
@@ -68,6 +71,9 @@ class Settings(BaseSettings):
     """Address to listen on"""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 takes a free one"""
+    trusted_proxies: str = "127.0.0.1,::1"
+    """Addresses and networks, separated by commas, of proxies whose X-Forwarded-For is believed;
+    none for none"""
 
     model: str = "resnet50"
     """resnet18, 34, 50, 101 or 152"""
@@ -176,6 +182,12 @@ class Settings(BaseSettings):
             raise ValueError(f"a key has at least {_LEAST_KEY} characters, not {len(value)}")
         return value
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: str) -> str:
+        parse_networks(value)
+        return value
+
     @field_validator("import_dirs")
     @classmethod
     def _check_dirs(cls, value: str | None) -> str | None:
@@ -212,6 +224,20 @@ def parse_dirs(text: str | None) -> list[Path]:
     """Folders in one text, separated by commas or as in PATH."""
     parts = (text or "").replace(os.pathsep, ",").split(",")
     return [Path(part.strip()) for part in parts if part.strip()]
+
+
+def parse_networks(text: str) -> list[Network]:
+    """Networks in one text, separated by commas; an address is a network of one.
+
+    Raises `ValueError` for what is neither.
+    """
+    names = [] if text.strip() == "none" else text.split(",")
+    try:
+        return [ip_network(name.strip(), strict=False) for name in names if name.strip()]
+    except ValueError as exc:
+        raise ValueError(
+            f"{exc}: write addresses and networks, e.g. 127.0.0.1,10.0.0.0/8, or none"
+        ) from None
 
 
 def load_settings(**given: Any) -> Settings:

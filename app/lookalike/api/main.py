@@ -14,13 +14,14 @@ from fastapi_offline import FastAPIOffline
 
 from lookalike import __version__
 from lookalike.api import errors
+from lookalike.api.addresses import Proxies
 from lookalike.api.deps import Parts
 from lookalike.api.monitoring import Metrics, Observe
 from lookalike.api.routers import images, indexing, search, service
 from lookalike.api.security import Keys, load_admin_key
 from lookalike.api.uploads import ARCHIVE_BODY_S, ARCHIVES_AT_ONCE, Admission, UploadLimits
 from lookalike.bootstrap import Services, build_services
-from lookalike.config import Settings
+from lookalike.config import Settings, parse_networks
 from lookalike.files.data_folder import make_data_folder
 from lookalike.models.encoders import Encoders
 from lookalike.store.base import Store
@@ -77,7 +78,8 @@ def create_app(
         swagger_ui_parameters={"displayRequestDuration": True, "tryItOutEnabled": True},
     )
     errors.install(app)
-    app.add_middleware(Observe, metrics=metrics)
+    proxies = Proxies(parse_networks(settings.trusted_proxies))
+    app.add_middleware(Observe, metrics=metrics, proxies=proxies)
     for router in (search, indexing, images, service):
         app.include_router(router.router)
     _complete_openapi(app)

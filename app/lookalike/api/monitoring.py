@@ -23,6 +23,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import EventDict, Processor
 
+from lookalike.api.addresses import Proxies
 from lookalike.bootstrap import Services
 from lookalike.services.checks import WINDOW
 
@@ -161,17 +162,19 @@ def configure_logging(level: str = "info", style: Literal["auto", "text", "json"
 
 
 class Observe:
-    """Gives each request an id, logs it, and counts it."""
+    """Finds out whose each request is, gives it an id, logs it, and counts it."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, proxies: Proxies) -> None:
         self._app = app
         self._metrics = metrics
+        self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection, as ASGI asks."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        self._proxies.resolve(scope)
         given = Headers(scope=scope).get("X-Request-ID", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["request_id"] = request_id

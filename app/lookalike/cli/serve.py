@@ -62,6 +62,7 @@ async def _run(settings: Settings) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # api/addresses.py reads them
             timeout_graceful_shutdown=30,
         )
     )
