@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageDraw, ImageFile
 
 from lookalike.errors import (
     ImageTooLargeError,
@@ -262,6 +262,79 @@ def test_transparency_is_laid_on_white():
         assert (pixels(make("PNG", variant)) == 255).all()
     half = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
     assert (pixels(make("PNG", half)) == 127).all()
+
+
+def shaped(color, *, ground=(0, 0, 0, 0), outline=None, size=(96, 96)):
+    """A ring in one color with another alpha around it."""
+    image = Image.new("RGBA", size, ground)
+    ImageDraw.Draw(image).ellipse((8, 8, 88, 88), fill=None, outline=outline or color, width=20)
+    return image
+
+
+def laid_on(level, image):
+    ground = Image.new("RGBA", image.size, (level, level, level, 255))
+    ground.alpha_composite(image)
+    return np.asarray(ground.convert("RGB"))
+
+
+WHITE = (255, 255, 255, 255)
+INVISIBLE = {
+    "white": shaped(WHITE),
+    "white with white around": shaped(WHITE, ground=(255, 255, 255, 0)),
+    "cream": shaped((250, 248, 242, 255)),
+    "half transparent white": shaped((255, 255, 255, 100)),
+    "smooth edges": shaped(WHITE, size=(96, 96)).resize((200, 200), Image.Resampling.LANCZOS),
+    "a hole": shaped((255, 255, 255, 0), ground=WHITE),
+    "in a haze": shaped(WHITE, ground=(255, 255, 255, 3)),
+}
+
+
+@pytest.mark.parametrize("image", INVISIBLE.values(), ids=INVISIBLE)
+def test_what_white_would_hide_is_laid_on_black(image):
+    shown = pixels(make("PNG", image))
+    assert np.ptp(shown.astype(int)) > 90
+    assert np.array_equal(shown, pixels(make("WEBP", image, exact=True)))
+
+
+def test_white_in_a_palette_and_in_gray_is_laid_on_black():
+    ring = shaped(WHITE).getchannel("A").point(lambda value: value // 255)
+    palette = ring.convert("P")
+    palette.putpalette([255, 0, 255, 255, 255, 255])
+    for kind in ("GIF", "PNG"):
+        shown = pixels(encode(palette, kind, transparency=0))
+        assert (shown.min(), shown.max()) == (0, 255)
+    deep = Image.fromarray(np.asarray(ring).astype(np.uint16) * 65535)
+    shown = pixels(encode(deep, "PNG", transparency=0))
+    assert (shown.min(), shown.max()) == (0, 255)
+
+
+VISIBLE = {
+    "black": shaped((0, 0, 0, 255)),
+    "a faint shadow": shaped((0, 0, 0, 9)),
+    "a fainter shadow": shaped((0, 0, 0, 2), ground=(255, 255, 255, 0)),
+    "pale yellow": shaped((255, 255, 215, 255)),
+    "light gray": shaped((230, 230, 230, 255)),
+    "white with a black dot": shaped(WHITE, ground=(0, 0, 0, 0)),
+    "nothing": Image.new("RGBA", (9, 9), (255, 255, 255, 0)),
+    "an opaque white sheet": Image.new("RGBA", (9, 9), WHITE),
+    "a photograph": PICTURE.convert("RGBA"),
+}
+ImageDraw.Draw(VISIBLE["white with a black dot"]).rectangle((10, 40, 20, 44), fill=(0, 0, 0, 255))
+
+
+@pytest.mark.parametrize("image", VISIBLE.values(), ids=VISIBLE)
+def test_what_white_shows_stays_on_white(image):
+    assert np.array_equal(pixels(make("PNG", image)), laid_on(255, image))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(st.tuples(*[st.integers(0, 255)] * 4), st.tuples(*[st.integers(0, 255)] * 4), st.booleans())
+def test_the_background_is_white_or_black_and_black_only_where_white_hides(color, ground, opaque):
+    image = shaped(color, ground=(*ground[:3], 255 if opaque else ground[3]))
+    shown, white = np.asarray(to_rgb(image.copy())), laid_on(255, image)
+    if not np.array_equal(shown, white):
+        assert np.array_equal(shown, laid_on(0, image))
+        assert np.ptp(shown) > np.ptp(white)
 
 
 @pytest.mark.parametrize("mode", ["PA", "La", "RGBa"])

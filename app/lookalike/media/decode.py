@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, IcoImagePlugin, Image, UnidentifiedImageError
+from PIL import ExifTags, IcoImagePlugin, Image, ImageChops, ImageStat, UnidentifiedImageError
 
 from lookalike.cores import available_cores
 from lookalike.errors import (
@@ -77,6 +77,7 @@ _TRANSPOSITIONS = {
 }
 _DEEP_MODES = frozenset(("I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
 _ALPHA_MODES = frozenset(("RGBA", "LA", "PA", "La", "RGBa"))
+_FAINT = 16.0  # contrast with the background, of 255: below it a picture is nearly blank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,7 @@ def check_bytes(source: bytes | BinaryIO, *, limits: ImageLimits) -> None:
 def decode_image(
     source: bytes | BinaryIO, *, limits: ImageLimits, decode_size: int
 ) -> DecodedImage:
-    """Decodes one picture: upright, RGB, transparency on white, the first frame.
+    """Decodes one picture: upright, RGB, transparency on a background, the first frame.
 
     Args:
         source: The file's bytes, or a seekable stream of them that is read from its start.
@@ -293,19 +294,46 @@ def make_thumbnail(image: Image.Image, *, size: int = 256) -> bytes:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Turns a loaded picture of any mode into RGB; ValueError if Pillow knows no way.
 
-    Transparency is laid on white; more than 8 bits are scaled down to 8, not clipped. Color
-    profiles are not applied.
+    Transparency is laid on white, or on black if the picture would be nearly blank on white.
+    More than 8 bits are scaled down to 8, not clipped. Color profiles are not applied.
     """
     if image.mode in _DEEP_MODES:
         return _deep_to_rgb(image)
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        white.alpha_composite(_with_alpha(image))
-        return white.convert("RGB")
+        return _on_background(_with_alpha(image))
     if image.mode != "RGB":
         image = image.convert("RGB")
     image.info = {}
     return image
+
+
+def _on_background(image: Image.Image) -> Image.Image:
+    """Lays an RGBA picture on white, or on black, see 0023-the-background-of-transparency.md.
+
+    Black is taken if the contrast with white is below `_FAINT` and that with black is more than
+    twice as large.
+    """
+    alpha = image.getchannel("A")
+    white = _laid_on(image, 255)
+    contrast = _contrast(ImageChops.invert(white), alpha)
+    if contrast >= _FAINT:
+        return white
+    black = _laid_on(image, 0)
+    return black if _contrast(black, alpha) > 2 * contrast else white
+
+
+def _laid_on(image: Image.Image, level: int) -> Image.Image:
+    ground = Image.new("RGBA", image.size, (level, level, level, 255))
+    ground.alpha_composite(image)
+    return ground.convert("RGB")
+
+
+def _contrast(difference: Image.Image, alpha: Image.Image) -> float:
+    """The root mean square, where `alpha` is not 0, of the channel that differs most, 0 to 255."""
+    red, green, blue = difference.split()
+    most = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    content = ImageStat.Stat(most, mask=alpha)
+    return float(content.rms[0]) if content.count[0] else 0.0
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:
@@ -322,10 +350,13 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
     """Scales grayscale of 16 or 32 bits, integer or float, down to 8 bits."""
     values = np.asarray(image)
     gray = _to_8_bits(values)
+    picture = Image.fromarray(gray)
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        gray = np.where(values == transparent, np.uint8(255), gray)
-    return Image.fromarray(gray).convert("RGB")
+    if not isinstance(transparent, int):
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    picture.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return _on_background(picture)
 
 
 def _to_8_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
