@@ -10,6 +10,7 @@ LookalikeError
 ├── ArchiveError                      an archive that is broken, or beyond a bound
 │   ├── NotAnArchiveError             the bytes are no archive that can be read
 │   └── ArchiveTooLargeError          too many bytes
+├── BackupError                       a backup or an export that is broken, or none at all
 ├── InvalidRequestError
 │   ├── MalformedRequestError         the body cannot be taken apart
 │   ├── InvalidParameterError         a value out of its range, an unknown field
@@ -103,6 +104,10 @@ class NotAnArchiveError(ArchiveError, code="not_an_archive"):
 
 class ArchiveTooLargeError(ArchiveError, code="archive_too_large"):
     """The archive has more bytes than the limit allows."""
+
+
+class BackupError(LookalikeError, code="invalid_backup"):
+    """A backup or an export that is broken or half, or no such thing at all."""
 
 
 class InvalidRequestError(LookalikeError, code="invalid_request"):

@@ -31,6 +31,7 @@ STATUS: dict[type[LookalikeError], int] = {
     errors.ArchiveError: 422,
     errors.NotAnArchiveError: 415,
     errors.ArchiveTooLargeError: 413,
+    errors.BackupError: 422,
     errors.InvalidRequestError: 422,
     errors.MalformedRequestError: 400,
     errors.MetadataTooLargeError: 413,
