@@ -38,6 +38,7 @@ def test_a_folder_is_trained_on_and_its_head_served(lookalike, many, tmp_path):
     assert done.exit_code == 0, done.exception
     out = tmp_path / "head"
     assert {path.name for path in out.iterdir()} == {
+        ".lookalike",
         "head.safetensors",
         "head.json",
         "embeddings.npy",

@@ -41,7 +41,7 @@ from lookalike.training.comparison import Change, Compared, compare, with_head
 from lookalike.training.plan import TrainingOptions
 from lookalike.visualization import contact_sheet as sheets
 from lookalike.visualization.map import make_map, write_map
-from lookalike.visualization.pages import check_writable
+from lookalike.visualization.pages import claim_output
 
 if TYPE_CHECKING:  # imports torch, which --help does not wait for
     from lookalike.training.trainer import Epoch, TrainingResult
@@ -192,7 +192,7 @@ def evaluate(
     if query_index is None:
         require_label_field(wanted)
 
-    check_writable(out / "report.json")
+    claim_output(out / "report.json")
     with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
         _warn_of_splits(vectors)
         if query_index is not None:
@@ -278,7 +278,7 @@ def map_pictures(
 ) -> None:
     """Draw a map on which similar pictures lie together."""
     require_extra("viz", "a map")
-    check_writable(out / "map.html")
+    claim_output(out / "map.html")
     with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
         numbers: dict[str, Any] = {"components": components, "perplexity": perplexity}
         layout = make_map(vectors, **numbers, seed=wanted.seed, progress=drawn)
@@ -307,7 +307,7 @@ def cluster(
     """Group pictures that look alike."""
     require_extra("viz", "grouping pictures")
     if out is not None:
-        check_writable(out / "index.html")
+        claim_output(out / "index.html")
     paths: list[Path] = []
     with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
         choosing = drawn.stage("choosing the number of groups")
@@ -411,6 +411,7 @@ def train(
         "gradient_checkpointing": gradient_checkpointing,
         "mixed_precision": mixed_precision,
     }
+    claim_output(out / "metrics.json")
     with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
         how = chosen if full else None
         result, headed = _fit(vectors, options, given, how, out / _CHECKPOINT, drawn)

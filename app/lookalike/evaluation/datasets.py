@@ -23,6 +23,7 @@ from PIL import Image
 
 from lookalike.cores import limit_openmp
 from lookalike.errors import ConfigurationError, UnreadableImageError
+from lookalike.files.data_folder import claim_folder
 from lookalike.media.sources import SUFFIXES, PictureSource, readable, walk
 
 Kind = Literal["auto", "folder", "flat", "cifar10", "sop", "csv"]
@@ -365,6 +366,8 @@ def _open_cifar10(top: Path, *, split: Split, download: bool = False) -> Dataset
     from torchvision.datasets import CIFAR10  # noqa: PLC0415 - imports torch
 
     try:
+        if download:
+            claim_folder(top, "cache")
         read = CIFAR10(top, train=split == "train", download=download)
         files = read.train_list if read.train else read.test_list
         stamps = [_stamp_of(top / _CIFAR10_FOLDER / name) for name, _ in files]

@@ -49,6 +49,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from lookalike.evaluation.datasets import Dataset, Stamp
+from lookalike.files.data_folder import claim_folder, mark_folder
 from lookalike.files.disk import atomic_write, disk_errors, make_folders, sync
 from lookalike.models.base import Encoder
 from lookalike.services.vector_set import Skipped
@@ -248,7 +249,9 @@ def open_keeper(
     name = re.sub(r"[^A-Za-z0-9._]+", "-", dataset.name)[:40].strip("-.") or "dataset"
     folder = cache / "vectors" / f"{encoder.spec.digest}-{precision}" / f"{name}-{origin}"
     with _keeping(folder):
+        claim_folder(cache, "cache")
         make_folders(folder.resolve())
+        mark_folder(cache / "vectors", "cache")
         lock = FileLock(folder / "lock", thread_local=False)
         try:
             lock.acquire(timeout=0)

@@ -1,21 +1,129 @@
-"""The data folder itself: there, or made, and owned by one process at a time."""
+"""The data folder itself, owned by one process at a time, and the marks of all folders of ours.
+
+Every folder that Lookalike makes for itself holds a small file, `.lookalike`, whose first line says
+what the folder is. No command takes pictures from a folder that has one.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal, get_args
 
 from filelock import FileLock, Timeout
 
 from lookalike.errors import ConfigurationError, DataFolderInUseError
-from lookalike.files.disk import disk_errors, make_folders
+from lookalike.files.disk import atomic_write, disk_errors, make_folders
 from lookalike.records import utc_now
 
+MARKER = ".lookalike"
+FolderKind = Literal["data folder", "cache", "output", "backup", "trash"]
+
+APPLICATION = 0x4C4B4341  # "LKCA": the `application_id` of catalog.db
+_APPLICATION_AT = 68  # where SQLite keeps it in a file, 4 bytes big-endian
 _OWNER = "lock.owner"
+
+PARTS = frozenset(["images", "thumbnails", "index", "heads", "models", "imports", "tmp", "trash"])
+"""The folders inside a data folder."""
+
+_FILES = re.compile(
+    r"(catalog|jobs|access)\.db(-wal|-shm|-journal)?|lock|lock\.owner|admin\.key|hub|lost\+found|\..*"
+)
+"""What else lies in a data folder; `hub` is a folder of weights."""
+
+_SIGNS = (
+    ("report.json", "report.html"),
+    ("map.html", "places.csv"),
+    ("groups.csv", "index.html"),
+    ("head.json", "head.safetensors"),
+)
+"""Files that tell an output folder of a version that set no marks."""
+
+_OUTPUT = re.compile(
+    r"report\.(json|html)|query-\d+\.png|map\.html|places\.csv|(scatter|grid)\.png|index\.html"
+    r"|groups\.csv|group-\d+\.png|head\.(json|safetensors)|(embeddings|labels|ids)\.npy"
+    r"|metrics\.json|(curves|contact-sheet)\.png|checkpoint\.pt|\S+\.safetensors|\..*"
+)
+"""Names of files that such a folder may hold."""
+
+
+def mark_folder(path: Path, kind: FolderKind) -> None:
+    """Writes into a folder that it is ours; does nothing where it is marked, or the disk refuses.
+
+    Only for folders that hold nothing of the user's; see `claim_folder`.
+    """
+    marker = path / MARKER
+    if marker.exists():
+        return
+    text = f"Lookalike {kind}\n\nLookalike made this folder, and never takes pictures from it.\n"
+    with suppress(OSError), atomic_write(marker) as file:
+        file.write(text.encode("ascii"))
+
+
+def claim_folder(path: Path, kind: FolderKind) -> None:
+    """Makes a folder where it is missing, and marks it unless files of the user's lie in it.
+
+    Raises OSError.
+    """
+    make_folders(path.absolute())
+    names = _names(path)
+    if not names or (_are_of_data_folder(names) if kind == "data folder" else _is_output(path)):
+        mark_folder(path, kind)
+
+
+def folder_kind(path: Path) -> FolderKind | None:
+    """What a folder of ours is: by its marker, or by what lies in it; None for any other folder.
+
+    A part of a data folder, such as `images`, is of that kind, too. A folder that holds files of
+    the user's beside a data folder's is none of ours, but those parts are.
+    """
+    try:
+        with (path / MARKER).open("rb") as file:
+            first = file.readline(100).decode("ascii", "replace").strip()
+        said = first.removeprefix("Lookalike ")
+        return next((kind for kind in get_args(FolderKind) if kind == said), "output")
+    except OSError:
+        pass
+    whole = _has_catalog(path) and _are_of_data_folder(_names(path))
+    if whole or (path.name in PARTS and _has_catalog(path.parent)):
+        return "data folder"
+    return "output" if _is_output(path) else None
+
+
+def is_ours(path: Path) -> bool:
+    """Whether Lookalike made a folder for itself, so that no picture in it is the user's."""
+    return folder_kind(path) is not None
+
+
+def _has_catalog(path: Path) -> bool:
+    """Whether a folder is a data folder, whatever lies in it beside; a catalog may be missing."""
+    with suppress(OSError), (path / "catalog.db").open("rb") as file:
+        file.seek(_APPLICATION_AT)
+        if file.read(4) == APPLICATION.to_bytes(4, "big"):
+            return True
+    return all((path / name).exists() for name in ("images", "thumbnails", "tmp", "lock"))
+
+
+def _are_of_data_folder(names: list[str]) -> bool:
+    return all(name in PARTS or _FILES.fullmatch(name) for name in names)
+
+
+def _is_output(path: Path) -> bool:
+    """Whether a folder holds what a command wrote, and nothing else."""
+    signed = any(all((path / name).is_file() for name in names) for names in _SIGNS)
+    return signed and all(map(_OUTPUT.fullmatch, _names(path)))
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return os.listdir(path)  # noqa: PTH208 - names are enough
+    except OSError:
+        return []
 
 
 def require_data_folder(path: Path) -> None:
@@ -69,6 +177,8 @@ def lock_folder(folder: Path) -> FileLock:
         }
         with suppress(OSError):  # a courtesy to whoever comes second; a full disk may refuse it
             (folder / _OWNER).write_text(json.dumps(owner))
+        with suppress(OSError):
+            claim_folder(folder, "data folder")
     return lock
 
 

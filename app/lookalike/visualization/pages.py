@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 from lookalike.errors import ConfigurationError
+from lookalike.files.data_folder import claim_folder
 from lookalike.files.disk import atomic_write
 from lookalike.media.decode import make_thumbnail
 from lookalike.visualization.drawing import jpeg_uri
@@ -63,6 +64,16 @@ def check_writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
+
+
+def claim_output(path: Path) -> None:
+    """As `check_writable`, for a file of an output folder.
+
+    The folder is marked as ours, unless files of the user's lie in it.
+    """
+    with _writing(path):
+        claim_folder(path.parent, "output")
+    check_writable(path)
 
 
 @contextmanager

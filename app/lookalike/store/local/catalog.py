@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import DataFolderError, StorageError
+from lookalike.files.data_folder import APPLICATION
 from lookalike.progress import Worker
 from lookalike.records import (
     ImageRecord,
@@ -37,7 +38,7 @@ from lookalike.store.base import (
 from lookalike.store.sqlite import Connections, Schema
 
 SCHEMA = Schema(
-    application=0x4C4B4341,  # "LKCA"
+    application=APPLICATION,
     version=1,
     statements=(
         # A collection without a name was dropped; its rows are being removed. `images` counts its
