@@ -33,6 +33,7 @@ LookalikeError
 │   ├── SpecMismatchError             vectors made by another model
 │   └── ReembeddingIncompleteError    pictures without a vector by the new model
 ├── UnauthorizedError                 no key, or a wrong one
+├── ForbiddenError                    a key that may not do this
 ├── UnavailableError
 │   ├── QueueFullError
 │   ├── NotReadyError                 starting, shutting down, or the canary failed
@@ -196,6 +197,10 @@ class ReembeddingIncompleteError(ConflictError, code="reembedding_incomplete"):
 
 class UnauthorizedError(LookalikeError, code="unauthorized"):
     """No key was sent, or a wrong one."""
+
+
+class ForbiddenError(LookalikeError, code="forbidden"):
+    """The key that was sent is valid, but its scope does not include this call."""
 
 
 class UnavailableError(LookalikeError, code="unavailable"):

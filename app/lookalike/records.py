@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 Metadata = Mapping[str, Any]
 """A JSON object: what the caller stores with a picture."""
 
+
+class Access(StrEnum):
+    """What a key may do. Each scope includes those before it."""
+
+    READ = "read"  # search, and look at everything but jobs and keys
+    WRITE = "write"  # also index, change and delete pictures
+    ADMIN = "admin"  # also what concerns whole collections, and the service itself
+
+    def includes(self, other: Access) -> bool:
+        """Whether a key of this scope may do what needs another."""
+        scopes = list(Access)
+        return scopes.index(self) >= scopes.index(other)
+
+
 DEFAULT_COLLECTION = "default"
 
 

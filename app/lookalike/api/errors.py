@@ -40,6 +40,7 @@ STATUS: dict[type[LookalikeError], int] = {
     errors.NotFoundError: 404,
     errors.ConflictError: 409,
     errors.UnauthorizedError: 401,
+    errors.ForbiddenError: 403,
     errors.UploadStalledError: 408,
     errors.StorageError: 503,
     errors.UnavailableError: 503,

@@ -1,4 +1,4 @@
-"""The admin key, for changes, and the read key, for everything else if it is set."""
+"""Keys: what a call needs, and what the key that was sent may do."""
 
 from __future__ import annotations
 
@@ -7,30 +7,27 @@ import logging
 import os
 import secrets
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Request, Security, params
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from lookalike.api.deps import parts_of
-from lookalike.errors import ConfigurationError, UnauthorizedError
+from lookalike.errors import ConfigurationError, ForbiddenError, UnauthorizedError
 from lookalike.files.disk import sync
+from lookalike.records import Access
 
 log = logging.getLogger(__name__)
 
 KEY_FILE = "admin.key"
 
-_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="The admin or read key")
-_bearer = HTTPBearer(auto_error=False, description="The admin or read key")
-
-
-class Access(Enum):
-    """What a call may do."""
-
-    READ = "read"
-    ADMIN = "admin"
+_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="A key")
+_bearer = HTTPBearer(auto_error=False, description="A key")
+_HeaderKey = Annotated[str | None, Security(_header)]
+_BearerKey = Annotated[object, Security(_bearer)]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -41,26 +38,31 @@ class Keys:
     read: str | None = None
 
     def check(self, request: Request, access: Access) -> None:
-        """Compares the key that was sent, in constant time. Raises `UnauthorizedError`."""
+        """Raises `UnauthorizedError` without a valid key, `ForbiddenError` if its scope is less."""
         if access is Access.READ and self.read is None:
             return
         given = _sent_key(request)
         if given is None:
             raise UnauthorizedError(
-                "This call needs a key; send it as X-API-Key or as Authorization: Bearer. "
-                + _where(access)
+                f"This call needs a key of scope {access}; send it as X-API-Key or as "
+                "Authorization: Bearer"
             )
-        allowed = [self.admin] if access is Access.ADMIN else [self.admin, self.read or ""]
+        scope = self._scope(given)
+        if scope is None:
+            raise UnauthorizedError("The key that was sent is not the right one")
+        if not scope.includes(access):
+            raise ForbiddenError(f"This call needs a key of scope {access}; this key's is {scope}")
+
+    def _scope(self, given: str) -> Access | None:
+        """What a key may do, compared in constant time; None if it is no key."""
         sent = given.encode("latin-1")  # the bytes as they came
-        matches = [hmac.compare_digest(sent, key.encode()) for key in allowed]
-        if not any(matches):
-            raise UnauthorizedError("The key that was sent is not the right one. " + _where(access))
-
-
-def _where(access: Access) -> str:
-    name = "LOOKALIKE_ADMIN_KEY" if access is Access.ADMIN else "LOOKALIKE_READ_KEY"
-    kept = f", or in the data folder's {KEY_FILE}" if access is Access.ADMIN else ""
-    return f"The {access.value} key is what the service was given as {name}{kept}"
+        known = {Access.READ: self.read, Access.ADMIN: self.admin}
+        scopes = [
+            scope
+            for scope, key in known.items()
+            if key is not None and hmac.compare_digest(sent, key.encode())
+        ]
+        return scopes[-1] if scopes else None
 
 
 def _sent_key(request: Request) -> str | None:
@@ -123,20 +125,24 @@ def _read_key(path: Path) -> str:
     return key
 
 
-async def require_read(
-    request: Request, _key: str | None = Security(_header), _token: object = Security(_bearer)
-) -> None:
-    """Dependency of every call that reads. Its parameters put the keys into OpenAPI."""
-    parts_of(request).keys.check(request, Access.READ)
+@dataclass(frozen=True)
+class Require:
+    """A route's dependency that checks the key. Its parameters put the keys into OpenAPI."""
+
+    access: Access
+
+    async def __call__(
+        self, request: Request, _key: _HeaderKey = None, _token: _BearerKey = None
+    ) -> None:
+        """Raises as `Keys.check`."""
+        parts_of(request).keys.check(request, self.access)
 
 
-async def require_admin(
-    request: Request, _key: str | None = Security(_header), _token: object = Security(_bearer)
-) -> None:
-    """Dependency of every call that changes something."""
-    parts_of(request).keys.check(request, Access.ADMIN)
+def needed_access(dependencies: Sequence[params.Depends]) -> Access:
+    """The scope that a route's dependencies ask for."""
+    needed = [one.dependency.access for one in dependencies if isinstance(one.dependency, Require)]
+    return max(needed, key=list(Access).index)
 
 
-READ = [Depends(require_read)]
-ADMIN = [Depends(require_admin)]
+READ, WRITE, ADMIN = ([Depends(Require(access))] for access in Access)
 """What the routes of a call name as their dependencies."""

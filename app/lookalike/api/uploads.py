@@ -20,7 +20,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from lookalike.api.deps import Parts, parts_of
-from lookalike.api.security import Access
+from lookalike.api.security import needed_access
 from lookalike.errors import (
     ArchiveTooLargeError,
     ImageTooLargeError,
@@ -210,17 +210,16 @@ async def unstalled(
 class LimitedRoute(APIRoute):
     """A route that checks the key and reads the body within limits, before FastAPI would."""
 
-    access = Access.ADMIN
-
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wraps FastAPI's handler, which finds the body read."""
         handle = super().get_route_handler()
         if self.body_field is None:
             return handle
+        access = needed_access(self.dependencies)
 
         async def limited(request: Request) -> Response:
             parts = parts_of(request)
-            parts.keys.check(request, self.access)
+            parts.keys.check(request, access)
             async with self.body_of(request, parts):
                 return await handle(request)
 
@@ -233,8 +232,6 @@ class LimitedRoute(APIRoute):
 
 class UploadRoute(LimitedRoute):
     """A route that takes one picture. Checks the queue before it reads the body."""
-
-    access = Access.READ
 
     def limits_of(self, parts: Parts) -> UploadLimits:
         """What the body may hold."""
@@ -251,9 +248,7 @@ class UploadRoute(LimitedRoute):
 
 
 class IndexRoute(UploadRoute):
-    """A route that takes many pictures and changes the collection."""
-
-    access = Access.ADMIN
+    """A route that takes many pictures."""
 
     def limits_of(self, parts: Parts) -> UploadLimits:
         """What the body may hold."""

@@ -22,7 +22,7 @@ from lookalike.api.deps import (
 )
 from lookalike.api.errors import responses
 from lookalike.api.routers.search import similar
-from lookalike.api.security import ADMIN, READ
+from lookalike.api.security import READ, WRITE
 from lookalike.api.uploads import JsonRoute
 from lookalike.records import DEFAULT_COLLECTION, DuplicateKind
 from lookalike.schemas import (
@@ -142,8 +142,8 @@ def get_image(
 @_images.patch(
     "/{image_id}",
     summary="Change a picture's metadata",
-    responses=responses(400, 401, 404, 408, 413, 422, 507),
-    dependencies=ADMIN,
+    responses=responses(400, 401, 403, 404, 408, 413, 422, 507),
+    dependencies=WRITE,
 )
 def patch_image(
     image_id: ImageId,
@@ -159,8 +159,8 @@ def patch_image(
     "/{image_id}",
     status_code=204,
     summary="Delete a picture",
-    responses=responses(401, 404, 422, 507),
-    dependencies=ADMIN,
+    responses=responses(401, 403, 404, 422, 507),
+    dependencies=WRITE,
 )
 def delete_image(
     image_id: ImageId, parts: PartsDep, collection: CollectionQuery = DEFAULT_COLLECTION

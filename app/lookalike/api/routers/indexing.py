@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 from lookalike.api import errors
 from lookalike.api.deps import COLLECTION_PATTERN, PartsDep, known_fields
 from lookalike.api.routers.service import ACCEPTED, PATH_PATTERN, JobRoute, accepted
-from lookalike.api.security import ADMIN
+from lookalike.api.security import WRITE
 from lookalike.api.uploads import ArchiveRoute, IndexRoute
 from lookalike.errors import InvalidIdError, InvalidMetadataError
 from lookalike.media.sources import PictureSource
@@ -45,9 +45,9 @@ _FIELDS = ("metadata", "on_conflict", "collection")
     responses={
         200: {"model": IndexOut, "description": "Nothing was new"},
         207: {"model": IndexOut, "description": "Some of several files failed"},
-        **errors.responses(400, 401, 408, 409, 413, 415, 422, 503, 507),
+        **errors.responses(400, 401, 403, 408, 409, 413, 415, 422, 503, 507),
     },
-    dependencies=[*ADMIN, known_fields("files", "ids", *_FIELDS)],
+    dependencies=[*WRITE, known_fields("files", "ids", *_FIELDS)],
 )
 def index(
     request: Request,
@@ -183,8 +183,8 @@ class FolderIn(Schema):
     "/index/archive",
     status_code=202,
     summary="Add the pictures of an archive",
-    responses={202: ACCEPTED, **errors.responses(400, 401, 408, 409, 413, 415, 422, 503, 507)},
-    dependencies=[*ADMIN, known_fields("file", "folder_field", *_FIELDS)],
+    responses={202: ACCEPTED, **errors.responses(400, 401, 403, 408, 409, 413, 415, 422, 503, 507)},
+    dependencies=[*WRITE, known_fields("file", "folder_field", *_FIELDS)],
 )
 def index_archive(
     request: Request,
@@ -221,7 +221,7 @@ def index_archive(
     status_code=202,
     summary="Add the pictures of a folder of the server",
     responses={202: ACCEPTED, **errors.responses(400, 401, 403, 408, 409, 413, 422, 503, 507)},
-    dependencies=ADMIN,
+    dependencies=WRITE,
 )
 def index_folder(asked: FolderIn, parts: PartsDep, response: Response) -> JobOut:
     """Its pictures are indexed in the background, as `lookalike index` would.

@@ -19,7 +19,7 @@ from lookalike.api.deps import (
     refuse_query,
 )
 from lookalike.api.errors import responses
-from lookalike.api.security import READ, Access
+from lookalike.api.security import READ
 from lookalike.api.uploads import JsonRoute, UploadRoute
 from lookalike.errors import RequestTooLargeError
 from lookalike.records import DEFAULT_COLLECTION, LIMITS, Effort
@@ -72,7 +72,6 @@ class UrlRoute(JsonRoute):
     No place is held while the body comes or the picture is fetched: either may be slow.
     """
 
-    access = Access.READ
     too_large = RequestTooLargeError
 
     def admit(self, parts: Parts) -> None:

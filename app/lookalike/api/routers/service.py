@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ConfigDict, Field
 
 from lookalike import __version__
 from lookalike.api.deps import COLLECTION_PATTERN, PartsDep
 from lookalike.api.errors import responses
-from lookalike.api.security import ADMIN, READ
+from lookalike.api.security import ADMIN, READ, WRITE
 from lookalike.api.uploads import JsonRoute
 from lookalike.bootstrap import move_request
 from lookalike.errors import RequestTooLargeError
+from lookalike.records import Access
 from lookalike.schemas import (
     Answer,
     CollectionOut,
@@ -29,7 +30,7 @@ from lookalike.schemas import (
     VectorSetsOut,
 )
 from lookalike.services.checks import WINDOW
-from lookalike.services.jobs import REEMBED_KIND, JobStatus
+from lookalike.services.jobs import IMPORT_KINDS, REEMBED_KIND, JobStatus
 
 ACCEPTED = {
     "description": "The job waits or runs; GET its Location to see how far it is",
@@ -55,7 +56,7 @@ class JobRoute(JsonRoute):
 router = APIRouter()
 _collections = APIRouter(prefix="/collections", tags=["collections"])
 _service = APIRouter(tags=["service"])
-_jobs = APIRouter(route_class=JobRoute, tags=["jobs"], dependencies=ADMIN)
+_jobs = APIRouter(route_class=JobRoute, tags=["jobs"])
 
 
 class ReembedIn(Schema):
@@ -94,7 +95,7 @@ def list_collections(parts: PartsDep) -> CollectionsOut:
     "/{name}",
     status_code=204,
     summary="Delete a collection",
-    responses=responses(401, 404, 422, 507),
+    responses=responses(401, 403, 404, 422, 507),
     dependencies=ADMIN,
 )
 def delete_collection(name: CollectionName, parts: PartsDep) -> Response:
@@ -119,7 +120,7 @@ def list_vectors(name: CollectionName, parts: PartsDep) -> VectorSetsOut:
     "/{name}/vectors/{digest}",
     status_code=204,
     summary="Delete the vectors of a model that the collection no longer uses",
-    responses=responses(401, 404, 409, 422, 507),
+    responses=responses(401, 403, 404, 409, 422, 507),
     dependencies=ADMIN,
 )
 def delete_vectors(name: CollectionName, digest: Digest, parts: PartsDep) -> Response:
@@ -138,7 +139,8 @@ def accepted(response: Response, job: JobStatus) -> JobOut:
     "/collections/{name}/reembed",
     status_code=202,
     summary="Move a collection to another model",
-    responses={202: ACCEPTED, **responses(400, 401, 404, 408, 413, 422, 503, 507)},
+    responses={202: ACCEPTED, **responses(400, 401, 403, 404, 408, 413, 422, 503, 507)},
+    dependencies=ADMIN,
 )
 def reembed(
     name: CollectionName, parts: PartsDep, response: Response, asked: ReembedIn | None = None
@@ -154,7 +156,9 @@ def reembed(
     return accepted(response, job)
 
 
-@_jobs.get("/jobs", summary="List jobs", responses=responses(401, 422, 503))
+@_jobs.get(
+    "/jobs", summary="List jobs", responses=responses(401, 403, 422, 503), dependencies=ADMIN
+)
 def list_jobs(
     parts: PartsDep,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most jobs to return")] = 100,
@@ -167,17 +171,30 @@ def list_jobs(
     return JobsOut(jobs=[JobOut.of(one) for one in found], next_cursor=next_cursor)
 
 
-@_jobs.get("/jobs/{job_id}", summary="How far a job is", responses=responses(401, 404, 422, 503))
+@_jobs.get(
+    "/jobs/{job_id}",
+    summary="How far a job is",
+    responses=responses(401, 403, 404, 422, 503),
+    dependencies=WRITE,
+)
 def get_job(job_id: JobId, parts: PartsDep) -> JobOut:
     """Progress, rate, errors so far and time left."""
     return JobOut.of(parts.services.jobs.get(job_id))
 
 
 @_jobs.post(
-    "/jobs/{job_id}/cancel", summary="End a job", responses=responses(401, 404, 422, 503, 507)
+    "/jobs/{job_id}/cancel",
+    summary="End a job",
+    responses=responses(401, 403, 404, 422, 503, 507),
+    dependencies=WRITE,
 )
-def cancel_job(job_id: JobId, parts: PartsDep) -> JobOut:
-    """At its next step; what it did is kept, and one that ended stays as it is."""
+def cancel_job(request: Request, job_id: JobId, parts: PartsDep) -> JobOut:
+    """At its next step; what it did is kept, and one that ended stays as it is.
+
+    A job that is no import needs a key that may begin it: one of scope admin.
+    """
+    if parts.services.jobs.get(job_id).job.kind not in IMPORT_KINDS:
+        parts.keys.check(request, Access.ADMIN)
     return JobOut.of(parts.services.jobs.cancel(job_id))
 
 
