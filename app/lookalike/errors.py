@@ -32,6 +32,7 @@ LookalikeError
 │   ├── ImageExistsError              the id is taken, and on_conflict is `error`
 │   ├── SpecMismatchError             vectors made by another model
 │   └── ReembeddingIncompleteError    pictures without a vector by the new model
+├── ClientGoneError                  the client left before its answer was there
 ├── UnauthorizedError                 no key, or a wrong one
 ├── ForbiddenError                    a key that may not do this
 ├── UnavailableError
@@ -193,6 +194,13 @@ class SpecMismatchError(ConflictError, code="passport_mismatch"):
 
 class ReembeddingIncompleteError(ConflictError, code="reembedding_incomplete"):
     """Some pictures have no vector by the new model, so the collection stays on the old one."""
+
+
+class ClientGoneError(LookalikeError, code="client_gone"):
+    """The client left before its answer was there; nobody reads this."""
+
+    def __init__(self) -> None:
+        super().__init__("The connection ended before the answer was there")
 
 
 class UnauthorizedError(LookalikeError, code="unauthorized"):

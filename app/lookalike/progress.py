@@ -1,14 +1,19 @@
-"""Long tasks: how one reports its progress and learns that it should end, and a thread for them."""
+"""Long tasks: how one reports its progress and learns that it should end, and a thread for them.
+
+Also how a call learns that whoever made it has left.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import ClientGoneError, LookalikeError
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +64,47 @@ class _Stage(Progress):
 
 NO_PROGRESS = Progress()
 """For callers that show nothing and never end the task early."""
+
+
+class Caller:
+    """Whoever waits for the answer of a call; a client may leave before it comes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._gone = False
+        self._acts: list[Callable[[], object]] = []
+
+    def leave(self) -> None:
+        """Calls what was to be done if the caller leaves; may be called from any thread."""
+        with self._lock:
+            self._gone = True
+            acts, self._acts = self._acts, []
+        for act in acts:
+            act()
+
+    @contextmanager
+    def on_leave(self, act: Callable[[], object]) -> Iterator[None]:
+        """Has `act` called, on another thread, if the caller leaves while the block runs.
+
+        Raises `ClientGoneError`, before the block or after it, if the caller has left.
+        """
+        with self._lock:
+            if self._gone:
+                raise ClientGoneError
+            self._acts.append(act)
+        try:
+            yield
+        finally:
+            with self._lock:
+                if act in self._acts:
+                    self._acts.remove(act)
+                gone = self._gone
+            if gone:
+                raise ClientGoneError
+
+
+caller: ContextVar[Caller] = ContextVar("caller", default=Caller())  # noqa: B039 - never leaves
+"""The caller of the current call, on whatever thread the call runs."""
 
 
 @dataclass(eq=False)

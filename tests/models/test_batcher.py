@@ -1,13 +1,20 @@
 import concurrent.futures
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from lookalike.errors import EmbeddingFailedError, NotReadyError, QueueFullError
+from lookalike.errors import (
+    ClientGoneError,
+    EmbeddingFailedError,
+    NotReadyError,
+    QueueFullError,
+)
 from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import LiveEncoder
+from lookalike.progress import Caller, caller
 from tests.models.pictures import draw
 from tests.waiting import assert_stays, wait_for
 
@@ -197,6 +204,27 @@ def test_cancelled_pictures_are_dropped(encoder, batcher):
     alone = batcher.submit(PICTURES[3])
     alone.cancel()
     assert np.array_equal(batcher.embed(PICTURES[4]), EXPECTED[4])
+
+
+def test_a_caller_who_leaves_gives_the_place_in_the_queue_back(encoder, batcher):
+    occupy(encoder, batcher)
+    leaving = Caller()
+
+    def embed():
+        caller.set(leaving)
+        return batcher.embed(PICTURES[1])
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(embed)
+        wait_for(lambda: batcher.queue_length == 1)
+        leaving.leave()
+        with pytest.raises(ClientGoneError):
+            waiting.result(10)
+        assert batcher.queue_length == 0
+        with pytest.raises(ClientGoneError):  # who has left already does not wait at all
+            pool.submit(embed).result(10)
+    encoder.gate.set()
+    assert np.array_equal(batcher.embed(PICTURES[2]), EXPECTED[2])
 
 
 def test_closing_finishes_what_waits(encoder):

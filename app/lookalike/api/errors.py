@@ -42,6 +42,7 @@ STATUS: dict[type[LookalikeError], int] = {
     errors.UnauthorizedError: 401,
     errors.ForbiddenError: 403,
     errors.UploadStalledError: 408,
+    errors.ClientGoneError: 408,
     errors.StorageError: 503,
     errors.UnavailableError: 503,
     errors.StorageFullError: 507,

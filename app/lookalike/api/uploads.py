@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -32,6 +33,7 @@ from lookalike.errors import (
     TooManyFilesError,
     UploadStalledError,
 )
+from lookalike.progress import Caller, caller
 
 IDLE_S = 10.0  # without a byte, after which a body has stalled
 BODY_S = 120.0  # after which a body must be complete
@@ -207,6 +209,25 @@ async def unstalled(
         yield chunk
 
 
+@contextmanager
+def leaving(request: Request) -> Iterator[None]:
+    """Tells the block's `caller` if the client leaves. The body must have been read."""
+    waiting = Caller()
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        waiting.leave()
+
+    token = caller.set(waiting)
+    watcher = asyncio.ensure_future(watch())
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        caller.reset(token)
+
+
 class LimitedRoute(APIRoute):
     """A route that checks the key and reads the body within limits, before FastAPI would."""
 
@@ -221,7 +242,8 @@ class LimitedRoute(APIRoute):
             parts = parts_of(request)
             parts.keys.check(request, access)
             async with self.body_of(request, parts):
-                return await handle(request)
+                with leaving(request):
+                    return await handle(request)
 
         return limited
 

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from lookalike.errors import (
     SpecMismatchError,
 )
 from lookalike.models.base import Encoder, Features, Vectors
+from lookalike.progress import caller
 from lookalike.records import ModelSpec
 
 Vector = NDArray[np.float32]
@@ -188,8 +190,20 @@ class LiveEncoder:
         return future
 
     def embed(self, item: Features) -> Vector:
-        """Submits an item and waits for its vector, (dim,) float32; raises as `submit`."""
-        return self.submit(item).result()
+        """Submits an item and waits for its vector, (dim,) float32; raises as `submit`.
+
+        Gives the place in the queue back if the caller leaves; raises `ClientGoneError` then.
+        """
+        future = self.submit(item)
+        with caller.get().on_leave(partial(self._withdraw, future)):
+            return future.result()
+
+    def _withdraw(self, future: Future[Vector]) -> None:
+        """Takes an item out of the queue if it still waits."""
+        with self._changed:
+            if future.cancel():
+                self._waiting = deque(item for item in self._waiting if item[1] is not future)
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Takes no more items, finishes those that wait, and ends the thread."""
