@@ -32,7 +32,7 @@ LookalikeError
 │   ├── ImageExistsError              the id is taken, and on_conflict is `error`
 │   ├── SpecMismatchError             vectors made by another model
 │   └── ReembeddingIncompleteError    pictures without a vector by the new model
-├── ClientGoneError                  the client left before its answer was there
+├── ClientGoneError                   the client left before its answer was there
 ├── UnauthorizedError                 no key, or a wrong one
 ├── ForbiddenError                    a key that may not do this
 ├── UnavailableError

@@ -16,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from lookalike.api import uploads
-from lookalike.api.uploads import Admission
+from lookalike.api.admission import Admission
 from lookalike.config import Settings, parse_dirs
 from lookalike.errors import StorageFullError
 from lookalike.files.disk import LocalFiles

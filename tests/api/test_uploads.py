@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import struct
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
+from starlette.requests import Request
 
-from lookalike.api.uploads import Admission
+from lookalike.api import admission
+from lookalike.api.admission import Admission, Bodies
 from lookalike.errors import MalformedRequestError, QueueFullError, UploadStalledError
 from lookalike.models.encoders import Encoders
 from tests.api.conftest import ADMIN, picture
@@ -139,28 +144,103 @@ def test_the_key_is_checked_before_a_body_of_any_kind_is_read(client):
     assert (answer.status_code, answer.json()["code"]) == (413, "metadata_too_large")
 
 
-def test_a_body_that_stops_coming_is_given_up(tmp_path):
-    import asyncio
+async def forever() -> dict[str, Any]:
+    await asyncio.sleep(60)
+    raise AssertionError
 
-    from starlette.requests import Request
 
-    from lookalike.api import uploads
+async def trickle() -> dict[str, Any]:
+    await asyncio.sleep(0.01)
+    return {"type": "http.request", "body": b"x", "more_body": True}
 
-    async def receive():
-        await asyncio.sleep(60)
 
-    async def gone():
-        return {"type": "http.disconnect"}
+async def flood() -> dict[str, Any]:
+    await asyncio.sleep(0.001)
+    return {"type": "http.request", "body": bytes(5000), "more_body": True}
 
-    async def read(receive) -> None:
-        request = Request({"type": "http", "headers": []}, receive)
-        async for _ in uploads.unstalled(request, idle_s=0.1):
+
+async def gone() -> dict[str, Any]:
+    return {"type": "http.disconnect"}
+
+
+async def read(receive, *, bodies: Bodies | None = None, body_s: float = 60) -> int:
+    """Reads a body; returns how many bytes came, if it ends well."""
+    request = Request({"type": "http", "headers": []}, receive)
+    with (bodies or Bodies(8, 10**9)).coming(None) as body:
+        async for _ in body.chunks(request, body_s=body_s):
             pass
+        return body.received
 
+
+@pytest.mark.parametrize("receive", [forever, trickle])
+def test_a_body_that_comes_too_slowly_is_given_up(monkeypatch, receive):
+    monkeypatch.setattr(admission, "STALL_S", 0.2)
     with pytest.raises(UploadStalledError):
         asyncio.run(read(receive))
+
+
+def test_a_body_of_any_speed_must_end_in_time_and_before_its_connection():
+    with pytest.raises(UploadStalledError):
+        asyncio.run(read(flood, body_s=0.2))
     with pytest.raises(MalformedRequestError):
         asyncio.run(read(gone))
+
+
+def test_time_that_the_service_takes_is_not_the_clients(monkeypatch):
+    monkeypatch.setattr(admission, "STALL_S", 0.1)
+
+    async def busy() -> int:
+        left = [b"x"] * 20
+
+        async def receive():
+            more = bool(left)
+            return {"type": "http.request", "body": left.pop() if more else b"", "more_body": more}
+
+        request = Request({"type": "http", "headers": []}, receive)
+        with Bodies(1, 10**9).coming(None) as body:
+            async for _ in body.chunks(request, body_s=60):
+                await asyncio.sleep(0.02)
+            return body.received
+
+    assert asyncio.run(busy()) == 20
+
+
+@pytest.mark.parametrize("bound", [Bodies(4, 10**9), Bodies(1000, 4)], ids=["count", "bytes"])
+def test_the_slowest_body_is_given_up_for_one_that_comes_at_once(monkeypatch, bound):
+    """However many trickle, a body that comes at once is read."""
+    monkeypatch.setattr(admission, "SPARED_S", 0.05)
+
+    async def all_of_them() -> None:
+        slow = [asyncio.create_task(read(trickle, bodies=bound)) for _ in range(4)]
+        await asyncio.sleep(0.1)
+
+        async def whole():
+            return {"type": "http.request", "body": b"xxxx", "more_body": False}
+
+        assert [await read(whole, bodies=bound) for _ in range(3)] == [4, 4, 4]
+        await asyncio.sleep(0.05)
+        ended = [task for task in slow if task.done()]
+        assert ended
+        for task in slow:
+            task.cancel()
+        for task in ended:
+            with pytest.raises(QueueFullError, match="slowest"):
+                await task
+
+    asyncio.run(all_of_them())
+
+
+def test_bodies_that_come_quickly_are_never_given_up():
+    async def both() -> None:
+        bodies = Bodies(1, 10**9)
+        task = asyncio.create_task(read(flood, bodies=bodies))
+        await asyncio.sleep(0.1)
+        with pytest.raises(QueueFullError, match="at once"):
+            await read(flood, bodies=bodies)
+        assert not task.done()
+        task.cancel()
+
+    asyncio.run(both())
 
 
 def test_a_field_that_only_mentions_a_filename_is_no_file(client):
@@ -185,6 +265,23 @@ def test_a_place_is_refused_while_the_queue_has_none_whoever_filled_it():
         admission.place(),
     ):
         pass
+
+
+def test_one_address_gets_half_of_the_places():
+    admission = Admission(4)
+    with admission.place("192.0.2.1"), admission.place("192.0.2.1"):
+        with pytest.raises(QueueFullError, match="your address"):
+            admission.check("192.0.2.1")
+        with (
+            admission.place("192.0.2.2"),
+            admission.place(None),
+            pytest.raises(QueueFullError, match="Too many"),
+        ):
+            admission.check("192.0.2.3")
+        admission.check("192.0.2.3")
+    with ExitStack() as stack:
+        for _ in range(4):  # whose clients cannot be told apart
+            stack.enter_context(admission.place(None))
 
 
 def test_there_are_more_threads_than_places(client, settings):

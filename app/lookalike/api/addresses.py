@@ -25,6 +25,15 @@ class Proxies:
         address = _address(host)
         return any(address in network for network in self._networks) if address else False
 
+    def client_of(self, request: Request) -> str | None:
+        """The client that a limit for each client counts; None if clients cannot be told apart.
+
+        A proxy that says nothing of its clients may have many, and so may the machine itself.
+        """
+        client = request.scope.get("client")
+        host = client[0] if client else ""
+        return None if _address(host) is None or self.trusts(host) else group(host)
+
     def resolve(self, scope: Scope) -> None:
         """Puts the client's own address, and the scheme that it used, into a request's scope.
 

@@ -17,9 +17,11 @@ from lookalike.bootstrap import Services
 from lookalike.errors import InvalidParameterError
 
 if TYPE_CHECKING:
+    from lookalike.api.addresses import Proxies
+    from lookalike.api.admission import Admission, Bodies
     from lookalike.api.monitoring import Metrics
     from lookalike.api.security import Keys
-    from lookalike.api.uploads import Admission, UploadLimits
+    from lookalike.api.uploads import UploadLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +31,11 @@ class Parts:
     services: Services  # the use cases
     keys: Keys  # the keys in force
     metrics: Metrics  # where calls are counted
+    proxies: Proxies  # whose word on a client's address is believed
     admission: Admission  # places for requests that wait for the network
+    bodies: Bodies  # bodies that are coming, but for archives
     archive_admission: Admission  # places for archives that are being sent
+    archives: Bodies  # those archives
     search_limits: UploadLimits  # limits on a body with one picture, and on a body of JSON
     index_limits: UploadLimits  # limits on a body with many pictures
     archive_limits: UploadLimits  # limits on a body with an archive

@@ -15,11 +15,12 @@ from fastapi_offline import FastAPIOffline
 from lookalike import __version__
 from lookalike.api import errors
 from lookalike.api.addresses import Proxies
+from lookalike.api.admission import Admission, Bodies
 from lookalike.api.deps import Parts
 from lookalike.api.monitoring import Metrics, Observe
 from lookalike.api.routers import images, indexing, search, service
 from lookalike.api.security import Keys, load_admin_key
-from lookalike.api.uploads import ARCHIVE_BODY_S, ARCHIVES_AT_ONCE, Admission, UploadLimits
+from lookalike.api.uploads import ARCHIVE_BODY_S, ARCHIVES_AT_ONCE, UploadLimits
 from lookalike.bootstrap import Services, build_services
 from lookalike.config import Settings, parse_networks
 from lookalike.files.data_folder import make_data_folder
@@ -37,6 +38,7 @@ as `admin.key`.
 log = logging.getLogger(__name__)
 
 SPARE_THREADS = 32  # beyond the queue's places: cheap calls are answered while it is full
+BODIES_BYTES = 2_000_000_000  # of all bodies that are coming, unless one alone may have more
 FIELD_OVERHEAD_BYTES = 64_000  # of a field beside the metadata of its pictures
 
 
@@ -48,6 +50,7 @@ def create_app(
     `encoders` and `store` are used instead of what the settings name.
     """
     metrics = Metrics()
+    proxies = Proxies(parse_networks(settings.trusted_proxies))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -57,7 +60,7 @@ def create_app(
         services = await to_thread.run_sync(build)
         try:
             metrics.watch(services)
-            app.state.parts = _parts(settings, services, metrics)
+            app.state.parts = _parts(settings, services, metrics, proxies)
             _log_what_runs(services)
             services.jobs.resume()
             yield
@@ -78,7 +81,6 @@ def create_app(
         swagger_ui_parameters={"displayRequestDuration": True, "tryItOutEnabled": True},
     )
     errors.install(app)
-    proxies = Proxies(parse_networks(settings.trusted_proxies))
     app.add_middleware(Observe, metrics=metrics, proxies=proxies)
     for router in (search, indexing, images, service):
         app.include_router(router.router)
@@ -86,7 +88,7 @@ def create_app(
     return app
 
 
-def _parts(settings: Settings, services: Services, metrics: Metrics) -> Parts:
+def _parts(settings: Settings, services: Services, metrics: Metrics, proxies: Proxies) -> Parts:
     admin, read = settings.admin_key, settings.read_key
     live = services.encoders.default
     metadata = settings.max_metadata_bytes
@@ -96,6 +98,19 @@ def _parts(settings: Settings, services: Services, metrics: Metrics) -> Parts:
         files=1,
         folder=services.files.tmp,
     )
+    many = replace(
+        one_picture,
+        field_bytes=settings.max_files * metadata + FIELD_OVERHEAD_BYTES,
+        files=settings.max_files,
+        asked="the pictures as files; e.g. curl -F files=@photo.jpg",
+    )
+    archive = replace(
+        one_picture,
+        file_bytes=settings.max_archive_bytes,
+        body_s=ARCHIVE_BODY_S,
+        asked="the archive as a file; e.g. curl -F file=@photos.zip",
+        archive=True,
+    )
     return Parts(
         services=services,
         keys=Keys(
@@ -103,22 +118,14 @@ def _parts(settings: Settings, services: Services, metrics: Metrics) -> Parts:
             read=read.get_secret_value() if read else None,
         ),
         metrics=metrics,
+        proxies=proxies,
         admission=Admission(settings.queue_size, lambda: live.queue_length),
+        bodies=Bodies(2 * settings.queue_size, max(BODIES_BYTES, many.body_bytes)),
         archive_admission=Admission(ARCHIVES_AT_ONCE, what="archives"),
+        archives=Bodies(ARCHIVES_AT_ONCE, ARCHIVES_AT_ONCE * archive.body_bytes),
         search_limits=one_picture,
-        index_limits=replace(
-            one_picture,
-            field_bytes=settings.max_files * metadata + FIELD_OVERHEAD_BYTES,
-            files=settings.max_files,
-            asked="the pictures as files; e.g. curl -F files=@photo.jpg",
-        ),
-        archive_limits=replace(
-            one_picture,
-            file_bytes=settings.max_archive_bytes,
-            body_s=ARCHIVE_BODY_S,
-            asked="the archive as a file; e.g. curl -F file=@photos.zip",
-            archive=True,
-        ),
+        index_limits=many,
+        archive_limits=archive,
         canary_threads=CapacityLimiter(2),
         metrics_threads=CapacityLimiter(2),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -12,14 +11,14 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, cast
 
-from anyio import current_time, fail_after, to_thread
+from anyio import to_thread
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect
 
+from lookalike.api.admission import Body
 from lookalike.api.deps import Parts, parts_of
 from lookalike.api.security import needed_access
 from lookalike.errors import (
@@ -28,15 +27,12 @@ from lookalike.errors import (
     LookalikeError,
     MalformedRequestError,
     MetadataTooLargeError,
-    QueueFullError,
     RequestTooLargeError,
     TooManyFilesError,
-    UploadStalledError,
 )
 from lookalike.progress import Caller, caller
 
-IDLE_S = 10.0  # without a byte, after which a body has stalled
-BODY_S = 120.0  # after which a body must be complete
+BODY_S = 600.0  # after which a body must be complete
 ARCHIVE_BODY_S = 6 * 3600.0  # after which an archive must be complete
 ARCHIVES_AT_ONCE = 8  # that are sent; they take no places in the queue of searches
 FORM_OVERHEAD_BYTES = 64_000  # for the boundary and the headers of each part
@@ -86,31 +82,6 @@ class UploadLimits:
         size, folder = MultiPartParser.spool_max_size, str(self.folder)
         spool = SpooledTemporaryFile(max_size=size, dir=folder)  # noqa: SIM115 - the form closes it
         return cast("BinaryIO", spool)
-
-
-class Admission:
-    """Limits how many requests are served at once; asked before a body is read.
-
-    Refuses while all places are taken, or while as many pictures wait as there are places.
-    """
-
-    def __init__(
-        self, places: int, waiting: Callable[[], int] = lambda: 0, *, what: str = "pictures"
-    ) -> None:
-        self._places = places
-        self._free = threading.Semaphore(places)
-        self._waiting = waiting
-        self._what = what
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Holds a place inside the block. Raises `QueueFullError` if none is free."""
-        if self._waiting() >= self._places or not self._free.acquire(blocking=False):
-            raise QueueFullError(f"Too many {self._what} wait already; try again in a moment")
-        try:
-            yield
-        finally:
-            self._free.release()
 
 
 class LimitedParser(MultiPartParser):
@@ -164,7 +135,7 @@ class LimitedParser(MultiPartParser):
         return b"filename" in options
 
 
-async def read_form(request: Request, limits: UploadLimits) -> FormData:
+async def read_form(request: Request, limits: UploadLimits, body: Body) -> FormData:
     """Reads a multipart body within limits, its files spooled to disk.
 
     Raises `MalformedRequestError`, or an `InvalidImageError` or `InvalidRequestError` at a limit.
@@ -173,39 +144,16 @@ async def read_form(request: Request, limits: UploadLimits) -> FormData:
     if not content_type.lower().startswith("multipart/form-data"):
         raise MalformedRequestError(f"The body must be multipart/form-data with {limits.asked}")
     try:
-        return await LimitedParser(request.headers, _stream(request, limits), limits).parse()
+        stream = _stream(request, limits, body)
+        return await LimitedParser(request.headers, stream, limits).parse()
     except MultiPartException as exc:
         raise MalformedRequestError(f"The multipart body is broken: {exc.message}") from exc
 
 
-async def _stream(request: Request, limits: UploadLimits) -> AsyncIterator[bytes]:
-    received = 0
-    async for chunk in unstalled(request, body_s=limits.body_s):
-        received += len(chunk)
-        if received > limits.body_bytes:
+async def _stream(request: Request, limits: UploadLimits, body: Body) -> AsyncIterator[bytes]:
+    async for chunk in body.chunks(request, body_s=limits.body_s):
+        if body.received > limits.body_bytes:
             raise limits.too_large()
-        yield chunk
-
-
-async def unstalled(
-    request: Request, *, body_s: float = BODY_S, idle_s: float = IDLE_S
-) -> AsyncIterator[bytes]:
-    """Yields the body as it arrives; raises `MalformedRequestError` if the connection ends before.
-
-    Raises `UploadStalledError` if nothing comes for `idle_s`, or not all within `body_s`.
-    """
-    deadline = current_time() + body_s
-    chunks = aiter(request.stream())
-    while True:
-        try:
-            with fail_after(min(idle_s, deadline - current_time())):
-                chunk = await anext(chunks)
-        except StopAsyncIteration:
-            return
-        except TimeoutError as exc:
-            raise UploadStalledError("The body stopped coming; send the request again") from exc
-        except ClientDisconnect as exc:
-            raise MalformedRequestError("The connection ended before the body did") from exc
         yield chunk
 
 
@@ -261,12 +209,22 @@ class UploadRoute(LimitedRoute):
 
     @asynccontextmanager
     async def body_of(self, request: Request, parts: Parts) -> AsyncIterator[None]:
-        """Holds a place in the queue."""
+        """Holds a place in the queue once the body is here.
+
+        While there is no place, no body is read.
+        """
         limits = self.limits_of(parts)
         announced_bytes(request, limits)
-        with parts.admission.place():
-            request._form = await read_form(request, limits)
-            yield
+        client = parts.proxies.client_of(request)
+        parts.admission.check(client)
+        with parts.bodies.coming(client) as body:
+            form = await read_form(request, limits, body)
+        try:
+            with parts.admission.place(client):
+                request._form = form
+                yield
+        finally:
+            await form.close()
 
 
 class IndexRoute(UploadRoute):
@@ -282,20 +240,22 @@ class JsonRoute(LimitedRoute):
 
     too_large: type[LookalikeError] = MetadataTooLargeError
 
-    def admit(self, parts: Parts) -> None:
+    def admit(self, parts: Parts, client: str | None) -> None:
         """Raises to refuse a request before its body is read."""
 
     @asynccontextmanager
     async def body_of(self, request: Request, parts: Parts) -> AsyncIterator[None]:
         """Holds nothing."""
-        self.admit(parts)
+        client = parts.proxies.client_of(request)
+        self.admit(parts, client)
         limit = parts.search_limits.field_bytes
-        body = bytearray()
-        async for chunk in unstalled(request):
-            body += chunk
-            if len(body) > limit:
-                raise self.too_large(f"The body has more than {limit:,} bytes")
-        request._body = bytes(body)
+        content = bytearray()
+        with parts.bodies.coming(client) as body:
+            async for chunk in body.chunks(request, body_s=BODY_S):
+                content += chunk
+                if len(content) > limit:
+                    raise self.too_large(f"The body has more than {limit:,} bytes")
+        request._body = bytes(content)
         yield
 
 
@@ -310,11 +270,12 @@ class ArchiveRoute(LimitedRoute):
         """Holds a place among the archives, and the file."""
         limits = parts.archive_limits
         size = announced_bytes(request, limits)
-        with parts.archive_admission.place():
+        client = parts.proxies.client_of(request)
+        with parts.archive_admission.place(client), parts.archives.coming(client) as body:
             spool = await to_thread.run_sync(parts.services.imports.spool, size)
             request.state.spool = spool
             try:
-                request._form = await read_form(request, replace(limits, path=spool))
+                request._form = await read_form(request, replace(limits, path=spool), body)
                 yield
             finally:
                 spool.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
@@ -74,11 +75,10 @@ class UrlRoute(JsonRoute):
 
     too_large = RequestTooLargeError
 
-    def admit(self, parts: Parts) -> None:
+    def admit(self, parts: Parts, client: str | None) -> None:
         """Refuses a request that the setting forbids, or that the queue has no room for."""
         parts.services.search.require_fetcher()
-        with parts.admission.place():
-            pass
+        parts.admission.check(client)
 
 
 async def _no_query_parameters(request: Request) -> None:
@@ -138,7 +138,7 @@ def search(
     responses=responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 502, 503, 504, 507),
     dependencies=[*READ, Depends(_no_query_parameters)],
 )
-def search_url(query: UrlSearchIn, parts: PartsDep) -> SearchOut:
+def search_url(request: Request, query: UrlSearchIn, parts: PartsDep) -> SearchOut:
     """The same answer as POST /search gives; LOOKALIKE_FETCH_URLS turns it on."""
     options = SearchOptions(
         collection=query.collection,
@@ -148,7 +148,8 @@ def search_url(query: UrlSearchIn, parts: PartsDep) -> SearchOut:
         group_by=query.group_by,
         effort=query.effort,
     )
-    result = parts.services.search.search_url(query.url, options, slot=parts.admission.place)
+    slot = partial(parts.admission.place, parts.proxies.client_of(request))
+    result = parts.services.search.search_url(query.url, options, slot=slot)
     return _answer(parts, "search_url", result)
 
 

@@ -1,0 +1,213 @@
+"""Bounds on what is under way: places in the queue, and bodies that are still coming.
+
+Both are shared among clients: one client gets at most half, and `None` stands for those that
+cannot be told apart, which have no bound of their own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+from anyio import CancelScope, current_time, fail_after
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from lookalike.errors import MalformedRequestError, QueueFullError, UploadStalledError
+
+STALL_S = 10.0  # of waiting, in which a body must bring `STALL_BYTES`, or its last bytes
+STALL_BYTES = 10_000
+SPARED_S = 0.5  # after its begin, in which a body is given up only if all others are as new
+FAST = 100_000  # bytes a second, from which on a body is never given up
+
+
+class Share:
+    """Counts what each client holds, of a number of things."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.of_one = max(1, most // 2)
+        self.held = 0
+        self._by_client: Counter[str] = Counter()
+
+    def is_spent(self, client: str | None) -> bool:
+        """Whether a client holds as many as one may."""
+        return client is not None and self._by_client[client] >= self.of_one
+
+    def add(self, client: str | None, count: int) -> None:
+        """Counts what a client takes, or gives back."""
+        self.held += count
+        if client is not None:
+            self._by_client[client] += count
+            if not self._by_client[client]:
+                del self._by_client[client]
+
+
+class Admission:
+    """Limits how many requests are served at once.
+
+    Refuses while all places are taken, or while as many pictures wait as there are places.
+    """
+
+    def __init__(
+        self, places: int, waiting: Callable[[], int] = lambda: 0, *, what: str = "pictures"
+    ) -> None:
+        self._lock = threading.Lock()
+        self._share = Share(places)
+        self._waiting = waiting
+        self._what = what
+
+    def check(self, client: str | None = None) -> None:
+        """Raises `QueueFullError` if no place is free; asked before a body is read."""
+        with self._lock:
+            self._check(client)
+
+    @contextmanager
+    def place(self, client: str | None = None) -> Iterator[None]:
+        """Holds a place inside the block. Raises `QueueFullError` if none is free."""
+        with self._lock:
+            self._check(client)
+            self._share.add(client, 1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._share.add(client, -1)
+
+    def _check(self, client: str | None) -> None:
+        share = self._share
+        if share.is_spent(client):
+            raise QueueFullError(
+                f"{share.of_one} {self._what} from your address wait already, as many as one "
+                "address may have; try again in a moment"
+            )
+        if share.held >= share.most or self._waiting() >= share.most:
+            raise QueueFullError(f"Too many {self._what} wait already; try again in a moment")
+
+
+class Bodies:
+    """The bodies that are coming, bounded by their number and their bytes; they hold no places.
+
+    Where a bound is reached, the slowest body is given up for the others, so that bodies which
+    trickle in never keep out those that come at once. If none is slow, the newest is refused.
+    """
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self._share = Share(most)
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._coming: dict[Body, None] = {}
+
+    @contextmanager
+    def coming(self, client: str | None) -> Iterator[Body]:
+        """Counts a body inside the block. Raises `QueueFullError` if there is no room for it."""
+        spent = self._share.is_spent(client)
+        if spent or self._share.held >= self._share.most:
+            self._make_room(client if spent else None)
+        body = Body(self, client)
+        self._coming[body] = None
+        self._share.add(client, 1)
+        try:
+            yield body
+        finally:
+            self._remove(body)
+
+    def received(self, count: int) -> None:
+        """Counts bytes of a body. Raises `QueueFullError` if all together have too many."""
+        self._bytes += count
+        while self._bytes > self._most_bytes:
+            self._make_room()
+
+    def _make_room(self, client: str | None = None) -> None:
+        """Gives up the slowest body, of one client if it is named; one that just began last."""
+        slow = [
+            body
+            for body in self._coming
+            if body.rate < FAST and (client is None or body.client == client)
+        ]
+        if not slow:
+            whose = "from your address " if client else ""
+            raise QueueFullError(f"Too many bodies {whose}come at once; try again in a moment")
+        slowest = min(slow, key=lambda body: (body.age < SPARED_S, body.rate))
+        self._remove(slowest)
+        slowest.give_up()
+
+    def _remove(self, body: Body) -> None:
+        if body in self._coming:
+            del self._coming[body]
+            self._share.add(body.client, -1)
+            self._bytes -= body.received
+
+
+class Body:
+    """A request's body while it comes."""
+
+    def __init__(self, bodies: Bodies, client: str | None = None) -> None:
+        self.client = client
+        self.received = 0  # bytes
+        self._bodies = bodies
+        self._started = current_time()
+        self._reading: CancelScope | None = None
+        self._given_up = False
+
+    @property
+    def age(self) -> float:
+        """Seconds since it began."""
+        return current_time() - self._started
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second until now."""
+        return self.received / max(self.age, 1e-3)
+
+    def is_given_up(self) -> bool:
+        """Whether it was ended for another body."""
+        return self._given_up
+
+    def give_up(self) -> None:
+        """Ends it: its reader gets `QueueFullError`. Called on the event loop."""
+        self._given_up = True
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def chunks(self, request: Request, *, body_s: float) -> AsyncIterator[bytes]:
+        """Yields the body as it arrives. Only time spent waiting for the client counts.
+
+        Raises:
+            UploadStalledError: It comes too slowly, or is not complete after `body_s` seconds.
+            MalformedRequestError: The connection ended before the body did.
+            QueueFullError: It was given up for another body.
+        """
+        chunks = aiter(request.stream())
+        waited, brought = 0.0, 0
+        while not self.is_given_up():
+            began = current_time()
+            try:
+                with fail_after(min(STALL_S - waited, body_s - self.age)) as reading:
+                    self._reading = reading
+                    chunk = await anext(chunks)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as exc:
+                raise UploadStalledError(
+                    f"The body came too slowly: {STALL_S:.0f} s brought less than "
+                    f"{STALL_BYTES:,} bytes, or it was not complete after {body_s:,.0f} s; send "
+                    "the request again"
+                ) from exc
+            except ClientDisconnect as exc:
+                raise MalformedRequestError("The connection ended before the body did") from exc
+            self._reading = None
+            if self.is_given_up():
+                break
+            self.received += len(chunk)
+            self._bodies.received(len(chunk))
+            waited, brought = waited + current_time() - began, brought + len(chunk)
+            if brought >= STALL_BYTES:
+                waited, brought = 0.0, 0
+            yield chunk
+        raise QueueFullError(
+            "Too many bodies come at once, and yours was the slowest; send the request again in a "
+            "moment"
+        )
