@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -96,6 +96,7 @@ class Held:
     lock: threading.RLock = field(default_factory=threading.RLock)
     collections: dict[str, HeldCollection] = field(default_factory=dict)
     last_seq: int = 0
+    noted: list[str] = field(default_factory=list)
 
 
 def own(record: ImageRecord) -> ImageRecord:
@@ -174,6 +175,7 @@ class MemoryStore:
     def _keep(self, held: HeldCollection, outcome: PutOutcome, vector: NDArray[np.float32]) -> None:
         record = own(outcome.record)
         if outcome.status is PutStatus.REPLACED:
+            self._held.noted.append(held.rows[record.id].record.sha256)
             held.remove(record.id)
         if outcome.status in {PutStatus.CREATED, PutStatus.REPLACED}:
             self._held.last_seq += 1
@@ -260,14 +262,16 @@ class MemoryStore:
 
     def delete(self, collection: str, image_id: str) -> None:
         with self._lock:
-            self._row(collection, image_id)
+            self._held.noted.append(self._row(collection, image_id).record.sha256)
             self._collections[collection].remove(image_id)
 
     def drop(self, collection: str, *, wait: bool = False) -> int:
         with self._lock:
             if collection not in self._collections:
                 raise unknown_collection(collection)
-            return len(self._collections.pop(collection).rows)
+            rows = self._collections.pop(collection).rows
+            self._held.noted += [row.record.sha256 for row in rows.values()]
+            return len(rows)
 
     def search(
         self,
@@ -295,6 +299,21 @@ class MemoryStore:
         with self._lock:
             held = self._collections.values()
             return set(sha256s) & {row.record.sha256 for c in held for row in c.rows.values()}
+
+    def expect(self, sha256s: Iterable[str]) -> None:
+        with self._lock:
+            self._held.noted += sha256s
+
+    def unnamed(self) -> Iterator[list[str]]:
+        with self._lock:
+            noted, self._held.noted = self._held.noted, []
+        try:
+            while batch := list(dict.fromkeys(noted[:2])):
+                if free := [digest for digest in batch if digest not in self.references(batch)]:
+                    yield free
+                del noted[:2]
+        finally:
+            self.expect(noted)
 
     def describe(self) -> dict[str, Any]:
         with self._lock:

@@ -89,6 +89,7 @@ class Services:
             indexing=self.indexing,
             folder=settings.data_dir / "imports",
             tmp=files.tmp,
+            take=files.trash.take,
             max_archive_bytes=settings.max_archive_bytes,
             max_file_bytes=settings.max_file_bytes,
             max_metadata_bytes=most_metadata,
@@ -101,7 +102,7 @@ class Services:
         self._sweeper: Worker | None = None
         if not read_only:
             self.imports.sweep(job_store.unfinished())
-            self._sweeper = file_sweeper(store, files)
+            self._sweeper = file_sweeper(store, files, trash_days=settings.trash_days)
 
     def close(self) -> None:
         """Finishes what waits, saves, and lets go of the data folder."""

@@ -120,6 +120,8 @@ class Settings(BaseSettings):
     """Seconds that a request waits for the fields of its filter to be read"""
     originals: Literal["keep", "reference", "none"] = "keep"
     """keep: copy files; reference: point at files indexed in place; none"""
+    trash_days: Annotated[int, Field(ge=0, le=3650)] = 7
+    """Days that files of deleted pictures stay in the data folder's trash"""
 
     admin_key: SecretStr | None = None
     """Key for changes; made and kept in the data folder if unset"""

@@ -30,14 +30,44 @@ class Slow(MemoryStore):
         return super().references(sha256s)
 
 
-def test_closing_waits_for_no_whole_sweep(tmp_path: Path) -> None:
-    files, store = LocalFiles(tmp_path, swept_together=2), Slow()
+def originals(folder: Path) -> list[Path]:
+    return list((folder / "images").rglob("*.png"))
+
+
+def put_nine(files: LocalFiles, store: MemoryStore, folder: Path) -> None:
+    """Old files without a row."""
     for n in range(9):
         data = str(n).encode()
-        files.put(io.BytesIO(data), hashlib.sha256(data).hexdigest(), "image/png")
-    for path in (tmp_path / "images").rglob("*.png"):
+        store.expect([digest := hashlib.sha256(data).hexdigest()])
+        files.put(io.BytesIO(data), digest, "image/png")
+    for path in originals(folder):
         os.utime(path, (1, time.time() - 7200))
-    maintenance = file_sweeper(store, files)
+
+
+def test_files_without_a_row_go_to_the_trash(tmp_path: Path) -> None:
+    files, store = LocalFiles(tmp_path), MemoryStore()
+    put_nine(files, store, tmp_path)
+    os.utime(originals(tmp_path)[0])  # young: its row may be on its way
+    unknown = hashlib.sha256(b"unknown").hexdigest()
+    files.put(io.BytesIO(b"unknown"), unknown, "image/png")
+    os.utime(files.path(unknown, "image/png") or "", (1, 1))
+    sweeper = file_sweeper(store, files, trash_days=7)
+    wait_for(lambda: len(originals(tmp_path)) == 2)
+    sweeper.close()
+    assert any(path.stem == unknown for path in originals(tmp_path)), "nothing accounts for it"
+    assert len([path for path in (tmp_path / "trash").rglob("*") if path.is_file()]) == 8
+    for path in originals(tmp_path):
+        os.utime(path, (1, 1))
+    sweeper = file_sweeper(store, files, trash_days=0)
+    wait_for(lambda: len(originals(tmp_path)) == 1)
+    wait_for(lambda: not list((tmp_path / "trash").rglob("*.png")))
+    sweeper.close()
+
+
+def test_closing_waits_for_no_whole_sweep(tmp_path: Path) -> None:
+    files, store = LocalFiles(tmp_path), Slow()  # which names two at a time
+    put_nine(files, store, tmp_path)
+    maintenance = file_sweeper(store, files, trash_days=7)
     assert store.asked.wait(PATIENCE_S)
     closing = threading.Thread(target=maintenance.close)
     closing.start()
@@ -45,4 +75,4 @@ def test_closing_waits_for_no_whole_sweep(tmp_path: Path) -> None:
     store.answer.set()
     closing.join(PATIENCE_S)
     assert not closing.is_alive()
-    assert len(list((tmp_path / "images").rglob("*.png"))) == 7
+    assert len(originals(tmp_path)) == 9

@@ -257,6 +257,30 @@ def test_deleted_pictures_are_gone(store: Store) -> None:
     assert store.references([digest("i7")]) == set()
 
 
+def test_digests_of_rows_that_are_gone_come_up_once(store: Store) -> None:
+    def unnamed() -> set[str]:
+        return {digest for batch in store.unnamed() for digest in batch}
+
+    fill(store, 5)
+    fill(store, 2, collection="other")
+    assert unnamed() == set()
+    store.delete("default", "i4")
+    store.delete("default", "i0")  # of which the other collection has a row
+    put(store, [new_image("i3", content="changed")], unit_vectors(1))
+    store.expect([digest("expected"), digest("i1")])
+    gone = {digest("i4"), digest("i3"), digest("expected")}
+    for batch in store.unnamed():
+        assert set(batch) <= gone
+        break  # as a sweep that is ended
+    assert unnamed() == gone
+    assert unnamed() == set()
+    store.expect([digest("i4")])
+    assert unnamed() == {digest("i4")}
+    for name in ("default", "other"):
+        store.drop(name, wait=True)
+    assert unnamed() == {digest(text) for text in ("i0", "i1", "i2", "changed")}
+
+
 def test_a_page_is_in_the_order_of_coming(store: Store) -> None:
     needs(store, Capability.OLDEST_FIRST)
     fill(store, 12)

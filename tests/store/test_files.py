@@ -6,15 +6,18 @@ import errno
 import hashlib
 import io
 import os
+import shutil
 import time
 from collections.abc import Iterable
-from functools import partial
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from lookalike.errors import StorageError, StorageFullError, UnreadableImageError
 from lookalike.files.disk import LocalFiles
+from lookalike.records import ImageRecord
 
 DATA = b"picture" * 1000
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -143,78 +146,127 @@ def test_a_disk_that_fails_leaves_nothing(
     assert files.path(DIGEST, "image/png") is not None
 
 
-def test_a_sweep_removes_what_no_row_names(files: LocalFiles, tmp_path: Path) -> None:
-    kept = hashlib.sha256(b"kept").hexdigest()
+def path_of(files: LocalFiles, data: bytes = DATA) -> Path | None:
+    return files.path(hashlib.sha256(data).hexdigest(), "image/png")
+
+
+def test_old_files_are_set_aside_and_found_in_the_trash(files: LocalFiles, tmp_path: Path) -> None:
+    data = tmp_path / "data"
     files.put(io.BytesIO(DATA), DIGEST, "image/png")
     files.put_thumbnail(DIGEST, b"small")
-    files.put(io.BytesIO(b"kept"), kept, "image/png")
-    files.put_thumbnail(kept, b"small")
-    (tmp_path / "data" / "tmp" / "left.part").write_bytes(b"left behind")
-    assert files.sweep(nothing) == 0, "young files stay"
-    make_old(tmp_path)
-    assert files.sweep(lambda digests: set(digests) & {kept}) == 3
-    assert {Path(name).stem for name in everything(tmp_path)} == {kept}
-    assert len(everything(tmp_path)) == 2
+    (data / "images" / DIGEST[:2] / DIGEST[2:4] / "notes.txt").write_text("of somebody")
+    before = everything(data)
+    assert files.set_aside([DIGEST]) == {DIGEST}, "young files stay"
+    assert everything(data) == before
+    make_old(data)
+    assert files.set_aside([DIGEST, "f" * 64]) == set()
+    day = f"trash/{datetime.now(UTC):%Y-%m-%d}"
+    assert everything(data) == sorted(
+        name if name.endswith(".txt") else f"{day}/{name}" for name in before
+    )
+    record = record_of(DATA)
+    assert files.exists(record)
+    with closing(files.open(record) or io.BytesIO()) as original:
+        assert original.read() == DATA
+    with closing(files.open_thumbnail(DIGEST) or io.BytesIO()) as thumbnail:
+        assert thumbnail.read() == b"small"
+
+
+def record_of(data: bytes) -> ImageRecord:
+    return ImageRecord(
+        collection="default",
+        id="a",
+        sha256=hashlib.sha256(data).hexdigest(),
+        filename="a.png",
+        media_type="image/png",
+        width=1,
+        height=1,
+        bytes=len(data),
+        created_at="",
+        updated_at="",
+    )
 
 
 def test_a_put_beside_a_sweep_keeps_its_file(files: LocalFiles, tmp_path: Path) -> None:
     files.put(io.BytesIO(DATA), DIGEST, "image/png")
     make_old(tmp_path)
-
-    def put_meanwhile(digests: Iterable[str]) -> set[str]:
-        assert set(digests) == {DIGEST}
-        files.put(io.BytesIO(DATA), DIGEST, "image/png")
-        return set()
-
-    assert files.sweep(put_meanwhile) == 0
-    assert files.path(DIGEST, "image/png") is not None
+    files.put(io.BytesIO(DATA), DIGEST, "image/png")  # the sweep has asked for rows already
+    assert files.set_aside([DIGEST]) == {DIGEST}
+    assert path_of(files) == tmp_path / "data/images" / DIGEST[:2] / DIGEST[2:4] / f"{DIGEST}.png"
 
 
-def names_nothing(asked: list[int], digests: Iterable[str]) -> set[str]:
-    """Notes how many digests a sweep asks about together; no row names any."""
-    asked.append(len(set(digests)))
-    return set()
+def taken_days_ago(tmp_path: Path, days: int) -> None:
+    (today,) = (tmp_path / "data" / "trash").glob("????-??-??")
+    today.rename(today.with_name(f"{datetime.now(UTC) - timedelta(days=days):%Y-%m-%d}"))
 
 
-def test_a_sweep_asks_in_batches(tmp_path: Path) -> None:
-    files = LocalFiles(tmp_path / "data", swept_together=2)
+def test_the_trash_is_emptied_after_days(files: LocalFiles, tmp_path: Path) -> None:
+    left = tmp_path / "data" / "tmp" / f"{'0' * 32}.part"
+    left.write_bytes(b"left behind")
+    files.put(io.BytesIO(DATA), DIGEST, "image/png")
+    assert files.tidy(nothing, days=0) == 0, "young uploads stay"
+    make_old(tmp_path)
+    (tmp_path / "data" / "tmp" / "somebody's.txt").write_text("not ours")
+    files.set_aside([DIGEST])
+    for days in (0, 6):
+        if days:
+            taken_days_ago(tmp_path, days)
+        assert files.tidy(nothing, days=7) == 0
+        assert not left.exists()
+        assert len(everything(tmp_path / "data" / "trash")) == 2
+    trash = tmp_path / "data" / "trash"
+    for folder in sorted(trash.iterdir()):
+        shutil.copytree(folder, trash / "2026-01-01", dirs_exist_ok=True)
+        shutil.rmtree(folder)
+    (trash / "notes.txt").write_text("of somebody")
+    assert files.tidy(nothing, days=7) == 2
+    assert everything(trash) == ["notes.txt"]
+    assert path_of(files) is None
+    assert everything(tmp_path / "data" / "tmp") == ["somebody's.txt"]
+
+
+def test_what_a_row_names_again_comes_back_before_the_trash_is_emptied(
+    files: LocalFiles, tmp_path: Path
+) -> None:
+    other = hashlib.sha256(b"other").hexdigest()
+    for data in (DATA, b"other"):
+        files.put(io.BytesIO(data), hashlib.sha256(data).hexdigest(), "image/png")
+    files.put_thumbnail(DIGEST, b"small")
+    before = everything(tmp_path / "data" / "images")
+    make_old(tmp_path)
+    files.set_aside([DIGEST, other])
+    files.put(io.BytesIO(b"other"), other, "image/png")  # sent again: the old copy may go
+    assert files.tidy(set, days=0) == 1
+    assert everything(tmp_path / "data" / "images") == before
+    assert len(everything(tmp_path / "data" / "thumbnails")) == 1
+    assert everything(tmp_path / "data" / "trash") == []
+
+
+def test_a_disk_that_is_short_of_room_empties_the_trash_early(
+    files: LocalFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(total=2**40, free=2**31)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     put_five(files)
     make_old(tmp_path)
-    asked: list[int] = []
-    assert files.sweep(partial(names_nothing, asked)) == 5
-    assert asked == [2, 2, 1]
+    files.set_aside([path.stem for path in (tmp_path / "data" / "images").rglob("*.png")])
+    assert files.tidy(nothing, days=7) == 0
+    usage = usage._replace(free=2**29)
+    assert files.tidy(nothing, days=7) == 5
 
 
-def test_a_sweep_that_is_stopped_leaves_the_rest(tmp_path: Path) -> None:
-    files = LocalFiles(tmp_path / "data", swept_together=2)
+def test_emptying_the_trash_can_be_stopped(files: LocalFiles, tmp_path: Path) -> None:
     put_five(files)
     make_old(tmp_path)
+    files.set_aside([path.stem for path in (tmp_path / "data" / "images").rglob("*.png")])
     asked: list[int] = []
-    ask = partial(names_nothing, asked)
-    assert files.sweep(ask, stop=lambda: bool(asked)) == 2
-    assert asked == [2]
-    assert files.sweep(ask, stop=lambda: True) == 0
-    assert asked == [2]
-    assert files.sweep(ask) == 3
-
-
-def test_a_sweep_can_be_stopped_where_it_finds_nothing(files: LocalFiles, tmp_path: Path) -> None:
-    """Young files and empty folders make a long walk, too."""
-    put_five(files)
-    times = 0
 
     def stop() -> bool:
-        nonlocal times
-        times += 1
-        return False
+        asked.append(1)
+        return len(asked) > 3
 
-    assert files.sweep(nothing, stop=stop) == 0
-    assert times >= 10
-    for path in (tmp_path / "data" / "images").glob("*/*/*"):
-        path.unlink()
-    times = 0
-    assert files.sweep(nothing, stop=stop) == 0
-    assert times >= 5
+    assert files.tidy(nothing, days=0, stop=stop) == 2
+    assert files.tidy(nothing, days=0) == 3
 
 
 def put_five(files: LocalFiles) -> None:

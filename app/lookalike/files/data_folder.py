@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 from filelock import FileLock, Timeout
 
-from lookalike.errors import ConfigurationError, DataFolderInUseError
+from lookalike.errors import ConfigurationError, DataFolderError, DataFolderInUseError
 from lookalike.files.disk import atomic_write, disk_errors, make_folders
 from lookalike.records import utc_now
 
@@ -32,7 +32,7 @@ PARTS = frozenset(["images", "thumbnails", "index", "heads", "models", "imports"
 """The folders inside a data folder."""
 
 _FILES = re.compile(
-    r"(catalog|jobs|access)\.db(-wal|-shm|-journal)?|lock|lock\.owner|admin\.key|hub|lost\+found|\..*"
+    r"(catalog|jobs|access)\.db(-wal|-shm|-journal)?|lock|lock\.owner|unswept(\.old)?|admin\.key|hub|lost\+found|\..*"
 )
 """What else lies in a data folder; `hub` is a folder of weights."""
 
@@ -127,13 +127,40 @@ def _names(path: Path) -> list[str]:
 
 
 def require_data_folder(path: Path) -> None:
-    """Refuses a folder that holds no collection, rather than make one in silence."""
+    """Refuses a folder that holds no collection, rather than make one in silence.
+
+    Raises `ConfigurationError`, or `DataFolderError` if the files of a collection are there.
+    """
     if not (path / "catalog.db").is_file():
+        if held_in(path):
+            raise files_without_catalog(path, f"{path / 'catalog.db'} is missing")
         raise ConfigurationError(
             f"There is no collection in {path.resolve()}; index pictures first "
             "(lookalike index PATH), name another folder with --data-dir, or a running service "
             "with --server URL"
         )
+
+
+def held_in(folder: Path) -> dict[str, int]:
+    """How many files lie in those parts of a data folder that only a catalog gives a meaning."""
+    counts = {}
+    for part in ("images", "thumbnails", "index", "heads"):
+        names = (name for _, _, names in os.walk(folder / part) for name in names)
+        counts[part] = sum(1 for name in names if not name.startswith("."))
+    return {part: count for part, count in counts.items() if count}
+
+
+def files_without_catalog(folder: Path, why: str) -> DataFolderError:
+    """The error for a folder that holds files, and not the catalog that they belong to."""
+    held = held_in(folder)
+    counted = ", ".join(f"{count:,} files in {part}/" for part, count in held.items())
+    parts = ", ".join(f"{part}/" for part in held) or "catalog.db-wal"
+    return DataFolderError(
+        f"{why}. The folder holds {counted or 'a write-ahead log, catalog.db-wal'}; nothing was "
+        f"changed. Put the right catalog.db back from a backup, or make it again from these files "
+        f"(lookalike rebuild --data-dir {folder}). To begin with an empty folder instead, move "
+        f"{parts} out of it first"
+    )
 
 
 def make_data_folder(path: Path) -> None:

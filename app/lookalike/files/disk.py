@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lookalike.errors import StorageError, StorageFullError, UnreadableImageError
+from lookalike.files.trash import Trash
 from lookalike.records import ImageRecord, sha256_of
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -24,6 +25,8 @@ _EXTENSIONS = {f"image/{kind}": kind for kind in _KINDS} | {"image/jpeg": "jpg"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
 _LOCKS = 64
+YOUNG_S = 3600.0
+"""A younger file is never moved to the trash: its row may be on its way."""
 
 
 @contextmanager
@@ -106,15 +109,18 @@ class LocalFiles:
     ```
     images/ab/cd/<sha256>.<ext>      as sent; durable when `put` returns
     thumbnails/ab/cd/<sha256>.jpg    can be made again, so never waited for
-    tmp/                             on their way in; a sweep empties it of what is old
+    tmp/                             on their way in
+    trash/DATE/                      what a sweep took
     ```
+
+    What is not in its place is looked for in the trash.
 
     Raises:
         StorageError: The folders cannot be made.
     """
 
-    def __init__(self, folder: Path, *, swept_together: int = 500) -> None:
-        self._swept_together = swept_together
+    def __init__(self, folder: Path) -> None:
+        self.trash = Trash(folder)
         self._images = folder / "images"
         self._thumbnails = folder / "thumbnails"
         self.tmp = folder / "tmp"
@@ -164,7 +170,7 @@ class LocalFiles:
     def path(self, sha256: str, media_type: str) -> Path | None:
         """Where an original lies; None where it is not kept."""
         path = self._image(sha256, media_type)
-        return path if path.is_file() else None
+        return path if path.is_file() else self.trash.find(path)
 
     def put_thumbnail(self, sha256: str, data: bytes) -> None:
         """Stores a picture's thumbnail, whole or not at all; raises as `put`."""
@@ -176,35 +182,52 @@ class LocalFiles:
 
     def open_thumbnail(self, sha256: str) -> BinaryIO | None:
         """Opens a thumbnail; None where there is none."""
-        return _open(_path_in(self._thumbnails, sha256, "jpg"))
+        path = _path_in(self._thumbnails, sha256, "jpg")
+        found = path if path.is_file() else self.trash.find(path)
+        return _open(found) if found else None
 
-    def sweep(
-        self,
-        referenced: Callable[[Iterable[str]], set[str]],
-        *,
-        older_than_s: float = 3600,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> int:
-        """Removes what no row names, and uploads that were left behind; returns how many files.
+    def set_aside(self, sha256s: Iterable[str], *, older_than_s: float = YOUNG_S) -> set[str]:
+        """Moves originals and thumbnails to the trash.
 
         Args:
-            referenced: Gives those of the digests that some row names.
+            sha256s: Digests that no row names.
             older_than_s: Younger files stay, in seconds: their row may be on its way.
-            stop: Asked again and again; once it says so, what is left is for the next sweep.
+
+        Returns:
+            The digests with a file that is young.
 
         Raises:
             StorageError: The disk refuses.
         """
+        limit, young = time.time() - older_than_s, set()
+        with disk_errors("move files to the trash"):
+            for sha256 in sha256s:
+                folder = _path_in(self._images, sha256, "*").parent
+                paths = [*folder.glob(f"{sha256}.*"), _path_in(self._thumbnails, sha256, "jpg")]
+                moved = [self._take_old(path, limit) for path in paths if path.is_file()]
+                if not all(moved):
+                    young.add(sha256)
+        return young
+
+    def tidy(
+        self,
+        referenced: Callable[[Iterable[str]], set[str]],
+        *,
+        days: int,
+        older_than_s: float = YOUNG_S,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """Moves uploads that were left behind to the trash, and deletes what lay there for `days`.
+
+        A file in the trash that some row names, as `referenced` says, is put back instead. Once
+        `stop` says so, what is left is for the next time. Returns how many files were deleted;
+        raises `StorageError`.
+        """
         limit = time.time() - older_than_s
-        with disk_errors("sweep the data folder"):
-            removed = sum(self._unlink_old(path, limit) for path in self.tmp.iterdir())
-            for top in (self._images, self._thumbnails):
-                old = (path for path in _walk(top, stop) if _older(path, limit))
-                while (batch := list(islice(old, self._swept_together))) and not stop():
-                    named = referenced({path.stem for path in batch})
-                    left = (path for path in batch if path.stem not in named)
-                    removed += sum(self._unlink_old(path, limit) for path in left)
-        return removed
+        with disk_errors("empty the trash"):
+            for path in self.tmp.glob("*.part"):
+                self._take_old(path, limit)
+            return self.trash.empty(referenced, days=days, stop=stop)
 
     def _image(self, sha256: str, media_type: str) -> Path:
         return _path_in(self._images, sha256, _EXTENSIONS.get(media_type, "bin"))
@@ -221,12 +244,12 @@ class LocalFiles:
                 return True
             return False
 
-    def _unlink_old(self, path: Path, limit: float) -> bool:
-        """Removes one file unless a put made it young meanwhile."""
+    def _take_old(self, path: Path, limit: float) -> bool:
+        """Moves one file to the trash, unless it is young or a put made it young meanwhile."""
         with self._lock(path):
             if not _older(path, limit):
                 return False
-            path.unlink(missing_ok=True)
+            self.trash.take(path)
             return True
 
     @contextmanager
@@ -268,15 +291,14 @@ def _path_in(top: Path, sha256: str, extension: str) -> Path:
     return top / sha256[:2] / sha256[2:4] / f"{sha256}.{extension}"
 
 
-def _walk(top: Path, stop: Callable[[], bool]) -> Iterator[Path]:
-    """All files in their places, until `stop` says so."""
-    for folder in top.glob("??/??"):
-        if stop():
-            return
-        for path in folder.glob("*"):
-            if stop():
-                return
-            yield path
+def some_digests(folder: Path, *, most: int) -> list[str]:
+    """Digests of some originals of a data folder, or else of thumbnails, from all over the tree."""
+    for top in (folder / "images", folder / "thumbnails"):
+        each = max(1, most // 256)
+        found = [one for part in top.glob("??") for one in islice(part.glob("??/*"), each)]
+        if digests := [path.stem for path in found if _DIGEST.fullmatch(path.stem)]:
+            return digests
+    return []
 
 
 def _copy(source: BinaryIO, target: Path) -> str:

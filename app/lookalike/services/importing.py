@@ -105,6 +105,7 @@ class ImportService:
     indexing: IndexingService
     folder: Path  # `imports`, made when it is needed
     tmp: Path  # where large members of archives wait
+    take: Callable[[Path], None]  # moves a file to the trash
     max_archive_bytes: int  # of one that is sent
     max_file_bytes: int
     max_metadata_bytes: int
@@ -170,7 +171,10 @@ class ImportService:
             self._archive(job.parameters).unlink(missing_ok=True)
 
     def sweep(self, unfinished: Iterable[Job]) -> None:
-        """Removes what no unfinished job needs, before the first import. Raises `StorageError`."""
+        """Moves what no unfinished job needs to the trash, before the first import.
+
+        Raises `StorageError`.
+        """
         jobs = [job for job in unfinished if job.kind in IMPORT_KINDS]
         needed = {self._journal(job) for job in jobs}
         needed |= {self._archive(job.parameters) for job in jobs if job.kind == ARCHIVE_KIND}
@@ -179,8 +183,8 @@ class ImportService:
         with disk_errors("sweep the folder of imports"):
             for path in self.folder.iterdir():
                 if path not in needed and path.is_file():  # no lost+found
-                    path.unlink()
-                    log.info("removed %s, which no import needs", path.name)
+                    self.take(path)
+                    log.info("moved %s, which no import needs, to the trash", path.name)
 
     def _check(self, options: ImportOptions) -> None:
         """Refuses what would fail for every picture."""

@@ -239,6 +239,7 @@ class IndexingService:
             self._keep_files(result.value)
 
     def _keep_files(self, picture: _Picture) -> None:
+        self.store.expect([picture.image.sha256])
         self._keep_original(picture.item.source, picture.image)
         self.files.put_thumbnail(picture.image.sha256, picture.thumbnail)
 

@@ -167,13 +167,27 @@ class CollectionService:
         self.store.spaces.discard(collection, found.spec)
 
 
-def file_sweeper(store: Store, files: BlobStore, *, every_s: float = 3600.0) -> Worker:
-    """A worker that removes files which no row names, now and every hour."""
+def file_sweeper(
+    store: Store, files: BlobStore, *, trash_days: int, every_s: float = 3600.0
+) -> Worker:
+    """A worker that keeps the folder of files clean, now and every hour.
+
+    Files that no row names any more go to the trash, if the store knows of them: their row was
+    removed, or never came. What lay there for `trash_days` is deleted.
+    """
 
     def sweep() -> bool:
-        swept = files.sweep(store.references, stop=worker.closing.is_set)
-        if swept:
-            log.info("swept %d files that no picture names", swept)
+        stop, moved = worker.closing.is_set, 0
+        for digests in store.unnamed():
+            if stop():
+                return False
+            young = files.set_aside(digests)
+            store.expect(young)
+            moved += len(digests) - len(young)
+        if moved:
+            log.info("moved the files of %d pictures that are gone to the trash", moved)
+        if deleted := files.tidy(store.references, days=trash_days, stop=stop):
+            log.info("deleted %d files from the trash", deleted)
         return False
 
     failure = "the sweep failed and will be tried again"

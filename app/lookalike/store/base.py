@@ -314,6 +314,16 @@ class Store(Protocol):
     def references(self, sha256s: Iterable[str]) -> set[str]:
         """Those of the digests that some row names, also one that a dropped collection leaves."""
 
+    def expect(self, sha256s: Iterable[str]) -> None:
+        """Notes files that may be without a row, before they are put; for `unnamed`."""
+
+    def unnamed(self) -> Iterator[list[str]]:
+        """Digests that no row names, in batches: of rows that were removed, and of `expect`.
+
+        Each comes once: who cannot remove its files yet notes it again with `expect`. If the caller
+        ends early, all come again. Files that this store knows nothing of never come.
+        """
+
     def load(self) -> None:
         """Brings everything that a search needs into memory; otherwise the first one does it."""
 
@@ -353,15 +363,25 @@ class BlobStore(Protocol):
     def open_thumbnail(self, sha256: str) -> BinaryIO | None:
         """Opens a picture's thumbnail; None where there is none."""
 
-    def sweep(
-        self, referenced: Callable[[Iterable[str]], set[str]], *, stop: Callable[[], bool]
+    def set_aside(self, sha256s: Iterable[str]) -> set[str]:
+        """Moves originals and thumbnails that no row names to the trash; raises `StorageError`.
+
+        Young files stay: their row may be on its way. Returns their digests. Nothing else removes
+        files, so no request can lose a file that another one needs.
+        """
+
+    def tidy(
+        self,
+        referenced: Callable[[Iterable[str]], set[str]],
+        *,
+        days: int,
+        stop: Callable[[], bool],
     ) -> int:
-        """Deletes what no row names, unless it is young: its row may be on its way.
+        """Deletes what lay in the trash for `days`, and sooner if the disk is short of room.
 
-        Nothing else deletes, so no request can lose a file that another one needs.
-
-        `referenced` gives those of the digests that some row names. Once `stop` says so, what is
-        left is for the next sweep. Returns how many files were deleted; raises `StorageError`.
+        What some row names, as `referenced` says of digests, is put back instead. Once `stop` says
+        so, what is left is for the next time. Returns how many files were deleted; raises
+        `StorageError`.
         """
 
 

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,14 @@ def open_writer(path: Path, schema: Schema) -> sqlite3.Connection:
     return writer
 
 
+def is_blank(path: Path) -> bool:
+    """True if a file is missing, empty or without tables. Raises `sqlite3.Error`."""
+    if not path.is_file() or not path.stat().st_size:
+        return True
+    with closing(open_reader(path)) as reader:
+        return not reader.execute("SELECT 1 FROM sqlite_master").fetchone()
+
+
 def open_reader(path: Path) -> sqlite3.Connection:
     """Opens a file that is there, for reading only. Raises `sqlite3.Error`."""
     address = f"{path.resolve().as_uri()}?mode=ro"
@@ -94,8 +102,8 @@ def translated(exc: sqlite3.Error, path: Path) -> LookalikeError | None:
     code = int(getattr(exc, "sqlite_errorcode", 0)) & 0xFF  # without what extends it
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         return DataFolderError(
-            f"{path} is damaged ({exc}); restore it from a backup, or move it away "
-            "and index the pictures again"
+            f"{path} is damaged ({exc}); restore it from a backup, or make the catalog again "
+            "from the originals with `lookalike rebuild`"
         )
     out_of_room = code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN} and not has_room(
         path.parent

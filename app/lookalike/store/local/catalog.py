@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,7 +99,8 @@ SCHEMA = Schema(
         """,
         "CREATE INDEX vectors_by_seq ON vectors (seq)",
     ),
-    remedy="index the pictures again, into another data folder",
+    remedy="put the right one back from a backup, make it again with `lookalike rebuild`, or index "
+    "the pictures again, into another data folder",
 )
 
 IN_LIST = "IN (SELECT value FROM json_each(?))"
@@ -154,6 +156,7 @@ class Written:
     added: dict[int, int] = field(default_factory=dict)  # seq -> position in the call; ascending
     updated: dict[int, Metadata] = field(default_factory=dict)  # of rows from before, by seq
     removed: list[int] = field(default_factory=list)  # seqs from before
+    released: list[str] = field(default_factory=list)  # digests of rows that were replaced
 
     @property
     def changes(self) -> Changes:
@@ -240,6 +243,29 @@ class Catalog:
         sql = "SELECT seq FROM sqlite_sequence WHERE name = 'images'"
         return next((int(seq) for (seq,) in self._read(sql)), 0)
 
+    def count(self) -> int:
+        """How many rows there are, those of dropped collections too."""
+        ((rows,),) = self._read("SELECT count(*) FROM images")
+        return int(rows)
+
+    # `sqlite_sequence` is a table that SQLite keeps for AUTOINCREMENT, with a row for each table.
+    # A row of our own in it changes nothing for any version, and is copied with the catalog.
+
+    def identity(self) -> int | None:
+        """A random number that tells this catalog from others; None if it was given none yet."""
+        sql = "SELECT seq FROM sqlite_sequence WHERE name = 'catalog identity'"
+        return next((int(number) for (number,) in self._read(sql)), None)
+
+    def identify(self) -> int:
+        """Its identity; gives it one if it has none."""
+        found = self.identity()
+        if found is None:
+            found = secrets.randbelow(2**62)
+            sql = "INSERT INTO sqlite_sequence (name, seq) VALUES ('catalog identity', ?)"
+            with self.connections.write() as connection:
+                connection.execute(sql, (found,))
+        return found
+
     # Metadata for columns
 
     def seqs(self, row: CollectionRow) -> tuple[Seqs, int]:
@@ -319,6 +345,8 @@ class Catalog:
             for position, image in enumerate(images):
                 seq, existing = held.get(image.id, (0, None))
                 outcome = put_outcome(name, existing, image, on_conflict=on_conflict, now=now)
+                if existing is not None and outcome.status is PutStatus.REPLACED:
+                    written.released.append(existing.sha256)
                 seq = _write(connection, written, seq, outcome, vectors[position])
                 written.outcomes.append(outcome)
                 held[image.id] = (seq, outcome.record)
@@ -346,12 +374,12 @@ class Catalog:
         with self.connections.write() as connection:
             connection.execute(sql, (image.source, image.id, image.sha256, name))
 
-    def delete(self, name: str, image_id: str) -> tuple[CollectionRow, int]:
-        """Removes a picture; gives its collection and seq."""
+    def delete(self, name: str, image_id: str) -> tuple[CollectionRow, int, ImageRecord]:
+        """Removes a picture; gives its collection, and its seq and row as they were."""
         with self.connections.write() as connection:
-            row, seq, _ = _require_image(connection, name, image_id)
+            row, seq, gone = _require_image(connection, name, image_id)
             connection.execute("DELETE FROM images WHERE seq = ?", (seq,))
-            return _count_change(connection, row, images=-1), seq
+            return _count_change(connection, row, images=-1), seq, gone
 
 
 def read_collection(connection: sqlite3.Connection, name: str) -> CollectionRow | None:
@@ -515,10 +543,12 @@ log = logging.getLogger(__name__)
 class Purger(Worker):
     """Removes the rows of collections that have no name any more, for half of the time."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, *, released: Callable[[list[str]], None]) -> None:
+        """`released` is told the digests of rows, just before they are removed."""
         failure = "Rows of a dropped collection stay for now"
         super().__init__("purge", self._purge, failure=failure, share=0.5, retry_s=PURGE_RETRY_S)
         self._connections = connections
+        self._released = released
 
     def begin(self) -> None:
         """Takes up what was left before this start."""
@@ -540,19 +570,21 @@ class Purger(Worker):
         with self._connections.write() as connection:
             found = connection.execute(_DROPPED).fetchone()
             if found is not None:
-                _remove_some(connection, *found)
+                self._remove_some(connection, *found)
         self._connections.give_room_back()  # where nothing was found: what failed the last time
         return found is not None
 
-
-def _remove_some(connection: sqlite3.Connection, number: int) -> None:
-    """Removes rows of a collection; where those were the last, all else of it."""
-    some = (
-        "DELETE FROM images WHERE seq IN"
-        " (SELECT seq FROM images WHERE collection = ? ORDER BY seq LIMIT ?)"
-    )
-    if connection.execute(some, (number, PURGED_TOGETHER)).rowcount == PURGED_TOGETHER:
-        return
-    connection.execute("UPDATE collections SET space = NULL WHERE id = ?", (number,))
-    connection.execute("DELETE FROM spaces WHERE collection = ?", (number,))
-    connection.execute("DELETE FROM collections WHERE id = ?", (number,))
+    def _remove_some(self, connection: sqlite3.Connection, number: int) -> None:
+        """Removes rows of a collection; where those were the last, all else of it."""
+        some = "SELECT seq, sha256 FROM images WHERE collection = ? ORDER BY seq LIMIT ?"
+        rows = connection.execute(some, (number, PURGED_TOGETHER)).fetchall()
+        if rows:
+            self._released([sha256 for _, sha256 in rows])
+            connection.execute(
+                "DELETE FROM images WHERE collection = ? AND seq <= ?", (number, rows[-1][0])
+            )
+        if len(rows) == PURGED_TOGETHER:
+            return
+        connection.execute("UPDATE collections SET space = NULL WHERE id = ?", (number,))
+        connection.execute("DELETE FROM spaces WHERE collection = ?", (number,))
+        connection.execute("DELETE FROM collections WHERE id = ?", (number,))

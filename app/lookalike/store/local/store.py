@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from lookalike.store.base import (
 from lookalike.store.filters import MAX_METADATA_BYTES, Filter, check_metadata, merge_patch
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow, Purger
 from lookalike.store.local.columns import FILTER_S, Filtering
+from lookalike.store.local.fit import open_notes, require_catalog
 from lookalike.store.local.index.indexes import Indexes
 from lookalike.store.local.index.policy import VERSION as FAISS_VERSION
 from lookalike.store.local.index.policy import IndexPolicy
@@ -80,14 +81,18 @@ class LocalStore:
         with contextlib.ExitStack() as undo:
             if not read_only:
                 undo.callback(lock_folder(folder).release)
+            require_catalog(folder)
             self._catalog = Catalog(folder / "catalog.db", read_only=read_only)
             undo.callback(self._catalog.close)
+            self._unswept = open_notes(folder, self._catalog, read_only=read_only)
+            if self._unswept is not None:
+                undo.callback(self._unswept.close)
             how: dict[str, Any] = {"change": self._change, "read_only": read_only}
             self._indexes = Indexes(self._catalog, folder / "index", policy=self._policy, **how)
             how |= {"fields": filter_fields, "seconds": filter_s}
             self._filtering = Filtering(self._catalog, **how)
             self.spaces = LocalSpaces(self._catalog, self._indexes, change=self._change)
-            self._purger = Purger(self._catalog.connections)
+            self._purger = Purger(self._catalog.connections, released=self._note)
             undo.callback(self._purger.close)
             if not read_only:
                 self._purger.begin()
@@ -176,6 +181,16 @@ class LocalStore:
     def references(self, sha256s: Iterable[str]) -> set[str]:
         return self._catalog.references(sha256s)
 
+    def expect(self, sha256s: Iterable[str]) -> None:
+        self._note(sha256s)
+
+    def _note(self, sha256s: Iterable[str], *, last_seq: int | None = None) -> None:
+        if self._unswept is not None:
+            self._unswept.note(sha256s, last_seq=last_seq)
+
+    def unnamed(self) -> Iterator[list[str]]:
+        return self._unswept.batches(self._catalog.references) if self._unswept else iter(())
+
     # Changes
 
     def upsert(
@@ -199,6 +214,8 @@ class LocalStore:
             written = self._catalog.put(
                 collection, images, rows, spec=spec, provenance=provenance, on_conflict=on_conflict
             )
+            last_seq = max(written.added, default=None)
+            self._note(written.released, last_seq=last_seq)
             if written.new:
                 self._indexes.made(written.row)
                 self._filtering.made(written.row)
@@ -244,7 +261,8 @@ class LocalStore:
 
     def delete(self, collection: str, image_id: str) -> None:
         with self._change:
-            row, seq = self._catalog.delete(collection, image_id)
+            row, seq, gone = self._catalog.delete(collection, image_id)
+            self._note([gone.sha256])
             self._indexes.follow(row, {}, np.empty((0, row.spec.dim), np.float32), [seq])
             self._filtering.follow(row, Changes(removed=[seq]))
 

@@ -1,0 +1,104 @@
+"""The trash of a data folder: files that a sweep took, kept for days before they are deleted.
+
+`trash/DATE/` holds what was taken on that day (UTC), in the same tree as the data folder. So
+`cp -r trash/DATE/. .` in the data folder brings all of it back.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+
+SPARE_BYTES = 2**30
+SPARE_SHARE = 20
+"""With less than 1 GiB and less than a 20th of the disk free, the trash is emptied early."""
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_TOGETHER = 500
+
+
+class Trash:
+    """The folder `trash` of a data folder; made when it is needed. Raises `OSError`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._data = folder
+        self._folder = folder / "trash"
+
+    def take(self, path: Path) -> None:
+        """Moves a file of the data folder to the trash of today; it may be gone already."""
+        target = self._folder / _today().isoformat() / path.relative_to(self._data)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            path.replace(target)
+
+    def find(self, path: Path) -> Path | None:
+        """Where the trash keeps a file of the data folder; the newest of several."""
+        inside = path.relative_to(self._data)
+        found = (day / inside for day, _ in reversed(self._days()))
+        return next((one for one in found if one.is_file()), None)
+
+    def empty(
+        self, named: Callable[[Iterable[str]], set[str]], *, days: int, stop: Callable[[], bool]
+    ) -> int:
+        """Deletes what was taken `days` ago or earlier, and more if the disk is short of room.
+
+        A file comes back instead if a row names it, as `named` says of digests, and it has not been
+        stored again since. Returns how many files were deleted.
+        """
+        deleted = 0
+        for folder, day in self._days():
+            due = _today() - day >= timedelta(days=days)
+            if stop() or not (due or self._is_short()):
+                break  # later days are not due either
+            files = _files(folder)
+            while batch := list(islice(files, _TOGETHER)):
+                wanted = named({path.stem for path in batch})
+                for path in batch:
+                    if stop():
+                        return deleted
+                    if path.stem not in wanted or not self._put_back(folder, path):
+                        path.unlink(missing_ok=True)
+                        deleted += 1
+            shutil.rmtree(folder, ignore_errors=True)  # folders that are empty now
+        return deleted
+
+    def put_back(self, path: Path) -> bool:
+        """Moves a file of the data folder back from the trash; False if it is not there."""
+        found = self.find(path)
+        if found is None:
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found.replace(path)
+        return True
+
+    def _put_back(self, day: Path, path: Path) -> bool:
+        place = self._data / path.relative_to(day)
+        if place.exists():
+            return False
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(place)
+        return True
+
+    def _days(self) -> list[tuple[Path, date]]:
+        """The folders of days, the oldest first."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            named = [one for one in self._folder.iterdir() if _DAY.fullmatch(one.name)]
+            return [(one, date.fromisoformat(one.name)) for one in sorted(named)]
+        return []
+
+    def _is_short(self) -> bool:
+        disk = shutil.disk_usage(self._folder)
+        return disk.free < min(SPARE_BYTES, disk.total // SPARE_SHARE)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
