@@ -26,6 +26,7 @@ from lookalike.models.registry import find_family
 from lookalike.models.spec import ModelRequest, RunOptions
 from lookalike.progress import Progress, Worker
 from lookalike.records import Effort
+from lookalike.services.access import AccessService
 from lookalike.services.checks import Canary, RecallMeter
 from lookalike.services.duplicates import DuplicateService
 from lookalike.services.importing import ImportService
@@ -36,6 +37,7 @@ from lookalike.services.pipeline import PutGate
 from lookalike.services.reembedding import CollectionModels, ReembeddingService
 from lookalike.services.search import SearchService
 from lookalike.services.vector_set import sample_vectors
+from lookalike.store.access import AccessStore
 from lookalike.store.base import Store, count_of
 from lookalike.store.filters import parse_field_names
 from lookalike.store.jobs import JobStore
@@ -176,6 +178,11 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
         filter_s=settings.filter_timeout,
         read_only=read_only,
     )
+
+
+def open_access(settings: Settings) -> AccessService:
+    """Opens the keys of the data folder, also beside the service that owns it."""
+    return AccessService(AccessStore(settings.data_dir / "access.db"))
 
 
 def tune_collection(

@@ -126,7 +126,9 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = None
     """Key for changes; made and kept in the data folder if unset"""
     read_key: SecretStr | None = None
-    """Key for every call but health; open if unset"""
+    """Key for calls that only read; they need no key if unset"""
+    require_key: bool = False
+    """Whether calls that only read need a key even if there is no read_key"""
 
     max_file_bytes: Annotated[Size, Field(ge=1_000)] = 20_000_000
     """Most bytes of one picture"""

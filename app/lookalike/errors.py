@@ -27,6 +27,7 @@ LookalikeError
 │   ├── CollectionNotFoundError
 │   ├── VectorSpaceNotFoundError      no vectors of this collection under this spec
 │   ├── JobNotFoundError
+│   ├── KeyNotFoundError
 │   └── OriginalNotKeptError          the picture is known, its original file is not here
 ├── ConflictError
 │   ├── ImageExistsError              the id is taken, and on_conflict is `error`
@@ -35,6 +36,7 @@ LookalikeError
 ├── ClientGoneError                   the client left before its answer was there
 ├── UnauthorizedError                 no key, or a wrong one
 ├── ForbiddenError                    a key that may not do this
+├── TooManyAttemptsError              too many wrong keys from one address
 ├── UnavailableError
 │   ├── QueueFullError
 │   ├── NotReadyError                 starting, shutting down, or the canary failed
@@ -176,6 +178,10 @@ class JobNotFoundError(NotFoundError, code="job_not_found"):
     """No job has this id; those that ended long ago are forgotten."""
 
 
+class KeyNotFoundError(NotFoundError, code="key_not_found"):
+    """No key has this name or id."""
+
+
 class OriginalNotKeptError(NotFoundError, code="original_not_kept"):
     """The picture is known, but its original file is not in the data folder."""
 
@@ -209,6 +215,17 @@ class UnauthorizedError(LookalikeError, code="unauthorized"):
 
 class ForbiddenError(LookalikeError, code="forbidden"):
     """The key that was sent is valid, but its scope does not include this call."""
+
+
+class TooManyAttemptsError(LookalikeError, code="too_many_attempts"):
+    """Too many wrong keys were sent from the client's address."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(
+            f"Too many wrong keys came from your address; wait {retry_after_s} s, then send the "
+            "right one. A right key of 32 characters or more does not have to wait"
+        )
+        self.retry_after_s = retry_after_s
 
 
 class UnavailableError(LookalikeError, code="unavailable"):

@@ -391,6 +391,25 @@ class Effort:
         return ",".join(f"{name}={value}" for name, value in given if value is not None)
 
 
+_KEY = re.compile(r"lk_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")  # of `AccessService`: id and secret
+
+
+def key_id(text: str) -> str:
+    """The id in a key; another text stays as it is."""
+    found = _KEY.fullmatch(text)
+    return found[1] if found else text
+
+
+def redacted(text: str) -> str:
+    """A text without the secret of any key in it."""
+    return _KEY.sub(r"lk_\1_...", text) if "lk_" in text else text
+
+
+def utc_text(moment: datetime) -> str:
+    """A moment as rows record it: ISO 8601 in UTC, milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def utc_now() -> str:
-    """This moment as rows record it: ISO 8601 in UTC, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """This moment as rows record it."""
+    return utc_text(datetime.now(UTC))

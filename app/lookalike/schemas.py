@@ -20,7 +20,7 @@ from pydantic import (
     Field,
 )
 
-from lookalike.records import CollectionInfo, DuplicateKind
+from lookalike.records import Access, CollectionInfo, DuplicateKind
 from lookalike.store.jobs import JobState
 
 if TYPE_CHECKING:
@@ -306,3 +306,26 @@ class JobsOut(Answer):
 
     jobs: list[JobOut]
     next_cursor: str | None = Field(description="Send as `cursor` for the next stretch; null: end")
+
+
+class KeyOut(Answer):
+    """A key, without the key itself."""
+
+    id: str = Field(description="8 hex digits, which are a part of the key", examples=["3f2a91c0"])
+    name: str
+    scope: Access
+    created_at: str
+    expires_at: str | None = Field(description="From when it opens nothing; null: never")
+    expired: bool
+
+
+class NewKeyOut(KeyOut):
+    """A key that was just made."""
+
+    key: str = Field(description="The key itself; it is shown this once and kept nowhere")
+
+
+class KeysOut(Answer):
+    """All keys that were made and not revoked, in the order made."""
+
+    keys: list[KeyOut]

@@ -71,6 +71,9 @@ ROUTES = [
     ("GET", "/jobs", "admin"),
     ("GET", f"/jobs/{JOB}", "write"),
     ("POST", f"/jobs/{JOB}/cancel", "write"),
+    ("GET", "/keys", "admin"),
+    ("POST", "/keys", "admin"),
+    ("DELETE", "/keys/x", "admin"),
     ("GET", "/info", "read"),
     ("GET", "/metrics", "read"),
     ("GET", "/health/live", "open"),
@@ -85,7 +88,8 @@ def test_the_table_of_routes_is_complete(client):
             path.replace("{image_id}", "x")
             .replace("{name}", "x")
             .replace("{job_id}", JOB)
-            .replace("{digest}", JOB),
+            .replace("{digest}", JOB)
+            .replace("{key}", "x"),
         )
         for path, methods in client.get("/openapi.json").json()["paths"].items()
         for method in methods

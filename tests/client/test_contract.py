@@ -15,6 +15,7 @@ from lookalike.errors import (
     CollectionNotFoundError,
     ConflictError,
     FetchingDisabledError,
+    ForbiddenError,
     ImageExistsError,
     ImageNotFoundError,
     InvalidFilterError,
@@ -22,14 +23,16 @@ from lookalike.errors import (
     InvalidMetadataError,
     InvalidParameterError,
     JobNotFoundError,
+    KeyNotFoundError,
     LookalikeError,
     NotAnImageError,
     ServerError,
+    UnauthorizedError,
     VectorSpaceNotFoundError,
 )
 from lookalike.models.head import save_head
 from lookalike.progress import Progress, TaskEndedError
-from lookalike.records import DuplicateKind, Effort, OnConflict
+from lookalike.records import Access, DuplicateKind, Effort, OnConflict
 from lookalike.schemas import CollectionOut, DuplicatesOut, ImageOut, SearchOut
 from scripts.samples import write_samples
 from tests.servers import ADMIN_KEY, Server
@@ -308,3 +311,28 @@ def test_jobs(filled: BaseClient) -> None:
         assert filled.jobs(limit=1) == [ended]
     else:
         assert filled.jobs() == []
+
+
+def test_keys(client: BaseClient) -> None:
+    made = client.create_key("import", Access.WRITE)
+    assert made.key.startswith(f"lk_{made.id}_")
+    assert [key.model_dump() for key in client.access_keys()] == [made.model_dump(exclude={"key"})]
+    with raises(client, ConflictError):
+        client.create_key("import", Access.READ)
+    with raises(client, InvalidParameterError):
+        client.create_key("two words", Access.READ)
+    client.revoke_key(made.key)
+    assert list(client.access_keys()) == []
+    with raises(client, KeyNotFoundError):
+        client.revoke_key("import")
+
+
+def test_a_key_that_may_not_do_it(client: BaseClient) -> None:
+    if not isinstance(client, HttpClient):
+        return
+    made = client.create_key("reader", Access.READ)
+    with HttpClient(client._server, made.key) as reader, raises(reader, ForbiddenError):
+        reader.drop("shoes")
+    client.revoke_key("reader")
+    with HttpClient(client._server, made.key) as nobody, raises(nobody, UnauthorizedError):
+        nobody.drop("shoes")

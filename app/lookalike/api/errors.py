@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from lookalike import errors
 from lookalike.errors import LookalikeError, UnavailableError
+from lookalike.records import redacted
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ STATUS: dict[type[LookalikeError], int] = {
     errors.ConflictError: 409,
     errors.UnauthorizedError: 401,
     errors.ForbiddenError: 403,
+    errors.TooManyAttemptsError: 429,
     errors.UploadStalledError: 408,
     errors.ClientGoneError: 408,
     errors.StorageError: 503,
@@ -101,14 +103,14 @@ def problem(
 
 
 def _body(status: int, code: str, detail: str, request_id: str) -> dict[str, Any]:
-    facts = {"status": status, "code": code, "detail": detail, "request_id": request_id}
+    facts = {"status": status, "code": code, "detail": redacted(detail), "request_id": request_id}
     return Problem.model_validate({"title": HTTPStatus(status).phrase, **facts}).model_dump()
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describes for OpenAPI the errors that a route can answer with."""
     described: dict[int | str, dict[str, Any]] = {}
-    for status in sorted(statuses):
+    for status in sorted({*statuses, *([429] if 401 in statuses else [])}):
         *_, code = (kind.code for kind, value in STATUS.items() if value == status)
         example = _body(status, code, "what is wrong, and what to do next", _EXAMPLE_ID)
         content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
@@ -122,7 +124,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def answer(request: Request, exc: LookalikeError, **extra: Any) -> JSONResponse:
     """Builds the answer for a `LookalikeError`."""
     headers = {}
-    if isinstance(exc, UnavailableError):
+    if isinstance(exc, (UnavailableError, errors.TooManyAttemptsError)):
         headers["Retry-After"] = str(exc.retry_after_s)
     if isinstance(exc, errors.UnauthorizedError):
         headers["WWW-Authenticate"] = 'Bearer realm="lookalike"'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from typing import Any
 
@@ -18,13 +18,14 @@ from lookalike.api.addresses import Proxies
 from lookalike.api.admission import Admission, Bodies
 from lookalike.api.deps import Parts
 from lookalike.api.monitoring import Metrics, Observe
-from lookalike.api.routers import images, indexing, search, service
+from lookalike.api.routers import images, indexing, keys, search, service
 from lookalike.api.security import Keys, load_admin_key
 from lookalike.api.uploads import ARCHIVE_BODY_S, ARCHIVES_AT_ONCE, UploadLimits
-from lookalike.bootstrap import Services, build_services
+from lookalike.bootstrap import Services, build_services, open_access
 from lookalike.config import Settings, parse_networks
 from lookalike.files.data_folder import make_data_folder
 from lookalike.models.encoders import Encoders
+from lookalike.services.access import AccessService
 from lookalike.store.base import Store
 
 DESCRIPTION = """
@@ -60,10 +61,12 @@ def create_app(
         services = await to_thread.run_sync(build)
         try:
             metrics.watch(services)
-            app.state.parts = _parts(settings, services, metrics, proxies)
-            _log_what_runs(services)
-            services.jobs.resume()
-            yield
+            with closing(await to_thread.run_sync(open_access, settings)) as access:
+                access.follow()
+                app.state.parts = _parts(settings, services, access, metrics, proxies)
+                _log_what_runs(services)
+                services.jobs.resume()
+                yield
         finally:
             await to_thread.run_sync(services.close)
 
@@ -82,13 +85,19 @@ def create_app(
     )
     errors.install(app)
     app.add_middleware(Observe, metrics=metrics, proxies=proxies)
-    for router in (search, indexing, images, service):
+    for router in (search, indexing, images, service, keys):
         app.include_router(router.router)
     _complete_openapi(app)
     return app
 
 
-def _parts(settings: Settings, services: Services, metrics: Metrics, proxies: Proxies) -> Parts:
+def _parts(
+    settings: Settings,
+    services: Services,
+    access: AccessService,
+    metrics: Metrics,
+    proxies: Proxies,
+) -> Parts:
     admin, read = settings.admin_key, settings.read_key
     live = services.encoders.default
     metadata = settings.max_metadata_bytes
@@ -116,6 +125,9 @@ def _parts(settings: Settings, services: Services, metrics: Metrics, proxies: Pr
         keys=Keys(
             admin=admin.get_secret_value() if admin else load_admin_key(settings.data_dir),
             read=read.get_secret_value() if read else None,
+            made=access,
+            guard_reading=settings.require_key,
+            count_wrong=metrics.wrong_keys.inc,
         ),
         metrics=metrics,
         proxies=proxies,

@@ -25,6 +25,7 @@ from structlog.typing import EventDict, Processor
 
 from lookalike.api.addresses import Proxies
 from lookalike.bootstrap import Services
+from lookalike.records import redacted
 from lookalike.services.checks import WINDOW
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -52,6 +53,9 @@ class Metrics(Collector):
         )
         self.in_progress = Gauge(
             "lookalike_requests_in_progress", "Requests being answered", registry=self.registry
+        )
+        self.wrong_keys = Counter(
+            "lookalike_wrong_keys", "Wrong keys that were sent", registry=self.registry
         )
         stages = "Seconds in each stage of a call"
         self._stage = seconds("lookalike_stage_seconds", stages, ("call", "stage"))
@@ -125,6 +129,13 @@ def _drop_color_message(_logger: object, _name: str, event: EventDict) -> EventD
     return event
 
 
+def _hide_keys(_logger: object, _name: str, event: EventDict) -> EventDict:
+    """Hides what is secret in keys that a text repeats, such as the path of a request."""
+    return {
+        name: redacted(value) if isinstance(value, str) else value for name, value in event.items()
+    }
+
+
 def configure_logging(level: str = "info", style: Literal["auto", "text", "json"] = "auto") -> None:
     """Sends every library's log lines to standard error in one form.
 
@@ -138,6 +149,7 @@ def configure_logging(level: str = "info", style: Literal["auto", "text", "json"
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
         _drop_color_message,
+        _hide_keys,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]

@@ -7,22 +7,35 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Request, Security, params
 from fastapi.security import APIKeyHeader, HTTPBearer
 
+from lookalike.api.addresses import client_address
+from lookalike.api.brake import Brake
 from lookalike.api.deps import parts_of
-from lookalike.errors import ConfigurationError, ForbiddenError, UnauthorizedError
+from lookalike.errors import (
+    ConfigurationError,
+    ForbiddenError,
+    TooManyAttemptsError,
+    UnauthorizedError,
+)
 from lookalike.files.disk import sync
 from lookalike.records import Access
+from lookalike.services.access import AccessService
 
 log = logging.getLogger(__name__)
 
 KEY_FILE = "admin.key"
+_LONG = 32  # characters of a key that nobody finds by trying: it is compared in any case
+_WHERE = (
+    "The admin key is what LOOKALIKE_ADMIN_KEY says, or is in the data folder's "
+    f"{KEY_FILE}; lookalike keys create makes others"
+)
 
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="A key")
 _bearer = HTTPBearer(auto_error=False, description="A key")
@@ -30,39 +43,84 @@ _HeaderKey = Annotated[str | None, Security(_header)]
 _BearerKey = Annotated[object, Security(_bearer)]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose key a request sent."""
+
+    name: str  # of the key; for those of the settings, the setting
+    scope: Access
+    id: str | None = None  # of a key that `lookalike keys` made
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Keys:
-    """The keys in force. The admin key opens every call; without a read key, reading is open."""
+    """The keys in force: those of the settings, and those that were made.
+
+    Reading needs a key if there is a read key, or if `guard_reading` says so.
+    """
 
     admin: str
     read: str | None = None
+    made: AccessService
+    guard_reading: bool = False
+    count_wrong: Callable[[], None]  # told of every wrong key
+    brake: Brake = field(default_factory=Brake)
 
     def check(self, request: Request, access: Access) -> None:
-        """Raises `UnauthorizedError` without a valid key, `ForbiddenError` if its scope is less."""
-        if access is Access.READ and self.read is None:
+        """Lets a request pass whose key may do this; notes whose it is, for the audit log.
+
+        Raises:
+            UnauthorizedError: No key was sent, a wrong one, or one that expired.
+            ForbiddenError: The key's scope is less.
+            TooManyAttemptsError: Too many wrong keys came from the client's address.
+        """
+        if access is Access.READ and self.read is None and not self.guard_reading:
             return
+        caller = getattr(request.state, "caller", None)
+        if caller is None:
+            caller = request.state.caller = self._caller(request, access)
+        if not caller.scope.includes(access):
+            raise ForbiddenError(
+                f"This call needs a key of scope {access}, and {caller.name!r} has scope "
+                f"{caller.scope}; send another key. lookalike keys create makes one"
+            )
+
+    def _caller(self, request: Request, access: Access) -> Caller:
         given = _sent_key(request)
         if given is None:
             raise UnauthorizedError(
                 f"This call needs a key of scope {access}; send it as X-API-Key or as "
-                "Authorization: Bearer"
+                f"Authorization: Bearer. {_WHERE}"
             )
-        scope = self._scope(given)
-        if scope is None:
-            raise UnauthorizedError("The key that was sent is not the right one")
-        if not scope.includes(access):
-            raise ForbiddenError(f"This call needs a key of scope {access}; this key's is {scope}")
+        address = client_address(request)
+        if len(given) < _LONG and (wait := self.brake.wait_s(address)):
+            raise TooManyAttemptsError(wait)
+        caller = self._find(given)
+        if caller is not None:
+            return caller
+        self.brake.wrong(address)
+        self.count_wrong()
+        if wait := self.brake.wait_s(address):
+            raise TooManyAttemptsError(wait)
+        raise UnauthorizedError(f"The key that was sent is not valid. {_WHERE}")
 
-    def _scope(self, given: str) -> Access | None:
-        """What a key may do, compared in constant time; None if it is no key."""
+    def _find(self, given: str) -> Caller | None:
+        """Whose a key is, compared in constant time. Raises `UnauthorizedError` if it expired."""
+        if (key := self.made.find(given)) is not None:
+            if key.expired:
+                raise UnauthorizedError(
+                    f"The key {key.name!r} expired on {key.expires_at}. {_WHERE}"
+                )
+            return Caller(key.name, key.scope, key.id)
         sent = given.encode("latin-1")  # the bytes as they came
-        known = {Access.READ: self.read, Access.ADMIN: self.admin}
-        scopes = [
-            scope
-            for scope, key in known.items()
-            if key is not None and hmac.compare_digest(sent, key.encode())
-        ]
-        return scopes[-1] if scopes else None
+        found = None
+        for name, scope, text in (
+            ("read key", Access.READ, self.read),
+            ("admin key", Access.ADMIN, self.admin),
+        ):
+            if text is not None and hmac.compare_digest(sent, text.encode()):
+                found = Caller(name, scope)
+        return found
 
 
 def _sent_key(request: Request) -> str | None:

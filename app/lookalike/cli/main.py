@@ -28,6 +28,7 @@ COMMANDS = {
     "info": ("collections:info", "Show collections, their models, and their indexes."),
     "list": ("collections:list_images", "List the pictures of a collection, oldest first."),
     "delete": ("collections:delete", "Delete pictures by id, or a whole collection."),
+    "keys": ("keys:keys", "Make, list and revoke the keys of a service."),
     "vectors": ("collections:vectors", "List or discard the vectors of a collection."),
 }
 """Each command: where its function or its group of commands is, and its line in --help."""

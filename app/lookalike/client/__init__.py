@@ -21,6 +21,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypedDict, Unpack
 
@@ -29,13 +30,15 @@ from PIL import Image, ImageOps
 from lookalike.errors import ConfigurationError, LookalikeError, MissingFileError, ServerError
 from lookalike.media.sources import Found, PictureSource, walk
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, Effort, OnConflict
+from lookalike.records import DEFAULT_COLLECTION, Access, DuplicateKind, Effort, OnConflict
 from lookalike.schemas import (
     CollectionOut,
     DuplicatesOut,
     DuplicatesRunning,
     ImageOut,
     JobOut,
+    KeyOut,
+    NewKeyOut,
     SearchOut,
     VectorSetOut,
 )
@@ -334,6 +337,23 @@ class BaseClient(ABC):
                     progress.report(job.done, job.total)
             progress.check()
             time.sleep(_JOB_POLL_S)
+
+    @abstractmethod
+    def create_key(
+        self, name: str, scope: Access, *, expires_at: datetime | None = None
+    ) -> NewKeyOut:
+        """Makes a key for a service's calls; the answer is the only place that holds it.
+
+        Raises `ConflictError` if the name is taken, or `InvalidParameterError`.
+        """
+
+    @abstractmethod
+    def access_keys(self) -> Sequence[KeyOut]:
+        """Returns the keys that were made and not revoked, in the order made."""
+
+    @abstractmethod
+    def revoke_key(self, key: str) -> None:
+        """Revokes a key by its name, its id or itself. Raises `KeyNotFoundError`."""
 
     @abstractmethod
     def info(self) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, Unpack
+from urllib.parse import quote
 
 import httpx2
 
@@ -31,11 +33,14 @@ from lookalike.media.sources import PictureSource
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import (
     DEFAULT_COLLECTION,
+    Access,
     DuplicateKind,
     OnConflict,
     canonical_json,
     check_collection_name,
     check_id,
+    key_id,
+    utc_text,
 )
 from lookalike.schemas import (
     Answer,
@@ -47,6 +52,9 @@ from lookalike.schemas import (
     ImagesOut,
     JobOut,
     JobsOut,
+    KeyOut,
+    KeysOut,
+    NewKeyOut,
     SearchOut,
     VectorSetOut,
     VectorSetsOut,
@@ -60,7 +68,7 @@ BATCH_FILES = 16
 BATCH_BYTES = 16_000_000
 PAGE = 1000
 
-_FATAL = {401, 404, 405, 409}  # answers to an upload that the next one would get, too
+_FATAL = {401, 403, 404, 405, 409, 429}  # answers to an upload that the next one would get, too
 _MB = 1_000_000
 _T = TypeVar("_T", bound=Answer)
 
@@ -70,7 +78,7 @@ class HttpClient(BaseClient):
 
     Args:
         server: Its address, e.g. `http://localhost:8000`.
-        api_key: The admin key, or the read key for a client that changes nothing.
+        api_key: A key whose scope includes the calls to be made.
 
     Raises:
         ServerError: `server` is no address.
@@ -297,6 +305,19 @@ class HttpClient(BaseClient):
 
     def cancel_job(self, job_id: str) -> JobOut:
         return self._ask(JobOut, "POST", f"/jobs/{check_id(job_id)}/cancel")
+
+    def create_key(
+        self, name: str, scope: Access, *, expires_at: datetime | None = None
+    ) -> NewKeyOut:
+        expires = None if expires_at is None else utc_text(expires_at)
+        asked = {"name": name, "scope": scope, "expires_at": expires}
+        return self._ask(NewKeyOut, "POST", "/keys", json=asked)
+
+    def access_keys(self) -> Sequence[KeyOut]:
+        return self._ask(KeysOut, "GET", "/keys").keys
+
+    def revoke_key(self, key: str) -> None:
+        self._call("DELETE", f"/keys/{quote(key_id(key), safe='')}")
 
     def info(self) -> dict[str, Any]:
         answer: dict[str, Any] = self._call("GET", "/info")

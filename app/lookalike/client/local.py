@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from datetime import datetime
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -31,17 +32,20 @@ from lookalike.files.data_folder import make_data_folder
 from lookalike.media.archives import ArchiveLimits
 from lookalike.media.sources import PictureSource
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.records import DEFAULT_COLLECTION, DuplicateKind, OnConflict
+from lookalike.records import DEFAULT_COLLECTION, Access, DuplicateKind, OnConflict
 from lookalike.schemas import (
     CollectionOut,
     DuplicatesOut,
     DuplicatesRunning,
     ImageOut,
     JobOut,
+    KeyOut,
     MatchOut,
+    NewKeyOut,
     SearchOut,
     VectorSetOut,
 )
+from lookalike.services.access import AccessService
 from lookalike.services.duplicates import (
     MAX_LIMIT,
     THRESHOLD,
@@ -71,7 +75,7 @@ class Client(BaseClient):
     Args:
         data_dir: The folder that holds everything stored, made if it is missing; the setting
             `data_dir` if None.
-        read_only: Change nothing; then a service may own the folder meanwhile.
+        read_only: Change nothing but keys; then a service may own the folder meanwhile.
         **settings: Any setting by its name, e.g. `model="resnet18"`, `weights="random"`; others
             come from the environment and `.env`, as for the service.
 
@@ -106,6 +110,8 @@ class Client(BaseClient):
             self._loaded.close()
         if "_job_store" in self.__dict__:
             self._job_store.close()
+        if "_access" in self.__dict__:
+            self._access.close()
         self._store.close()
 
     @property
@@ -121,6 +127,10 @@ class Client(BaseClient):
     @cached_property
     def _job_store(self) -> JobStore:
         return JobStore(self._settings.data_dir / "jobs.db", read_only=self._read_only)
+
+    @cached_property
+    def _access(self) -> AccessService:
+        return bootstrap.open_access(self._settings)
 
     @property
     def _jobs(self) -> JobService:
@@ -273,6 +283,18 @@ class Client(BaseClient):
     def cancel_job(self, job_id: str) -> JobOut:
         """Ends a job; one that a service began ends when the service starts again."""
         return JobOut.of(self._jobs.cancel(job_id))
+
+    def create_key(
+        self, name: str, scope: Access, *, expires_at: datetime | None = None
+    ) -> NewKeyOut:
+        key, text = self._access.create(name, scope, expires_at=expires_at)
+        return NewKeyOut(**KeyOut.of(key).model_dump(), key=text)
+
+    def access_keys(self) -> Sequence[KeyOut]:
+        return [KeyOut.of(key) for key in self._access.list()]
+
+    def revoke_key(self, key: str) -> None:
+        self._access.revoke(key)
 
     def info(self) -> dict[str, Any]:
         """Returns what is stored, in the shape of `GET /info`; loads no network."""

@@ -6,25 +6,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from lookalike.errors import InvalidParameterError, JobNotFoundError, StorageError
-from lookalike.files.disk import disk_errors, make_folders
+from lookalike.errors import InvalidParameterError, JobNotFoundError
 from lookalike.records import MAX_SEQ, decode_cursor, encode_cursor
-from lookalike.store.sqlite import (
-    Schema,
-    open_reader,
-    open_writer,
-    require_schema,
-    sqlite_errors,
-    transaction,
-)
+from lookalike.store.sqlite import OneConnection, Schema
 
 
 class JobState(StrEnum):
@@ -114,39 +104,23 @@ class JobStore:
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self._path = path
-        self._read_only = read_only
-        self._lock = threading.Lock()
-        self._closed = False
-        if not read_only:
-            with disk_errors(f"use the folder {path.parent}"):
-                make_folders(path.parent.resolve())
-        with sqlite_errors(path):
-            if not read_only:
-                self._connection = open_writer(path, _SCHEMA)
-            elif path.exists():
-                self._connection = open_reader(path)
-                require_schema(self._connection, path, _SCHEMA)
-            else:
-                self._connection = open_writer(Path(":memory:"), _SCHEMA)
+        self._file = OneConnection(path, _SCHEMA, read_only=read_only)
 
     def close(self) -> None:
         """Lets go of the file; may be called twice."""
-        with self._lock:
-            self._closed = True
-            self._connection.close()
+        self._file.close()
 
     def add(self, job: Job) -> None:
         """Keeps a new job. Raises ValueError where its id is taken."""
         sql = f"INSERT INTO jobs ({_COLUMNS}) VALUES ({', '.join('?' * len(_FIELDS))})"
-        with self._write() as connection:
+        with self._file.write() as connection:
             if connection.execute("SELECT 1 FROM jobs WHERE id = ?", (job.id,)).fetchone():
                 raise ValueError(f"the job {job.id} is there already")
             connection.execute(sql, _values(job, _FIELDS))
 
     def get(self, job_id: str) -> Job:
         """One job. Raises `JobNotFoundError`."""
-        with self._read() as connection:
+        with self._file.read() as connection:
             return _get(connection, job_id)
 
     def change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
@@ -154,7 +128,7 @@ class JobStore:
 
         All but id, kind, parameters and created_at can change.
         """
-        with self._write() as connection:
+        with self._file.write() as connection:
             job = change(_get(connection, job_id))
             changed = ", ".join(f"{name} = ?" for name in _CHANGED)
             values = (*_values(job, _CHANGED), job_id)
@@ -164,7 +138,7 @@ class JobStore:
     def unfinished(self) -> list[Job]:
         """Those queued or running, oldest first."""
         sql = f"SELECT {_COLUMNS} FROM jobs WHERE {_UNFINISHED} ORDER BY number"
-        with self._read() as connection:
+        with self._file.read() as connection:
             return [_job(row) for row in connection.execute(sql)]
 
     def page(self, *, cursor: str | None = None, limit: int = 100) -> tuple[list[Job], str | None]:
@@ -173,7 +147,7 @@ class JobStore:
         if limit < 1:
             raise InvalidParameterError("limit must be at least 1")
         sql = f"SELECT number, {_COLUMNS} FROM jobs WHERE number < ? ORDER BY number DESC LIMIT ?"
-        with self._read() as connection:
+        with self._file.read() as connection:
             rows = connection.execute(sql, (before, limit + 1)).fetchall()
         jobs = [_job(row[1:]) for row in rows[:limit]]
         return jobs, encode_cursor(rows[limit - 1][0]) if len(rows) > limit else None
@@ -184,23 +158,8 @@ class JobStore:
             "DELETE FROM jobs WHERE number IN (SELECT number FROM jobs"
             f" WHERE NOT {_UNFINISHED} ORDER BY number DESC LIMIT -1 OFFSET ?)"
         )
-        with self._write() as connection:
+        with self._file.write() as connection:
             return connection.execute(sql, (keep,)).rowcount
-
-    @contextmanager
-    def _read(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, sqlite_errors(self._path):
-            if self._closed:
-                raise StorageError("The store is closed")
-            yield self._connection
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        with self._read() as connection:
-            if self._read_only:
-                raise StorageError("The data folder was opened for reading only")
-            with transaction(connection):
-                yield connection
 
 
 def _get(connection: sqlite3.Connection, job_id: str) -> Job:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike.errors import DataFolderError, LookalikeError, StorageError, StorageFullError
-from lookalike.files.disk import has_room
+from lookalike.files.disk import disk_errors, has_room, make_folders
 
 VERSION = sqlite3.sqlite_version
 
@@ -55,12 +55,10 @@ def open_writer(path: Path, schema: Schema) -> sqlite3.Connection:
         for setting in (*_NEW, *settings) if is_new else settings:
             writer.execute(setting)
         if is_new:
-            writer.execute("BEGIN IMMEDIATE")
-            for statement in schema.statements:
-                writer.execute(statement)
-            writer.execute(f"PRAGMA application_id = {schema.application}")
-            writer.execute(f"PRAGMA user_version = {schema.version}")
-            writer.execute("COMMIT")
+            with transaction(writer):
+                if not writer.execute("SELECT 1 FROM sqlite_master").fetchone():
+                    _make_tables(writer, schema)  # no other process has made them meanwhile
+            require_schema(writer, path, schema)
     except BaseException:
         writer.close()
         raise
@@ -73,6 +71,13 @@ def is_blank(path: Path) -> bool:
         return True
     with closing(open_reader(path)) as reader:
         return not reader.execute("SELECT 1 FROM sqlite_master").fetchone()
+
+
+def _make_tables(writer: sqlite3.Connection, schema: Schema) -> None:
+    for statement in schema.statements:
+        writer.execute(statement)
+    writer.execute(f"PRAGMA application_id = {schema.application}")
+    writer.execute(f"PRAGMA user_version = {schema.version}")
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
@@ -246,3 +251,51 @@ class Connections:
         if self._writer is None:
             raise StorageError("The data folder was opened for reading only")
         return self._writer
+
+
+class OneConnection:
+    """One connection, for a file with few rows; safe to use from many threads.
+
+    The file is made where it does not exist, with its folder; with `read_only`, a file that does
+    not exist counts as empty. Raises as `Connections`.
+    """
+
+    def __init__(self, path: Path, schema: Schema, *, read_only: bool = False) -> None:
+        self._path = path
+        self._read_only = read_only
+        self._lock = threading.Lock()
+        self._closed = False
+        if not read_only:
+            with disk_errors(f"use the folder {path.parent}"):
+                make_folders(path.parent.resolve())
+        with sqlite_errors(path):
+            if not read_only:
+                self._connection = open_writer(path, schema)
+            elif path.exists():
+                self._connection = open_reader(path)
+                require_schema(self._connection, path, schema)
+            else:
+                self._connection = open_writer(Path(":memory:"), schema)
+
+    def close(self) -> None:
+        """Lets go of the file; may be called twice."""
+        with self._lock:
+            self._closed = True
+            self._connection.close()
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """The connection, which no other thread uses until the block ends."""
+        with self._lock, sqlite_errors(self._path):
+            if self._closed:
+                raise StorageError("The store is closed")
+            yield self._connection
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: on the disk when the block ends, undone where it raises."""
+        with self.read() as connection:
+            if self._read_only:
+                raise StorageError("The data folder was opened for reading only")
+            with transaction(connection):
+                yield connection
