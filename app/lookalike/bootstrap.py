@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lookalike.config import Settings, parse_dirs
 from lookalike.cores import limit_openmp
 from lookalike.errors import ConfigurationError, InvalidParameterError
-from lookalike.files.data_folder import require_data_folder
+from lookalike.files.data_folder import require_data_folder, require_whole
 from lookalike.files.disk import LocalFiles
 from lookalike.media.decode import ImageDecoder, ImageLimits
 from lookalike.media.fetch_guard import FetchGuard
@@ -27,14 +27,17 @@ from lookalike.models.spec import ModelRequest, RunOptions
 from lookalike.progress import Progress, Worker
 from lookalike.records import Effort
 from lookalike.services.access import AccessService
+from lookalike.services.backup import BackupService
+from lookalike.services.backup_format import Backup
 from lookalike.services.checks import Canary, RecallMeter
 from lookalike.services.duplicates import DuplicateService
 from lookalike.services.importing import ImportService
 from lookalike.services.indexing import IndexingService, Originals
-from lookalike.services.jobs import REEMBED_KIND, JobService
+from lookalike.services.jobs import BACKUP_KIND, REEMBED_KIND, JobService
 from lookalike.services.pictures import CollectionService, PictureService, file_sweeper
 from lookalike.services.pipeline import PutGate
 from lookalike.services.reembedding import CollectionModels, ReembeddingService
+from lookalike.services.restoring import restore
 from lookalike.services.search import SearchService
 from lookalike.services.vector_set import sample_vectors
 from lookalike.store.access import AccessStore
@@ -97,7 +100,12 @@ class Services:
             max_metadata_bytes=most_metadata,
             dirs=parse_dirs(settings.import_dirs),
         )
-        handlers = {REEMBED_KIND: self.reembedding.as_job, **self.imports.handlers}
+        self.backups = build_backups(settings)
+        handlers = {
+            REEMBED_KIND: self.reembedding.as_job,
+            BACKUP_KIND: self.backups.as_job,
+            **self.imports.handlers,
+        }
         self.jobs = JobService(job_store, handlers, ended=self.imports.ended)
         self.collections = CollectionService(store, self.jobs, gate)
         self.canary = Canary(encoders, store, timeout_s=settings.ready_timeout)
@@ -155,6 +163,7 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
     Raises:
         ConfigurationError: Nothing is there to be read only, or there is no such index type.
     """
+    require_whole(settings.data_dir)
     if read_only:
         require_data_folder(settings.data_dir)
     from lookalike.store.local.index.policy import IndexPolicy  # noqa: PLC0415
@@ -301,6 +310,25 @@ def build_pictures(settings: Settings, store: Store) -> PictureService:
     return PictureService(
         store, files, build_decoder(settings), max_metadata_bytes=settings.max_metadata_bytes
     )
+
+
+def build_backups(settings: Settings) -> BackupService:
+    """Makes backups of the data folder, which any process may own."""
+    from lookalike.store.local.snapshot import LocalSnapshots  # noqa: PLC0415 - as `LocalStore`
+
+    folder = settings.data_dir
+    require_whole(folder)
+    snapshots = LocalSnapshots(folder / "catalog.db")
+    to, keep = settings.backup_dir, settings.backup_keep
+    return BackupService(folder, LocalFiles(folder), snapshots, to=to, keep=keep)
+
+
+def restore_backup(source: Path, folder: Path, *, at: str | None, progress: Progress) -> Backup:
+    """Restores a backup into a new data folder; see `restore`."""
+    from lookalike.store.local.snapshot import LocalSnapshots  # noqa: PLC0415 - as `LocalStore`
+
+    snapshots = LocalSnapshots(folder / "catalog.db")
+    return restore(source, folder, snapshots=snapshots, at=at, progress=progress)
 
 
 def build_decoder(settings: Settings) -> ImageDecoder:

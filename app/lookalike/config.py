@@ -143,6 +143,10 @@ class Settings(BaseSettings):
     import_dirs: str | None = None
     """Folders below which POST /index/folder may read, whole paths separated by commas or colons;
     none if unset"""
+    backup_dir: Path | None = None
+    """Folder that POST /backup brings up to date; none if unset"""
+    backup_keep: Annotated[int, Field(ge=1, le=1000)] = 7
+    """Newest versions that such a folder keeps"""
     ready_timeout: Annotated[float, Field(gt=0, le=300)] = 10.0
     """Seconds that the readiness canary may take"""
 

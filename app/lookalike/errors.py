@@ -55,6 +55,7 @@ LookalikeError
 │   ├── FetchTimeoutError             not within the time
 │   └── UrlNotAllowedError            an address that is never fetched
 ├── ImportsDisabledError              no folder of the server may be read
+├── BackupsDisabledError              no folder of the server is named for backups
 ├── PathNotAllowedError               a path outside of the folders that may be read
 ├── FetchingDisabledError             fetching from addresses is not turned on
 └── ServerError                       a remote service (--server) cannot be reached or refuses
@@ -309,6 +310,16 @@ class ImportsDisabledError(LookalikeError, code="imports_disabled"):
         super().__init__(
             "Folders of the server are not read here: name those that may be in "
             "LOOKALIKE_IMPORT_DIRS (--import-dirs), or send the pictures themselves"
+        )
+
+
+class BackupsDisabledError(LookalikeError, code="backups_disabled"):
+    """A backup into a folder of the server, where none is named."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This service has no folder for backups: name one in LOOKALIKE_BACKUP_DIR "
+            "(--backup-dir), or download a backup with GET /backup"
         )
 
 

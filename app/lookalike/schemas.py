@@ -280,13 +280,13 @@ class JobOut(Answer):
     """A piece of long work."""
 
     id: str
-    kind: str = Field(description="What it does: reembed, index_archive, index_folder")
+    kind: str = Field(description="What it does: reembed, index_archive, index_folder, backup")
     parameters: Annotated[dict[str, Any], BeforeValidator(_as_text)]
     state: JobState
     cancel_requested: bool = Field(description="Whether it ends at its next step")
     done: int = Field(
         description="Steps that are done; of reembed, pictures with a new vector; of an import, "
-        "pictures that were met"
+        "pictures that were met; of a backup, files"
     )
     total: int | None = Field(description="Steps in all; null: not known yet")
     errors: int

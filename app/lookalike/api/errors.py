@@ -49,6 +49,7 @@ STATUS: dict[type[LookalikeError], int] = {
     errors.UnavailableError: 503,
     errors.StorageFullError: 507,
     errors.ImportsDisabledError: 403,
+    errors.BackupsDisabledError: 403,
     errors.PathNotAllowedError: 422,
     errors.FetchingDisabledError: 403,
     errors.UrlNotAllowedError: 422,

@@ -25,6 +25,8 @@ COMMANDS = {
     "reembed": ("collections:reembed", "Move a collection to another model."),
     "tune": ("tune:tune", "Try index types on a collection."),
     "quantize": ("tune:quantize", "Make the model's int8 network for OpenVINO."),
+    "backup": ("backup:backup", "Make a backup, while the service runs."),
+    "restore": ("backup:restore", "Restore a backup into a new data folder."),
     "info": ("collections:info", "Show collections, their models, and their indexes."),
     "list": ("collections:list_images", "List the pictures of a collection, oldest first."),
     "delete": ("collections:delete", "Delete pictures by id, or a whole collection."),

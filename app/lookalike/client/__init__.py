@@ -302,6 +302,31 @@ class BaseClient(ABC):
         """
 
     @abstractmethod
+    def backup(
+        self,
+        to: str | os.PathLike[str],
+        *,
+        keys: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> str:
+        """Makes a backup: of all collections, originals, heads and int8 networks.
+
+        Args:
+            to: A file whose name ends in `.tar`, `.tar.gz` or `.tgz`, replaced if it is there; or,
+                for `Client`, a folder, to which another version is added.
+            keys: Whether the service's keys are in it.
+            progress: Told of each file or megabyte, and of originals that are damaged.
+
+        Returns:
+            A sentence on what is in it.
+
+        Raises:
+            ConfigurationError: `to` cannot be used.
+            StorageFullError: There is no room.
+            ConflictError: Another one into the same place is under way.
+        """
+
+    @abstractmethod
     def jobs(self, *, limit: int = 100) -> Sequence[JobOut]:
         """Returns the newest jobs (imports and re-embeddings in the background), newest first."""
 

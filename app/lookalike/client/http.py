@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from functools import cache
@@ -28,7 +29,14 @@ from lookalike.client import (
     name_of,
     open_picture,
 )
-from lookalike.errors import ImageExistsError, LookalikeError, ServerError, UnreadableImageError
+from lookalike.errors import (
+    ConfigurationError,
+    ImageExistsError,
+    LookalikeError,
+    ServerError,
+    UnreadableImageError,
+)
+from lookalike.files.disk import atomic_write, disk_errors
 from lookalike.media.sources import PictureSource
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import (
@@ -59,11 +67,13 @@ from lookalike.schemas import (
     VectorSetOut,
     VectorSetsOut,
 )
+from lookalike.services.backup_format import is_tar
 
 ATTEMPTS = 8  # of a call while the service says that it is busy
 PARALLEL = 4  # uploads at a time
 TIMEOUT_S = 120.0
 ARCHIVE_TIMEOUT_S = 900.0  # until an archive that was sent is on the service's disk
+BACKUP_TIMEOUT_S = 900.0  # between two blocks: before the first, the catalog is copied
 BATCH_FILES = 16
 BATCH_BYTES = 16_000_000
 PAGE = 1000
@@ -297,6 +307,44 @@ class HttpClient(BaseClient):
         path = f"/collections/{check_collection_name(collection)}/reembed"
         return self._ask(JobOut, "POST", path, json=dict(model or {}))
 
+    def backup(
+        self,
+        to: str | os.PathLike[str],
+        *,
+        keys: bool = False,
+        progress: Progress = NO_PROGRESS,
+    ) -> str:
+        path = Path(to)
+        if not is_tar(path):
+            raise ConfigurationError(
+                f"{path} must end in .tar or .tar.gz: a service sends its backup as one file. "
+                "`begin_backup` (lookalike backup --server URL) updates the service's own folder"
+            )
+        query = {"keys": keys, "packed": not path.name.endswith(".tar")}
+        timeout = httpx2.Timeout(TIMEOUT_S, read=BACKUP_TIMEOUT_S)
+        with (
+            disk_errors(f"write {path}"),
+            atomic_write(path) as file,
+            _connected(self._server),
+            self._http.stream("GET", "/backup", params=query, timeout=timeout) as answer,
+        ):
+            if answer.is_error:
+                answer.read()
+                raise _error(answer)
+            total = max(1, int(answer.headers.get("X-Backup-Bytes", 0)) // _MB)
+            for block in answer.iter_raw(2**20):
+                file.write(block)
+                progress.report(min(file.tell() // _MB, total), total)
+                progress.check()
+            return f"{file.tell():,} bytes in {path}"
+
+    def begin_backup(self, *, keys: bool = False) -> JobOut:
+        """Has the service bring its backup folder up to date; returns the job.
+
+        Raises `BackupsDisabledError` if the service has none.
+        """
+        return self._ask(JobOut, "POST", "/backup", json={"keys": keys})
+
     def jobs(self, *, limit: int = 100) -> Sequence[JobOut]:
         return self._ask(JobsOut, "GET", "/jobs", params={"limit": limit}).jobs
 
@@ -341,16 +389,23 @@ class HttpClient(BaseClient):
     def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """Makes one call, again while the service says that it is busy."""
         for attempt in range(ATTEMPTS):
-            try:
+            with _connected(self._server):
                 answer = self._http.request(method, path, **options)
-            except httpx2.HTTPError as exc:
-                raise ServerError(
-                    f"{self._server} does not answer ({exc}); is it running there?", passing=True
-                ) from exc
             if answer.status_code != 503 or attempt == ATTEMPTS - 1:
                 return answer
             time.sleep(float(answer.headers.get("Retry-After", 1)) * (1 + attempt / 2))
         raise AssertionError  # pragma: no cover - the loop always returns
+
+
+@contextmanager
+def _connected(server: str) -> Iterator[None]:
+    """Turns errors of the connection into ours."""
+    try:
+        yield
+    except httpx2.HTTPError as exc:
+        raise ServerError(
+            f"{server} does not answer ({exc}); is it running there?", passing=True
+        ) from exc
 
 
 def _path(source: PictureSource) -> Path:

@@ -272,6 +272,19 @@ class Client(BaseClient):
         request = bootstrap.move_request(self._settings, model)
         return self._services.reembedding.run(collection, request, progress)
 
+    def backup(
+        self,
+        to: str | os.PathLike[str],
+        *,
+        keys: bool = False,
+        keep: int | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> str:
+        """As `BaseClient.backup`; a folder keeps the newest `keep` versions, 7 if None."""
+        backups = bootstrap.build_backups(self._settings)
+        kept = self._settings.backup_keep if keep is None else keep
+        return str(backups.write(Path(to), keys=keys, keep=kept, progress=progress))
+
     def jobs(self, *, limit: int = 100) -> Sequence[JobOut]:
         """Returns the newest jobs that a service left in the folder, newest first."""
         found, _ = self._jobs.page(limit=limit)

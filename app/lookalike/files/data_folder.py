@@ -22,6 +22,8 @@ from lookalike.files.disk import atomic_write, disk_errors, make_folders
 from lookalike.records import utc_now
 
 MARKER = ".lookalike"
+RESTORING = ".restoring"
+"""A folder with this one in it holds half of a backup."""
 FolderKind = Literal["data folder", "cache", "output", "backup", "trash"]
 
 APPLICATION = 0x4C4B4341  # "LKCA": the `application_id` of catalog.db
@@ -161,6 +163,15 @@ def files_without_catalog(folder: Path, why: str) -> DataFolderError:
         f"(lookalike rebuild --data-dir {folder}). To begin with an empty folder instead, move "
         f"{parts} out of it first"
     )
+
+
+def require_whole(path: Path) -> None:
+    """Refuses a folder into which a backup is being restored, or was until that was interrupted."""
+    if (path / RESTORING).exists():
+        raise DataFolderError(
+            f"{path} holds half of a backup: its restore was interrupted, or goes on. Wait for its "
+            "end, or empty the folder and restore the backup again"
+        )
 
 
 def make_data_folder(path: Path) -> None:

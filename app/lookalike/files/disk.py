@@ -180,10 +180,14 @@ class LocalFiles:
             target.parent.mkdir(parents=True, exist_ok=True)
             incoming.replace(target)
 
+    def thumbnail_path(self, sha256: str) -> Path | None:
+        """Where a thumbnail lies; None where there is none."""
+        path = _path_in(self._thumbnails, sha256, "jpg")
+        return path if path.is_file() else self.trash.find(path)
+
     def open_thumbnail(self, sha256: str) -> BinaryIO | None:
         """Opens a thumbnail; None where there is none."""
-        path = _path_in(self._thumbnails, sha256, "jpg")
-        found = path if path.is_file() else self.trash.find(path)
+        found = self.thumbnail_path(sha256)
         return _open(found) if found else None
 
     def set_aside(self, sha256s: Iterable[str], *, older_than_s: float = YOUNG_S) -> set[str]:

@@ -18,6 +18,7 @@ from lookalike.store.jobs import Job, JobState, JobStore, same_work
 ARCHIVE_KIND = "index_archive"
 FOLDER_KIND = "index_folder"
 REEMBED_KIND = "reembed"
+BACKUP_KIND = "backup"
 
 IMPORT_KINDS = frozenset({ARCHIVE_KIND, FOLDER_KIND})
 """The kinds of jobs that add pictures."""

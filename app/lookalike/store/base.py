@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from lookalike.errors import (
     ImageNotFoundError,
     SpecMismatchError,
 )
+from lookalike.progress import Progress
 from lookalike.records import (
     CollectionInfo,
     Effort,
@@ -383,6 +385,41 @@ class BlobStore(Protocol):
         so, what is left is for the next time. Returns how many files were deleted; raises
         `StorageError`.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The bytes of one or more pictures, as a snapshot names them."""
+
+    sha256: str
+    media_type: str
+    in_place: bool  # some row refers to a file outside of the data folder
+
+
+class Snapshots(Protocol):
+    """Copies of a catalog, for backups; of a store that keeps its rows in a file.
+
+    `check` and the others raise `DataFolderError` for a file that is no catalog, or a newer one.
+    """
+
+    def take(self, target: Path, progress: Progress) -> None:
+        """Copies the catalog, as it is at one moment, into a new file; holds up no writer.
+
+        Another process may own the data folder. `progress` is told pages. Raises
+        `StorageFullError` if there is no room, `DataFolderError` if the catalog is damaged.
+        """
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copies another small SQLite file in the same way. Raises as `take`."""
+
+    def check(self, catalog: Path) -> None:
+        """Reads a copy through. Raises `BackupError` if it is damaged, or more than a catalog."""
+
+    def collections(self, catalog: Path) -> dict[str, int]:
+        """The collections of a copy, each with its number of pictures."""
+
+    def contents(self, catalog: Path) -> Iterator[Content]:
+        """All that a copy's pictures are made of, once each, by digest."""
 
 
 def spec_of(store: Store, collection: str) -> ModelSpec | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ConfigDict, Field
+from starlette.types import Receive, Scope, Send
 
 from lookalike import __version__
 from lookalike.api.deps import COLLECTION_PATTERN, PartsDep
@@ -16,7 +19,8 @@ from lookalike.api.errors import responses
 from lookalike.api.security import ADMIN, READ, WRITE
 from lookalike.api.uploads import JsonRoute
 from lookalike.bootstrap import move_request
-from lookalike.errors import RequestTooLargeError
+from lookalike.errors import LookalikeError, RequestTooLargeError
+from lookalike.progress import log_failure
 from lookalike.records import Access
 from lookalike.schemas import (
     Answer,
@@ -29,6 +33,7 @@ from lookalike.schemas import (
     VectorSetOut,
     VectorSetsOut,
 )
+from lookalike.services.backup import TarBackup
 from lookalike.services.checks import WINDOW
 from lookalike.services.jobs import IMPORT_KINDS, REEMBED_KIND, JobStatus
 
@@ -154,6 +159,74 @@ def reembed(
     model = move_request(services.settings, asked.given() if asked else None)
     job = services.jobs.start(REEMBED_KIND, services.reembedding.parameters(name, model))
     return accepted(response, job)
+
+
+class BackupIn(Schema):
+    """What the backup holds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    keys: bool = False
+    """Whether the service's keys are in it"""
+
+
+class TarResponse(StreamingResponse):
+    """A backup as a tar file. If it fails, the connection ends in the middle, so all can tell."""
+
+    def __init__(self, tar: TarBackup, name: str) -> None:
+        self._tar = tar
+        headers = {
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "X-Backup-Bytes": str(tar.size),
+        }
+        super().__init__(iter(tar), headers=headers, media_type="application/x-tar")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers, and removes the copy of the catalog however the answer ends."""
+        try:
+            await super().__call__(scope, receive, send)
+        except LookalikeError as exc:
+            log_failure(exc, "a backup that was being sent ends here")
+        finally:
+            await to_thread.run_sync(self._tar.close)
+
+
+@_jobs.post(
+    "/backup",
+    status_code=202,
+    summary="Bring the service's backup folder up to date",
+    responses={202: ACCEPTED, **responses(400, 401, 403, 408, 413, 422, 503, 507)},
+    dependencies=ADMIN,
+)
+def begin_backup(parts: PartsDep, response: Response, asked: BackupIn | None = None) -> JobOut:
+    """A new version in the folder that `LOOKALIKE_BACKUP_DIR` names, in the background."""
+    keys = asked is not None and asked.keys
+    return accepted(response, parts.services.backups.start(parts.services.jobs, keys=keys))
+
+
+@_jobs.get(
+    "/backup",
+    summary="Download a backup",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"application/x-tar": {}}},
+        **responses(401, 403, 409, 422, 503, 507),
+    },
+    dependencies=ADMIN,
+)
+def download_backup(
+    parts: PartsDep,
+    keys: Annotated[bool, Query(description="Whether the service's keys are in it")] = False,
+    packed: Annotated[bool, Query(description="Whether it is packed with gzip")] = False,
+) -> Response:
+    """A tar file of all collections with originals, heads and int8 networks.
+
+    It is whole if its last file is `manifest.json`; `lookalike restore` checks that.
+    """
+    services = parts.services
+    tar = services.backups.tar(services.files.tmp, keys=keys, packed=packed)
+    moment = re.sub("[-:]", "", tar.backup.created_at[:19])
+    return TarResponse(tar, f"lookalike-{moment}.tar{'.gz' if packed else ''}")
 
 
 @_jobs.get(
