@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 import time
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 
 from lookalike import errors
+from lookalike.api import monitoring
 from lookalike.api.errors import status_of
 from lookalike.api.main import create_app
+from lookalike.api.monitoring import Sparse
 from lookalike.api.security import load_admin_key
 from lookalike.errors import ConfigurationError, LookalikeError
 from lookalike.models.color import ColorEncoder
@@ -384,3 +387,24 @@ def test_docs_work_without_the_internet(client):
     for part in page.split('"'):
         if part.startswith("/static"):
             assert client.get(part).status_code == 200
+
+
+def test_lines_that_clients_can_cause_are_logged_once_a_minute_with_a_count(monkeypatch):
+    sparse = Sparse()
+
+    def passes(text: str, level: int = logging.WARNING, name: str = "asyncio") -> str | None:
+        record = logging.LogRecord(name, level, "", 0, text, None, None)
+        return record.getMessage() if sparse.filter(record) else None
+
+    assert passes("queue_full: a") == "queue_full: a"
+    assert passes("queue_full: b") is None
+    assert passes("socket.accept() out of system resource\nsocket: 1", logging.ERROR)
+    assert passes("socket.accept() out of system resource\nsocket: 2", logging.ERROR) is None
+    for _ in range(2):  # a fault of our own
+        assert passes("unforeseen error", logging.ERROR, "lookalike.api.errors")
+    monkeypatch.setattr(monitoring, "SPARSE_S", 0.0)
+    assert passes("queue_full: c") == "queue_full: c (1 more since the last such line)"
+    assert passes("queue_full: d") == "queue_full: d"
+    for number in range(3 * monitoring.SPARSE_KINDS):
+        passes(f"kind {number}")
+    assert len(sparse._seen) <= monitoring.SPARSE_KINDS + 1

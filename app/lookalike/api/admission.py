@@ -95,6 +95,7 @@ class Bodies:
     """
 
     def __init__(self, most: int, most_bytes: int) -> None:
+        self.most = most
         self._share = Share(most)
         self._most_bytes = most_bytes
         self._bytes = 0

@@ -97,13 +97,14 @@ def problem(
 ) -> JSONResponse:
     """Builds the answer for an error."""
     request_id = request.scope.get("request_id", "")
-    content = {**_body(status, code, detail, request_id), **extra}
+    content = {**problem_body(status, code, detail, request_id), **extra}
     return JSONResponse(
         content, status, {**(headers or {}), "X-Request-ID": request_id}, MEDIA_TYPE
     )
 
 
-def _body(status: int, code: str, detail: str, request_id: str) -> dict[str, Any]:
+def problem_body(status: int, code: str, detail: str, request_id: str) -> dict[str, Any]:
+    """The body of the answer for an error."""
     facts = {"status": status, "code": code, "detail": redacted(detail), "request_id": request_id}
     return Problem.model_validate({"title": HTTPStatus(status).phrase, **facts}).model_dump()
 
@@ -113,7 +114,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     described: dict[int | str, dict[str, Any]] = {}
     for status in sorted({*statuses, *([429] if 401 in statuses else [])}):
         *_, code = (kind.code for kind, value in STATUS.items() if value == status)
-        example = _body(status, code, "what is wrong, and what to do next", _EXAMPLE_ID)
+        example = problem_body(status, code, "what is wrong, and what to do next", _EXAMPLE_ID)
         content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
         described[status] = {
             "description": HTTPStatus(status).phrase,

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from functools import partial
+from math import inf
 from typing import Literal
 
 import structlog
@@ -28,6 +29,8 @@ from lookalike.bootstrap import Services
 from lookalike.records import redacted
 from lookalike.services.checks import WINDOW
 
+SPARSE_S = 60.0  # between two log lines of a kind that clients can cause
+SPARSE_KINDS = 1000
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _RECALL = f"Share of the true matches that the index finds: mean of the last {WINDOW} samples"
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -56,6 +59,15 @@ class Metrics(Collector):
         )
         self.wrong_keys = Counter(
             "lookalike_wrong_keys", "Wrong keys that were sent", registry=self.registry
+        )
+        self.connections = Gauge(
+            "lookalike_connections", "Open connections", registry=self.registry
+        )
+        self.connections_ended = Counter(
+            "lookalike_connections_ended",
+            "Connections that the service ended, and why",
+            ("why",),
+            registry=self.registry,
         )
         stages = "Seconds in each stage of a call"
         self._stage = seconds("lookalike_stage_seconds", stages, ("call", "stage"))
@@ -169,8 +181,40 @@ def configure_logging(level: str = "info", style: Literal["auto", "text", "json"
         logger.handlers = []
         logger.propagate = True
     logging.getLogger("uvicorn.access").disabled = True  # our own line says more
+    sparse = Sparse()
+    for name in ("asyncio", "uvicorn.error", "lookalike.connections", "lookalike.api.errors"):
+        logging.getLogger(name).filters = [sparse]
     for name in ("PIL", "faiss", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class Sparse(logging.Filter):
+    """Lets one line of a kind pass in a minute, with how many were left out before it.
+
+    For warnings that clients can cause as often as they like. A kind is the text up to a colon.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[str, tuple[float, int]] = {}  # when one passed, how many were left out
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line passes; errors of our own always do."""
+        if record.levelno > logging.WARNING and record.name != "asyncio":
+            return True
+        text = record.getMessage()
+        kind = re.split(r"[:\n]", text, maxsplit=1)[0][:100]
+        now = time.monotonic()
+        passed, left_out = self._seen.get(kind, (-inf, 0))
+        if now - passed < SPARSE_S:
+            self._seen[kind] = (passed, left_out + 1)
+            return False
+        if left_out:
+            record.msg, record.args = f"{text} ({left_out} more since the last such line)", ()
+        if len(self._seen) > SPARSE_KINDS:
+            self._seen.clear()
+        self._seen[kind] = (now, 0)
+        return True
 
 
 class Observe:

@@ -49,27 +49,16 @@ def warn_missing_folders(settings: Settings, say: Callable[[str], None]) -> None
 
 async def _run(settings: Settings) -> None:
     """Starts the application, so that what fails is one clear error; then listens."""
-    import uvicorn  # noqa: PLC0415 - not for --help
-
+    from lookalike.api.connections import Server, raise_file_limit  # noqa: PLC0415 - not for --help
     from lookalike.api.main import create_app  # noqa: PLC0415 - not for --help
 
     listening = _bind(settings.host, settings.port)
+    most_files = raise_file_limit()
     app = create_app(settings)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,  # api/addresses.py reads them
-            timeout_graceful_shutdown=30,
-        )
-    )
     async with app.router.lifespan_context(app):
         host, port = listening.getsockname()[:2]
         logging.getLogger("lookalike").info("listening on http://%s:%d", host, port)
-        await server.serve(sockets=[listening])
+        await Server(app, listening, most_files=most_files).serve(sockets=[listening])
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,0 +1,302 @@
+"""Slow, silent and greedy clients on real sockets; a good client beside them gets its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from typing import Any
+
+import pytest
+
+from lookalike.api import admission, connections
+from lookalike.api.connections import Server, most_connections, raise_file_limit
+from lookalike.api.main import create_app
+from lookalike.config import Settings
+from lookalike.models.encoders import Encoders
+from tests.api.conftest import ADMIN, picture
+from tests.api.test_service import Gate
+from tests.api.test_uploads import BOUNDARY, END, part
+from tests.waiting import wait_for
+
+HEAD = b"Host: x\r\nX-API-Key: test-admin-key\r\n"
+FORM = b"Content-Type: multipart/form-data; boundary=" + BOUNDARY.encode() + b"\r\n"
+STRANGER = "127.0.0.2"  # an address that is no trusted proxy
+
+
+class Running:
+    """The application behind the HTTP server, on a thread of this process."""
+
+    def __init__(self, settings: Settings, *, most_files: int = 2000, **seams: Any) -> None:
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listening.getsockname()[1]
+        self.app = create_app(settings, **seams)
+        self.server: Server | None = None
+        self._most_files = most_files
+        self._made: list[socket.socket] = []
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread.start()
+        wait_for(lambda: self.server is not None and self.server.started)
+
+    async def _run(self) -> None:
+        async with self.app.router.lifespan_context(self.app):
+            self.server = Server(self.app, self.listening, most_files=self._most_files)
+            self.server.config.timeout_graceful_shutdown = 1
+            await self.server.serve(sockets=[self.listening])
+
+    def stop(self) -> None:
+        for made in self._made:
+            made.close()
+        assert self.server is not None
+        self.server.should_exit = True
+        self._thread.join()
+
+    def connect(self, sent: bytes = b"", *, address: str = "127.0.0.1") -> socket.socket:
+        """A connection on which something was sent."""
+        made = socket.create_connection(("127.0.0.1", self.port), 10, source_address=(address, 0))
+        made.sendall(sent)
+        self._made.append(made)
+        return made
+
+    def get(self, path: str = "/health/ready") -> int:
+        """What a good client gets on a new connection."""
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=20)) as client:
+            client.request("GET", path, headers=ADMIN)
+            answer = client.getresponse()
+            answer.read()
+            return answer.status
+
+    def search(self) -> int:
+        """What a good client gets for a picture."""
+        body = part("file", "a.png", picture()) + END
+        with self.connect(b"POST /search HTTP/1.1\r\n" + HEAD + FORM + length(body) + body) as made:
+            return read_answer(made)[0]
+
+    def figure(self, name: str) -> float:
+        """One of the figures of `GET /metrics`."""
+        found: float | None = self.app.state.parts.metrics.registry.get_sample_value(
+            name.split("{", maxsplit=1)[0],
+            dict([name[:-1].split("{")[1].split("=")]) if "{" in name else {},
+        )
+        return found or 0.0
+
+    def ended(self, why: str) -> float:
+        """How many connections the service ended."""
+        return self.figure(f"lookalike_connections_ended_total{{why={why}}}")
+
+
+def length(body: bytes) -> bytes:
+    return b"Content-Length: %d\r\n\r\n" % len(body)
+
+
+def read_answer(made: socket.socket) -> tuple[int, bytes]:
+    """Status and body of the next answer on a connection; (0, b"") if it was closed without one."""
+    answer = HTTPResponse(made)
+    try:
+        answer.begin()
+        return answer.status, answer.read()
+    except (HTTPException, OSError):
+        return 0, b""
+    finally:
+        answer.close()
+
+
+def is_closed(made: socket.socket) -> bool:
+    """Whether the service has closed a connection, whatever it said before."""
+    made.settimeout(0.001)
+    try:
+        while made.recv(65536):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+Run = Callable[..., Running]
+
+
+@pytest.fixture
+def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Starts the service with short times."""
+    for name, seconds in {"SILENT_S": 0.5, "HEAD_S": 0.5, "REST_S": 0.5, "ANSWER_S": 0.5}.items():
+        monkeypatch.setattr(connections, name, seconds)
+    monkeypatch.setattr(connections, "STALLED_S", 0.2)
+    running: list[Running] = []
+
+    def start(*, most_files: int = 2000, **changes: Any) -> Running:
+        encoders = changes.pop("encoders", None)
+        changed = settings.model_copy(update=changes)
+        running.append(Running(changed, most_files=most_files, encoders=encoders))
+        return running[-1]
+
+    yield start
+    for service in running:
+        service.stop()
+
+
+@pytest.mark.parametrize(
+    ("sent", "why", "status"),
+    [
+        (b"", "silent", 0),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-Half: ", "head", 408),
+        (b"POST /nowhere HTTP/1.1\r\n" + HEAD + b"Content-Length: 99\r\n\r\nsome", "rest", 404),
+    ],
+    ids=["silent", "half a head", "a body that nobody reads"],
+)
+def test_connections_that_say_too_little_are_closed(run, sent, why, status):
+    service = run()
+    silent = [service.connect(sent) for _ in range(20)]
+    assert service.get() == 200
+    assert [read_answer(made)[0] for made in silent] == [status] * 20
+    wait_for(lambda: all(is_closed(made) for made in silent))
+    assert service.ended(why) == 20
+    wait_for(lambda: service.figure("lookalike_connections") == 0)
+
+
+def test_a_head_that_trickles_in_is_not_waited_for(run):
+    service = run()
+    with service.connect(b"GET / HTTP/1.1\r\n") as made:
+        for _ in range(200):
+            try:
+                made.sendall(b"X: y\r\n")
+            except OSError:
+                break
+            time.sleep(0.02)
+        assert service.ended("head") == 1
+
+
+def test_connections_may_wait_between_requests_and_for_answers(run, monkeypatch):
+    gate = Gate()
+    service = run(encoders=Encoders(gate))
+    body = part("file", "a.png", picture()) + END
+    with (
+        service.connect(b"POST /search HTTP/1.1\r\n" + HEAD + FORM + length(body) + body) as waits,
+        service.connect(b"GET /health/live HTTP/1.1\r\n" + HEAD + b"\r\n") as kept,
+    ):
+        assert read_answer(kept)[0] == 200
+        time.sleep(1.5)
+        gate.open.set()
+        kept.sendall(b"GET /health/live HTTP/1.1\r\n" + HEAD + b"\r\n")
+        assert (read_answer(kept)[0], read_answer(waits)[0]) == (200, 200)
+
+
+def test_an_answer_that_is_not_read_is_given_up(run):
+    """Of a kind that is written at once, and of a file that is sent piece by piece."""
+    service = run()
+    noise = picture(form="BMP") + bytes(8_000_000)
+    body = part("files", "a.bmp", noise) + END
+    with service.connect(b"POST /index HTTP/1.1\r\n" + HEAD + FORM + length(body) + body) as made:
+        status, said = read_answer(made)
+        assert status == 201, said
+    name = json.loads(said)["items"][0]["id"]
+    request = f"GET /images/{name}/file HTTP/1.1\r\n".encode() + HEAD + b"\r\n"
+    unread = [service.connect(request) for _ in range(5)]
+    assert service.get() == 200
+    wait_for(lambda: service.ended("answer") == 5)
+    for made in unread:
+        made.close()
+    with service.connect(request) as made:  # slow, but reading
+        made.settimeout(10)
+        taken = 0
+        while taken < len(noise):
+            taken += len(made.recv(400_000))
+            time.sleep(0.03)
+    assert service.ended("answer") == 5
+
+
+def test_idle_connections_make_room_for_new_ones(run, monkeypatch):
+    monkeypatch.setattr(connections, "SILENT_S", 60)
+    service = run(most_files=connections.SPARE_FILES + 256 + 2 * 40)
+    idle = [service.connect() for _ in range(80)]
+    assert service.get() == 200
+    assert service.search() == 200
+    assert service.ended("room") >= 40
+    assert service.figure("lookalike_connections") <= 40
+    assert not is_closed(idle[-1])
+
+
+def test_where_no_connection_is_idle_new_ones_are_refused_and_later_taken(run):
+    gate = Gate()
+    service = run(most_files=connections.SPARE_FILES + 256 + 2 * 32, encoders=Encoders(gate))
+    body = part("file", "a.png", picture()) + END
+    request = b"POST /search HTTP/1.1\r\n" + HEAD + FORM + length(body) + body
+    busy = [service.connect(request) for _ in range(32)]
+    wait_for(lambda: service.figure("lookalike_requests_in_progress") == 32)
+    with service.connect(b"GET /health/live HTTP/1.1\r\n" + HEAD + b"\r\n") as made:
+        status, said = read_answer(made)
+    assert status == 503
+    assert b"queue_full" in said
+    gate.open.set()
+    assert [read_answer(made)[0] for made in busy] == [200] * 32
+    wait_for(lambda: service.get() == 200)
+
+
+def test_one_address_gets_a_quarter_of_the_connections(run, monkeypatch):
+    monkeypatch.setattr(connections, "SILENT_S", 60)
+    service = run(most_files=connections.SPARE_FILES + 256 + 2 * 40)
+    kept = [service.connect() for _ in range(5)]
+    greedy = [service.connect(address=STRANGER) for _ in range(100)]
+    wait_for(lambda: sum(not is_closed(made) for made in greedy) <= 10)
+    assert not is_closed(greedy[-1])
+    assert not any(is_closed(made) for made in kept)
+
+
+def test_bodies_that_trickle_in_keep_nobody_out(run, monkeypatch):
+    monkeypatch.setattr(admission, "SPARED_S", 0.1)
+    service = run(queue_size=8)
+    start = part("file", "a.png", picture())[:-20]
+    head = b"POST /search HTTP/1.1\r\n" + HEAD + FORM + b"Content-Length: 99999\r\n\r\n"
+    slow = [service.connect(head + start) for _ in range(40)]
+    time.sleep(0.2)
+    assert [service.search() for _ in range(5)] == [200] * 5
+    assert all(made.send(b"x") for made in slow[-3:])
+    assert service.search() == 200
+
+
+def test_a_client_that_leaves_gives_its_place_back(run):
+    gate = Gate()
+    service = run(queue_size=2, max_batch=1, encoders=Encoders(gate, max_batch=1, queue_size=8))
+    body = part("file", "a.png", picture()) + END
+    request = b"POST /search HTTP/1.1\r\n" + HEAD + FORM + length(body) + body
+    running, waiting = service.connect(request), service.connect(request)
+    live = service.app.state.parts.services.encoders.default
+    wait_for(lambda: gate.taken == 1 and live.queue_length == 1)
+    assert service.search() == 503
+    waiting.close()
+    wait_for(lambda: live.queue_length == 0)
+    with service.connect(request) as third:
+        wait_for(lambda: live.queue_length == 1)
+        gate.open.set()
+        assert read_answer(third)[0] == 200
+    assert read_answer(running)[0] == 200
+
+
+def test_a_body_is_not_asked_for_while_the_queue_is_full(run):
+    gate = Gate()
+    service = run(queue_size=1, encoders=Encoders(gate))
+    body = part("file", "a.png", picture()) + END
+    head = b"POST /search HTTP/1.1\r\n" + HEAD + FORM
+    with service.connect(head + length(body) + body) as first:
+        wait_for(lambda: gate.taken == 1)
+        with service.connect(head + b"Expect: 100-continue\r\n" + length(body)) as second:
+            assert read_answer(second)[0] == 503
+        gate.open.set()
+        assert read_answer(first)[0] == 200
+    with service.connect(head + b"Expect: 100-continue\r\n" + length(body)) as third:
+        assert third.recv(100).startswith(b"HTTP/1.1 100")
+        third.sendall(body)
+        assert read_answer(third)[0] == 200
+
+
+def test_connections_are_counted_by_what_the_process_may_open():
+    assert most_connections(raise_file_limit(), 256) >= 32
+    assert most_connections(1024, 256) == 320
+    assert most_connections(10**6, 256) == connections.MOST_CONNECTIONS
+    assert most_connections(256, 256) == connections.LEAST_CONNECTIONS
