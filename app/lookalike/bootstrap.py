@@ -15,7 +15,8 @@ from lookalike.cores import limit_openmp
 from lookalike.errors import ConfigurationError, InvalidParameterError
 from lookalike.files.data_folder import require_data_folder, require_whole
 from lookalike.files.disk import LocalFiles
-from lookalike.media.decode import ImageDecoder, ImageLimits
+from lookalike.media.decode import ImageLimits
+from lookalike.media.decoder import ImageDecoder, warm_up
 from lookalike.media.fetch_guard import FetchGuard
 from lookalike.media.fetching import Fetcher
 from lookalike.models import building
@@ -108,7 +109,7 @@ class Services:
         }
         self.jobs = JobService(job_store, handlers, ended=self.imports.ended)
         self.collections = CollectionService(store, self.jobs, gate)
-        self.canary = Canary(encoders, store, timeout_s=settings.ready_timeout)
+        self.canary = Canary(encoders, store, decoder, timeout_s=settings.ready_timeout)
         self._sweeper: Worker | None = None
         if not read_only:
             self.imports.sweep(job_store.unfinished())
@@ -142,6 +143,7 @@ def build_services(
         ConfigurationError: A setting cannot work, or the weights cannot be used.
     """
     limit_openmp()
+    warm_up()
     with ExitStack() as undo:
         if store is None:
             store = open_store(settings, read_only=read_only)
@@ -333,7 +335,11 @@ def restore_backup(source: Path, folder: Path, *, at: str | None, progress: Prog
 
 def build_decoder(settings: Settings) -> ImageDecoder:
     """Decodes within the limits that the settings name."""
-    limits = ImageLimits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
+    limits = ImageLimits(
+        max_bytes=settings.max_file_bytes,
+        max_pixels=settings.max_pixels,
+        max_seconds=settings.decode_timeout,
+    )
     return ImageDecoder(limits, slots=settings.cores)
 
 

@@ -134,6 +134,8 @@ class Settings(BaseSettings):
     """Most bytes of one picture"""
     max_pixels: Annotated[int, Field(ge=1_000)] = 64_000_000
     """Most pixels of one picture"""
+    decode_timeout: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
+    """Seconds of CPU time that decoding one picture may take"""
     max_files: Annotated[int, Field(ge=1, le=1000)] = 64
     """Most pictures in one POST /index"""
     max_metadata_bytes: Annotated[Size, Field(ge=2, le=1_000_000)] = 16_384

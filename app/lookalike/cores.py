@@ -1,10 +1,13 @@
-"""How many cores this process may use, and pools of threads that do not fight over them."""
+"""How many cores this process may use, pools of threads that do not fight over them, processes."""
 
 from __future__ import annotations
 
 import functools
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 _QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY_FILE = Path("/sys/fs/cgroup/memory.max")
@@ -40,3 +43,16 @@ def limit_openmp() -> None:
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def start_module(module: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Starts one of our modules as a program of its own, which knows none of our settings.
+
+    `options` are those of `Popen`. Raises `OSError`.
+    """
+    # -P keeps it from importing from the working folder.
+    program = [sys.executable, "-P", "-m", module, *arguments]
+    paths = [path or os.getcwd() for path in sys.path]  # noqa: PTH109
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("LOOKALIKE_")}
+    environment = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(program, env=kept | environment, **options)  # noqa: S603

@@ -5,6 +5,7 @@ LookalikeError
 ├── InvalidImageError
 │   ├── NotAnImageError               the bytes are no picture that can be read
 │   ├── UnreadableImageError          a picture, but truncated or broken
+│   ├── DecodeTimeoutError            takes longer to decode than the limit allows
 │   ├── ImageTooLargeError            too many bytes
 │   └── TooManyPixelsError            too many pixels, read from the header
 ├── ArchiveError                      an archive that is broken, or beyond a bound
@@ -89,6 +90,10 @@ class NotAnImageError(InvalidImageError, code="not_an_image"):
 
 class UnreadableImageError(InvalidImageError, code="unreadable_image"):
     """The file starts like a picture but is truncated or broken."""
+
+
+class DecodeTimeoutError(InvalidImageError, code="decode_timeout"):
+    """Decoding the picture takes longer than the limit allows."""
 
 
 class ImageTooLargeError(InvalidImageError, code="image_too_large"):

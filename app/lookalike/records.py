@@ -50,6 +50,10 @@ def without_defaults(instance: DataclassInstance) -> dict[str, Any]:
     return {each.name: value for each, value in values.items() if value != each.default}
 
 
+MOST_RESIZED = 16_000_000
+"""Pixels; a picture that `crop` would enlarge beyond is cut before it is resized."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocess:
     """How a picture becomes a network's input. Never change a default: digests leave it out.
@@ -73,6 +77,17 @@ class Preprocess:
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
         object.__setattr__(self, "padding", tuple(self.padding))
         object.__setattr__(self, "crop_share", float(self.crop_share))
+
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height that a picture is resized to, before `crop` cuts and `pad` adds."""
+        if self.resize == "squash":
+            return self.input_size, self.input_size
+        if self.resize == "pad":
+            width, height = (max(1, round(self.input_size * one / max(size))) for one in size)
+        else:
+            short = round(self.input_size / self.crop_share)
+            width, height = (int(short * one / min(size)) for one in size)
+        return width, height
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

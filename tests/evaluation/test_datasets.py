@@ -18,7 +18,7 @@ from PIL import Image
 
 from lookalike.errors import ConfigurationError, UnreadableImageError
 from lookalike.evaluation.datasets import Dataset, open_dataset, sample
-from lookalike.media.decode import ImageDecoder
+from lookalike.media.decoder import ImageDecoder
 from scripts.samples import write_samples
 from tests.unreadable import refuse
 

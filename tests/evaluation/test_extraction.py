@@ -32,7 +32,8 @@ from lookalike.errors import (
 from lookalike.evaluation import vector_cache
 from lookalike.evaluation.datasets import Dataset, open_dataset, sample
 from lookalike.evaluation.extraction import extract_vectors
-from lookalike.media.decode import ImageDecoder, ImageLimits
+from lookalike.media.decode import ImageLimits
+from lookalike.media.decoder import ImageDecoder
 from lookalike.models.base import normalize
 from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders

@@ -1,10 +1,8 @@
-import concurrent.futures
 import importlib.util
 import io
 import struct
 import sys
 import tempfile
-import threading
 import tracemalloc
 import zlib
 from typing import Any
@@ -23,7 +21,7 @@ from lookalike.errors import (
     UnreadableImageError,
 )
 from lookalike.media import decode as decoding
-from lookalike.media.decode import ImageDecoder, ImageLimits, decode_image, make_thumbnail, to_rgb
+from lookalike.media.decode import ImageLimits, decode_image, make_thumbnail, to_rgb
 from lookalike.models.base import resize_image
 from lookalike.records import Preprocess
 from tests.models.pictures import draw, encode
@@ -494,36 +492,6 @@ def test_decoded_pictures_carry_no_metadata():
     image = decode(data).image
     assert image.info == {}
     assert b"secret" not in make_thumbnail(image)
-
-
-def test_slots_bound_what_is_decoded_at_once(monkeypatch):
-    running, most, lock = 0, 0, threading.Lock()
-
-    def slow(*args, **kwargs):
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        threading.Event().wait(0.01)
-        with lock:
-            running -= 1
-        return decode_image(*args, **kwargs)
-
-    monkeypatch.setattr(decoding, "decode_image", slow)
-    decoder = ImageDecoder(LIMITS, slots=2)
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        data = make("PNG")
-        results = list(pool.map(lambda _: decoder.decode(data, decode_size=64), range(16)))
-    assert len(results) == 16
-    assert most == 2
-
-
-def test_a_failure_gives_its_slot_back():
-    decoder = ImageDecoder(slots=1)
-    for _ in range(3):
-        with pytest.raises(NotAnImageError):
-            decoder.decode(b"no picture", decode_size=64)
-    assert decoder.decode(make("PNG"), decode_size=64).width == 160
 
 
 # Thumbnails and resizing

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from lookalike.files.disk import LocalFiles
-from lookalike.media.decode import ImageDecoder, make_thumbnail
+from lookalike.media.decode import make_thumbnail
+from lookalike.media.decoder import ImageDecoder
 from lookalike.records import DuplicateKind, ImageRecord
 from lookalike.services.duplicates import DuplicateOptions, Duplicates, DuplicateService, keep_order
 from lookalike.services.pictures import PictureService

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from lookalike.files.disk import LocalFiles
-from lookalike.media.decode import ImageDecoder
+from lookalike.media.decoder import ImageDecoder
 from lookalike.media.sources import PictureSource
 from lookalike.models.base import Encoder
 from lookalike.models.color import ColorEncoder

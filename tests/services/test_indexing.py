@@ -11,7 +11,7 @@ import pytest
 
 from lookalike.bootstrap import build_services
 from lookalike.errors import EmbeddingFailedError, OriginalNotKeptError, UnreadableImageError
-from lookalike.media.decode import ImageDecoder
+from lookalike.media.decoder import ImageDecoder
 from lookalike.media.sources import PictureSource
 from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from lookalike.errors import ImageNotFoundError, NotReadyError, SpecMismatchError
+from lookalike.media.decoder import ImageDecoder
 from lookalike.models.color import ColorEncoder
 from lookalike.records import PutStatus
 from lookalike.services.checks import Canary
@@ -197,7 +198,7 @@ def test_a_group_of_two_models_is_never_stored_together(
 
 def test_the_canary_outlives_the_switch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     before(monkeypatch, world.store, "search", to(world, NEW))
-    Canary(world.encoders, world.store).check()
+    Canary(world.encoders, world.store, ImageDecoder()).check()
 
 
 def test_many_clients_beside_many_switches(world: World) -> None:

@@ -16,7 +16,8 @@ from PIL import Image
 from lookalike.errors import ConfigurationError, EmbeddingFailedError, InvalidImageError
 from lookalike.evaluation.datasets import Dataset, Stamp
 from lookalike.evaluation.vector_cache import Row, VectorKeeper, open_keeper
-from lookalike.media.decode import ImageDecoder, check_bytes
+from lookalike.media.decode import check_bytes
+from lookalike.media.decoder import ImageDecoder
 from lookalike.models.encoders import LiveEncoder
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.pipeline import Pipeline, Prepared, Result, reading
@@ -149,7 +150,9 @@ class _Run:
             first = self.claimed.setdefault(row.sha256, position)  # in one step, as threads need
             if first != position or self.keeper.knows(row.sha256):
                 return (row, None), None
-            decoded = self.decoder.decode(data, decode_size=encoder.decode_size)
+            decoded = self.decoder.decode(
+                data, decode_size=encoder.decode_size, preprocess=encoder.spec.preprocess
+            )
         except InvalidImageError as exc:
             return (row, str(exc)), None
         vector = self.live.submit(encoder.prepare(decoded.image), wait=True)

@@ -6,25 +6,38 @@ Pillow's errors become ours here and nowhere else.
 from __future__ import annotations
 
 import io
+import math
+import re
 import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import ExifTags, IcoImagePlugin, Image, ImageChops, ImageStat, UnidentifiedImageError
+from PIL import (
+    ExifTags,
+    IcoImagePlugin,
+    Image,
+    ImageChops,
+    ImageFile,
+    ImageStat,
+    UnidentifiedImageError,
+)
 
-from lookalike.cores import available_cores
 from lookalike.errors import (
+    DecodeTimeoutError,
     ImageTooLargeError,
     InvalidImageError,
     NotAnImageError,
     TooManyPixelsError,
     UnreadableImageError,
 )
+from lookalike.records import MOST_RESIZED, Preprocess
+
+if TYPE_CHECKING:  # few pictures need numpy: processes that decode start sooner without it
+    import numpy as np
+    from numpy.typing import NDArray
 
 MEDIA_TYPES: dict[str, str] = {
     "JPEG": "image/jpeg",
@@ -77,21 +90,29 @@ _TRANSPOSITIONS = {
 }
 _DEEP_MODES = frozenset(("I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
 _ALPHA_MODES = frozenset(("RGBA", "LA", "PA", "La", "RGBa"))
+_MOST_SCANS = 128  # of a JPEG file; those that programs write have at most a few dozen
+_SCAN = b"\xff\xda"
+_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+_SECONDS = {"jpeg2k": 0.5, "qoi": 1.0, "bmp_rle": 0.3, "ppm": 1.2, "ppm_plain": 1.0}
+"""What a megapixel takes at most, by Pillow's name of the codec; others take `_USUAL_S`."""
+_USUAL_S = 0.03
 _FAINT = 16.0  # contrast with the background, of 255: below it a picture is nearly blank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLimits:
-    """How large a picture may be.
+    """How large a picture may be, and how long it may take.
 
     Attributes:
         max_bytes: Of the file.
         max_pixels: Width times height, as the header claims. Above 178,956,970 Pillow's own
             bound holds.
+        max_seconds: Of CPU time to decode it in; `ImageDecoder` sees to it.
     """
 
     max_bytes: int = 20_000_000
     max_pixels: int = 64_000_000
+    max_seconds: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,29 +120,17 @@ class DecodedImage:
     """A picture ready to be resized.
 
     Attributes:
-        image: RGB, upright; of a large JPEG file perhaps at reduced size.
+        image: RGB, upright; perhaps at reduced size.
         width: Of the original in pixels, EXIF orientation applied; `height` likewise.
         media_type: E.g. `image/jpeg`, read from the bytes.
+        thumbnail: A small JPEG file, if one was asked for.
     """
 
     image: Image.Image
     width: int
     height: int
     media_type: str
-
-
-class ImageDecoder:
-    """Decodes pictures, at most `slots` at a time, one for each core unless given: others wait."""
-
-    def __init__(self, limits: ImageLimits | None = None, *, slots: int | None = None) -> None:
-        self.limits = limits or ImageLimits()
-        self._slots = threading.BoundedSemaphore(slots or available_cores())
-
-    def decode(self, source: bytes | BinaryIO, *, decode_size: int) -> DecodedImage:
-        """As `decode_image`, once there is a free slot; too many bytes are refused at once."""
-        check_bytes(source, limits=self.limits)
-        with self._slots:
-            return decode_image(source, limits=self.limits, decode_size=decode_size)
+    thumbnail: bytes | None = None
 
 
 def check_bytes(source: bytes | BinaryIO, *, limits: ImageLimits) -> None:
@@ -137,7 +146,12 @@ def check_bytes(source: bytes | BinaryIO, *, limits: ImageLimits) -> None:
 
 
 def decode_image(
-    source: bytes | BinaryIO, *, limits: ImageLimits, decode_size: int
+    source: bytes | BinaryIO,
+    *,
+    limits: ImageLimits,
+    decode_size: int,
+    preprocess: Preprocess | None = None,
+    thumbnail: bool = False,
 ) -> DecodedImage:
     """Decodes one picture: upright, RGB, transparency on a background, the first frame.
 
@@ -146,28 +160,110 @@ def decode_image(
         limits: How large a picture may be.
         decode_size: In pixels; a JPEG file may be decoded at a reduced size whose sides are both
             at least this long.
+        preprocess: If given, a larger picture is resized to the size that this names, which is
+            the first step of what `Encoder.prepare` does and leaves its result as it is.
+        thumbnail: Whether one is made, too.
 
     Raises:
         ImageTooLargeError: More bytes than the limit allows.
         TooManyPixelsError: The header claims more pixels than the limit allows.
+        DecodeTimeoutError: The file says itself that decoding it would take very long.
         NotAnImageError: Not a picture in a format that is read here.
         UnreadableImageError: A picture, but truncated or broken.
     """
+    decoded = decode_if_quick(
+        source,
+        limits=limits,
+        decode_size=decode_size,
+        preprocess=preprocess,
+        thumbnail=thumbnail,
+        expected_s=math.inf,
+    )
+    assert decoded is not None
+    return decoded
+
+
+def decode_if_quick(
+    source: bytes | BinaryIO,
+    *,
+    limits: ImageLimits,
+    decode_size: int,
+    preprocess: Preprocess | None = None,
+    thumbnail: bool = False,
+    expected_s: float,
+) -> DecodedImage | None:
+    """As `decode_image`; None if by its header the picture takes more than `expected_s`."""
     check_bytes(source, limits=limits)
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     stream.seek(0)
     head = stream.read(64)
     with _translated(head, limits=limits), _open(stream, head, limits=limits) as image:
         media_type = MEDIA_TYPES[image.format or ""]
+        if expected_seconds(image, stream) > expected_s:
+            return None
         width, height = image.size  # TIFF is turned here already
         image.draft(None, (decode_size, decode_size))
         image.load()
         orientation = _orientation(image)
         turn = _TRANSPOSITIONS.get(orientation)
         rgb = to_rgb(image if turn is None else image.transpose(turn))
+        small = make_thumbnail(rgb) if thumbnail else None
+        if preprocess is not None:
+            rgb = _reduced(rgb, preprocess)
     if orientation in (5, 6, 7, 8):
         width, height = height, width
-    return DecodedImage(image=rgb, width=width, height=height, media_type=media_type)
+    return DecodedImage(
+        image=rgb, width=width, height=height, media_type=media_type, thumbnail=small
+    )
+
+
+def _reduced(image: Image.Image, preprocess: Preprocess) -> Image.Image:
+    width, height = preprocess.resized(image.size)
+    pixels = image.width * image.height
+    if width * height > min(pixels, MOST_RESIZED) or image.size == (width, height):
+        return image
+    filter = Image.Resampling[preprocess.interpolation.upper()]
+    return image.resize((width, height), filter)
+
+
+def expected_seconds(image: Image.Image, stream: BinaryIO) -> float:
+    """How long an opened picture takes at most to decode, roughly, on a core of today.
+
+    Raises `DecodeTimeoutError` for a JPEG file of more scans than any program writes.
+    """
+    megapixels = image.width * image.height / 1e6
+    if image.format not in ("JPEG", "MPO"):
+        codec = image.tile[0][0] if isinstance(image, ImageFile.ImageFile) and image.tile else ""
+        return megapixels * _SECONDS.get(codec, _USUAL_S)
+    at = stream.tell()
+    stream.seek(0)
+    scans = count_scans(stream.read())
+    stream.seek(at)
+    if scans > _MOST_SCANS:
+        raise DecodeTimeoutError(
+            f"The JPEG file has more than {_MOST_SCANS} scans, which would take very long to "
+            "decode: save it again as an ordinary JPEG"
+        )
+    return megapixels * (0.004 + (0.002 * scans if image.info.get("progressive") else 0.0))
+
+
+def count_scans(data: bytes) -> int:
+    """How many scans a JPEG file has, each of which visits every block; one too many at most.
+
+    Thumbnails inside of it may be counted, unless that makes too many.
+    """
+    scans = data.count(_SCAN)
+    if scans <= _MOST_SCANS:
+        return scans
+    scans, at = 0, 2
+    while scans <= _MOST_SCANS and (found := _MARKER.search(data, at)):
+        marker, at = found[0][-1], found.end()
+        if marker == 0xD9:  # the end of the picture
+            break
+        scans += marker == _SCAN[1]
+        if marker != 0x01:  # the one that brings nothing with it
+            at += int.from_bytes(data[at : at + 2])
+    return scans
 
 
 def _open(stream: BinaryIO, head: bytes, *, limits: ImageLimits) -> Image.Image:
@@ -348,6 +444,8 @@ def _with_alpha(image: Image.Image) -> Image.Image:
 
 def _deep_to_rgb(image: Image.Image) -> Image.Image:
     """Scales grayscale of 16 or 32 bits, integer or float, down to 8 bits."""
+    import numpy as np  # noqa: PLC0415 - see the top
+
     values = np.asarray(image)
     gray = _to_8_bits(values)
     picture = Image.fromarray(gray)
@@ -365,6 +463,8 @@ def _to_8_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     Integers from 0 to 65,535 are 16-bit gray. Floats from 0 to 1, to 255 and to 65,535 are taken
     as such. Anything else is stretched from its least to its greatest value.
     """
+    import numpy as np  # noqa: PLC0415 - see the top
+
     if values.dtype.itemsize == 2:
         return (values.astype(np.uint16) >> 8).astype(np.uint8)
     floats = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.errors import ConfigurationError, EmbeddingFailedError
-from lookalike.records import ModelSpec, Preprocess
+from lookalike.records import MOST_RESIZED, ModelSpec, Preprocess
 
 if TYPE_CHECKING:
     from lookalike.models.head import Head
@@ -26,7 +26,6 @@ Features = Any
 Vectors = NDArray[np.float32]
 """Unit vectors: (N, dim) float32, rows of length 1."""
 
-_LARGEST_RESIZE = 16_000_000  # pixels
 _DECODED_SHARE = 0.875
 
 
@@ -135,7 +134,7 @@ def resize_image(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8
     """
     filter = Image.Resampling[preprocess.interpolation.upper()]
     if preprocess.resize == "squash":
-        resized = image.resize((preprocess.input_size, preprocess.input_size), filter)
+        resized = image.resize(preprocess.resized(image.size), filter)
     else:
         resized = {"crop": _crop, "pad": _pad}[preprocess.resize](image, preprocess, filter)
     return np.array(resized, dtype=np.uint8)
@@ -144,11 +143,10 @@ def resize_image(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8
 def _crop(image: Image.Image, preprocess: Preprocess, filter: Image.Resampling) -> Image.Image:
     """Does what Resize of the shorter side and CenterCrop do in torchvision."""
     side = preprocess.input_size
-    short = round(side / preprocess.crop_share)
-    width, height = (int(short * length / min(image.size)) for length in image.size)
+    width, height = preprocess.resized(image.size)
     left, top = round((width - side) / 2), round((height - side) / 2)
     box = (left, top, left + side, top + side)
-    if width * height <= _LARGEST_RESIZE:
+    if width * height <= MOST_RESIZED:
         return image.resize((width, height), filter).crop(box)
     # A long strip of a picture would take gigabytes: resize only the part that remains.
     across, down = image.width / width, image.height / height
@@ -159,9 +157,8 @@ def _crop(image: Image.Image, preprocess: Preprocess, filter: Image.Resampling) 
 def _pad(image: Image.Image, preprocess: Preprocess, filter: Image.Resampling) -> Image.Image:
     """Fits the whole picture into the square and fills the rest with the border's color."""
     side = preprocess.input_size
-    width, height = (max(1, round(side * length / max(image.size))) for length in image.size)
     red, green, blue = preprocess.padding
     square = Image.new("RGB", (side, side), (red, green, blue))
-    fitted = image.resize((width, height), filter)
-    square.paste(fitted, ((side - width) // 2, (side - height) // 2))
+    fitted = image.resize(preprocess.resized(image.size), filter)
+    square.paste(fitted, ((side - fitted.width) // 2, (side - fitted.height) // 2))
     return square

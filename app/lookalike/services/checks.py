@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import threading
 import time
 from collections import deque
@@ -14,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from lookalike.errors import LookalikeError, NotReadyError, SpecMismatchError
+from lookalike.media.decoder import ImageDecoder
 from lookalike.models.encoders import Encoders, LiveEncoder, Vector
 from lookalike.progress import Worker, log_failure
 from lookalike.records import DEFAULT_COLLECTION, Effort, Match, ModelSpec
@@ -32,13 +35,14 @@ Search = Callable[..., list[list[Match]]]
 
 @dataclass(eq=False)
 class Canary:
-    """Embeds and searches a drawn picture, and compares its vector with the first one.
+    """Decodes, embeds and searches a drawn picture, and compares its vector with the first one.
 
     The default encoder and collection are asked.
     """
 
     encoders: Encoders
     store: Store
+    decoder: ImageDecoder
     _: KW_ONLY
     timeout_s: float = 10.0
     kept_s: float = 1.0  # a good answer is kept, so that frequent probes cost nothing
@@ -62,7 +66,10 @@ class Canary:
 
     def _run(self, live: LiveEncoder) -> None:
         try:
-            prepared = live.encoder.prepare(_draw_canary())
+            decoded = self.decoder.decode(
+                _canary(), decode_size=live.encoder.decode_size, urgent_s=self.timeout_s
+            )
+            prepared = live.encoder.prepare(decoded.image)
             vector = live.submit(prepared, urgent=True).result(timeout=self.timeout_s)
             spec = spec_of(self.store, DEFAULT_COLLECTION)
             if spec is None or not spec.differences(live.spec):
@@ -80,11 +87,14 @@ class Canary:
             raise NotReadyError("The canary's vector is not what it was at start; restart")
 
 
-def _draw_canary() -> Image.Image:
-    """A fixed 64 x 64 picture: two gradients and a checkered blue."""
+@functools.cache
+def _canary() -> bytes:
+    """A PNG of a fixed 64 x 64 picture: two gradients and a checkered blue."""
     y, x = np.mgrid[0:64, 0:64].astype(np.uint8)
     blue = ((x // 16 + y // 16) % 2 * 255).astype(np.uint8)
-    return Image.fromarray(np.stack([x * 4, y * 4, blue], axis=-1))
+    target = io.BytesIO()
+    Image.fromarray(np.stack([x * 4, y * 4, blue], axis=-1)).save(target, "PNG")
+    return target.getvalue()
 
 
 @dataclass(slots=True, kw_only=True)

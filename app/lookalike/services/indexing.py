@@ -18,7 +18,7 @@ from lookalike.errors import (
     NotReadyError,
     SpecMismatchError,
 )
-from lookalike.media.decode import ImageDecoder, make_thumbnail
+from lookalike.media.decoder import ImageDecoder
 from lookalike.media.sources import PictureSource
 from lookalike.models.encoders import ATTEMPTS, Encoders, LiveEncoder, Vector
 from lookalike.records import (
@@ -194,7 +194,12 @@ class IndexingService:
             live = task.live
             path = source.resolved_path() if self._refers_to(source) else None
             with source.open() as file:
-                decoded = self.decoder.decode(file, decode_size=live.encoder.decode_size)
+                decoded = self.decoder.decode(
+                    file,
+                    decode_size=live.encoder.decode_size,
+                    preprocess=live.spec.preprocess,
+                    thumbnail=True,
+                )
             try:
                 vector = live.submit(live.encoder.prepare(decoded.image), wait=True)
                 break
@@ -202,7 +207,8 @@ class IndexingService:
                 task.live = self._live(task.collection)
                 if task.live is live:
                     raise
-        picture.live, picture.thumbnail = live, make_thumbnail(decoded.image)
+        assert decoded.thumbnail is not None
+        picture.live, picture.thumbnail = live, decoded.thumbnail
         picture.image = replace(
             picture.image,
             media_type=decoded.media_type,

@@ -11,12 +11,13 @@ from typing import BinaryIO
 from PIL import Image
 
 from lookalike.errors import ConflictError, OriginalNotKeptError, VectorSpaceNotFoundError
-from lookalike.media.decode import ImageDecoder, make_thumbnail
+from lookalike.media.decoder import ImageDecoder
 from lookalike.progress import Worker
 from lookalike.records import (
     DEFAULT_COLLECTION,
     ImageRecord,
     Metadata,
+    Preprocess,
     check_collection_name,
     check_id,
 )
@@ -95,9 +96,14 @@ class PictureService:
         with thumbnail:
             return self.decode(thumbnail, size=size)
 
-    def decode(self, file: BinaryIO, *, size: int) -> Image.Image:
-        """As `open`, for a picture that is not stored. Raises `InvalidImageError`."""
-        return self.decoder.decode(file, decode_size=size).image
+    def decode(
+        self, file: BinaryIO, *, size: int, preprocess: Preprocess | None = None
+    ) -> Image.Image:
+        """As `open`, for a picture that is not stored; `preprocess` as `decode_image`.
+
+        Raises `InvalidImageError`.
+        """
+        return self.decoder.decode(file, decode_size=size, preprocess=preprocess).image
 
     def thumbnail(self, collection: str, image_id: str) -> tuple[ImageRecord, BinaryIO]:
         """A picture's row and its thumbnail, open; made again if missing. Raises as `original`."""
@@ -106,8 +112,9 @@ class PictureService:
             return record, found
         record, original = self.original(collection, image_id)  # may be replaced by now
         with original:
-            decoded = self.decoder.decode(original, decode_size=THUMBNAIL_SIZE)
-        made = make_thumbnail(decoded.image)
+            decoded = self.decoder.decode(original, decode_size=THUMBNAIL_SIZE, thumbnail=True)
+        made = decoded.thumbnail
+        assert made is not None
         self.files.put_thumbnail(record.sha256, made)
         return record, BytesIO(made)
 

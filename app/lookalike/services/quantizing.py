@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lookalike.cores import available_cores
 from lookalike.errors import ConfigurationError, InvalidImageError, StorageError
-from lookalike.media.decode import ImageDecoder
+from lookalike.media.decoder import ImageDecoder
 from lookalike.media.sources import PictureSource
 from lookalike.models.base import Encoder, Features, Vectors
 from lookalike.models.openvino.networks import float_network, keep_network, origin_of
@@ -130,7 +130,9 @@ def _read(
 
     def prepare(file: Path) -> tuple[Features, None]:
         with reading(str(file)), PictureSource.from_path(file).open() as opened:
-            image = decoder.decode(opened, decode_size=encoder.decode_size).image
+            image = decoder.decode(
+                opened, decode_size=encoder.decode_size, preprocess=encoder.spec.preprocess
+            ).image
         return encoder.prepare(image), None
 
     read: list[Features] = []

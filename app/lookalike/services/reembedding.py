@@ -327,17 +327,18 @@ class Backfill:
             raise done
         if done is not None:
             return done, None
-        decode_size = self.live.encoder.decode_size
+        encoder = self.live.encoder
+        size, preprocess = encoder.decode_size, encoder.spec.preprocess
         try:
             with reading("its original"):
                 now, original = self.pictures.original(self.collection, record.id)
                 with original:
                     if now.sha256 != record.sha256:
                         return None, None  # replaced: it will be met again
-                    image = self.pictures.decode(original, size=decode_size)
+                    image = self.pictures.decode(original, size=size, preprocess=preprocess)
         except ImageNotFoundError:
             return None, None
-        return None, self.live.submit(self.live.encoder.prepare(image), wait=True)
+        return None, self.live.submit(encoder.prepare(image), wait=True)
 
 
 Item = tuple[ImageRecord, "Vector | LookalikeError | None"]

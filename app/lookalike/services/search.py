@@ -21,7 +21,7 @@ from lookalike.errors import (
     SpecMismatchError,
     VectorSpaceNotFoundError,
 )
-from lookalike.media.decode import ImageDecoder
+from lookalike.media.decoder import ImageDecoder
 from lookalike.media.fetching import Fetcher
 from lookalike.models.encoders import ATTEMPTS, Encoders, LiveEncoder, Vector
 from lookalike.records import (
@@ -125,7 +125,9 @@ class SearchService:
             picture.seek(0)
             sha256 = sha256_of(picture)
             picture.seek(0)
-            decoded = self.decoder.decode(picture, decode_size=live.encoder.decode_size)
+            decoded = self.decoder.decode(
+                picture, decode_size=live.encoder.decode_size, preprocess=live.spec.preprocess
+            )
             prepared = live.encoder.prepare(decoded.image)
         with watch.stage("embed"):
             vector = live.embed(prepared)

@@ -27,6 +27,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from lookalike.cores import start_module
 from lookalike.errors import StorageFullError
 from lookalike.files.artifacts import (
     Artifact,
@@ -283,18 +284,14 @@ def build_here(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]
 
 def _build_apart(request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """Builds in a process of its own, see `build`."""
-    # -P keeps it from importing from the working folder.
-    program = [sys.executable, "-P", "-m", "lookalike.store.local.index.building"]
-    paths = [path or os.getcwd() for path in sys.path]  # noqa: PTH109
-    environment = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     with (
         tempfile.TemporaryFile() as output,
-        subprocess.Popen(  # noqa: S603 - this program itself
-            [*program, json.dumps(request)],
+        start_module(
+            __name__,
+            json.dumps(request),
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
-            env={**os.environ, **environment},
         ) as process,
     ):
         try:

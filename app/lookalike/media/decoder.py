@@ -1,0 +1,245 @@
+"""The door through which every picture is decoded, in processes that can be ended."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from lookalike.cores import available_cores
+from lookalike.errors import (
+    ClientGoneError,
+    DecodeTimeoutError,
+    QueueFullError,
+    UnavailableError,
+)
+from lookalike.media.decode import DecodedImage, ImageLimits, check_bytes
+from lookalike.media.decode_process import DecodeProcess, TakesLongError
+from lookalike.progress import caller
+from lookalike.records import Preprocess
+
+QUICK_S = 0.5  # of CPU time, after which a picture is no quick one
+EXPECTED_S = 0.1  # by its header, up to which one is tried as a quick one
+_SLOW_WAITING = 8  # pictures for each place among the slow ones
+_PATIENCE_S = 60.0
+
+
+class ImageDecoder:
+    """Decodes pictures within limits, in processes that all decoders of this process share.
+
+    Pictures that take long have places of their own, and processes that go behind all others, so
+    that those which take milliseconds never wait for them. There are as many such places as
+    `slots`, one for each core unless given, and one more for quick pictures.
+    See 0026-pictures-are-decoded-in-processes.md.
+    """
+
+    def __init__(self, limits: ImageLimits | None = None, *, slots: int | None = None) -> None:
+        self.limits = limits or ImageLimits()
+        slots = slots or available_cores()
+        self._quick = Lane(slots + 1)
+        self._slow = Lane(slots, most_waiting=_SLOW_WAITING * slots)
+
+    def decode(
+        self,
+        source: bytes | BinaryIO,
+        *,
+        decode_size: int,
+        preprocess: Preprocess | None = None,
+        thumbnail: bool = False,
+        urgent_s: float | None = None,
+    ) -> DecodedImage:
+        """As `decode_image`, once there is a free place.
+
+        With `urgent_s` the picture goes before others, and waits at most so long for its place.
+
+        Raises:
+            InvalidImageError: As `decode_image`.
+            DecodeTimeoutError: It took more CPU time than the limit allows.
+            QueueFullError: Too many pictures wait, or this one has waited for too long.
+            UnavailableError: The machine has too little memory, or is too busy.
+            ClientGoneError: The caller has left.
+        """
+        check_bytes(source, limits=self.limits)
+        if not isinstance(source, bytes):
+            source.seek(0)
+        quick_s = min(QUICK_S, self.limits.max_seconds)
+        options = {"decode_size": decode_size, "preprocess": preprocess, "thumbnail": thumbnail}
+        with self._quick.place(urgent_s=urgent_s):
+            data = source if isinstance(source, bytes) else source.read()
+            try:
+                with _pool.process(slow=False) as process:
+                    return process.decode(
+                        data,
+                        limits=self.limits,
+                        seconds=quick_s,
+                        expected_s=min(EXPECTED_S, quick_s),
+                        **options,
+                    )
+            except TakesLongError:
+                pass
+        with self._slow.place(), _pool.process(slow=True) as process:
+            seconds = self.limits.max_seconds
+            try:
+                with caller.get().on_leave(process.give_up):
+                    return process.decode(
+                        data, limits=self.limits, seconds=seconds, expected_s=1e9, **options
+                    )
+            except TakesLongError:
+                raise DecodeTimeoutError(
+                    f"Decoding the picture takes more than {seconds:g} s of CPU time, which is the "
+                    "limit: save it again as an ordinary JPEG or PNG, or in a smaller size"
+                ) from None
+
+
+class Lane:
+    """Places to decode in. Those who wait for one get it in turn, urgent ones first."""
+
+    def __init__(
+        self, places: int, *, most_waiting: int | None = None, patience_s: float = _PATIENCE_S
+    ) -> None:
+        self._lock = threading.Lock()
+        self._free = places
+        self._waiting: deque[threading.Event] = deque()
+        self._most_waiting = most_waiting
+        self._patience_s = patience_s
+
+    @contextmanager
+    def place(self, *, urgent_s: float | None = None) -> Iterator[None]:
+        """Holds a place in the block; `urgent_s` says that it is urgent and how long to wait.
+
+        Raises `QueueFullError`, or `ClientGoneError` if the caller leaves meanwhile.
+        """
+        self._enter(urgent_s)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _enter(self, urgent_s: float | None) -> None:
+        turn = threading.Event()
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
+            if self._most_waiting is not None and len(self._waiting) >= self._most_waiting:
+                raise QueueFullError(
+                    "Too many pictures that take long to decode wait already; try again in a "
+                    "moment, or send an ordinary JPEG"
+                )
+            (self._waiting.append if urgent_s is None else self._waiting.appendleft)(turn)
+        patience_s = self._patience_s if urgent_s is None else urgent_s
+        try:
+            with caller.get().on_leave(turn.set):
+                turn.wait(patience_s)
+        except ClientGoneError:
+            if not self._withdraw(turn):
+                self._leave()
+            raise
+        if self._withdraw(turn):
+            raise QueueFullError(
+                f"The picture was not decoded within {patience_s:g} s, because so many wait; try "
+                "again in a moment"
+            )
+
+    def _withdraw(self, turn: threading.Event) -> bool:
+        """Stops waiting; False if there is a place already."""
+        with self._lock:
+            if turn not in self._waiting:
+                return False
+            self._waiting.remove(turn)
+            return True
+
+    def _leave(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._free += 1
+
+
+class _Pool:
+    """The processes, quick and slow; those that are idle are kept."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._processes: list[DecodeProcess] = []
+        self._idle: list[DecodeProcess] = []
+        self._pid = os.getpid()
+
+    @contextmanager
+    def process(self, *, slow: bool) -> Iterator[DecodeProcess]:
+        """An idle process, or a new one; if it ends in the block, another takes its place."""
+        process = self._take(slow) or self._start(slow)
+        usable = False
+        try:
+            yield process
+            usable = True
+        except Exception:
+            usable = process.alive
+            raise
+        finally:
+            if usable:
+                self._put(process)
+            else:
+                self._end(process)
+                if not slow:
+                    self.warm_up()
+
+    def warm_up(self) -> None:
+        """Starts a process that decodes what is quick, unless one is idle."""
+        with self._lock:
+            if any(not process.slow for process in self._idle):
+                return
+        with contextlib.suppress(UnavailableError):  # the next picture says so
+            self._put(self._start(slow=False))
+
+    def close(self) -> None:
+        """Ends all processes, those that decode too."""
+        with self._lock:
+            processes, self._processes, self._idle = self._processes, [], []
+        for process in processes:
+            process.give_up()
+            process.close()
+
+    def _start(self, slow: bool) -> DecodeProcess:
+        process = DecodeProcess(slow=slow)
+        with self._lock:
+            self._processes.append(process)
+        return process
+
+    def _end(self, process: DecodeProcess) -> None:
+        with self._lock:
+            if process not in self._processes:  # closed meanwhile
+                return
+            self._processes.remove(process)
+        process.close()
+
+    def _take(self, slow: bool) -> DecodeProcess | None:
+        with self._lock:
+            if self._pid != os.getpid():  # a fork: they are our parent's
+                self._pid, self._processes, self._idle = os.getpid(), [], []
+            found = next((one for one in reversed(self._idle) if one.slow is slow), None)
+            if found is not None:
+                self._idle.remove(found)
+        if found is None or found.alive:
+            return found
+        self._end(found)
+        return self._take(slow)
+
+    def _put(self, process: DecodeProcess) -> None:
+        with self._lock:
+            self._idle.append(process)
+
+
+_pool = _Pool()
+atexit.register(_pool.close)
+
+
+def warm_up() -> None:
+    """Starts the first process, unless there is one, and does not wait for it."""
+    _pool.warm_up()
