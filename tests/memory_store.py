@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import ConflictError, InvalidParameterError, VectorSpaceNotFoundError
+from lookalike.progress import Progress
 from lookalike.records import (
     CollectionInfo,
     Effort,
+    Finding,
     ImageRecord,
     Match,
     Metadata,
@@ -314,6 +316,15 @@ class MemoryStore:
                 del noted[:2]
         finally:
             self.expect(noted)
+
+    def noted(self) -> Iterator[str]:
+        return iter(list(self._held.noted))
+
+    def verify(self, *, quick: bool, progress: Progress) -> Iterator[Finding]:
+        return iter(())
+
+    def mend(self) -> None:
+        """Nothing of it can be damaged."""
 
     def describe(self) -> dict[str, Any]:
         with self._lock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,7 @@ from lookalike.models.head import Head, save_head
 from lookalike.models.registry import find_family
 from lookalike.models.spec import ModelRequest, RunOptions
 from lookalike.progress import Progress, Worker
-from lookalike.records import Effort
+from lookalike.records import Effort, Finding
 from lookalike.services.access import AccessService
 from lookalike.services.backup import BackupService
 from lookalike.services.backup_format import Backup
@@ -41,10 +41,12 @@ from lookalike.services.reembedding import CollectionModels, ReembeddingService
 from lookalike.services.restoring import restore
 from lookalike.services.search import SearchService
 from lookalike.services.vector_set import sample_vectors
+from lookalike.services.verification import VerificationService
 from lookalike.store.access import AccessStore
 from lookalike.store.base import Store, count_of
 from lookalike.store.filters import parse_field_names
 from lookalike.store.jobs import JobStore
+from lookalike.store.sqlite import find_damage
 
 if TYPE_CHECKING:
     from lookalike.store.local.index.policy import Plan
@@ -331,6 +333,29 @@ def restore_backup(source: Path, folder: Path, *, at: str | None, progress: Prog
 
     snapshots = LocalSnapshots(folder / "catalog.db")
     return restore(source, folder, snapshots=snapshots, at=at, progress=progress)
+
+
+def build_verification(
+    settings: Settings, store: Store, pictures: PictureService
+) -> VerificationService:
+    """What checks a data folder; needs no network."""
+    folder = settings.data_dir
+
+    def databases(quick: bool) -> Iterator[Finding]:
+        for path in (folder / "jobs.db", folder / "access.db"):
+            for text in find_damage(path, quick=quick) if path.exists() else ():
+                remedy = "restore it from a backup, or move it away"
+                yield Finding(kind="database", text=f"{path.name}: {text}; {remedy}")
+
+    return VerificationService(
+        store,
+        pictures.files,
+        pictures,
+        folder=folder,
+        databases=databases,
+        keeps_originals=settings.originals != "none",
+        cores=settings.cores,
+    )
 
 
 def build_decoder(settings: Settings) -> ImageDecoder:

@@ -428,3 +428,13 @@ def utc_text(moment: datetime) -> str:
 def utc_now() -> str:
     """This moment as rows record it."""
     return utc_text(datetime.now(UTC))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something that is wrong with what is stored."""
+
+    kind: str  # database, counter, vector, index, head, original, thumbnail or orphan
+    text: str  # what is wrong, and what to do if a repair cannot mend it
+    collection: str | None = None
+    id: str | None = None  # a picture's; of an orphan, the digest that names its files

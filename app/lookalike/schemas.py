@@ -329,3 +329,25 @@ class KeysOut(Answer):
     """All keys that were made and not revoked, in the order made."""
 
     keys: list[KeyOut]
+
+
+class FindingOut(Answer):
+    """Something that is wrong with what is stored."""
+
+    kind: str = Field(examples=["thumbnail"])
+    """database, counter, vector, index, head, original, thumbnail or orphan"""
+    text: str
+    """What is wrong, and what to do if a repair does not mend it"""
+    collection: str | None = None
+    id: str | None = None
+    """A picture's; of an orphan, the digest that names its files"""
+
+
+class CheckOut(Schema):
+    """What a check of a data folder found."""
+
+    pictures: int
+    findings: list[FindingOut]
+    """What is wrong now"""
+    repaired: list[FindingOut]
+    """What was wrong before the repair"""

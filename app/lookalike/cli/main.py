@@ -31,6 +31,7 @@ COMMANDS = {
     "list": ("collections:list_images", "List the pictures of a collection, oldest first."),
     "delete": ("collections:delete", "Delete pictures by id, or a whole collection."),
     "keys": ("keys:keys", "Make, list and revoke the keys of a service."),
+    "check": ("check:check", "Compare what is stored with its files, and repair it."),
     "vectors": ("collections:vectors", "List or discard the vectors of a collection."),
 }
 """Each command: where its function or its group of commands is, and its line in --help."""

@@ -32,11 +32,13 @@ from lookalike.files.data_folder import make_data_folder
 from lookalike.media.archives import ArchiveLimits
 from lookalike.media.sources import PictureSource
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.records import DEFAULT_COLLECTION, Access, DuplicateKind, OnConflict
+from lookalike.records import DEFAULT_COLLECTION, Access, DuplicateKind, Finding, OnConflict
 from lookalike.schemas import (
+    CheckOut,
     CollectionOut,
     DuplicatesOut,
     DuplicatesRunning,
+    FindingOut,
     ImageOut,
     JobOut,
     KeyOut,
@@ -321,6 +323,34 @@ class Client(BaseClient):
         }
 
     # What only a data folder can do
+
+    def check(
+        self, *, quick: bool = False, repair: bool = False, progress: Progress = NO_PROGRESS
+    ) -> CheckOut:
+        """Compares rows, files, digests, vectors and indexes with each other.
+
+        Args:
+            quick: Leaves out what reads every vector and every file.
+            repair: Makes again what can be made, and checks once more.
+            progress: Told how far it is, and what cannot be mended.
+
+        Raises:
+            StorageError: With `repair`, the disk refuses, or the folder was opened to read only.
+        """
+        verification = bootstrap.build_verification(self._settings, self._store, self._pictures)
+        found, before = verification.find(progress, quick=quick), list[Finding]()
+        if repair and found:
+            before = found
+            verification.mend(found, progress, complete=self._complete)
+            found = verification.find(progress, quick=quick)
+        return CheckOut(
+            pictures=sum(one.count for one in self._store.collections()),
+            findings=[FindingOut.of(one) for one in found],
+            repaired=[FindingOut.of(one) for one in before if one not in found],
+        )
+
+    def _complete(self, collection: str, progress: Progress) -> None:
+        self._services.reembedding.complete(collection, progress)
 
     def show(
         self,

@@ -213,6 +213,28 @@ class LocalFiles:
                     young.add(sha256)
         return young
 
+    def digests(self) -> Iterator[list[str]]:
+        """Digests of originals and thumbnails, folder by folder; of young files none."""
+        limit = time.time() - YOUNG_S
+        for top in (self._images, self._thumbnails):
+            for folder in sorted(top.glob("??/??")):
+                names = {path.stem for path in folder.iterdir() if _older(path, limit)}
+                if held := sorted(name for name in names if _DIGEST.fullmatch(name)):
+                    yield held
+
+    def put_back(self, record: ImageRecord) -> None:
+        """Moves a picture's files back from the trash, where they are missing or not whole."""
+        original = self._image(record.sha256, record.media_type)
+        with disk_errors("put files back from the trash"):
+            kept = self.trash.find(original)
+            if kept is not None and not _has_digest(original, record.sha256):
+                with kept.open("rb") as file:
+                    if sha256_of(file) == record.sha256:
+                        self.trash.put_back(original)
+            thumbnail = _path_in(self._thumbnails, record.sha256, "jpg")
+            if not thumbnail.is_file():
+                self.trash.put_back(thumbnail)
+
     def tidy(
         self,
         referenced: Callable[[Iterable[str]], set[str]],
@@ -279,6 +301,14 @@ def _open_in_place(record: ImageRecord) -> BinaryIO | None:
                     undo.pop_all()
                     return file
     return None
+
+
+def _has_digest(path: Path, sha256: str) -> bool:
+    file = _open(path)
+    if file is None:
+        return False
+    with file:
+        return sha256_of(file) == sha256
 
 
 def _open(path: Path) -> BinaryIO | None:

@@ -110,7 +110,11 @@ class PictureService:
         record = self.get(collection, image_id)
         if (found := self.files.open_thumbnail(record.sha256)) is not None:
             return record, found
-        record, original = self.original(collection, image_id)  # may be replaced by now
+        return self.make_thumbnail(collection, image_id)
+
+    def make_thumbnail(self, collection: str, image_id: str) -> tuple[ImageRecord, BinaryIO]:
+        """Makes and keeps a picture's thumbnail anew; as `thumbnail`. Raises as `original`."""
+        record, original = self.original(collection, image_id)
         with original:
             decoded = self.decoder.decode(original, decode_size=THUMBNAIL_SIZE, thumbnail=True)
         made = decoded.thumbnail

@@ -22,6 +22,7 @@ from lookalike.errors import (
     LookalikeError,
     NotFoundError,
     ReembeddingIncompleteError,
+    SpecMismatchError,
     VectorSpaceNotFoundError,
 )
 from lookalike.models.base import Encoder
@@ -98,6 +99,23 @@ class ReembeddingService:
             return self._run(collection, request, progress)
         finally:
             self.models.retire()
+
+    def complete(self, collection: str, progress: Progress) -> None:
+        """Makes the vectors that pictures lack for the model that the collection is on.
+
+        Errors of single pictures are told to `progress`. Raises `SpecMismatchError` if the encoder
+        of these vectors is not live.
+        """
+        spec = self.models.active(collection).spec
+        live = next((one for one in self.models.encoders.live if one.spec == spec), None)
+        if live is None:
+            raise SpecMismatchError(
+                f"The vectors of {collection!r} were made by {spec.model} ({spec.digest}), which "
+                "the settings do not name: name it, or re-embed the collection"
+            )
+        with Pipeline(threads=self.cores, window=self.batch + self.cores) as pipeline:
+            how: dict[str, Any] = {"pictures": self.pictures, "pipeline": pipeline}
+            Backfill(self.store, collection, live, progress=progress, batch=self.batch, **how).run()
 
     def _run(self, collection: str, request: ModelRequest, progress: Progress) -> str:
         target = self.models.live(request)

@@ -21,6 +21,7 @@ from lookalike.progress import Progress
 from lookalike.records import (
     CollectionInfo,
     Effort,
+    Finding,
     ImageRecord,
     Match,
     Metadata,
@@ -326,6 +327,21 @@ class Store(Protocol):
         ends early, all come again. Files that this store knows nothing of never come.
         """
 
+    def noted(self) -> Iterator[str]:
+        """Digests that `unnamed` is going to look at."""
+
+    def verify(self, *, quick: bool, progress: Progress) -> Iterator[Finding]:
+        """Compares what this store keeps with itself, and changes nothing.
+
+        `quick` leaves out what reads every vector. Raises `StorageError` if it cannot be read.
+        """
+
+    def mend(self) -> None:
+        """Makes again what `verify` found wrong and the store can make.
+
+        Counts rows anew, drops vectors that cannot be used, and builds indexes from the others.
+        """
+
     def load(self) -> None:
         """Brings everything that a search needs into memory; otherwise the first one does it."""
 
@@ -371,6 +387,12 @@ class BlobStore(Protocol):
         Young files stay: their row may be on its way. Returns their digests. Nothing else removes
         files, so no request can lose a file that another one needs.
         """
+
+    def digests(self) -> Iterator[list[str]]:
+        """Digests that files lie here under, in batches; of young files none."""
+
+    def put_back(self, record: ImageRecord) -> None:
+        """Moves a picture's files back from the trash, where they are missing or not whole."""
 
     def tidy(
         self,

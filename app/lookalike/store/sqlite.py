@@ -86,6 +86,27 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
 
 
+_NAMED_ERRORS = 20
+
+
+def find_damage(path: Path, *, quick: bool) -> list[str]:
+    """What SQLite finds wrong with a file, the first few; `quick` leaves out its indexes.
+
+    Raises `StorageError` if it cannot be read.
+    """
+    check = "quick_check" if quick else "integrity_check"
+    with sqlite_errors(path), closing(open_reader(path)) as reader:
+        try:
+            rows = reader.execute(f"PRAGMA {check}({_NAMED_ERRORS})").fetchall()
+            orphans = reader.execute("PRAGMA foreign_key_check").fetchmany(_NAMED_ERRORS)
+        except sqlite3.DatabaseError as exc:
+            if not isinstance(translated(exc, path), DataFolderError):
+                raise
+            return [str(exc)]
+    found = [text for (text,) in rows if text != "ok"]
+    return found + [f"row {row} of {table} refers to nothing" for table, row, *_ in orphans]
+
+
 def require_schema(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
     """Raises `DataFolderError` where a file has other tables than this version makes."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()

@@ -174,6 +174,7 @@ class Catalog:
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
         self.connections = Connections(path, SCHEMA, read_only=read_only)
 
     def close(self) -> None:

@@ -126,6 +126,10 @@ class LocalSpaces:
                     values = (row.space, seq, vector_blob(vector))
                     sql = "INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)"
                     added += connection.execute(sql, values).rowcount
+        current = self._catalog.collection(collection)
+        if added and current is not None and current.space == row.space:
+            with self._change:  # a repair, whose vectors the index in use does not have
+                self._indexes.refresh(current)
         return added
 
     @contextmanager

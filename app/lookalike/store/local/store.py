@@ -12,9 +12,11 @@ import numpy as np
 
 from lookalike.errors import InvalidParameterError, StorageError
 from lookalike.files.data_folder import lock_folder
+from lookalike.progress import Progress
 from lookalike.records import (
     CollectionInfo,
     Effort,
+    Finding,
     ImageRecord,
     Match,
     Metadata,
@@ -45,6 +47,8 @@ from lookalike.store.local.index.policy import VERSION as FAISS_VERSION
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.index.segments import Found
 from lookalike.store.local.spaces import LocalSpaces
+from lookalike.store.local.unswept import read_noted
+from lookalike.store.local.verify import mend, verify
 
 _FREE_ATTEMPTS = 3
 _ATTEMPTS = 14
@@ -190,6 +194,16 @@ class LocalStore:
 
     def unnamed(self) -> Iterator[list[str]]:
         return self._unswept.batches(self._catalog.references) if self._unswept else iter(())
+
+    def noted(self) -> Iterator[str]:
+        return read_noted(self._folder)
+
+    def verify(self, *, quick: bool, progress: Progress) -> Iterator[Finding]:
+        return verify(self._catalog, self._indexes, quick=quick, progress=progress)
+
+    def mend(self) -> None:
+        with self._change:
+            mend(self._catalog, self._indexes)
 
     # Changes
 

@@ -48,6 +48,13 @@ def read_known(folder: Path) -> Known | None:
     return None
 
 
+def read_noted(folder: Path) -> Iterator[str]:
+    """All digests that are noted in a data folder."""
+    for name in ("unswept.old", "unswept"):
+        with suppress(OSError), (folder / name).open("rb") as file:
+            yield from (found[1].decode() for line in file if (found := _DIGEST.fullmatch(line)))
+
+
 class Unswept:
     """The notes of a catalog that this process owns; safe to call from many threads.
 

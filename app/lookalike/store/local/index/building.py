@@ -64,6 +64,9 @@ _POLL_S = 0.1
 _NICE = 10  # other work goes first
 _PRINTED_BYTES = 8000  # of what the process printed last; an answer takes far less
 
+_BROKEN = (BrokenArtifactError, OSError, ValueError, KeyError, TypeError, RuntimeError)
+"""What reading a saved index may raise, those of FAISS included."""
+
 log = logging.getLogger(__name__)
 
 
@@ -129,10 +132,28 @@ class Generations:
                 if not self._read_only:
                     remove_leftovers(artifact, older_than_s=0)
                 return found
-        except (BrokenArtifactError, OSError, ValueError, KeyError, TypeError, RuntimeError) as exc:
+        except _BROKEN as exc:
             log.warning("The saved index of %r cannot be used: %s", row.name, exc)
         self.discard()
         return None
+
+    def verified(self, row: CollectionRow, *, quick: bool) -> Segments | None:
+        """As `load`, with every file's digest checked unless `quick`; changes nothing.
+
+        Raises `BrokenArtifactError`, whose text completes "it cannot be used: ...".
+        """
+        while True:
+            artifact = read_artifact(self._folder, kind=_KIND, version=_FORMAT)
+            if artifact is None:
+                return None
+            try:
+                for name in () if quick else artifact.files:
+                    artifact.verify(name)
+                return self._open(artifact, row, exact=False)
+            except _BROKEN as exc:
+                now = read_artifact(self._folder, kind=_KIND, version=_FORMAT)
+                if now is None or now.content == artifact.content:  # else it was just replaced
+                    raise BrokenArtifactError(str(exc)) from exc
 
     def _open(self, artifact: Artifact, row: CollectionRow, *, exact: bool) -> Segments:
         facts, dim = artifact.facts, row.spec.dim

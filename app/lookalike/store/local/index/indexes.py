@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import StorageError
+from lookalike.files.artifacts import BrokenArtifactError
 from lookalike.files.disk import disk_errors, make_folders
 from lookalike.progress import TaskEndedError, Worker
 from lookalike.records import Effort
@@ -462,6 +463,32 @@ class Indexes:
         """Forgets a collection's index, and removes what was saved of it."""
         self._forget(row)
         self._generations(row).discard()
+
+    def problem(self, row: CollectionRow, *, quick: bool) -> str | None:
+        """What is wrong with a collection's saved index; None if it fits, or none is saved.
+
+        Every vector is compared with the catalog, unless `quick`. A check in a process of its own
+        asks, or its owner: nothing is loaded or changed.
+        """
+        try:
+            index = self._generations(row).verified(row, quick=quick)
+        except BrokenArtifactError as exc:
+            return f"it cannot be used: {exc}"
+        if index is None or quick:
+            return None
+        rows = index.sealed if len(index.sealed) else index.growing
+        apart = 0
+        for seqs, vectors in self._catalog.vectors_after(row, 0):
+            covered = seqs <= rows.last_seq
+            held = np.isin(seqs[covered], rows.seqs, assume_unique=True)
+            same = rows.vectors[rows.locate(seqs[covered][held])] == vectors[covered][held]
+            apart += int(np.count_nonzero(~held)) + int(np.count_nonzero(~same.all(axis=1)))
+        return f"{apart:,} of its vectors are not those of the catalog" if apart else None
+
+    def remake(self, row: CollectionRow) -> None:
+        """Builds a collection's index from the catalog, and forgets what was saved."""
+        self.drop(row)
+        self.get(row)
 
     def close(self) -> None:
         """Saves what would take long to add again; after `stop`."""

@@ -1,0 +1,70 @@
+"""`lookalike check`: what is wrong with a data folder, and its repair."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Any
+
+import typer
+
+import lookalike
+from lookalike.cli.common import (
+    MODEL_SETTINGS,
+    SHOWN_ERRORS,
+    Json,
+    print_errors,
+    progress,
+    settings_flags,
+)
+from lookalike.config import load_settings
+from lookalike.files.data_folder import require_data_folder
+from lookalike.schemas import CheckOut, FindingOut
+
+
+@settings_flags(*MODEL_SETTINGS, "originals")
+def check(
+    *,
+    given: dict[str, Any],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Read neither every vector nor every file")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make again what can be made; stop the service first")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare rows, files, digests, vectors and indexes; ends with 1 if something is wrong.
+
+    Without --repair nothing is changed, and a service may run on the folder meanwhile.
+    """
+    require_data_folder(load_settings(**given).data_dir)
+    with lookalike.Client(read_only=not repair, **given) as client, progress() as drawn:
+        checked = client.check(quick=quick, repair=repair, progress=drawn)
+    if as_json:
+        typer.echo(checked.model_dump_json(indent=2))
+    else:
+        _report(checked)
+        print_errors(drawn.errors)
+    if checked.findings:
+        raise typer.Exit(1)
+
+
+def _report(checked: CheckOut) -> None:
+    for title, findings in (("repaired", checked.repaired), ("wrong", checked.findings)):
+        shown = Counter[str]()
+        for one in findings:
+            shown[one.kind] += 1
+            if shown[one.kind] <= SHOWN_ERRORS:
+                typer.echo(f"{title}: {_line(one)}")
+        for kind, count in shown.items():
+            if count > SHOWN_ERRORS:
+                typer.echo(f"{title}: {count - SHOWN_ERRORS:,} more of the kind {kind}")
+    counts = Counter(one.kind for one in checked.findings)
+    listed = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    result = f"{counts.total():,} problems ({listed})" if counts else "nothing is wrong"
+    typer.echo(f"checked {checked.pictures:,} pictures: {result}")
+
+
+def _line(one: FindingOut) -> str:
+    where = "/".join(part for part in (one.collection, one.id) if part)
+    return f"{one.kind} {where}: {one.text}" if where else one.text
