@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from lookalike import Client, HttpClient
+from lookalike.bootstrap import restore_backup
 from lookalike.client import BaseClient, Outcome
 from lookalike.errors import (
     CollectionNotFoundError,
@@ -336,3 +337,20 @@ def test_a_key_that_may_not_do_it(client: BaseClient) -> None:
     client.revoke_key("reader")
     with HttpClient(client._server, made.key) as nobody, raises(nobody, UnauthorizedError):
         nobody.drop("shoes")
+
+
+def test_a_backup_is_one_file(filled: BaseClient, tmp_path: Path) -> None:
+    for name in ("b.tar", "b.tar.gz"):
+        told = Told()
+        (tmp_path / name).write_text("an older one")
+        assert filled.backup(tmp_path / name, progress=told)
+        assert told.reports
+        restore_backup(tmp_path / name, new := tmp_path / f"new-{name}", at=None, progress=told)
+        with Client(new, model="color") as restored:
+            assert list(restored.list()) == list(filled.list())
+    with pytest.raises(LookalikeError):
+        filled.backup(tmp_path)  # a folder that is not empty, or any folder
+    (tmp_path / "file").touch()
+    with pytest.raises(LookalikeError):
+        filled.backup(tmp_path / "file" / "b.tar")
+    assert {path.name for path in tmp_path.iterdir() if path.name[0] == "."} == set()

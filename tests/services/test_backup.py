@@ -20,6 +20,7 @@ from lookalike.errors import (
 )
 from lookalike.files.artifacts import save_artifact
 from lookalike.files.data_folder import is_ours
+from lookalike.files.disk import LocalFiles
 from lookalike.progress import Progress, TaskEndedError
 from lookalike.records import ModelSpec
 from lookalike.services.backup_format import MANIFEST
@@ -184,6 +185,24 @@ class Told(Progress):
 
     def error(self, text: str) -> None:
         self.errors.append(text)
+
+
+@pytest.mark.parametrize("form", ["b.tar", "folder"])
+def test_what_a_sweep_takes_meanwhile_is_still_in_it(data, tmp_path, form):
+    before, files, steps = answers(data), LocalFiles(data), 0
+    digests = {path.stem for path in (data / "images").rglob("*.png")}
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 4:  # the catalog is copied
+            files.set_aside(digests, older_than_s=-60)
+            assert not list((data / "images").rglob("*.png"))
+
+    made = backup(data, tmp_path / form, progress=Told(step))
+    assert (made.originals, made.missing, made.damaged) == (5, 0, 0)
+    restore(tmp_path / form, tmp_path / "new")
+    assert answers(tmp_path / "new") == before
 
 
 @pytest.mark.parametrize("form", ["b.tar", "folder"])
