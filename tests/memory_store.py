@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lookalike.errors import ConflictError, InvalidParameterError, VectorSpaceNotFoundError
 from lookalike.progress import Progress
 from lookalike.records import (
+    MAX_COPIES,
     CollectionInfo,
     Effort,
     Finding,
@@ -24,6 +25,7 @@ from lookalike.records import (
     ModelSpec,
     NewImage,
     OnConflict,
+    Place,
     PutOutcome,
     PutStatus,
     decode_cursor,
@@ -76,6 +78,34 @@ class HeldCollection:
     active: HeldSpace
     spaces: list[HeldSpace]
     rows: dict[str, Row] = field(default_factory=dict)
+    # by location, in the order in which they were seen: the picture's id, and the place
+    places: dict[str, tuple[str, Place]] = field(default_factory=dict)
+
+    def places_of(self, image_id: str) -> list[Place]:
+        """All places of a picture."""
+        return [place for owner, place in self.places.values() if owner == image_id]
+
+    def see(self, image_id: str, place: Place) -> None:
+        """Gives a picture a place, and takes it from the one that had it."""
+        owner, _ = self.places.get(place.location, (None, place))
+        if owner != image_id:
+            self.forget({place.location})
+            self.places[place.location] = image_id, place
+            self.list_places(image_id)
+
+    def forget(self, locations: Iterable[str]) -> None:
+        """Takes places away from whatever pictures have them."""
+        for location in locations:
+            owner, _ = self.places.pop(location, (None, None))
+            if owner is not None:
+                self.list_places(owner)
+
+    def list_places(self, image_id: str) -> None:
+        """Lists a picture's places in its row."""
+        places, row = self.places_of(image_id)[: 1 + MAX_COPIES], self.rows[image_id]
+        first = places[0] if places else None
+        record = replace(row.record, place=first, others=tuple(places[1:]))
+        self.rows[image_id] = replace(row, record=record)
 
     def passing(self, where: Filter | None) -> list[Row]:
         """The rows that pass, oldest first."""
@@ -86,6 +116,7 @@ class HeldCollection:
 
     def remove(self, image_id: str) -> None:
         """Takes a row out, and its vectors of all spaces."""
+        self.forget([place.location for place in self.places_of(image_id)])
         seq = self.rows.pop(image_id).seq
         for held in self.spaces:
             held.vectors.pop(seq, None)
@@ -164,17 +195,23 @@ class MemoryStore:
                 active = HeldSpace(spec, dict(provenance))
                 held = HeldCollection(now, active, [active])
                 self._collections[collection] = held
-            outcomes = []
-            for image, vector in zip(images, rows, strict=True):
-                old = held.rows.get(image.id)
-                outcome = put_outcome(
-                    collection, old.record if old else None, image, on_conflict=on_conflict, now=now
-                )
-                self._keep(held, outcome, vector)
-                outcomes.append(PutOutcome(outcome.status, own(outcome.record)))
-            return outcomes
+            how: dict[str, Any] = {"on_conflict": on_conflict, "now": now}
+            pairs = zip(images, rows, strict=True)
+            return [self._put(collection, held, *pair, **how) for pair in pairs]
 
-    def _keep(self, held: HeldCollection, outcome: PutOutcome, vector: NDArray[np.float32]) -> None:
+    def _put(
+        self,
+        collection: str,
+        held: HeldCollection,
+        image: NewImage,
+        vector: NDArray[np.float32],
+        *,
+        on_conflict: OnConflict,
+        now: str,
+    ) -> PutOutcome:
+        old = held.rows.get(image.id)
+        existing = old.record if old else None
+        outcome = put_outcome(collection, existing, image, on_conflict=on_conflict, now=now)
         record = own(outcome.record)
         if outcome.status is PutStatus.REPLACED:
             self._held.noted.append(held.rows[record.id].record.sha256)
@@ -185,6 +222,9 @@ class MemoryStore:
             held.active.vectors[self._held.last_seq] = vector.copy()
         elif outcome.status is PutStatus.UPDATED:
             held.rows[record.id] = replace(held.rows[record.id], record=record)
+        if image.place is not None and outcome.record is not existing:
+            held.see(image.id, image.place)
+        return replace(outcome, record=own(outcome.record))
 
     def get(self, collection: str, image_id: str) -> ImageRecord:
         with self._lock:
@@ -224,16 +264,34 @@ class MemoryStore:
         return Page(records=records, next_cursor=next_cursor, end=end, vectors=vectors)
 
     def upsert_known(
-        self, collection: str, image: NewImage, *, on_conflict: OnConflict
-    ) -> PutOutcome | None:
+        self, collection: str, images: Sequence[NewImage], *, on_conflict: OnConflict
+    ) -> list[PutOutcome | None]:
         with self._lock:
-            existing = self.find(collection, [image.id]).get(image.id)
-            status = decide(existing, image, on_conflict)
-            if existing is None or status is PutStatus.REPLACED:
-                return None
-            if status is PutStatus.UPDATED:
-                existing = self._set(collection, image.id, image.metadata or {})
-            return PutOutcome(status, existing)
+            held, now = self._collections.get(collection), utc_now()
+            outcomes: list[PutOutcome | None] = []
+            for image in images:
+                status = PutStatus.CREATED
+                if held is not None and image.id in held.rows:
+                    status = decide(held.rows[image.id].record, image, on_conflict)
+                if held is None or status in {PutStatus.CREATED, PutStatus.REPLACED}:
+                    outcomes.append(None)
+                    continue
+                none = np.empty(0, np.float32)
+                outcomes.append(
+                    self._put(collection, held, image, none, on_conflict=on_conflict, now=now)
+                )
+            return outcomes
+
+    def places(self, collection: str, image_ids: Sequence[str]) -> dict[str, list[Place]]:
+        with self._lock:
+            held = self._collections.get(collection)
+            found = {key: held.places_of(key) for key in image_ids} if held else {}
+            return {key: places for key, places in found.items() if places}
+
+    def forget(self, collection: str, places: Sequence[Place]) -> None:
+        with self._lock:
+            if collection in self._collections:
+                self._collections[collection].forget([place.location for place in places])
 
     def update_metadata(
         self,

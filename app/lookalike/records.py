@@ -188,6 +188,26 @@ def canonical_json(metadata: Metadata) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a picture's bytes were seen: a file below a folder or inside an archive.
+
+    Two places are the same file if their `location` agrees, whatever root each was indexed from.
+    """
+
+    root: str  # absolute folder that was indexed, or the archive's name; empty if nobody said
+    path: str  # below the root, with `/`
+
+    @property
+    def location(self) -> str:
+        """Root and path together."""
+        return f"{self.root.rstrip('/')}/{self.path}"
+
+
+MAX_COPIES = 100
+"""Most other places that a record lists; `Store.places` gives all of them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewImage:
     """A picture on its way into a store."""
@@ -201,16 +221,33 @@ class NewImage:
     bytes: int  # size of the file as sent
     metadata: Metadata | None = None  # None keeps what is stored under the id already
     source: str | None = None  # absolute path of a file that is referred to in place
+    place: Place | None = None  # where these bytes were seen, where that is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord(NewImage):
-    """One stored picture, without its vector."""
+    """One stored picture, without its vector; `place` is where its bytes were seen first."""
 
+    others: tuple[Place, ...] = ()  # where they were seen later, at most `MAX_COPIES`
     collection: str  # the collection's name
     metadata: Metadata = field(default_factory=dict)
     created_at: str  # ISO 8601 in UTC, when the id first appeared
     updated_at: str  # ISO 8601 in UTC, the last change of picture or metadata
+
+    @property
+    def path(self) -> str | None:
+        """The path of its first place; None if no place is known."""
+        return None if self.place is None else self.place.path
+
+    @property
+    def copies(self) -> list[str]:
+        """The paths of its other places."""
+        return [place.path for place in self.others]
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """All places that are listed here, the first one first."""
+        return () if self.place is None else (self.place, *self.others)
 
     @property
     def image_url(self) -> str:
@@ -263,6 +300,8 @@ class PutOutcome:
 
     status: PutStatus
     record: ImageRecord
+    # Other metadata was sent with the same bytes at another place; what was stored first stays.
+    kept_metadata: bool = False
 
 
 @dataclass(frozen=True, slots=True)

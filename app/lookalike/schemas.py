@@ -52,6 +52,13 @@ class Answer(Schema):
         return cls.model_validate(source)
 
 
+PathText = Annotated[
+    str | None,
+    Field(description="Of the first file with these bytes, below what was indexed; null: unknown"),
+]
+Copies = Annotated[
+    list[str], Field(description="Paths of other files with the same bytes, at most 100")
+]
 Score = Annotated[float, Field(ge=-1, le=1, description="Cosine similarity; higher is better")]
 
 
@@ -81,6 +88,8 @@ class MatchOut(Answer):
     score: Score
     distance: float = Field(ge=0, le=2, description="sqrt(2 - 2 score)")
     filename: str
+    path: PathText = None
+    copies: Copies = []
     metadata: dict[str, Any]
     image_url: str
     thumbnail_url: str
@@ -133,6 +142,8 @@ class ImageOut(Answer):
     id: str
     sha256: str
     filename: str
+    path: PathText = None
+    copies: Copies = []
     media_type: str
     width: int
     height: int
@@ -222,6 +233,8 @@ class KeptOut(Answer):
 
     id: str
     filename: str
+    path: PathText = None
+    copies: Copies = []
     width: int
     height: int
     bytes: int

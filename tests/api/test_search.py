@@ -46,6 +46,8 @@ def test_the_answer_has_exactly_the_documented_json(client, index):
                 "rank": 1,
                 "id": digest[:16],
                 "filename": "cat.png",
+                "path": None,
+                "copies": [],
                 "metadata": {"label": "cat"},
                 "image_url": f"/images/{digest[:16]}/file?collection=default",
                 "thumbnail_url": f"/images/{digest[:16]}/thumbnail?collection=default",

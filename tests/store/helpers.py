@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lookalike.records import Match, Metadata, ModelSpec, NewImage, OnConflict, PutOutcome
+from lookalike.records import Match, Metadata, ModelSpec, NewImage, OnConflict, Place, PutOutcome
 from lookalike.store.base import Capability, Store, spec_of
 
 DIM = 8
@@ -29,7 +29,11 @@ def digest(text: str) -> str:
 
 
 def new_image(
-    image_id: str, *, content: str | None = None, metadata: Metadata | None = None
+    image_id: str,
+    *,
+    content: str | None = None,
+    metadata: Metadata | None = None,
+    place: Place | None = None,
 ) -> NewImage:
     return NewImage(
         id=image_id,
@@ -40,6 +44,7 @@ def new_image(
         height=3,
         bytes=100,
         metadata=metadata,
+        place=place,
     )
 
 

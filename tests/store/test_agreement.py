@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from lookalike.errors import NotFoundError
-from lookalike.records import ImageRecord, OnConflict
+from lookalike.records import ImageRecord, OnConflict, Place, PutOutcome
 from lookalike.store.filters import Filter
 from lookalike.store.local.index.policy import DEFAULT_LIMITS, IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
@@ -27,6 +28,9 @@ METADATA = st.none() | st.dictionaries(
     st.sampled_from("ab"),
     st.sampled_from([None, True, 0, 1, 2, 0.5, "x", "y", ["x", 1]]),
     max_size=2,
+)
+PLACES = st.none() | st.builds(
+    Place, st.sampled_from(["/a", "/a/b", "z.zip", ""]), st.sampled_from(["b/x", "x", "y"])
 )
 FILTERS = st.sampled_from(
     [
@@ -44,8 +48,13 @@ def row(record: ImageRecord) -> dict[str, Any]:
     """A record without its times, which differ between stores."""
     return {
         name: getattr(record, name)
-        for name in ("collection", "id", "sha256", "filename", "metadata", "source")
+        for name in ("collection", "id", "sha256", "filename", "metadata", "source", "places")
     }
+
+
+def told(outcomes: Sequence[PutOutcome | None]) -> list[Any]:
+    """What must be the same for every store."""
+    return [one and (one.status, row(one.record), one.kept_metadata) for one in outcomes]
 
 
 class Agreement(RuleBasedStateMachine):
@@ -68,23 +77,36 @@ class Agreement(RuleBasedStateMachine):
 
     @rule(
         collection=COLLECTIONS,
-        items=st.lists(st.tuples(IDS, st.integers(0, 11), METADATA), min_size=1, max_size=6),
+        items=st.lists(
+            st.tuples(IDS, st.integers(0, 11), METADATA, PLACES), min_size=1, max_size=6
+        ),
         on_conflict=st.sampled_from(OnConflict),
+        known=st.booleans(),
     )
-    def put(self, collection: str, items: list[Any], on_conflict: OnConflict) -> None:
-        images = [new_image(i, content=f"{n}", metadata=m) for i, n, m in items]
-        vectors = POOL[[n for _, n, _ in items]]
+    def put(self, collection: str, items: list[Any], on_conflict: OnConflict, known: bool) -> None:
+        images = [new_image(i, content=f"{n}", metadata=m, place=p) for i, n, m, p in items]
+        if known:
+            settled = [
+                store.upsert_known(collection, images, on_conflict=on_conflict)
+                for store in (self.memory, self.local)
+            ]
+            assert told(settled[0]) == told(settled[1])
+            return
+        vectors = POOL[[n for _, n, _, _ in items]]
         outcomes = [
             put(store, images, vectors, collection=collection, on_conflict=on_conflict)
             for store in (self.memory, self.local)
         ]
-        left, right = ([(o.status, row(o.record)) for o in each] for each in outcomes)
-        assert left == right
+        assert told(outcomes[0]) == told(outcomes[1])
 
     @rule(collection=COLLECTIONS, image_id=IDS)
     def delete(self, collection: str, image_id: str) -> None:
         left, right = self.both("delete", collection, image_id)
         assert left == right
+
+    @rule(collection=COLLECTIONS, places=st.lists(PLACES.filter(bool), max_size=3))
+    def forget(self, collection: str, places: list[Place]) -> None:
+        assert self.both("forget", collection, places) == (None, None)
 
     @rule(collection=COLLECTIONS, image_id=IDS, patch=METADATA)
     def patch(self, collection: str, image_id: str, patch: Any) -> None:
@@ -126,6 +148,18 @@ class Agreement(RuleBasedStateMachine):
     def same_collections(self) -> None:
         left, right = self.both("collections")
         assert [(c.name, c.count) for c in left] == [(c.name, c.count) for c in right]
+
+    @invariant()
+    def same_places(self) -> None:
+        for name in ("one", "two"):
+            rows = {one.id: one for one in self.local.scroll(name).records}
+            left, right = self.both("places", name, [*rows, "unknown"])
+            assert left == right
+            assert {key: one.places for key, one in rows.items() if one.places} == {
+                key: tuple(places) for key, places in right.items()
+            }
+            locations = [place.location for places in right.values() for place in places]
+            assert len(locations) == len(set(locations)), "a file has the bytes of one picture"
 
     @invariant()
     def same_vectors(self) -> None:

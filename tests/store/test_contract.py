@@ -60,7 +60,7 @@ def test_known_pictures_are_settled_without_a_vector_as_put_would(store: Store) 
         (new_image("i1", metadata={"n": True}), PutStatus.UPDATED, {"n": True}),
         (new_image("i1", metadata={"n": True}), PutStatus.UNCHANGED, {"n": True}),
     ):
-        outcome = store.upsert_known("default", image, on_conflict=OnConflict.REPLACE)
+        (outcome,) = store.upsert_known("default", [image], on_conflict=OnConflict.REPLACE)
         assert outcome is not None
         assert (outcome.status, outcome.record) == (status, store.get("default", "i1"))
         assert outcome.record.metadata == metadata
@@ -69,7 +69,7 @@ def test_known_pictures_are_settled_without_a_vector_as_put_would(store: Store) 
         (OnConflict.SKIP, PutStatus.SKIPPED),
         (OnConflict.ERROR, PutStatus.CONFLICT),
     ):
-        outcome = store.upsert_known("default", other, on_conflict=on_conflict)
+        (outcome,) = store.upsert_known("default", [other], on_conflict=on_conflict)
         assert outcome is not None
         assert outcome.status is status
     assert store.get("default", "i1").sha256 == digest("i1")
@@ -84,7 +84,8 @@ def test_pictures_that_need_a_vector_are_left_to_put(store: Store) -> None:
         ("default", new_image("new")),
         ("no", replaced),
     ):
-        assert store.upsert_known(collection, image, on_conflict=OnConflict.REPLACE) is None
+        found = store.upsert_known(collection, [image], on_conflict=OnConflict.REPLACE)
+        assert found == [None]
     assert store.get("default", "i0").sha256 == digest("i0")
     assert spec_of(store, "no") is None
 

@@ -332,7 +332,7 @@ def list_images(
         pixels = f"{image.width}x{image.height}"
         updated = image.updated_at[:19].replace("T", " ")
         metadata = metadata_cell(image.metadata)
-        table.add_row(image.id, cell(image.filename), pixels, metadata, updated)
+        table.add_row(image.id, cell(image.path or image.filename), pixels, metadata, updated)
     console = Console()
     console.print(table)
     if more:

@@ -137,7 +137,7 @@ def _print(result: SearchOut) -> None:
     right = [Column(name, justify="right") for name in ("rank", "score")]
     table = Table(*right, "id", "filename", "metadata", title=title, title_justify="left")
     for match in result.matches:
-        name, metadata = cell(match.filename), metadata_cell(match.metadata)
+        name, metadata = cell(match.path or match.filename), metadata_cell(match.metadata)
         table.add_row(str(match.rank), f"{match.score:.4f}", match.id, name, metadata)
     console = Console()
     console.print(table)
@@ -205,7 +205,7 @@ def duplicates_page(found: DuplicatesOut, thumbnail: Callable[[str], Image.Image
             image = missing_picture(_THUMBNAIL)
         return {
             **picture.model_dump(mode="json"),
-            "name": printable(picture.filename),
+            "name": printable(picture.path or picture.filename),
             "size": bytes_text(picture.bytes),
             "uri": picture_uri(image, size=_THUMBNAIL),
         }
@@ -247,7 +247,16 @@ def _print_groups(found: DuplicatesOut) -> None:
 
     def row(mark: str, number: str, picture: KeptOut, kind: str, score: str) -> None:
         pixels, size = f"{picture.width}x{picture.height}", f"{picture.bytes:,}"
-        table.add_row(number, mark, picture.id, cell(picture.filename), kind, score, pixels, size)
+        table.add_row(
+            number,
+            mark,
+            picture.id,
+            cell(picture.path or picture.filename),
+            kind,
+            score,
+            pixels,
+            size,
+        )
 
     for number, group in enumerate(found.groups[:SHOWN_GROUPS], start=1):
         row("keep", str(number), group.keep, "", "")

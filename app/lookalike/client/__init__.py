@@ -387,14 +387,13 @@ class BaseClient(ABC):
 
 def _source(found: Found, metadata: Describe | None, folder_field: str | None) -> PictureSource:
     """A file with its metadata. The folder's name wins over what all files share."""
-    if found.error is not None:
-        return PictureSource.refused(found.path, found.error)
     if metadata is None and folder_field is None:
-        return PictureSource.try_path(found.path)
+        return PictureSource.found(found)
     folder = {} if folder_field is None else {folder_field: found.folder}
     if callable(metadata):
-        return PictureSource.try_path(found.path, metadata={**folder, **metadata(found.path)})
-    return PictureSource.try_path(found.path, metadata={**(metadata or {}), **folder})
+        own = {} if found.error else metadata(found.path)
+        return PictureSource.found(found, metadata={**folder, **own})
+    return PictureSource.found(found, metadata={**(metadata or {}), **folder})
 
 
 def open_picture(picture: Picture) -> BinaryIO:

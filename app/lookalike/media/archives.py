@@ -48,6 +48,7 @@ MAX_GLOBAL_HEADERS = 100
 _READ_AHEAD = 2**18  # bytes of a member that are read at once
 _SPOOLED = 1_000_000
 _MAX_NAME = 255
+_MAX_PATH = 4096
 _ZIP_START = b"PK\3\4"
 _ENCRYPTED = 1
 _READ_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
@@ -82,6 +83,7 @@ class Member:
     Attributes:
         position: Its place among all members, from 0.
         path: Its whole name as it stands in the archive, in ASCII, other characters escaped.
+        inside: The same as it can be stored, with `/` between the folders.
         folder: The name of the folder it lies in; empty at the top.
         source: Its bytes, the reader's to close, or why they cannot be had; its file name is the
             last part of `path`, for display, never to be used as a path.
@@ -89,6 +91,7 @@ class Member:
 
     position: int
     path: str
+    inside: str
     folder: str
     source: PictureSource
 
@@ -206,14 +209,16 @@ class Archive:
                 yield position, entry
 
     def _read(self, position: int, entry: _Entry) -> Member:
-        *folders, name = map(as_text, _name_parts(entry.name))
+        *folders, name = parts = [as_text(part) for part in _name_parts(entry.name)]
         try:
             content, size = self._content(entry)
             source = PictureSource(filename=name, size=size, file=content)
         except (ImageTooLargeError, UnreadableImageError) as exc:
             source = PictureSource(filename=name, size=0, error=exc)
         folder = folders[-1] if folders else ""
-        return Member(position=position, path=in_ascii(entry.name), folder=folder, source=source)
+        inside = "/".join(parts)[-_MAX_PATH:]
+        path = in_ascii(entry.name)
+        return Member(position=position, path=path, inside=inside, folder=folder, source=source)
 
     def _content(self, entry: _Entry) -> tuple[BinaryIO, int]:
         """A member's bytes, read from their start to their end, and how many."""

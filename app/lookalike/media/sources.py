@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +17,7 @@ from lookalike.errors import (
     MissingFileError,
     UnreadableImageError,
 )
-from lookalike.records import Metadata, sha256_of
+from lookalike.records import Metadata, Place, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class PictureSource:
         path: A file on this machine; None for uploads.
         id: The caller's id, or None for one made from the content.
         metadata: The caller's metadata, or None to keep what is stored.
+        place: Where it lies, to be noted; None if nobody said.
         error: Why it cannot be opened, where that is known already.
     """
 
@@ -48,6 +49,7 @@ class PictureSource:
     path: Path | None = None
     id: str | None = None
     metadata: Metadata | None = None
+    place: Place | None = None
     error: LookalikeError | None = None
 
     @classmethod
@@ -65,12 +67,15 @@ class PictureSource:
         return cls(filename=_name(path), size=size, path=path, id=id, metadata=metadata)
 
     @classmethod
-    def try_path(cls, path: Path, *, metadata: Metadata | None = None) -> PictureSource:
-        """As `from_path`; one that cannot be read says so when it is opened, not now."""
+    def found(cls, found: Found, *, metadata: Metadata | None = None) -> PictureSource:
+        """What `walk` found; what cannot be read says so when it is opened, not now."""
+        if found.error is not None:
+            return cls.refused(found.path, found.error, metadata=metadata)
         try:
-            return cls.from_path(path, metadata=metadata)
+            source = cls.from_path(found.path, metadata=metadata)
         except UnreadableImageError as exc:
-            return cls.refused(path, exc, metadata=metadata)
+            return cls.refused(found.path, exc, metadata=metadata)
+        return replace(source, place=found.place)
 
     @classmethod
     def refused(
@@ -132,11 +137,13 @@ class Found:
     Attributes:
         path: The file, or that folder.
         folder: The name of the folder it lies in, as it can be stored.
+        place: Where it lies below the folder that is walked, as it can be stored.
         error: Why the folder cannot be read; None for files.
     """
 
     path: Path
     folder: str
+    place: Place
     error: UnreadableImageError | None = None
 
 
@@ -158,7 +165,8 @@ def walk(paths: Iterable[Path], step: Callable[[], None] = lambda: None) -> Iter
         if is_folder:
             yield from _walk_folder(path, step)
         elif exists:
-            yield Found(path, _name(path.resolve().parent))
+            parent = path.parent.resolve()
+            yield Found(path, _name(path.resolve().parent), Place(_text(parent), _name(path)))
         else:
             raise MissingFileError(f"{path} does not exist")
 
@@ -174,25 +182,52 @@ def readable(found: Iterable[Found]) -> Iterator[Found]:
 
 def _walk_folder(top: Path, step: Callable[[], None]) -> Iterator[Found]:
     refused: list[OSError] = []
+    root = _text(top.resolve())
+
+    def place(path: Path) -> Place:
+        return Place(root, _text(path.relative_to(top)))
+
     for folder, subfolders, names in os.walk(top, onerror=refused.append):
         step()
-        yield from _unreadable(refused)
+        yield from _unreadable(refused, place)
         subfolders[:] = sorted(name for name in subfolders if not _hidden(name))
         inside = Path(folder)
         label = _name(inside.resolve())
         for name in sorted(names):
             if is_picture_name([name]):
-                yield Found(inside / name, label)
-    yield from _unreadable(refused)
+                yield Found(inside / name, label, place(inside / name))
+    yield from _unreadable(refused, place)
 
 
-def _unreadable(refused: list[OSError]) -> Iterator[Found]:
+def _unreadable(refused: list[OSError], place: Callable[[Path], Place]) -> Iterator[Found]:
     """The folders that could not be read since this was asked last."""
     while refused:
         error = refused.pop(0)
         path = Path(os.fsdecode(error.filename))
         why = f"The folder cannot be read: {error.strerror}; make it readable and index it again"
-        yield Found(path, _name(path.parent), UnreadableImageError(why))
+        yield Found(path, _name(path.parent), place(path), UnreadableImageError(why))
+
+
+def is_gone(place: Place) -> bool:
+    """Whether a place was a file of this machine that is not there any more.
+
+    Where its root is missing with the folder above it, or that is empty, a disk may not be
+    mounted, or the place may be another machine's: then it is not gone. Nor is a name that is no
+    UTF-8, which cannot be looked up.
+    """
+    root = Path(place.root)
+    if not root.is_absolute() or "\\x" in place.location or os.path.lexists(place.location):
+        return False
+    there = root if os.path.lexists(root) else root.parent
+    try:
+        return any(True for _ in there.iterdir())
+    except OSError:
+        return False
+
+
+def _text(path: Path) -> str:
+    r"""A whole path as it can be stored: bytes that are no UTF-8 as `\xff`."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def _name(path: Path) -> str:

@@ -31,7 +31,7 @@ from lookalike.files.disk import atomic_write, disk_errors, has_room, make_folde
 from lookalike.media.archives import Archive, ArchiveLimits, as_text, in_ascii
 from lookalike.media.sources import Found, PictureSource, walk
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.records import DEFAULT_COLLECTION, Metadata, OnConflict
+from lookalike.records import DEFAULT_COLLECTION, Metadata, OnConflict, Place
 from lookalike.services.indexing import IndexingService, IndexItem
 from lookalike.services.jobs import (
     ARCHIVE_KIND,
@@ -425,11 +425,13 @@ class ArchiveFeed:
     def pictures(self, after: Cursor | None, progress: Progress = NO_PROGRESS) -> Iterator[Picture]:
         """All pictures, or those behind a cursor. Raises `ArchiveError` and `StorageError`."""
         start = 0 if after is None else int(after) + 1
-        label = archive_label(as_text(self.name))
+        root = as_text(self.name)
+        label = archive_label(root)
         with self._open() as archive:
             for member in archive.members(start=start, step=progress.check):
                 metadata = self.options.describe(member.folder or label)
-                source = replace(member.source, metadata=metadata)
+                place = Place(root, member.inside)
+                source = replace(member.source, metadata=metadata, place=place)
                 yield Picture(member.position, member.path, source)
 
     def _open(self) -> Archive:
@@ -464,10 +466,8 @@ class FolderFeed:
 
     def _source(self, found: Found) -> PictureSource:
         metadata = self.options.describe(found.folder)
-        if found.error is not None:
-            return PictureSource.refused(found.path, found.error, metadata=metadata)
-        if is_inside(found.path, self.inside):
-            return PictureSource.try_path(found.path, metadata=metadata)
+        if found.error is not None or is_inside(found.path, self.inside):
+            return PictureSource.found(found, metadata=metadata)
         error = PathNotAllowedError("It is a link out of the folders that may be read")
         return PictureSource.refused(found.path, error, metadata=metadata)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import KW_ONLY, dataclass, replace
@@ -19,7 +19,7 @@ from lookalike.errors import (
     SpecMismatchError,
 )
 from lookalike.media.decoder import ImageDecoder
-from lookalike.media.sources import PictureSource
+from lookalike.media.sources import PictureSource, is_gone
 from lookalike.models.encoders import ATTEMPTS, Encoders, LiveEncoder, Vector
 from lookalike.records import (
     DEFAULT_COLLECTION,
@@ -27,13 +27,14 @@ from lookalike.records import (
     Metadata,
     NewImage,
     OnConflict,
+    Place,
     PutOutcome,
     PutStatus,
     check_collection_name,
     check_id,
 )
 from lookalike.services.pipeline import Pipeline, Prepared, PutGate, Result, grouped, reading
-from lookalike.store.base import BlobStore, Store, decide, spec_of
+from lookalike.store.base import BlobStore, Store, decide, is_copy, spec_of
 from lookalike.store.filters import check_metadata
 
 ID_LENGTH = 16  # hex digits of the sha256 that make an id if the caller gives none
@@ -51,12 +52,19 @@ class Originals(StrEnum):
 
 @dataclass(slots=True, kw_only=True)
 class IndexItem:
-    """What became of one picture: its status and id, or the error that stopped it."""
+    """What became of one picture: its status and id, or the error that stopped it.
+
+    Attributes:
+        copy_of: The path of the first place of the same bytes, if this is another one.
+        kept_metadata: Whether it is a copy that came with other metadata, which was not taken.
+    """
 
     source: PictureSource
     id: str | None = None
     status: PutStatus | None = None
     error: LookalikeError | None = None
+    copy_of: str | None = None
+    kept_metadata: bool = False
 
 
 @dataclass(slots=True)
@@ -68,6 +76,7 @@ class _Picture:
     live: LiveEncoder | None = None  # made the vector; None if the bytes seem to be stored already
     vector: Vector | None = None
     thumbnail: bytes = b""
+    gone: Sequence[Place] = ()  # places of the same bytes where no file is any more
 
 
 @dataclass(slots=True)
@@ -164,6 +173,7 @@ class IndexingService:
                 height=0,
                 bytes=source.size,
                 metadata=metadata,
+                place=source.place,
             )
             picture = _Picture(IndexItem(source=source, id=image.id), image)
             existing = self.store.find(task.collection, [image.id]).get(image.id)
@@ -171,6 +181,8 @@ class IndexingService:
                 return picture, self._embed(picture, task)
             if existing is not None and existing.sha256 == sha256:
                 picture.image = replace(image, source=self._moved(source, existing))
+                if source.path is not None and (existing.others or is_copy(existing, image)):
+                    picture.gone = [place for place in existing.places if is_gone(place)]
             return picture, None
 
     def _check(self, source: PictureSource) -> Metadata | None:
@@ -262,6 +274,7 @@ class IndexingService:
         """Commits a group's rows and returns its items in order."""
         items: list[IndexItem] = []
         ready: list[_Picture] = []
+        known: list[_Picture] = []
         for result, kept in group:
             picture = result.value
             item = picture.item if picture else IndexItem(source=result.item, id=result.item.id)
@@ -269,35 +282,58 @@ class IndexingService:
             if picture is None or result.error is not None:
                 item.error = result.error
                 continue
+            picture.vector = result.vector
+            if picture.vector is None:
+                if any(one.image.id == picture.image.id for one in ready):
+                    self._put_known(known, ready, task)
+                    self._put(ready, task)
+                    known, ready = [], []
+                known.append(picture)
+                continue
             try:
-                picture.vector = result.vector
-                if picture.vector is None:
-                    if any(one.image.id == picture.image.id for one in ready):
-                        self._put(ready, task)
-                        ready = []
-                    if self._put_known(picture, task):
-                        continue
-                    self._embed_again(picture, task)
-                    self._keep_files(picture)
                 kept.result()
                 ready.append(picture)
             except LookalikeError as exc:
                 item.error = exc
+        self._put_known(known, ready, task)
         self._put(ready, task)
         return items
 
-    def _put_known(self, picture: _Picture, task: _Task) -> bool:
-        """Stores a picture that needs no vector; False if by now it does need one."""
+    def _put_known(self, known: list[_Picture], ready: list[_Picture], task: _Task) -> None:
+        """Stores pictures that need no vector; those that by now do join the `ready` ones."""
+        if not known:
+            return
+        images = [picture.image for picture in known]
+        try:
+            if gone := [place for picture in known for place in picture.gone]:
+                self.store.forget(task.collection, gone)
+            outcomes = self.store.upsert_known(
+                task.collection, images, on_conflict=task.on_conflict
+            )
+        except LookalikeError as exc:
+            for picture in known:
+                picture.item.error = exc
+            return
+        for picture, outcome in zip(known, outcomes, strict=True):
+            try:
+                if outcome is None:
+                    self._embed_again(picture, task)
+                    self._keep_files(picture)
+                    ready.append(picture)
+                else:
+                    self._settle_known(picture, outcome, task)
+            except LookalikeError as exc:
+                picture.item.error = exc
+
+    def _settle_known(self, picture: _Picture, outcome: PutOutcome, task: _Task) -> None:
         image = picture.image
-        outcome = self.store.upsert_known(task.collection, image, on_conflict=task.on_conflict)
-        if outcome is None:
-            return False
         if outcome.record.sha256 == image.sha256:
             self._keep_original(picture.item.source, outcome.record)
-            if image.source is not None and not self.files.exists(outcome.record):
-                self.store.refer(task.collection, image)
-        _settle(picture.item, outcome)
-        return True
+            if image.source is not None:  # unless a twin was referred to just now
+                row = self.store.find(task.collection, [image.id]).get(image.id)
+                if row is not None and not self.files.exists(row):
+                    self.store.refer(task.collection, image)
+        _settle(picture, outcome)
 
     def _embed_again(self, picture: _Picture, task: _Task) -> None:
         """Makes a picture's vector by the model that the collection is on now."""
@@ -350,11 +386,14 @@ class IndexingService:
                 on_conflict=task.on_conflict,
             )
         for picture, outcome in zip(ready, outcomes, strict=True):
-            _settle(picture.item, outcome)
+            _settle(picture, outcome)
 
 
-def _settle(item: IndexItem, outcome: PutOutcome) -> None:
+def _settle(picture: _Picture, outcome: PutOutcome) -> None:
     """Notes what became of a picture."""
+    item = picture.item
+    if is_copy(outcome.record, picture.image):
+        item.copy_of, item.kept_metadata = outcome.record.path, outcome.kept_metadata
     if outcome.status is not PutStatus.CONFLICT:
         item.status = outcome.status
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
@@ -19,6 +19,7 @@ from lookalike.errors import (
 )
 from lookalike.progress import Progress
 from lookalike.records import (
+    MAX_COPIES,
     CollectionInfo,
     Effort,
     Finding,
@@ -28,6 +29,7 @@ from lookalike.records import (
     ModelSpec,
     NewImage,
     OnConflict,
+    Place,
     PutOutcome,
     PutStatus,
     canonical_json,
@@ -241,16 +243,31 @@ class Store(Protocol):
         """Adds or replaces N images with (N, dim) float32 vectors of length 1; outcomes in order.
 
         The collection is made if it does not exist, and `provenance` recorded beside its spec. An
-        id that is given twice is handled in order, as two calls would. See `decide`.
+        id that is given twice is handled in order, as two calls would. See `decide`. The places
+        of the images are noted; one that another image had moves to the new one.
 
         Raises `StorageFullError`, `SpecMismatchError` if the collection's vectors were made by
         something else, and ValueError as `check_vectors`.
         """
 
     def upsert_known(
-        self, collection: str, image: NewImage, *, on_conflict: OnConflict
-    ) -> PutOutcome | None:
-        """Does what `upsert` would do if that needs no vector, in one step; else returns None."""
+        self, collection: str, images: Sequence[NewImage], *, on_conflict: OnConflict
+    ) -> list[PutOutcome | None]:
+        """Does what `upsert` would do, in one step; None for each image that needs a vector."""
+
+    def places(self, collection: str, image_ids: Sequence[str]) -> dict[str, list[Place]]:
+        """All places of those of the ids that have some, by id, in the order they were seen.
+
+        Every `upsert` and `upsert_known` notes the image's `place` beside its row. So a row with
+        two places or more stands for files that are copies of each other. Records list the places
+        too, up to `MAX_COPIES`: `scroll` and look at `record.places` to find all that were copied.
+        A place whose file was deleted or changed since stays until the file is indexed again, and
+        a place may be a link or another name of the same file: compare the files before one is
+        removed.
+        """
+
+    def forget(self, collection: str, places: Sequence[Place]) -> None:
+        """Removes places where files lie no more; those that are not known are passed over."""
 
     def get(self, collection: str, image_id: str) -> ImageRecord:
         """One image's row. Raises `ImageNotFoundError`."""
@@ -518,19 +535,34 @@ def decide(existing: ImageRecord | None, image: NewImage, on_conflict: OnConflic
 
     The same bytes with no or equal metadata are `unchanged`, with other metadata `updated`; other
     bytes are `replaced`. `skip` leaves whatever exists alone. `error` refuses every change, but
-    sending the very same again is no change.
+    sending the very same again is no change. The same bytes at another place than the first are a
+    copy, whose metadata is not taken: `unchanged`.
     """
     if existing is None:
         return PutStatus.CREATED
     if on_conflict is OnConflict.SKIP:
         return PutStatus.SKIPPED
     same_bytes = existing.sha256 == image.sha256
-    held, sent = existing.metadata, image.metadata
-    if same_bytes and (sent is None or canonical_json(sent) == canonical_json(held)):
+    if same_bytes and _same_metadata(existing, image):
         return PutStatus.UNCHANGED
     if on_conflict is OnConflict.ERROR:
         return PutStatus.CONFLICT
-    return PutStatus.UPDATED if same_bytes else PutStatus.REPLACED
+    if not same_bytes:
+        return PutStatus.REPLACED
+    return PutStatus.UNCHANGED if is_copy(existing, image) else PutStatus.UPDATED
+
+
+def _same_metadata(existing: ImageRecord, image: NewImage) -> bool:
+    """Whether the metadata that was sent changes nothing."""
+    sent = image.metadata
+    return sent is None or canonical_json(sent) == canonical_json(existing.metadata)
+
+
+def is_copy(record: ImageRecord, image: NewImage) -> bool:
+    """Whether an image has a record's bytes and another place than its first."""
+    if record.place is None or image.place is None or record.sha256 != image.sha256:
+        return False
+    return record.place.location != image.place.location
 
 
 def put_outcome(
@@ -543,7 +575,8 @@ def put_outcome(
 ) -> PutOutcome:
     """What an `upsert` of `image` comes to, and the row that stands under its id afterwards.
 
-    A replaced picture keeps the day it was created, and its metadata where none was sent.
+    A replaced picture keeps the day it was created, and its metadata where none was sent. Where
+    nothing changes, the record is `existing` itself.
     """
     status = decide(existing, image, on_conflict)
     if existing is None or status is PutStatus.REPLACED:
@@ -553,8 +586,28 @@ def put_outcome(
         created = existing.created_at if existing else now
         times = {"created_at": created, "updated_at": now}
         record = ImageRecord(collection=collection, **sent | times | {"metadata": metadata})
-    elif status is PutStatus.UPDATED:
+        return PutOutcome(status, record)
+    record = existing
+    if status is PutStatus.UPDATED:
         record = replace(existing, metadata=dict(image.metadata or {}), updated_at=now)
-    else:
-        record = existing
-    return PutOutcome(status, record)
+    kept_metadata = status is PutStatus.UNCHANGED and not _same_metadata(existing, image)
+    return PutOutcome(status, _seen(record, status, image), kept_metadata=kept_metadata)
+
+
+def _seen(record: ImageRecord, status: PutStatus, image: NewImage) -> ImageRecord:
+    """The record with one more place, if the image's bytes and place count."""
+    if image.place is None or status is PutStatus.CONFLICT or record.sha256 != image.sha256:
+        return record
+    if any(image.place.location == place.location for place in record.places):
+        return record
+    if record.place is None:
+        return replace(record, place=image.place)
+    return replace(record, others=(*record.others, image.place)[:MAX_COPIES])
+
+
+def without_places(record: ImageRecord, locations: Collection[str]) -> ImageRecord:
+    """The record without those of its places; itself if it has none of them."""
+    left = tuple(place for place in record.places if place.location not in locations)
+    if len(left) == len(record.places):
+        return record
+    return replace(record, place=left[0] if left else None, others=left[1:])

@@ -7,9 +7,9 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lookalike.errors import DataFolderError, LookalikeError, StorageError, StorageFullError
@@ -39,18 +39,23 @@ class Schema:
     remedy: str  # what to do about a file of an older version; completes a sentence
     # With `WAL`, many read while one writes; `DELETE` needs no more files, and no room to open.
     journal: str = "WAL"
+    # By version: the statements that make the next version of it, without losing anything.
+    migrations: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    # By version: temporary tables for a reader of that version, in place of those that it lacks.
+    stand_ins: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
 
 def open_writer(path: Path, schema: Schema) -> sqlite3.Connection:
     """Opens a file for writing, and makes its tables where it is new.
 
-    Raises `DataFolderError` if it is of another version or kind, or `sqlite3.Error`.
+    A file of an older version is brought to this one in one transaction. Raises `DataFolderError`
+    if it is of another version or kind, or `sqlite3.Error`.
     """
     writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         is_new = not writer.execute("SELECT 1 FROM sqlite_master").fetchone()
         if not is_new:
-            require_schema(writer, path, schema)  # before a setting that changes the file
+            version = require_schema(writer, path, schema)  # before a setting that changes it
         settings = (f"PRAGMA journal_mode = {schema.journal}", *_SETTINGS)
         for setting in (*_NEW, *settings) if is_new else settings:
             writer.execute(setting)
@@ -59,6 +64,9 @@ def open_writer(path: Path, schema: Schema) -> sqlite3.Connection:
                 if not writer.execute("SELECT 1 FROM sqlite_master").fetchone():
                     _make_tables(writer, schema)  # no other process has made them meanwhile
             require_schema(writer, path, schema)
+        elif version < schema.version:
+            _migrate(writer, schema, version)
+            log.info("%s is of format %d now, it was %d", path, schema.version, version)
     except BaseException:
         writer.close()
         raise
@@ -80,10 +88,30 @@ def _make_tables(writer: sqlite3.Connection, schema: Schema) -> None:
     writer.execute(f"PRAGMA user_version = {schema.version}")
 
 
-def open_reader(path: Path) -> sqlite3.Connection:
-    """Opens a file that is there, for reading only. Raises `sqlite3.Error`."""
+def _migrate(writer: sqlite3.Connection, schema: Schema, version: int) -> None:
+    with transaction(writer):
+        for older in range(version, schema.version):
+            for statement in schema.migrations[older]:
+                writer.execute(statement)
+        writer.execute(f"PRAGMA user_version = {schema.version}")
+
+
+def open_reader(path: Path, schema: Schema | None = None) -> sqlite3.Connection:
+    """Opens a file that is there, for reading only; one of an older version as it is.
+
+    Raises `DataFolderError` if it is of another version or kind than `schema`, or `sqlite3.Error`.
+    """
     address = f"{path.resolve().as_uri()}?mode=ro"
-    return sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+    reader = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        if schema is not None:
+            for older in range(require_schema(reader, path, schema), schema.version):
+                for statement in schema.stand_ins.get(older, ()):
+                    reader.execute(statement)
+    except BaseException:
+        reader.close()
+        raise
+    return reader
 
 
 _NAMED_ERRORS = 20
@@ -107,8 +135,8 @@ def find_damage(path: Path, *, quick: bool) -> list[str]:
     return found + [f"row {row} of {table} refers to nothing" for table, row, *_ in orphans]
 
 
-def require_schema(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
-    """Raises `DataFolderError` where a file has other tables than this version makes."""
+def require_schema(connection: sqlite3.Connection, path: Path, schema: Schema) -> int:
+    """The version of a file, this one or one that can be migrated; else `DataFolderError`."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application == schema.application and version > schema.version:
@@ -116,11 +144,13 @@ def require_schema(connection: sqlite3.Connection, path: Path, schema: Schema) -
             f"{path} was written by a newer version of Lookalike (its format is {version}, this "
             f"version knows {schema.version}); use that version or a later one"
         )
-    if (application, version) != (schema.application, schema.version):
+    known = {schema.version, *schema.migrations}
+    if application != schema.application or version not in known:
         raise DataFolderError(
             f"{path} was written by an older version of Lookalike or by another program; "
             f"{schema.remedy}"
         )
+    return int(version)
 
 
 def translated(exc: sqlite3.Error, path: Path) -> LookalikeError | None:
@@ -182,7 +212,7 @@ class Connections:
     """
 
     def __init__(self, path: Path, schema: Schema, *, read_only: bool = False) -> None:
-        self._path = path
+        self._path, self._schema = path, schema
         self._wal = path.with_name(f"{path.name}-wal")
         self._cut_at = 0.0
         self._write_lock = threading.Lock()
@@ -192,8 +222,8 @@ class Connections:
             self._idle.put(None)
         self._writer: sqlite3.Connection | None = None
         if read_only:
-            with self.read() as connection:
-                require_schema(connection, path, schema)
+            with self.read():  # which looks at the file
+                pass
         else:
             with sqlite_errors(path):
                 self._writer = open_writer(path, schema)
@@ -214,7 +244,7 @@ class Connections:
         try:
             self._require_open()
             with sqlite_errors(self._path):
-                connection = connection or open_reader(self._path)
+                connection = connection or open_reader(self._path, self._schema)
                 connection.execute("BEGIN")
                 try:
                     yield connection
@@ -293,8 +323,7 @@ class OneConnection:
             if not read_only:
                 self._connection = open_writer(path, schema)
             elif path.exists():
-                self._connection = open_reader(path)
-                require_schema(self._connection, path, schema)
+                self._connection = open_reader(path, schema)
             else:
                 self._connection = open_writer(Path(":memory:"), schema)
 

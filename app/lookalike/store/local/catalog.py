@@ -19,11 +19,13 @@ from lookalike.errors import DataFolderError, StorageError
 from lookalike.files.data_folder import APPLICATION
 from lookalike.progress import Worker
 from lookalike.records import (
+    MAX_COPIES,
     ImageRecord,
     Metadata,
     ModelSpec,
     NewImage,
     OnConflict,
+    Place,
     PutOutcome,
     PutStatus,
     canonical_json,
@@ -35,12 +37,31 @@ from lookalike.store.base import (
     image_not_found,
     put_outcome,
     unknown_collection,
+    without_places,
 )
 from lookalike.store.sqlite import Connections, Schema
 
+_LOCATION = "rtrim(root, '/') || '/' || path"  # what `Place.location` gives
+
+# One row for each file whose bytes were seen, in the order in which they were. `seq` is the picture
+# that has these bytes; a file has one place, from whatever root it was indexed.
+_PLACES = (
+    """
+    CREATE TABLE places (
+        place INTEGER PRIMARY KEY,
+        collection INTEGER NOT NULL,
+        seq INTEGER NOT NULL REFERENCES images (seq) ON DELETE CASCADE,
+        root TEXT NOT NULL,
+        path TEXT NOT NULL
+    )
+    """,
+    f"CREATE UNIQUE INDEX places_by_location ON places (collection, {_LOCATION})",
+    "CREATE INDEX places_by_seq ON places (seq)",
+)
+
 SCHEMA = Schema(
     application=APPLICATION,
-    version=1,
+    version=2,
     statements=(
         # A collection without a name was dropped; its rows are being removed. `images` counts its
         # rows, `changes` the commits that changed them.
@@ -98,9 +119,12 @@ SCHEMA = Schema(
         )
         """,
         "CREATE INDEX vectors_by_seq ON vectors (seq)",
+        *_PLACES,
     ),
     remedy="put the right one back from a backup, make it again with `lookalike rebuild`, or index "
     "the pictures again, into another data folder",
+    migrations={1: _PLACES},
+    stand_ins={1: ("CREATE TEMP TABLE places (place, collection, seq, root, path)",)},
 )
 
 IN_LIST = "IN (SELECT value FROM json_each(?))"
@@ -110,7 +134,11 @@ _RECORD_FIELDS = (
     *("id", "sha256", "filename", "media_type", "width", "height", "bytes"),
     *("created_at", "updated_at", "source", "metadata"),
 )
-RECORD_COLUMNS = ", ".join(f"images.{name}" for name in _RECORD_FIELDS)
+_SEEN = (
+    "(SELECT json_group_array(json_array(root, path)) FROM (SELECT root, path FROM places"
+    f" WHERE places.seq = images.seq ORDER BY place LIMIT {1 + MAX_COPIES}))"
+)
+RECORD_COLUMNS = ", ".join([*(f"images.{name}" for name in _RECORD_FIELDS), _SEEN])
 """What `record` reads, in its order."""
 
 Rows = Sequence[tuple[int, Metadata]]
@@ -152,7 +180,8 @@ class Written:
 
     row: CollectionRow
     new: bool
-    outcomes: list[PutOutcome] = field(default_factory=list)  # one for each picture, in order
+    # One for each picture, in order; None for one that needs a vector where none was given.
+    outcomes: list[PutOutcome | None] = field(default_factory=list)
     added: dict[int, int] = field(default_factory=dict)  # seq -> position in the call; ascending
     updated: dict[int, Metadata] = field(default_factory=dict)  # of rows from before, by seq
     removed: list[int] = field(default_factory=list)  # seqs from before
@@ -161,8 +190,9 @@ class Written:
     @property
     def changes(self) -> Changes:
         """The same for the columns of metadata."""
-        last = {one.record.id: one.record.metadata for one in self.outcomes}
-        added = [(seq, last[self.outcomes[n].record.id]) for seq, n in self.added.items()]
+        last = {one.record.id: one.record.metadata for one in self.outcomes if one}
+        put = ((seq, self.outcomes[position]) for seq, position in self.added.items())
+        added = [(seq, last[one.record.id]) for seq, one in put if one]
         return Changes(added, sorted(self.updated.items()), self.removed)
 
 
@@ -342,18 +372,34 @@ class Catalog:
             row = read_collection(connection, name)
             made = row or _make_collection(connection, name, spec, provenance, now)
             written = Written(made, new=row is None)
-            held = read_images(connection, made, [one.id for one in images])
-            for position, image in enumerate(images):
-                seq, existing = held.get(image.id, (0, None))
-                outcome = put_outcome(name, existing, image, on_conflict=on_conflict, now=now)
-                if existing is not None and outcome.status is PutStatus.REPLACED:
-                    written.released.append(existing.sha256)
-                seq = _write(connection, written, seq, outcome, vectors[position])
-                written.outcomes.append(outcome)
-                held[image.id] = (seq, outcome.record)
-            if written.added or written.updated or written.removed:
-                grown = len(written.added) - len(written.removed)
-                written.row = _count_change(connection, made, images=grown)
+            _write_all(connection, written, images, vectors, on_conflict=on_conflict, now=now)
+            return written
+
+    def put_known(
+        self, name: str, images: Sequence[NewImage], *, on_conflict: OnConflict
+    ) -> Written | None:
+        """As `put`, without vectors; None if there is no such collection, see `upsert_known`.
+
+        Nothing is written where nothing changes.
+        """
+        now = utc_now()
+        with self.connections.read() as connection:
+            row = read_collection(connection, name)
+            held = read_images(connection, row, [one.id for one in images]) if row else {}
+        if row is None:
+            return None
+        written, same = Written(row, new=False), True
+        for image in images:
+            _, existing = held.get(image.id, (0, None))
+            outcome = put_outcome(name, existing, image, on_conflict=on_conflict, now=now)
+            needs_vector = outcome.status in _NEEDS_VECTOR
+            written.outcomes.append(None if needs_vector else outcome)
+            same = same and (needs_vector or outcome.record is existing)
+        if same:
+            return written
+        with self.connections.write() as connection:
+            written = Written(row, new=False)
+            _write_all(connection, written, images, None, on_conflict=on_conflict, now=now)
             return written
 
     def change_metadata(
@@ -374,6 +420,27 @@ class Catalog:
         )
         with self.connections.write() as connection:
             connection.execute(sql, (image.source, image.id, image.sha256, name))
+
+    def places(self, name: str, ids: Iterable[str]) -> dict[str, list[Place]]:
+        """All places of pictures by id, see `Store.places`."""
+        sql = (
+            "SELECT images.id, root, path FROM images JOIN places USING (seq)"
+            " WHERE images.collection = (SELECT id FROM collections WHERE name = ?)"
+            f" AND images.id {IN_LIST} ORDER BY place"
+        )
+        found: dict[str, list[Place]] = {}
+        for image_id, root, path in self._read(sql, name, json.dumps(list(ids))):
+            found.setdefault(image_id, []).append(Place(root, path))
+        return found
+
+    def forget(self, name: str, places: Iterable[Place]) -> None:
+        """Removes places, see `Store.forget`."""
+        sql = f"DELETE FROM places WHERE collection = ? AND {_LOCATION} {IN_LIST}"
+        with self.connections.write() as connection:
+            row = read_collection(connection, name)
+            if row is not None:
+                locations = [place.location for place in places]
+                connection.execute(sql, (row.id, json.dumps(locations)))
 
     def delete(self, name: str, image_id: str) -> tuple[CollectionRow, int, ImageRecord]:
         """Removes a picture; gives its collection, and its seq and row as they were."""
@@ -408,8 +475,13 @@ def read_images(
 
 def record(collection: str, row: Sequence[Any]) -> ImageRecord:
     """Reads `RECORD_COLUMNS`."""
-    values = dict(zip(_RECORD_FIELDS, row, strict=True))
-    return ImageRecord(collection=collection, **values | {"metadata": json.loads(row[-1])})
+    *facts, metadata, seen = row
+    values = dict(zip(_RECORD_FIELDS[:-1], facts, strict=True))
+    values["metadata"] = json.loads(metadata)
+    if seen != "[]":
+        first, *others = (Place(*one) for one in json.loads(seen))
+        values |= {"place": first, "others": tuple(others)}
+    return ImageRecord(collection=collection, **values)
 
 
 def vector_blob(vector: Vectors) -> bytes:
@@ -458,11 +530,49 @@ def _require_image(
     return row, *found[image_id]
 
 
+_NEEDS_VECTOR = {PutStatus.CREATED, PutStatus.REPLACED}
+
+
+def _write_all(
+    connection: sqlite3.Connection,
+    written: Written,
+    images: Sequence[NewImage],
+    vectors: Vectors | None,
+    *,
+    on_conflict: OnConflict,
+    now: str,
+) -> None:
+    """Writes pictures and counts the change; without `vectors`, those that need none."""
+    name = written.row.name
+    held = read_images(connection, written.row, [one.id for one in images])
+    for position, image in enumerate(images):
+        seq, existing = held.get(image.id, (0, None))
+        outcome = put_outcome(name, existing, image, on_conflict=on_conflict, now=now)
+        if outcome.status in _NEEDS_VECTOR and vectors is None:
+            written.outcomes.append(None)
+            continue
+        if existing is not None and outcome.status is PutStatus.REPLACED:
+            written.released.append(existing.sha256)
+        vector = None if vectors is None else vectors[position]
+        seq = _write(connection, written, seq, outcome, vector)
+        written.outcomes.append(outcome)
+        if image.place is not None and outcome.record is not existing:
+            _move_place(connection, written.row.id, seq, image.place, held)
+        held[image.id] = (seq, outcome.record)
+    if written.added or written.updated or written.removed:
+        grown = len(written.added) - len(written.removed)
+        written.row = _count_change(connection, written.row, images=grown)
+
+
 def _write(
-    connection: sqlite3.Connection, written: Written, seq: int, outcome: PutOutcome, vector: Vectors
+    connection: sqlite3.Connection,
+    written: Written,
+    seq: int,
+    outcome: PutOutcome,
+    vector: Vectors | None,
 ) -> int:
     """Writes what a put decided about the row `seq`, or 0; gives the seq that the row has now."""
-    if outcome.status in {PutStatus.CREATED, PutStatus.REPLACED}:
+    if outcome.status in _NEEDS_VECTOR and vector is not None:
         if seq:
             connection.execute("DELETE FROM images WHERE seq = ?", (seq,))
             written.updated.pop(seq, None)
@@ -478,6 +588,27 @@ def _write(
         if seq not in written.added:
             written.updated[seq] = metadata
     return seq
+
+
+def _move_place(
+    connection: sqlite3.Connection,
+    collection: int,
+    seq: int,
+    place: Place,
+    held: dict[str, tuple[int, ImageRecord]],
+) -> None:
+    """Gives a row a place, and takes it from the row that had it, in the rows `held` too."""
+    location = place.location
+    sql = f"SELECT seq FROM places WHERE collection = ? AND {_LOCATION} = ?"
+    found = connection.execute(sql, (collection, location)).fetchone()
+    if found == (seq,):
+        return
+    if found is not None:
+        for key, (number, row) in held.items():
+            held[key] = number, without_places(row, {location})
+    # A new number each time, so that the place counts as the row's latest.
+    sql = "INSERT OR REPLACE INTO places (collection, seq, root, path) VALUES (?, ?, ?, ?)"
+    connection.execute(sql, (collection, seq, place.root, place.path))
 
 
 def _insert_image(connection: sqlite3.Connection, collection: int, row: ImageRecord) -> int:

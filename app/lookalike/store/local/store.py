@@ -23,8 +23,8 @@ from lookalike.records import (
     ModelSpec,
     NewImage,
     OnConflict,
+    Place,
     PutOutcome,
-    PutStatus,
     decode_cursor,
     encode_cursor,
 )
@@ -34,7 +34,6 @@ from lookalike.store.base import (
     Page,
     Vectors,
     check_vectors,
-    decide,
     image_not_found,
     require_same_spec,
 )
@@ -235,20 +234,24 @@ class LocalStore:
                 self._filtering.made(written.row)
             self._indexes.follow(written.row, written.added, rows, written.removed)
             self._filtering.follow(written.row, written.changes)
-            return written.outcomes
+            return [one for one in written.outcomes if one is not None]
 
     def upsert_known(
-        self, collection: str, image: NewImage, *, on_conflict: OnConflict
-    ) -> PutOutcome | None:
+        self, collection: str, images: Sequence[NewImage], *, on_conflict: OnConflict
+    ) -> list[PutOutcome | None]:
         with self._change:
-            existing = self._catalog.find(collection, [image.id]).get(image.id)
-            status = decide(existing, image, on_conflict)
-            if existing is None or status is PutStatus.REPLACED:
-                return None
-            if status is PutStatus.UPDATED:
-                sent = image.metadata or {}
-                existing = self._change_metadata(collection, image.id, lambda _: sent)
-            return PutOutcome(status, existing)
+            written = self._catalog.put_known(collection, images, on_conflict=on_conflict)
+            if written is None:
+                return [None] * len(images)
+            if written.updated:
+                self._filtering.follow(written.row, written.changes)
+            return written.outcomes
+
+    def places(self, collection: str, image_ids: Sequence[str]) -> dict[str, list[Place]]:
+        return self._catalog.places(collection, image_ids)
+
+    def forget(self, collection: str, places: Sequence[Place]) -> None:
+        self._catalog.forget(collection, places)
 
     def update_metadata(
         self,
