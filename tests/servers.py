@@ -56,6 +56,17 @@ class Server:
                 time.sleep(0.05)
         raise AssertionError("the service does not become ready")
 
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that the process itself holds."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def descriptors(self) -> int:
+        """Files and connections that the process has open."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
     def kill(self) -> None:
         """kill -9."""
         self.process.kill()

@@ -6,6 +6,8 @@ looks at each and ends those that stay in one state for too long.
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
 import logging
 import re
@@ -232,6 +234,7 @@ class Connections:
         self._metrics = metrics
         self._open: dict[Connection, str | None] = {}  # the oldest first, with its client
         self._by_client: Counter[str | None] = Counter()
+        self._may_give_way = True
         self._full: set[str | None] = set()  # clients, and None for all, that have none to close
 
     def add(self, connection: Connection, host: str) -> bool:
@@ -240,7 +243,7 @@ class Connections:
         of_one = client is not None and self._by_client[client] >= self._most_of_one
         if of_one or len(self._open) >= self._most:
             whose = client if of_one else None
-            if whose in self._full or not self._make_room(whose):
+            if whose in self._full or not self._make_room(whose, ROOM):
                 self._full.add(whose)
                 self.count("refused")
                 return False
@@ -266,16 +269,26 @@ class Connections:
     def look(self, turn: int) -> None:
         """Ends those of a tenth of the connections that are overdue; called ten times a second."""
         self._full.clear()
+        self._may_give_way = True
         now = time.monotonic()
         for connection in [one for one in self._open if one.turn == turn % TURNS]:
             connection.look(now)
 
-    def _make_room(self, client: str | None) -> bool:
-        """Closes a few idle connections, or some whose answers stall; whether there were any."""
+    def give_way(self) -> None:
+        """Closes a quarter of the connections, if so many are idle; at most once between looks.
+
+        Called where none can be accepted because the process may open no more files.
+        """
+        if self._may_give_way:
+            self._may_give_way = False
+            self._make_room(None, len(self._open) // 4 + 1)
+
+    def _make_room(self, client: str | None, count: int) -> bool:
+        """Closes idle connections, or some whose answers stall; whether there were any."""
         now = time.monotonic()
         found = [one for one, of in self._open.items() if client in (None, of)]
-        victims = list(islice((one for one in found if one.is_idle), ROOM))
-        victims = victims or [one for one in found if one.stalled_s(now) > STALLED_S][:ROOM]
+        victims = list(islice((one for one in found if one.is_idle), count))
+        victims = victims or [one for one in found if one.stalled_s(now) > STALLED_S][:count]
         for connection in victims:
             self.count("room")
             self.remove(connection)
@@ -310,8 +323,15 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens; the system keeps more connections than are accepted at once."""
+        asyncio.get_running_loop().set_exception_handler(self._on_error)
         await super().startup(sockets)
         self._listening.listen(BACKLOG)
+
+    def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Closes idle connections where none can be accepted for want of descriptors."""
+        if getattr(context.get("exception"), "errno", None) in {errno.EMFILE, errno.ENFILE}:
+            self._connections.give_way()
+        loop.default_exception_handler(context)
 
     async def on_tick(self, counter: int) -> bool:
         """Looks at a tenth of the connections; uvicorn calls this ten times a second."""

@@ -181,6 +181,9 @@ def _os(request: Request, exc: OSError) -> JSONResponse:
     if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
         full = errors.StorageFullError("The disk is full; free some room and send this again")
         return answer(request, full)
+    if exc.errno in {errno.EMFILE, errno.ENFILE}:
+        many = UnavailableError("Too many files and connections are open; try again in a moment")
+        return answer(request, many)
     return _unforeseen(request, exc)
 
 
