@@ -42,7 +42,8 @@ LookalikeError
 │   ├── QueueFullError
 │   ├── NotReadyError                 starting, shutting down, or the canary failed
 │   ├── FilterTooSlowError            a filter that takes longer than it may
-│   └── EmbeddingFailedError          the network failed on a batch
+│   ├── EmbeddingFailedError          the network failed on a batch
+│   └── OutOfMemoryError              too little memory for what was asked
 ├── StorageError
 │   ├── StorageFullError              no room left on the disk
 │   ├── DataFolderInUseError          another process owns the data folder
@@ -67,6 +68,8 @@ A `code` is stable: it is part of the HTTP interface and documented in `docs/api
 
 from __future__ import annotations
 
+import errno
+import re
 from typing import ClassVar
 
 
@@ -258,6 +261,33 @@ class FilterTooSlowError(UnavailableError, code="filter_too_slow"):
 
 class EmbeddingFailedError(UnavailableError, code="embedding_failed"):
     """The network failed on the batch that held this picture."""
+
+
+class OutOfMemoryError(UnavailableError, code="out_of_memory"):
+    """There is too little memory for what was asked; that says nothing about a picture."""
+
+    retry_after_s = 5
+
+
+_NO_MEMORY = re.compile(
+    r"out of memory|not enough memory|memory allocation|bad_alloc|start new thread"
+    r"|(can't|cannot|unable to|failed to) allocate|allocation failed",
+    re.IGNORECASE,
+)
+
+
+def lacks_memory(exc: BaseException) -> bool:
+    """Whether a library's error, or what it came from, says that there is too little memory."""
+    seen: BaseException | None = exc
+    while seen is not None:
+        if isinstance(seen, (MemoryError, OutOfMemoryError)):
+            return True
+        if isinstance(seen, OSError) and seen.errno is not None:
+            return seen.errno == errno.ENOMEM
+        if not isinstance(seen, LookalikeError) and _NO_MEMORY.search(str(seen)):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 class StorageError(LookalikeError, code="storage_error"):

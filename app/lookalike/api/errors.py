@@ -58,6 +58,7 @@ STATUS: dict[type[LookalikeError], int] = {
 }
 """The status of each class. A class that is not in the table has that of its parent."""
 
+_NO_MEMORY = "There is too little memory now: try again in a moment, or give the service more"
 _HTTP_CODES = {
     400: errors.MalformedRequestError.code,
     404: "not_found",
@@ -143,6 +144,8 @@ def install(app: FastAPI) -> None:
         RequestValidationError: _validation,
         HTTPException: _http,
         OSError: _os,
+        MemoryError: _unforeseen,
+        RuntimeError: _unforeseen,  # threads and libraries that lack memory raise it
         Exception: _unforeseen,
     }
     for kind, handler in handlers.items():
@@ -188,6 +191,8 @@ def _os(request: Request, exc: OSError) -> JSONResponse:
 
 
 def _unforeseen(request: Request, exc: Exception) -> JSONResponse:
+    if errors.lacks_memory(exc):
+        return answer(request, errors.OutOfMemoryError(_NO_MEMORY))
     log.error("unforeseen error", exc_info=exc)
     detail = "Something went wrong that should not; the log has the details under this request id"
     return problem(request, 500, LookalikeError.code, detail)

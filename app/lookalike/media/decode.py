@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import re
 import struct
 import threading
@@ -30,8 +31,10 @@ from lookalike.errors import (
     ImageTooLargeError,
     InvalidImageError,
     NotAnImageError,
+    OutOfMemoryError,
     TooManyPixelsError,
     UnreadableImageError,
+    lacks_memory,
 )
 from lookalike.records import MOST_RESIZED, Preprocess
 
@@ -88,6 +91,13 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_BYTES_PER_PIXEL = 20  # what the hungriest format (JPEG 2000) takes while it is decoded
+_SPARE_BYTES = 2**24
+_NO_MEMORY = (
+    "There is too little memory to decode this picture: try again in a moment, or send a smaller "
+    "version of it"
+)
+_UNKNOWN_PIXELS = 2**23  # taken for a picture whose header could not be read
 _DEEP_MODES = frozenset(("I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
 _ALPHA_MODES = frozenset(("RGBA", "LA", "PA", "La", "RGBa"))
 _MOST_SCANS = 128  # of a JPEG file; those that programs write have at most a few dozen
@@ -170,6 +180,7 @@ def decode_image(
         DecodeTimeoutError: The file says itself that decoding it would take very long.
         NotAnImageError: Not a picture in a format that is read here.
         UnreadableImageError: A picture, but truncated or broken.
+        OutOfMemoryError: Too little memory; the picture may be fine.
     """
     decoded = decode_if_quick(
         source,
@@ -197,7 +208,12 @@ def decode_if_quick(
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     stream.seek(0)
     head = stream.read(64)
-    with _translated(head, limits=limits), _open(stream, head, limits=limits) as image:
+    sizes: list[tuple[int, int]] = []
+    with (
+        _translated(head, sizes, limits=limits),
+        _open(stream, head, limits=limits) as image,
+    ):
+        sizes.append(image.size)
         media_type = MEDIA_TYPES[image.format or ""]
         if expected_seconds(image, stream) > expected_s:
             return None
@@ -279,7 +295,10 @@ def _open(stream: BinaryIO, head: bytes, *, limits: ImageLimits) -> Image.Image:
 
 
 @contextmanager
-def _translated(head: bytes, *, limits: ImageLimits) -> Iterator[None]:
+def _translated(
+    head: bytes, sizes: list[tuple[int, int]], *, limits: ImageLimits
+) -> Iterator[None]:
+    """Turns Pillow's errors into ours; `sizes` holds the picture's size once that is known."""
     try:
         yield
     except InvalidImageError:
@@ -288,6 +307,8 @@ def _translated(head: bytes, *, limits: ImageLimits) -> Iterator[None]:
         raise _too_many_pixels(limits) from exc
     except UnidentifiedImageError as exc:
         if _starts_like_a_picture(head):
+            if _memory_is_short(sizes):
+                raise OutOfMemoryError(_NO_MEMORY) from exc
             raise UnreadableImageError(
                 "The file starts like a picture but its header is truncated or broken: "
                 "send it again from an intact copy"
@@ -297,10 +318,22 @@ def _translated(head: bytes, *, limits: ImageLimits) -> Iterator[None]:
             f"The file is not a picture in a format that is read here ({known})"
         ) from exc
     except Exception as exc:
+        if lacks_memory(exc) or _memory_is_short(sizes):
+            raise OutOfMemoryError(_NO_MEMORY) from exc
         raise UnreadableImageError(
             f"The picture cannot be decoded ({exc or type(exc).__name__}): "
             "it is truncated, broken, or uses a feature that is not supported"
         ) from exc
+
+
+def _memory_is_short(sizes: list[tuple[int, int]]) -> bool:
+    """Whether memory for decoding a picture cannot be had: libraries may call that broken data."""
+    pixels = max((width * height for width, height in sizes), default=_UNKNOWN_PIXELS)
+    try:
+        mmap.mmap(-1, _BYTES_PER_PIXEL * pixels + _SPARE_BYTES).close()  # reserved, not touched
+    except OSError:
+        return True
+    return False
 
 
 def _starts_like_a_picture(head: bytes) -> bool:

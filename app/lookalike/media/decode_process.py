@@ -35,6 +35,7 @@ from lookalike.cores import memory_bytes, start_module
 from lookalike.errors import (
     InvalidImageError,
     LookalikeError,
+    OutOfMemoryError,
     QueueFullError,
     UnavailableError,
     UnreadableImageError,
@@ -253,7 +254,7 @@ def main() -> None:
             answer = {"error": exc.code, "text": str(exc)}
         except MemoryError:
             text = "There is too little memory to decode the picture; send a smaller version"
-            answer = {"error": UnavailableError.code, "text": text}
+            answer = {"error": OutOfMemoryError.code, "text": text}
         signal.setitimer(signal.ITIMER_PROF, 0)
         connection.sendall(json.dumps(answer).encode() + b"\n")
 

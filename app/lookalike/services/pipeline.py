@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, Self, TypeVar
 
-from lookalike.errors import LookalikeError, UnreadableImageError
+from lookalike.errors import LookalikeError, OutOfMemoryError, UnreadableImageError, lacks_memory
 from lookalike.models.encoders import Vector
 
+_NO_MEMORY = "There is too little memory for this picture: try again in a moment"
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
@@ -57,10 +58,10 @@ class Pipeline:
     ) -> Generator[Result[Item, Value], None, None]:
         """Yields one result for each item, in order.
 
-        An item that raises a `LookalikeError` carries it in its result and affects no other. Any
-        other exception ends the run. Closing the generator cancels what has not begun and waits
-        for what has. Items are taken as there is room, on the caller's thread; `prepare` is called
-        on the pipeline's threads.
+        An item that raises a `LookalikeError`, or lacks memory, carries that error in its result
+        and affects no other. Any other exception ends the run. Closing the generator cancels what
+        has not begun and waits for what has. Items are taken as there is room, on the caller's
+        thread; `prepare` is called on the pipeline's threads.
         """
         window: deque[tuple[Item, Future[Prepared[Value]]]] = deque()
         left = iter(items)
@@ -77,6 +78,8 @@ class Pipeline:
                     result = Result(item, value, None if vector is None else vector.result())
                 except LookalikeError as exc:
                     result = Result(item, value, error=exc)
+                except MemoryError:
+                    result = Result(item, value, error=OutOfMemoryError(_NO_MEMORY))
                 yield result
         finally:
             for _, begun in window:
@@ -93,10 +96,12 @@ def grouped(results: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Translates an `OSError` inside the block into `UnreadableImageError`."""
+    """Translates an `OSError` inside the block into `UnreadableImageError`, unless memory lacks."""
     try:
         yield
     except OSError as exc:
+        if lacks_memory(exc):
+            raise OutOfMemoryError(_NO_MEMORY) from exc
         raise UnreadableImageError(f"{name} cannot be read: {exc.strerror}") from exc
 
 
