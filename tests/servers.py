@@ -20,6 +20,8 @@ LOOKALIKE = Path(sys.executable).with_name("lookalike")
 class Server:
     """`lookalike serve` on a free port; settings are given by name."""
 
+    command: tuple[str | Path, ...] = (LOOKALIKE,)
+
     def __init__(self, data_dir: Path, **settings: Any) -> None:
         self.data_dir = data_dir
         self.log = data_dir.parent / "server.log"
@@ -39,7 +41,7 @@ class Server:
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [LOOKALIKE, "serve", "--port", str(self.port)],
+                [*self.command, "serve", "--port", str(self.port)],
                 env=self._environment,
                 cwd=self.data_dir.parent,
                 stdout=log,

@@ -1,0 +1,334 @@
+"""kill -9 of a real service amid everything that changes what it holds.
+
+Several clients index, replace, change and delete pictures, drop a collection, send archives and
+move collections to another model, while small limits keep building indexes. The test keeps a model
+of what each id may be. After each restart, what was acknowledged is there, bytes and all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import random
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from lookalike.models.head import save_head
+from tests.servers import Server
+from tests.services.archive_maker import write_archive
+from tests.services.moving import make_head
+from tests.test_crash import picture
+from tests.waiting import wait_for
+
+ROUNDS = int(os.environ.get("LOOKALIKE_TEST_KILLS", "3"))
+"""How often the service is killed; 200 for a thorough run."""
+
+IDS = 60  # of each client
+ARCHIVES = 4
+ARCHIVE_PICTURES = 15
+
+SMALL_LIMITS = """
+import sys
+from functools import partial
+from lookalike.store.local.index import policy
+limits = policy.Limits(
+    min_rows=20, saved_changes=20, compacted_rows=10, scored_rows=10, small_rows=10,
+    inline_numbers=4000, calibrated_k=(10,), retry_s=1.0, poll_s=0.5,
+)
+policy.IndexPolicy = partial(policy.IndexPolicy, limits=limits)
+from lookalike.cli.main import run
+run()
+"""
+
+
+class SmallLimits(Server):
+    """A service whose indexes are built and compacted at a few dozen pictures."""
+
+    command = (sys.executable, "-c", SMALL_LIMITS)
+
+
+Key = tuple[str, str]  # collection, id
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What stands under an id."""
+
+    number: int  # the picture, as `picture` makes it
+    metadata: str  # canonical JSON
+
+
+@dataclass
+class Model:
+    """What each id may be: one state once its last change was acknowledged, else one of two."""
+
+    states: dict[Key, set[Stored | None]] = field(default_factory=dict)
+    done: Counter[str] = field(default_factory=Counter)  # changes acknowledged, by kind
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def now(self, key: Key) -> Stored | None:
+        (state,) = self.states.get(key, {None})
+        return state
+
+    def attempt(
+        self,
+        kind: str,
+        after: Mapping[Key, Stored | None],
+        http: httpx2.Client,
+        method: str,
+        path: str,
+        **options: Any,
+    ) -> bool:
+        """Makes a change whose outcome is `after`; False once the service is dead."""
+        for key, state in after.items():
+            self.states[key] = {*self.states.get(key, {None}), state}
+        try:
+            answer = http.request(method, path, **options)
+        except httpx2.HTTPError:
+            return False
+        assert answer.is_success, (kind, answer.text)
+        for key, state in after.items():
+            self.states[key] = {state}
+        self.done[kind] += 1
+        return True
+
+
+def as_json(**metadata: Any) -> str:
+    return json.dumps(metadata, sort_keys=True)
+
+
+class Client(ABC):
+    """Changes pictures of its own until the service is dead."""
+
+    def __init__(self, model: Model, chance: random.Random) -> None:
+        self.model, self.chance = model, chance
+
+    def work(self, server: Server, stop: threading.Event) -> None:
+        key = server.http.headers
+        with httpx2.Client(base_url=server.url, headers=key, trust_env=False) as self.http:
+            while not stop.is_set() and self.change():
+                pass
+
+    @abstractmethod
+    def change(self) -> bool:
+        """Makes one change; False once the service is dead."""
+
+
+class PictureClient(Client):
+    """Indexes, replaces, changes and deletes pictures of one collection, and drops `side`."""
+
+    def __init__(self, model: Model, chance: random.Random, collection: str) -> None:
+        super().__init__(model, chance)
+        self.collection = collection
+        self.names = [f"{collection}-{number}" for number in range(IDS)]
+
+    def change(self) -> bool:
+        name = self.chance.choice(self.names)
+        stored = self.model.now((self.collection, name))
+        kind = self.chance.choice(["put", "put", "put", "patch", "delete", "drop"])
+        if stored is None or kind == "put":
+            return self.put(self.chance.sample(self.names, self.chance.randint(1, 12)))
+        if kind == "patch":
+            return self.patch(name, stored)
+        if kind == "delete":
+            return self.attempt("delete", {name: None}, "DELETE", f"/images/{name}")
+        if self.collection == "side" and self.chance.random() < 0.1:
+            path = f"/collections/{self.collection}"
+            return self.attempt("drop", dict.fromkeys(self.names), "DELETE", path)
+        return True
+
+    def put(self, names: Sequence[str]) -> bool:
+        replaces = any(self.model.now((self.collection, name)) for name in names)
+        new = {name: Stored(next(self.model.numbers), as_json(of=name)) for name in names}
+        return self.attempt(
+            "replace" if replaces else "index",
+            new,
+            "POST",
+            "/index",
+            files=[("files", (f"{one.number}.png", picture(one.number))) for one in new.values()],
+            data={"ids": names, "metadata": json.dumps([{"of": name} for name in names])},
+        )
+
+    def patch(self, name: str, stored: Stored) -> bool:
+        value = next(self.model.numbers)
+        metadata = as_json(**json.loads(stored.metadata) | {"value": value})
+        return self.attempt(
+            "patch",
+            {name: Stored(stored.number, metadata)},
+            "PATCH",
+            f"/images/{name}",
+            json={"metadata": {"value": value}},
+        )
+
+    def attempt(
+        self, kind: str, after: Mapping[str, Stored | None], method: str, path: str, **sent: Any
+    ) -> bool:
+        keyed = {(self.collection, name): state for name, state in after.items()}
+        if method == "POST":
+            sent["data"]["collection"] = self.collection
+        elif kind != "drop":
+            sent["params"] = {"collection": self.collection}
+        return self.model.attempt(kind, keyed, self.http, method, path, **sent)
+
+
+def archive_numbers(which: int) -> range:
+    return range(10**6 + which * ARCHIVE_PICTURES, 10**6 + (which + 1) * ARCHIVE_PICTURES)
+
+
+class JobClient(Client):
+    """Sends archives, whose pictures are known by their bytes, and moves collections.
+
+    The jobs are looked at after the restart, by `check`.
+    """
+
+    def __init__(self, model: Model, chance: random.Random, folder: Path) -> None:
+        super().__init__(model, chance)
+        self.folder = folder
+
+    def change(self) -> bool:
+        time.sleep(self.chance.uniform(0, 0.2))
+        return self.move() if self.chance.random() < 0.4 else self.send()
+
+    def move(self) -> bool:
+        collection = self.chance.choice(["main", "side", "archives"])
+        head = self.chance.choice([None, str(self.folder / "head.safetensors")])
+        try:
+            answer = self.http.post(f"/collections/{collection}/reembed", json={"head": head})
+        except httpx2.HTTPError:
+            return False
+        assert answer.status_code in {202, 404}, answer.text  # not made yet, or dropped
+        self.model.done["reembed"] += answer.status_code == 202
+        return True
+
+    def send(self) -> bool:
+        which, value = self.chance.randrange(ARCHIVES), next(self.model.numbers)
+        metadata = as_json(value=value)
+        new: dict[Key, Stored | None] = {
+            ("archives", hashlib.sha256(picture(number)).hexdigest()[:16]): Stored(number, metadata)
+            for number in archive_numbers(which)
+        }
+        archive = (self.folder / f"{which}.zip").read_bytes()
+        return self.model.attempt(
+            "archive",
+            new,
+            self.http,
+            "POST",
+            "/index/archive",
+            data={"collection": "archives", "metadata": metadata},
+            files={"file": (f"{which}.zip", archive)},
+        )
+
+
+def wait_for_jobs(server: Server) -> None:
+    def unfinished() -> list[dict[str, Any]]:
+        jobs = server.http.get("/jobs", params={"limit": 1000}).json()["jobs"]
+        for job in jobs:
+            failed = job["state"] in {"failed", "canceled"} or job["errors"]
+            assert not failed or "'side'" in job["message"], job  # it was dropped
+        return [job for job in jobs if job["state"] in {"queued", "running"}]
+
+    wait_for(lambda: not unfinished(), state=unfinished)
+
+
+def stored_in(server: Server) -> dict[Key, dict[str, Any]]:
+    found: dict[Key, dict[str, Any]] = {}
+    for collection in server.http.get("/collections").json()["collections"]:
+        cursor: str | None = ""
+        count = 0
+        while cursor is not None:
+            query: dict[str, Any] = {"collection": collection["name"], "limit": 40}
+            query |= {"cursor": cursor} if cursor else {}
+            page = server.http.get("/images", params=query).json()
+            for image in page["images"]:
+                key = (collection["name"], image["id"])
+                assert key not in found, "listed twice"
+                found[key] = image
+                count += 1
+            cursor = page["next_cursor"]
+        assert count == collection["count"]
+    return found
+
+
+def check(server: Server, model: Model) -> None:
+    """Every id is in a state that it may be in, and all of it can be had and found."""
+    wait_for_jobs(server)
+    images = stored_in(server)
+    assert set(images) <= set(model.states)
+    for key, allowed in model.states.items():
+        image = images.get(key)
+        if image is None:
+            assert None in allowed, f"{key} is lost; {allowed}"
+            model.states[key] = {None}
+            continue
+        content = server.http.get(image["image_url"]).content
+        metadata = as_json(**image["metadata"])
+        match = [
+            one
+            for one in allowed
+            if one and one.metadata == metadata and picture(one.number) == content
+        ]
+        assert match, f"{key} is {image}; {allowed}"
+        model.states[key] = {match[0]}
+        query = {"k": 1, "collection": key[0]}
+        answer = server.http.post("/search", data=query, files={"file": content})
+        assert answer.status_code == 200, answer.text
+        (found,) = answer.json()["matches"]
+        assert (found["id"], found["score"] > 0.9999) == (key[1], True), (key, found)
+    for key, allowed in model.states.items():
+        if allowed == {None}:
+            path = f"/images/{key[1]}"
+            gone = server.http.get(path, params={"collection": key[0]})
+            assert gone.status_code == 404
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    save_head(make_head(7), tmp_path / "head.safetensors")
+    for which in range(ARCHIVES):
+        files = [(f"{n}.png", picture(n)) for n in archive_numbers(which)]
+        write_archive(tmp_path / f"{which}.zip", files)
+    made = SmallLimits(tmp_path / "data", max_batch=8, index="IVF1,SQ8")
+    yield made
+    made.close()
+
+
+@pytest.mark.timeout(7200)
+def test_nothing_acknowledged_is_lost_amid_everything(
+    server: Server, tmp_path: Path, chance: random.Random
+) -> None:
+    model, began = Model(), time.monotonic()
+    for number in range(ROUNDS):
+        stop = threading.Event()
+        first, second, third = (random.Random(chance.randrange(2**32)) for _ in range(3))
+        clients = [
+            PictureClient(model, first, "main"),
+            PictureClient(model, second, "side"),
+            JobClient(model, third, tmp_path),
+        ]
+        with ThreadPoolExecutor(len(clients)) as pool:
+            tasks = [pool.submit(one.work, server, stop) for one in clients]
+            time.sleep(chance.uniform(0.05, 2.0))
+            server.kill()
+            stop.set()
+            for task in tasks:
+                task.result()
+        server.restart()
+        check(server, model)
+        took = time.monotonic() - began
+        print(f"round {number + 1}: {took:.0f} s, {dict(model.done)}", flush=True)
+        facts = server.http.get("/info").json()["store"]["collections"].values()
+        model.done["approximate"] += sum(one["type"] != "Flat" for one in facts)
+    assert {"index", "replace", "patch", "delete", "archive"} <= set(model.done)
