@@ -36,6 +36,7 @@ from tests.waiting import wait_for
 ROUNDS = int(os.environ.get("LOOKALIKE_TEST_KILLS", "3"))
 """How often the service is killed; 200 for a thorough run."""
 
+WHO = "admin key"
 IDS = 60  # of each client
 ARCHIVES = 4
 ARCHIVE_PICTURES = 15
@@ -294,6 +295,35 @@ def check(server: Server, model: Model) -> None:
             assert gone.status_code == 404
 
 
+CALLS = {
+    "index": "index",
+    "replace": "index",
+    "patch": "patch_image",
+    "delete": "delete_image",
+    "drop": "delete_collection",
+    "archive": "index_archive",
+    "reembed": "reembed",
+}
+
+
+def check_audit(server: Server, done: Counter[str]) -> None:
+    """Each change that was acknowledged is in the audit log."""
+    entries: Counter[str] = Counter()
+    query: dict[str, Any] = {"limit": 1000}
+    while True:
+        page = server.http.get("/audit", params=query).json()
+        entries.update(
+            one["call"] for one in page["entries"] if (one["outcome"], one["who"]) == ("done", WHO)
+        )
+        if page["next_cursor"] is None:
+            break
+        query["cursor"] = page["next_cursor"]
+    acknowledged: Counter[str] = Counter()
+    for kind, call in CALLS.items():
+        acknowledged[call] += done[kind]
+    assert entries >= acknowledged, (entries, acknowledged)
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     save_head(make_head(7), tmp_path / "head.safetensors")
@@ -332,3 +362,4 @@ def test_nothing_acknowledged_is_lost_amid_everything(
         facts = server.http.get("/info").json()["store"]["collections"].values()
         model.done["approximate"] += sum(one["type"] != "Flat" for one in facts)
     assert {"index", "replace", "patch", "delete", "archive"} <= set(model.done)
+    check_audit(server, model.done)

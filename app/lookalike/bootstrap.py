@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lookalike.config import Settings, parse_dirs
 from lookalike.cores import limit_openmp
 from lookalike.errors import ConfigurationError, InvalidParameterError
+from lookalike.files.audit import AuditLog
 from lookalike.files.data_folder import require_data_folder, require_whole
 from lookalike.files.disk import LocalFiles
 from lookalike.media.decode import ImageLimits
@@ -45,7 +46,7 @@ from lookalike.services.verification import VerificationService
 from lookalike.store.access import AccessStore
 from lookalike.store.base import Store, count_of
 from lookalike.store.filters import parse_field_names
-from lookalike.store.jobs import JobStore
+from lookalike.store.jobs import Job, JobStore
 from lookalike.store.sqlite import find_damage
 
 if TYPE_CHECKING:
@@ -109,13 +110,25 @@ class Services:
             BACKUP_KIND: self.backups.as_job,
             **self.imports.handlers,
         }
-        self.jobs = JobService(job_store, handlers, ended=self.imports.ended)
+        self.audit = open_audit(settings)
+        self.jobs = JobService(job_store, handlers, ended=self._job_ended)
         self.collections = CollectionService(store, self.jobs, gate)
         self.canary = Canary(encoders, store, decoder, timeout_s=settings.ready_timeout)
         self._sweeper: Worker | None = None
         if not read_only:
             self.imports.sweep(job_store.unfinished())
             self._sweeper = file_sweeper(store, files, trash_days=settings.trash_days)
+
+    def _job_ended(self, job: Job) -> None:
+        details = {
+            "job": job.id,
+            "collection": job.parameters.get("collection"),
+            "done": job.done,
+            "errors": job.errors,
+            "message": job.message,
+        }
+        self.audit.append(job.kind, who="job", outcome=job.state, details=details)
+        self.imports.ended(job)
 
     def close(self) -> None:
         """Finishes what waits, saves, and lets go of the data folder."""
@@ -196,6 +209,11 @@ def open_store(settings: Settings, *, read_only: bool = False) -> Store:
 def open_access(settings: Settings) -> AccessService:
     """Opens the keys of the data folder, also beside the service that owns it."""
     return AccessService(AccessStore(settings.data_dir / "access.db"))
+
+
+def open_audit(settings: Settings) -> AuditLog:
+    """Opens the audit log of the data folder; nothing is written before the first change."""
+    return AuditLog(settings.data_dir / "audit", max_bytes=settings.max_audit_bytes)
 
 
 def tune_collection(

@@ -129,6 +129,8 @@ class Settings(BaseSettings):
     """Key for calls that only read; they need no key if unset"""
     require_key: bool = False
     """Whether calls that only read need a key even if there is no read_key"""
+    max_audit_bytes: Annotated[Size, Field(ge=1_000_000)] = 100_000_000
+    """Most bytes of the audit log; the oldest entries go first"""
 
     max_file_bytes: Annotated[Size, Field(ge=1_000)] = 20_000_000
     """Most bytes of one picture"""

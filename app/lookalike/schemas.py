@@ -364,3 +364,22 @@ class CheckOut(Schema):
     """What is wrong now"""
     repaired: list[FindingOut]
     """What was wrong before the repair"""
+
+
+class AuditEntryOut(Answer):
+    """A change, as the audit log has it."""
+
+    at: str
+    who: str = Field(description="Name of the key; local: a command on the data folder; job")
+    key: str | None = Field(description="Id of the key, if it was made by POST /keys")
+    address: str = Field(description="Where the request came from")
+    call: str = Field(description="Name of the call, as in /openapi.json", examples=["index"])
+    outcome: str = Field(description="done, begun, the code of an error, or a job's final state")
+    details: dict[str, Any] = Field(examples=[{"collection": "default", "created": 3}])
+
+
+class AuditOut(Answer):
+    """A stretch of the audit log, newest first."""
+
+    entries: list[AuditEntryOut]
+    next_cursor: str | None = Field(description="Send as `cursor` for the next stretch; null: end")

@@ -74,6 +74,7 @@ ROUTES = [
     ("GET", "/jobs", "admin"),
     ("GET", f"/jobs/{JOB}", "write"),
     ("POST", f"/jobs/{JOB}/cancel", "write"),
+    ("GET", "/audit", "admin"),
     ("GET", "/keys", "admin"),
     ("POST", "/keys", "admin"),
     ("DELETE", "/keys/x", "admin"),

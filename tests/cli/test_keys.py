@@ -41,6 +41,13 @@ def test_a_key_is_made_used_listed_and_revoked_beside_a_service(lookalike, serve
     assert lookalike("keys", "revoke", key, *place).exit_code == 0
     wait_for(lambda: status("/images/none") == 401, seconds=5)
     assert json.loads(lookalike("keys", "list", "--json", *place).stdout) == []
+    entries = json.loads(lookalike("audit", "--json", "--limit", "1000", *place).stdout)
+    by_command = {"local", "admin key"}
+    made_and_gone = [one["call"] for one in entries if one["who"] in by_command]
+    assert {"create_key", "revoke_key"} <= set(made_and_gone)
+    assert "revoke_key" in lookalike("audit", *place).stdout
+    assert "import" in {one["who"] for one in entries}  # its two calls
+    assert key[12:] not in json.dumps(entries)
 
 
 def test_a_read_key_says_whether_reading_needs_one(lookalike, place):

@@ -328,6 +328,15 @@ def test_keys(client: BaseClient) -> None:
         client.revoke_key("import")
 
 
+def test_the_audit_log_names_changes(filled: BaseClient) -> None:
+    filled.drop("default")
+    newest, *others = filled.audit(limit=3)
+    assert (newest.call, newest.outcome) == ("delete_collection", "done")
+    assert newest.details["name"] == "default"
+    assert "index" in [entry.call for entry in others]
+    assert len(filled.audit(limit=1)) == 1
+
+
 def test_a_key_that_may_not_do_it(client: BaseClient) -> None:
     if not isinstance(client, HttpClient):
         return

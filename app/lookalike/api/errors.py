@@ -97,6 +97,7 @@ def problem(
     **extra: Any,
 ) -> JSONResponse:
     """Builds the answer for an error."""
+    request.state.error = code  # for the audit log
     request_id = request.scope.get("request_id", "")
     content = {**problem_body(status, code, detail, request_id), **extra}
     return JSONResponse(

@@ -16,6 +16,7 @@ from lookalike import __version__
 from lookalike.api import errors
 from lookalike.api.addresses import Proxies
 from lookalike.api.admission import Admission, Bodies
+from lookalike.api.audit import Audit
 from lookalike.api.deps import Parts
 from lookalike.api.monitoring import Metrics, Observe
 from lookalike.api.routers import images, indexing, keys, search, service
@@ -84,6 +85,7 @@ def create_app(
         swagger_ui_parameters={"displayRequestDuration": True, "tryItOutEnabled": True},
     )
     errors.install(app)
+    app.add_middleware(Audit)
     app.add_middleware(Observe, metrics=metrics, proxies=proxies)
     for router in (search, indexing, images, service, keys):
         app.include_router(router.router)

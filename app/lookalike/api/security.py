@@ -79,6 +79,8 @@ class Keys:
         caller = getattr(request.state, "caller", None)
         if caller is None:
             caller = request.state.caller = self._caller(request, access)
+        if access is not Access.READ:
+            request.state.changer = caller  # whom the audit log names
         if not caller.scope.includes(access):
             raise ForbiddenError(
                 f"This call needs a key of scope {access}, and {caller.name!r} has scope "

@@ -1,4 +1,4 @@
-"""`lookalike keys`: make, list and revoke the keys of a service."""
+"""`lookalike keys` and `lookalike audit`: who may change what, and who did."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lookalike.cli.common import Json, Target, cell, client_flags
+from lookalike.cli.common import Json, Target, cell, client_flags, metadata_cell
 from lookalike.errors import ConfigurationError
 from lookalike.records import Access
 
@@ -86,6 +86,27 @@ def revoke_key(
         for key in keys:
             client.revoke_key(key)
     typer.echo(f"revoked {len(keys)}")
+
+
+@client_flags("data_dir")
+def audit(
+    target: Target,
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="Most changes to list")] = 100,
+    as_json: Json = False,
+) -> None:
+    """List changes, newest first: who made them, from where, when, and how they ended."""
+    with target.open() as client:
+        entries = client.audit(limit=limit)
+    if as_json:
+        typer.echo(json.dumps([entry.model_dump() for entry in entries], indent=2))
+        return
+    table = Table("at (UTC)", "who", "from", "call", "outcome", "details")
+    for one in entries:
+        at = one.at[:19].replace("T", " ")
+        shown = (one.who, one.address, one.call, one.outcome)
+        table.add_row(at, *map(cell, shown), metadata_cell(one.details))
+    Console().print(table)
 
 
 def _after(text: str) -> datetime:

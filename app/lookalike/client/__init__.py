@@ -32,6 +32,7 @@ from lookalike.media.sources import Found, PictureSource, walk
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import DEFAULT_COLLECTION, Access, DuplicateKind, Effort, OnConflict
 from lookalike.schemas import (
+    AuditEntryOut,
     CollectionOut,
     DuplicatesOut,
     DuplicatesRunning,
@@ -379,6 +380,10 @@ class BaseClient(ABC):
     @abstractmethod
     def revoke_key(self, key: str) -> None:
         """Revokes a key by its name, its id or itself. Raises `KeyNotFoundError`."""
+
+    @abstractmethod
+    def audit(self, *, limit: int = 100) -> Sequence[AuditEntryOut]:
+        """Returns the newest entries of the audit log, newest first."""
 
     @abstractmethod
     def info(self) -> dict[str, Any]:

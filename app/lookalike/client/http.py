@@ -52,6 +52,8 @@ from lookalike.records import (
 )
 from lookalike.schemas import (
     Answer,
+    AuditEntryOut,
+    AuditOut,
     CollectionOut,
     CollectionsOut,
     DuplicatesOut,
@@ -366,6 +368,17 @@ class HttpClient(BaseClient):
 
     def revoke_key(self, key: str) -> None:
         self._call("DELETE", f"/keys/{quote(key_id(key), safe='')}")
+
+    def audit(self, *, limit: int = 100) -> Sequence[AuditEntryOut]:
+        entries: list[AuditEntryOut] = []
+        cursor = None
+        while len(entries) < limit:
+            query = _given({"limit": min(PAGE, limit - len(entries)), "cursor": cursor})
+            page = self._ask(AuditOut, "GET", "/audit", params=query)
+            entries += page.entries
+            if (cursor := page.next_cursor) is None:
+                break
+        return entries
 
     def info(self) -> dict[str, Any]:
         answer: dict[str, Any] = self._call("GET", "/info")

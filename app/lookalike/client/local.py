@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import datetime
 from functools import cached_property
 from itertools import chain
@@ -28,12 +30,14 @@ from lookalike.client import (
 from lookalike.config import load_settings
 from lookalike.cores import limit_openmp
 from lookalike.errors import FetchingDisabledError, LookalikeError
+from lookalike.files.audit import AuditLog
 from lookalike.files.data_folder import make_data_folder
 from lookalike.media.archives import ArchiveLimits
 from lookalike.media.sources import PictureSource
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import DEFAULT_COLLECTION, Access, DuplicateKind, Finding, OnConflict
 from lookalike.schemas import (
+    AuditEntryOut,
     CheckOut,
     CollectionOut,
     DuplicatesOut,
@@ -131,6 +135,21 @@ class Client(BaseClient):
         return JobStore(self._settings.data_dir / "jobs.db", read_only=self._read_only)
 
     @cached_property
+    def _audit(self) -> AuditLog:
+        return bootstrap.open_audit(self._settings)
+
+    def _noting(self, call: str, **details: Any) -> AbstractContextManager[dict[str, Any]]:
+        """Has the audit log say what the block changes; `call` is that of the HTTP interface."""
+        return self._audit.noting(call, who="local", user=_user(), **details)
+
+    @contextmanager
+    def _noting_long(self, call: str, **details: Any) -> Iterator[dict[str, Any]]:
+        """As `_noting`, with an entry at the beginning, too: the process may be killed."""
+        self._audit.append(call, who="local", outcome="begun", details={"user": _user(), **details})
+        with self._noting(call, **details) as noted:
+            yield noted
+
+    @cached_property
     def _access(self) -> AccessService:
         return bootstrap.open_access(self._settings)
 
@@ -148,9 +167,12 @@ class Client(BaseClient):
         self, sources: Iterable[PictureSource], collection: str, on_conflict: OnConflict
     ) -> Iterator[Outcome]:
         indexing = self._services.indexing
-        for item in indexing.index(sources, collection=collection, on_conflict=on_conflict):
-            assert item.source.path is not None
-            yield _outcome(item.source.path, item)
+        with self._noting_long("index", collection=collection) as noted:
+            for item in indexing.index(sources, collection=collection, on_conflict=on_conflict):
+                assert item.source.path is not None
+                outcome = _outcome(item.source.path, item)
+                noted[outcome.status] = noted.get(outcome.status, 0) + 1
+                yield outcome
 
     def index_archive(
         self,
@@ -164,6 +186,15 @@ class Client(BaseClient):
         If the rest of the archive cannot be read, it has an outcome of its own.
         """
         archive, options, outcomes = Path(path), ImportOptions(**arguments), Outcomes()
+        collection = options.collection
+        with self._noting_long("index_archive", collection=collection, path=str(path)) as noted:
+            self._index_feed(archive, options, outcomes, progress)
+            noted |= Counter(one.status for one in outcomes)
+        return outcomes
+
+    def _index_feed(
+        self, archive: Path, options: ImportOptions, outcomes: Outcomes, progress: Progress
+    ) -> None:
         try:
             feed = ArchiveFeed(
                 archive,
@@ -181,7 +212,6 @@ class Client(BaseClient):
                     progress.check()
         except LookalikeError as exc:
             outcomes.append(Outcome.failure(archive, exc))
-        return outcomes
 
     def search(self, picture: Picture, **arguments: Unpack[SearchArguments]) -> SearchOut:
         options = _options(**arguments)
@@ -222,10 +252,12 @@ class Client(BaseClient):
     def update(
         self, image_id: str, metadata: Mapping[str, Any], *, collection: str = DEFAULT_COLLECTION
     ) -> ImageOut:
-        return ImageOut.of(self._pictures.patch_metadata(collection, image_id, metadata))
+        with self._noting("patch_image", collection=collection, image_id=image_id):
+            return ImageOut.of(self._pictures.patch_metadata(collection, image_id, metadata))
 
     def delete(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> None:
-        self._pictures.delete(collection, image_id)
+        with self._noting("delete_image", collection=collection, image_id=image_id):
+            self._pictures.delete(collection, image_id)
 
     def thumbnail(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> bytes:
         _, file = self._pictures.thumbnail(collection, image_id)
@@ -254,13 +286,15 @@ class Client(BaseClient):
     def drop(self, collection: str) -> None:
         """Deletes a collection, and cancels the imports into it that a service left."""
         # Waits, because what is done in the background might not be done by the end.
-        self._collections.drop(collection, wait=True)
+        with self._noting("delete_collection", name=collection):
+            self._collections.drop(collection, wait=True)
 
     def vectors(self, collection: str = DEFAULT_COLLECTION) -> Sequence[VectorSetOut]:
         return [VectorSetOut.of(one) for one in self._collections.vector_sets(collection)]
 
     def discard_vectors(self, digest: str, *, collection: str = DEFAULT_COLLECTION) -> None:
-        self._collections.discard(collection, digest)
+        with self._noting("delete_vectors", name=collection, digest=digest):
+            self._collections.discard(collection, digest)
 
     def reembed(
         self,
@@ -272,7 +306,8 @@ class Client(BaseClient):
         """As `BaseClient.reembed`; if it is interrupted, the next call goes on where it was."""
         self._pictures.page(collection, limit=1)  # raises before the network is loaded
         request = bootstrap.move_request(self._settings, model)
-        return self._services.reembedding.run(collection, request, progress)
+        with self._noting_long("reembed", name=collection):
+            return self._services.reembedding.run(collection, request, progress)
 
     def backup(
         self,
@@ -285,7 +320,8 @@ class Client(BaseClient):
         """As `BaseClient.backup`; a folder keeps the newest `keep` versions, 7 if None."""
         backups = bootstrap.build_backups(self._settings)
         kept = self._settings.backup_keep if keep is None else keep
-        return str(backups.write(Path(to), keys=keys, keep=kept, progress=progress))
+        with self._noting("backup", to=str(to), keys=keys):
+            return str(backups.write(Path(to), keys=keys, keep=kept, progress=progress))
 
     def jobs(self, *, limit: int = 100) -> Sequence[JobOut]:
         """Returns the newest jobs that a service left in the folder, newest first."""
@@ -297,19 +333,27 @@ class Client(BaseClient):
 
     def cancel_job(self, job_id: str) -> JobOut:
         """Ends a job; one that a service began ends when the service starts again."""
-        return JobOut.of(self._jobs.cancel(job_id))
+        with self._noting("cancel_job", job_id=job_id):
+            return JobOut.of(self._jobs.cancel(job_id))
 
     def create_key(
         self, name: str, scope: Access, *, expires_at: datetime | None = None
     ) -> NewKeyOut:
-        key, text = self._access.create(name, scope, expires_at=expires_at)
+        with self._noting("create_key", name=name, scope=scope) as noted:
+            key, text = self._access.create(name, scope, expires_at=expires_at)
+            noted |= {"id": key.id, "expires_at": key.expires_at}
         return NewKeyOut(**KeyOut.of(key).model_dump(), key=text)
 
     def access_keys(self) -> Sequence[KeyOut]:
         return [KeyOut.of(key) for key in self._access.list()]
 
     def revoke_key(self, key: str) -> None:
-        self._access.revoke(key)
+        with self._noting("revoke_key", key=key) as noted:
+            revoked = self._access.revoke(key)
+            noted |= {"name": revoked.name, "id": revoked.id}
+
+    def audit(self, *, limit: int = 100) -> Sequence[AuditEntryOut]:
+        return [AuditEntryOut(**one) for one in self._audit.page(limit=limit)[0]]
 
     def info(self) -> dict[str, Any]:
         """Returns what is stored, in the shape of `GET /info`; loads no network."""
@@ -341,7 +385,8 @@ class Client(BaseClient):
         found, before = verification.find(progress, quick=quick), list[Finding]()
         if repair and found:
             before = found
-            verification.mend(found, progress, complete=self._complete)
+            with self._noting("repair", findings=len(found)):
+                verification.mend(found, progress, complete=self._complete)
             found = verification.find(progress, quick=quick)
         return CheckOut(
             pictures=sum(one.count for one in self._store.collections()),
@@ -409,6 +454,14 @@ class Client(BaseClient):
             return self.picture(match.id, collection=collection, size=_TILE)
         except LookalikeError:
             return None
+
+
+def _user() -> str | None:
+    """The name of the account that runs this; None for one without a name."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return None
 
 
 def _outcome(path: Path, item: IndexItem) -> Outcome:

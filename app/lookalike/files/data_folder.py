@@ -30,7 +30,9 @@ APPLICATION = 0x4C4B4341  # "LKCA": the `application_id` of catalog.db
 _APPLICATION_AT = 68  # where SQLite keeps it in a file, 4 bytes big-endian
 _OWNER = "lock.owner"
 
-PARTS = frozenset(["images", "thumbnails", "index", "heads", "models", "imports", "tmp", "trash"])
+PARTS = frozenset(
+    ["images", "thumbnails", "index", "heads", "models", "imports", "tmp", "trash", "audit"]
+)
 """The folders inside a data folder."""
 
 _FILES = re.compile(

@@ -13,6 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
+from lookalike.api.audit import MOST_NOTED, note
 from lookalike.api.deps import (
     CollectionQuery,
     FilterQuery,
@@ -146,12 +147,14 @@ def get_image(
     dependencies=WRITE,
 )
 def patch_image(
+    request: Request,
     image_id: ImageId,
     patch: Annotated[MetadataPatch, Body()],
     parts: PartsDep,
     collection: CollectionQuery = DEFAULT_COLLECTION,
 ) -> ImageOut:
     """Keys that are given are set, null removes one, the rest stays (RFC 7396)."""
+    note(request, collection=collection, fields=sorted(patch.metadata)[:MOST_NOTED])
     return ImageOut.of(parts.services.pictures.patch_metadata(collection, image_id, patch.metadata))
 
 
@@ -163,9 +166,13 @@ def patch_image(
     dependencies=WRITE,
 )
 def delete_image(
-    image_id: ImageId, parts: PartsDep, collection: CollectionQuery = DEFAULT_COLLECTION
+    request: Request,
+    image_id: ImageId,
+    parts: PartsDep,
+    collection: CollectionQuery = DEFAULT_COLLECTION,
 ) -> Response:
     """Never found again from the answer on."""
+    note(request, collection=collection)
     parts.services.pictures.delete(collection, image_id)
     return Response(status_code=204)
 

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ConfigDict, Field
 
 from lookalike.api import errors
+from lookalike.api.audit import MOST_NOTED, note
 from lookalike.api.deps import COLLECTION_PATTERN, PartsDep, known_fields
 from lookalike.api.routers.service import ACCEPTED, PATH_PATTERN, JobRoute, accepted
 from lookalike.api.security import WRITE
@@ -81,6 +82,9 @@ def index(
     indexing = parts.services.indexing
     items = list(indexing.index(sources, collection=collection, on_conflict=on_conflict))
     parts.metrics.stages("index", watch.took_ms())
+    counts = Counter("failed" if item.status is None else item.status.value for item in items)
+    some = [item.id for item in items[:MOST_NOTED]]
+    note(request, collection=collection, **counts, ids=some)
     return _answer(request, collection, items)
 
 
@@ -212,7 +216,9 @@ def index_archive(
         folder_field=folder_field or None,
     )
     spool, services = request.state.spool, parts.services
+    note(request, collection=collection, filename=file.filename)
     job = services.imports.begin_archive(spool, file.filename or "", options, services.jobs)
+    note(request, job=job.job.id)
     return accepted(response, job)
 
 
@@ -223,14 +229,17 @@ def index_archive(
     responses={202: ACCEPTED, **errors.responses(400, 401, 403, 408, 409, 413, 422, 503, 507)},
     dependencies=WRITE,
 )
-def index_folder(asked: FolderIn, parts: PartsDep, response: Response) -> JobOut:
+def index_folder(request: Request, asked: FolderIn, parts: PartsDep, response: Response) -> JobOut:
     """Its pictures are indexed in the background, as `lookalike index` would.
 
     Only below the folders of LOOKALIKE_IMPORT_DIRS. The very same work is not begun twice: the
     job that is under way is given again.
     """
     services, options = parts.services, ImportOptions(**asked.model_dump(exclude={"path"}))
-    return accepted(response, services.imports.begin_folder(asked.path, options, services.jobs))
+    note(request, collection=asked.collection, path=asked.path)
+    job = services.imports.begin_folder(asked.path, options, services.jobs)
+    note(request, job=job.job.id)
+    return accepted(response, job)
 
 
 for part in (_pictures, _archives, _folders):

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from starlette.types import Receive, Scope, Send
 
 from lookalike import __version__
+from lookalike.api.audit import note
 from lookalike.api.deps import COLLECTION_PATTERN, PartsDep
 from lookalike.api.errors import responses
 from lookalike.api.security import ADMIN, READ, WRITE
@@ -148,7 +149,11 @@ def accepted(response: Response, job: JobStatus) -> JobOut:
     dependencies=ADMIN,
 )
 def reembed(
-    name: CollectionName, parts: PartsDep, response: Response, asked: ReembedIn | None = None
+    request: Request,
+    name: CollectionName,
+    parts: PartsDep,
+    response: Response,
+    asked: ReembedIn | None = None,
 ) -> JobOut:
     """New vectors for every picture, in the background; the old ones answer until the switch.
 
@@ -158,6 +163,7 @@ def reembed(
     services.reembedding.require(name)
     model = move_request(services.settings, asked.given() if asked else None)
     job = services.jobs.start(REEMBED_KIND, services.reembedding.parameters(name, model))
+    note(request, job=job.job.id)
     return accepted(response, job)
 
 
@@ -198,10 +204,14 @@ class TarResponse(StreamingResponse):
     responses={202: ACCEPTED, **responses(400, 401, 403, 408, 413, 422, 503, 507)},
     dependencies=ADMIN,
 )
-def begin_backup(parts: PartsDep, response: Response, asked: BackupIn | None = None) -> JobOut:
+def begin_backup(
+    request: Request, parts: PartsDep, response: Response, asked: BackupIn | None = None
+) -> JobOut:
     """A new version in the folder that `LOOKALIKE_BACKUP_DIR` names, in the background."""
     keys = asked is not None and asked.keys
-    return accepted(response, parts.services.backups.start(parts.services.jobs, keys=keys))
+    job = parts.services.backups.start(parts.services.jobs, keys=keys)
+    note(request, keys=keys, job=job.job.id)
+    return accepted(response, job)
 
 
 @_jobs.get(
@@ -215,6 +225,7 @@ def begin_backup(parts: PartsDep, response: Response, asked: BackupIn | None = N
     dependencies=ADMIN,
 )
 def download_backup(
+    request: Request,
     parts: PartsDep,
     keys: Annotated[bool, Query(description="Whether the service's keys are in it")] = False,
     packed: Annotated[bool, Query(description="Whether it is packed with gzip")] = False,
@@ -223,6 +234,7 @@ def download_backup(
 
     It is whole if its last file is `manifest.json`; `lookalike restore` checks that.
     """
+    note(request, keys=keys)
     services = parts.services
     tar = services.backups.tar(services.files.tmp, keys=keys, packed=packed)
     moment = re.sub("[-:]", "", tar.backup.created_at[:19])
