@@ -74,6 +74,8 @@ ROUTES = [
     ("GET", "/jobs", "admin"),
     ("GET", f"/jobs/{JOB}", "write"),
     ("POST", f"/jobs/{JOB}/cancel", "write"),
+    ("POST", "/backup", "admin"),
+    ("GET", "/backup", "admin"),
     ("GET", "/audit", "admin"),
     ("GET", "/keys", "admin"),
     ("POST", "/keys", "admin"),
