@@ -286,7 +286,7 @@ def test_a_damaged_text_is_a_finding(data: Path, column: str, text: str | bytes)
 
 def test_most_files_are_never_taken_for_orphans(data: Path) -> None:
     with catalog(data) as rows:
-        rows.execute("DELETE FROM vectors")
+        rows.execute("PRAGMA foreign_keys = ON")
         rows.execute("DELETE FROM images WHERE seq > 1")
         rows.execute(
             "UPDATE collections SET images = (SELECT count(*) FROM images"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,13 @@ from lookalike.config import Settings, parse_dirs
 from lookalike.cores import limit_openmp
 from lookalike.errors import ConfigurationError, InvalidParameterError
 from lookalike.files.audit import AuditLog
-from lookalike.files.data_folder import require_data_folder, require_whole
+from lookalike.files.data_folder import (
+    REBUILT,
+    lock_folder,
+    require_data_folder,
+    require_whole,
+    take_rebuilt,
+)
 from lookalike.files.disk import LocalFiles
 from lookalike.media.decode import ImageLimits
 from lookalike.media.decoder import ImageDecoder, warm_up
@@ -27,17 +33,19 @@ from lookalike.models.head import Head, save_head
 from lookalike.models.registry import find_family
 from lookalike.models.spec import ModelRequest, RunOptions
 from lookalike.progress import Progress, Worker
-from lookalike.records import Effort, Finding
+from lookalike.records import Effort, Finding, ImageRecord
 from lookalike.services.access import AccessService
 from lookalike.services.backup import BackupService
 from lookalike.services.backup_format import Backup
 from lookalike.services.checks import Canary, RecallMeter
 from lookalike.services.duplicates import DuplicateService
+from lookalike.services.exchange import read_sidecar
 from lookalike.services.importing import ImportService
 from lookalike.services.indexing import IndexingService, Originals
 from lookalike.services.jobs import BACKUP_KIND, REEMBED_KIND, JobService
 from lookalike.services.pictures import CollectionService, PictureService, file_sweeper
 from lookalike.services.pipeline import PutGate
+from lookalike.services.rebuilding import Rebuild, Rebuilt, salvaged
 from lookalike.services.reembedding import CollectionModels, ReembeddingService
 from lookalike.services.restoring import restore
 from lookalike.services.search import SearchService
@@ -83,17 +91,7 @@ class Services:
         self.reembedding = ReembeddingService(
             store, self.pictures, gate=gate, models=models, cores=cores, batch=batch
         )
-        self.indexing = IndexingService(
-            encoders,
-            store,
-            files,
-            decoder,
-            originals=Originals(settings.originals),
-            max_metadata_bytes=most_metadata,
-            cores=cores,
-            group=batch,
-            gate=gate,
-        )
+        self.indexing = _indexing(settings, encoders, store, files, decoder=decoder, gate=gate)
         self.imports = ImportService(
             indexing=self.indexing,
             folder=settings.data_dir / "imports",
@@ -351,6 +349,76 @@ def restore_backup(source: Path, folder: Path, *, at: str | None, progress: Prog
 
     snapshots = LocalSnapshots(folder / "catalog.db")
     return restore(source, folder, snapshots=snapshots, at=at, progress=progress)
+
+
+def rebuild(settings: Settings, sidecar: Path | None, progress: Progress) -> Rebuilt:
+    """Makes rows for originals that have none, in a new catalog if the one there is unusable.
+
+    Ids, collections and metadata are those of the sidecar, or else of what can still be read of the
+    old catalog, which is kept under another name. An interrupted rebuild goes on.
+
+    Raises:
+        ConfigurationError: There are no originals, or a setting cannot work.
+        DataFolderInUseError: Another process owns the data folder.
+        BackupError: The sidecar is broken.
+        StorageError: The disk refuses.
+    """
+    from lookalike.store.local.fit import is_usable  # noqa: PLC0415 - as `LocalStore`
+    from lookalike.store.local.salvage import salvage  # noqa: PLC0415
+
+    limit_openmp()
+    folder = settings.data_dir
+    require_whole(folder)
+    if not (folder / "images").is_dir():
+        raise ConfigurationError(f"There are no originals in {folder}; name another --data-dir")
+    whole = is_usable(folder)
+    records: Callable[[], Iterable[ImageRecord]] = partial(iter, ())
+    if sidecar is not None:
+        records = partial(read_sidecar, sidecar)
+    elif not whole:
+        records = partial(salvaged, partial(salvage, folder / "catalog.db"))
+    with ExitStack() as undo:
+        if not whole:
+            undo.callback(lock_folder(folder).release)
+        made_in = folder if whole else folder / REBUILT
+        with ExitStack() as parts:
+            store = open_store(settings.model_copy(update={"data_dir": made_in}))
+            parts.callback(store.close)
+            encoders = build_encoders(settings, keep=True)
+            parts.callback(encoders.close)
+            files = LocalFiles(folder)
+            how: dict[str, Any] = {"decoder": build_decoder(settings), "gate": PutGate()}
+            indexing = _indexing(settings, encoders, store, files, **how)
+            parts.callback(indexing.close)
+            how = {"original": files.path, "originals": files.originals}
+            work = Rebuild(store, indexing, progress=progress, **how)
+            # What a whole catalog notes for a sweep are pictures that were deleted.
+            rebuilt = work.run(records, left_out=set(store.noted()) if whole else set())
+        if not whole:
+            rebuilt.replaced = take_rebuilt(folder)
+    return rebuilt
+
+
+def _indexing(
+    settings: Settings,
+    encoders: Encoders,
+    store: Store,
+    files: LocalFiles,
+    *,
+    decoder: ImageDecoder,
+    gate: PutGate,
+) -> IndexingService:
+    return IndexingService(
+        encoders,
+        store,
+        files,
+        decoder,
+        originals=Originals(settings.originals),
+        max_metadata_bytes=settings.max_metadata_bytes,
+        cores=settings.cores,
+        group=settings.max_batch,
+        gate=gate,
+    )
 
 
 def build_verification(

@@ -1,13 +1,17 @@
-"""`lookalike check`: what is wrong with a data folder, and its repair."""
+"""`check` and `rebuild`: what is wrong with a data folder, its repair, and its catalog anew."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import lookalike
+from lookalike import bootstrap
 from lookalike.cli.common import (
     MODEL_SETTINGS,
     SHOWN_ERRORS,
@@ -68,3 +72,37 @@ def _report(checked: CheckOut) -> None:
 def _line(one: FindingOut) -> str:
     where = "/".join(part for part in (one.collection, one.id) if part)
     return f"{one.kind} {where}: {one.text}" if where else one.text
+
+
+@settings_flags(*MODEL_SETTINGS)
+def rebuild(
+    sidecar: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="JSON lines: ids, collections and metadata"),
+    ] = None,
+    *,
+    given: dict[str, Any],
+    as_json: Json = False,
+) -> None:
+    """Make pictures of originals that the catalog lacks; make the catalog again if it is lost.
+
+    A catalog that is whole keeps what it has. One that is missing, damaged or another folder's is
+    replaced, and kept under another name. Ids, collections and metadata are taken from FILE, or
+    else from what can still be read of the old catalog. Other originals go into the collection
+    `default`, with ids made from their content.
+    """
+    settings = load_settings(**given)
+    with progress() as drawn:
+        made = bootstrap.rebuild(settings, sidecar, drawn.stage("indexing"))
+    if as_json:
+        typer.echo(json.dumps(asdict(made), indent=2))
+    else:
+        typer.echo(
+            f"made {made.named:,} pictures as they were, and {made.unnamed:,} from originals alone "
+            f"(in `default`); {made.missing:,} have no original, {made.failed:,} failed"
+        )
+        if made.replaced:
+            typer.echo(f"The old catalog is kept as {settings.data_dir / made.replaced}")
+        print_errors(made.errors)
+    if made.missing or made.failed:
+        raise typer.Exit(1)

@@ -33,6 +33,7 @@ COMMANDS = {
     "keys": ("keys:keys", "Make, list and revoke the keys of a service."),
     "check": ("check:check", "Compare what is stored with its files, and repair it."),
     "audit": ("keys:audit", "List changes: who made them, and when."),
+    "rebuild": ("check:rebuild", "Make pictures of originals that a catalog lacks."),
     "vectors": ("collections:vectors", "List or discard the vectors of a collection."),
 }
 """Each command: where its function or its group of commands is, and its line in --help."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
 from filelock import FileLock, Timeout
 
 from lookalike.errors import ConfigurationError, DataFolderError, DataFolderInUseError
-from lookalike.files.disk import atomic_write, disk_errors, make_folders
+from lookalike.files.disk import atomic_write, disk_errors, make_folders, sync
 from lookalike.records import utc_now
 
 MARKER = ".lookalike"
@@ -30,13 +32,27 @@ APPLICATION = 0x4C4B4341  # "LKCA": the `application_id` of catalog.db
 _APPLICATION_AT = 68  # where SQLite keeps it in a file, 4 bytes big-endian
 _OWNER = "lock.owner"
 
+REBUILT = "rebuilt"
+"""A folder inside a data folder, in which a rebuild makes a new catalog."""
+
 PARTS = frozenset(
-    ["images", "thumbnails", "index", "heads", "models", "imports", "tmp", "trash", "audit"]
+    [
+        "images",
+        "thumbnails",
+        "index",
+        "heads",
+        "models",
+        "imports",
+        "tmp",
+        "trash",
+        "audit",
+        REBUILT,
+    ]
 )
 """The folders inside a data folder."""
 
 _FILES = re.compile(
-    r"(catalog|jobs|access)\.db(-wal|-shm|-journal)?|lock|lock\.owner|unswept(\.old)?|admin\.key|hub|lost\+found|\..*"
+    r"(catalog|jobs|access)\.db(\.replaced-\w+)?(-wal|-shm|-journal)?|lock|lock\.owner|unswept(\.old)?|admin\.key|hub|lost\+found|\..*"
 )
 """What else lies in a data folder; `hub` is a folder of weights."""
 
@@ -174,6 +190,30 @@ def require_whole(path: Path) -> None:
             f"{path} holds half of a backup: its restore was interrupted, or goes on. Wait for its "
             "end, or empty the folder and restore the backup again"
         )
+
+
+def take_rebuilt(path: Path) -> str | None:
+    """Puts the catalog that a rebuild made in its place; returns the new name of the old one.
+
+    The catalog comes last: if this is interrupted, another rebuild goes on.
+    """
+    stamp = f"replaced-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    made, old = path / REBUILT, path / "catalog.db"
+    name = f"catalog.db.{stamp}" if old.exists() else None
+    with disk_errors(f"put the new catalog into {path}"):
+        for ending in ("", "-wal", "-shm", "-journal"):
+            with suppress(FileNotFoundError):
+                (path / f"catalog.db{ending}").replace(path / f"catalog.db.{stamp}{ending}")
+        if (made / "index").is_dir():
+            shutil.rmtree(path / "index", ignore_errors=True)
+            (made / "index").replace(path / "index")
+        (path / "unswept.old").unlink(missing_ok=True)
+        for part in ("unswept", "catalog.db"):
+            with suppress(FileNotFoundError):
+                (made / part).replace(path / part)
+        sync(path)
+        shutil.rmtree(made)
+    return name
 
 
 def make_data_folder(path: Path) -> None:

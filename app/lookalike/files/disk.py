@@ -222,6 +222,11 @@ class LocalFiles:
                 if held := sorted(name for name in names if _DIGEST.fullmatch(name)):
                     yield held
 
+    def originals(self) -> Iterator[Path]:
+        """All originals in their places, young ones too."""
+        for folder in sorted(self._images.glob("??/??")):
+            yield from (path for path in sorted(folder.iterdir()) if _DIGEST.fullmatch(path.stem))
+
     def put_back(self, record: ImageRecord) -> None:
         """Moves a picture's files back from the trash, where they are missing or not whole."""
         original = self._image(record.sha256, record.media_type)

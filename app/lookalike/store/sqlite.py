@@ -137,6 +137,18 @@ def find_damage(path: Path, *, quick: bool) -> list[str]:
 
 def require_schema(connection: sqlite3.Connection, path: Path, schema: Schema) -> int:
     """The version of a file, this one or one that can be migrated; else `DataFolderError`."""
+    application, version = refuse_newer(connection, path, schema)
+    known = {schema.version, *schema.migrations}
+    if application != schema.application or version not in known:
+        raise DataFolderError(
+            f"{path} was written by an older version of Lookalike or by another program; "
+            f"{schema.remedy}"
+        )
+    return version
+
+
+def refuse_newer(connection: sqlite3.Connection, path: Path, schema: Schema) -> tuple[int, int]:
+    """The application and the version of a file; `DataFolderError` if the version is newer."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application == schema.application and version > schema.version:
@@ -144,13 +156,7 @@ def require_schema(connection: sqlite3.Connection, path: Path, schema: Schema) -
             f"{path} was written by a newer version of Lookalike (its format is {version}, this "
             f"version knows {schema.version}); use that version or a later one"
         )
-    known = {schema.version, *schema.migrations}
-    if application != schema.application or version not in known:
-        raise DataFolderError(
-            f"{path} was written by an older version of Lookalike or by another program; "
-            f"{schema.remedy}"
-        )
-    return int(version)
+    return application, version
 
 
 def translated(exc: sqlite3.Error, path: Path) -> LookalikeError | None:

@@ -7,14 +7,16 @@ leftovers. So a folder that holds files is opened with the right catalog, or not
 from __future__ import annotations
 
 import logging
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 
-from lookalike.errors import StorageError
+from lookalike.errors import DataFolderError, StorageError
 from lookalike.files.data_folder import files_without_catalog, held_in
 from lookalike.files.disk import some_digests
-from lookalike.store.local.catalog import Catalog
+from lookalike.store.local.catalog import SCHEMA, Catalog
 from lookalike.store.local.unswept import Known, Unswept, read_known
-from lookalike.store.sqlite import is_blank, sqlite_errors
+from lookalike.store.sqlite import find_damage, is_blank, open_reader, refuse_newer, sqlite_errors
 
 SAMPLE = 512
 """Files that are looked up, if it is in doubt whether the catalog fits."""
@@ -31,6 +33,26 @@ def require_catalog(folder: Path) -> None:
     log_file = path.with_name("catalog.db-wal")
     if held_in(folder) or (log_file.is_file() and log_file.stat().st_size and not _size(path)):
         raise files_without_catalog(folder, f"{path} is {'empty' if path.exists() else 'missing'}")
+
+
+def is_usable(folder: Path) -> bool:
+    """True if a data folder has a catalog that is whole and fits its files.
+
+    Raises `DataFolderError` if a newer version wrote it.
+    """
+    path = folder / "catalog.db"
+    with suppress(sqlite3.Error):
+        if not is_blank(path):
+            with closing(open_reader(path)) as reader:
+                refuse_newer(reader, path, SCHEMA)
+    try:
+        if is_blank(path) or find_damage(path, quick=True):
+            return False
+        with closing(Catalog(path, read_only=True)) as catalog:
+            open_notes(folder, catalog, read_only=True)
+    except (DataFolderError, sqlite3.Error):
+        return False
+    return True
 
 
 def open_notes(folder: Path, catalog: Catalog, *, read_only: bool) -> Unswept | None:
