@@ -275,3 +275,13 @@ def test_the_gate_waits_for_those_inside_and_holds_the_others() -> None:
         slow.result(10)
         closing.result(10)
     assert order == ["left", "closed", "another collection", "open", "late"]
+
+
+def test_the_canary_is_decoded_like_any_picture(world: World) -> None:
+    decoder = ImageDecoder(slots=1)
+    canary = Canary(world.encoders, world.store, decoder, timeout_s=0.5, kept_s=0.0)
+    canary.check()
+    place = decoder._quick.place  # there are two, and nobody comes back
+    with place(), place(), pytest.raises(NotReadyError, match=r"0\.5 s"):
+        canary.check()
+    canary.check()

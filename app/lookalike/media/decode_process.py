@@ -231,7 +231,8 @@ def _write(file: int, data: bytes, at: int = 0) -> None:
 def _error(code: str, text: str) -> LookalikeError:
     """The error of a code, as the process met it."""
     kinds = (*InvalidImageError.__subclasses__(), *UnavailableError.__subclasses__())
-    return next((kind for kind in kinds if kind.code == code), UnavailableError)(text)
+    kind = next((kind for kind in kinds if kind.code == code), UnavailableError)
+    return kind.__new__(kind, text)  # a constructor may take something else than the text
 
 
 # The other end

@@ -1,0 +1,129 @@
+"""A good client's answers beside attackers, against the same client alone.
+
+`python -m benchmarks.attacks [decoding] [--quick]`; ResNet-18 with random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import itertools
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from benchmarks.common import WEB, announce, environment, report
+from benchmarks.load import HEADERS, body
+from benchmarks.servers import free_port, service, write
+from tests.media.bombs import (
+    bmp_runs,
+    gif_comments,
+    jpeg_scans,
+    png,
+    png_many_chunks,
+    ppm_scaled,
+    qoi_literals,
+    tiff_strips,
+)
+
+ATTACKERS = 2
+ROUNDS = 3
+
+
+def decoding(port: int) -> None:
+    """Sends pictures that take seconds to decode, one after another, for ever."""
+    files = [
+        jpeg_scans(8000, 2000),
+        jpeg_scans(8000, 120),
+        qoi_literals(10),
+        gif_comments(9_000_000),
+        png_many_chunks(1_500_000),
+        png(1, 60_000_000, color=0),
+        tiff_strips(2_000_000),
+        bmp_runs(3000),
+        ppm_scaled(2500),
+    ]
+    bodies = [body(file) for file in files]
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    for data in itertools.cycle(bodies):
+        connection.request("POST", "/search", data, HEADERS)
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status >= 500 and answer.status != 503:
+            raise SystemExit(f"the service answered {answer.status}")
+
+
+ATTACKS: dict[str, Callable[[int], None]] = {"decoding": decoding}
+
+
+def main() -> None:
+    """Runs the attacks that are named, or all, and prints the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=", ".join(ATTACKS))
+    parser.add_argument("--quick", action="store_true", help="few requests")
+    parser.add_argument("--port", type=int, help="attack what listens there, as an attacker does")
+    options = parser.parse_args()
+    if options.port:
+        ATTACKS[options.attacks[0]](options.port)
+        return
+    announce("A good client beside attackers, ResNet-18 with random weights")
+    requests = 60 if options.quick else 200
+    with environment(weights="random", model="resnet18", log_level="error") as folder:
+        port, files = free_port(), write(folder, WEB)
+        bodies = [body(file.read_bytes()) for file in files]
+        with service(folder / "data", files, port):
+            latencies(port, bodies, 30)
+            for name in options.attacks or ATTACKS:
+                alone, beside = [], []
+                for _ in range(ROUNDS):  # in turn: the machine may do other things, too
+                    alone += latencies(port, bodies, requests // ROUNDS)
+                    with attackers(name, port):
+                        beside += latencies(port, bodies, requests // ROUNDS)
+                tell(name, alone, beside)
+
+
+def tell(name: str, alone: list[float], beside: list[float]) -> None:
+    """Prints the medians and the 99th percentiles."""
+    for share, what, goal in ((0.5, "p50", ""), (0.99, "p99", "at most 2")):
+        usual, now = (sorted(one)[int(len(one) * share)] for one in (alone, beside))
+        report(f"one client beside {ATTACKERS} attackers ({name}), {what} of /search",
+               f"{now:.0f} ms", f"{usual:.0f} ms", now / usual, goal,
+               arguments=(name,))  # fmt: skip
+
+
+@contextmanager
+def attackers(name: str, port: int) -> Iterator[None]:
+    """Attackers in processes of their own; what they do themselves takes next to no time."""
+    command = [sys.executable, "-m", "benchmarks.attacks", name, "--port", str(port)]
+    running = [subprocess.Popen(command) for _ in range(ATTACKERS)]
+    time.sleep(4)  # until their pictures are made
+    try:
+        yield
+        if any(process.poll() is not None for process in running):
+            raise SystemExit("an attacker gave up")
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def latencies(port: int, bodies: list[bytes], requests: int) -> list[float]:
+    """Milliseconds of searches, one after another; every one must be answered."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    took = []
+    for number in range(requests):
+        started = time.perf_counter()
+        connection.request("POST", "/search", bodies[number % len(bodies)], HEADERS)
+        answer = connection.getresponse()
+        answer.read()
+        took.append((time.perf_counter() - started) * 1000)
+        if answer.status != 200:
+            raise SystemExit(f"the service answered the good client {answer.status}")
+    connection.close()
+    return took
+
+
+if __name__ == "__main__":
+    main()
