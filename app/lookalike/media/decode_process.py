@@ -1,7 +1,8 @@
 """A process that decodes pictures: both ends of it.
 
-A codec cannot be interrupted, but its process can be ended: by the system, once a picture has taken
-its CPU time; by us, when nobody waits for the picture any more. A picture on which a codec crashes
+A picture that has taken its CPU time is given up between two steps of Python code. A codec cannot
+be interrupted, but its process can be ended: by the system, a little later; by us, when nobody
+waits for the picture any more. A picture on which a codec crashes
 or takes too much memory fails alone. This module is the process's program. It exits when its input
 is closed, so it never outlives the process that started it.
 
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ _KEPT_BYTES = 16_000_000  # of shared memory between two pictures
 _BYTES_PER_PIXEL = 48  # that codecs take at most for one picture
 _SPARE_BYTES = 256_000_000
 _OOM_SCORE = 800  # of 1000: these go first when memory is short
+
+
+_GRACE = 1.2  # times the CPU time, after which the system ends the process
 
 
 class TakesLongError(Exception):
@@ -161,7 +165,7 @@ class DecodeProcess:
         status = self._process.returncode
         if self._ended:
             return UnavailableError("The picture was given up; try again in a moment")
-        if status == -signal.SIGPROF:
+        if status == -signal.SIGVTALRM:
             return TakesLongError()
         if status == -signal.SIGKILL:
             return UnavailableError(
@@ -245,19 +249,52 @@ def main() -> None:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     _settle(nice)
     base = _address_space()
+    time_limit = _TimeLimit()
     for line in connection.makefile("rb"):
         request = json.loads(line)
         _limit_memory(base, ImageLimits(**request["limits"]))
-        signal.setitimer(signal.ITIMER_PROF, request["seconds"])  # SIGPROF ends this process
         try:
-            answer = _answer(shared, **request)
+            with time_limit.of(request["seconds"]):
+                answer = _answer(shared, **request)
+        except _OverTimeError:
+            answer = {"slow": True}
         except LookalikeError as exc:
             answer = {"error": exc.code, "text": str(exc)}
         except MemoryError:
             text = "There is too little memory to decode the picture; send a smaller version"
             answer = {"error": OutOfMemoryError.code, "text": text}
-        signal.setitimer(signal.ITIMER_PROF, 0)
         connection.sendall(json.dumps(answer).encode() + b"\n")
+
+
+class _OverTimeError(BaseException):
+    """The picture has taken its time. No `Exception`: Pillow would take it for a broken file."""
+
+
+class _TimeLimit:
+    """Bounds the CPU time of a block; a codec that does not come back ends this process."""
+
+    def __init__(self) -> None:
+        self._inside = False
+        signal.signal(signal.SIGPROF, self._interrupt)
+        signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
+
+    @contextlib.contextmanager
+    def of(self, seconds: float) -> Iterator[None]:
+        """Raises `_OverTimeError` once the block has taken so many seconds of CPU time."""
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_VIRTUAL, _GRACE * seconds)
+        self._inside = True
+        try:
+            yield
+        finally:
+            self._inside = False
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+    def _interrupt(self, *_: object) -> None:
+        if self._inside:
+            self._inside = False
+            raise _OverTimeError
 
 
 def _answer(
@@ -301,8 +338,7 @@ def _exit_with_parent() -> None:
 def _settle(nice: int) -> None:
     """Makes this process one that may be ended, and that others go before."""
     os.nice(nice)
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF, signal.SIGVTALRM])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):  # no Linux
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))

@@ -23,7 +23,7 @@ from lookalike.media.decode_process import DecodeProcess, TakesLongError
 from lookalike.progress import caller
 from lookalike.records import Preprocess
 
-QUICK_S = 0.5  # of CPU time, after which a picture is no quick one
+QUICK_S = 0.3  # of CPU time, after which a picture is no quick one
 EXPECTED_S = 0.1  # by its header, up to which one is tried as a quick one
 _SLOW_WAITING = 8  # pictures for each place among the slow ones
 _PATIENCE_S = 60.0
@@ -187,16 +187,18 @@ class _Pool:
                 self._put(process)
             else:
                 self._end(process)
-                if not slow:
-                    self.warm_up()
+                if not slow:  # so that the next one need not wait for the start of a process
+                    self.warm_up(spare=2)
 
-    def warm_up(self) -> None:
-        """Starts a process that decodes what is quick, unless one is idle."""
+    def warm_up(self, *, spare: int = 1) -> None:
+        """Starts a process that decodes what is quick, unless so many are idle."""
         with self._lock:
-            if any(not process.slow for process in self._idle):
+            if sum(not process.slow for process in self._idle) >= spare:
                 return
         with contextlib.suppress(UnavailableError):  # the next picture says so
-            self._put(self._start(slow=False))
+            process = self._start(slow=False)
+            with self._lock:
+                self._idle.insert(0, process)  # used last: it takes a moment to start
 
     def close(self) -> None:
         """Ends all processes, those that decode too."""
