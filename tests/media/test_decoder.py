@@ -19,9 +19,9 @@ from lookalike.errors import (
     DecodeTimeoutError,
     ImageTooLargeError,
     NotAnImageError,
+    OutOfMemoryError,
     QueueFullError,
     TooManyPixelsError,
-    UnavailableError,
     UnreadableImageError,
 )
 from lookalike.media.decode import ImageLimits, decode_image
@@ -267,7 +267,7 @@ def decoding(process: DecodeProcess, data: bytes) -> None:
     [
         (signal.SIGSEGV, UnreadableImageError),
         (signal.SIGABRT, UnreadableImageError),
-        (signal.SIGKILL, UnavailableError),
+        (signal.SIGKILL, OutOfMemoryError),
     ],
 )
 def test_a_process_that_ends_costs_its_picture_alone(process, number, kind):

@@ -2,9 +2,9 @@
 
 A picture that has taken its CPU time is given up between two steps of Python code. A codec cannot
 be interrupted, but its process can be ended: by the system, a little later; by us, when nobody
-waits for the picture any more. A picture on which a codec crashes
-or takes too much memory fails alone. This module is the process's program. It exits when its input
-is closed, so it never outlives the process that started it.
+waits for the picture any more. A picture on which a codec crashes or takes too much memory fails
+alone. This module is the process's program. It exits when its input is closed, so it never outlives
+the process that started it.
 
 Requests and answers are JSON lines over a pair of sockets. A file's bytes go in, and pixels come
 back, through a file in memory that both ends have open.
@@ -40,6 +40,7 @@ from lookalike.errors import (
     QueueFullError,
     UnavailableError,
     UnreadableImageError,
+    lacks_memory,
 )
 from lookalike.media.decode import DecodedImage, ImageLimits, decode_if_quick
 from lookalike.records import Preprocess
@@ -168,9 +169,9 @@ class DecodeProcess:
         if status == -signal.SIGVTALRM:
             return TakesLongError()
         if status == -signal.SIGKILL:
-            return UnavailableError(
+            return OutOfMemoryError(
                 "The process that decoded the picture was ended, probably because memory is "
-                "short; try again in a moment, or send a smaller picture"
+                "short: try again in a moment, or send a smaller picture"
             )
         if status < 0:
             return UnreadableImageError(
@@ -178,7 +179,7 @@ class DecodeProcess:
                 "broken, or uses a feature that is not supported"
             )
         return UnavailableError(
-            f"The process that decodes pictures ended with status {status}; the log says more"
+            f"The process that decodes pictures ended with status {status}: try again in a moment"
         )
 
     def _trim(self) -> None:
@@ -260,9 +261,10 @@ def main() -> None:
             answer = {"slow": True}
         except LookalikeError as exc:
             answer = {"error": exc.code, "text": str(exc)}
-        except MemoryError:
-            text = "There is too little memory to decode the picture; send a smaller version"
-            answer = {"error": OutOfMemoryError.code, "text": text}
+        except Exception as exc:
+            kind = OutOfMemoryError if lacks_memory(exc) else UnavailableError
+            text = f"The picture could not be decoded now ({exc or type(exc).__name__})"
+            answer = {"error": kind.code, "text": f"{text}: try again in a moment"}
         connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
