@@ -37,7 +37,7 @@ from lookalike.records import Effort, Finding, ImageRecord
 from lookalike.services.access import AccessService
 from lookalike.services.backup import BackupService
 from lookalike.services.backup_format import Backup
-from lookalike.services.checks import Canary, RecallMeter
+from lookalike.services.checks import Canary, OriginalsCheck, RecallMeter
 from lookalike.services.duplicates import DuplicateService
 from lookalike.services.exchange import read_sidecar
 from lookalike.services.importing import ImportService
@@ -112,10 +112,12 @@ class Services:
         self.jobs = JobService(job_store, handlers, ended=self._job_ended)
         self.collections = CollectionService(store, self.jobs, gate)
         self.canary = Canary(encoders, store, decoder, timeout_s=settings.ready_timeout)
+        self.originals_check = OriginalsCheck(files)
         self._sweeper: Worker | None = None
         if not read_only:
             self.imports.sweep(job_store.unfinished())
             self._sweeper = file_sweeper(store, files, trash_days=settings.trash_days)
+            self.originals_check.begin()
 
     def _job_ended(self, job: Job) -> None:
         details = {
@@ -131,7 +133,7 @@ class Services:
     def close(self) -> None:
         """Finishes what waits, saves, and lets go of the data folder."""
         closes = [self.store.close, self.job_store.close, self.encoders.close]
-        closes += [self.indexing.close, self.recall_meter.close]
+        closes += [self.indexing.close, self.recall_meter.close, self.originals_check.close]
         closes += [] if self._sweeper is None else [self._sweeper.close]
         with ExitStack() as parts:  # from the last to the first, whatever one raises
             for close in (*closes, self.duplicates.close, self.jobs.close):

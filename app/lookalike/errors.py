@@ -30,6 +30,7 @@ LookalikeError
 │   ├── JobNotFoundError
 │   ├── KeyNotFoundError
 │   └── OriginalNotKeptError          the picture is known, its original file is not here
+│       └── OriginalDamagedError      its original file is here, but its bytes are not what was sent
 ├── ConflictError
 │   ├── ImageExistsError              the id is taken, and on_conflict is `error`
 │   ├── SpecMismatchError             vectors made by another model
@@ -193,6 +194,10 @@ class KeyNotFoundError(NotFoundError, code="key_not_found"):
 
 class OriginalNotKeptError(NotFoundError, code="original_not_kept"):
     """The picture is known, but its original file is not in the data folder."""
+
+
+class OriginalDamagedError(OriginalNotKeptError, code="original_damaged"):
+    """The original is in the data folder, but its bytes are not those that were sent."""
 
 
 class ConflictError(LookalikeError, code="conflict"):

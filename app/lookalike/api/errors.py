@@ -39,6 +39,7 @@ STATUS: dict[type[LookalikeError], int] = {
     errors.TooManyFilesError: 413,
     errors.RequestTooLargeError: 413,
     errors.NotFoundError: 404,
+    errors.OriginalDamagedError: 410,
     errors.ConflictError: 409,
     errors.UnauthorizedError: 401,
     errors.ForbiddenError: 403,

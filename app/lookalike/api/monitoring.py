@@ -125,7 +125,16 @@ class Metrics(Collector):
             samples.add_metric([name, "measured"], figures.samples)
             samples.add_metric([name, "dropped"], figures.dropped)
             samples.add_metric([name, "skipped"], figures.skipped)
-        return [queue, images, mean, samples]
+        check = self._services.originals_check
+        checked = CounterMetricFamily(
+            "lookalike_originals_checked", "Originals that were read to look for damage"
+        )
+        checked.add_metric([], check.checked)
+        damaged = GaugeMetricFamily(
+            "lookalike_originals_damaged", "Originals whose bytes are not those that were sent"
+        )
+        damaged.add_metric([], len(check.damaged))
+        return [queue, images, mean, samples, checked, damaged]
 
 
 log = logging.getLogger("lookalike.request")

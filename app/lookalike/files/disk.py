@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
+import logging
 import os
+import random
 import re
 import threading
 import time
@@ -15,7 +18,12 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from lookalike.errors import StorageError, StorageFullError, UnreadableImageError
+from lookalike.errors import (
+    OriginalDamagedError,
+    StorageError,
+    StorageFullError,
+    UnreadableImageError,
+)
 from lookalike.files.trash import Trash
 from lookalike.records import ImageRecord, sha256_of
 
@@ -24,6 +32,7 @@ _KINDS = ("png", "webp", "gif", "bmp", "tiff", "avif", "heic", "heif")
 _EXTENSIONS = {f"image/{kind}": kind for kind in _KINDS} | {"image/jpeg": "jpg"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
+log = logging.getLogger(__name__)
 _LOCKS = 64
 YOUNG_S = 3600.0
 """A younger file is never moved to the trash: its row may be on its way."""
@@ -113,7 +122,8 @@ class LocalFiles:
     trash/DATE/                      what a sweep took
     ```
 
-    What is not in its place is looked for in the trash.
+    What is not in its place is looked for in the trash. An original is read whole before it is
+    given out, and a thumbnail has its digest behind its last byte, so that damage is noticed.
 
     Raises:
         StorageError: The folders cannot be made.
@@ -125,12 +135,13 @@ class LocalFiles:
         self._thumbnails = folder / "thumbnails"
         self.tmp = folder / "tmp"
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
+        self._damaged: set[Path] = set()
         with disk_errors(f"use the folder {folder}"):
             for part in (self._images, self._thumbnails, self.tmp):
                 make_folders(part)
 
     def put(self, source: BinaryIO, sha256: str, media_type: str) -> None:
-        """Stores an original so that it survives a crash; one that is here stays.
+        """Stores an original so that it survives a crash; one that is here and whole stays.
 
         The bytes are read from the start of `source`, and must amount to `sha256`.
 
@@ -141,7 +152,7 @@ class LocalFiles:
         """
         target = self._image(sha256, media_type)
         with disk_errors("store the original"):
-            if self._touch(target):
+            if self._touch(target) and self._is_whole(target):
                 return
             with self._incoming() as incoming:
                 if _copy(source, incoming) != sha256:
@@ -153,19 +164,88 @@ class LocalFiles:
                     make_folders(target.parent)
                     incoming.replace(target)
                     sync(target.parent)
+                    self._damaged.discard(target)
 
     def open(self, record: ImageRecord) -> BinaryIO | None:
-        """Opens a picture's original, in place or kept; None if it is in neither."""
+        """Opens a picture's original, in place or kept; None if it is in neither.
+
+        Raises:
+            OriginalDamagedError: What is kept are other bytes than were sent.
+            StorageError: The disk refuses.
+        """
+        if (in_place := _open_in_place(record)) is not None:
+            return in_place
         kept = self.path(record.sha256, record.media_type)
-        return _open_in_place(record) or (_open(kept) if kept else None)
+        with disk_errors("read the original"):
+            file = _open(kept) if kept else None
+        if kept is None or file is None:
+            return None
+        if not self._is_whole(kept, file):
+            file.close()
+            raise OriginalDamagedError(
+                f"The original of {record.id!r} is damaged: {kept} does not hold the bytes that "
+                "were sent. Index the picture again, which heals it, or restore the file from a "
+                "backup"
+            )
+        return file
 
     def exists(self, record: ImageRecord) -> bool:
-        """Whether a picture's original is here, in place or kept."""
-        in_place = _open_in_place(record)
-        if in_place is not None:
-            in_place.close()
-            return True
-        return self.path(record.sha256, record.media_type) is not None
+        """Whether a picture's original is here, in place or kept, and not damaged."""
+        try:
+            file = self.open(record)
+        except OriginalDamagedError:
+            return False
+        if file is not None:
+            file.close()
+        return file is not None
+
+    def verify(self) -> Iterator[int]:
+        """Reads all kept originals, from somewhere in the middle on; yields how many, by folder.
+
+        The log names those that are damaged, and `damaged` does. Raises `StorageError`.
+        """
+        with disk_errors("look through the originals"):
+            folders = sorted(self._images.glob("??/??"))
+            start = random.randrange(len(folders) or 1)  # noqa: S311 - so that no start forgets some
+            for folder in folders[start:] + folders[:start]:
+                yield sum(map(self._verify, folder.glob("*")))
+
+    @property
+    def damaged(self) -> list[Path]:
+        """Originals that were found damaged and have not been healed or removed since."""
+        return [path for path in sorted(self._damaged) if path.is_file()]
+
+    def _verify(self, path: Path) -> bool:
+        """Reads one original past the system's cache; False where it is gone or is none."""
+        file = _open(path) if _DIGEST.fullmatch(path.stem) else None
+        if file is None:
+            return False
+        with file:
+            self._is_whole(path, file)
+            if hasattr(os, "posix_fadvise"):  # what is read once should not push out what is hot
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return True
+
+    def _is_whole(self, path: Path, file: BinaryIO | None = None) -> bool:
+        """Whether an original's bytes are those that its name says; leaves the file at its start.
+
+        A file that the disk cannot read is damaged, too. Raises `OSError`.
+        """
+        with ExitStack() as opened:
+            file = file or opened.enter_context(path.open("rb"))
+            try:
+                whole = sha256_of(file) == path.stem
+                file.seek(0)
+            except OSError as exc:
+                if exc.errno != errno.EIO:
+                    raise
+                whole = False
+        if whole:
+            self._damaged.discard(path)
+        elif path not in self._damaged:
+            self._damaged.add(path)
+            log.error("the original %s is damaged: its bytes are not those that were sent", path)
+        return whole
 
     def path(self, sha256: str, media_type: str) -> Path | None:
         """Where an original lies; None where it is not kept."""
@@ -176,7 +256,7 @@ class LocalFiles:
         """Stores a picture's thumbnail, whole or not at all; raises as `put`."""
         target = _path_in(self._thumbnails, sha256, "jpg")
         with disk_errors("store the thumbnail"), self._incoming() as incoming:
-            incoming.write_bytes(data)
+            incoming.write_bytes(data + _seal(data))
             target.parent.mkdir(parents=True, exist_ok=True)
             incoming.replace(target)
 
@@ -186,9 +266,12 @@ class LocalFiles:
         return path if path.is_file() else self.trash.find(path)
 
     def open_thumbnail(self, sha256: str) -> BinaryIO | None:
-        """Opens a thumbnail; None where there is none."""
+        """Opens a thumbnail; None where there is none, or it is damaged."""
         found = self.thumbnail_path(sha256)
-        return _open(found) if found else None
+        with suppress(OSError):  # it can be made again
+            data = found.read_bytes() if found else b""
+            return io.BytesIO(sound) if (sound := _unsealed(data)) else None
+        return None
 
     def set_aside(self, sha256s: Iterable[str], *, older_than_s: float = YOUNG_S) -> set[str]:
         """Moves originals and thumbnails to the trash.
@@ -290,6 +373,23 @@ class LocalFiles:
             yield path
         finally:
             path.unlink(missing_ok=True)
+
+
+_SEAL = b"\nlookalike sha256 "
+
+
+def _seal(data: bytes) -> bytes:
+    """What is written behind a thumbnail: viewers of JPEG ignore what follows a picture's end."""
+    return _SEAL + hashlib.sha256(data).hexdigest().encode()
+
+
+def _unsealed(data: bytes) -> bytes:
+    """A thumbnail without its seal; nothing where it is damaged."""
+    picture, seal, _ = data.rpartition(_SEAL)
+    if seal:
+        return picture if data == picture + _seal(picture) else b""
+    # Written before there were seals: at least its beginning and its end must be there.
+    return data if data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9") else b""
 
 
 def _open_in_place(record: ImageRecord) -> BinaryIO | None:

@@ -1,14 +1,15 @@
-"""What checks the service while it runs: the canary, and the recall of its searches."""
+"""What checks the service while it runs: canary, recall of searches, originals on the disk."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import io
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 
@@ -20,13 +21,15 @@ from lookalike.media.decoder import ImageDecoder
 from lookalike.models.encoders import Encoders, LiveEncoder, Vector
 from lookalike.progress import Worker, log_failure
 from lookalike.records import DEFAULT_COLLECTION, Effort, Match, ModelSpec
-from lookalike.store.base import Store, spec_of
+from lookalike.store.base import BlobStore, Store, spec_of
 from lookalike.store.filters import Filter
 from lookalike.store.tuning import recall_at_k
 
 WINDOW = 200  # searches of a collection that the mean is taken over: the last so many
 MAX_WAITING = 8  # searches that wait to be repeated; more are dropped
 TOLERANCE = 0.05  # how far `1 - cosine` may stray from the canary's first answer
+log = logging.getLogger(__name__)
+
 _FAILURE = "A search could not be repeated to measure recall"
 
 Search = Callable[..., list[list[Match]]]
@@ -196,6 +199,55 @@ class RecallMeter:
 
     def _of(self, collection: str) -> RecallFigures:
         return self._figures.setdefault(collection, RecallFigures())
+
+
+@dataclass(eq=False)
+class OriginalsCheck:
+    """Reads every kept original again and again, slowly, so that damage is noticed early."""
+
+    files: BlobStore
+    _: KW_ONLY
+    busy: float = 0.02  # share of the time that the thread reads, above 0 to 1
+    every_s: float = 86_400.0  # after the end of a round, when the next one begins
+
+    def __post_init__(self) -> None:
+        self._round: Iterator[int] | None = None
+        self.checked = 0
+        """Originals that were read since the start."""
+        self.rounds = 0
+        """How often all of them were read."""
+        failure = "The originals could not be checked"
+        self._worker = Worker(
+            "originals", self._step, failure=failure, share=self.busy, every_s=self.every_s
+        )
+
+    def begin(self) -> None:
+        """Starts the first round; returns at once."""
+        self._worker.wake()
+
+    @property
+    def damaged(self) -> Sequence[str]:
+        """The files that were found damaged and have not been healed or removed since."""
+        return [str(one) for one in self.files.damaged]
+
+    def close(self) -> None:
+        """Ends after the file that is being read; may be called twice."""
+        self._worker.close()
+
+    def _step(self) -> bool:
+        self._round = self._round or self.files.verify()
+        try:
+            found = next(self._round, None)
+        except Exception:
+            self._round = None  # a generator that raised has ended
+            raise
+        if found is not None:
+            self.checked += found
+            return True
+        self._round = None
+        self.rounds += 1
+        log.info("all originals were read: %d of them are damaged", len(self.damaged))
+        return False
 
 
 def _measure(search: Search) -> float | None:

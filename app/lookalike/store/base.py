@@ -373,7 +373,7 @@ class BlobStore(Protocol):
     """Originals and thumbnails, by the SHA-256 of the original. Safe to call from many threads."""
 
     def put(self, source: BinaryIO, sha256: str, media_type: str) -> None:
-        """Stores an original so that it survives a crash; one that is here stays.
+        """Stores an original so that it survives a crash; one that is here and whole stays.
 
         It is read from its start, and its bytes must have the SHA-256, 64 lower-case hex digits.
 
@@ -389,14 +389,22 @@ class BlobStore(Protocol):
     def open(self, record: ImageRecord) -> BinaryIO | None:
         """Opens a picture's original, in place or kept; None if it is in neither.
 
-        Raises `OSError` if it is there and cannot be opened.
+        Raises `OriginalDamagedError` if its bytes are not those that were sent, and `StorageError`
+        if they cannot be read.
         """
 
     def exists(self, record: ImageRecord) -> bool:
-        """Whether a picture's original is here, in place or kept."""
+        """Whether a picture's original is here, in place or kept, and not damaged."""
+
+    def verify(self) -> Iterator[int]:
+        """Reads all kept originals; yields how many, some at a time. Raises `StorageError`."""
+
+    @property
+    def damaged(self) -> Sequence[object]:
+        """Kept originals that were found damaged and have not been healed or removed since."""
 
     def open_thumbnail(self, sha256: str) -> BinaryIO | None:
-        """Opens a picture's thumbnail; None where there is none."""
+        """Opens a picture's thumbnail; None where there is none, or it is damaged."""
 
     def set_aside(self, sha256s: Iterable[str]) -> set[str]:
         """Moves originals and thumbnails that no row names to the trash; raises `StorageError`.

@@ -301,6 +301,14 @@ class RecallOut(Answer):
     skipped: int = Field(description="Tried, but pictures changed meanwhile or nothing was found")
 
 
+class OriginalsOut(Answer):
+    """What reading the kept originals again in the background has found."""
+
+    checked: int = Field(description="Originals that were read, since the start")
+    rounds: int = Field(description="How often all of them were read, since the start")
+    damaged: list[str] = Field(description="Files that do not hold what was sent; at most 100")
+
+
 class InfoOut(Schema):
     """What runs here."""
 
@@ -309,6 +317,7 @@ class InfoOut(Schema):
     collections: list[CollectionOut]
     recall: dict[str, RecallOut]
     """By collection; where the index is approximate, once a search was measured"""
+    originals: OriginalsOut
     store: dict[str, Any]
     limits: dict[str, int]
 
@@ -319,6 +328,7 @@ class HealthOut(Schema):
     status: Literal["ok"] = "ok"
 
 
+_SHOWN = 100  # damaged originals
 _LIMITS = [f"max_{what}" for what in ("file_bytes", "pixels", "files", "metadata_bytes", "batch")]
 _LIMITS.append("queue_size")
 
@@ -327,6 +337,7 @@ _LIMITS.append("queue_size")
 def info(parts: PartsDep) -> InfoOut:
     """Models with their passports, collections, index types, limits and versions."""
     services, settings = parts.services, parts.services.settings
+    check = services.originals_check
     return InfoOut(
         version=__version__,
         models=[
@@ -337,6 +348,9 @@ def info(parts: PartsDep) -> InfoOut:
         recall={
             name: RecallOut.of(figures) for name, figures in services.recall_meter.figures().items()
         },
+        originals=OriginalsOut(
+            checked=check.checked, rounds=check.rounds, damaged=list(check.damaged[:_SHOWN])
+        ),
         store=services.store.describe(),
         limits={name: getattr(settings, name) for name in _LIMITS},
     )
