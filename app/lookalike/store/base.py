@@ -146,10 +146,16 @@ def check_vectors(vectors: Vectors, *, count: int | None, dim: int) -> Vectors:
     if rows.ndim != 2 or rows.shape[1] != dim or (count is not None and len(rows) != count):
         wanted = "N" if count is None else count
         raise ValueError(f"vectors have the shape {rows.shape}; ({wanted}, {dim}) was expected")
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    if not np.all(np.abs(lengths - 1.0) <= _LENGTH_TOLERANCE):
+    if not has_unit_length(rows):
         raise ValueError("vectors must be finite and of length 1")
     return rows
+
+
+def has_unit_length(rows: Vectors) -> bool:
+    """Whether all of (N, dim) rows are finite and of length 1."""
+    with np.errstate(all="ignore"):  # damaged vectors may be huge
+        lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    return bool(np.all(np.abs(lengths - 1.0) <= _LENGTH_TOLERANCE))
 
 
 def exact_scores(rows: Vectors, query: NDArray[np.float32]) -> Scores:

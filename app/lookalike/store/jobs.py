@@ -14,7 +14,7 @@ from typing import Any
 
 from lookalike.errors import InvalidParameterError, JobNotFoundError
 from lookalike.records import MAX_SEQ, decode_cursor, encode_cursor
-from lookalike.store.sqlite import OneConnection, Schema
+from lookalike.store.sqlite import OneConnection, Schema, read_json, read_object, reads
 
 
 class JobState(StrEnum):
@@ -181,11 +181,22 @@ def _values(job: Job, names: Sequence[str]) -> tuple[Any, ...]:
     return tuple(written.get(name, getattr(job, name)) for name in names)
 
 
+_TEXTS = ("id", "kind", "message", "created_at", "updated_at")
+_NUMBERS = ("done", "errors", "starts")
+
+
+@reads("jobs.db")
 def _job(row: Sequence[Any]) -> Job:
     """Reads `_COLUMNS`."""
     read = dict(zip(_FIELDS, row, strict=True))
-    read["parameters"] = json.loads(read["parameters"])
+    read["parameters"] = read_object(read["parameters"])
     read["state"] = JobState(read["state"])
     read["cancel_requested"] = bool(read["cancel_requested"])
-    read["error_texts"] = tuple(json.loads(read["error_texts"]))
+    read["error_texts"] = tuple(map(str, read_json(read["error_texts"])))
+    if not (
+        all(type(read[name]) is str for name in _TEXTS)
+        and all(type(read[name]) is int for name in _NUMBERS)
+        and type(read["total"] or 0) is int
+    ):
+        raise ValueError("a row of jobs")
     return Job(**read)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
+import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from lookalike.errors import DataFolderError, LookalikeError, StorageError, StorageFullError
 from lookalike.files.disk import disk_errors, has_room, make_folders
@@ -24,7 +28,23 @@ _REFUSED = {
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_PROTOCOL,
 }
+# An index that lacks a row shows as a constraint that fails.
+_DAMAGED = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_FORMAT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_SCHEMA,
+}
+_SAYS_DAMAGE = re.compile(
+    r"malformed|unsupported file format|no such (table|column|collation|function|index)"
+    r"|could not decode|has no column|foreign key mismatch|integer overflow",
+    re.IGNORECASE,
+)
 _NEW = ("PRAGMA page_size = 4096", "PRAGMA auto_vacuum = INCREMENTAL")
 _SETTINGS = ("PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON")
 
@@ -159,20 +179,69 @@ def refuse_newer(connection: sqlite3.Connection, path: Path, schema: Schema) -> 
     return application, version
 
 
+def damaged(path: Path | str, why: object) -> DataFolderError:
+    """The error for a file that does not hold what was written to it."""
+    remedy = "move it away"
+    if Path(path).name == "catalog.db":
+        remedy = "make the catalog again from the originals with `lookalike rebuild`"
+    return DataFolderError(f"{path} is damaged ({why}); restore it from a backup, or {remedy}")
+
+
 def translated(exc: sqlite3.Error, path: Path) -> LookalikeError | None:
     """Our error for an error of SQLite; None for one that is a bug."""
     code = int(getattr(exc, "sqlite_errorcode", 0)) & 0xFF  # without what extends it
-    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-        return DataFolderError(
-            f"{path} is damaged ({exc}); restore it from a backup, or make the catalog again "
-            "from the originals with `lookalike rebuild`"
-        )
+    # Errors of SQL have one code, and those of texts that are no UTF-8 have none.
+    if code in _DAMAGED or (code in {0, sqlite3.SQLITE_ERROR} and _SAYS_DAMAGE.search(str(exc))):
+        return damaged(path, exc)
     out_of_room = code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN} and not has_room(
         path.parent
     )
     if code == sqlite3.SQLITE_FULL or out_of_room:
         return StorageFullError("The disk of the data folder is full; make room")
     return StorageError(f"{path} cannot be used: {exc}") if code in _REFUSED else None
+
+
+_MISREAD = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError),
+    *(OverflowError, RecursionError),
+)
+Reading = TypeVar("Reading", bound=Callable[..., Any])
+
+
+def reads(file: str) -> Callable[[Reading], Reading]:
+    """Decorates a function that reads stored values: one that cannot be read is damage of `file`.
+
+    The function raises `DataFolderError` then.
+    """
+
+    def decorated(function: Reading) -> Reading:
+        @wraps(function)
+        def reading(*arguments: Any, **named: Any) -> Any:
+            try:
+                return function(*arguments, **named)
+            except _MISREAD as exc:
+                what = str(exc) or type(exc).__name__
+                raise damaged(file, f"a value is not what was written: {what}") from exc
+
+        return cast("Reading", reading)
+
+    return decorated
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+read_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
+"""Reads stored JSON. Raises ValueError, for NaN and infinity too."""
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """Reads a stored JSON object. Raises ValueError."""
+    found = read_json(text)
+    if type(found) is not dict:
+        raise ValueError("no JSON object")
+    return found
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.errors import DataFolderError, StorageError
+from lookalike.errors import StorageError
 from lookalike.files.data_folder import APPLICATION
 from lookalike.progress import Worker
 from lookalike.records import (
     MAX_COPIES,
+    MAX_SEQ,
     ImageRecord,
     Metadata,
     ModelSpec,
@@ -34,12 +36,13 @@ from lookalike.records import (
 from lookalike.store.base import (
     Seqs,
     Vectors,
+    has_unit_length,
     image_not_found,
     put_outcome,
     unknown_collection,
     without_places,
 )
-from lookalike.store.sqlite import Connections, Schema
+from lookalike.store.sqlite import Connections, Schema, read_json, read_object, reads
 
 _LOCATION = "rtrim(root, '/') || '/' || path"  # what `Place.location` gives
 
@@ -140,6 +143,11 @@ _SEEN = (
 )
 RECORD_COLUMNS = ", ".join([*(f"images.{name}" for name in _RECORD_FIELDS), _SEEN])
 """What `record` reads, in its order."""
+
+_TEXTS = ("id", "sha256", "filename", "media_type", "created_at", "updated_at")
+_NUMBERS = ("width", "height", "bytes")
+_MOST = 2**48
+_KNOWN_BYTES = re.compile(r"[0-9a-f]{64} [a-z]+/[a-z0-9.+-]+")
 
 Rows = Sequence[tuple[int, Metadata]]
 """Seqs, ascending, each with the row's metadata."""
@@ -464,6 +472,7 @@ def require_collection(connection: sqlite3.Connection, name: str) -> CollectionR
     return row
 
 
+@reads("catalog.db")
 def read_images(
     connection: sqlite3.Connection, row: CollectionRow, ids: Iterable[str]
 ) -> dict[str, tuple[int, ImageRecord]]:
@@ -473,13 +482,21 @@ def read_images(
     return {rest[0]: (seq, record(row.name, rest)) for seq, *rest in rows}
 
 
+@reads("catalog.db")
 def record(collection: str, row: Sequence[Any]) -> ImageRecord:
     """Reads `RECORD_COLUMNS`."""
     *facts, metadata, seen = row
     values = dict(zip(_RECORD_FIELDS[:-1], facts, strict=True))
-    values["metadata"] = json.loads(metadata)
+    values["metadata"] = read_object(metadata)
+    if not (
+        all(type(values[name]) is str for name in _TEXTS)
+        and all(type(values[name]) is int and 0 <= values[name] <= _MOST for name in _NUMBERS)
+        and _KNOWN_BYTES.fullmatch(f"{values['sha256']} {values['media_type']}")
+        and type(values["source"] or "") is str
+    ):
+        raise ValueError("a row of images")
     if seen != "[]":
-        first, *others = (Place(*one) for one in json.loads(seen))
+        first, *others = (Place(str(root), str(path)) for root, path in read_json(seen))
         values |= {"place": first, "others": tuple(others)}
     return ImageRecord(collection=collection, **values)
 
@@ -489,18 +506,25 @@ def vector_blob(vector: Vectors) -> bytes:
     return vector.astype("<f4").tobytes()
 
 
+@reads("catalog.db")
 def vector_rows(blobs: list[bytes], dim: int) -> Vectors:
     """Stored vectors as (N, dim) float32. Raises `DataFolderError` where one is damaged."""
     if any(len(blob) != 4 * dim for blob in blobs):
-        raise DataFolderError(
-            "A stored vector has the wrong length: the catalog is damaged; restore it from a backup"
-        )
-    return np.frombuffer(b"".join(blobs), dtype="<f4").astype(np.float32).reshape(-1, dim)
+        raise ValueError("a vector has the wrong length")
+    rows = np.frombuffer(b"".join(blobs), dtype="<f4").astype(np.float32).reshape(-1, dim)
+    if not has_unit_length(rows):
+        raise ValueError("a vector is not of length 1")
+    return rows
 
 
+@reads("catalog.db")
 def _collection_row(row: tuple[Any, ...]) -> CollectionRow:
     number, name, created_at, space, spec, provenance, *counts = row
-    made_by = ModelSpec.from_json(spec), json.loads(provenance)
+    made_by = ModelSpec.from_json(spec), read_object(provenance)
+    if type(name) is not str or type(created_at) is not str:
+        raise ValueError("a row of collections")
+    if not all(type(one) is int and 0 <= one <= MAX_SEQ // 2 for one in (number, space, *counts)):
+        raise ValueError("a number in a row of collections")
     return CollectionRow(number, name, created_at, space, *made_by, *counts)
 
 
@@ -639,10 +663,13 @@ def _count_change(
     return require_collection(connection, row.name)
 
 
+@reads("catalog.db")
 def _counts(connection: sqlite3.Connection, row: CollectionRow) -> tuple[int, int]:
     """A collection's images, -1 if it is gone, and its change number."""
     sql = "SELECT images, changes FROM collections WHERE id = ?"
     images, changes = connection.execute(sql, (row.id,)).fetchone() or (-1, row.changes)
+    if type(images) is not int or type(changes) is not int:
+        raise ValueError("a number in a row of collections")
     return images, changes
 
 
@@ -651,17 +678,21 @@ def _seqs(connection: sqlite3.Connection, row: CollectionRow) -> Seqs:
     return _seq_array(connection.execute(sql, (row.id,)))
 
 
+@reads("catalog.db")
 def _seq_array(rows: Iterable[tuple[int]]) -> Seqs:
     """One column of seqs as (N,) int64."""
     return np.fromiter((seq for (seq,) in rows), dtype=np.int64)
 
 
+@reads("catalog.db")
 def _metadata(connection: sqlite3.Connection, row: CollectionRow, where: str, *values: int) -> Rows:
     """Seqs and metadata of some rows, by seq."""
     sql = f"SELECT seq, metadata FROM images WHERE collection = ? AND {where} ORDER BY seq"
     rows = connection.execute(sql, (row.id, *values)).fetchall()
     # All texts at once, which takes half of the time.
-    texts: list[Metadata] = json.loads(f"[{','.join(text for _, text in rows)}]")
+    texts: list[Metadata] = read_json(f"[{','.join(text for _, text in rows)}]")
+    if not all(type(one) is dict for one in texts):
+        raise ValueError("metadata is no JSON object")
     return [(seq, metadata) for (seq, _), metadata in zip(rows, texts, strict=True)]
 
 

@@ -35,6 +35,7 @@ from lookalike.store.local.catalog import (
     vector_rows,
 )
 from lookalike.store.local.index.indexes import Indexes, LiveIndex
+from lookalike.store.sqlite import read_object, reads
 
 _REMOVED_TOGETHER = 500
 
@@ -197,6 +198,7 @@ class LocalSpaces:
             return _row(connection, collection, spec)
 
 
+@reads("catalog.db")
 def _find(
     connection: sqlite3.Connection, row: CollectionRow, spec: ModelSpec
 ) -> CollectionRow | None:
@@ -205,7 +207,7 @@ def _find(
     for space, text, provenance in connection.execute(sql, (row.id,)):
         held = ModelSpec.from_json(text)
         if held.digest == spec.digest:
-            return replace(row, space=space, spec=held, provenance=json.loads(provenance))
+            return replace(row, space=space, spec=held, provenance=read_object(provenance))
     return None
 
 
@@ -219,6 +221,7 @@ def _row(connection: sqlite3.Connection, name: str, spec: ModelSpec) -> Collecti
     return row
 
 
+@reads("catalog.db")
 def _is_complete(connection: sqlite3.Connection, row: CollectionRow) -> bool:
     # A space has vectors of this collection's pictures alone, so that equal numbers say it.
     sql = (
@@ -228,6 +231,7 @@ def _is_complete(connection: sqlite3.Connection, row: CollectionRow) -> bool:
     return bool(connection.execute(sql, (row.space, row.id)).fetchone()[0])
 
 
+@reads("catalog.db")
 def _described(connection: sqlite3.Connection, row: CollectionRow) -> list[VectorSpace]:
     sql = (
         "SELECT id, spec, provenance, recipe,"
@@ -237,8 +241,8 @@ def _described(connection: sqlite3.Connection, row: CollectionRow) -> list[Vecto
     return [
         VectorSpace(
             spec=ModelSpec.from_json(spec),
-            provenance=json.loads(provenance),
-            recipe=json.loads(recipe) if recipe else None,
+            provenance=read_object(provenance),
+            recipe=read_object(recipe) if recipe else None,
             count=count,
             active=space == row.space,
         )
