@@ -1,8 +1,9 @@
 """kill -9 of a real service amid everything that changes what it holds.
 
-Several clients index, replace, change and delete pictures, drop a collection, send archives and
-move collections to another model, while small limits keep building indexes. The test keeps a model
-of what each id may be. After each restart, what was acknowledged is there, bytes and all.
+Several clients index, replace, change and delete pictures, drop a collection, send archives, move
+collections to another model and make backups, while small limits keep building indexes. The test
+keeps a model of what each id may be. After each restart, what was acknowledged is there, bytes and
+all.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import itertools
 import json
 import os
 import random
+import shutil
+import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -19,6 +23,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +32,7 @@ import httpx2
 import pytest
 
 from lookalike.models.head import save_head
-from tests.servers import Server
+from tests.servers import LOOKALIKE, Server, clean_environment
 from tests.services.archive_maker import write_archive
 from tests.services.moving import make_head
 from tests.test_crash import picture
@@ -39,6 +44,7 @@ ROUNDS = int(os.environ.get("LOOKALIKE_TEST_KILLS", "3"))
 WHO = "admin key"
 IDS = 60  # of each client
 ARCHIVES = 4
+CHECK_EVERY = 10  # rounds
 ARCHIVE_PICTURES = 15
 
 SMALL_LIMITS = """
@@ -201,7 +207,12 @@ class JobClient(Client):
 
     def change(self) -> bool:
         time.sleep(self.chance.uniform(0, 0.2))
-        return self.move() if self.chance.random() < 0.4 else self.send()
+        weights = {self.send: 6, self.move: 4, self.back_up: 2}
+        (make,) = self.chance.choices(list(weights), list(weights.values()))
+        return make()
+
+    def back_up(self) -> bool:
+        return self.model.attempt("backup", {}, self.http, "POST", "/backup")
 
     def move(self) -> bool:
         collection = self.chance.choice(["main", "side", "archives"])
@@ -302,6 +313,7 @@ CALLS = {
     "delete": "delete_image",
     "drop": "delete_collection",
     "archive": "index_archive",
+    "backup": "begin_backup",
     "reembed": "reembed",
 }
 
@@ -324,13 +336,37 @@ def check_audit(server: Server, done: Counter[str]) -> None:
     assert entries >= acknowledged, (entries, acknowledged)
 
 
+def lookalike(*words: str | Path) -> str:
+    """Runs a command, which must end with 0."""
+    done = subprocess.run(
+        [LOOKALIKE, *words], capture_output=True, text=True, env=clean_environment(), check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def check_backup(server: Server, tmp_path: Path, number: int) -> None:
+    """A backup of what the model says is restored elsewhere, and whole."""
+    job = server.http.post("/backup").json()
+    wait_for_jobs(server)
+    assert server.http.get(f"/jobs/{job['id']}").json()["state"] == "done"
+    there = tmp_path / f"restored-{number}"
+    lookalike("restore", tmp_path / "backup", there)
+    lookalike("check", "--data-dir", there, "--model", "color", "--repair")  # makes thumbnails
+    with closing(sqlite3.connect(there / "catalog.db")) as catalog:
+        (restored,) = catalog.execute("SELECT count(*) FROM images").fetchone()
+    assert restored == len(stored_in(server))
+    shutil.rmtree(there)
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     save_head(make_head(7), tmp_path / "head.safetensors")
     for which in range(ARCHIVES):
         files = [(f"{n}.png", picture(n)) for n in archive_numbers(which)]
         write_archive(tmp_path / f"{which}.zip", files)
-    made = SmallLimits(tmp_path / "data", max_batch=8, index="IVF1,SQ8")
+    settings = {"max_batch": 8, "index": "IVF1,SQ8", "backup_dir": tmp_path / "backup"}
+    made = SmallLimits(tmp_path / "data", **settings)
     yield made
     made.close()
 
@@ -359,6 +395,9 @@ def test_nothing_acknowledged_is_lost_amid_everything(
         check(server, model)
         took = time.monotonic() - began
         print(f"round {number + 1}: {took:.0f} s, {dict(model.done)}", flush=True)
+        if number % CHECK_EVERY == CHECK_EVERY - 1 or number == ROUNDS - 1:
+            lookalike("check", "--data-dir", server.data_dir, "--model", "color")
+            check_backup(server, tmp_path, number)
         facts = server.http.get("/info").json()["store"]["collections"].values()
         model.done["approximate"] += sum(one["type"] != "Flat" for one in facts)
     assert {"index", "replace", "patch", "delete", "archive"} <= set(model.done)
