@@ -120,6 +120,10 @@ class IndexItemOut(Answer):
     status: Literal["created", "replaced", "updated", "unchanged", "skipped", "failed"]
     id: str | None = None
     error: ItemError | None = None
+    copy_of: str | None = None
+    """The path of another file that has the same bytes and was seen first"""
+    metadata_kept: Literal[True] | None = None
+    """True if it is a copy that came with other metadata, which was not taken"""
 
 
 class IndexOut(Answer):
@@ -132,6 +136,8 @@ class IndexOut(Answer):
     unchanged: int = 0
     skipped: int = 0
     failed: int = 0
+    copies: int = Field(0, description="Files whose bytes came from another path first")
+    conflicts: int = Field(0, description="Copies with other metadata, which was not taken")
     items: list[IndexItemOut]
 
 

@@ -99,7 +99,8 @@ def test_an_archive_is_indexed(
     )
     assert (job["state"], job["done"], job["total"], job["errors"]) == ("done", 6, 6, 0), job
     assert job["kind"] == "index_archive"
-    assert job["message"] == f"photos.{kind}: 6 created"
+    passed = "passed over: 1 hidden, 1 other file, 1 system"
+    assert job["message"] == f"photos.{kind}: 6 created; {passed}"
     images = stored(client, "c")
     assert set(images) == {f"{n}.png" for n in range(6)}
     assert images["1.png"]["metadata"] == {"label": "cat", "year": 2026}
@@ -109,7 +110,7 @@ def test_an_archive_is_indexed(
     kept = client.get(found.json()["matches"][0]["image_url"])
     assert kept.content == picture("mug", 3)
     again = done(client, send(client, path, collection="c", on_conflict="error"))
-    assert again["message"] == f"photos.{kind}: 6 unchanged"
+    assert again["message"] == f"photos.{kind}: 6 unchanged; {passed}"
     wait_for(lambda: left(settings) == [])
 
 
@@ -272,7 +273,7 @@ def test_a_disk_that_fills_up_ends_the_job_and_says_what_was_added(
         "what is stored is skipped"
     )
     assert len(stored(client)) == 4
-    assert done(client, send(client, path))["message"].endswith("4 unchanged, 2 created")
+    assert ": 4 unchanged, 2 created; passed over" in done(client, send(client, path))["message"]
     wait_for(lambda: left(settings) == [])
 
 
@@ -468,10 +469,11 @@ def test_a_folder_of_the_server(allowing: TestClient, photos: Path) -> None:
     answer = send_folder(allowing, photos, folder_field="label", metadata={"year": 2026})
     job = done(allowing, answer)
     assert (job["state"], job["done"], job["total"], job["errors"]) == ("done", 8, 8, 0), job
-    assert job["message"] == f"{photos}: 8 created"
+    passed = "passed over: 1 hidden, 1 other file"
+    assert job["message"] == f"{photos}: 8 created; {passed}"
     assert stored(allowing)["fish-01-1.jpg"]["metadata"] == {"label": "fish", "year": 2026}
     again = done(allowing, send_folder(allowing, photos, on_conflict="skip"))
-    assert again["message"].endswith("8 skipped")
+    assert again["message"].endswith(f"8 skipped; {passed}")
 
 
 def test_links_must_not_lead_out(allowing: TestClient, photos: Path, tmp_path: Path) -> None:
@@ -482,7 +484,8 @@ def test_links_must_not_lead_out(allowing: TestClient, photos: Path, tmp_path: P
     (photos / "loop.jpg").symlink_to(photos / "loop.jpg")
     (photos.parent / "away").symlink_to(tmp_path)
     job = done(allowing, send_folder(allowing, photos))
-    assert (job["done"], job["errors"]) == (11, 2), job
+    assert (job["done"], job["errors"]) == (10, 2), job
+    assert "1 link" in job["message"], "in.jpg is indexed where it leads"
     assert {text.split(":")[0] for text in job["error_texts"]} == {"out.jpg", "loop.jpg"}
     assert "secret" not in str(job)
     for path in (photos.parent / "away", photos / "..", photos / ".." / "..", tmp_path):
@@ -517,7 +520,7 @@ def test_folders_inside_that_cannot_be_read_are_errors_of_the_job(
     job = done(allowing, send_folder(allowing, photos, folder_field="label"))
     assert (job["state"], job["done"], job["total"], job["errors"]) == ("done", 5, 5, 1), job
     assert "fish: The folder cannot be read: Permission denied" in job["error_texts"][0]
-    assert job["message"].endswith(": 1 failed, 4 created")
+    assert ": 1 failed, 4 created; passed over" in job["message"]
 
 
 def test_names_that_are_no_utf8(allowing: TestClient, photos: Path) -> None:

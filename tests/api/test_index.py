@@ -34,6 +34,8 @@ def test_the_answer_has_exactly_the_documented_json(client):
         "unchanged": 1,
         "skipped": 0,
         "failed": 1,
+        "copies": 0,
+        "conflicts": 0,
         "items": [
             {"filename": "a.png", "status": "created", "id": hashlib.sha256(mug).hexdigest()[:16]},
             {

@@ -73,7 +73,8 @@ def plainly(path: Path) -> Iterator[tuple[str, bytes | None]]:
     for name, data in files:
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
         inside = [part for part in parts if part != ".."]
-        if any(part.startswith(".") for part in inside) or not inside:
+        passed = (part.startswith(".") or part.lower() == "__macosx" for part in inside)
+        if any(passed) or not inside:
             continue
         if Path(inside[-1]).suffix.lower() not in SUFFIXES:
             continue

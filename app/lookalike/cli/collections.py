@@ -19,6 +19,7 @@ from lookalike.cli.common import (
     DEFAULT,
     MODEL_SETTINGS,
     Collection,
+    Exclude,
     FilterOption,
     Json,
     Target,
@@ -31,20 +32,21 @@ from lookalike.cli.common import (
     size_text,
     watch_job,
 )
-from lookalike.client import Outcome
+from lookalike.client import Outcome, Outcomes
 from lookalike.errors import ConfigurationError, LookalikeError
-from lookalike.media.sources import walk
+from lookalike.media.sources import Selection, passed_over, walk
 from lookalike.models.spec import ModelRequest
 from lookalike.records import OnConflict
 from lookalike.schemas import JobOut
 from lookalike.services.checks import WINDOW
-from lookalike.services.importing import ARCHIVE_ENDINGS
+from lookalike.services.importing import ARCHIVE_ENDINGS, copies_text
 
 if TYPE_CHECKING:
     from lookalike import HttpClient
 
 
 STAGE = "indexing"
+SHOWN = 10  # copies that came with other metadata
 
 
 @client_flags(*MODEL_SETTINGS, "originals")
@@ -69,6 +71,7 @@ def index(
         list[str] | None,
         typer.Option(metavar="FOLDER", help="With --server: a folder of the service's machine"),
     ] = None,
+    exclude: Exclude = None,
     as_json: Json = False,
 ) -> None:
     """Add pictures to a collection; what is there already is skipped without work.
@@ -84,13 +87,20 @@ def index(
         "metadata": _common(metadata),
         "folder_field": folder_field,
     }
+    if exclude:
+        options["exclude"] = exclude
     archives = [path for path in paths or () if _is_archive(path)]
     if missing := [path for path in archives if not path.is_file()]:
         raise ConfigurationError(f"{missing[0]} does not exist, or is no file")
     files = [path for path in paths or () if not _is_archive(path)]
-    some = [next(walk([path]), None) is not None for path in files]  # raises where one is missing
+    selection = Selection(exclude or ())
+    # raises where one is missing
+    some = [next(walk([path], selection=selection), None) is not None for path in files]
     if not (any(some) or archives or on_server):
-        raise ConfigurationError("No pictures found there; name files or folders that hold some")
+        why = passed_over(selection.passed)
+        raise ConfigurationError(
+            f"No pictures found there{why and f' ({why})'}; name files or folders that hold some"
+        )
     jobs: list[JobOut] = []
     with target.open(changes=True, must_exist=False) as client:
         with progress() as drawn:
@@ -98,7 +108,9 @@ def index(
             if isinstance(client, lookalike.Client):
                 for path in archives:
                     stage = drawn.stage(f"{STAGE} {path.name}")
-                    outcomes += client.index_archive(path, progress=stage, **options)
+                    more = client.index_archive(path, progress=stage, **options)
+                    outcomes.extend(more)
+                    outcomes.passed += more.passed
         if isinstance(client, lookalike.HttpClient):
             for place in (*archives, *(on_server or ())):  # one that fails harms no other
                 try:
@@ -130,16 +142,29 @@ def _begin(client: HttpClient, place: Path | str, options: dict[str, Any]) -> Jo
         return client.index_archive(place, progress=drawn, **options)
 
 
-def _report(outcomes: Sequence[Outcome], jobs: Sequence[JobOut], *, as_json: bool) -> None:
+def _report(outcomes: Outcomes, jobs: Sequence[JobOut], *, as_json: bool) -> None:
     """Prints what became of all; exits with 1 where something failed."""
     counts = Counter(outcome.status for outcome in outcomes)
+    copies = sum(outcome.copy_of is not None for outcome in outcomes)
+    kept = [outcome for outcome in outcomes if outcome.kept_metadata]
     if as_json:
         items = [_item(outcome) for outcome in outcomes]
+        more = {
+            "copies": copies,
+            "conflicts": list(map(_item, kept)),
+            "passed_over": outcomes.passed,
+        }
         ended = {"jobs": [job.model_dump(mode="json") for job in jobs]} if jobs else {}
-        typer.echo(json.dumps({**counts, "items": items, **ended}, indent=2))
+        typer.echo(json.dumps({**counts, "items": items, **more, **ended}, indent=2))
     else:
         if outcomes:
             typer.echo(", ".join(f"{count} {status}" for status, count in counts.items()))
+        for line in (*copies_text(copies, len(kept)), passed_over(outcomes.passed)):
+            if line:
+                typer.echo(line)
+        print_errors(f"{one.path}: its metadata is that of {one.copy_of}" for one in kept[:SHOWN])
+        if len(kept) > SHOWN:
+            print_errors([f"and {len(kept) - SHOWN:,} more; --json names them all"])
         print_errors(f"{one.path}: {one.error}" for one in outcomes if one.failed)
         for job in jobs:
             _print_ended(job)
@@ -150,7 +175,8 @@ def _report(outcomes: Sequence[Outcome], jobs: Sequence[JobOut], *, as_json: boo
 def _item(outcome: Outcome) -> dict[str, Any]:
     reason = None if outcome.error is None else str(outcome.error)
     facts = {"path": str(outcome.path), "status": outcome.status, "id": outcome.id}
-    return facts | {"reason": reason}
+    copied = {"copy_of": outcome.copy_of, "metadata_kept": outcome.kept_metadata}
+    return facts | {"reason": reason} | copied
 
 
 _MOVING = "re-embedding"

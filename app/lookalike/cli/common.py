@@ -68,6 +68,12 @@ FilterOption = Annotated[
     str | None,
     typer.Option("--filter", metavar="JSON", help='Only pictures that pass, e.g. {"label": "cat"}'),
 ]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude", metavar="GLOB", help="Pass over these files and folders; may be repeated"
+    ),
+]
 DEFAULT = DEFAULT_COLLECTION
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from lookalike import bootstrap
 from lookalike.cli.common import (
     MODEL_SETTINGS,
+    Exclude,
     Json,
     add_flags,
     cell,
@@ -88,6 +89,7 @@ class Wanted:
         int | None, typer.Option(min=2, help="Of a dataset: only so many pictures, at random")
     ] = None
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same choices")] = 0
+    exclude: Exclude = None
 
 
 def require_label_field(wanted: Wanted) -> None:
@@ -107,8 +109,12 @@ def set_flags(command: Callable[..., None], *, without: str = "") -> Callable[..
 
 
 @contextmanager
-def open_vectors(wanted: Wanted, given: dict[str, Any], progress: Progress) -> Iterator[VectorSet]:
+def open_vectors(
+    wanted: Wanted, given: dict[str, Any], progress: Progress, *, out: Path | None = None
+) -> Iterator[VectorSet]:
     """Opens a set with its vectors, which are extracted if they are not kept yet.
+
+    Pictures in `out`, the folder that the command writes to, are not the set's.
 
     Raises:
         ConfigurationError: Not one of dataset and collection is named, or a flag does not fit.
@@ -127,7 +133,7 @@ def open_vectors(wanted: Wanted, given: dict[str, Any], progress: Progress) -> I
         return
     if wanted.label_field is not None or wanted.where is not None:
         raise ConfigurationError("--label-field and --filter belong to a --collection")
-    dataset = _open_dataset(wanted, settings)
+    dataset = _open_dataset(wanted, settings, [] if out is None else [out])
     with closing(bootstrap.build_encoders(settings)) as encoders:
         yield extract_vectors(
             dataset,
@@ -143,6 +149,7 @@ def _refuse_dataset_flags(wanted: Wanted, given: dict[str, Any]) -> None:
     flags = [name for name in SET_SETTINGS if name != "data_dir" and given.get(name) is not None]
     flags += [name for name in ("split", "sop_label", "limit") if getattr(wanted, name) is not None]
     flags += ["kind"] if wanted.kind != "auto" else []
+    flags += ["exclude"] if wanted.exclude else []
     if flags:
         raise ConfigurationError(
             f"--{flags[0].replace('_', '-')} belongs to a dataset; a collection has its vectors "
@@ -150,13 +157,15 @@ def _refuse_dataset_flags(wanted: Wanted, given: dict[str, Any]) -> None:
         )
 
 
-def _open_dataset(wanted: Wanted, settings: Settings) -> Dataset:
+def _open_dataset(wanted: Wanted, settings: Settings, avoid: Sequence[Path]) -> Dataset:
     assert wanted.dataset is not None
     dataset = open_dataset(
         wanted.dataset,
         kind=wanted.kind,
         split=wanted.split,
         label=wanted.sop_label,
+        exclude=wanted.exclude or (),
+        avoid=avoid,
         cache_dir=settings.cache_dir,
     )
     limit = wanted.limit
@@ -193,7 +202,7 @@ def evaluate(
         require_label_field(wanted)
 
     claim_output(out / "report.json")
-    with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
+    with progress() as drawn, open_vectors(wanted, given, drawn, out=out) as vectors:
         _warn_of_splits(vectors)
         if query_index is not None:
             _one_query(vectors, query_index, k=k, out=out, as_json=as_json)
@@ -279,7 +288,7 @@ def map_pictures(
     """Draw a map on which similar pictures lie together."""
     require_extra("viz", "a map")
     claim_output(out / "map.html")
-    with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
+    with progress() as drawn, open_vectors(wanted, given, drawn, out=out) as vectors:
         numbers: dict[str, Any] = {"components": components, "perplexity": perplexity}
         layout = make_map(vectors, **numbers, seed=wanted.seed, progress=drawn)
         paths = write_map(layout, vectors, out, progress=drawn)
@@ -309,7 +318,7 @@ def cluster(
     if out is not None:
         claim_output(out / "index.html")
     paths: list[Path] = []
-    with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
+    with progress() as drawn, open_vectors(wanted, given, drawn, out=out) as vectors:
         choosing = drawn.stage("choosing the number of groups")
         found = cluster_pictures(vectors, clusters=clusters, seed=wanted.seed, progress=choosing)
         if out is not None:
@@ -412,7 +421,7 @@ def train(
         "mixed_precision": mixed_precision,
     }
     claim_output(out / "metrics.json")
-    with progress() as drawn, open_vectors(wanted, given, drawn) as vectors:
+    with progress() as drawn, open_vectors(wanted, given, drawn, out=out) as vectors:
         how = chosen if full else None
         result, headed = _fit(vectors, options, given, how, out / _CHECKPOINT, drawn)
         measuring = drawn.stage("measuring")

@@ -19,6 +19,7 @@ import io
 import os
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,7 +29,7 @@ from typing import Any, BinaryIO, Self, TypedDict, Unpack
 from PIL import Image, ImageOps
 
 from lookalike.errors import ConfigurationError, LookalikeError, MissingFileError, ServerError
-from lookalike.media.sources import Found, PictureSource, walk
+from lookalike.media.sources import Found, PictureSource, Selection, walk
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import DEFAULT_COLLECTION, Access, DuplicateKind, Effort, OnConflict
 from lookalike.schemas import (
@@ -64,6 +65,10 @@ class Outcome:
     status: str  # `created`, `replaced`, `updated`, `unchanged`, `skipped` or `failed`
     id: str | None = None  # the picture's, where it is known
     error: LookalikeError | None = None  # why it failed
+    # The path of another file that has the same bytes and was seen first, if there is one; and
+    # whether this one came with other metadata, which was not taken.
+    copy_of: str | None = None
+    kept_metadata: bool = False
 
     @classmethod
     def failure(cls, path: Path, error: LookalikeError) -> Outcome:
@@ -94,9 +99,15 @@ class ImportArguments(TypedDict, total=False):
     metadata: Mapping[str, Any] | None
     folder_field: str | None
     on_conflict: OnConflict
+    exclude: Sequence[str]
 
 
-Outcomes = list[Outcome]
+class Outcomes(list[Outcome]):
+    """One outcome for each file, and what was passed over: how many files and folders, by kind."""
+
+    def __init__(self, outcomes: Iterable[Outcome] = ()) -> None:
+        super().__init__(outcomes)
+        self.passed: Counter[str] = Counter()
 
 
 class BaseClient(ABC):
@@ -125,6 +136,7 @@ class BaseClient(ABC):
         metadata: Describe | None = None,
         folder_field: str | None = None,
         on_conflict: OnConflict = OnConflict.REPLACE,
+        exclude: Sequence[str] = (),
         progress: Progress = NO_PROGRESS,
     ) -> Outcomes:
         """Adds picture files, and all picture files below folders.
@@ -135,18 +147,24 @@ class BaseClient(ABC):
             metadata: A JSON object for every picture, or a function from a path to one.
             folder_field: Stores the name of a picture's folder under this metadata field.
             on_conflict: What to do with ids that exist.
+            exclude: Globs of files and folders that are passed over, see `Selection` in
+                `lookalike.media.sources`.
             progress: Told after each file.
 
         Returns:
             One outcome for each file, and for each folder that cannot be read. None harms another.
+            `passed` counts what was passed over.
 
         Raises:
             MissingFileError: A path does not exist.
+            ConfigurationError: A path lies in a folder of Lookalike's own.
+            InvalidParameterError: `exclude` has no glob.
             SpecMismatchError: The collection's vectors were made by another model.
         """
-        found = list(walk(Path(path) for path in paths))
+        selection, outcomes = Selection(exclude), Outcomes()
+        found = list(walk((Path(path) for path in paths), selection=selection))
         sources = [_source(one, metadata, folder_field) for one in found]
-        outcomes = Outcomes()
+        outcomes.passed = selection.passed
         for outcome in self._index(sources, collection, on_conflict) if found else ():
             outcomes.append(outcome)
             progress.report(len(outcomes), len(found))

@@ -105,6 +105,7 @@ class HttpClient(BaseClient):
         except (httpx2.InvalidURL, ValueError) as exc:
             raise ServerError(f"{server!r} is no address: {exc}") from exc
         self._server = server
+        self._met: set[str] = set()  # digests of files that the present `index` came by
 
     def close(self) -> None:
         self._http.close()
@@ -115,6 +116,7 @@ class HttpClient(BaseClient):
         self, sources: Iterable[PictureSource], collection: str, on_conflict: OnConflict
     ) -> Iterator[Outcome]:
         """Sends files in small batches, several at a time; what is there already is not sent."""
+        self._met.clear()
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="send") as pool:
             sent: deque[Future[list[Outcome]]] = deque()
             for batch in _batches(sources):
@@ -136,21 +138,32 @@ class HttpClient(BaseClient):
                 outcomes.append(Outcome.failure(_path(source), exc))
                 continue
             if (known := self._known(source, content, collection)) is not None:
-                outcomes.append(Outcome(path=_path(source), status="unchanged", id=known))
+                outcomes.append(known)
             else:
                 fresh.append((source, content))
         return outcomes + (self._upload(fresh, collection, on_conflict) if fresh else [])
 
-    def _known(self, source: PictureSource, content: bytes, collection: str) -> str | None:
-        """The id under which these bytes stand already with nothing to change, if they do."""
+    def _known(self, source: PictureSource, content: bytes, collection: str) -> Outcome | None:
+        """What became of a file whose bytes stand there already, its path with them, if so."""
         digest = hashlib.sha256(content).hexdigest()
+        is_met = digest in self._met
+        self._met.add(digest)
         answer = self._request("GET", f"/images/{digest[:16]}", params={"collection": collection})
         if answer.status_code != 200:
             return None
         stored = _json(answer)
         wanted = stored["metadata"] if source.metadata is None else source.metadata
         same = canonical_json(wanted) == canonical_json(stored["metadata"])
-        return str(stored["id"]) if same and stored["sha256"] == digest else None
+        if not same or stored["sha256"] != digest:
+            return None
+        copy_of = None
+        if "path" in stored and source.place is not None:  # not an older service
+            paths = [stored["path"], *stored["copies"]]
+            if is_met or source.place.path not in paths:  # equal paths may be of two folders
+                return None
+            copy_of = None if source.place.path == paths[0] else paths[0]
+        known = str(stored["id"])
+        return Outcome(path=_path(source), status="unchanged", id=known, copy_of=copy_of)
 
     def _upload(
         self, fresh: Sequence[tuple[PictureSource, bytes]], collection: str, on_conflict: OnConflict
@@ -158,6 +171,10 @@ class HttpClient(BaseClient):
         data = {"collection": collection, "on_conflict": on_conflict.value}
         if any(source.metadata is not None for source, _ in fresh):
             data["metadata"] = json.dumps([source.metadata for source, _ in fresh])
+        places = [source.place for source, _ in fresh if source.place is not None]
+        if len(places) == len(fresh):
+            data["root"] = places[0].root
+            data["paths"] = json.dumps([place.path for place in places])
         files = [("files", (source.filename, content)) for source, content in fresh]
         answer = self._request("POST", "/index", data=data, files=files)
         body = _json(answer)
@@ -436,17 +453,22 @@ def _read(source: PictureSource) -> bytes:
 
 
 def _batches(sources: Iterable[PictureSource]) -> Iterator[list[PictureSource]]:
-    """Splits files into batches that are small in number and in bytes."""
+    """Splits files into batches that are small in number and in bytes, each of one root."""
     batch: list[PictureSource] = []
     size = 0
     for source in sources:
         size += source.size
-        if batch and (len(batch) >= BATCH_FILES or size > BATCH_BYTES):
+        is_full = len(batch) >= BATCH_FILES or size > BATCH_BYTES
+        if batch and (is_full or _root(source) != _root(batch[0])):
             yield batch
             batch, size = [], source.size
         batch.append(source)
     if batch:
         yield batch
+
+
+def _root(source: PictureSource) -> str | None:
+    return None if source.place is None else source.place.root
 
 
 class _Reported(io.FileIO):
@@ -490,7 +512,9 @@ def _form(arguments: SearchArguments) -> dict[str, Any]:
 def _outcome(path: Path, item: Mapping[str, Any]) -> Outcome:
     if (error := item.get("error")) is not None:
         error = _kind(error["code"])(error["detail"])
-    return Outcome(path=path, status=item["status"], id=item.get("id"), error=error)
+    copied: dict[str, Any] = {"copy_of": item.get("copy_of")}
+    copied["kept_metadata"] = bool(item.get("metadata_kept"))
+    return Outcome(path=path, status=item["status"], id=item.get("id"), error=error, **copied)
 
 
 def _json(answer: httpx2.Response) -> Any:

@@ -204,12 +204,14 @@ class Client(BaseClient):
                 options=options,
             )
             total = feed.count(progress)
+            outcomes.passed = feed.passed
             groups = index_feed(self._services.indexing, feed.pictures(None), options)
             with closing(groups):
                 for picture, item in chain.from_iterable(groups):
                     outcomes.append(_outcome(archive / picture.name, item))
                     progress.report(len(outcomes), total)
                     progress.check()
+            outcomes.passed = feed.passed
         except LookalikeError as exc:
             outcomes.append(Outcome.failure(archive, exc))
 
@@ -466,7 +468,8 @@ def _user() -> str | None:
 
 def _outcome(path: Path, item: IndexItem) -> Outcome:
     status = "failed" if item.status is None else item.status.value
-    return Outcome(path=path, status=status, id=item.id, error=item.error)
+    copied: dict[str, Any] = {"copy_of": item.copy_of, "kept_metadata": item.kept_metadata}
+    return Outcome(path=path, status=status, id=item.id, error=item.error, **copied)
 
 
 def _options(*, filter: Mapping[str, Any] | None = None, **others: Any) -> SearchOptions:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,9 @@ from PIL import Image
 from lookalike.cores import limit_openmp
 from lookalike.errors import ConfigurationError, UnreadableImageError
 from lookalike.files.data_folder import claim_folder
-from lookalike.media.sources import SUFFIXES, PictureSource, readable, walk
+from lookalike.media.sources import SUFFIXES, PictureSource, Selection, passed_over, readable, walk
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["auto", "folder", "flat", "cifar10", "sop", "csv"]
 Split = Literal["test", "train"]
@@ -123,6 +126,8 @@ def open_dataset(
     kind: Kind = "auto",
     split: Split | None = None,
     label: SopLabel | None = None,
+    exclude: Sequence[str] = (),
+    avoid: Sequence[Path] = (),
     cache_dir: Path,
 ) -> Dataset:
     """Opens the dataset that a person names.
@@ -135,6 +140,8 @@ def open_dataset(
             first folder of each path being the label, and `flat` for pictures without labels.
         split: Of `cifar10` and `sop`: `test` unless given.
         label: Of `sop`: `class`, the product, unless given, or `super_class`.
+        exclude: Globs of files and folders of `folder` and `flat` that are passed over.
+        avoid: Folders whose pictures do not count, such as the one that results are written to.
         cache_dir: Where downloads are kept, in a folder for each.
 
     Raises:
@@ -154,13 +161,17 @@ def open_dataset(
             f"{spec!r} does not exist: name a folder of pictures, a CSV file of path,label, or "
             f"{DOWNLOADED}"
         )
+    selection = Selection(exclude, avoid=avoid)
     if kind == "auto":
-        kind = _recognize(path)
+        kind = _recognize(path, selection)
     _check_options(spec, kind, split=split, label=label)
     if kind == "csv" and path.is_dir():
         raise ConfigurationError(f"{path} is a folder; the kind csv needs a file of path,label")
     if kind != "csv" and not path.is_dir():
         raise ConfigurationError(f"{path} is a file; the kind {kind} needs a folder")
+    if kind in ("folder", "flat"):
+        pictures = _pictures_below(path, selection)
+        return (_open_flat if kind == "flat" else _open_folder)(path, pictures)
     return _open(path, kind, split=split or "test", label=label or "class")
 
 
@@ -170,13 +181,10 @@ def _open(path: Path, kind: Kind, *, split: Split, label: SopLabel) -> Dataset:
     if kind == "cifar10":
         top = path.parent if path.name == _CIFAR10_FOLDER else path
         return _open_cifar10(top, split=split)
-    if kind == "sop":
-        return _open_sop(path, split=split, label=label)
-    pictures = _pictures_below(path)
-    return (_open_flat if kind == "flat" else _open_folder)(path, pictures)
+    return _open_sop(path, split=split, label=label)
 
 
-def _recognize(path: Path) -> Kind:
+def _recognize(path: Path, selection: Selection) -> Kind:
     """The kind of what is there."""
     if not path.is_dir():
         return "csv"
@@ -184,7 +192,9 @@ def _recognize(path: Path) -> Kind:
         return "cifar10"
     if (path / "Ebay_test.txt").is_file():
         return "sop"
-    tops = {picture.parts[0] for picture in _pictures_below(path) if len(picture.parts) > 1}
+    tops = {
+        picture.parts[0] for picture in _pictures_below(path, selection) if len(picture.parts) > 1
+    }
     return "folder" if len(tops) > 1 else "flat"
 
 
@@ -197,18 +207,23 @@ def _check_options(spec: str, kind: Kind, *, split: Split | None, label: SopLabe
         )
 
 
-def _pictures_below(top: Path) -> list[Path]:
-    """Paths of picture files relative to a folder, sorted.
+def _pictures_below(top: Path, selection: Selection) -> list[Path]:
+    """Paths of picture files relative to a folder, sorted; see `Selection`.
 
-    Hidden ones are passed over, and so are folders that cannot be read, which the log names.
+    Folders that cannot be read are passed over, too; the log names them.
     """
-    found = sorted(picture.path.relative_to(top) for picture in readable(walk([top])))
-    if not found:
+    selection.passed.clear()
+    found = readable(walk([top], selection=selection))
+    paths = sorted(picture.path.relative_to(top) for picture in found)
+    if not paths:
+        why = passed_over(selection.passed)
         raise ConfigurationError(
-            f"{top} holds no dataset: neither pictures (.jpg, .png, ...), at any depth, nor "
-            "cifar-10-batches-py, nor Ebay_test.txt"
+            f"{top} holds no dataset{why and f' ({why})'}: neither pictures (.jpg, .png, ...), at "
+            "any depth, nor cifar-10-batches-py, nor Ebay_test.txt"
         )
-    return found
+    if text := passed_over(selection.passed):
+        log.info("%s: %s", top, text)
+    return paths
 
 
 def _open_folder(top: Path, pictures: Sequence[Path]) -> Dataset:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -78,7 +79,7 @@ def mark_folder(path: Path, kind: FolderKind) -> None:
     Only for folders that hold nothing of the user's; see `claim_folder`.
     """
     marker = path / MARKER
-    if marker.exists():
+    if _is_there(marker):
         return
     text = f"Lookalike {kind}\n\nLookalike made this folder, and never takes pictures from it.\n"
     with suppress(OSError), atomic_write(marker) as file:
@@ -102,17 +103,21 @@ def folder_kind(path: Path) -> FolderKind | None:
     A part of a data folder, such as `images`, is of that kind, too. A folder that holds files of
     the user's beside a data folder's is none of ours, but those parts are.
     """
-    try:
-        with (path / MARKER).open("rb") as file:
-            first = file.readline(100).decode("ascii", "replace").strip()
-        said = first.removeprefix("Lookalike ")
-        return next((kind for kind in get_args(FolderKind) if kind == said), "output")
-    except OSError:
-        pass
+    if (marked := _marked(path)) is not None:
+        return marked
     whole = _has_catalog(path) and _are_of_data_folder(_names(path))
-    if whole or (path.name in PARTS and _has_catalog(path.parent)):
+    top = path.parent
+    if whole or (path.name in PARTS and (_marked(top) == "data folder" or _has_catalog(top))):
         return "data folder"
     return "output" if _is_output(path) else None
+
+
+def _marked(path: Path) -> FolderKind | None:
+    """What a folder's marker says; one that was cut short says `output`."""
+    if (start := _start_of(path / MARKER)) is None:
+        return None
+    said = start.partition(b"\n")[0].decode("ascii", "replace").removeprefix("Lookalike ")
+    return next((kind for kind in get_args(FolderKind) if kind == said), "output")
 
 
 def is_ours(path: Path) -> bool:
@@ -120,13 +125,24 @@ def is_ours(path: Path) -> bool:
     return folder_kind(path) is not None
 
 
+def owner_of(path: Path) -> Path | None:
+    """The folder of ours that an absolute path is or lies in; None for a path of the user's.
+
+    A folder of the user's inside a data folder, beside its parts, is the user's.
+    """
+    for folder in (path, *path.parents):
+        kind = folder_kind(folder)
+        if kind is not None and (kind != "data folder" or folder == path or folder.name in PARTS):
+            return folder
+    return None
+
+
 def _has_catalog(path: Path) -> bool:
     """Whether a folder is a data folder, whatever lies in it beside; a catalog may be missing."""
-    with suppress(OSError), (path / "catalog.db").open("rb") as file:
-        file.seek(_APPLICATION_AT)
-        if file.read(4) == APPLICATION.to_bytes(4, "big"):
-            return True
-    return all((path / name).exists() for name in ("images", "thumbnails", "tmp", "lock"))
+    start = _start_of(path / "catalog.db") or b""
+    if start[_APPLICATION_AT:][:4] == APPLICATION.to_bytes(4, "big"):
+        return True
+    return all(_is_there(path / name) for name in ("images", "thumbnails", "tmp", "lock"))
 
 
 def _are_of_data_folder(names: list[str]) -> bool:
@@ -135,8 +151,22 @@ def _are_of_data_folder(names: list[str]) -> bool:
 
 def _is_output(path: Path) -> bool:
     """Whether a folder holds what a command wrote, and nothing else."""
-    signed = any(all((path / name).is_file() for name in names) for names in _SIGNS)
+    signed = any(all(_is_there(path / name) for name in names) for names in _SIGNS)
     return signed and all(map(_OUTPUT.fullmatch, _names(path)))
+
+
+def _start_of(path: Path) -> bytes | None:
+    """The first bytes of a regular file; None where there is none that can be read."""
+    with suppress(OSError):
+        if stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
+            with path.open("rb") as file:
+                return file.read(100)
+    return None
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something lies at a path; False where it cannot be looked at."""
+    return os.path.exists(path)  # noqa: PTH110 - `Path.exists` raises then
 
 
 def _names(path: Path) -> list[str]:

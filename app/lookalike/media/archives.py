@@ -33,7 +33,7 @@ from lookalike.media.archive_streams import (
     too_much,
     unpacked,
 )
-from lookalike.media.sources import PictureSource, is_picture_name
+from lookalike.media.sources import PictureSource, Selection
 from lookalike.progress import TaskEndedError
 
 MAX_MEMBERS = 1_000_000
@@ -109,16 +109,23 @@ class _Entry:
 class Archive:
     """A zip file, or a tar file that is plain or packed with gzip, bzip2 or xz; read once.
 
-    A member counts as a picture by its name, as a file in a folder does: by its suffix, and
-    unless it or a folder above it is hidden. Archives inside are not opened. Members above 1 MB
-    wait in `folder`, without a name.
+    A member counts as a picture by its name, as a file in a folder does: see `Selection`.
+    Archives inside are not opened. Members above 1 MB wait in `folder`, without a name.
 
     Raises:
         ArchiveError: It is no archive, or cannot be read.
     """
 
-    def __init__(self, path: Path, limits: ArchiveLimits, *, folder: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        limits: ArchiveLimits,
+        *,
+        folder: Path,
+        selection: Selection | None = None,
+    ) -> None:
         self._limits = limits
+        self._selection = selection or Selection()
         self._folder = folder
         self._opened = ExitStack()
         with self._opened, _errors_as(_broken):
@@ -205,8 +212,12 @@ class Archive:
             step()
             if position >= self._limits.members:
                 raise too_many(self._limits.members)
-            if entry is not None and _is_picture(entry.name):
+            if entry is not None and self._is_picture(entry.name):
                 yield position, entry
+
+    def _is_picture(self, name: str) -> bool:
+        parts = [as_text(part) for part in _name_parts(name) if part != ".."]
+        return bool(parts) and self._selection.takes_member(parts)
 
     def _read(self, position: int, entry: _Entry) -> Member:
         *folders, name = parts = [as_text(part) for part in _name_parts(entry.name)]
@@ -314,11 +325,6 @@ def _name_parts(name: str) -> list[str]:
 
 def _refused_name(name: str) -> str | None:
     return "Its name leads out of the archive" if ".." in _name_parts(name) else None
-
-
-def _is_picture(name: str) -> bool:
-    """By its name, as `lookalike.media.sources` decides."""
-    return is_picture_name([part for part in _name_parts(name) if part != ".."])
 
 
 def _no_archive(head: bytes) -> ArchiveError:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from io import FileIO
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from lookalike.errors import (
     ConfigurationError,
+    InvalidParameterError,
     LookalikeError,
     MissingFileError,
     UnreadableImageError,
 )
+from lookalike.files.data_folder import folder_kind, is_ours, owner_of
 from lookalike.records import Metadata, Place, sha256_of
 
 log = logging.getLogger(__name__)
@@ -26,6 +31,35 @@ _ENDINGS = (
     "pnm qoi"
 )
 SUFFIXES = frozenset(f".{ending}" for ending in _ENDINGS.split())
+
+_OTHER_ENDINGS = {
+    "raw": "3fr arw cr2 cr3 crw dcr dng erf fff gpr iiq kdc mef mos mrw nef nrw orf pef ptx raf "
+    "raw rw2 rwl sr2 srf srw x3f",
+    "psd": "psd psb",
+    "jxl": "jxl",
+    "svg": "svg svgz",
+    "pdf": "pdf",
+    "video": "3gp avi flv m2ts m4v mkv mov mp4 mpeg mpg mts webm wmv",
+}
+_KIND_OF = {f".{end}": kind for kind, ends in _OTHER_ENDINGS.items() for end in ends.split()}
+
+_SYSTEM = re.compile(
+    r"@(eadir|tmp|recycle|recently-snapshot|__thumb)|#(recycle|snapshot)"  # of network storage
+    r"|\$recycle\.bin|recycler|system volume information|found\.\d+|lost\+found"  # of disks
+    r"|__macosx|appdata_oc\w+|.*\.lrdata|syno(file|photo)_thumb_.*"  # previews and the like
+)
+"""Names in lower case of what systems keep beside a person's files, where they are not hidden."""
+
+_STORED = re.compile(r"(^|/)(images|thumbnails)/([0-9a-f]{2})/([0-9a-f]{2})/\3\4[0-9a-f]{60}\.")
+"""In the path of a file of a data folder, wherever the folder was packed."""
+
+SOFTWARE = "Lookalike"
+"""Which program made a picture, as every picture says that a command writes."""
+
+_SAID_WITHIN = 512  # bytes of the start or the end
+
+_NAMES = {"video": "videos", "links": "links", "other": "other files"}
+_ONE = {"video": "video", "links": "link", "other": "other file"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,23 +181,168 @@ class Found:
     error: UnreadableImageError | None = None
 
 
-def walk(paths: Iterable[Path], step: Callable[[], None] = lambda: None) -> Iterator[Found]:
-    """Picture files, by name; a file that is named itself is taken whatever its suffix.
+class Selection:
+    """Which files below a folder are taken, and how many were passed over.
 
-    Hidden files and folders are passed over. A folder that cannot be read stands, with its error,
+    Never taken: hidden files and folders, those that systems keep (`@eaDir`, `#recycle`,
+    `$RECYCLE.BIN`...), Lookalike's own folders and pictures, links to folders, and links to files
+    that are walked anyway.
+
+    Args:
+        exclude: Globs as git and rsync read them: `*`, `?` and `[a-z]` do not match a `/`, `**`
+            does. One without a `/` matches names at any depth, one with a `/` before its end the
+            path from the top. One that ends in `/` matches folders only. What lies in an excluded
+            folder is excluded.
+        avoid: Folders that are not walked into, such as the one that the command writes to.
+
+    Attributes:
+        passed: How many files and whole folders were passed over, by kind: `raw`, `psd`, `jxl`,
+            `svg`, `pdf`, `video`, `links`, `hidden`, `system`, `excluded`, `ours`, `other`.
+
+    Raises:
+        InvalidParameterError: A glob is empty or starts with `!`.
+    """
+
+    def __init__(self, exclude: Iterable[str] = (), *, avoid: Iterable[Path] = ()) -> None:
+        self._globs = [_Glob.parse(text) for text in exclude]
+        self._avoid = {path.resolve() for path in avoid}
+        self.passed: Counter[str] = Counter()
+
+    def takes_folder(self, path: Path, relative: str) -> bool:
+        """Whether a folder is walked into; `relative` is its path below the top, with `/`."""
+        kind = self._kind_of_folder(relative)
+        if kind is None and _is_link(path):
+            kind = "links"
+        if kind is None and (is_ours(path) or path.resolve() in self._avoid):
+            kind = "ours"
+        return self._passes(kind)
+
+    def takes_file(self, path: Path, relative: str, tops: Sequence[Path]) -> bool:
+        """Whether a file is taken; `tops` are all folders that are walked, resolved."""
+        kind = self._kind_of_file(relative)
+        if kind is None and _is_link(path) and _leads_into(path, tops):
+            kind = "links"
+        if kind is None and is_own_picture(path):
+            kind = "ours"
+        return self._passes(kind)
+
+    def takes_member(self, parts: Sequence[str]) -> bool:
+        """Whether a file of an archive is taken, by the parts of its name."""
+        relative = "/".join(parts)
+        folders = ("/".join(parts[:depth]) for depth in range(1, len(parts)))
+        kind = next(filter(None, map(self._kind_of_folder, folders)), None)
+        kind = kind or self._kind_of_file(relative)
+        if kind is None and _STORED.search(relative):
+            kind = "ours"
+        return self._passes(kind)
+
+    def _kind_of_folder(self, relative: str) -> str | None:
+        """Why a folder is passed over, by its name."""
+        name = relative.rpartition("/")[2]
+        if name.startswith("."):
+            return "hidden"
+        if _SYSTEM.fullmatch(name.lower()):
+            return "system"
+        return "excluded" if self._excludes(relative, is_folder=True) else None
+
+    def _kind_of_file(self, relative: str) -> str | None:
+        name = relative.rpartition("/")[2]
+        if name.startswith("."):
+            return "hidden"
+        if self._excludes(relative, is_folder=False):
+            return "excluded"
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix not in SUFFIXES:
+            return _KIND_OF.get(suffix, "other")
+        return "system" if _SYSTEM.fullmatch(name.lower()) else None
+
+    def _excludes(self, relative: str, *, is_folder: bool) -> bool:
+        return any(glob.matches(relative, is_folder=is_folder) for glob in self._globs)
+
+    def _passes(self, kind: str | None) -> bool:
+        if kind is not None:
+            self.passed[kind] += 1
+        return kind is None
+
+
+def passed_over(passed: Mapping[str, int]) -> str:
+    """One line such as `passed over: 12 raw, 3 psd, 1 link`; empty if nothing was."""
+    parts = []
+    for kind, count in sorted(passed.items(), key=lambda item: (-item[1], item[0])):
+        name = (_ONE if count == 1 else _NAMES).get(kind, kind)
+        parts.append(f"{count:,} {'of Lookalike itself' if kind == 'ours' else name}")
+    return f"passed over: {', '.join(parts)}" if parts else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Glob:
+    pattern: re.Pattern[str]
+    folders_only: bool
+
+    @classmethod
+    def parse(cls, text: str) -> _Glob:
+        body = text.strip("/")
+        if not body or text.startswith("!") or "\0" in text:
+            raise InvalidParameterError(
+                f"{ascii(text)[:80]} is no glob to exclude; write one such as *.tmp, drafts/ or "
+                "/2019/**/raw"
+            )
+        anchored = "/" in text.rstrip("/")
+        found = "" if anchored else "(?:.*/)?"
+        parts = body.split("/")
+        for number, part in enumerate(parts, start=1):
+            last = number == len(parts)
+            if part == "**":
+                found += ".*" if last else "(?:[^/]+/)*"
+            else:
+                found += "".join(map(_translate, _GLOB_PARTS.findall(part))) + ("" if last else "/")
+        return cls(re.compile(found, re.DOTALL), text.endswith("/"))
+
+    def matches(self, relative: str, *, is_folder: bool) -> bool:
+        return (is_folder or not self.folders_only) and bool(self.pattern.fullmatch(relative))
+
+
+_GLOB_PARTS = re.compile(r"\*+|\?|\[!?\]?[^\]]*\]|\\.|.", re.DOTALL)
+
+
+def _translate(part: str) -> str:
+    """One part of a glob as a regular expression."""
+    if part.startswith("*"):
+        return "[^/]*"
+    if part == "?":
+        return "[^/]"
+    if part.startswith("[") and len(part) > 1:
+        body = part[1:-1]
+        negated = body.startswith(("!", "^"))
+        body = re.sub(r"([\\\[\]&~|])", r"\\\1", body[negated:])
+        return f"(?!/)[{'^' if negated else ''}{body}]"
+    return re.escape(part[1:] if part.startswith("\\") and len(part) > 1 else part)
+
+
+def walk(
+    paths: Iterable[Path],
+    step: Callable[[], None] = lambda: None,
+    *,
+    selection: Selection | None = None,
+) -> Iterator[Found]:
+    """Picture files, by name; a file that is named itself is taken whatever its name.
+
+    See `Selection` for what is passed over. A folder that cannot be read stands, with its error,
     where its pictures would. `step` is called for every folder; it may raise to end the work.
 
     Raises:
         MissingFileError: A path does not exist.
-        ConfigurationError: A path cannot be looked at.
+        ConfigurationError: A path cannot be looked at, or lies in a folder of Lookalike's own.
     """
+    selection, paths = selection or Selection(), list(paths)
+    tops = [path.resolve() for path in paths]
     for path in paths:
         try:
             is_folder, exists = path.is_dir(), path.exists()
         except OSError as exc:
             raise ConfigurationError(f"{path} cannot be read: {exc.strerror}") from exc
         if is_folder:
-            yield from _walk_folder(path, step)
+            yield from _walk_folder(path, step, selection, tops)
         elif exists:
             parent = path.parent.resolve()
             yield Found(path, _name(path.resolve().parent), Place(_text(parent), _name(path)))
@@ -180,7 +359,14 @@ def readable(found: Iterable[Found]) -> Iterator[Found]:
             log.warning("%s is left out: %s", one.path, one.error)
 
 
-def _walk_folder(top: Path, step: Callable[[], None]) -> Iterator[Found]:
+def _walk_folder(
+    top: Path, step: Callable[[], None], selection: Selection, tops: Sequence[Path]
+) -> Iterator[Found]:
+    if (ours := owner_of(top.resolve())) is not None:
+        raise ConfigurationError(
+            f"{top} belongs to Lookalike itself ({ours} is its {folder_kind(ours)}); name a folder "
+            "of your own pictures"
+        )
     refused: list[OSError] = []
     root = _text(top.resolve())
 
@@ -190,13 +376,63 @@ def _walk_folder(top: Path, step: Callable[[], None]) -> Iterator[Found]:
     for folder, subfolders, names in os.walk(top, onerror=refused.append):
         step()
         yield from _unreadable(refused, place)
-        subfolders[:] = sorted(name for name in subfolders if not _hidden(name))
         inside = Path(folder)
+        below = inside.relative_to(top).as_posix()
+        before = "" if below == "." else f"{below}/"
+        subfolders[:] = sorted(
+            name for name in subfolders if selection.takes_folder(inside / name, before + name)
+        )
         label = _name(inside.resolve())
         for name in sorted(names):
-            if is_picture_name([name]):
+            if selection.takes_file(inside / name, before + name, tops):
                 yield Found(inside / name, label, place(inside / name))
     yield from _unreadable(refused, place)
+
+
+def _is_link(path: Path) -> bool:
+    """Whether a path is a link; False where it cannot be looked at."""
+    return os.path.islink(path)  # noqa: PTH114 - `Path.is_symlink` raises then
+
+
+def _leads_into(link: Path, tops: Sequence[Path]) -> bool:
+    """Whether a link leads to a file that is walked anyway, or to one of Lookalike's own."""
+    try:
+        target = link.resolve(strict=True)
+    except (OSError, RuntimeError):  # it leads nowhere, which opening it will say
+        return False
+    return any(target.is_relative_to(top) for top in tops) or owner_of(target.parent) is not None
+
+
+def is_own_picture(file: Path | BinaryIO) -> bool:
+    """Whether a command of ours wrote a picture: a sheet, a map or a plot. Open files are rewound.
+
+    False where it cannot be read.
+    """
+    try:
+        if isinstance(file, Path):
+            if not stat.S_ISREG(file.stat().st_mode):
+                return False
+            with file.open("rb", buffering=0) as opened:
+                return _says_own(opened)
+        found = _says_own(file)
+        file.seek(0)
+    except OSError:
+        return False
+    return found
+
+
+def _says_own(file: BinaryIO | FileIO) -> bool:
+    file.seek(0)
+    head = file.read(_SAID_WITHIN) or b""
+    if head.startswith(b"\x89PNG"):
+        return b"tEXtSoftware\0" + SOFTWARE.encode() in head
+    name = SOFTWARE.encode() + b"\0"
+    if head.startswith(b"\xff\xd8"):
+        return b"Exif\0\0" in head and name in head
+    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":  # whose EXIF stands at its end
+        file.seek(-min(_SAID_WITHIN, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        return name in (file.read() or b"")
+    return False
 
 
 def _unreadable(refused: list[OSError], place: Callable[[Path], Place]) -> Iterator[Found]:
@@ -233,14 +469,3 @@ def _text(path: Path) -> str:
 def _name(path: Path) -> str:
     """The last part of a path, as it can be stored."""
     return os.fsencode(path.name).decode("utf-8", "replace")
-
-
-def is_picture_name(parts: Sequence[str]) -> bool:
-    """Whether a file in a folder is taken, by the parts of its name below that folder."""
-    if not parts or any(_hidden(part) for part in parts):
-        return False
-    return Path(parts[-1]).suffix.lower() in SUFFIXES
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".")

@@ -27,9 +27,17 @@ from lookalike.errors import (
     StorageError,
     StorageFullError,
 )
+from lookalike.files.data_folder import owner_of
 from lookalike.files.disk import atomic_write, disk_errors, has_room, make_folders, sync
 from lookalike.media.archives import Archive, ArchiveLimits, as_text, in_ascii
-from lookalike.media.sources import Found, PictureSource, walk
+from lookalike.media.sources import (
+    Found,
+    PictureSource,
+    Selection,
+    is_own_picture,
+    passed_over,
+    walk,
+)
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import DEFAULT_COLLECTION, Metadata, OnConflict, Place
 from lookalike.services.indexing import IndexingService, IndexItem
@@ -56,6 +64,7 @@ ARCHIVE_ENDINGS = (
 
 EXPANSION = 4  # an archive's pictures may have so many times the bytes that an archive may have
 KEPT_ERRORS = 20  # whose text is kept
+KEPT_CONFLICTS = 5  # copies with other metadata that a job's message names
 _JOURNAL_VERSION = 1
 _OF_ONE_PICTURE = (
     InvalidImageError,
@@ -77,11 +86,13 @@ class ImportOptions:
     on_conflict: OnConflict = OnConflict.REPLACE
     metadata: Metadata | None = None  # of each; None keeps what is stored
     folder_field: str | None = None  # metadata field that takes the name of the picture's folder
+    exclude: Sequence[str] = ()  # globs of what is passed over, see `Selection`
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> ImportOptions:
         """Those of a job, whose parameters hold them as `asdict` gave them."""
-        given = {each.name: parameters[each.name] for each in fields(cls)}
+        names = [each.name for each in fields(cls) if each.name in parameters]
+        given = {name: parameters[name] for name in names}
         return cls(**given | {"on_conflict": OnConflict(given["on_conflict"])})
 
     def describe(self, folder: str) -> dict[str, Any] | None:
@@ -189,6 +200,7 @@ class ImportService:
     def _check(self, options: ImportOptions) -> None:
         """Refuses what would fail for every picture."""
         self.indexing.require(options.collection)
+        Selection(options.exclude)
         if options.metadata is not None or options.folder_field is not None:
             check_metadata(options.describe("folder"), max_bytes=self.max_metadata_bytes)
 
@@ -205,6 +217,11 @@ class ImportService:
             top = Path(path).resolve()
             if not top.is_dir():
                 raise InvalidParameterError(f"{in_ascii(path)} is no folder of the server")
+            if owner_of(top) is not None:
+                raise InvalidParameterError(
+                    f"{in_ascii(path)} is a folder of Lookalike itself; name a folder of your own "
+                    "pictures"
+                )
             os.scandir(top).close()
         except OSError as exc:
             raise InvalidParameterError(
@@ -275,7 +292,7 @@ class ImportRun:
             raise CanceledError(f"Canceled; what was done is kept: {self._summary()}") from exc
         if self._broken is not None:
             raise self._with_summary(self._broken) from self._broken
-        return self._summary()
+        return "; ".join(filter(None, (self._summary(), passed_over(self.feed.passed))))
 
     def _begin(self) -> None:
         """Reads what an earlier run noted, and counts the pictures."""
@@ -309,6 +326,7 @@ class ImportRun:
             self._checkpoint.cursor = picture.cursor
             if item.error is None:
                 self._checkpoint.counts[str(item.status)] += 1
+                self._checkpoint.copied(item, picture.name)
             else:
                 text = f"{picture.name}: {in_ascii(str(item.error))}"
                 self._checkpoint.failed(text)
@@ -327,8 +345,24 @@ class ImportRun:
         return type(error)(f"{error} (before that: {self._summary()})")
 
     def _summary(self) -> str:
-        counts = self._checkpoint.counts
-        return ", ".join(f"{count:,} {status}" for status, count in counts.items()) or "no pictures"
+        held = self._checkpoint
+        counts = ", ".join(f"{count:,} {status}" for status, count in held.counts.items())
+        parts = [counts or "no pictures", *copies_text(held.copies, held.kept)]
+        if held.conflicts:
+            more = ", ..." if held.kept > len(held.conflicts) else ""
+            parts[-1] += f" ({', '.join(held.conflicts)}{more})"
+        return "; ".join(parts)
+
+
+def copies_text(copies: int, kept: int) -> list[str]:
+    """What to say of pictures whose bytes came from other paths, too; `kept` of them as below."""
+    texts = []
+    if copies:
+        is_one = copies == 1
+        texts.append(f"{copies:,} {'is a copy' if is_one else 'are copies'} of others")
+    if kept:
+        texts.append(f"{kept:,} of them came with other metadata, and the first file's stays")
+    return texts
 
 
 def index_feed(
@@ -368,6 +402,9 @@ class Checkpoint:
     cursor: Cursor | None = None  # of the last picture that is settled
     counts: Counter[str] = field(default_factory=Counter)  # settled ones, by what became of them
     errors: list[str] = field(default_factory=list)  # the first few
+    copies: int = 0  # whose bytes were seen at another path first
+    kept: int = 0  # of them, how many came with other metadata, which was not taken
+    conflicts: list[str] = field(default_factory=list)  # the first few of those
 
     @classmethod
     def read(cls, journal: Path) -> Checkpoint:
@@ -377,7 +414,8 @@ class Checkpoint:
             if held["version"] != _JOURNAL_VERSION:
                 return cls()
             counts = Counter(held["counts"])
-            return cls(held["total"], held["cursor"], counts, list(held["errors"]))
+            copied = {name: held[name] for name in ("copies", "kept", "conflicts") if name in held}
+            return cls(held["total"], held["cursor"], counts, list(held["errors"]), **copied)
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 
@@ -386,6 +424,13 @@ class Checkpoint:
         held = {"version": _JOURNAL_VERSION, **vars(self)}
         with disk_errors("note how far the import is"), atomic_write(journal) as file:
             file.write(json.dumps(held).encode("ascii"))
+
+    def copied(self, item: IndexItem, name: str) -> None:
+        """Counts a picture that is stored, if its bytes were seen at another path first."""
+        self.copies += item.copy_of is not None
+        self.kept += item.kept_metadata
+        if item.kept_metadata and len(self.conflicts) < KEPT_CONFLICTS:
+            self.conflicts.append(name)
 
     def failed(self, text: str) -> None:
         """Counts a picture that failed."""
@@ -416,6 +461,7 @@ class ArchiveFeed:
     folder: Path  # where large members wait
     name: str  # stands for the folder of pictures that lie in none
     options: ImportOptions
+    passed: Counter[str] = field(default_factory=Counter)  # over, by kind, in the latest reading
 
     def count(self, progress: Progress) -> int:
         """How many there are; calls `progress.check` often. Raises `ArchiveError`."""
@@ -430,12 +476,18 @@ class ArchiveFeed:
         with self._open() as archive:
             for member in archive.members(start=start, step=progress.check):
                 metadata = self.options.describe(member.folder or label)
-                place = Place(root, member.inside)
+                place, file = Place(root, member.inside), member.source.file
+                if file is not None and is_own_picture(file):
+                    self.passed["ours"] += 1
+                    member.source.close()
+                    continue
                 source = replace(member.source, metadata=metadata, place=place)
                 yield Picture(member.position, member.path, source)
 
     def _open(self) -> Archive:
-        return Archive(self.path, self.limits, folder=self.folder)
+        selection = Selection(self.options.exclude)
+        self.passed = selection.passed
+        return Archive(self.path, self.limits, folder=self.folder, selection=selection)
 
 
 @dataclass(eq=False)
@@ -445,6 +497,7 @@ class FolderFeed:
     top: Path  # resolved
     inside: Sequence[Path]  # resolved; a link that leads to none of these is not followed
     options: ImportOptions
+    passed: Counter[str] = field(default_factory=Counter)  # over, by kind, in the latest reading
 
     def count(self, progress: Progress) -> int:
         """How many there are; calls `progress.check` often."""
@@ -460,7 +513,9 @@ class FolderFeed:
                 yield Picture(cursor, in_ascii(name), self._source(found))
 
     def _walk(self, progress: Progress) -> Iterator[Found]:
-        for found in walk([self.top], progress.check):
+        selection = Selection(self.options.exclude)
+        self.passed = selection.passed
+        for found in walk([self.top], progress.check, selection=selection):
             progress.check()
             yield found
 

@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import ExifTags, Image, ImageDraw, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from lookalike.errors import ConfigurationError
+from lookalike.media.sources import SOFTWARE
 from lookalike.services.clusters import Cluster, Clusters
 from lookalike.services.vector_set import VectorSet
 from lookalike.visualization.drawing import QUIET, TEXT, load_font, missing_picture, shorten
@@ -74,7 +77,12 @@ def save_picture(image: Image.Image, path: Path) -> None:
     """
     kind = check_suffix(path)
     file = io.BytesIO()
-    options = {} if kind == "PNG" else {"quality": 90}
+    options: dict[str, Any] = {"pnginfo": PngInfo()}
+    options["pnginfo"].add_text("Software", SOFTWARE)
+    if kind != "PNG":
+        exif = Image.Exif()
+        exif[ExifTags.Base.Software] = SOFTWARE
+        options = {"quality": 90, "exif": exif}
     try:
         image.save(file, kind, **options)
     except (OSError, ValueError) as exc:  # JPEG ends at 65,535 pixels a side, WebP at 16,383

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from lookalike.cores import available_cores
+from lookalike.media.sources import SOFTWARE
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.services.pipeline import Pipeline
 from lookalike.services.vector_set import PictureReader
@@ -37,7 +38,7 @@ _ELLIPSIS = "…"
 def png_of(figure: Figure) -> bytes:
     """A plot as the bytes of a file."""
     file = io.BytesIO()
-    figure.savefig(file, format="png")
+    figure.savefig(file, format="png", metadata={"Software": SOFTWARE})
     return file.getvalue()
 
 

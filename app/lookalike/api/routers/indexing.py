@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response, UploadFile
@@ -16,13 +17,14 @@ from lookalike.api.deps import COLLECTION_PATTERN, PartsDep, known_fields
 from lookalike.api.routers.service import ACCEPTED, PATH_PATTERN, JobRoute, accepted
 from lookalike.api.security import WRITE
 from lookalike.api.uploads import ArchiveRoute, IndexRoute
-from lookalike.errors import InvalidIdError, InvalidMetadataError
+from lookalike.errors import InvalidIdError, InvalidMetadataError, InvalidParameterError
 from lookalike.media.sources import PictureSource
-from lookalike.records import DEFAULT_COLLECTION, OnConflict
+from lookalike.records import DEFAULT_COLLECTION, OnConflict, Place
 from lookalike.schemas import IndexItemOut, IndexOut, ItemError, JobOut, Schema
 from lookalike.services.importing import ImportOptions
 from lookalike.services.indexing import IndexItem
 from lookalike.services.search import Stopwatch
+from lookalike.store.filters import storable_text
 
 router = APIRouter(tags=["index"])
 _pictures = APIRouter(route_class=IndexRoute)
@@ -34,6 +36,9 @@ CollectionForm = Annotated[
     str, Form(pattern=COLLECTION_PATTERN, description="Made where it does not exist")
 ]
 
+
+MAX_PATH = 4096  # characters
+MAX_GLOB, MAX_GLOBS = 1024, 100
 
 _FIELDS = ("metadata", "on_conflict", "collection")
 
@@ -48,7 +53,7 @@ _FIELDS = ("metadata", "on_conflict", "collection")
         207: {"model": IndexOut, "description": "Some of several files failed"},
         **errors.responses(400, 401, 403, 408, 409, 413, 415, 422, 503, 507),
     },
-    dependencies=[*WRITE, known_fields("files", "ids", *_FIELDS)],
+    dependencies=[*WRITE, known_fields("files", "ids", "paths", "root", *_FIELDS)],
 )
 def index(
     request: Request,
@@ -60,6 +65,21 @@ def index(
             description="One id for each file: repeat the field, or a JSON list; else from content"
         ),
     ] = [],  # noqa: B006 - FastAPI copies it, and Swagger UI must see that it is empty
+    paths: Annotated[
+        list[str],
+        Form(
+            description="One path for each file, to be kept with it: repeat the field, or a JSON "
+            "list; null for none"
+        ),
+    ] = [],  # noqa: B006 - as above
+    root: Annotated[
+        str,
+        Form(
+            max_length=MAX_PATH,
+            description="The folder that the paths are below, so that equal paths of two folders "
+            "are told apart",
+        ),
+    ] = "",
     metadata: Annotated[
         str, Form(description='JSON: one object for all, or a list: {"label": "cat"}')
     ] = "",
@@ -71,13 +91,24 @@ def index(
     A file that fails answers with its own error and harms no other.
     """
     watch = Stopwatch()
-    named = _ids(ids, len(files))
-    described = _metadata(metadata, len(files))
+    count = len(files)
+    given = zip(
+        files,
+        _ids(ids, count),
+        _metadata(metadata, count),
+        _places(root, paths, count),
+        strict=True,
+    )
     sources = [
         PictureSource(
-            filename=one.filename or "", size=one.size or 0, file=one.file, id=id, metadata=own
+            filename=one.filename or "",
+            size=one.size or 0,
+            file=one.file,
+            id=id,
+            metadata=own,
+            place=place,
         )
-        for one, id, own in zip(files, named, described, strict=True)
+        for one, id, own, place in given
     ]
     indexing = parts.services.indexing
     items = list(indexing.index(sources, collection=collection, on_conflict=on_conflict))
@@ -130,6 +161,37 @@ def _ids(given: list[str], count: int) -> list[str | None]:
     return ids
 
 
+def _places(root: str, given: list[str], count: int) -> list[Place | None]:
+    """Returns one place for each file; the paths may be one JSON list."""
+    paths: Sequence[object] = given
+    if len(given) == 1 and given[0].startswith("["):
+        try:
+            paths = json.loads(given[0])
+        except (ValueError, RecursionError) as exc:
+            raise InvalidParameterError(f"paths is not a valid JSON list: {exc}") from exc
+    if not paths:
+        return [None] * count
+    if len(paths) != count:
+        raise InvalidParameterError(
+            f"{len(paths)} paths for {count} files; send one for each, or none at all"
+        )
+    return [_place(root, path) for path in paths]
+
+
+def _place(root: str, path: object) -> Place | None:
+    if path is None or path == "":
+        return None
+    text = path if isinstance(path, str) else ""
+    parts = text.replace("\\", "/").split("/")
+    known = parts[0] != "" and ".." not in parts and len(text) <= MAX_PATH
+    if not known or not storable_text(text) or not storable_text(root):
+        raise InvalidParameterError(
+            f"{ascii(path)[:200]} is no path below a folder; send one of at most {MAX_PATH:,} "
+            "characters, such as 2019/may/a.jpg"
+        )
+    return Place(root, "/".join(part for part in parts if part not in {"", "."}))
+
+
 def _id_list(text: str) -> list[str | None]:
     """Reads a JSON list of ids; null stands for an id from the content."""
     try:
@@ -153,7 +215,10 @@ def _answer(request: Request, collection: str, items: list[IndexItem]) -> JSONRe
         others = [out.model_dump(exclude_none=True) for out in outs]
         extra = {"items": others} if len(outs) > 1 else {}
         return errors.answer(request, failures[0], **extra)
-    body = IndexOut.model_validate({"collection": collection, "items": outs, **counts})
+    copies = sum(out.copy_of is not None for out in outs)
+    conflicts = sum(out.metadata_kept or False for out in outs)
+    facts = {"collection": collection, "items": outs, "copies": copies, "conflicts": conflicts}
+    body = IndexOut.model_validate(facts | counts)
     changed = counts["created"] + counts["replaced"] + counts["updated"]
     status = 207 if failures else 201 if changed else 200
     return JSONResponse(body.model_dump(exclude_none=True), status_code=status)
@@ -162,6 +227,7 @@ def _answer(request: Request, collection: str, items: list[IndexItem]) -> JSONRe
 def _item(item: IndexItem) -> IndexItemOut:
     status = "failed" if item.status is None else item.status.value
     facts: dict[str, Any] = {"filename": item.source.filename, "status": status, "id": item.id}
+    facts |= {"copy_of": item.copy_of, "metadata_kept": item.kept_metadata or None}
     if item.error is not None:
         facts["error"] = ItemError(code=item.error.code, detail=str(item.error))
     return IndexItemOut.model_validate(facts)
@@ -181,6 +247,10 @@ class FolderIn(Schema):
     metadata: dict[str, Any] | None = Field(None, description="For every picture")
     folder_field: str | None = Field(None, min_length=1, max_length=256)
     """Metadata field for the name of the picture's folder"""
+    exclude: list[Annotated[str, Field(min_length=1, max_length=MAX_GLOB)]] = Field(
+        [], max_length=MAX_GLOBS
+    )
+    """Globs of files and folders that are passed over: `*.tmp`, `drafts/`, `2019/**/raw`"""
 
 
 @_archives.post(
@@ -188,7 +258,7 @@ class FolderIn(Schema):
     status_code=202,
     summary="Add the pictures of an archive",
     responses={202: ACCEPTED, **errors.responses(400, 401, 403, 408, 409, 413, 415, 422, 503, 507)},
-    dependencies=[*WRITE, known_fields("file", "folder_field", *_FIELDS)],
+    dependencies=[*WRITE, known_fields("file", "folder_field", "exclude", *_FIELDS)],
 )
 def index_archive(
     request: Request,
@@ -201,6 +271,10 @@ def index_archive(
     folder_field: Annotated[
         str, Form(max_length=256, description="Metadata field for the name of the picture's folder")
     ] = "",
+    exclude: Annotated[
+        list[Annotated[str, Field(max_length=MAX_GLOB)]],
+        Form(max_length=MAX_GLOBS, description="Globs of files and folders that are passed over"),
+    ] = [],  # noqa: B006 - as above
     on_conflict: OnConflictForm = OnConflict.REPLACE,
     collection: CollectionForm = DEFAULT_COLLECTION,
 ) -> JobOut:
@@ -214,6 +288,7 @@ def index_archive(
         on_conflict=on_conflict,
         metadata=_one_object(metadata),
         folder_field=folder_field or None,
+        exclude=[glob for glob in exclude if glob],
     )
     spool, services = request.state.spool, parts.services
     note(request, collection=collection, filename=file.filename)
