@@ -321,7 +321,7 @@ def test_the_command(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_thumbnail(data)
     code, text = run()
     assert code == 1
-    assert "its thumbnail is missing" in text
+    assert "its thumbnail is missing or damaged" in text
     assert "problems (" in text
     code, text = run("--json", "--quick")
     assert code == 1

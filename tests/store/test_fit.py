@@ -166,6 +166,7 @@ def test_an_older_catalog_that_knows_most_files_opens_and_no_sweep_takes_the_oth
     shutil.copy(tmp_path / "older", tmp_path / "catalog.db")
     with closing(LocalStore(tmp_path)) as store:
         assert "another one than before, or older" in caplog.text
+        assert "lookalike check" in store.describe()["warning"]
         assert list(store.unnamed()) == []
         store.delete("default", "i1")
         assert list(store.unnamed()) == [[digest("i1")]]
@@ -213,7 +214,7 @@ def test_files_that_were_moved_away_leave_an_empty_folder(tmp_path: Path) -> Non
 def test_a_folder_of_pictures_is_not_taken_for_a_data_folder(tmp_path: Path) -> None:
     (tmp_path / "images" / "holiday").mkdir(parents=True)
     (tmp_path / "images" / "holiday" / "1.jpg").write_bytes(b"a picture")
-    with pytest.raises(DataFolderError, match=r"is missing.*1 files in images/"):
+    with pytest.raises(DataFolderError, match=r"is missing.*1 file in images/"):
         Client(tmp_path, model="color")
     with pytest.raises(ConfigurationError, match="no collection"):
         Client(tmp_path / "nowhere", model="color", read_only=True)

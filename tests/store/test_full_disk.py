@@ -7,6 +7,7 @@ import io
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +121,26 @@ def test_an_original_without_room_leaves_nothing(small_disk: Path) -> None:
         files.put_thumbnail(sha256, data)
     assert not any(path.is_file() for path in small_disk.rglob("*"))
     files.put(io.BytesIO(b"small"), hashlib.sha256(b"small").hexdigest(), "image/png")
+
+
+def test_deleting_pictures_makes_room_on_a_full_disk(small_disk: Path) -> None:
+    files, store, digests = LocalFiles(small_disk), LocalStore(small_disk), []
+    for n in range(20):
+        data = bytes([n]) * (MIB // 5)
+        digests.append(hashlib.sha256(data).hexdigest())
+        store.expect(digests[-1:])
+        files.put(io.BytesIO(data), digests[-1], "image/png")
+        image = replace(new_image(f"i{n}"), sha256=digests[-1])
+        put(store, [image], unit_vectors(1, seed=n))
+    for n in range(10):
+        store.delete("default", f"i{n}")
+    fill_disk(small_disk)
+    for batch in store.unnamed():
+        files.set_aside(batch, older_than_s=-1)
+    assert files.tidy(store.references, days=7) == 10
+    assert shutil.disk_usage(small_disk).free >= 2 * MIB
+    assert len([d for d in digests if files.path(d, "image/png")]) == 10
+    for batch in store.unnamed():  # the notes stayed, for want of room
+        assert not files.set_aside(batch, older_than_s=-1)
+    assert list(store.unnamed()) == []
+    store.close()

@@ -203,7 +203,9 @@ def held_in(folder: Path) -> dict[str, int]:
 def files_without_catalog(folder: Path, why: str) -> DataFolderError:
     """The error for a folder that holds files, and not the catalog that they belong to."""
     held = held_in(folder)
-    counted = ", ".join(f"{count:,} files in {part}/" for part, count in held.items())
+    counted = ", ".join(
+        f"{count:,} file{'s' if count > 1 else ''} in {part}/" for part, count in held.items()
+    )
     parts = ", ".join(f"{part}/" for part in held) or "catalog.db-wal"
     return DataFolderError(
         f"{why}. The folder holds {counted or 'a write-ahead log, catalog.db-wal'}; nothing was "

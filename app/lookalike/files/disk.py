@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import re
+import shutil
 import threading
 import time
 import uuid
@@ -24,16 +25,19 @@ from lookalike.errors import (
     StorageFullError,
     UnreadableImageError,
 )
-from lookalike.files.trash import Trash
+from lookalike.files.trash import FULL, Trash
 from lookalike.records import ImageRecord, sha256_of
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _KINDS = ("png", "webp", "gif", "bmp", "tiff", "avif", "heic", "heif")
 _EXTENSIONS = {f"image/{kind}": kind for kind in _KINDS} | {"image/jpeg": "jpg"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
 log = logging.getLogger(__name__)
 _LOCKS = 64
+_SPARE_BYTES = 2**30
+_SPARE_SHARE = 20
+"""With less than 1 GiB and less than a 20th of the disk free, the trash is emptied early."""
+
 YOUNG_S = 3600.0
 """A younger file is never moved to the trash: its row may be on its way."""
 
@@ -49,7 +53,7 @@ def disk_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno in _FULL:
+        if exc.errno in FULL:
             raise StorageFullError(f"Cannot {doing}: the disk is full; make room") from exc
         raise StorageError(f"Cannot {doing}: {exc.strerror or exc}") from exc
 
@@ -106,7 +110,7 @@ def has_room(folder: Path) -> bool:
             file.flush()
             os.fsync(file.fileno())
     except OSError as exc:
-        return exc.errno not in _FULL
+        return exc.errno not in FULL
     finally:
         probe.unlink(missing_ok=True)
     return True
@@ -198,6 +202,15 @@ class LocalFiles:
         if file is not None:
             file.close()
         return file is not None
+
+    def size(self, record: ImageRecord) -> int | None:
+        """The bytes of a picture's original, in place or kept; None if it is in neither."""
+        kept = self.path(record.sha256, record.media_type)
+        for path in (Path(record.source) if record.source else None, kept):
+            with suppress(OSError):
+                if path is not None and path.is_file():
+                    return path.stat().st_size
+        return None
 
     def verify(self) -> Iterator[int]:
         """Reads all kept originals, from somewhere in the middle on; yields how many, by folder.
@@ -341,7 +354,12 @@ class LocalFiles:
         with disk_errors("empty the trash"):
             for path in self.tmp.glob("*.part"):
                 self._take_old(path, limit)
-            return self.trash.empty(referenced, days=days, stop=stop)
+            return self.trash.empty(referenced, days=days, stop=stop, short=self._is_short)
+
+    def _is_short(self) -> bool:
+        """Whether the trash is emptied early."""
+        disk = shutil.disk_usage(self.tmp)
+        return disk.free < min(_SPARE_BYTES, disk.total // _SPARE_SHARE) or not has_room(self.tmp)
 
     def _image(self, sha256: str, media_type: str) -> Path:
         return _path_in(self._images, sha256, _EXTENSIONS.get(media_type, "bin"))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +15,8 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
-SPARE_BYTES = 2**30
-SPARE_SHARE = 20
-"""With less than 1 GiB and less than a 20th of the disk free, the trash is emptied early."""
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""Errors that say that no room is left."""
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _TOGETHER = 500
@@ -30,11 +30,20 @@ class Trash:
         self._folder = folder / "trash"
 
     def take(self, path: Path) -> None:
-        """Moves a file of the data folder to the trash of today; it may be gone already."""
+        """Moves a file of the data folder to the trash of today; it may be gone already.
+
+        On a disk so full that no folder can be made for it, it is deleted: the trash would be
+        emptied as well.
+        """
         target = self._folder / _today().isoformat() / path.relative_to(self._data)
-        target.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
-            path.replace(target)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+            except OSError as exc:
+                if exc.errno not in FULL:
+                    raise
+                path.unlink()
 
     def find(self, path: Path) -> Path | None:
         """Where the trash keeps a file of the data folder; the newest of several."""
@@ -43,9 +52,14 @@ class Trash:
         return next((one for one in found if one.is_file()), None)
 
     def empty(
-        self, named: Callable[[Iterable[str]], set[str]], *, days: int, stop: Callable[[], bool]
+        self,
+        named: Callable[[Iterable[str]], set[str]],
+        *,
+        days: int,
+        stop: Callable[[], bool],
+        short: Callable[[], bool],
     ) -> int:
-        """Deletes what was taken `days` ago or earlier, and more if the disk is short of room.
+        """Deletes what was taken `days` ago or earlier, and more while the disk is `short` of room.
 
         A file comes back instead if a row names it, as `named` says of digests, and it has not been
         stored again since. Returns how many files were deleted.
@@ -53,7 +67,7 @@ class Trash:
         deleted = 0
         for folder, day in self._days():
             due = _today() - day >= timedelta(days=days)
-            if stop() or not (due or self._is_short()):
+            if stop() or not (due or short()):
                 break  # later days are not due either
             files = _files(folder)
             while batch := list(islice(files, _TOGETHER)):
@@ -90,10 +104,6 @@ class Trash:
             named = [one for one in self._folder.iterdir() if _DAY.fullmatch(one.name)]
             return [(one, date.fromisoformat(one.name)) for one in sorted(named)]
         return []
-
-    def _is_short(self) -> bool:
-        disk = shutil.disk_usage(self._folder)
-        return disk.free < min(SPARE_BYTES, disk.total // SPARE_SHARE)
 
 
 def _files(folder: Path) -> Iterator[Path]:

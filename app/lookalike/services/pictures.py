@@ -189,6 +189,7 @@ def file_sweeper(
 
     def sweep() -> bool:
         stop, moved = worker.closing.is_set, 0
+        deleted = files.tidy(store.references, days=trash_days, stop=stop)
         for digests in store.unnamed():
             if stop():
                 return False
@@ -197,7 +198,9 @@ def file_sweeper(
             moved += len(digests) - len(young)
         if moved:
             log.info("moved the files of %d pictures that are gone to the trash", moved)
-        if deleted := files.tidy(store.references, days=trash_days, stop=stop):
+            # On a disk that is short of room, what was moved is deleted here.
+            deleted += files.tidy(store.references, days=trash_days, stop=stop)
+        if deleted:
             log.info("deleted %d files from the trash", deleted)
         return False
 

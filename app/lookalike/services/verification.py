@@ -9,10 +9,15 @@ from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 
-from lookalike.errors import InvalidImageError, LookalikeError, StorageError
+from lookalike.errors import (
+    InvalidImageError,
+    LookalikeError,
+    OriginalDamagedError,
+    StorageError,
+)
 from lookalike.models.head import load_head
 from lookalike.progress import Progress, TaskEndedError
-from lookalike.records import Finding, ImageRecord, sha256_of
+from lookalike.records import Finding, ImageRecord
 from lookalike.services.pictures import PictureService
 from lookalike.store.base import BlobStore, Store
 
@@ -132,35 +137,34 @@ class VerificationService:
 
     def _original_problem(self, record: ImageRecord, *, quick: bool) -> str | None:
         remedy = f"index {record.filename} again under this id, or delete the picture"
-        try:
-            file = self.files.open(record)
-            if file is None:
-                missing = f"its original is missing: {remedy}"
-                return missing if self.keeps_originals else None
-            with file:
-                if file.seek(0, 2) != record.bytes:
-                    return f"its original has another size than it was indexed with: {remedy}"
-                file.seek(0)
-                if not quick and sha256_of(file) != record.sha256:
+        size = self.files.size(record)
+        if size is None:
+            missing = f"its original is missing: {remedy}"
+            return missing if self.keeps_originals else None
+        if size != record.bytes:
+            return f"its original has another size than it was indexed with: {remedy}"
+        if not quick:
+            try:
+                file = self.files.open(record)
+                if file is None:
                     return f"its original holds other bytes than were indexed: {remedy}"
-        except OSError as exc:
-            return f"its original cannot be read ({exc.strerror}): {remedy}"
+                file.close()
+            except OriginalDamagedError as exc:
+                return str(exc)
+            except StorageError as exc:
+                return f"its original cannot be read ({exc}): {remedy}"
         return None
 
     def _thumbnail_problem(self, record: ImageRecord, *, quick: bool) -> str | None:
-        try:
-            file = self.files.open_thumbnail(record.sha256)
-            if file is None:
-                return "its thumbnail is missing"
-            with file:
-                if file.seek(0, 2) == 0:
-                    return "its thumbnail is empty"
-                if not quick:
+        file = self.files.open_thumbnail(record.sha256)
+        if file is None:
+            return "its thumbnail is missing or damaged"
+        with file:
+            if not quick:
+                try:
                     self.pictures.decode(file, size=_THUMBNAIL)
-        except InvalidImageError:
-            return "its thumbnail is damaged"
-        except OSError as exc:
-            return f"its thumbnail cannot be read ({exc.strerror})"
+                except InvalidImageError:
+                    return "its thumbnail is damaged"
         return None
 
     def _orphans(self) -> Iterator[Finding]:

@@ -419,6 +419,9 @@ class BlobStore(Protocol):
         files, so no request can lose a file that another one needs.
         """
 
+    def size(self, record: ImageRecord) -> int | None:
+        """The bytes of a picture's original; None where there is none. Reads nothing of it."""
+
     def digests(self) -> Iterator[list[str]]:
         """Digests that files lie here under, in batches; of young files none."""
 

@@ -68,9 +68,16 @@ def open_notes(folder: Path, catalog: Catalog, *, read_only: bool) -> Unswept | 
     if read_only:
         return None
     try:
-        return Unswept(folder, Known(catalog.identify(), last_seq), keep=fits)
+        notes = Unswept(folder, Known(catalog.identify(), last_seq), keep=fits)
     except StorageError:  # a full disk
         return None
+    if known is not None and not fits:
+        notes.warning = (
+            "The catalog is another one than before, or older. Files that no picture names stay; "
+            "lookalike check lists them"
+        )
+        log.warning("%s", notes.warning)
+    return notes
 
 
 def _require_fit(folder: Path, catalog: Catalog, known: Known | None, last_seq: int) -> None:
@@ -88,11 +95,6 @@ def _require_fit(folder: Path, catalog: Catalog, known: Known | None, last_seq: 
                 f"{len(digests):,} files that were looked up are not among them: it is another "
                 "data folder's catalog, or older than the files",
             )
-    if known is not None:
-        log.warning(
-            "The catalog is another one than before, or older. Files that no picture names stay; "
-            "lookalike check lists them"
-        )
 
 
 def _size(path: Path) -> int:

@@ -366,7 +366,10 @@ class LocalStore:
             facts |= self._indexes.describe(row)
             collections[row.name] = facts | {"filter_fields": self._filtering.describe(row)}
         versions = {"sqlite": sqlite.VERSION, "faiss": FAISS_VERSION}
-        return {"kind": "local", "path": str(self._folder), **versions, "collections": collections}
+        facts = {"kind": "local", "path": str(self._folder), **versions}
+        if self._unswept is not None and self._unswept.warning:
+            facts["warning"] = self._unswept.warning
+        return facts | {"collections": collections}
 
 
 def _matches(found: Found, records: dict[int, ImageRecord]) -> list[Match]:

@@ -65,10 +65,12 @@ class Unswept:
         """Goes on with the notes of a data folder, or begins anew unless `keep`."""
         self._path = folder / "unswept"
         self._old = folder / "unswept.old"
+        self.warning: str | None = None  # that notes from before were dropped, and why
         self._known = known
+        self._refused = False  # whether the disk refused the last notes
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
-        with _forgiven():
+        with self._forgiven():
             if not keep:
                 self._old.unlink(missing_ok=True)
             if not keep or not self._path.exists():
@@ -78,7 +80,7 @@ class Unswept:
     def note(self, sha256s: Iterable[str], *, last_seq: int | None = None) -> None:
         """Notes digests, and the highest seq that was committed if it has changed."""
         lines = [f"{sha256}\n" for sha256 in sha256s]
-        with self._lock, _forgiven():
+        with self._lock, self._forgiven():
             if last_seq is not None:
                 self._known = Known(self._known.identity, last_seq)
                 lines.append(f"seq {last_seq}\n")
@@ -86,13 +88,21 @@ class Unswept:
                 self._file.write("".join(lines).encode())
 
     def batches(self, named: Callable[[list[str]], set[str]]) -> Iterator[list[str]]:
-        """Digests that no row names, as `named` says; notes of before go when all were taken."""
-        with _forgiven():
+        """Digests that no row names, as `named` says; notes of before go when all were taken.
+
+        On a full disk they stay, and come again.
+        """
+        with self._forgiven():
             with self._lock:
                 if not self._old.exists():  # else an earlier sweep ended early
                     self._set_aside()
-            with self._old.open("rb") as file:
-                digests = (found[1].decode() for line in file if (found := _DIGEST.fullmatch(line)))
+                path = self._old if self._old.exists() else self._path
+                end = path.stat().st_size  # what is noted meanwhile is for the next sweep
+            with path.open("rb") as file:
+                lines = iter(lambda: file.readline() if file.tell() < end else b"", b"")
+                digests = (
+                    found[1].decode() for line in lines if (found := _DIGEST.fullmatch(line))
+                )
                 while batch := list(dict.fromkeys(islice(digests, _TOGETHER))):
                     held = named(batch)
                     if free := [digest for digest in batch if digest not in held]:
@@ -111,21 +121,24 @@ class Unswept:
             file.write(f"catalog {self._known.identity}\nseq {self._known.last_seq}\n".encode())
 
     def _set_aside(self) -> None:
-        """Renames the file, and begins a new one."""
+        """Renames the file, and begins a new one; changes nothing on a full disk."""
         self._path.replace(self._old)
         try:
             self._begin()
         except OSError:
             self._old.replace(self._path)
-            raise
+            return
         before, self._file = self._file, self._path.open("ab", buffering=0)
         if before is not None:
             before.close()
 
-
-@contextmanager
-def _forgiven() -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        log.warning("Files that no picture needs may stay in the data folder: %s", exc)
+    @contextmanager
+    def _forgiven(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            if not self._refused:
+                log.warning("Files that no picture needs may stay in the data folder: %s", exc)
+            self._refused = True
+        else:
+            self._refused = False

@@ -11,8 +11,8 @@ import numpy as np
 
 from lookalike.progress import Progress
 from lookalike.records import Finding
-from lookalike.store.base import check_vectors
-from lookalike.store.local.catalog import IN_LIST, Catalog, CollectionRow, vector_rows
+from lookalike.store.base import has_unit_length
+from lookalike.store.local.catalog import IN_LIST, Catalog, CollectionRow
 from lookalike.store.local.index.indexes import Indexes
 from lookalike.store.sqlite import find_damage
 
@@ -32,14 +32,16 @@ def verify(
     for done, row in enumerate(rows):
         progress.report(done, len(rows))
         progress.check()
+        readable = True
         for bad in () if quick else _bad_vectors(catalog, row):
+            readable = False  # so that the index cannot be compared
             for one in catalog.at(row, bad).values():
                 text = "its vector is damaged"
                 yield Finding(kind="vector", text=text, collection=row.name, id=one.id)
         for image_id in _without_vector(catalog, row):
             text = "it has no vector, so no search finds it"
             yield Finding(kind="vector", text=text, collection=row.name, id=image_id)
-        problem = indexes.problem(row, quick=quick)
+        problem = indexes.problem(row, quick=quick) if readable else None
         now = catalog.collection(row.name)
         if problem and now is not None and now.space == row.space:  # else it was just switched
             yield Finding(kind="index", text=f"its saved index: {problem}", collection=row.name)
@@ -89,16 +91,10 @@ def _bad_vectors(catalog: Catalog, row: CollectionRow) -> Iterator[list[int]]:
         if not rows:
             return
         last = rows[-1][0]
-        whole = [(seq, blob) for seq, blob in rows if len(blob) == 4 * dim]
-        vectors = vector_rows([blob for _, blob in whole], dim)
-        good = {seq for n, (seq, _) in enumerate(whole) if _is_unit(vectors[n : n + 1])}
+        good = {seq for seq, blob in rows if len(blob) == 4 * dim and _is_unit(blob)}
         if bad := [seq for seq, _ in rows if seq not in good]:
             yield bad
 
 
-def _is_unit(vector: np.ndarray) -> bool:
-    try:
-        check_vectors(vector, count=1, dim=vector.shape[1])
-    except ValueError:
-        return False
-    return True
+def _is_unit(blob: bytes) -> bool:
+    return has_unit_length(np.frombuffer(blob, "<f4")[np.newaxis, :])
