@@ -383,6 +383,7 @@ def rebuild(settings: Settings, sidecar: Path | None, progress: Progress) -> Reb
         if not whole:
             undo.callback(lock_folder(folder).release)
         made_in = folder if whole else folder / REBUILT
+        noted = undo.enter_context(open_audit(settings).noting_long("rebuild"))
         with ExitStack() as parts:
             store = open_store(settings.model_copy(update={"data_dir": made_in}))
             parts.callback(store.close)
@@ -398,6 +399,7 @@ def rebuild(settings: Settings, sidecar: Path | None, progress: Progress) -> Reb
             rebuilt = work.run(records, left_out=set(store.noted()) if whole else set())
         if not whole:
             rebuilt.replaced = take_rebuilt(folder)
+        noted |= {"named": rebuilt.named, "unnamed": rebuilt.unnamed, "failed": rebuilt.failed}
     return rebuilt
 
 

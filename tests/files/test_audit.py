@@ -121,19 +121,29 @@ def test_a_disk_that_refuses_is_logged_and_stops_nothing(
 def test_a_block_is_noted_however_it_ends(small: AuditLog) -> None:
     def outcome_of(error: BaseException | None, **details: Any) -> str:
         try:
-            with small.noting("call", who="me", **details) as noted:
+            with small.noting("call", **details) as noted:
                 noted["more"] = 1
                 if error is not None:
                     raise error
         except (ConflictError, KeyboardInterrupt):
             pass
         (entry,), _ = small.page(limit=1)
+        entry["details"].pop("user", None)
         assert entry["details"] == {**details, "more": 1}
         return str(entry["outcome"])
 
     assert outcome_of(None, of="x") == "done"
     assert outcome_of(ConflictError("taken")) == "conflict"
     assert outcome_of(KeyboardInterrupt()) == "interrupted"
+
+
+def test_long_work_is_noted_at_its_beginning_too(small: AuditLog) -> None:
+    with small.noting_long("index", collection="x"):
+        (begun,), _ = small.page()
+    (done, first), _ = small.page()
+    assert first == begun
+    assert (begun["outcome"], done["outcome"]) == ("begun", "done")
+    assert begun["details"]["collection"] == done["details"]["collection"] == "x"
 
 
 def test_a_key_in_the_details_is_hidden(small: AuditLog, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 import lookalike
-from lookalike.bootstrap import restore_backup
+from lookalike.bootstrap import open_audit, restore_backup
 from lookalike.cli.common import Target, client_flags, print_errors, progress, watch_job
+from lookalike.config import load_settings
 from lookalike.errors import ConfigurationError
 
 
@@ -70,6 +71,9 @@ def restore(
     """Restore a backup into an empty or a new data folder; every file is checked."""
     with progress() as drawn:
         restored = restore_backup(source, folder, at=at, progress=drawn)
+    open_audit(load_settings(data_dir=folder)).append(
+        "restore", who="local", details={"source": str(source), "version": at}
+    )
     typer.echo(f"restored {restored}")
     if not restored.keys:
         typer.echo("It holds no keys: the service makes a new admin key at its first start.")

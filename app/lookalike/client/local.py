@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing
 from datetime import datetime
 from functools import cached_property
 from itertools import chain
@@ -138,17 +137,6 @@ class Client(BaseClient):
     def _audit(self) -> AuditLog:
         return bootstrap.open_audit(self._settings)
 
-    def _noting(self, call: str, **details: Any) -> AbstractContextManager[dict[str, Any]]:
-        """Has the audit log say what the block changes; `call` is that of the HTTP interface."""
-        return self._audit.noting(call, who="local", user=_user(), **details)
-
-    @contextmanager
-    def _noting_long(self, call: str, **details: Any) -> Iterator[dict[str, Any]]:
-        """As `_noting`, with an entry at the beginning, too: the process may be killed."""
-        self._audit.append(call, who="local", outcome="begun", details={"user": _user(), **details})
-        with self._noting(call, **details) as noted:
-            yield noted
-
     @cached_property
     def _access(self) -> AccessService:
         return bootstrap.open_access(self._settings)
@@ -167,7 +155,7 @@ class Client(BaseClient):
         self, sources: Iterable[PictureSource], collection: str, on_conflict: OnConflict
     ) -> Iterator[Outcome]:
         indexing = self._services.indexing
-        with self._noting_long("index", collection=collection) as noted:
+        with self._audit.noting_long("index", collection=collection) as noted:
             for item in indexing.index(sources, collection=collection, on_conflict=on_conflict):
                 assert item.source.path is not None
                 outcome = _outcome(item.source.path, item)
@@ -187,7 +175,9 @@ class Client(BaseClient):
         """
         archive, options, outcomes = Path(path), ImportOptions(**arguments), Outcomes()
         collection = options.collection
-        with self._noting_long("index_archive", collection=collection, path=str(path)) as noted:
+        with self._audit.noting_long(
+            "index_archive", collection=collection, path=str(path)
+        ) as noted:
             self._index_feed(archive, options, outcomes, progress)
             noted |= Counter(one.status for one in outcomes)
         return outcomes
@@ -254,11 +244,11 @@ class Client(BaseClient):
     def update(
         self, image_id: str, metadata: Mapping[str, Any], *, collection: str = DEFAULT_COLLECTION
     ) -> ImageOut:
-        with self._noting("patch_image", collection=collection, image_id=image_id):
+        with self._audit.noting("patch_image", collection=collection, image_id=image_id):
             return ImageOut.of(self._pictures.patch_metadata(collection, image_id, metadata))
 
     def delete(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> None:
-        with self._noting("delete_image", collection=collection, image_id=image_id):
+        with self._audit.noting("delete_image", collection=collection, image_id=image_id):
             self._pictures.delete(collection, image_id)
 
     def thumbnail(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> bytes:
@@ -288,14 +278,14 @@ class Client(BaseClient):
     def drop(self, collection: str) -> None:
         """Deletes a collection, and cancels the imports into it that a service left."""
         # Waits, because what is done in the background might not be done by the end.
-        with self._noting("delete_collection", name=collection):
+        with self._audit.noting("delete_collection", name=collection):
             self._collections.drop(collection, wait=True)
 
     def vectors(self, collection: str = DEFAULT_COLLECTION) -> Sequence[VectorSetOut]:
         return [VectorSetOut.of(one) for one in self._collections.vector_sets(collection)]
 
     def discard_vectors(self, digest: str, *, collection: str = DEFAULT_COLLECTION) -> None:
-        with self._noting("delete_vectors", name=collection, digest=digest):
+        with self._audit.noting("delete_vectors", name=collection, digest=digest):
             self._collections.discard(collection, digest)
 
     def reembed(
@@ -308,7 +298,7 @@ class Client(BaseClient):
         """As `BaseClient.reembed`; if it is interrupted, the next call goes on where it was."""
         self._pictures.page(collection, limit=1)  # raises before the network is loaded
         request = bootstrap.move_request(self._settings, model)
-        with self._noting_long("reembed", name=collection):
+        with self._audit.noting_long("reembed", name=collection):
             return self._services.reembedding.run(collection, request, progress)
 
     def backup(
@@ -322,7 +312,7 @@ class Client(BaseClient):
         """As `BaseClient.backup`; a folder keeps the newest `keep` versions, 7 if None."""
         backups = bootstrap.build_backups(self._settings)
         kept = self._settings.backup_keep if keep is None else keep
-        with self._noting("backup", to=str(to), keys=keys):
+        with self._audit.noting("backup", to=str(to), keys=keys):
             return str(backups.write(Path(to), keys=keys, keep=kept, progress=progress))
 
     def jobs(self, *, limit: int = 100) -> Sequence[JobOut]:
@@ -335,13 +325,13 @@ class Client(BaseClient):
 
     def cancel_job(self, job_id: str) -> JobOut:
         """Ends a job; one that a service began ends when the service starts again."""
-        with self._noting("cancel_job", job_id=job_id):
+        with self._audit.noting("cancel_job", job_id=job_id):
             return JobOut.of(self._jobs.cancel(job_id))
 
     def create_key(
         self, name: str, scope: Access, *, expires_at: datetime | None = None
     ) -> NewKeyOut:
-        with self._noting("create_key", name=name, scope=scope) as noted:
+        with self._audit.noting("create_key", name=name, scope=scope) as noted:
             key, text = self._access.create(name, scope, expires_at=expires_at)
             noted |= {"id": key.id, "expires_at": key.expires_at}
         return NewKeyOut(**KeyOut.of(key).model_dump(), key=text)
@@ -350,7 +340,7 @@ class Client(BaseClient):
         return [KeyOut.of(key) for key in self._access.list()]
 
     def revoke_key(self, key: str) -> None:
-        with self._noting("revoke_key", key=key) as noted:
+        with self._audit.noting("revoke_key", key=key) as noted:
             revoked = self._access.revoke(key)
             noted |= {"name": revoked.name, "id": revoked.id}
 
@@ -387,7 +377,7 @@ class Client(BaseClient):
         found, before = verification.find(progress, quick=quick), list[Finding]()
         if repair and found:
             before = found
-            with self._noting("repair", findings=len(found)):
+            with self._audit.noting("repair", findings=len(found)):
                 verification.mend(found, progress, complete=self._complete)
             found = verification.find(progress, quick=quick)
         return CheckOut(
@@ -456,14 +446,6 @@ class Client(BaseClient):
             return self.picture(match.id, collection=collection, size=_TILE)
         except LookalikeError:
             return None
-
-
-def _user() -> str | None:
-    """The name of the account that runs this; None for one without a name."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        return None
 
 
 def _outcome(path: Path, item: IndexItem) -> Outcome:

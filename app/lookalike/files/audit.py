@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import getpass
 import json
 import logging
 import os
@@ -76,16 +77,28 @@ class AuditLog:
                 log.warning("%s; this change is not in it: %s", exc, line.rstrip())
 
     @contextmanager
-    def noting(self, call: str, *, who: str, **details: Any) -> Iterator[dict[str, Any]]:
-        """Appends an entry when the block ends, however it ends; it may add to the details."""
+    def noting(self, call: str, **details: Any) -> Iterator[dict[str, Any]]:
+        """Notes a change that a command makes on the data folder itself, however the block ends.
+
+        What the block adds to the details is noted, too. `call` is named as over HTTP.
+        """
         outcome = "done"
+        details["user"] = _user()
         try:
             yield details
         except BaseException as exc:
             outcome = exc.code if isinstance(exc, LookalikeError) else "interrupted"
             raise
         finally:
-            self.append(call, who=who, outcome=outcome, details=details)
+            self.append(call, who="local", outcome=outcome, details=details)
+
+    @contextmanager
+    def noting_long(self, call: str, **details: Any) -> Iterator[dict[str, Any]]:
+        """As `noting`, with an entry at the beginning, too: the process may be killed."""
+        begun = {"user": _user(), **details}
+        self.append(call, who="local", outcome="begun", details=begun)
+        with self.noting(call, **details) as noted:
+            yield noted
 
     def page(
         self, *, cursor: str | None = None, limit: int = 100
@@ -163,3 +176,11 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return entry if isinstance(entry, dict) and "at" in entry else None
+
+
+def _user() -> str | None:
+    """The name of the account that runs this; None for one without a name."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return None
