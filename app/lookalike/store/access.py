@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from lookalike.errors import ConflictError, KeyNotFoundError
 from lookalike.records import Access, utc_now
-from lookalike.store.sqlite import OneConnection, Schema
+from lookalike.store.sqlite import OneConnection, Schema, damaged
 
 MOST_KEYS = 1000
 """A service holds all keys in memory."""
@@ -59,28 +60,33 @@ _COLUMNS = ", ".join(_FIELDS)
 class AccessStore:
     """Keeps keys in one SQLite file; safe to call from many threads and processes.
 
-    What is written has reached the disk. The file is made where it does not exist. Raises
-    `DataFolderError` if it is damaged or of another version, and `StorageError` if the disk
-    refuses.
+    What is written has reached the disk. The file is made with the first key, so that a service
+    starts on a full disk. Raises `DataFolderError` if it is damaged or of another version, and
+    `StorageError` if the disk refuses.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = OneConnection(path, _SCHEMA)
+        self._path = path
+        self._opening = threading.Lock()
+        self._opened: OneConnection | None = None
 
     def close(self) -> None:
         """Lets go of the file; may be called twice."""
-        self._file.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def all(self) -> list[AccessKey]:
         """All keys, in the order made."""
-        with self._file.read() as connection:
+        if self._opened is None and not self._path.exists():
+            return []
+        with self._file().read() as connection:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM keys ORDER BY rowid").fetchall()
-        return [_key(row) for row in rows]
+        return [self._key(row) for row in rows]
 
     def add(self, key: AccessKey) -> None:
         """Keeps a new key. Raises `ConflictError` if its name is taken, or there are too many."""
         sql = f"INSERT INTO keys ({_COLUMNS}) VALUES ({', '.join('?' * len(_FIELDS))})"
-        with self._file.write() as connection:
+        with self._file().write() as connection:
             (count,) = connection.execute("SELECT count(*) FROM keys").fetchone()
             if count >= MOST_KEYS:
                 raise ConflictError(f"There are {count:,} keys already; revoke one first")
@@ -94,16 +100,25 @@ class AccessStore:
     def remove(self, name_or_id: str) -> AccessKey:
         """Forgets a key, and gives it. Raises `KeyNotFoundError`."""
         sql = f"DELETE FROM keys WHERE ? IN (id, name) RETURNING {_COLUMNS}"
-        with self._file.write() as connection:
-            rows = connection.execute(sql, (name_or_id,)).fetchall()
+        rows = []
+        if self._opened is not None or self._path.exists():
+            with self._file().write() as connection:
+                rows = connection.execute(sql, (name_or_id,)).fetchall()
         if not rows:
             raise KeyNotFoundError(
                 f"There is no key {name_or_id!r}; lookalike keys list and GET /keys list them"
             )
-        return _key(rows[0])
+        return self._key(rows[0])
 
+    def _file(self) -> OneConnection:
+        with self._opening:
+            if self._opened is None:
+                self._opened = OneConnection(self._path, _SCHEMA)
+            return self._opened
 
-def _key(row: Sequence[Any]) -> AccessKey:
-    """Reads `_COLUMNS`."""
-    read = dict(zip(_FIELDS, row, strict=True))
-    return AccessKey(**read | {"scope": Access(read["scope"])})
+    def _key(self, row: Sequence[Any]) -> AccessKey:
+        """Reads `_COLUMNS`."""
+        read = dict(zip(_FIELDS, row, strict=True))
+        if not isinstance(read["digest"], bytes) or read["scope"] not in set(Access):
+            raise damaged(self._path, "a key in it cannot be read")
+        return AccessKey(**read | {"scope": Access(read["scope"])})
