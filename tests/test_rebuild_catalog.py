@@ -59,8 +59,8 @@ def opened(folder: Path, **given: Any) -> Client:
     return Client(folder, model="color", **given)
 
 
-def rebuilt(folder: Path, sidecar: Path | None = None, progress: Progress = NO_PROGRESS) -> Rebuilt:
-    return rebuild(load_settings(data_dir=folder, model="color"), sidecar, progress)
+def rebuilt(folder: Path, *sidecars: Path, progress: Progress = NO_PROGRESS) -> Rebuilt:
+    return rebuild(load_settings(data_dir=folder, model="color"), sidecars, progress)
 
 
 def rows(folder: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
@@ -112,11 +112,14 @@ def test_a_sidecar_gives_everything_back(
 ) -> None:
     before = rows(data)
     sidecar = write_rows(data, tmp_path / "rows.jsonl")
+    lines = sidecar.read_bytes().splitlines(keepends=True)
+    sidecar.write_bytes(b"".join(lines[:3]))
+    (tmp_path / "more.jsonl").write_bytes(b"".join(lines[3:]))
     lost(data)
     old = (data / "catalog.db").read_bytes() if (data / "catalog.db").exists() else None
     with pytest.raises(DataFolderError):
         opened(data)
-    made = rebuilt(data, sidecar)
+    made = rebuilt(data, sidecar, tmp_path / "more.jsonl")
     assert (made.named, made.unnamed, made.missing, made.failed) == (COUNT + 1, 0, 0, 0)
     assert rows(data) == before
     assert old == (None if made.replaced is None else (data / made.replaced).read_bytes())
@@ -217,7 +220,7 @@ def test_a_rebuild_that_is_interrupted_goes_on(data: Path, tmp_path: Path) -> No
     sidecar = write_rows(data, tmp_path / "rows.jsonl")
     lose(data)
     with pytest.raises(StoppedError):
-        rebuilt(data, sidecar, Stopping())
+        rebuilt(data, sidecar, progress=Stopping())
     with pytest.raises(DataFolderError):
         opened(data)
     rebuilt(data, sidecar)

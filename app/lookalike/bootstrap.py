@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -353,16 +353,16 @@ def restore_backup(source: Path, folder: Path, *, at: str | None, progress: Prog
     return restore(source, folder, snapshots=snapshots, at=at, progress=progress)
 
 
-def rebuild(settings: Settings, sidecar: Path | None, progress: Progress) -> Rebuilt:
+def rebuild(settings: Settings, sidecars: Sequence[Path], progress: Progress) -> Rebuilt:
     """Makes rows for originals that have none, in a new catalog if the one there is unusable.
 
-    Ids, collections and metadata are those of the sidecar, or else of what can still be read of the
-    old catalog, which is kept under another name. An interrupted rebuild goes on.
+    Ids, collections and metadata are those of the sidecars, or else those that can still be read in
+    the old catalog, which is kept under another name. An interrupted rebuild goes on.
 
     Raises:
         ConfigurationError: There are no originals, or a setting cannot work.
         DataFolderInUseError: Another process owns the data folder.
-        BackupError: The sidecar is broken.
+        BackupError: A sidecar is broken.
         StorageError: The disk refuses.
     """
     from lookalike.store.local.fit import is_usable  # noqa: PLC0415 - as `LocalStore`
@@ -375,8 +375,8 @@ def rebuild(settings: Settings, sidecar: Path | None, progress: Progress) -> Reb
         raise ConfigurationError(f"There are no originals in {folder}; name another --data-dir")
     whole = is_usable(folder)
     records: Callable[[], Iterable[ImageRecord]] = partial(iter, ())
-    if sidecar is not None:
-        records = partial(read_sidecar, sidecar)
+    if sidecars:
+        records = partial(_all_records, sidecars)
     elif not whole:
         records = partial(salvaged, partial(salvage, folder / "catalog.db"))
     with ExitStack() as undo:
@@ -401,6 +401,11 @@ def rebuild(settings: Settings, sidecar: Path | None, progress: Progress) -> Reb
             rebuilt.replaced = take_rebuilt(folder)
         noted |= {"named": rebuilt.named, "unnamed": rebuilt.unnamed, "failed": rebuilt.failed}
     return rebuilt
+
+
+def _all_records(sidecars: Sequence[Path]) -> Iterator[ImageRecord]:
+    for path in sidecars:
+        yield from read_sidecar(path)
 
 
 def _indexing(

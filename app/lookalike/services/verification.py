@@ -74,8 +74,9 @@ class VerificationService:
         Counters, indexes, vectors, and thumbnails are made again; an original comes back if the
         trash has it; orphans go to the trash. `complete` makes the vectors that a collection lacks.
         """
-        if any(one.kind in {"counter", "vector", "index"} for one in found):
-            self.store.mend()
+        if any(one.kind in {"counter", "database", "vector", "index"} for one in found):
+            with _told(progress, "the store"):
+                self.store.mend()
         for one in found:
             progress.check()
             if one.kind in {"original", "thumbnail"} and one.collection and one.id:

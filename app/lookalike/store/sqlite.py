@@ -146,13 +146,11 @@ def find_damage(path: Path, *, quick: bool) -> list[str]:
     with sqlite_errors(path), closing(open_reader(path)) as reader:
         try:
             rows = reader.execute(f"PRAGMA {check}({_NAMED_ERRORS})").fetchall()
-            orphans = reader.execute("PRAGMA foreign_key_check").fetchmany(_NAMED_ERRORS)
         except sqlite3.DatabaseError as exc:
             if not isinstance(translated(exc, path), DataFolderError):
                 raise
             return [str(exc)]
-    found = [text for (text,) in rows if text != "ok"]
-    return found + [f"row {row} of {table} refers to nothing" for table, row, *_ in orphans]
+    return [text for (text,) in rows if text != "ok"]
 
 
 def require_schema(connection: sqlite3.Connection, path: Path, schema: Schema) -> int:

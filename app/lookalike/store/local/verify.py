@@ -18,6 +18,9 @@ from lookalike.store.sqlite import find_damage
 
 _REMEDY = "restore catalog.db from a backup, or make it again with `lookalike rebuild`"
 _COUNTED = "(SELECT count(*) FROM images WHERE collection = collections.id)"
+_PARTS = {"vectors", "places"}
+"""Tables whose rows are nothing without their picture."""
+_SHOWN = 20
 _TOGETHER = 1000  # vectors that one read gives
 
 
@@ -27,6 +30,9 @@ def verify(
     """Yields what is wrong; see `Store.verify`."""
     for text in find_damage(catalog.path, quick=quick):
         yield Finding(kind="database", text=f"catalog.db: {text}; {_REMEDY}")
+    for table, number, parent in _dangling(catalog)[:_SHOWN]:
+        text = f"catalog.db: row {number} of {table} belongs to no row of {parent}; {_REMEDY}"
+        yield Finding(kind="database", text=text)
     yield from _wrong_counts(catalog)
     rows = catalog.collections()
     for done, row in enumerate(rows):
@@ -50,7 +56,11 @@ def verify(
 
 def mend(catalog: Catalog, indexes: Indexes) -> None:
     """Makes again what can be made; see `Store.mend`."""
+    dangling = _dangling(catalog)
     with catalog.connections.write() as connection:
+        for table, number, _ in dangling:
+            if table in _PARTS:
+                connection.execute(f"DELETE FROM {table} WHERE rowid = ?", (number,))
         connection.execute(f"UPDATE collections SET images = {_COUNTED}")
     for row in catalog.collections():
         for bad in _bad_vectors(catalog, row):
@@ -59,6 +69,13 @@ def mend(catalog: Catalog, indexes: Indexes) -> None:
                 connection.execute(sql, (row.space, json.dumps(bad)))
         if indexes.problem(row, quick=False) is not None:
             indexes.remake(row)
+
+
+def _dangling(catalog: Catalog) -> list[tuple[str, int, str]]:
+    """Rows whose parent is missing: the table, the row, and the parent's table."""
+    with catalog.connections.read() as connection:
+        found = connection.execute("PRAGMA foreign_key_check").fetchall()
+    return [(table, number, parent) for table, number, parent, _ in found]
 
 
 def _wrong_counts(catalog: Catalog) -> Iterator[Finding]:
