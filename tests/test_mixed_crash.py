@@ -39,7 +39,7 @@ from tests.services.moving import make_head
 from tests.test_crash import picture
 from tests.waiting import wait_for
 
-ROUNDS = int(os.environ.get("LOOKALIKE_TEST_KILLS", "3"))
+ROUNDS = int(os.environ.get("LOOKALIKE_TEST_KILLS", "2"))
 """How often the service is killed; 200 for a thorough run."""
 
 WHO = "admin key"

@@ -322,6 +322,8 @@ def test_keys(client: BaseClient) -> None:
         client.create_key("import", Access.READ)
     with raises(client, InvalidParameterError):
         client.create_key("two words", Access.READ)
+    with raises(client, InvalidParameterError):
+        client.create_key("other", "root")  # type: ignore[arg-type]
     client.revoke_key(made.key)
     assert list(client.access_keys()) == []
     with raises(client, KeyNotFoundError):

@@ -60,13 +60,15 @@ class AccessService:
                 f"{ascii(redacted(name))[:80]} is no name for a key: use 1 to 64 letters, digits "
                 "or . _ @ -, starting with a letter or digit; 8 hex digits are an id"
             )
+        if scope not in set(Access):
+            raise InvalidParameterError(f"{scope!r} is no scope: it is read, write or admin")
         expires = None if expires_at is None else utc_text(expires_at)
         public = secrets.token_hex(4)
         text = f"lk_{public}_{secrets.token_urlsafe(32)}"
         key = AccessKey(
             id=public,
             name=name,
-            scope=scope,
+            scope=Access(scope),
             digest=_digest(text),
             created_at=utc_now(),
             expires_at=expires,
