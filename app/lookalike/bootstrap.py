@@ -23,7 +23,7 @@ from lookalike.files.data_folder import (
 )
 from lookalike.files.disk import LocalFiles
 from lookalike.media.decode import ImageLimits
-from lookalike.media.decoder import ImageDecoder, warm_up
+from lookalike.media.decoder import ImageDecoder
 from lookalike.media.fetch_guard import FetchGuard
 from lookalike.media.fetching import Fetcher
 from lookalike.models import building
@@ -158,7 +158,6 @@ def build_services(
         ConfigurationError: A setting cannot work, or the weights cannot be used.
     """
     limit_openmp()
-    warm_up()
     with ExitStack() as undo:
         if store is None:
             store = open_store(settings, read_only=read_only)

@@ -38,8 +38,8 @@ def test_costly_pictures_delay_nobody_else(tmp_path: Path) -> None:
         with ThreadPoolExecutor(2) as pool:
             attackers = [pool.submit(attack) for _ in range(2)]
             try:
-                for _ in range(40):
-                    answer = server.http.post("/search", files={"file": make("JPEG")})
+                for kind in ["JPEG", "PNG"] * 20:
+                    answer = server.http.post("/search", files={"file": make(kind)})
                     assert answer.status_code == 200, answer.text
                     assert server.http.get("/health/ready").status_code == 200
                 assert not any(attacker.done() for attacker in attackers)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,13 +25,22 @@ from lookalike.errors import (
     TooManyPixelsError,
     UnreadableImageError,
 )
-from lookalike.media.decode import ImageLimits, decode_image
-from lookalike.media.decode_process import SLOW_NICE, DecodeProcess
+from lookalike.media import decoder as module
+from lookalike.media.decode import ImageLimits, decode_image, is_plain_jpeg
+from lookalike.media.decode_process import SLOW_NICE, DecodeProcess, TakesLongError
 from lookalike.media.decoder import ImageDecoder, Lane
 from lookalike.models.base import resize_image
 from lookalike.progress import Caller, caller
 from lookalike.records import Preprocess
-from tests.media.bombs import gif_comments, jpeg_scans, png, png_chunk, qoi_literals
+from tests.media.bombs import (
+    gif_comments,
+    jpeg_arithmetic,
+    jpeg_repeats,
+    jpeg_scans,
+    png,
+    png_chunk,
+    qoi_literals,
+)
 from tests.media.test_decode import LOSSLESS, LOSSY, exif, make
 from tests.models.pictures import draw
 from tests.waiting import wait_for
@@ -175,6 +185,44 @@ def test_slow_pictures_leave_room_for_quick_ones():
     assert decoder.decode(qoi_literals(0.2), decode_size=64).width == 447
 
 
+def test_plain_jpegs_need_no_process(monkeypatch):
+    def refuse(**_: object) -> None:
+        raise AssertionError("a process was asked for")
+
+    monkeypatch.setattr(module._pool, "process", refuse)
+    for options in ({}, {"exif": exif(6)}, {"comment": b"a comment"}, {"restart_marker_blocks": 1}):
+        for picture in (draw(1), draw(1).convert("L"), draw(1).convert("CMYK")):
+            data = make("JPEG", picture, **options)
+            ours = decode_image(data, limits=LIMITS, decode_size=64, thumbnail=True)
+            theirs = SHARED.decode(data, decode_size=64, thumbnail=True)
+            assert np.array_equal(np.asarray(ours.image), np.asarray(theirs.image))
+            assert ours.thumbnail == theirs.thumbnail
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        make("PNG"),
+        make("JPEG", progressive=True),
+        make("JPEG")[:200],
+        make("JPEG", comment=b"c" * 60_000, icc_profile=b"i" * 200_000),
+        make("JPEG") + bytes(8_000_000),
+        make("JPEG", draw(1).resize((5000, 3300))),
+        make("JPEG").replace(b"\xff\xda", b"\xff\xff\xda", 1),
+        jpeg_repeats(64, 4),
+        jpeg_arithmetic(64, 3),
+        jpeg_scans(64, 3),
+        b"\xff\xd8" + b"\xff\xfe\0\2" * 200 + make("JPEG")[2:],
+        b"\xff\xd8" + b"\xff\xfe\0\0" + make("JPEG")[2:],
+        b"\xff\xd8",
+        b"",
+    ],
+)
+def test_other_files_are_no_plain_jpegs(data):
+    assert is_plain_jpeg(make("JPEG"))
+    assert not is_plain_jpeg(data)
+
+
 # Places
 
 
@@ -281,6 +329,41 @@ def test_a_process_that_ends_costs_its_picture_alone(process, number, kind):
     assert SHARED.decode(SMALL, decode_size=64).width == 160
 
 
+def test_a_codec_that_does_not_come_back_is_ended(process):
+    options = {"decode_size": 64, "preprocess": None, "thumbnail": False}
+    with pytest.raises(TakesLongError):
+        process.decode(
+            jpeg_arithmetic(8000, 99), limits=LIMITS, seconds=0.2, expected_s=1e9, **options
+        )
+    assert not process.alive
+
+
+def test_a_fork_starts_processes_of_its_own():
+    assert SHARED.decode(SMALL, decode_size=64).width == 160
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from lookalike.media.decoder import ImageDecoder\n"
+        "decoder, data = ImageDecoder(), Path(sys.argv[1]).read_bytes()\n"
+        "widths = [decoder.decode(data, decode_size=64).width]\n"
+        "child = os.fork()\n"
+        "widths += [decoder.decode(data, decode_size=64).width for _ in range(9)]\n"
+        "last = decoder.decode(data, decode_size=64).width\n"
+        "if child: print(os.waitpid(child, 0)[1], set(widths), last)\n"
+    )
+    with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        file.write(SMALL)
+        file.flush()
+        ran = subprocess.run(
+            [sys.executable, "-c", code, file.name],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert (ran.stdout, ran.stderr) == ("0 {160} 160\n", "")
+
+
 def test_a_process_is_light(process):
     decoding(process, SMALL)
     mapped = Path(f"/proc/{process.pid}/maps").read_text()
@@ -291,8 +374,6 @@ def test_a_process_is_light(process):
 def test_an_idle_process_that_was_killed_is_replaced():
     decoder = ImageDecoder(slots=1)
     with ExitStack() as stack:
-        from lookalike.media import decoder as module
-
         process = stack.enter_context(module._pool.process(slow=False))
         process._process.kill()
         process._process.wait()

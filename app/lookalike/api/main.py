@@ -25,6 +25,7 @@ from lookalike.api.uploads import ARCHIVE_BODY_S, ARCHIVES_AT_ONCE, UploadLimits
 from lookalike.bootstrap import Services, build_services, open_access
 from lookalike.config import Settings, parse_networks
 from lookalike.files.data_folder import make_data_folder
+from lookalike.media.decoder import warm_up
 from lookalike.models.encoders import Encoders
 from lookalike.services.access import AccessService
 from lookalike.store.base import Store
@@ -72,6 +73,7 @@ def create_app(
             await to_thread.run_sync(services.close)
 
     def build() -> Services:
+        warm_up()
         return build_services(settings, encoders=encoders, store=store, on_batch=metrics.batch)
 
     app = FastAPIOffline(

@@ -101,6 +101,11 @@ _UNKNOWN_PIXELS = 2**23  # taken for a picture whose header could not be read
 _DEEP_MODES = frozenset(("I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
 _ALPHA_MODES = frozenset(("RGBA", "LA", "PA", "La", "RGBa"))
 _MOST_SCANS = 128  # of a JPEG file; those that programs write have at most a few dozen
+_PLAIN_PIXELS = 16_000_000
+_PLAIN_BYTES = 8_000_000
+_PLAIN_HEADER_BYTES = 131_072
+_PLAIN_SEGMENTS = 100
+_TABLES = frozenset((0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)))  # and metadata
 _SCAN = b"\xff\xda"
 _MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 _SECONDS = {"jpeg2k": 0.5, "qoi": 1.0, "bmp_rle": 0.3, "ppm": 1.2, "ppm_plain": 1.0}
@@ -261,6 +266,31 @@ def expected_seconds(image: Image.Image, stream: BinaryIO) -> float:
             "decode: save it again as an ordinary JPEG"
         )
     return megapixels * (0.004 + (0.002 * scans if image.info.get("progressive") else 0.0))
+
+
+def is_plain_jpeg(data: bytes) -> bool:
+    """Whether this is a baseline JPEG file of one scan and of moderate size, as cameras write it.
+
+    It takes no more than a few tenths of a second to decode, whatever is behind its header.
+    """
+    if not data.startswith(b"\xff\xd8") or len(data) > _PLAIN_BYTES:
+        return False
+    at, components = 2, 0
+    for _ in range(_PLAIN_SEGMENTS):
+        segment = data[at : at + 12]
+        if len(segment) < 12 or segment[0] != 0xFF or at > _PLAIN_HEADER_BYTES:
+            return False
+        marker, length = segment[1], int.from_bytes(segment[2:4])
+        if marker == _SCAN[1]:  # all components together, so libjpeg reads no other scan
+            return segment[4] == components > 0
+        if marker == 0xC0 and not components:
+            height, width, components = struct.unpack(">HHB", segment[5:10])
+            if width * height > _PLAIN_PIXELS:
+                return False
+        elif marker not in _TABLES or length < 2:
+            return False
+        at += 2 + length
+    return False
 
 
 def count_scans(data: bytes) -> int:

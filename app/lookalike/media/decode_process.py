@@ -47,7 +47,7 @@ from lookalike.records import Preprocess
 
 SLOW_NICE = 10  # of processes that decode what takes long: others get nine tenths of a core first
 _WALL = 6.0  # times the CPU time: how long a picture may take on a machine that is busy
-_LEAST_WALL_S = 20.0
+_LEAST_WALL_S = 60.0
 _KEPT_BYTES = 16_000_000  # of shared memory between two pictures
 _BYTES_PER_PIXEL = 48  # that codecs take at most for one picture
 _SPARE_BYTES = 256_000_000

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lookalike.cores import available_cores
 from lookalike.errors import (
@@ -18,7 +18,13 @@ from lookalike.errors import (
     QueueFullError,
     UnavailableError,
 )
-from lookalike.media.decode import DecodedImage, ImageLimits, check_bytes
+from lookalike.media.decode import (
+    DecodedImage,
+    ImageLimits,
+    check_bytes,
+    decode_image,
+    is_plain_jpeg,
+)
 from lookalike.media.decode_process import DecodeProcess, TakesLongError
 from lookalike.progress import caller
 from lookalike.records import Preprocess
@@ -31,6 +37,8 @@ _PATIENCE_S = 60.0
 
 class ImageDecoder:
     """Decodes pictures within limits, in processes that all decoders of this process share.
+
+    Only plain JPEG files are decoded in this one: their time is bounded by their headers.
 
     Pictures that take long have places of their own, and processes that go behind all others, so
     that those which take milliseconds never wait for them. There are as many such places as
@@ -68,9 +76,15 @@ class ImageDecoder:
         if not isinstance(source, bytes):
             source.seek(0)
         quick_s = min(QUICK_S, self.limits.max_seconds)
-        options = {"decode_size": decode_size, "preprocess": preprocess, "thumbnail": thumbnail}
+        options: dict[str, Any] = {
+            "decode_size": decode_size,
+            "preprocess": preprocess,
+            "thumbnail": thumbnail,
+        }
         with self._quick.place(urgent_s=urgent_s):
             data = source if isinstance(source, bytes) else source.read()
+            if is_plain_jpeg(data):
+                return decode_image(data, limits=self.limits, **options)
             try:
                 with _pool.process(slow=False) as process:
                     return process.decode(
@@ -203,6 +217,7 @@ class _Pool:
     def close(self) -> None:
         """Ends all processes, those that decode too."""
         with self._lock:
+            self._forget_after_fork()
             processes, self._processes, self._idle = self._processes, [], []
         for process in processes:
             process.give_up()
@@ -223,8 +238,7 @@ class _Pool:
 
     def _take(self, slow: bool) -> DecodeProcess | None:
         with self._lock:
-            if self._pid != os.getpid():  # a fork: they are our parent's
-                self._pid, self._processes, self._idle = os.getpid(), [], []
+            self._forget_after_fork()
             found = next((one for one in reversed(self._idle) if one.slow is slow), None)
             if found is not None:
                 self._idle.remove(found)
@@ -232,6 +246,11 @@ class _Pool:
             return found
         self._end(found)
         return self._take(slow)
+
+    def _forget_after_fork(self) -> None:
+        """Lets go of what belongs to the process that we were forked from."""
+        if self._pid != os.getpid():
+            self._pid, self._processes, self._idle = os.getpid(), [], []
 
     def _put(self, process: DecodeProcess) -> None:
         with self._lock:
