@@ -384,6 +384,9 @@ class MemoryStore:
     def mend(self) -> None:
         """Nothing of it can be damaged."""
 
+    def check(self) -> None:
+        pass
+
     def describe(self) -> dict[str, Any]:
         with self._lock:
             sizes = {

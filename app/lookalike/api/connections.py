@@ -16,7 +16,7 @@ import socket
 import time
 import uuid
 from collections import Counter
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from fcntl import ioctl
 from functools import partial
 from http import HTTPStatus
@@ -38,6 +38,7 @@ from lookalike.errors import MalformedRequestError, QueueFullError
 SILENT_S = 30.0  # before the first byte
 HEAD_S = 10.0  # for a request's head, from its first byte
 KEEP_ALIVE_S = 75  # between two requests; longer than proxies keep their connections
+LAST_ANSWERS_S = 15  # for the requests under way when the service is asked to end
 REST_S = 5.0  # for the rest of a body after the answer
 ANSWER_S = 20.0  # in which a client must take `ANSWER_STEP` bytes of an answer, or its last bytes
 ANSWER_STEP = 10_000
@@ -316,10 +317,14 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,  # api/addresses.py reads them
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=30,
+                timeout_graceful_shutdown=LAST_ANSWERS_S,
                 backlog=ACCEPTED_AT_ONCE,
             )
         )
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        """Leaves signals to `lookalike serve`, which sets `should_exit`."""
+        return nullcontext()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens; the system keeps more connections than are accepted at once."""

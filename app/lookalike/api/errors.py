@@ -59,6 +59,11 @@ STATUS: dict[type[LookalikeError], int] = {
 }
 """The status of each class. A class that is not in the table has that of its parent."""
 
+# Where a folder was removed, made read-only or unmounted under the service, or a disk fails.
+_OF_THE_DISK = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE),
+}
 _NO_MEMORY = "There is too little memory now: try again in a moment, or give the service more"
 _HTTP_CODES = {
     400: errors.MalformedRequestError.code,
@@ -189,6 +194,8 @@ def _os(request: Request, exc: OSError) -> JSONResponse:
     if exc.errno in {errno.EMFILE, errno.ENFILE}:
         many = UnavailableError("Too many files and connections are open; try again in a moment")
         return answer(request, many)
+    if exc.errno in _OF_THE_DISK:
+        return answer(request, errors.StorageError(f"The disk of the data folder refuses: {exc}"))
     return _unforeseen(request, exc)
 
 

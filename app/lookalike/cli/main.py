@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from importlib import import_module
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +14,10 @@ from typer.core import TyperGroup
 
 from lookalike import __version__
 from lookalike.cores import limit_openmp
-from lookalike.errors import ConfigurationError, LookalikeError
+from lookalike.errors import ConfigurationError, LookalikeError, lacks_memory
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
 
 COMMANDS = {
     "serve": ("serve:serve", "Start the service; GET /docs shows how to use it."),
@@ -97,13 +103,44 @@ def _options(
     pass
 
 
+class Interruption:
+    """Ends a command on Ctrl-C, quietly: a first one in order, a second one at once."""
+
+    def __init__(self) -> None:
+        self.came = False
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._come)
+
+    def _come(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.came:
+            os._exit(INTERRUPTED)
+        self.came = True
+        raise KeyboardInterrupt
+
+
 def run() -> None:
     """Runs the command line; our own errors are one line on standard error, without a trace.
 
-    Exit codes: 0 done, 1 it failed, 2 it was asked for wrongly.
+    Exit codes: 0 done, 1 it failed, 2 it was asked for wrongly, 130 it was interrupted.
     """
+    interruption = Interruption()
+    try:
+        _run()
+    except BaseException:  # an import that is interrupted may raise anything
+        if not interruption.came:
+            raise
+        sys.exit(INTERRUPTED)
+
+
+def _run() -> None:
     try:
         app(prog_name="lookalike")
     except LookalikeError as exc:
         typer.secho(f"lookalike: {exc}", err=True, fg="red")
         sys.exit(2 if isinstance(exc, ConfigurationError) else 1)
+    except Exception as exc:
+        if not lacks_memory(exc):
+            raise
+        text = "lookalike: there is too little memory for this; give it more, or less to do at once"
+        typer.secho(text, err=True, fg="red")
+        sys.exit(1)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dotenv import dotenv_values
 
@@ -18,10 +20,17 @@ from lookalike.cli.common import settings_flags
 from lookalike.config import Settings, load_settings, parse_dirs, unknown_variables
 from lookalike.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    import uvicorn
+
+GRACE_S = 25.0
+"""From the first signal to the end of the process; Kubernetes gives 30 s by default."""
+
 
 @settings_flags()
 def serve(given: dict[str, Any]) -> None:
     """Start the service; GET /docs shows how to use it."""
+    ending = Ending()
     from lookalike.api.monitoring import configure_logging  # noqa: PLC0415 - not for --help
 
     settings = load_settings(**given)
@@ -29,8 +38,8 @@ def serve(given: dict[str, Any]) -> None:
     say = logging.getLogger("lookalike").warning
     warn_unknown_variables(say)
     warn_missing_folders(settings, say)
-    signal.signal(signal.SIGTERM, _end)
-    asyncio.run(_run(settings))
+    asyncio.run(_run(settings, ending))
+    sys.exit(ending.code)
 
 
 def warn_unknown_variables(say: Callable[[str], None]) -> None:
@@ -47,7 +56,53 @@ def warn_missing_folders(settings: Settings, say: Callable[[str], None]) -> None
             say(f"LOOKALIKE_IMPORT_DIRS: {folder} is not there; nothing can be imported from it")
 
 
-async def _run(settings: Settings) -> None:
+class Ending:
+    """Ends the process on SIGTERM (exit code 0) and Ctrl-C (130).
+
+    While the service starts, at once: nothing was acknowledged yet. While it serves, in order, but
+    at once after `GRACE_S`, or with a second signal: what was acknowledged is on the disk.
+    """
+
+    def __init__(self) -> None:
+        self.code = 0
+        self._serving: uvicorn.Server | None = None
+        self._asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+
+    def serve(self, server: uvicorn.Server) -> None:
+        """From now on, `server` is asked to end first."""
+        self._serving = server
+
+    def _end(self, number: int, _frame: FrameType | None) -> None:
+        self.code = 130 if number == signal.SIGINT else 0
+        if self._asked or self._serving is None:
+            self._end_now(self.code)
+        self._asked = self._serving.should_exit = True
+        _start_timer(GRACE_S, self._give_up)
+
+    def _give_up(self) -> None:
+        _start_timer(1.0, os._exit, 1)  # for a log that nobody reads any more
+        logging.getLogger("lookalike").warning(
+            "the service did not end within %g s and is ended; what it acknowledged is kept",
+            GRACE_S,
+        )
+        self._end_now(self.code or 1)
+
+    def _end_now(self, code: int) -> NoReturn:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                stream.flush()
+        os._exit(code)
+
+
+def _start_timer(seconds: float, function: Callable[..., object], *arguments: object) -> None:
+    timer = threading.Timer(seconds, function, arguments)
+    timer.daemon = True
+    timer.start()
+
+
+async def _run(settings: Settings, ending: Ending) -> None:
     """Starts the application, so that what fails is one clear error; then listens."""
     from lookalike.api.connections import Server, raise_file_limit  # noqa: PLC0415 - not for --help
     from lookalike.api.main import create_app  # noqa: PLC0415 - not for --help
@@ -56,9 +111,11 @@ async def _run(settings: Settings) -> None:
     most_files = raise_file_limit()
     app = create_app(settings)
     async with app.router.lifespan_context(app):
+        server = Server(app, listening, most_files=most_files)
+        ending.serve(server)
         host, port = listening.getsockname()[:2]
         logging.getLogger("lookalike").info("listening on http://%s:%d", host, port)
-        await Server(app, listening, most_files=most_files).serve(sockets=[listening])
+        await server.serve(sockets=[listening])
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -76,8 +133,3 @@ def _bind(host: str, port: int) -> socket.socket:
             "LOOKALIKE_PORT, or another address with LOOKALIKE_HOST"
         ) from exc
     return listening
-
-
-def _end(_signal: int, _frame: FrameType | None) -> None:
-    """Exits with 0: uvicorn raises SIGTERM again after a clean shutdown."""
-    sys.exit(0)

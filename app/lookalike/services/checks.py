@@ -40,7 +40,8 @@ Search = Callable[..., list[list[Match]]]
 class Canary:
     """Decodes, embeds and searches a drawn picture, and compares its vector with the first one.
 
-    The default encoder and collection are asked.
+    It looks first whether changes could be kept: the data folder may be gone. The default encoder
+    and collection are asked.
     """
 
     encoders: Encoders
@@ -69,6 +70,7 @@ class Canary:
 
     def _run(self, live: LiveEncoder) -> None:
         try:
+            self.store.check()
             decoded = self.decoder.decode(
                 _canary(), decode_size=live.encoder.decode_size, urgent_s=self.timeout_s
             )

@@ -368,6 +368,9 @@ class Store(Protocol):
     def load(self) -> None:
         """Brings everything that a search needs into memory; otherwise the first one does it."""
 
+    def check(self) -> None:
+        """Raises `StorageError` if changes cannot be kept now, but for a full disk. Cheap."""
+
     def describe(self) -> dict[str, Any]:
         """Facts for `GET /info`: kind, index types, versions, sizes in bytes."""
 

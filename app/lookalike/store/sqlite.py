@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import queue
 import re
 import sqlite3
@@ -254,6 +255,45 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         raise ours from exc
 
 
+def _in_place(path: Path) -> InPlace:
+    with disk_errors(f"use {path}"):
+        return InPlace(path)
+
+
+class InPlace:
+    """Notices that a file or its folder is no longer what lies at its path."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        self._held = self._look()
+
+    def _look(self) -> list[tuple[int, int]]:
+        found = (self._path.parent.stat(), self._path.stat())
+        return [(one.st_dev, one.st_ino) for one in found]
+
+    def require(self) -> None:
+        """Raises `DataFolderError` if changes would go into files that nobody finds again."""
+        try:
+            same = self._look() == self._held
+        except OSError:
+            same = False
+        if not same:
+            raise DataFolderError(
+                f"{self._path} is not the file any more that the service opened: its folder was "
+                "moved, deleted, replaced or unmounted. Nothing is changed; put the folder back, "
+                "or restart the service"
+            )
+
+    def require_writable(self) -> None:
+        """As `require`; raises `StorageError` too, if nothing may be written there."""
+        self.require()
+        if not os.access(self._path.parent, os.W_OK) or not os.access(self._path, os.W_OK):
+            raise StorageError(
+                f"{self._path.parent} can no longer be written to: its disk was made read-only, or "
+                "its permissions were changed. Searches go on; changes are refused"
+            )
+
+
 @contextmanager
 def transaction(writer: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     """One transaction: on the disk when the block ends, undone where it raises."""
@@ -300,14 +340,18 @@ class Connections:
         else:
             with sqlite_errors(path):
                 self._writer = open_writer(path, schema)
+                self._in_place = _in_place(path)
                 self._writer.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction: on the disk when the block ends, undone where it raises."""
         with self._write_lock, sqlite_errors(self._path):
-            with transaction(self._require_writer()) as writer:
+            writer = self._require_writer()
+            self._in_place.require_writable()
+            with transaction(writer):
                 yield writer
+            self._in_place.require()  # moved meanwhile: nobody must take this for done
             self._cut_log(writer)
 
     @contextmanager
@@ -317,7 +361,10 @@ class Connections:
         try:
             self._require_open()
             with sqlite_errors(self._path):
-                connection = connection or open_reader(self._path, self._schema)
+                if connection is None:
+                    if self._writer is not None:
+                        self._in_place.require()  # else two catalogs would be mixed
+                    connection = open_reader(self._path, self._schema)
                 connection.execute("BEGIN")
                 try:
                     yield connection
@@ -326,6 +373,11 @@ class Connections:
                         connection.execute("ROLLBACK")
         finally:
             self._idle.put(connection)
+
+    def check(self) -> None:
+        """Raises `StorageError` if changes cannot reach the disk, see `InPlace`."""
+        if self._writer is not None:
+            self._in_place.require_writable()
 
     def give_room_back(self) -> None:
         """Hands free pages back to the disk."""
@@ -395,6 +447,7 @@ class OneConnection:
         with sqlite_errors(path):
             if not read_only:
                 self._connection = open_writer(path, schema)
+                self._in_place = _in_place(path)
             elif path.exists():
                 self._connection = open_reader(path, schema)
             else:
@@ -420,5 +473,7 @@ class OneConnection:
         with self.read() as connection:
             if self._read_only:
                 raise StorageError("The data folder was opened for reading only")
+            self._in_place.require_writable()
             with transaction(connection):
                 yield connection
+            self._in_place.require()

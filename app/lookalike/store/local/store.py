@@ -359,6 +359,9 @@ class LocalStore:
             self._indexes.refresh(row)
             self._filtering.refresh(row)
 
+    def check(self) -> None:
+        self._catalog.connections.check()
+
     def describe(self) -> dict[str, Any]:
         collections = {}
         for row in self._catalog.collections():

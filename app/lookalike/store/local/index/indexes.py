@@ -232,6 +232,7 @@ class LiveIndex:
         if not self._rebuilding.acquire(blocking=False):
             return  # a newer one is being built
         try:
+            self._catalog.connections.check()  # rather than make a folder that was taken away anew
             self._generations.save(self._index.blocks(), self.row)
         except StorageError as exc:
             log.warning("The index of %r was not saved: %s", self.row.name, exc)
@@ -306,6 +307,7 @@ class LiveIndex:
 
     def _save_built(self, factory: str | None, rows: int) -> Segments:
         self._progress.report(0, rows, stage="read")
+        self._catalog.connections.check()
         self._generations.require_room(rows, self.row.spec.dim)
         how: dict[str, Any] = {"policy": self._policy, "progress": self._progress}
         how |= {"dim": self.row.spec.dim, "factory": factory}
