@@ -100,6 +100,40 @@ def test_a_full_disk_can_be_read_closed_and_opened(small_disk: Path) -> None:
     store.close()
 
 
+def test_a_full_disk_can_be_opened_and_emptied(small_disk: Path) -> None:
+    mount = shutil.which("mount") or "mount"
+    subprocess.run([mount, "-o", "remount,size=36m", str(small_disk)], check=True)
+    store = LocalStore(small_disk / "data")
+    kept = put_until_full(store)
+    ballast = fill_disk(small_disk)
+    for n in range(kept // 2):
+        store.delete("default", f"i{n}")
+    with pytest.raises(StorageFullError, match="make room"):
+        put(store, [large(kept)], unit_vectors(1, seed=kept))
+    assert len(search(store, unit_vectors(1), k=10_000)[0]) == kept - kept // 2
+    store.close()
+    store = LocalStore(small_disk / "data")
+    assert len(search(store, unit_vectors(1), k=10_000)[0]) == kept - kept // 2
+    for n in range(kept // 2, kept - 1):
+        store.delete("default", f"i{n}")
+    assert store.drop("default", wait=True) == 1
+    ballast.unlink()
+    put(store, [large(0)], unit_vectors(1))
+    assert (small_disk / "data" / "reserve").stat().st_size == 8 * MIB
+    store.close()
+
+
+def test_a_full_disk_is_no_obstacle_to_opening(small_disk: Path) -> None:
+    store = LocalStore(small_disk / "data")
+    put(store, [new_image("first")], unit_vectors(1))
+    store.close()  # which removes the write-ahead log
+    fill_disk(small_disk)
+    store = LocalStore(small_disk / "data")
+    assert len(search(store, unit_vectors(1), k=1)[0]) == 1
+    store.delete("default", "first")
+    store.close()
+
+
 def test_a_folder_on_a_full_disk_says_so(small_disk: Path) -> None:
     assert has_room(small_disk)
     ballast = fill_disk(small_disk)
@@ -119,7 +153,7 @@ def test_an_original_without_room_leaves_nothing(small_disk: Path) -> None:
         files.put(io.BytesIO(data), sha256, "image/png")
     with pytest.raises(StorageFullError):
         files.put_thumbnail(sha256, data)
-    assert not any(path.is_file() for path in small_disk.rglob("*"))
+    assert [path.name for path in small_disk.rglob("*") if path.is_file()] == ["reserve"]
     files.put(io.BytesIO(b"small"), hashlib.sha256(b"small").hexdigest(), "image/png")
 
 

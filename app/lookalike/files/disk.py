@@ -32,6 +32,8 @@ _KINDS = ("png", "webp", "gif", "bmp", "tiff", "avif", "heic", "heif")
 _EXTENSIONS = {f"image/{kind}": kind for kind in _KINDS} | {"image/jpeg": "jpg"}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
+_RESERVED_BYTES = 8 * 2**20  # the catalog's log takes half of it at most, before it is written back
+_RESERVED_SHARE = 4  # of a very small disk: a quarter
 log = logging.getLogger(__name__)
 _LOCKS = 64
 _SPARE_BYTES = 2**30
@@ -116,6 +118,35 @@ def has_room(folder: Path) -> bool:
     return True
 
 
+class Reserve:
+    """Room that a file holds, and gives back on a full disk so that something can be removed.
+
+    While it is given back, nothing may be added. Raises `StorageFullError`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "reserve"
+
+    def hold(self) -> None:
+        """Takes the room if it is not held; before anything is added. Cheap."""
+        if self._path.exists() or not self._path.parent.exists():
+            return
+        disk = shutil.disk_usage(self._path.parent)
+        size = min(_RESERVED_BYTES, disk.total // _RESERVED_SHARE)
+        if disk.free < 2 * size:
+            raise StorageFullError(
+                "The disk is full: what is left is kept for deleting pictures and for starting "
+                "again; make room"
+            )
+        with disk_errors("keep some room for deleting"), atomic_write(self._path) as file:
+            file.write(os.urandom(size))  # not zeros, which some disks store as nothing
+
+    def give_back(self) -> None:
+        """Gives the room back, if it is held."""
+        with disk_errors("give room back"):
+            self._path.unlink(missing_ok=True)
+
+
 class LocalFiles:
     """Originals and thumbnails in a folder; safe to call from many threads.
 
@@ -140,6 +171,7 @@ class LocalFiles:
         self.tmp = folder / "tmp"
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
         self._damaged: set[Path] = set()
+        self._reserve = Reserve(folder)
         with disk_errors(f"use the folder {folder}"):
             for part in (self._images, self._thumbnails, self.tmp):
                 make_folders(part)
@@ -155,6 +187,7 @@ class LocalFiles:
             UnreadableImageError: The source cannot be read, or has another digest.
         """
         target = self._image(sha256, media_type)
+        self._reserve.hold()
         with disk_errors("store the original"):
             if self._touch(target) and self._is_whole(target):
                 return

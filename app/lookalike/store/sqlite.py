@@ -310,6 +310,7 @@ def transaction(writer: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 _READERS = 4
 _LOG_BYTES = 2**26  # of the write-ahead log; a longer one is written back and emptied
 _CUT_EVERY_S = 5.0  # at most, because another process that reads may prevent it
+_VACUUMED_PAGES = 500  # in one step
 _CUT_MS = 500  # for which emptying the log waits for reads
 _BUSY_MS = 5000  # for which any other statement waits
 
@@ -381,9 +382,15 @@ class Connections:
 
     def give_room_back(self) -> None:
         """Hands free pages back to the disk."""
-        with self._write_lock, sqlite_errors(self._path):
-            # Not `execute`, which stops at the first page.
-            self._require_writer().executescript("PRAGMA incremental_vacuum")
+        # In steps, which a full disk has room for.
+        free, before = 0, 1  # pages
+        while free != before:
+            before = free
+            with self._write_lock, sqlite_errors(self._path):
+                writer = self._require_writer()
+                # Not `execute`, which stops at the first page.
+                writer.executescript(f"PRAGMA incremental_vacuum({_VACUUMED_PAGES})")
+                (free,) = writer.execute("PRAGMA freelist_count").fetchone()
 
     def close(self) -> None:
         """Closes every connection, the writer last; may be called twice."""
@@ -410,6 +417,14 @@ class Connections:
         if not is_long or time.monotonic() < self._cut_at:
             return
         self._cut_at = time.monotonic() + _CUT_EVERY_S
+        self._empty_log(writer)
+
+    def empty_log(self) -> None:
+        """Writes the log back and empties it, which gives its room back to the disk."""
+        with self._write_lock, sqlite_errors(self._path):
+            self._empty_log(self._require_writer())
+
+    def _empty_log(self, writer: sqlite3.Connection) -> None:
         try:
             writer.execute(f"PRAGMA busy_timeout = {_CUT_MS}")
             writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

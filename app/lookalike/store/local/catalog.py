@@ -706,12 +706,22 @@ log = logging.getLogger(__name__)
 class Purger(Worker):
     """Removes the rows of collections that have no name any more, for half of the time."""
 
-    def __init__(self, connections: Connections, *, released: Callable[[list[str]], None]) -> None:
-        """`released` is told the digests of rows, just before they are removed."""
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        released: Callable[[list[str]], None],
+        removing: Callable[[Callable[[], bool]], bool],
+    ) -> None:
+        """`released` is told the digests of rows, just before they are removed.
+
+        `removing` runs a change that removes something, on a full disk too.
+        """
         failure = "Rows of a dropped collection stay for now"
         super().__init__("purge", self._purge, failure=failure, share=0.5, retry_s=PURGE_RETRY_S)
         self._connections = connections
         self._released = released
+        self._removing = removing
 
     def begin(self) -> None:
         """Takes up what was left before this start."""
@@ -730,6 +740,9 @@ class Purger(Worker):
 
     def _purge(self) -> bool:
         """Removes some rows, and with the last ones their collection; False where all is gone."""
+        return self._removing(self._purge_some)
+
+    def _purge_some(self) -> bool:
         with self._connections.write() as connection:
             found = connection.execute(_DROPPED).fetchone()
             if found is not None:

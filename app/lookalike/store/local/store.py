@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from lookalike.errors import InvalidParameterError, StorageError
+from lookalike.errors import InvalidParameterError, StorageError, StorageFullError
 from lookalike.files.data_folder import lock_folder
+from lookalike.files.disk import Reserve
 from lookalike.progress import Progress
 from lookalike.records import (
     CollectionInfo,
@@ -49,6 +51,7 @@ from lookalike.store.local.spaces import LocalSpaces
 from lookalike.store.local.unswept import read_noted
 from lookalike.store.local.verify import mend, verify
 
+Removed = TypeVar("Removed")
 _FREE_ATTEMPTS = 3
 _ATTEMPTS = 14
 
@@ -81,6 +84,17 @@ class LocalStore:
         self._folder = folder
         self._policy = policy or IndexPolicy()
         self._change = threading.RLock()
+        self._reserve = Reserve(folder)
+        try:
+            self._open(filter_fields, filter_s, read_only=read_only)
+        except StorageFullError:
+            if read_only:
+                raise
+            self._reserve.give_back()
+            self._open(filter_fields, filter_s, read_only=read_only)
+
+    def _open(self, filter_fields: Sequence[str], filter_s: float, *, read_only: bool) -> None:
+        folder = self._folder
         with contextlib.ExitStack() as undo:
             if not read_only:
                 undo.callback(lock_folder(folder).release)
@@ -95,7 +109,9 @@ class LocalStore:
             how |= {"fields": filter_fields, "seconds": filter_s}
             self._filtering = Filtering(self._catalog, **how)
             self.spaces = LocalSpaces(self._catalog, self._indexes, change=self._change)
-            self._purger = Purger(self._catalog.connections, released=self._note)
+            self._purger = Purger(
+                self._catalog.connections, released=self._note, removing=self._removing
+            )
             undo.callback(self._purger.close)
             if not read_only:
                 self._purger.begin()
@@ -130,9 +146,18 @@ class LocalStore:
             exact=self._indexes.is_exact(row),
         )
 
+    def _removing(self, remove: Callable[[], Removed]) -> Removed:
+        """Runs a change that removes something, on a full disk with the room kept for that."""
+        for make_room in (self._reserve.give_back, self._catalog.connections.empty_log):
+            try:
+                return remove()
+            except StorageFullError:
+                make_room()
+        return remove()
+
     def drop(self, collection: str, *, wait: bool = False) -> int:
         with self._change:
-            row = self._catalog.drop(collection)
+            row = self._removing(lambda: self._catalog.drop(collection))
             self._indexes.drop(row)
             self._filtering.drop(row)
         if wait:
@@ -219,6 +244,7 @@ class LocalStore:
         rows = check_vectors(vectors, count=len(images), dim=spec.dim)
         if not images:
             return []
+        self._reserve.hold()
         with self._change:
             row = self._catalog.collection(collection)
             if row:
@@ -278,7 +304,8 @@ class LocalStore:
 
     def delete(self, collection: str, image_id: str) -> None:
         with self._change:
-            row, seq, gone = self._catalog.delete(collection, image_id)
+            delete = partial(self._catalog.delete, collection, image_id)
+            row, seq, gone = self._removing(delete)
             self._note([gone.sha256])
             self._indexes.follow(row, {}, np.empty((0, row.spec.dim), np.float32), [seq])
             self._filtering.follow(row, Changes(removed=[seq]))
