@@ -38,6 +38,13 @@ def test_a_full_disk_answers_507_and_recovers(small_disk, tmp_path):
         for number in stored:
             assert server.http.get(f"/images/p{number}").status_code == 200
         assert server.http.post("/search", files={"file": noise(stored[0])}).status_code == 200
+        large = noise(stored[0]) + bytes(2_000_000)
+        assert server.http.post("/search", files={"file": large}).status_code == 200
+        server.kill()
+        server.restart()
+        assert server.http.post("/search", files={"file": noise(stored[1])}).status_code == 200
+        assert server.http.delete(f"/images/p{stored.pop()}").status_code == 204
+        assert index(server, 9_999) == 507
         ballast.unlink()
         assert index(server, 10_000) == 201
         found = server.http.post("/search", files={"file": noise(10_000)}, data={"k": 1}).json()

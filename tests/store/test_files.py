@@ -29,7 +29,8 @@ def files(tmp_path: Path) -> LocalFiles:
 
 
 def everything(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "reserve")
+    return sorted(str(path.relative_to(folder)) for path in files)
 
 
 def make_old(folder: Path) -> None:

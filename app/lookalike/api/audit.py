@@ -76,4 +76,7 @@ class Audit:
                 details=details,
             )
 
-        await to_thread.run_sync(append, limiter=self._threads)
+        try:
+            await to_thread.run_sync(append, limiter=self._threads)
+        except (MemoryError, RuntimeError):  # no memory for a new thread
+            append()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -156,7 +156,16 @@ def install(app: FastAPI) -> None:
         Exception: _unforeseen,
     }
     for kind, handler in handlers.items():
-        app.add_exception_handler(kind, handler)
+        app.add_exception_handler(kind, _inline(handler))
+
+
+def _inline(handler: Callable[[Request, Any], Response]) -> Callable[..., Awaitable[Response]]:
+    """A handler that needs no thread: there may be no memory for a new one."""
+
+    async def handle(request: Request, exc: Exception) -> Response:
+        return handler(request, exc)
+
+    return handle
 
 
 def _validation(request: Request, exc: RequestValidationError) -> JSONResponse:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import shutil
+import threading
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -35,6 +39,7 @@ from lookalike.progress import Caller, caller
 BODY_S = 600.0  # after which a body must be complete
 ARCHIVE_BODY_S = 6 * 3600.0  # after which an archive must be complete
 ARCHIVES_AT_ONCE = 8  # that are sent; they take no places in the queue of searches
+MOST_IN_MEMORY = 8  # pictures of more than 1 MB that stay in memory while the disk is full
 FORM_OVERHEAD_BYTES = 64_000  # for the boundary and the headers of each part
 OTHER_FIELDS = 16  # most fields beside files and their ids
 
@@ -79,9 +84,46 @@ class UploadLimits:
         """Opens a file for one upload."""
         if self.path is not None:
             return self.path.open("x+b")
-        size, folder = MultiPartParser.spool_max_size, str(self.folder)
-        spool = SpooledTemporaryFile(max_size=size, dir=folder)  # noqa: SIM115 - the form closes it
-        return cast("BinaryIO", spool)
+        return cast("BinaryIO", Spool(self))
+
+
+class Spool(SpooledTemporaryFile[bytes]):
+    """The file of one upload: in memory, or on the disk once it has more than 1 MB.
+
+    A few pictures at a time stay in memory if the disk has no room, so that searches go on.
+    """
+
+    _in_memory = threading.BoundedSemaphore(MOST_IN_MEMORY)
+
+    def __init__(self, limits: UploadLimits) -> None:
+        super().__init__(max_size=MultiPartParser.spool_max_size, dir=str(limits.folder))
+        self._limits = limits
+        self._stays = False
+
+    def rollover(self) -> None:
+        """Moves what is there to the disk. Raises `OSError` if it has no room."""
+        if self._stays:
+            return
+        limits = self._limits
+        try:
+            _require_room(limits)
+            super().rollover()
+        except OSError:
+            if limits.files > 1 or not self._in_memory.acquire(blocking=False):
+                raise
+            self._stays = True
+
+    def close(self) -> None:
+        """Lets go of the file, and of its place in memory; may be called twice."""
+        if self._stays and not self.closed:
+            self._in_memory.release()
+        super().close()
+
+
+def _require_room(limits: UploadLimits) -> None:
+    """Raises `OSError` if the disk has no room for a file: a half-written one cannot be saved."""
+    if shutil.disk_usage(limits.folder).free < limits.file_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class LimitedParser(MultiPartParser):
