@@ -101,6 +101,8 @@ def test_a_put_reaches_the_disk_in_order(
     files: LocalFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file before its name, the name before the answer; new folders as well."""
+    other = b"other"  # makes what is made once
+    files.put(io.BytesIO(other), hashlib.sha256(other).hexdigest(), "image/png")
     steps: list[str] = []
     fsync, replace = os.fsync, Path.replace
 

@@ -33,7 +33,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if not mount or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("mounting a tmpfs is not permitted here")
     yield folder
-    subprocess.run([shutil.which("umount") or "umount", str(folder)], check=True)
+    subprocess.run([shutil.which("umount") or "umount", "-l", str(folder)], check=True)
 
 
 def fill_disk(folder: Path) -> Path:
@@ -160,7 +160,7 @@ def test_an_original_without_room_leaves_nothing(small_disk: Path) -> None:
 def test_deleting_pictures_makes_room_on_a_full_disk(small_disk: Path) -> None:
     files, store, digests = LocalFiles(small_disk), LocalStore(small_disk), []
     for n in range(20):
-        data = bytes([n]) * (MIB // 5)
+        data = bytes([n]) * (MIB // 8)
         digests.append(hashlib.sha256(data).hexdigest())
         store.expect(digests[-1:])
         files.put(io.BytesIO(data), digests[-1], "image/png")
@@ -172,7 +172,7 @@ def test_deleting_pictures_makes_room_on_a_full_disk(small_disk: Path) -> None:
     for batch in store.unnamed():
         files.set_aside(batch, older_than_s=-1)
     assert files.tidy(store.references, days=7) == 10
-    assert shutil.disk_usage(small_disk).free >= 2 * MIB
+    assert shutil.disk_usage(small_disk).free >= MIB
     assert len([d for d in digests if files.path(d, "image/png")]) == 10
     for batch in store.unnamed():  # the notes stayed, for want of room
         assert not files.set_aside(batch, older_than_s=-1)
