@@ -61,7 +61,15 @@ def check(found: dict[str, Any], zipped: Path) -> None:
 
 
 def test_every_kind_is_here() -> None:
-    assert {path.stem for path in WRITTEN} == set(KINDS)
+    for version in {path.parent for path in WRITTEN}:
+        assert {path.stem for path in WRITTEN if path.parent == version} == set(KINDS)
+
+
+def test_paths_are_kept(unpack: Unpack) -> None:
+    with open_folder(unpack("exact"), "exact", read_only=True) as client:
+        paths = {image.path for image in client.list()}
+    assert paths >= {"even/000.png", "odd/039.png"}
+    assert len(paths) == PICTURES
 
 
 @pytest.mark.parametrize("zipped", WRITTEN, ids=lambda path: f"{path.parent.name}-{path.stem}")
