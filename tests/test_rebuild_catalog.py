@@ -157,6 +157,19 @@ def test_what_can_be_read_of_a_damaged_catalog_is_kept(data: Path) -> None:
     assert rows(data) == before
 
 
+@pytest.mark.parametrize(
+    "damage", ["UPDATE spaces SET spec = '{'", "UPDATE images SET width = 'x'"]
+)
+def test_values_that_cannot_be_read_make_a_catalog_unusable(data: Path, damage: str) -> None:
+    with closing(sqlite3.connect(data / "catalog.db")) as catalog:
+        catalog.execute(damage)
+        catalog.commit()
+    made = rebuilt(data)
+    assert made.replaced
+    assert made.named + made.unnamed >= COUNT
+    assert len(rows(data)) >= COUNT
+
+
 def test_pictures_that_a_restored_catalog_lacks_are_added(data: Path, tmp_path: Path) -> None:
     shutil.copy(data / "catalog.db", tmp_path / "older")
     before = rows(data)

@@ -253,6 +253,8 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         if ours is None:
             raise
         raise ours from exc
+    except UnicodeDecodeError as exc:  # SQLite's own message quotes what is damaged
+        raise damaged(path, exc) from exc
 
 
 def _in_place(path: Path) -> InPlace:

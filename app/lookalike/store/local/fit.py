@@ -41,7 +41,7 @@ def is_usable(folder: Path) -> bool:
     Raises `DataFolderError` if a newer version wrote it.
     """
     path = folder / "catalog.db"
-    with suppress(sqlite3.Error):
+    with suppress(sqlite3.Error, UnicodeDecodeError):
         if not is_blank(path):
             with closing(open_reader(path)) as reader:
                 refuse_newer(reader, path, SCHEMA)
@@ -50,7 +50,11 @@ def is_usable(folder: Path) -> bool:
             return False
         with closing(Catalog(path, read_only=True)) as catalog:
             open_notes(folder, catalog, read_only=True)
-    except (DataFolderError, sqlite3.Error):
+            for row in catalog.collections():
+                last = 0
+                while page := catalog.page(row, after=last, limit=1000):  # every row can be read
+                    last = max(page)
+    except (DataFolderError, sqlite3.Error, UnicodeDecodeError):
         return False
     return True
 
