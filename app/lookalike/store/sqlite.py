@@ -263,20 +263,31 @@ def _in_place(path: Path) -> InPlace:
 
 
 class InPlace:
-    """Notices that a file or its folder is no longer what lies at its path."""
+    """Notices that a file or its folder is no longer what lies at its path, until `close`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
-        self._held = self._look()
+        self._held = [one.stat() for one in self._paths]
+        # Held open, because some network disks number a file anew that nobody holds. `O_PATH`
+        # leaves the locks alone that SQLite has on the file.
+        flag = getattr(os, "O_PATH", None)
+        self._open = [] if flag is None else [os.open(one, flag) for one in self._paths]
 
-    def _look(self) -> list[tuple[int, int]]:
-        found = (self._path.parent.stat(), self._path.stat())
-        return [(one.st_dev, one.st_ino) for one in found]
+    @property
+    def _paths(self) -> tuple[Path, Path]:
+        return self._path.parent, self._path
+
+    def close(self) -> None:
+        """Lets go of them; may be called twice."""
+        opened, self._open = self._open, []
+        for one in opened:
+            os.close(one)
 
     def require(self) -> None:
         """Raises `DataFolderError` if changes would go into files that nobody finds again."""
         try:
-            same = self._look() == self._held
+            held = [os.fstat(one) for one in self._open] or self._held
+            same = all(map(os.path.samestat, held, [one.stat() for one in self._paths]))
         except OSError:
             same = False
         if not same:
@@ -404,6 +415,7 @@ class Connections:
         with self._write_lock:
             if self._writer is not None:
                 self._writer.close()
+                self._in_place.close()
         for _ in range(_READERS):
             self._idle.put(None)
 
@@ -475,6 +487,8 @@ class OneConnection:
         with self._lock:
             self._closed = True
             self._connection.close()
+            if not self._read_only:
+                self._in_place.close()
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
