@@ -380,6 +380,22 @@ def test_an_idle_process_that_was_killed_is_replaced():
     assert decoder.decode(SMALL, decode_size=64).width == 160
 
 
+def test_an_urgent_picture_does_not_wait_for_a_process_that_hangs():
+    decoder = ImageDecoder(slots=1)
+    decoder.decode(SMALL, decode_size=64)
+    idle = [process for process in module._pool._idle if not process.slow]
+    for process in idle:
+        os.kill(process.pid, signal.SIGSTOP)
+    try:
+        for _ in idle:
+            with pytest.raises(QueueFullError, match="too busy"):
+                decoder.decode(SMALL, decode_size=64, urgent_s=0.3)
+    finally:
+        for process in idle:
+            process.give_up()
+    assert decoder.decode(SMALL, decode_size=64).width == 160
+
+
 SCRIPT = """
 import sys, threading
 from pathlib import Path

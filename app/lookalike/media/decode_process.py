@@ -104,9 +104,12 @@ class DecodeProcess:
         limits: ImageLimits,
         seconds: float,
         expected_s: float,
+        wall_s: float | None = None,
         **options: Any,
     ) -> DecodedImage:
         """As `decode_image`, with its `options`, in at most so many seconds of CPU time.
+
+        `wall_s` bounds the time until the answer; six times the CPU time, or a minute, if None.
 
         After an error that is not an `InvalidImageError`, or a `TakesLongError` of which `alive`
         is false, the process is of no use.
@@ -122,7 +125,7 @@ class DecodeProcess:
         try:
             _write(self._shared, data)
             self._socket.sendall(json.dumps(request).encode() + b"\n")
-            line = self._receive(max(_LEAST_WALL_S, _WALL * seconds))
+            line = self._receive(wall_s or max(_LEAST_WALL_S, _WALL * seconds))
             answer = json.loads(line)
             if "slow" in answer:
                 raise TakesLongError

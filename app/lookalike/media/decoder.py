@@ -63,7 +63,8 @@ class ImageDecoder:
     ) -> DecodedImage:
         """As `decode_image`, once there is a free place.
 
-        With `urgent_s` the picture goes before others, and waits at most so long for its place.
+        With `urgent_s` the picture goes before others, and waits at most so long for its place,
+        and again for its process.
 
         Raises:
             InvalidImageError: As `decode_image`.
@@ -92,6 +93,7 @@ class ImageDecoder:
                         limits=self.limits,
                         seconds=quick_s,
                         expected_s=min(EXPECTED_S, quick_s),
+                        wall_s=urgent_s,
                         **options,
                     )
             except TakesLongError:
