@@ -1,4 +1,4 @@
-"""Dependencies that are installed on request: the extras `train` and `viz`."""
+"""Dependencies that are installed on request: the extras `parquet`, `train`, `viz`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Final, Literal
 
 from lookalike.errors import ConfigurationError
 
-Extra = Literal["train", "viz"]
+Extra = Literal["parquet", "train", "viz"]
 
 MODULES: Final[dict[Extra, tuple[str, ...]]] = {
+    "parquet": ("pyarrow",),
     "train": ("matplotlib", "pytorch_metric_learning"),
     "viz": ("matplotlib", "openTSNE", "scipy", "sklearn"),
 }  # the modules that each extra brings and that are imported from here

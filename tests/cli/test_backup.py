@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 
-from lookalike.errors import BackupError, BackupsDisabledError, ConfigurationError
+from lookalike.errors import (
+    BackupError,
+    BackupsDisabledError,
+    CollectionNotFoundError,
+    ConfigurationError,
+)
 from tests.servers import ADMIN_KEY, Server
 
 
-def listed(lookalike: Any, data: Path) -> list[dict[str, Any]]:
+def listed(lookalike: Any, data: Path | str) -> list[dict[str, Any]]:
     shown = lookalike("list", "--json", "--data-dir", str(data))
     assert shown.exit_code == 0, shown.output
     found: list[dict[str, Any]] = json.loads(shown.stdout)
@@ -84,3 +89,39 @@ def test_what_is_asked_wrongly(lookalike, pictures, tmp_path):
     assert isinstance(lookalike("restore", "b.tar", "data").exception, ConfigurationError)
     (tmp_path / "b.tar").write_bytes((tmp_path / "b.tar").read_bytes()[:-5000])
     assert isinstance(lookalike("restore", "b.tar", "new").exception, BackupError)
+
+
+@pytest.mark.parametrize("vectors", ["keep", "new"])
+def test_a_collection_is_exported_and_imported(lookalike, pictures, tmp_path, vectors):
+    assert lookalike("index", str(pictures), "--folder-field", "label").exit_code == 0
+    done = lookalike("export", "default", "out")
+    assert done.exit_code == 0, done.output
+    assert "18 pictures, 18 originals in out" in done.stdout
+    assert (
+        lookalike("export", "default", "rows", "--format", "jsonl", "--no-originals").exit_code == 0
+    )
+    assert not (tmp_path / "rows" / "originals").exists()
+    words = ["import", "out", "--data-dir", "new", "--vectors", vectors]
+    made = lookalike(*words)
+    assert made.exit_code == 0, made.output
+    assert made.stdout == "18 created\n"
+    assert lookalike(*words, "-c", "others").stdout == "18 created\n"
+    assert lookalike(*words).stdout == "18 unchanged\n"
+    keep = [{**one, "created_at": "", "updated_at": ""} for one in listed(lookalike, "data")]
+    assert [{**one, "created_at": "", "updated_at": ""} for one in listed(lookalike, "new")] == keep
+    assert isinstance(lookalike("export", "none", "x").exception, CollectionNotFoundError)
+    assert isinstance(
+        lookalike("import", "rows", "--data-dir", "new").exception, ConfigurationError
+    )
+
+
+def test_an_import_tells_what_failed(lookalike, pictures, tmp_path):
+    assert lookalike("index", str(pictures / "mug")).exit_code == 0
+    next((tmp_path / "data" / "images").rglob("*.jpg")).write_bytes(b"x")
+    made = lookalike("export", "default", "out")
+    assert made.exit_code == 1
+    assert "is damaged, and was left out" in made.stderr
+    done = lookalike("import", "out", "--data-dir", "new", "--vectors", "new")
+    assert done.exit_code == 1
+    assert set(done.stdout.strip().split(", ")) == {"5 created", "1 failed"}
+    assert "Its original is not in the export" in done.stderr

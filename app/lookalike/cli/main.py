@@ -33,6 +33,8 @@ COMMANDS = {
     "quantize": ("tune:quantize", "Make the model's int8 network for OpenVINO."),
     "backup": ("backup:backup", "Make a backup, while the service runs."),
     "restore": ("backup:restore", "Restore a backup into a new data folder."),
+    "export": ("backup:export", "Write a collection as Parquet or JSON lines."),
+    "import": ("backup:import_", "Add the pictures of an export."),
     "info": ("collections:info", "Show collections, their models, and their indexes."),
     "list": ("collections:list_images", "List the pictures of a collection, oldest first."),
     "delete": ("collections:delete", "Delete pictures by id, or a whole collection."),

@@ -31,6 +31,7 @@ from lookalike.cores import limit_openmp
 from lookalike.errors import FetchingDisabledError, LookalikeError
 from lookalike.files.audit import AuditLog
 from lookalike.files.data_folder import make_data_folder
+from lookalike.files.disk import LocalFiles
 from lookalike.media.archives import ArchiveLimits
 from lookalike.media.sources import PictureSource
 from lookalike.progress import NO_PROGRESS, Progress
@@ -57,6 +58,12 @@ from lookalike.services.duplicates import (
     DuplicateOptions,
     DuplicateService,
     Unfinished,
+)
+from lookalike.services.exchange import (
+    Exported,
+    ExportForm,
+    export_collection,
+    import_collection,
 )
 from lookalike.services.importing import ArchiveFeed, ImportOptions, index_feed
 from lookalike.services.indexing import IndexItem
@@ -359,6 +366,74 @@ class Client(BaseClient):
         }
 
     # What only a data folder can do
+
+    def export_collection(
+        self,
+        collection: str,
+        to: str | os.PathLike[str],
+        *,
+        form: ExportForm = ExportForm.PARQUET,
+        originals: bool = True,
+        progress: Progress = NO_PROGRESS,
+    ) -> Exported:
+        """Writes a collection as files for other programs; see `services.exchange`.
+
+        Args:
+            collection: Which one.
+            to: A new or an empty folder, or that of an earlier export.
+            form: Rows as Parquet with vectors, or as JSON lines without them.
+            originals: Whether the files of the pictures are copied too.
+            progress: Told of each picture, and of originals that are damaged.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            ConfigurationError: `to` holds something else, or the extra `parquet` is missing.
+        """
+        files = LocalFiles(self._settings.data_dir)
+        return export_collection(
+            self._store,
+            files,
+            collection,
+            Path(to),
+            form=form,
+            originals=originals,
+            progress=progress,
+        )
+
+    def import_collection(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        collection: str | None = None,
+        embed: bool = False,
+        on_conflict: OnConflict = OnConflict.REPLACE,
+        progress: Progress = NO_PROGRESS,
+    ) -> Outcomes:
+        """Adds the pictures of an export, under their ids.
+
+        Args:
+            source: The folder of an export, or its file with the rows.
+            collection: Where to; the name that the export has if None.
+            embed: Whether vectors are made anew from the originals, instead of taken over.
+            on_conflict: What to do with ids that exist.
+            progress: Told of each picture.
+
+        Returns:
+            One outcome for each picture.
+
+        Raises:
+            BackupError: It is no export, or it is damaged.
+            SpecMismatchError: The vectors were made by another model.
+        """
+        items = import_collection(
+            self._services.indexing,
+            Path(source),
+            collection=collection,
+            embed=embed,
+            on_conflict=on_conflict,
+            progress=progress,
+        )
+        return Outcomes(_outcome(Path(item.source.filename), item) for item in items)
 
     def check(
         self, *, quick: bool = False, repair: bool = False, progress: Progress = NO_PROGRESS

@@ -147,6 +147,11 @@ class Reserve:
             self._path.unlink(missing_ok=True)
 
 
+def extension_of(media_type: str) -> str:
+    """How the name of an original ends, without a dot; `bin` for types that are rare."""
+    return _EXTENSIONS.get(media_type, "bin")
+
+
 class LocalFiles:
     """Originals and thumbnails in a folder; safe to call from many threads.
 
@@ -395,7 +400,7 @@ class LocalFiles:
         return disk.free < min(_SPARE_BYTES, disk.total // _SPARE_SHARE) or not has_room(self.tmp)
 
     def _image(self, sha256: str, media_type: str) -> Path:
-        return _path_in(self._images, sha256, _EXTENSIONS.get(media_type, "bin"))
+        return _path_in(self._images, sha256, extension_of(media_type))
 
     def _lock(self, path: Path) -> threading.Lock:
         """One lock for all files whose names begin alike, so for all below `images/ab`."""

@@ -394,6 +394,11 @@ def _settle(picture: _Picture, outcome: PutOutcome) -> None:
     item = picture.item
     if is_copy(outcome.record, picture.image):
         item.copy_of, item.kept_metadata = outcome.record.path, outcome.kept_metadata
+    settle(item, outcome)
+
+
+def settle(item: IndexItem, outcome: PutOutcome) -> None:
+    """Notes the status of a picture, or that its id is taken."""
     if outcome.status is not PutStatus.CONFLICT:
         item.status = outcome.status
         return

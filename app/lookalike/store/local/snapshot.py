@@ -16,6 +16,7 @@ from lookalike.store.local.catalog import SCHEMA
 from lookalike.store.sqlite import open_reader, sqlite_errors
 
 _PAGES = 4096  # copied in one step
+_UNSAFE = ("PRAGMA synchronous = OFF", "PRAGMA journal_mode = OFF")  # a crash costs the copy
 _KINDS = {"table", "index"}  # all that a catalog is made of
 _TABLES = {"collections", "spaces", "images", "vectors"}
 _CONTENT = (
@@ -41,6 +42,8 @@ class LocalSnapshots:
                 reader.execute("BEGIN")
                 reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
             with sqlite_errors(target), closing(sqlite3.connect(target)) as copy:
+                for setting in _UNSAFE:
+                    copy.execute(setting)
                 self._copy(reader, copy, progress)
                 copy.execute("PRAGMA journal_mode = DELETE")
         with disk_errors(f"write {target}"):
