@@ -117,6 +117,7 @@ def state_of(data: Path) -> State:
             found = client.similar(row.id, k=1).matches
             assert not found or found[0].score <= 1
             assert client.thumbnail(row.id)
+        assert client.check().findings == []
     for row in rows:
         (original,) = (data / "images").glob(f"*/*/{row.sha256}.*")
         assert hashlib.sha256(original.read_bytes()).hexdigest() == row.sha256

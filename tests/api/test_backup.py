@@ -69,7 +69,7 @@ def test_a_job_brings_the_folder_of_the_service_up_to_date(clients, settings, tm
         answer = client.post("/backup", headers=ADMIN)
         assert answer.status_code == 202
         job = finished(client, answer.headers["Location"])
-        assert (job["state"], job["kind"], job["done"]) == ("done", "backup", 2)
+        assert (job["state"], job["kind"], job["done"]) == ("done", "backup", 3)
         assert "1 pictures" in job["message"]
     assert len(list((to / "versions").iterdir())) == 2
     (original,) = (settings.data_dir / "images").rglob("*.png")

@@ -67,7 +67,7 @@ def test_the_list_is_one_that_sha256sum_checks(data, tmp_path):
         digest, name = line.split("  ")
         content = (tmp_path / "unpacked" / name).read_bytes()
         assert hashlib.sha256(content).hexdigest() == digest
-    assert len(lines) == 6
+    assert len(lines) == 11
 
 
 def test_a_second_backup_copies_only_what_is_new(data, tmp_path):
@@ -172,7 +172,7 @@ def test_heads_and_int8_networks_are_in_it_and_what_can_be_made_again_is_not(dat
         assert json.loads((kept / MANIFEST).read_text())["facts"]["spec"]["int8"] is True
         assert len(list(kept.rglob("network.*"))) == 2
         names = {path.name for path in new.iterdir()} - {"lock", "lock.owner", ".lookalike"}
-        assert names == {"catalog.db", "heads", "models", "images"}
+        assert names == {"catalog.db", "heads", "models", "images", "thumbnails"}
 
 
 class Told(Progress):
@@ -329,7 +329,7 @@ def test_a_data_folder_into_which_one_is_restored_is_never_served(data, tmp_path
             Client(new, model="color", read_only=read_only)
     with pytest.raises(ConfigurationError, match="is not empty"):
         restore(tmp_path / "b.tar", new)
-    for name in ("catalog.db", "images"):
+    for name in ("catalog.db", "images", "thumbnails"):
         (new / name).rename(new / ".restoring" / name)
     restore(tmp_path / "b.tar", new)  # takes the place of the half one
     assert answers(new) == answers(data)

@@ -105,8 +105,10 @@ def test_changed_bytes_are_refused_or_told_or_change_nothing(top, tmp_path_facto
     else:
         catalog = (work / "new" / "catalog.db").read_bytes()
         assert catalog == members(top / "b.tar")[1][1]
-        there = len(list((work / "new" / "images").rglob("*.png")))
-        assert there + len(restored.errors) == 3
+        kept = [*(work / "new").glob("images/*/*/*"), *(work / "new").glob("thumbnails/*/*/*")]
+        assert len(kept) + len(restored.errors) == 6
+        left = {path.name for path in (work / "new").iterdir()}
+        assert left <= {"lock", "lock.owner", ".lookalike", "catalog.db", "images", "thumbnails"}
     shutil.rmtree(work)
 
 
@@ -291,8 +293,13 @@ def test_a_damaged_original_of_a_tar_is_told_and_the_rest_restored(top, tmp_path
     place = next(n for n, (info, _) in enumerate(content) if info.name.endswith(".png"))
     info, data = content[place]
     content[place] = (info, bytes(len(data)))
+    place = next(n for n, (other, _) in enumerate(content) if other.name.startswith("thumb"))
+    thumbnail, data = content[place]
+    content[place] = (thumbnail, bytes(len(data)))
     restored = restore(write(tmp_path / "b.tar", content), tmp_path / "new")
-    assert restored.errors == [f"{info.name} is damaged in the backup"]
+    names = [info.name, thumbnail.name]
+    assert restored.errors == [f"{name} is damaged in the backup" for name in names]
+    assert not (tmp_path / "new" / thumbnail.name).exists()
     with Client(tmp_path / "new", model="color") as client:
         assert len(list(client.list())) == 3
     assert len(list((tmp_path / "new" / "images").rglob("*.png"))) == 2
@@ -339,7 +346,7 @@ def test_a_folder_that_leads_out_of_a_backup_is_not_read(top, tmp_path):
     shutil.copytree(top / "folder", tmp_path / "b")
     (tmp_path / "b" / "images").rename(tmp_path / "elsewhere")
     (tmp_path / "b" / "images").symlink_to(tmp_path / "elsewhere")
-    assert len(restore(tmp_path / "b", tmp_path / "new").errors) == 3
+    assert len(restore(tmp_path / "b", tmp_path / "new").errors) == 3  # and no thumbnail
     version = next((tmp_path / "b" / "versions").iterdir())
     lines = f"{'0' * 64}  ../../../../../etc/passwd\n".encode()
     (version / "SHA256SUMS").write_bytes(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -42,6 +41,7 @@ from lookalike.services.backup_format import (
     SUMS,
     VERSIONS,
     Backup,
+    Sums,
     is_tar,
     read_sums,
     versions_of,
@@ -92,9 +92,9 @@ class _Snapshot:
             original = self.files.path(content.sha256, content.media_type)
             if original is not None:
                 yield _Item(f"images/{place}/{original.name}", original, content.sha256)
-                continue
-            count.in_place += content.in_place
-            count.missing += not content.in_place
+            else:
+                count.in_place += content.in_place
+                count.missing += not content.in_place
             if (thumbnail := self.files.thumbnail_path(content.sha256)) is not None:
                 yield _Item(f"thumbnails/{place}/{content.sha256}.jpg", thumbnail)
 
@@ -261,7 +261,7 @@ class TarBackup:
 
     def _blocks(self) -> Generator[bytes]:
         yield from _member(HEADER, Backup(created_at=self.backup.created_at).manifest())
-        with Sums(self.folder / SUMS) as sums, disk_errors("read a file for the backup"):
+        with closing(Sums(self.folder / SUMS)) as sums, disk_errors("read a file for the backup"):
             for number, item in enumerate(self._snapshot.items(self.backup)):
                 self._progress.check()
                 self._progress.report(number, self._total, stage="files")
@@ -270,7 +270,8 @@ class TarBackup:
                         file, digest = found
                         size = os.fstat(file.fileno()).st_size
                         yield from _member_of(item.name, file, size)
-                        sums.add(item, digest, size, self.backup)
+                        sums.add(digest, item.name)
+                        _count(self.backup, item, size)
             self._progress.report(self._total, self._total, stage="files")
             self.backup.sums = sums.end()
             with sums.path.open("rb") as file:
@@ -294,7 +295,10 @@ class _FolderWriter:
         tmp = self.to / "tmp"
         shutil.rmtree(tmp, ignore_errors=True)
         tmp.mkdir()
-        with Sums(self.version / SUMS) as sums, closing(_known(self.to, self.version)) as known:
+        with (
+            closing(Sums(self.version / SUMS)) as sums,
+            closing(_known(self.to, self.version)) as known,
+        ):
             for number, item in enumerate(self.snapshot.items(backup)):
                 self.progress.check()
                 self.progress.report(number, total, stage="files")
@@ -303,7 +307,8 @@ class _FolderWriter:
                 if digest is None:
                     digest = self._copy(item, target, tmp / "part")
                 if digest is not None:
-                    sums.add(item, digest, target.stat().st_size, backup)
+                    sums.add(digest, item.name)
+                    _count(backup, item, target.stat().st_size)
             self.progress.report(total, total, stage="files")
             backup.sums = sums.end()
         os.sync()  # all of them, before the manifest says that they are there
@@ -350,35 +355,10 @@ class _FolderWriter:
         return count
 
 
-class Sums:
-    """SHA256SUMS as it grows: a line for each file, as `sha256sum` writes and checks them."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._digest = hashlib.sha256()
-        self._file = path.open("wb")
-
-    def __enter__(self) -> Sums:
-        """Returns the list itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Closes the file."""
-        self._file.close()
-
-    def add(self, item: _Item, digest: str, size: int, backup: Backup) -> None:
-        """Adds a file that is in the backup."""
-        line = f"{digest}  {item.name}\n".encode()
-        self._digest.update(line)
-        self._file.write(line)
-        backup.files += 1
-        backup.size += size
-        backup.originals += item.sha256 is not None
-
-    def end(self) -> str:
-        """Ends the list; returns its digest."""
-        self._file.close()
-        return self._digest.hexdigest()
+def _count(backup: Backup, item: _Item, size: int) -> None:
+    backup.files += 1
+    backup.size += size
+    backup.originals += item.sha256 is not None
 
 
 class Known:

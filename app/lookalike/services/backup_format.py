@@ -4,9 +4,9 @@ A backup holds the catalog as it was at one moment, the originals that it names,
 int8 networks, which cannot be made again. The catalog is copied first. Originals never change, and
 one whose picture is deleted meanwhile is found in the trash.
 
-What can be made again is left out: indexes, converted networks, and thumbnails of pictures whose
-original is there. So are jobs and imports: a restored service must not go on with the work of the
-one that it was copied from. Keys are left out unless asked for.
+What can be made again is left out: indexes and converted networks. Thumbnails are in it, since
+making them takes far longer than copying them. Jobs and imports are not: a restored service must
+not go on with the work of the one that it was copied from. Keys are left out unless asked for.
 
 ```
 backup.json               the first file of a tar: what this is, and the version of its format
@@ -29,6 +29,7 @@ BACKUP/
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Generator
@@ -130,6 +131,30 @@ def read_header(text: bytes) -> dict[str, Any]:
 def is_tar(path: Path) -> bool:
     """Whether a backup of this name is a tar file."""
     return path.name.lower().endswith(TAR_ENDINGS)
+
+
+class Sums:
+    """SHA256SUMS as it grows: a line for each file, as `sha256sum` writes and checks them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._digest = hashlib.sha256()
+        self._file = path.open("wb")
+
+    def add(self, digest: str, name: str) -> None:
+        """Adds a file."""
+        line = f"{digest}  {name}\n".encode()
+        self._digest.update(line)
+        self._file.write(line)
+
+    def end(self) -> str:
+        """Ends the list; returns its digest."""
+        self._file.close()
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
 
 def read_sums(path: Path) -> Generator[tuple[str, str]]:

@@ -13,7 +13,7 @@ import shutil
 import stat
 import tarfile
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -39,6 +39,7 @@ from lookalike.services.backup_format import (
     SUMS,
     VERSIONS,
     Backup,
+    Sums,
     read_header,
     read_sums,
     versions_of,
@@ -56,6 +57,7 @@ _NAMES = re.compile(
 _EMPTY = {MARKER, "lock", "lock.owner", "lost+found", RESTORING}
 """What an empty folder may hold."""
 
+_MADE = ".made"  # the list of files as they came
 _MOST_JSON = 1_000_000  # bytes of a manifest
 _MOST_HEADERS = 1_000_000
 _RATIO = 100  # times its own size that a backup may unpack to, beyond `_SPARE`
@@ -125,13 +127,12 @@ def _copied(source: Path, work: Path, at: str | None, progress: Progress) -> Bac
     """Copies all files into `work` and compares them with what the backup says of itself."""
     with ExitStack() as opened:
         found = opened.enter_context(_opened(source, at))
-        receiver = _Receiver(work, progress)
-        for one in found.files(progress):
-            progress.check()
-            receiver.receive(one)
-        backup = found.backup
-    if receiver.sums.hexdigest() != backup.sums or receiver.files != backup.files:
-        raise BackupError(f"{source} is damaged: its files are not those that its manifest names")
+        with closing(_Receiver(work, progress)) as receiver:
+            for one in found.files(progress):
+                progress.check()
+                receiver.receive(one)
+            backup = found.backup
+            receiver.compare(backup)
     backup.damaged += len(receiver.damaged)
     backup.errors = [f"{name} is damaged in the backup" for name in receiver.damaged][:_SHOWN]
     return backup
@@ -147,10 +148,17 @@ class _Receiver:
     damaged: list[str] = field(default_factory=list)  # pictures that were left out
 
     def __post_init__(self) -> None:
-        self.sums = hashlib.sha256()
+        self._sums = Sums(self.work / _MADE)
+
+    def close(self) -> None:
+        """Closes the list of files."""
+        self._sums.close()
 
     def receive(self, found: _Found) -> None:
         """Writes a file. Raises `BackupError` if it may not be there, is damaged or comes twice."""
+        if found.name == SUMS:
+            self._write(found, self.work / SUMS)
+            return
         match = _NAMES.fullmatch(found.name)
         if match is None:
             raise BackupError(f"The backup holds {_shown(found.name)}, which no backup holds")
@@ -165,7 +173,28 @@ class _Receiver:
         elif found.name in KEYS:
             target.chmod(0o600)
         self.files += 1
-        self.sums.update(f"{promised or digest}  {found.name}\n".encode())
+        self._sums.add(promised or digest, found.name)
+
+    def compare(self, backup: Backup) -> None:
+        """Compares all files with the backup's own list; thumbnails that differ are left out."""
+        made, named = self.work / _MADE, self.work / SUMS
+        same = self._sums.end() == backup.sums
+        if self.files != backup.files or not (same or _digest_of(named) == backup.sums):
+            raise BackupError(
+                "The backup is damaged: its files are not those that its manifest names"
+            )
+        if not same:
+            self._leave_out_thumbnails(made, named)
+        for path in (made, named):
+            path.unlink(missing_ok=True)
+
+    def _leave_out_thumbnails(self, made: Path, named: Path) -> None:
+        for (digest, name), (promised, also) in zip(read_sums(made), read_sums(named), strict=True):
+            if name != also or (digest != promised and not name.startswith("thumbnails/")):
+                raise BackupError(f"{name} is damaged in the backup")
+            if digest != promised:
+                (self.work / name).unlink()
+                self.damaged.append(name)
 
     def _write(self, found: _Found, target: Path) -> str:
         """Writes a file; returns its digest, an empty text if it is missing."""
@@ -194,6 +223,12 @@ class _Receiver:
                 f"A file of the backup has {size:,} bytes, and {free:,} are free in "
                 f"{self.work.parent}; make room there"
             )
+
+
+def _digest_of(path: Path) -> str:
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        return sha256_of(file)
+    return ""
 
 
 def _blocks(name: str, file: IO[bytes]) -> Iterator[bytes]:
@@ -282,7 +317,7 @@ class _Tar:
                 started = True
             elif name == MANIFEST:
                 self.backup, ended = Backup.read(self._json(tar, info)), True
-            elif name != SUMS:
+            else:
                 self._stream.allow(info.size + tarfile.BLOCKSIZE)
                 yield _Found(name, info.size, tar.extractfile(info))
             progress.report(min(self._file.tell() // _MB, self._megabytes), self._megabytes)
