@@ -481,21 +481,24 @@ def _verified(
     item: _Item, backup: Backup, progress: Progress
 ) -> Iterator[tuple[BinaryIO, str] | None]:
     """A file, open at its start, with its digest; None if it is gone or not what its name says."""
-    why = None
-    try:
-        with item.path.open("rb") as file:
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(item.path.open("rb"))
             digest = sha256_of(file)
+            file.seek(0)
+        except OSError as exc:
+            if not item.name.startswith(SHARED):
+                raise
+            gone = isinstance(exc, FileNotFoundError)
+            why = "went while the backup was made" if gone else f"cannot be read ({exc.strerror})"
+        else:
             if item.sha256 in (None, digest):
-                file.seek(0)
                 yield file, digest
                 return
-            why = "has other bytes than it had when it was indexed"
-            backup.damaged += 1
-    except FileNotFoundError:
-        if item.sha256 is None:
-            raise
-        why = "went while the backup was made"
-        backup.missing += 1
+            gone, why = False, "has other bytes than it had when it was indexed"
+    if item.sha256 is not None:
+        backup.missing += gone
+        backup.damaged += not gone
     text = f"{item.name} {why}"
     progress.error(text)
     backup.errors = [*backup.errors, text][:_SHOWN]

@@ -36,6 +36,7 @@ from lookalike.errors import (
     ConfigurationError,
     LookalikeError,
     MissingFileError,
+    OriginalDamagedError,
     SpecMismatchError,
     UnreadableImageError,
 )
@@ -290,21 +291,20 @@ class _Copier:
         if target.is_file() and target.stat().st_size == record.bytes:
             self.exported.originals += 1
             return
-        source = self.files.open(record)
+        try:
+            source = self.files.open(record)
+        except OriginalDamagedError:
+            text = f"The original of {record.id} is damaged, and was left out"
+            self.exported.errors = [*self.exported.errors, text][:_SHOWN]
+            progress.error(text)
+            return
         if source is None:
             self.exported.missing += 1
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_suffix(".part")
-        with source:
-            if sha256_of(source) != record.sha256:
-                text = f"The original of {record.id} is damaged, and was left out"
-                self.exported.errors = [*self.exported.errors, text][:_SHOWN]
-                progress.error(text)
-                return
-            source.seek(0)
-            with part.open("wb") as out:
-                shutil.copyfileobj(source, out, 2**20)
+        with source, part.open("wb") as out:
+            shutil.copyfileobj(source, out, 2**20)
         part.replace(target)
         self.exported.originals += 1
 
