@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lookalike import Client
 from lookalike.errors import (
     BackupError,
     BackupsDisabledError,
@@ -107,6 +108,8 @@ def test_a_collection_is_exported_and_imported(lookalike, pictures, tmp_path, ve
     assert made.stdout == "18 created\n"
     assert lookalike(*words, "-c", "others").stdout == "18 created\n"
     assert lookalike(*words).stdout == "18 unchanged\n"
+    with Client(tmp_path / "new", read_only=True) as client:
+        assert client.audit(limit=1)[0].call == "import_collection"
     keep = [{**one, "created_at": "", "updated_at": ""} for one in listed(lookalike, "data")]
     assert [{**one, "created_at": "", "updated_at": ""} for one in listed(lookalike, "new")] == keep
     assert isinstance(lookalike("export", "none", "x").exception, CollectionNotFoundError)

@@ -425,15 +425,14 @@ class Client(BaseClient):
             BackupError: It is no export, or it is damaged.
             SpecMismatchError: The vectors were made by another model.
         """
-        items = import_collection(
-            self._services.indexing,
-            Path(source),
-            collection=collection,
-            embed=embed,
-            on_conflict=on_conflict,
-            progress=progress,
-        )
-        return Outcomes(_outcome(Path(item.source.filename), item) for item in items)
+        indexing, path, outcomes = self._services.indexing, Path(source), Outcomes()
+        how: dict[str, Any] = {"collection": collection, "embed": embed}
+        with self._audit.noting_long("import_collection", source=str(path), **how) as noted:
+            how |= {"on_conflict": on_conflict, "progress": progress}
+            for item in import_collection(indexing, path, **how):
+                outcomes.append(_outcome(Path(item.source.filename), item))
+            noted |= Counter(one.status for one in outcomes)
+        return outcomes
 
     def check(
         self, *, quick: bool = False, repair: bool = False, progress: Progress = NO_PROGRESS
