@@ -105,6 +105,15 @@ def test_old_versions_go_with_the_files_that_only_they_name(data, tmp_path):
     assert answers(tmp_path / "new") == answers(data)
 
 
+def test_a_thumbnail_that_was_made_again_spoils_no_older_version(data, tmp_path):
+    first = backup(data, tmp_path / "b")
+    thumbnail = next((data / "thumbnails").rglob("*.jpg"))
+    thumbnail.write_bytes(thumbnail.read_bytes() + b"another")
+    backup(data, tmp_path / "b")
+    for version in (first.version, None):
+        assert restore(tmp_path / "b", tmp_path / f"new-{version}", at=version).errors == []
+
+
 def test_an_emptied_data_folder_takes_no_old_version_away(data, tmp_path):
     backup(data, tmp_path / "b", keep=1)
     with Client(data, model="color") as client:

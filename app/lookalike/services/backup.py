@@ -325,12 +325,17 @@ class _FolderWriter:
 
     def _there(self, item: _Item, target: Path, known: Known) -> str | None:
         """The digest of a file that the folder has already; None if it is to be copied."""
-        if item.path == target:  # the catalog was copied to its place
-            with target.open("rb") as file:
-                return sha256_of(file)
-        if not target.is_file() or target.stat().st_size != _size(item):
+        is_thumbnail = item.sha256 is None and item.name.startswith(SHARED)
+        if not target.is_file():
             return None
-        return item.sha256 or known.find(item.name)
+        if item.sha256 is not None:
+            return item.sha256 if target.stat().st_size == _size(item) else None
+        if is_thumbnail and (digest := known.find(item.name)) is not None:
+            return digest
+        if is_thumbnail or item.path == target:  # the catalog was copied to its place
+            with target.open("rb") as file:  # a thumbnail that is there is of some older version
+                return sha256_of(file)
+        return None
 
     def _copy(self, item: _Item, target: Path, part: Path) -> str | None:
         with _verified(item, self.snapshot.backup, self.progress) as found:
