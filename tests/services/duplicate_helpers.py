@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
-from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lookalike.services.duplicates import DuplicateOptions, Duplicates, Duplicat
 from lookalike.services.pictures import PictureService
 from lookalike.store.base import Store, exact_scores
 from scripts.samples import Sample, draw
-from tests.store.helpers import DIM, digest, new_image, put
+from tests.store.helpers import DIM, new_image, put
 
 CONTENTS = 10
 """Pictures there can be; 2 n and 2 n + 1 show the same."""
@@ -35,26 +36,36 @@ def pool() -> np.ndarray:
 
 
 POOL = pool()
-VECTORS = {digest(f"content {n}"): POOL[n] for n in range(CONTENTS)}
-SHOWS = {digest(f"content {n}"): n // 2 for n in range(CONTENTS)}
 
 
-@cache
-def _thumbnail(shown: int) -> bytes:
-    return make_thumbnail(draw(Sample("mug", shown, 0), size=(96, 72)))
+def _files(number: int) -> tuple[bytes, bytes]:
+    """An original and its thumbnail: 2 n and 2 n + 1 show the same."""
+    image = draw(Sample("mug", number // 2, 0), size=(96, 72))
+    file = BytesIO()
+    image.save(file, "JPEG" if number % 2 else "PNG")
+    return file.getvalue(), make_thumbnail(image)
 
 
-def write_thumbnails(files: LocalFiles) -> None:
-    """The thumbnail of each content: pairs show the same."""
-    for sha256, shown in SHOWS.items():
-        files.put_thumbnail(sha256, _thumbnail(shown))
+FILES = [_files(n) for n in range(CONTENTS)]
+DIGESTS = [hashlib.sha256(original).hexdigest() for original, _ in FILES]
+VECTORS = dict(zip(DIGESTS, POOL, strict=True))
+SHOWS = {sha256: n // 2 for n, sha256 in enumerate(DIGESTS)}
+
+
+def write_files(files: LocalFiles) -> None:
+    """The original and the thumbnail of each content."""
+    for sha256, (original, thumbnail) in zip(DIGESTS, FILES, strict=True):
+        files.put(BytesIO(original), sha256, "image/jpeg")
+        files.put_thumbnail(sha256, thumbnail)
 
 
 def add(store: Store, image_id: str, content: int, **options: Any) -> None:
     """Puts one picture; contents differ in pixels and bytes."""
     size = content % 3 + 1
     image = replace(
-        new_image(image_id, content=f"content {content}"),
+        new_image(image_id),
+        sha256=DIGESTS[content],
+        media_type="image/jpeg",
         width=8 * size,
         height=6 * size,
         bytes=100 + content // 4,
@@ -64,7 +75,7 @@ def add(store: Store, image_id: str, content: int, **options: Any) -> None:
 
 def picture_service(store: Store, folder: Path) -> PictureService:
     files = LocalFiles(folder)
-    write_thumbnails(files)
+    write_files(files)
     return PictureService(store, files, ImageDecoder(), max_metadata_bytes=1000)
 
 

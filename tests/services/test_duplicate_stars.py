@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from lookalike.errors import UnreadableImageError
+from lookalike.errors import OriginalNotKeptError, UnreadableImageError
 from lookalike.records import DuplicateKind, ImageRecord
 from lookalike.services.duplicates import DuplicateGroup, Member, keep_order, stars
 from lookalike.services.neighbor_graph import (
@@ -194,8 +194,22 @@ def test_a_picture_that_cannot_be_opened_is_the_same_as_none(caplog):
             raise UnreadableImageError("planted")
         return FLAT
 
-    comparer = PixelComparer(open_picture)
+    comparer = PixelComparer(open_picture, lambda *_: True)
     here, lost, wide = record("here"), record("lost"), record("wide", width=90)
     assert comparer.same(here, [lost, record("b"), wide]).tolist() == [False, True, False]
     assert comparer.same(lost, [here]).tolist() == [False]
     assert caplog.text.count("lost cannot be compared") == 1
+
+
+def test_originals_have_the_last_word(caplog):
+    def same_files(one, other):
+        if other.id == "gone":
+            raise OriginalNotKeptError("planted")
+        if other.id == "broken":
+            raise UnreadableImageError("planted")
+        return other.id == "same"
+
+    comparer = PixelComparer(lambda *_: FLAT, same_files)
+    others = [record(name) for name in ("same", "another", "gone", "broken")]
+    assert comparer.same(record("a"), others).tolist() == [True, False, False, False]
+    assert caplog.text.count("cannot be compared in detail") == 1

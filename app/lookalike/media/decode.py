@@ -82,7 +82,7 @@ _GENERIC_BRANDS = frozenset((b"mif1", b"msf1"))
 
 _heif_lock = threading.Lock()
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_TRANSPOSITIONS = {
+TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -98,8 +98,8 @@ _NO_MEMORY = (
     "version of it"
 )
 _UNKNOWN_PIXELS = 2**23  # taken for a picture whose header could not be read
-_DEEP_MODES = frozenset(("I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
-_ALPHA_MODES = frozenset(("RGBA", "LA", "PA", "La", "RGBa"))
+DEEP_MODES = frozenset(("I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
+ALPHA_MODES = frozenset(("RGBA", "LA", "PA", "La", "RGBa"))
 _MOST_SCANS = 128  # of a JPEG file; those that programs write have at most a few dozen
 _PLAIN_PIXELS = 16_000_000
 _PLAIN_BYTES = 8_000_000
@@ -215,8 +215,8 @@ def decode_if_quick(
     head = stream.read(64)
     sizes: list[tuple[int, int]] = []
     with (
-        _translated(head, sizes, limits=limits),
-        _open(stream, head, limits=limits) as image,
+        translated(head, sizes, limits=limits),
+        open_image(stream, head, limits=limits) as image,
     ):
         sizes.append(image.size)
         media_type = MEDIA_TYPES[image.format or ""]
@@ -225,8 +225,8 @@ def decode_if_quick(
         width, height = image.size  # TIFF is turned here already
         image.draft(None, (decode_size, decode_size))
         image.load()
-        orientation = _orientation(image)
-        turn = _TRANSPOSITIONS.get(orientation)
+        orientation = orientation_of(image)
+        turn = TRANSPOSITIONS.get(orientation)
         rgb = to_rgb(image if turn is None else image.transpose(turn))
         small = make_thumbnail(rgb) if thumbnail else None
         if preprocess is not None:
@@ -312,7 +312,7 @@ def count_scans(data: bytes) -> int:
     return scans
 
 
-def _open(stream: BinaryIO, head: bytes, *, limits: ImageLimits) -> Image.Image:
+def open_image(stream: BinaryIO, head: bytes, *, limits: ImageLimits) -> Image.Image:
     """Reads the header, and refuses by it alone, before memory is taken for the pixels."""
     heif = _is_heif(head)
     if heif:
@@ -325,9 +325,7 @@ def _open(stream: BinaryIO, head: bytes, *, limits: ImageLimits) -> Image.Image:
 
 
 @contextmanager
-def _translated(
-    head: bytes, sizes: list[tuple[int, int]], *, limits: ImageLimits
-) -> Iterator[None]:
+def translated(head: bytes, sizes: list[tuple[int, int]], *, limits: ImageLimits) -> Iterator[None]:
     """Turns Pillow's errors into ours; `sizes` holds the picture's size once that is known."""
     try:
         yield
@@ -426,7 +424,7 @@ def _check_pixels(size: tuple[int, int], *, limits: ImageLimits) -> None:
         raise _too_many_pixels(limits)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation still to be applied, 1 to 8; broken EXIF data count as upright."""
     if image.format == "TIFF":
         return 1  # Pillow has turned it while loading
@@ -456,10 +454,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Transparency is laid on white, or on black if the picture would be nearly blank on white.
     More than 8 bits are scaled down to 8, not clipped. Color profiles are not applied.
     """
-    if image.mode in _DEEP_MODES:
+    if image.mode in DEEP_MODES:
         return _deep_to_rgb(image)
-    if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        return _on_background(_with_alpha(image))
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
+        return _on_background(with_alpha(image))
     if image.mode != "RGB":
         image = image.convert("RGB")
     image.info = {}
@@ -473,15 +471,16 @@ def _on_background(image: Image.Image) -> Image.Image:
     twice as large.
     """
     alpha = image.getchannel("A")
-    white = _laid_on(image, 255)
+    white = laid_on(image, 255)
     contrast = _contrast(ImageChops.invert(white), alpha)
     if contrast >= _FAINT:
         return white
-    black = _laid_on(image, 0)
+    black = laid_on(image, 0)
     return black if _contrast(black, alpha) > 2 * contrast else white
 
 
-def _laid_on(image: Image.Image, level: int) -> Image.Image:
+def laid_on(image: Image.Image, level: int) -> Image.Image:
+    """Lays an RGBA picture on gray of a level, 0 to 255; returns RGB."""
     ground = Image.new("RGBA", image.size, (level, level, level, 255))
     ground.alpha_composite(image)
     return ground.convert("RGB")
@@ -495,7 +494,8 @@ def _contrast(difference: Image.Image, alpha: Image.Image) -> float:
     return float(content.rms[0]) if content.count[0] else 0.0
 
 
-def _with_alpha(image: Image.Image) -> Image.Image:
+def with_alpha(image: Image.Image) -> Image.Image:
+    """Turns a picture of any mode that has transparency into RGBA."""
     transparent = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
         # A 16-bit PNG: its pixels were read down to 8 bits, its transparent color was not.

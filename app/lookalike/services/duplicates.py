@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from lookalike.errors import ImageNotFoundError, InvalidParameterError, NotReadyError
+from lookalike.media.comparison import same_picture
 from lookalike.progress import Progress
 from lookalike.records import (
     DEFAULT_COLLECTION,
@@ -223,7 +225,10 @@ class DuplicateService:
             graph = replace(graph, min_score=min_score)
         total = max(0, count - len(graph))
         work.report(0, total)
-        comparer = PixelComparer(partial(self._open, options.collection))
+        collection = options.collection
+        comparer = PixelComparer(
+            partial(self._open, collection), partial(self._same_files, collection)
+        )
         graph.update(comparer, work, total=total)
         work.graph = graph
         return graph
@@ -235,6 +240,18 @@ class DuplicateService:
             if record.sha256 != sha256:
                 raise ImageNotFoundError(f"{image_id!r} was replaced meanwhile")
             return self.pictures.decode(file, size=THUMBNAIL_SIZE)
+
+    def _same_files(self, collection: str, one: ImageRecord, other: ImageRecord) -> bool:
+        limits = self.pictures.decoder.limits
+        with ExitStack() as files:
+            opened = []
+            for wanted in (one, other):
+                record, file = self.pictures.original(collection, wanted.id)
+                files.enter_context(file)
+                if record.sha256 != wanted.sha256:
+                    raise ImageNotFoundError(f"{wanted.id!r} was replaced meanwhile")
+                opened.append(file)
+            return same_picture(opened[0], opened[1], limits=limits)
 
     def _answer(self, graph: NeighborGraph, options: DuplicateOptions) -> Duplicates:
         """Groups of those pictures that are still here."""

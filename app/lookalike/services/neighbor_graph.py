@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, OriginalNotKeptError
 from lookalike.progress import Progress
 from lookalike.records import ImageRecord, Match, ModelSpec
 from lookalike.store.base import Store, Vectors, scan
@@ -33,6 +33,9 @@ Reduced = NDArray[np.uint8]
 
 PictureOpener = Callable[[str, str], Image.Image]
 """Opens a stored picture by its id and sha256; raises `LookalikeError` if it cannot."""
+
+FileComparer = Callable[[ImageRecord, ImageRecord], bool]
+"""Whether two originals show the same picture; raises `LookalikeError` if it cannot tell."""
 
 _REMEMBERED = 2**16  # reductions, of 768 bytes each
 
@@ -220,16 +223,17 @@ def same_shape(one: ImageRecord, other: ImageRecord) -> bool:
 
 
 class PixelComparer:
-    """Compares stored pictures, and remembers their cells meanwhile."""
+    """Compares stored pictures: by their cells, which it remembers meanwhile, then in detail."""
 
-    def __init__(self, open_picture: PictureOpener) -> None:
+    def __init__(self, open_picture: PictureOpener, same_files: FileComparer) -> None:
         self._open = open_picture
+        self._same_files = same_files
         self._reduced = lru_cache(maxsize=_REMEMBERED)(self._read)
 
     def same(self, one: ImageRecord, others: Sequence[ImageRecord]) -> NDArray[np.bool_]:
         """Which of the others are this picture re-encoded or resized: (N,) bool.
 
-        A picture that cannot be opened is the same as none.
+        A picture that cannot be opened, or whose original is not kept, is the same as none.
         """
         verdicts = np.zeros(len(others), dtype=np.bool_)
         asked = [place for place, other in enumerate(others) if same_shape(one, other)]
@@ -240,7 +244,18 @@ class PixelComparer:
         cells = {place: cell for place, cell in found.items() if cell is not None}
         if cells:
             verdicts[list(cells)] = same_pixels(own, np.stack(list(cells.values())))
+        for place in np.flatnonzero(verdicts).tolist():
+            verdicts[place] = self._confirmed(one, others[place])
         return verdicts
+
+    def _confirmed(self, one: ImageRecord, other: ImageRecord) -> bool:
+        try:
+            return self._same_files(one, other)
+        except OriginalNotKeptError:
+            return False
+        except (LookalikeError, OSError) as exc:
+            log.warning("%s and %s cannot be compared in detail: %s", one.id, other.id, exc)
+            return False
 
     def _read(self, image_id: str, sha256: str) -> Reduced | None:
         try:
