@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lookalike import Client
-from lookalike.records import OnConflict
+from lookalike.media.sources import PictureSource
+from lookalike.records import OnConflict, Place
 
 
 @pytest.fixture
@@ -149,6 +151,20 @@ def test_an_archive_has_paths_and_copies(client: Client, photos: Path, tmp_path:
     outcomes = client.index(photos)
     assert all(one.copy_of for one in outcomes), "they lie in the archive, too"
     assert by_path(client)["a/1.png"] == (["b/1.png", "a/1.png", "b/1.png"], "a")
+
+
+def test_places_that_are_put_from_a_record_stay(client: Client, photos: Path) -> None:
+    """As a rebuild does: the file that is read lies elsewhere, and its places are gone."""
+    client.index(photos)
+    kept = shutil.copy(photos / "a" / "1.png", photos.parent / "kept.png")
+    shutil.rmtree(photos / "a")
+    (photos / "b" / "1.png").unlink()
+    source = PictureSource.from_path(Path(kept))
+    for path in ("a/1.png", "b/1.png", "c/1.png"):
+        placed = replace(source, place=Place(str(photos), path))
+        (item,) = client._services.indexing.index([placed])
+        assert item.error is None
+    assert by_path(client)["a/1.png"] == (["b/1.png", "c/1.png"], None)
 
 
 @pytest.mark.parametrize("on_conflict", [OnConflict.SKIP, OnConflict.ERROR])

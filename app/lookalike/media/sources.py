@@ -444,6 +444,11 @@ def _unreadable(refused: list[OSError], place: Callable[[Path], Place]) -> Itera
         yield Found(path, _name(path.parent), place(path), UnreadableImageError(why))
 
 
+def is_here(place: Place) -> bool:
+    """Whether a place is a file of this machine."""
+    return Path(place.root).is_absolute() and os.path.lexists(place.location)
+
+
 def is_gone(place: Place) -> bool:
     """Whether a place was a file of this machine that is not there any more.
 

@@ -19,7 +19,7 @@ from lookalike.errors import (
     SpecMismatchError,
 )
 from lookalike.media.decoder import ImageDecoder
-from lookalike.media.sources import PictureSource, is_gone
+from lookalike.media.sources import PictureSource, is_gone, is_here
 from lookalike.models.encoders import ATTEMPTS, Encoders, LiveEncoder, Vector
 from lookalike.records import (
     DEFAULT_COLLECTION,
@@ -181,8 +181,8 @@ class IndexingService:
                 return picture, self._embed(picture, task)
             if existing is not None and existing.sha256 == sha256:
                 picture.image = replace(image, source=self._moved(source, existing))
-                if source.path is not None and (existing.others or is_copy(existing, image)):
-                    picture.gone = [place for place in existing.places if is_gone(place)]
+                if existing.others or is_copy(existing, image):
+                    picture.gone = self._gone(source, existing)
             return picture, None
 
     def _check(self, source: PictureSource) -> Metadata | None:
@@ -238,6 +238,12 @@ class IndexingService:
     def _refers_to(self, source: PictureSource) -> bool:
         """Whether a picture's file is used where it lies, without a copy."""
         return self.originals is Originals.REFERENCE and source.path is not None
+
+    def _gone(self, source: PictureSource, record: ImageRecord) -> list[Place]:
+        """Places of a stored picture where no file is any more, if another file has its bytes."""
+        if source.path is None or source.place is None or not is_here(source.place):
+            return []
+        return [place for place in record.places if is_gone(place)]
 
     def _moved(self, source: PictureSource, record: ImageRecord) -> str | None:
         """The new path of a stored picture's file, if another file with its bytes is sent.
