@@ -1,6 +1,6 @@
 """A good client's answers beside attackers, against the same client alone.
 
-`python -m benchmarks.attacks [decoding] [--quick]`; ResNet-18 with random weights.
+`python -m benchmarks.attacks [ATTACK...] [--quick]`; ResNet-18 with random weights.
 """
 
 from __future__ import annotations
@@ -8,11 +8,15 @@ from __future__ import annotations
 import argparse
 import http.client
 import itertools
+import os
+import resource
+import select
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from benchmarks.common import WEB, announce, environment, report
 from benchmarks.load import HEADERS, body
@@ -55,7 +59,65 @@ def decoding(port: int) -> None:
             raise SystemExit(f"the service answered {answer.status}")
 
 
-ATTACKS: dict[str, Callable[[int], None]] = {"decoding": decoding}
+def silent(port: int) -> None:
+    """Opens more connections than the service takes, and says nothing."""
+    hold(port, 5_000, b"")
+
+
+def half_heads(port: int) -> None:
+    """Sends heads of requests that never end, a line at a time."""
+    hold(port, 1_000, b"GET / HTTP/1.1\r\nHost: x\r\n", drip=b"X: y\r\n")
+
+
+def trickling(port: int) -> None:
+    """Sends bodies that never end, a byte at a time."""
+    kind = HEADERS["Content-Type"].encode()
+    head = b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\nContent-Type: " + kind
+    start = head + b"\r\n\r\n" + body(b"")[:-40]
+    hold(port, 150, start, drip=b"x")
+
+
+def unread(port: int) -> None:
+    """Asks for large answers, again and again, and reads none."""
+    path = b"/static-offline-docs/swagger-ui-bundle.js"
+    hold(port, 200, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+def flood(port: int) -> None:
+    """Opens and closes connections as fast as it can."""
+    while True:
+        with suppress(OSError), socket.socket() as made:
+            made.connect(("127.0.0.1", port))
+
+
+def hold(port: int, count: int, sent: bytes, *, drip: bytes = b"") -> None:
+    """Keeps connections open on which something was sent; opens those that were closed again."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    held: dict[int, socket.socket] = {}
+    gone = select.epoll()
+    while True:
+        while len(held) < min(count, limit - 50):
+            made = socket.create_connection(("127.0.0.1", port))
+            made.sendall(sent)
+            held[made.fileno()] = made
+            gone.register(made, select.EPOLLRDHUP)
+        until = time.monotonic() + 1
+        while (left := until - time.monotonic()) > 0:
+            for number, _ in gone.poll(left):
+                gone.unregister(number)
+                held.pop(number).close()
+            if len(held) < count:
+                break
+        if drip:
+            for made in held.values():
+                with suppress(OSError):
+                    made.send(drip)
+
+
+ATTACKS: dict[str, Callable[[int], None]] = {
+    attack.__name__: attack for attack in (decoding, silent, half_heads, trickling, unread, flood)
+}
 
 
 def main() -> None:
@@ -66,6 +128,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="attack what listens there, as an attacker does")
     options = parser.parse_args()
     if options.port:
+        os.nice(19)  # an attacker has a machine of its own
         ATTACKS[options.attacks[0]](options.port)
         return
     announce("A good client beside attackers, ResNet-18 with random weights")

@@ -45,7 +45,7 @@ class Running:
 
     async def _run(self) -> None:
         async with self.app.router.lifespan_context(self.app):
-            self.server = Server(self.app, self.listening, most_files=self._most_files)
+            self.server = Server(self.app, most_files=self._most_files)
             self.server.config.timeout_graceful_shutdown = 1
             await self.server.serve(sockets=[self.listening])
 
@@ -258,6 +258,20 @@ def test_bodies_that_trickle_in_keep_nobody_out(run, monkeypatch):
     assert [service.search() for _ in range(5)] == [200] * 5
     assert all(made.send(b"x") for made in slow[-3:])
     assert service.search() == 200
+
+
+def test_a_request_in_many_small_pieces_is_read(run):
+    """Pieces are waited for, so that each does not cost a turn; the answer is the same."""
+    service = run()
+    body = part("file", "a.png", picture()) + END
+    whole = b"POST /search HTTP/1.1\r\n" + HEAD + FORM + length(body) + body
+    with service.connect() as made:
+        for start in range(0, len(whole), 100):
+            made.sendall(whole[start : start + 100])
+            time.sleep(0.002)
+        assert read_answer(made)[0] == 200
+        made.sendall(b"GET /health/live HTTP/1.1\r\n" + HEAD + b"\r\n")
+        assert read_answer(made)[0] == 200
 
 
 def test_a_client_that_leaves_gives_its_place_back(run):

@@ -59,7 +59,7 @@ def test_at_the_limit_of_descriptors_the_service_goes_on(server: Server) -> None
     most = server.descriptors + 10
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (most, most))
     with connected(server.port, 60, HALF_A_BODY):  # none of them is idle
-        wait_for(lambda: "out of system resource" in server.log.read_text())
+        wait_for(lambda: "no connection can be accepted" in server.log.read_text())
         for path in ("/health/live", "/images/good", "/images", "/images/good/thumbnail") * 5:
             assert get(client, path) in {200, 503}
         large = solid((9, 9, 9), (800, 800), "BMP")  # it is spooled to a file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 from fastapi import Request
@@ -12,6 +13,7 @@ from starlette.types import Scope
 from lookalike.config import Network
 
 LOCAL_BITS = 64  # of an IPv6 address are chosen by the client itself
+LONGEST = 64  # characters of an address, with the name of a network interface
 
 
 class Proxies:
@@ -76,6 +78,11 @@ def group(host: str) -> str:
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:
     """Parses an address, of IPv4 also where it is mapped into IPv6; None for anything else."""
+    return _parsed(host) if len(host) <= LONGEST else None
+
+
+@lru_cache(maxsize=4096)
+def _parsed(host: str) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:

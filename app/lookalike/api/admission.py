@@ -7,11 +7,12 @@ cannot be told apart, which have no bound of their own.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
-from anyio import CancelScope, current_time, fail_after
+from anyio import CancelScope, fail_after
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
@@ -20,6 +21,7 @@ from lookalike.errors import MalformedRequestError, QueueFullError, UploadStalle
 STALL_S = 10.0  # of waiting, in which a body must bring `STALL_BYTES`, or its last bytes
 STALL_BYTES = 10_000
 SPARED_S = 0.5  # after its begin, in which a body is given up only if all others are as new
+LEAST_AGE_S = 0.1  # that a body's rate is reckoned from
 FAST = 100_000  # bytes a second, from which on a body is never given up
 
 
@@ -123,15 +125,16 @@ class Bodies:
 
     def _make_room(self, client: str | None = None) -> None:
         """Gives up the slowest body, of one client if it is named; one that just began last."""
+        now = time.monotonic()
         slow = [
             body
             for body in self._coming
-            if body.rate < FAST and (client is None or body.client == client)
+            if (client is None or body.client == client) and body.rate(now) < FAST
         ]
         if not slow:
             whose = "from your address " if client else ""
             raise QueueFullError(f"Too many bodies {whose}come at once; try again in a moment")
-        slowest = min(slow, key=lambda body: (body.age < SPARED_S, body.rate))
+        slowest = min(slow, key=lambda body: (now - body.began < SPARED_S, body.rate(now)))
         self._remove(slowest)
         slowest.give_up()
 
@@ -149,19 +152,13 @@ class Body:
         self.client = client
         self.received = 0  # bytes
         self._bodies = bodies
-        self._started = current_time()
+        self.began = time.monotonic()
         self._reading: CancelScope | None = None
         self._given_up = False
 
-    @property
-    def age(self) -> float:
-        """Seconds since it began."""
-        return current_time() - self._started
-
-    @property
-    def rate(self) -> float:
-        """Bytes a second until now."""
-        return self.received / max(self.age, 1e-3)
+    def rate(self, now: float) -> float:
+        """Bytes a second until now; the first bytes say little, since they come together."""
+        return self.received / max(now - self.began, LEAST_AGE_S)
 
     def is_given_up(self) -> bool:
         """Whether it was ended for another body."""
@@ -182,11 +179,11 @@ class Body:
             QueueFullError: It was given up for another body.
         """
         chunks = aiter(request.stream())
-        waited, brought = 0.0, 0
+        waited, brought, now = 0.0, 0, time.monotonic()
         while not self.is_given_up():
-            began = current_time()
+            asked = now
             try:
-                with fail_after(min(STALL_S - waited, body_s - self.age)) as reading:
+                with fail_after(min(STALL_S - waited, self.began + body_s - asked)) as reading:
                     self._reading = reading
                     chunk = await anext(chunks)
             except StopAsyncIteration:
@@ -204,10 +201,11 @@ class Body:
                 break
             self.received += len(chunk)
             self._bodies.received(len(chunk))
-            waited, brought = waited + current_time() - began, brought + len(chunk)
+            waited, brought = waited + time.monotonic() - asked, brought + len(chunk)
             if brought >= STALL_BYTES:
                 waited, brought = 0.0, 0
             yield chunk
+            now = time.monotonic()
         raise QueueFullError(
             "Too many bodies come at once, and yours was the slowest; send the request again in a "
             "moment"

@@ -16,11 +16,12 @@ import socket
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from fcntl import ioctl
 from functools import partial
 from http import HTTPStatus
-from itertools import cycle, islice
+from itertools import islice, takewhile
 from struct import unpack
 from termios import TIOCOUTQ
 from typing import Any, cast
@@ -29,11 +30,12 @@ import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from lookalike.api.addresses import Proxies, group
 from lookalike.api.errors import MEDIA_TYPE, problem_body
 from lookalike.api.monitoring import Metrics
-from lookalike.errors import MalformedRequestError, QueueFullError
+from lookalike.errors import MalformedRequestError, QueueFullError, UploadStalledError
 
 SILENT_S = 30.0  # before the first byte
 HEAD_S = 10.0  # for a request's head, from its first byte
@@ -46,14 +48,20 @@ ANSWER_STEP = 10_000
 MAX_HEAD_BYTES = 16_384
 MAX_HEADERS = 100
 FEW_CHUNKS = 1_000  # chunks of a body that may be small
+SMALL_PIECE = 1_000  # bytes that come at once
+FEW_PIECES = 20  # of a request that may be small
+PIECES_S = 0.5  # between the others
 LEAST_CHUNK = 64  # bytes that the others have on average
 
 MOST_CONNECTIONS, LEAST_CONNECTIONS = 8_192, 32
 ENOUGH_FILES = 65_536  # descriptors: no more are asked for
 SPARE_FILES = 128  # descriptors that are neither connections nor files of requests
-ROOM = 8  # connections that are closed at once for new ones
+ROOM = 16  # connections that are closed at once for new ones
+LONG_IDLE_S = 2.0  # that lets a connection give way to files that are to be opened
 STALLED_S = 2.0  # without taking anything of an answer, after which a connection is one of them
-ACCEPTED_AT_ONCE = 100  # before the connections that are open get a turn
+ACCEPTED_AT_ONCE = 16  # before the connections that are open get a turn
+RETRY_S = 0.1  # before others are accepted where none could be
+NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 BACKLOG = 2_048  # connections that the system may keep until they are accepted
 
 REASONS = {
@@ -67,7 +75,6 @@ REASONS = {
 }
 
 TURNS = 10  # a tenth of the connections is looked at in each tenth of a second
-_turns = cycle(range(TURNS))
 _INT = bytes(4)
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(:[0-9]{0,5})?")
 
@@ -130,24 +137,26 @@ class Connection(H11Protocol):
 
     conn: StrictConnection
 
-    def __init__(self, connections: Connections, **of_uvicorn: Any) -> None:
-        super().__init__(**of_uvicorn)
+    def __init__(
+        self, connections: Connections, of: str | None, config: uvicorn.Config, state: ServerState
+    ) -> None:
+        super().__init__(config, state, app_state={})
         self.conn = StrictConnection()
-        self.turn = next(_turns)  # when it is looked at
+        self.of = of  # the client that it counts for
         self._connections = connections
+        self._small_pieces = 0  # of this request
         self._resumed = 0  # times that writing went on: each time, the client took some
         self._state: tuple[object, ...] = ()  # at the last look
         self._since = time.monotonic()  # the time of the first look that found this state
 
     def connection_made(self, transport: Any) -> None:
-        """Is counted; refused if there is no room."""
+        """Is looked at from now on."""
         super().connection_made(transport)
-        if not self._connections.add(self, self.client[0] if self.client else ""):
-            self.refuse(503, QueueFullError.code, "Too many connections; try again in a moment")
+        self._connections.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Is no longer counted."""
-        self._connections.remove(self)
+        self._connections.closed(self)
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
@@ -155,10 +164,29 @@ class Connection(H11Protocol):
         self._resumed += 1
         super().resume_writing()
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is under way, and no answer."""
-        return self.conn.their_state is h11.IDLE and not self._unsent()
+    def on_response_complete(self) -> None:
+        """Notes that an answer is complete."""
+        self._connections.answered(self)
+        self._small_pieces = 0
+        super().on_response_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Reads what came; after many small pieces, waits until more is there."""
+        super().data_received(data)
+        if len(data) < SMALL_PIECE and self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+            self._small_pieces += 1
+            if self._small_pieces > FEW_PIECES and not self.transport.is_closing():
+                self.transport.pause_reading()
+                self.loop.call_later(PIECES_S, self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.flow.read_paused:
+            self.transport.resume_reading()
+
+    def idle_s(self, now: float) -> float:
+        """Seconds without a request or an answer; -1 if one is under way."""
+        is_idle = self.conn.their_state is h11.IDLE and not self._unsent()
+        return now - self._since if is_idle else -1.0
 
     def stalled_s(self, now: float) -> float:
         """Seconds for which the client has not taken its answer."""
@@ -174,21 +202,19 @@ class Connection(H11Protocol):
 
     def _find_state(self) -> tuple[Any, ...]:
         """How long the state may last, its name, and what changes as the client goes on."""
+        if self.conn.is_fresh:
+            return HEAD_S, "head", self.cycle
         theirs, ours = self.conn.their_state, self.conn.our_state
         if unsent := self._unsent():
             return ANSWER_S, "answer", self.cycle, self._resumed, unsent // ANSWER_STEP
         if theirs is h11.IDLE and self.conn.trailing_data[0]:
             return HEAD_S, "head", self.cycle
-        if self.conn.is_fresh:
-            return SILENT_S, "silent"
         if theirs is h11.SEND_BODY and ours not in (h11.SEND_RESPONSE, h11.SEND_BODY):
             return REST_S, "rest", self.cycle
         return float("inf"), "working", self.cycle
 
     def _unsent(self) -> int:
         """Bytes of answers that the client has not taken: those kept here and by the system."""
-        if self.conn.is_fresh:
-            return 0
         size: int = self.transport.get_write_buffer_size()
         with suppress(OSError, ValueError):  # closed meanwhile
             size += unpack("i", ioctl(self.transport.get_extra_info("socket"), TIOCOUTQ, _INT))[0]
@@ -196,9 +222,10 @@ class Connection(H11Protocol):
 
     def end(self, why: str) -> None:
         """Ends the connection: says why if the client waits for an answer, then closes."""
-        self._connections.count(why)
+        self._connections.tell(why)
         if why == "head":
-            self.refuse(408, "upload_stalled", "The head of the request came too slowly")
+            slow = "The head of the request came too slowly; send the request again"
+            self.refuse(408, UploadStalledError.code, slow)
         elif why == "answer":
             self.transport.abort()
         else:
@@ -211,7 +238,7 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuses a malformed request, and closes; uvicorn calls this."""
-        self._connections.count("malformed")
+        self._connections.tell("malformed")
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             detail = f"The request is no valid HTTP: {self.conn.complaint or msg}"
             self.refuse(400, MalformedRequestError.code, detail)
@@ -223,9 +250,10 @@ class Connection(H11Protocol):
 
 
 class Connections:
-    """All open connections, at most `most`; a quarter of them for one address.
+    """All connections, at most `most`; a quarter of them for one client.
 
-    A few idle ones, the oldest, are closed for a new one where there is no room.
+    A few are closed for new ones where there is no room: those that never sent anything, those
+    that never sent a whole request, or those that sent none for longest.
     """
 
     def __init__(self, most: int, proxies: Proxies, metrics: Metrics) -> None:
@@ -233,46 +261,83 @@ class Connections:
         self._most_of_one = max(1, most // 4)
         self._proxies = proxies
         self._metrics = metrics
-        self._open: dict[Connection, str | None] = {}  # the oldest first, with its client
-        self._by_client: Counter[str | None] = Counter()
-        self._may_give_way = True
+        self._count = 0
+        self._by_client: Counter[str] = Counter()
+        self._silent: dict[socket.socket, tuple[str | None, float]] = {}  # the oldest first
+        self._open: dict[Connection, None] = {}  # the last used last
+        self._turns: list[set[Connection]] = [set() for _ in range(TURNS)]
         self._full: set[str | None] = set()  # clients, and None for all, that have none to close
+        self._may_give_way = True
+        metrics.connections.set_function(lambda: self._count)
 
-    def add(self, connection: Connection, host: str) -> bool:
-        """Counts a connection; whether there is room for it."""
+    # Connections that have sent nothing: sockets alone, which cost next to nothing
+
+    def accept(self, accepted: socket.socket, host: str) -> bool:
+        """Counts a connection, if there is room for it."""
         client = None if self._proxies.trusts(host) else group(host)
         of_one = client is not None and self._by_client[client] >= self._most_of_one
-        if of_one or len(self._open) >= self._most:
+        if of_one or self._count >= self._most:
             whose = client if of_one else None
-            if whose in self._full or not self._make_room(whose, ROOM):
+            if whose in self._full or not self._make_room(whose, ROOM, idle_s=0.0):
                 self._full.add(whose)
-                self.count("refused")
+                self.tell("refused")
                 return False
-        self._open[connection] = client
-        self._by_client[client] += 1
-        self._metrics.connections.inc()
+        self._silent[accepted] = client, time.monotonic()
+        self._add(client, 1)
         return True
 
-    def remove(self, connection: Connection) -> None:
+    def begins(self, accepted: socket.socket) -> str | None:
+        """Takes a connection out of the silent ones; returns its client."""
+        client, _ = self._silent.pop(accepted)
+        return client
+
+    def drop(self, accepted: socket.socket) -> None:
+        """Closes a connection that has sent nothing."""
+        asyncio.get_running_loop().remove_reader(accepted)
+        self.gone(self.begins(accepted))
+        accepted.close()
+
+    def gone(self, client: str | None) -> None:
+        """Counts a connection no longer."""
+        self._add(client, -1)
+
+    # Connections that have sent something
+
+    def opened(self, connection: Connection) -> None:
+        """Looks at a connection from now on."""
+        self._open[connection] = None
+        min(self._turns, key=len).add(connection)
+
+    def answered(self, connection: Connection) -> None:
+        """Notes that a connection was just used."""
+        if connection in self._open:
+            self._open[connection] = self._open.pop(connection)
+
+    def closed(self, connection: Connection) -> None:
         """Forgets a connection; may be called twice."""
         if connection in self._open:
-            client = self._open.pop(connection)
-            self._by_client[client] -= 1
-            if not self._by_client[client]:
-                del self._by_client[client]
-            self._metrics.connections.dec()
+            del self._open[connection]
+            for turn in self._turns:
+                turn.discard(connection)
+            self.gone(connection.of)
 
-    def count(self, why: str) -> None:
-        """Counts and logs that the service ended a connection."""
-        self._metrics.connections_ended.labels(why).inc()
-        log.warning("connection ended: %s", REASONS[why])
+    # All of them
+
+    def tell(self, why: str, count: int = 1) -> None:
+        """Counts and logs that the service ended connections."""
+        self._metrics.connections_ended.labels(why).inc(count)
+        log.warning("connections ended: %d, %s", count, REASONS[why])
 
     def look(self, turn: int) -> None:
         """Ends those of a tenth of the connections that are overdue; called ten times a second."""
         self._full.clear()
         self._may_give_way = True
         now = time.monotonic()
-        for connection in [one for one in self._open if one.turn == turn % TURNS]:
+        too_long = takewhile(lambda one: now - self._silent[one][1] > SILENT_S, self._silent)
+        for accepted in list(too_long):
+            self.tell("silent")
+            self.drop(accepted)
+        for connection in list(self._turns[turn % TURNS]):
             connection.look(now)
 
     def give_way(self) -> None:
@@ -282,34 +347,126 @@ class Connections:
         """
         if self._may_give_way:
             self._may_give_way = False
-            self._make_room(None, len(self._open) // 4 + 1)
+            self._make_room(None, self._count // 4 + 1, idle_s=LONG_IDLE_S)
 
-    def _make_room(self, client: str | None, count: int) -> bool:
-        """Closes idle connections, or some whose answers stall; whether there were any."""
+    def close(self) -> None:
+        """Closes those that have sent nothing; uvicorn closes the others."""
+        for accepted in list(self._silent):
+            self.drop(accepted)
+
+    def _add(self, client: str | None, count: int) -> None:
+        self._count += count
+        if client is not None:
+            self._by_client[client] += count
+            if not self._by_client[client]:
+                del self._by_client[client]
+
+    def _make_room(self, client: str | None, count: int, *, idle_s: float) -> bool:
+        """Closes connections that were idle for so long, or whose answers stall, if any."""
+        silent = (one for one, (of, _) in self._silent.items() if client in (None, of))
+        if dropped := list(islice(silent, count)):
+            self.tell("room", len(dropped))
+            for accepted in dropped:
+                self.drop(accepted)
+            return True
         now = time.monotonic()
-        found = [one for one, of in self._open.items() if client in (None, of)]
-        victims = list(islice((one for one in found if one.is_idle), count))
-        victims = victims or [one for one in found if one.stalled_s(now) > STALLED_S][:count]
+        found = [one for one in self._open if client in (None, one.of)]
+        victims: list[Connection] = []
+        for may_go in (
+            lambda one: one.conn.is_fresh,
+            lambda one: one.idle_s(now) >= idle_s,
+            lambda one: one.stalled_s(now) > STALLED_S,
+        ):
+            victims = victims or list(islice(filter(may_go, found), count))
+        if victims:
+            self.tell("room", len(victims))
         for connection in victims:
-            self.count("room")
-            self.remove(connection)
+            self.closed(connection)
             connection.transport.abort()
         return bool(victims)
+
+
+class Acceptor:
+    """Accepts connections, a few at a time; uvicorn's protocol begins at the first byte."""
+
+    def __init__(
+        self, listening: socket.socket, connections: Connections, make: Callable[..., Connection]
+    ) -> None:
+        self._listening = listening
+        self._connections = connections
+        self._make = make
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        listening.setblocking(False)
+        listening.listen(BACKLOG)
+        self._loop.add_reader(listening, self._accept)
+
+    def close(self) -> None:
+        """Accepts no more; uvicorn calls this."""
+        self._loop.remove_reader(self._listening)
+        self._connections.close()
+
+    async def wait_closed(self) -> None:
+        """Returns at once: `close` has closed everything."""
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                accepted, (host, *_) = self._listening.accept()
+            except OSError as exc:
+                if exc.errno in NO_ROOM:
+                    log.warning("no connection can be accepted: %s", exc.strerror)
+                    self._connections.give_way()
+                    self._loop.remove_reader(self._listening)
+                    self._loop.call_later(RETRY_S, self._resume)
+                return
+            accepted.setblocking(False)
+            first = _first_byte(accepted)
+            if first == b"":
+                accepted.close()
+            elif not self._connections.accept(accepted, host):
+                _refuse(accepted)
+            elif first is None:
+                self._loop.add_reader(accepted, self._begin, accepted)
+            else:
+                self._hand_over(accepted)
+
+    def _resume(self) -> None:
+        if self._listening.fileno() >= 0:  # not closed meanwhile
+            self._loop.add_reader(self._listening, self._accept)
+
+    def _begin(self, accepted: socket.socket) -> None:
+        if _first_byte(accepted):
+            self._loop.remove_reader(accepted)
+            self._hand_over(accepted)
+        else:
+            self._connections.drop(accepted)
+
+    def _hand_over(self, accepted: socket.socket) -> None:
+        task = self._loop.create_task(self._open(accepted, self._connections.begins(accepted)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _open(self, accepted: socket.socket, client: str | None) -> None:
+        try:
+            await self._loop.connect_accepted_socket(partial(self._make, client), accepted)
+        except OSError:  # closed meanwhile
+            accepted.close()
+            self._connections.gone(client)
 
 
 class Server(uvicorn.Server):
     """uvicorn's server for an application, with `Connections` around it."""
 
-    def __init__(self, app: FastAPI, listening: socket.socket, *, most_files: int) -> None:
+    def __init__(self, app: FastAPI, *, most_files: int) -> None:
         parts = app.state.parts
-        self._listening = listening
         self._connections = Connections(
             most_connections(most_files, parts.bodies.most), parts.proxies, parts.metrics
         )
         super().__init__(
             uvicorn.Config(
                 app,
-                http=cast("Any", partial(Connection, self._connections)),
+                http=H11Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -318,7 +475,6 @@ class Server(uvicorn.Server):
                 proxy_headers=False,  # api/addresses.py reads them
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=LAST_ANSWERS_S,
-                backlog=ACCEPTED_AT_ONCE,
             )
         )
 
@@ -327,16 +483,15 @@ class Server(uvicorn.Server):
         return nullcontext()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens; the system keeps more connections than are accepted at once."""
-        asyncio.get_running_loop().set_exception_handler(self._on_error)
-        await super().startup(sockets)
-        self._listening.listen(BACKLOG)
+        """Listens on each socket; uvicorn calls this."""
 
-    def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Closes idle connections where none can be accepted for want of descriptors."""
-        if getattr(context.get("exception"), "errno", None) in {errno.EMFILE, errno.ENFILE}:
-            self._connections.give_way()
-        loop.default_exception_handler(context)
+        def make(client: str | None) -> Connection:
+            return Connection(self._connections, client, self.config, self.server_state)
+
+        self.servers = [
+            cast("Any", Acceptor(listening, self._connections, make)) for listening in sockets or []
+        ]
+        self.started = True
 
     async def on_tick(self, counter: int) -> bool:
         """Looks at a tenth of the connections; uvicorn calls this ten times a second."""
@@ -361,6 +516,24 @@ def raise_file_limit() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return ENOUGH_FILES if soft == resource.RLIM_INFINITY else soft
+
+
+def _first_byte(accepted: socket.socket) -> bytes | None:
+    """The first byte that was sent, left where it is; None if there is none yet, b"" at the end."""
+    try:
+        return accepted.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+def _refuse(accepted: socket.socket) -> None:
+    """Answers without reading a request, and closes."""
+    detail = "Too many connections are open; try again in a moment"
+    with suppress(OSError):
+        accepted.send(_answer(503, QueueFullError.code, detail))
+    accepted.close()
 
 
 def _answer(status: int, code: str, detail: str) -> bytes:

@@ -111,7 +111,7 @@ async def _run(settings: Settings, ending: Ending) -> None:
     most_files = raise_file_limit()
     app = create_app(settings)
     async with app.router.lifespan_context(app):
-        server = Server(app, listening, most_files=most_files)
+        server = Server(app, most_files=most_files)
         ending.serve(server)
         host, port = listening.getsockname()[:2]
         logging.getLogger("lookalike").info("listening on http://%s:%d", host, port)
