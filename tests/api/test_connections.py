@@ -260,6 +260,38 @@ def test_bodies_that_trickle_in_keep_nobody_out(run, monkeypatch):
     assert service.search() == 200
 
 
+SMUGGLED = b"0\r\n\r\nGET /smuggled HTTP/1.1\r\n" + HEAD + b"\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST /search HTTP/1.1\r\n" + HEAD + CHUNKED + length(SMUGGLED) + SMUGGLED,
+        b"POST /search HTTP/1.1\r\n" + HEAD + b"Content-Length: 5\r\n" + length(b"") + SMUGGLED,
+        b"POST /search HTTP/1.1\r\n" + HEAD + CHUNKED + CHUNKED + b"\r\n" + SMUGGLED,
+        b"POST /search HTTP/1.0\r\n" + HEAD + CHUNKED + b"\r\n" + SMUGGLED,
+        b"POST /search HTTP/1.1\r\n" + HEAD + b"Content-Length: -5\r\n\r\n" + SMUGGLED,
+        b"POST /search HTTP/1.1\r\n" + HEAD + FORM + CHUNKED + b"\r\n" + b"1\r\nx\r\n" * 1100,
+        b"GET http://x/search HTTP/1.1\r\n" + HEAD + b"\r\n",
+        b"GET /search HTTP/1.1\r\nHost: [::1\r\n\r\n",
+        b"GET /search HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        b"GET /search HTTP/1.1\r\n" + HEAD + b"X: y\r\n" * 100 + b"\r\n",
+        b"GET /search HTTP/1.1\r\n" + HEAD + b"X: " + b"y" * 20_000 + b"\r\n\r\n",
+        b"GET /search HTTP/0.9\r\n" + HEAD + b"\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+def test_what_others_could_read_differently_is_refused_and_the_connection_closed(run, sent):
+    service = run()
+    with service.connect(sent) as made:
+        status, said = read_answer(made)
+        assert status == 400
+        assert json.loads(said)["code"] == "malformed_request"
+        wait_for(lambda: is_closed(made))
+
+
 def test_a_request_in_many_small_pieces_is_read(run):
     """Pieces are waited for, so that each does not cost a turn; the answer is the same."""
     service = run()
