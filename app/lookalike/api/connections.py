@@ -35,7 +35,7 @@ from uvicorn.server import ServerState
 from lookalike.api.addresses import Proxies, group
 from lookalike.api.errors import MEDIA_TYPE, problem_body
 from lookalike.api.monitoring import Metrics
-from lookalike.errors import MalformedRequestError, QueueFullError, UploadStalledError
+from lookalike.errors import MalformedRequestError, QueueFullError
 
 SILENT_S = 30.0  # before the first byte
 HEAD_S = 10.0  # for a request's head, from its first byte
@@ -221,12 +221,9 @@ class Connection(H11Protocol):
         return size
 
     def end(self, why: str) -> None:
-        """Ends the connection: says why if the client waits for an answer, then closes."""
+        """Closes the connection; what the client has not read by now is dropped."""
         self._connections.tell(why)
-        if why == "head":
-            slow = "The head of the request came too slowly; send the request again"
-            self.refuse(408, UploadStalledError.code, slow)
-        elif why == "answer":
+        if why == "answer":
             self.transport.abort()
         else:
             self.transport.close()
