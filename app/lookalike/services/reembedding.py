@@ -23,6 +23,8 @@ from lookalike.errors import (
     NotFoundError,
     ReembeddingIncompleteError,
     SpecMismatchError,
+    StorageError,
+    UnreadableImageError,
     VectorSpaceNotFoundError,
 )
 from lookalike.models.base import Encoder
@@ -356,6 +358,10 @@ class Backfill:
                     image = self.pictures.decode(original, size=size, preprocess=preprocess)
         except ImageNotFoundError:
             return None, None
+        except StorageError as exc:
+            if isinstance(exc.__cause__, PermissionError):  # of this file, not of the data folder
+                raise UnreadableImageError(str(exc)) from exc
+            raise
         return None, self.live.submit(encoder.prepare(image), wait=True)
 
 
