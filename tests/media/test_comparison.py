@@ -53,7 +53,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "progressive": {"quality": 80, "progressive": True, "subsampling": 1},
     "WebP": {"kind": "WEBP", "quality": 75},
     "WebP, lossless": {"kind": "WEBP", "lossless": True},
-    "AVIF": {"kind": "AVIF", "quality": 60, "speed": 8},
+    "AVIF": {"kind": "AVIF", "quality": 60},
     "half": {"scale": 0.5, "quality": 85},
     "half, box": {"scale": 0.5, "quality": 75, "filter": BOX},
     "half, PNG": {"scale": 0.5, "kind": "PNG", "filter": BICUBIC},

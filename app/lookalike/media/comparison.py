@@ -322,10 +322,8 @@ def _encoded(image: Image.Image, target: Frame, quality: int | None) -> Image.Im
     file = io.BytesIO()
     if target.tables:
         image.save(file, "JPEG", qtables=target.tables, subsampling=target.sampling)
-    elif target.format == "AVIF":
-        image.save(file, "AVIF", quality=quality, speed=8)
-    elif target.format == "WEBP":
-        image.save(file, "WEBP", quality=quality)
+    elif target.format in ("AVIF", "WEBP"):
+        image.save(file, target.format, quality=quality)
     else:
         image.save(file, "JPEG", quality=min(95, quality or 95))
     with Image.open(file) as made:
