@@ -20,7 +20,12 @@ from typing import Literal, get_args
 
 from filelock import FileLock, Timeout
 
-from lookalike.errors import ConfigurationError, DataFolderError, DataFolderInUseError
+from lookalike.errors import (
+    ConfigurationError,
+    DataFolderError,
+    DataFolderInUseError,
+    StorageError,
+)
 from lookalike.files.disk import atomic_write, disk_errors, make_folders, sync
 from lookalike.records import utc_now
 
@@ -53,7 +58,7 @@ PARTS = frozenset(
 """The folders inside a data folder."""
 
 _FILES = re.compile(
-    r"(catalog|jobs|access)\.db(\.replaced-\w+)?(-wal|-shm|-journal)?|lock|lock\.owner|unswept(\.old)?|admin\.key|hub|lost\+found|\..*"
+    r"(catalog|jobs|access)\.db(\.replaced-\w+)?(-wal|-shm|-journal)?|lock|lock\.owner|reserve|unswept(\.old)?|admin\.key|hub|lost\+found|\..*"
 )
 """What else lies in a data folder; `hub` is a folder of weights."""
 
@@ -233,6 +238,11 @@ def take_rebuilt(path: Path) -> str | None:
     made, old = path / REBUILT, path / "catalog.db"
     name = f"catalog.db.{stamp}" if old.exists() else None
     with disk_errors(f"put the new catalog into {path}"):
+        log = made / "catalog.db-wal"
+        if log.is_file() and log.stat().st_size:  # SQLite found no room to write it back
+            raise StorageError(
+                f"The new catalog in {made} is not whole; make room and rebuild again"
+            )
         for ending in ("", "-wal", "-shm", "-journal"):
             with suppress(FileNotFoundError):
                 (path / f"catalog.db{ending}").replace(path / f"catalog.db.{stamp}{ending}")

@@ -208,6 +208,10 @@ class LocalFiles:
                     sync(target.parent)
                     self._damaged.discard(target)
 
+    def holds(self, sha256: str, media_type: str) -> bool:
+        """Whether an original lies in its place, whole or not."""
+        return self._image(sha256, media_type).is_file()
+
     def open(self, record: ImageRecord) -> BinaryIO | None:
         """Opens a picture's original, in place or kept; None if it is in neither.
 
@@ -324,11 +328,14 @@ class LocalFiles:
             return io.BytesIO(sound) if (sound := _unsealed(data)) else None
         return None
 
-    def set_aside(self, sha256s: Iterable[str], *, older_than_s: float = YOUNG_S) -> set[str]:
+    def set_aside(
+        self, sha256s: Iterable[str], *, needless: bool = True, older_than_s: float = YOUNG_S
+    ) -> set[str]:
         """Moves originals and thumbnails to the trash.
 
         Args:
             sha256s: Digests that no row names.
+            needless: Whether the store noted them, see `Trash.take`.
             older_than_s: Younger files stay, in seconds: their row may be on its way.
 
         Returns:
@@ -342,7 +349,8 @@ class LocalFiles:
             for sha256 in sha256s:
                 folder = _path_in(self._images, sha256, "*").parent
                 paths = [*folder.glob(f"{sha256}.*"), _path_in(self._thumbnails, sha256, "jpg")]
-                moved = [self._take_old(path, limit) for path in paths if path.is_file()]
+                there = [path for path in paths if path.is_file()]
+                moved = [self._take_old(path, limit, needless=needless) for path in there]
                 if not all(moved):
                     young.add(sha256)
         return young
@@ -391,7 +399,7 @@ class LocalFiles:
         limit = time.time() - older_than_s
         with disk_errors("empty the trash"):
             for path in self.tmp.glob("*.part"):
-                self._take_old(path, limit)
+                self._take_old(path, limit, needless=True)
             return self.trash.empty(referenced, days=days, stop=stop, short=self._is_short)
 
     def _is_short(self) -> bool:
@@ -414,12 +422,12 @@ class LocalFiles:
                 return True
             return False
 
-    def _take_old(self, path: Path, limit: float) -> bool:
+    def _take_old(self, path: Path, limit: float, *, needless: bool) -> bool:
         """Moves one file to the trash, unless it is young or a put made it young meanwhile."""
         with self._lock(path):
             if not _older(path, limit):
                 return False
-            self.trash.take(path)
+            self.trash.take(path, needless=needless)
             return True
 
     @contextmanager
@@ -484,6 +492,11 @@ def _path_in(top: Path, sha256: str, extension: str) -> Path:
     if not _DIGEST.fullmatch(sha256):
         raise ValueError(f"{sha256!r} is no SHA-256 in lower-case hex")
     return top / sha256[:2] / sha256[2:4] / f"{sha256}.{extension}"
+
+
+def is_digest(name: str) -> bool:
+    """Whether a name is that of an original, without its ending."""
+    return bool(_DIGEST.fullmatch(name))
 
 
 def some_digests(folder: Path, *, most: int) -> list[str]:

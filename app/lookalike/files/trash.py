@@ -29,11 +29,11 @@ class Trash:
         self._data = folder
         self._folder = folder / "trash"
 
-    def take(self, path: Path) -> None:
+    def take(self, path: Path, *, needless: bool = False) -> None:
         """Moves a file of the data folder to the trash of today; it may be gone already.
 
-        On a disk so full that no folder can be made for it, it is deleted: the trash would be
-        emptied as well.
+        On a disk so full that no folder can be made for it, one that is known to be `needless` is
+        deleted: the trash would be emptied as well. Others stay, and this raises.
         """
         target = self._folder / _today().isoformat() / path.relative_to(self._data)
         with suppress(FileNotFoundError):
@@ -41,7 +41,7 @@ class Trash:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)
             except OSError as exc:
-                if exc.errno not in FULL:
+                if exc.errno not in FULL or not needless:
                     raise
                 path.unlink()
 

@@ -263,7 +263,9 @@ class IndexingService:
             self._keep_files(result.value)
 
     def _keep_files(self, picture: _Picture) -> None:
-        self.store.expect([picture.image.sha256])
+        image = picture.image
+        if not self.files.holds(image.sha256, image.media_type):  # else it is not ours to sweep
+            self.store.expect([image.sha256])
         self._keep_original(picture.item.source, picture.image)
         self.files.put_thumbnail(picture.image.sha256, picture.thumbnail)
 

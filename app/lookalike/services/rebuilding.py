@@ -8,7 +8,12 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lookalike.errors import LookalikeError, OriginalNotKeptError, UnreadableImageError
+from lookalike.errors import (
+    LookalikeError,
+    OriginalNotKeptError,
+    StorageError,
+    UnreadableImageError,
+)
 from lookalike.media.sources import PictureSource
 from lookalike.progress import Progress
 from lookalike.records import DEFAULT_COLLECTION, ImageRecord, OnConflict, PutStatus
@@ -79,6 +84,8 @@ class Rebuild:
             self._done += 1
             self.progress.report(self._done, max(self._done, self._total))
             self.progress.check()
+            if isinstance(item.error, StorageError):
+                raise item.error  # all others would fail, too; the next rebuild goes on
             if item.error is not None:
                 missing = isinstance(item.error, OriginalNotKeptError)
                 where = f"{collection}/{item.id or item.source.filename}"

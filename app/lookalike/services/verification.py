@@ -87,7 +87,15 @@ class VerificationService:
         for collection in sorted({one.collection or "" for one in found if one.kind == "vector"}):
             with _told(progress, collection):
                 complete(collection, progress.stage("embedding"))
-        self._take((one.id or "" for one in found if one.kind == "orphan"), progress)
+        orphans = {one.id or "" for one in found if one.kind == "orphan"}
+        if orphans and any(one.kind == "database" for one in found):
+            progress.error(
+                f"{len(orphans):,} files that no picture has stay, because a database was damaged; "
+                "check once more when it is whole"
+            )
+        elif orphans:
+            with _told(progress, "the trash"):
+                self._take(orphans, progress)
 
     def _heads(self) -> Iterator[Finding]:
         """Heads that models were built from, and that are missing or others by now."""
@@ -111,17 +119,22 @@ class VerificationService:
         done, total = 0, sum(info.count for info in infos)
         with ThreadPoolExecutor(self.cores, "check") as threads:
             for info in infos:
-                cursor, more = None, True
-                while more:
+                for records in self._pages(info.name):
                     progress.check()
-                    page = self.store.scroll(info.name, cursor=cursor, limit=_PAGE)
-                    problems = threads.map(partial(self._problems, quick=quick), page.records)
-                    for record, found in zip(page.records, problems, strict=True):
+                    problems = threads.map(partial(self._problems, quick=quick), records)
+                    for record, found in zip(records, problems, strict=True):
                         if found and self._is_still(record):
                             yield from found
-                    done += len(page.records)
+                    done += len(records)
                     progress.report(done, max(done, total))
-                    cursor, more = page.next_cursor, page.next_cursor is not None
+
+    def _pages(self, collection: str) -> Iterator[list[ImageRecord]]:
+        """All rows of a collection, some at a time."""
+        cursor, more = None, True
+        while more:
+            page = self.store.scroll(collection, cursor=cursor, limit=_PAGE)
+            yield page.records
+            cursor, more = page.next_cursor, page.next_cursor is not None
 
     def _is_still(self, record: ImageRecord) -> bool:
         """Whether a row is there as it was read, so that its files must be, too."""
@@ -181,9 +194,8 @@ class VerificationService:
             )
             yield Finding(kind="orphan", text=text, id=digest)
 
-    def _take(self, orphans: Iterable[str], progress: Progress) -> None:
+    def _take(self, taken: set[str], progress: Progress) -> None:
         """Moves orphans to the trash, unless they are more than the pictures."""
-        taken = set(orphans)
         pictures = sum(info.count for info in self.store.collections())
         if len(taken) > pictures:
             progress.error(
@@ -191,8 +203,11 @@ class VerificationService:
                 f"({pictures:,}): the catalog may be the wrong one. Restore the right one, make "
                 "pictures of the files with `lookalike rebuild`, or move them away by hand"
             )
-        elif taken:
-            self.files.set_aside(taken - self.store.references(taken))
+            return
+        for info in self.store.collections():  # each row: an index may lack some, unnoticed so far
+            for records in self._pages(info.name):
+                taken -= {record.sha256 for record in records}
+        self.files.set_aside(taken - self.store.references(taken), needless=False)
 
 
 @contextmanager

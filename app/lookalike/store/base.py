@@ -392,6 +392,9 @@ class BlobStore(Protocol):
             UnreadableImageError: The source cannot be read, or has another digest.
         """
 
+    def holds(self, sha256: str, media_type: str) -> bool:
+        """Whether an original lies in its place, whole or not. Reads nothing of it."""
+
     def put_thumbnail(self, sha256: str, data: bytes) -> None:
         """Stores a picture's thumbnail, whole or not at all. Raises as `put`."""
 
@@ -415,10 +418,11 @@ class BlobStore(Protocol):
     def open_thumbnail(self, sha256: str) -> BinaryIO | None:
         """Opens a picture's thumbnail; None where there is none, or it is damaged."""
 
-    def set_aside(self, sha256s: Iterable[str]) -> set[str]:
+    def set_aside(self, sha256s: Iterable[str], *, needless: bool = True) -> set[str]:
         """Moves originals and thumbnails that no row names to the trash; raises `StorageError`.
 
-        Young files stay: their row may be on its way. Returns their digests. Nothing else removes
+        Young files stay: their row may be on its way. Returns their digests. A disk too full for
+        the trash refuses files that are not known to be `needless`. Nothing else removes
         files, so no request can lose a file that another one needs.
         """
 

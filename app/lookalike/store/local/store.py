@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lookalike.errors import InvalidParameterError, StorageError, StorageFullError
-from lookalike.files.data_folder import lock_folder
+from lookalike.files.data_folder import REBUILT, lock_folder
 from lookalike.files.disk import Reserve
 from lookalike.progress import Progress
 from lookalike.records import (
@@ -104,6 +105,8 @@ class LocalStore:
             self._unswept = open_notes(folder, self._catalog, read_only=read_only)
             if self._unswept is not None:
                 undo.callback(self._unswept.close)
+            if not read_only:  # what a rebuild left half-done gets old beside a catalog in use
+                shutil.rmtree(folder / REBUILT, ignore_errors=True)
             how: dict[str, Any] = {"change": self._change, "read_only": read_only}
             self._indexes = Indexes(self._catalog, folder / "index", policy=self._policy, **how)
             how |= {"fields": filter_fields, "seconds": filter_s}

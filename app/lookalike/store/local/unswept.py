@@ -71,8 +71,9 @@ class Unswept:
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
         with self._forgiven():
-            if not keep:
+            if not keep:  # before anything that a full disk refuses
                 self._old.unlink(missing_ok=True)
+                self._path.unlink(missing_ok=True)
             if not keep or not self._path.exists():
                 self._begin()
             self._file = self._path.open("ab", buffering=0)

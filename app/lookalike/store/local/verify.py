@@ -58,8 +58,8 @@ def mend(catalog: Catalog, indexes: Indexes) -> None:
     """Makes again what can be made; see `Store.mend`."""
     dangling = _dangling(catalog)
     with catalog.connections.write() as connection:
-        for table, number, _ in dangling:
-            if table in _PARTS:
+        for table, number, parent in dangling:
+            if table in _PARTS and parent == "images":
                 connection.execute(f"DELETE FROM {table} WHERE rowid = ?", (number,))
         connection.execute(f"UPDATE collections SET images = {_COUNTED}")
     for row in catalog.collections():
