@@ -119,7 +119,7 @@ def test_an_emptied_data_folder_takes_no_old_version_away(data, tmp_path):
     with Client(data, model="color") as client:
         client.drop("default")
     last = backup(data, tmp_path / "b", keep=1)
-    assert "Old versions were kept" in last.errors[0]
+    assert "was kept" in last.errors[0]
     assert len(list((tmp_path / "b" / "versions").iterdir())) == 2
     fill(data, 1, 2, 3, 4)
     backup(data, tmp_path / "b", keep=1)

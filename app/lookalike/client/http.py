@@ -69,7 +69,7 @@ from lookalike.schemas import (
     VectorSetOut,
     VectorSetsOut,
 )
-from lookalike.services.backup_format import is_tar
+from lookalike.services.backup_format import is_tar, require_no_other
 
 ATTEMPTS = 8  # of a call while the service says that it is busy
 PARALLEL = 4  # uploads at a time
@@ -339,6 +339,8 @@ class HttpClient(BaseClient):
                 f"{path} must end in .tar or .tar.gz: a service sends its backup as one file. "
                 "`begin_backup` (lookalike backup --server URL) updates the service's own folder"
             )
+        with disk_errors(f"read {path}"):
+            require_no_other(path)
         query = {"keys": keys, "packed": not path.name.endswith(".tar")}
         timeout = httpx2.Timeout(TIMEOUT_S, read=BACKUP_TIMEOUT_S)
         with (

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from heapq import merge
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +28,7 @@ from lookalike.errors import (
     StorageFullError,
 )
 from lookalike.files.data_folder import folder_kind, mark_folder
-from lookalike.files.disk import LocalFiles, disk_errors, make_folders, sync
+from lookalike.files.disk import LocalFiles, disk_errors, is_digest, make_folders, sync
 from lookalike.models.openvino.networks import open_network
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import sha256_of, utc_now
@@ -44,6 +45,7 @@ from lookalike.services.backup_format import (
     Sums,
     is_tar,
     read_sums,
+    require_no_other,
     versions_of,
 )
 from lookalike.services.jobs import BACKUP_KIND, JobRun, JobService, JobStatus
@@ -53,6 +55,7 @@ _CHUNK = 2**20
 _SPARE = 10_000_000  # bytes that must stay free
 _SHOWN = 20  # errors whose text the manifest keeps
 _SCRATCH = ".lookalike-backup-"
+_MOMENT = "%Y%m%dT%H%M%S%f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,43 @@ class _Snapshot:
             if (kept := open_network(models, home.name)) is not None:
                 yield home / MANIFEST
                 yield from _plain_files(kept.xml.parent)
+
+    @contextmanager
+    def verified(
+        self, item: _Item, backup: Backup, progress: Progress
+    ) -> Iterator[tuple[BinaryIO, str] | None]:
+        """A file, open at its start, with its digest; None if it is gone or damaged."""
+        with ExitStack() as opened:
+            try:
+                file = opened.enter_context(self._open(item))
+                digest = sha256_of(file)
+                file.seek(0)
+            except OSError as exc:
+                if not item.name.startswith(SHARED):
+                    raise
+                gone = isinstance(exc, FileNotFoundError)
+                why = (
+                    "went while the backup was made" if gone else f"cannot be read ({exc.strerror})"
+                )
+            else:
+                if item.sha256 in (None, digest):
+                    yield file, digest
+                    return
+                gone, why = False, "has other bytes than it had when it was indexed"
+        if item.sha256 is not None:
+            backup.missing += gone
+            backup.damaged += not gone
+        text = f"{item.name} {why}"
+        progress.error(text)
+        backup.errors = [*backup.errors, text][:_SHOWN]
+        yield None
+
+    def _open(self, item: _Item) -> BinaryIO:
+        """Opens a file; one that a sweep moved just now is looked for in the other place, too."""
+        with suppress(FileNotFoundError):
+            return item.path.open("rb")
+        place = self.data / item.name
+        return (place if place.is_file() else self.files.trash.find(place) or place).open("rb")
 
 
 @dataclass(eq=False)
@@ -195,6 +235,7 @@ class BackupService:
             raise ConfigurationError(f"{to} is a folder; name a file, or a folder without .tar")
         packed = not to.name.endswith(".tar")
         with disk_errors(f"write {to}"):
+            require_no_other(to)
             make_folders(parent)
             with closing(self.tar(parent, keys=keys, packed=packed, progress=progress)) as tar:
                 _require_room(parent, tar.size)
@@ -215,7 +256,7 @@ class BackupService:
         with disk_errors(f"write the backup {to}"), _locked(to):
             for old in versions_of(to, whole=False):
                 shutil.rmtree(old)
-            moment = re.sub(r"[-:.]", "", utc_now())
+            moment = _moment(versions_of(to))
             version = to / VERSIONS / moment
             make_folders(version.absolute())
             try:
@@ -265,7 +306,7 @@ class TarBackup:
             for number, item in enumerate(self._snapshot.items(self.backup)):
                 self._progress.check()
                 self._progress.report(number, self._total, stage="files")
-                with _verified(item, self.backup, self._progress) as found:
+                with self._snapshot.verified(item, self.backup, self._progress) as found:
                     if found is not None:
                         file, digest = found
                         size = os.fstat(file.fileno()).st_size
@@ -338,7 +379,7 @@ class _FolderWriter:
         return None
 
     def _copy(self, item: _Item, target: Path, part: Path) -> str | None:
-        with _verified(item, self.snapshot.backup, self.progress) as found:
+        with self.snapshot.verified(item, self.snapshot.backup, self.progress) as found:
             if found is None:
                 return None
             file, digest = found
@@ -398,34 +439,54 @@ def _no_lines() -> Generator[tuple[str, str]]:
 def _forget(to: Path, keep: int, backup: Backup) -> None:
     """Removes the oldest versions beyond `keep`, and the files that none of the others names.
 
-    Removes nothing if the backup has less than half of the pictures of the one before it, whose
-    data folder may have been emptied by accident, or if a list of files is damaged.
+    An old version stays if all that are kept have less than half of its pictures, or of its
+    originals: the data folder may have been emptied, or its disk not mounted, for long. Nothing is
+    removed if a manifest or a list of files is damaged.
     """
-    *older, _ = versions = versions_of(to)
+    versions = versions_of(to)
     if not versions[:-keep]:
         return
-    before = Backup.read((older[-1] / MANIFEST).read_bytes())
-    if 2 * backup.pictures < before.pictures:
-        backup.errors.append(
-            f"Old versions were kept: this backup has {backup.pictures:,} pictures, and the one "
-            f"before it has {before.pictures:,}"
-        )
-        return
-    for version in versions[:-keep]:
-        (version / MANIFEST).unlink()
-        shutil.rmtree(version)
     try:
-        lists = [_digests(one) for one in versions_of(to)]
+        held = {one: Backup.read((one / MANIFEST).read_bytes()) for one in versions}
+        kept = versions[-keep:]
+        for version in reversed(versions[:-keep]):
+            old = held[version]
+            if not any(_has_half(held[one], old) for one in kept):
+                kept.append(version)
+                backup.errors.append(
+                    f"Version {version.name} was kept: it has {old.pictures:,} pictures and "
+                    f"{old.originals:,} originals, and newer ones have less than half of either. "
+                    f"If that is right, delete {version}"
+                )
+        lists = [_digests(one) for one in kept]
+        for version in set(versions) - set(kept):
+            (version / MANIFEST).unlink()
+            shutil.rmtree(version)
     except BackupError as exc:
         backup.errors.append(f"No old files were removed: {exc}")
         return
     named = merge(*lists)
     wanted = next(named, None)
     for path in _walk(to):
+        if not is_digest(path.stem):
+            continue  # a file server left it there
         while wanted is not None and wanted < path.stem:
             wanted = next(named, None)
         if wanted != path.stem:
             path.unlink(missing_ok=True)
+
+
+def _moment(versions: list[Path]) -> str:
+    """The name of a new version, which sorts behind the others even if the clock was set back."""
+    now = re.sub(r"[-:.]", "", utc_now())
+    if not versions or versions[-1].name < now:
+        return now
+    last = datetime.strptime(f"{versions[-1].name[:-1]}000", _MOMENT)
+    return f"{last + timedelta(milliseconds=1):{_MOMENT}}"[:-3] + "Z"
+
+
+def _has_half(kept: Backup, old: Backup) -> bool:
+    return 2 * kept.pictures >= old.pictures and 2 * kept.originals >= old.originals
 
 
 def _digests(version: Path) -> Iterator[str]:
@@ -479,35 +540,6 @@ def _scratch(parent: Path) -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _verified(
-    item: _Item, backup: Backup, progress: Progress
-) -> Iterator[tuple[BinaryIO, str] | None]:
-    """A file, open at its start, with its digest; None if it is gone or not what its name says."""
-    with ExitStack() as opened:
-        try:
-            file = opened.enter_context(item.path.open("rb"))
-            digest = sha256_of(file)
-            file.seek(0)
-        except OSError as exc:
-            if not item.name.startswith(SHARED):
-                raise
-            gone = isinstance(exc, FileNotFoundError)
-            why = "went while the backup was made" if gone else f"cannot be read ({exc.strerror})"
-        else:
-            if item.sha256 in (None, digest):
-                yield file, digest
-                return
-            gone, why = False, "has other bytes than it had when it was indexed"
-    if item.sha256 is not None:
-        backup.missing += gone
-        backup.damaged += not gone
-    text = f"{item.name} {why}"
-    progress.error(text)
-    backup.errors = [*backup.errors, text][:_SHOWN]
-    yield None
 
 
 def _plain_files(folder: Path) -> list[Path]:

@@ -32,7 +32,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tarfile
+import zlib
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +43,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from lookalike import __version__
-from lookalike.errors import BackupError
+from lookalike.errors import BackupError, ConfigurationError
 from lookalike.records import utc_now
 
 KIND = "lookalike backup"
@@ -155,6 +158,17 @@ class Sums:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def require_no_other(path: Path) -> None:
+    """Refuses to write a backup over a file that is none. Raises `ConfigurationError`."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    first = None
+    with suppress(tarfile.TarError, zlib.error, EOFError), tarfile.open(path) as tar:
+        first = tar.next()
+    if first is None or first.name != HEADER:
+        raise ConfigurationError(f"{path} is there already and is no backup; name another file")
 
 
 def read_sums(path: Path) -> Generator[tuple[str, str]]:
