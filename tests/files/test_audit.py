@@ -152,3 +152,15 @@ def test_a_key_in_the_details_is_hidden(small: AuditLog, tmp_path: Path) -> None
     (entry,), _ = small.page()
     assert entry["details"]["key"] == "lk_0123abcd_..."
     assert not [path for path in (tmp_path / "audit").iterdir() if key in path.read_text()]
+
+
+def test_a_file_that_cannot_be_begun_closes_no_other(
+    small: AuditLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(small, 5)
+    while (tmp_path / "audit/00000001.jsonl").stat().st_size < audit.FILE_BYTES:
+        fill(small, 1)
+    (tmp_path / "audit/00000002.jsonl").mkdir()
+    fill(small, 1)
+    assert "Is a directory" in caplog.text
+    assert "Bad file descriptor" not in caplog.text

@@ -124,21 +124,24 @@ class AuditLog:
         if not self._number:
             make_folders(self._folder.absolute())
             self._number = max(self._numbers(), default=1)
-        handle = self._open()
-        try:
-            if os.fstat(handle).st_size >= FILE_BYTES or _is_cut_short(handle):
-                os.close(handle)
-                self._number += 1
-                handle = self._open()
+        with self._open() as handle:
+            is_full = os.fstat(handle).st_size >= FILE_BYTES or _is_cut_short(handle)
+            if not is_full:
+                _write_line(handle, line)
+        if is_full:
+            self._number += 1
+            with self._open() as handle:
                 self._remove_old()
-            if os.write(handle, line) < len(line):  # the next line goes to another file
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                _write_line(handle, line)
+
+    @contextmanager
+    def _open(self) -> Iterator[int]:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        handle = os.open(self._path(self._number), flags, 0o600)
+        try:
+            yield handle
         finally:
             os.close(handle)
-
-    def _open(self) -> int:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
-        return os.open(self._path(self._number), flags, 0o600)
 
     def _remove_old(self) -> None:
         for number in self._numbers()[: -self._most_files]:
@@ -162,6 +165,11 @@ class AuditLog:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08}.jsonl"
+
+
+def _write_line(handle: int, line: bytes) -> None:
+    if os.write(handle, line) < len(line):  # the next line goes to another file
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _is_cut_short(handle: int) -> bool:
