@@ -17,13 +17,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from lookalike.errors import FilterTooSlowError, ImageNotFoundError, InvalidFilterError
+from lookalike.errors import (
+    FilterTooSlowError,
+    ImageNotFoundError,
+    InvalidFilterError,
+    QueueFullError,
+)
 from lookalike.store import sqlite
 from lookalike.store.base import count_of
 from lookalike.store.filters import LISTS, OPERATORS, Condition, Filter, parse_field_names
 from lookalike.store.local import columns as columns_module
 from lookalike.store.local.catalog import Changes
-from lookalike.store.local.columns import MAX_UNNAMED, Column, Columns
+from lookalike.store.local.columns import MAX_UNNAMED, MAX_WAITING, Column, Columns
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import fill, ids, new_image, put, unit_vectors
 from tests.store.helpers import search as search_store
@@ -338,6 +343,21 @@ def test_filters_read_columns_beside_other_reads(tmp_path: Path) -> None:
             with pytest.raises(FilterTooSlowError):
                 found(store, {"n": 1})
             assert count_of(store, "default") == 3
+        assert found(store, {"n": 1}) == ["i1"]
+
+
+@pytest.mark.usefixtures("no_walks")
+def test_few_filters_wait_for_columns_so_that_other_calls_have_threads(tmp_path: Path) -> None:
+    with closing(LocalStore(tmp_path)) as store, ThreadPoolExecutor(MAX_WAITING) as pool:
+        fill(store, 3)
+        row = store._catalog.collection("default")
+        assert row is not None
+        with store._filtering._get(row)._filling:  # as if another filter read a large collection
+            waiting = [pool.submit(found, store, {"n": n}) for n in range(MAX_WAITING)]
+            wait_for(lambda: store._filtering._waiting._value == 0)
+            with pytest.raises(QueueFullError, match="LOOKALIKE_FILTER_FIELDS"):
+                found(store, {"n": 1})
+        assert [one.result() for one in waiting[:4]] == [["i0"], ["i1"], ["i2"], []]
         assert found(store, {"n": 1}) == ["i1"]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import FilterTooSlowError
+from lookalike.errors import FilterTooSlowError, QueueFullError
 from lookalike.records import ImageRecord
 from lookalike.store.base import Seqs
 from lookalike.store.filters import (
@@ -33,6 +33,7 @@ from lookalike.store.filters import (
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow, Rows
 
 FILTER_S = 30.0  # that a filter may take unless it is set
+MAX_WAITING = 16  # filters that may wait for columns to be read: each holds a thread
 MAX_UNNAMED = 64  # columns of a collection that are kept though no setting names their field
 _BLOCK = 4096  # rows that are read at a time for a new column
 _COMPACT_AFTER = 1_000  # deleted rows or unused values, and at least as many as are in use
@@ -424,6 +425,7 @@ class Filtering:
         self._seconds = seconds
         self._read_only = read_only
         self._columns: dict[int, Columns] = {}
+        self._waiting = threading.BoundedSemaphore(MAX_WAITING)
 
     def load(self, row: CollectionRow) -> None:
         """Reads the columns of the fields that were named."""
@@ -437,11 +439,12 @@ class Filtering:
         """The seqs of the rows that pass, ascending: (N,) int64; see `Columns.passing`.
 
         Raises `FilterTooSlowError` if columns were not read in time; the next call goes on there.
+        Raises `QueueFullError` if too many filters wait for that already.
         """
         columns, names = self._get(row), [condition.field for condition in where.conditions]
         read, deadline = partial(self._catalog.metadata, row), time.monotonic() + self._seconds
         while (seqs := columns.passing(where, after=after, enough=enough)) is None:
-            if not columns.fill(names, read, deadline=deadline):
+            if not self._fill(columns, names, read, deadline=deadline):
                 raise FilterTooSlowError(
                     f"Reading the fields of the filter takes longer than {self._seconds:g} s on a "
                     "collection of this size. Try again: it goes on where it stopped. Name the "
@@ -449,6 +452,17 @@ class Filtering:
                     "LOOKALIKE_FILTER_TIMEOUT"
                 )
         return seqs
+
+    def _fill(self, columns: Columns, *what: Any, deadline: float) -> bool:
+        if not self._waiting.acquire(blocking=False):
+            raise QueueFullError(
+                "Too many filters wait for their fields to be read; try again in a moment, or name "
+                "the fields in LOOKALIKE_FILTER_FIELDS to have them read at the start"
+            )
+        try:
+            return columns.fill(*what, deadline=deadline)
+        finally:
+            self._waiting.release()
 
     def page(
         self, row: CollectionRow, where: Filter, *, after: int, limit: int
