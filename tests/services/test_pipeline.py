@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookalike.errors import LookalikeError, NotAnImageError, UnreadableImageError
+from lookalike.errors import LookalikeError, NotAnImageError, UnavailableError, UnreadableImageError
 from lookalike.models.encoders import Vector
 from lookalike.services.pipeline import Pipeline, Prepared, grouped, reading
 from tests.waiting import wait_for
@@ -145,6 +145,11 @@ def test_an_error_of_the_input_ends_the_run() -> None:
 def test_groups_hold_everything_in_order() -> None:
     assert list(grouped(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(grouped([], 3)) == []
+
+
+def test_too_many_open_files_say_nothing_of_a_picture() -> None:
+    with pytest.raises(UnavailableError, match="open"), reading("photo"):
+        raise OSError(24, "Too many open files")
 
 
 def test_what_cannot_be_read_is_named() -> None:

@@ -70,23 +70,25 @@ class DecodeProcess:
     def __init__(self, *, slow: bool) -> None:
         self.slow = slow
         self._ended = False  # by us
-        self._shared = _open_shared()
-        self._socket, theirs = socket.socketpair()
-        arguments = [str(self._shared), str(SLOW_NICE if slow else 0)]
         try:
-            with theirs:
-                # In a process group of its own, so that Ctrl-C does not reach it.
-                self._process = start_module(
-                    __name__,
-                    *arguments,
-                    stdin=theirs,
-                    stdout=subprocess.DEVNULL,
-                    pass_fds=[self._shared],
-                    process_group=0,
-                )
+            with contextlib.ExitStack() as opened:
+                self._shared = _open_shared()
+                opened.callback(os.close, self._shared)
+                self._socket, theirs = socket.socketpair()
+                opened.enter_context(self._socket)
+                with theirs:
+                    # In a process group of its own, so that Ctrl-C does not reach it.
+                    self._process = start_module(
+                        __name__,
+                        str(self._shared),
+                        str(SLOW_NICE if slow else 0),
+                        stdin=theirs,
+                        stdout=subprocess.DEVNULL,
+                        pass_fds=[self._shared],
+                        process_group=0,
+                    )
+                opened.pop_all()  # `close` does it
         except OSError as exc:
-            self._socket.close()
-            os.close(self._shared)
             raise UnavailableError(
                 f"No process to decode the picture in can be started ({exc.strerror}); try again "
                 "in a moment"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -11,7 +12,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, Self, TypeVar
 
-from lookalike.errors import LookalikeError, OutOfMemoryError, UnreadableImageError, lacks_memory
+from lookalike.errors import (
+    LookalikeError,
+    OutOfMemoryError,
+    UnavailableError,
+    UnreadableImageError,
+    lacks_memory,
+)
 from lookalike.models.encoders import Vector
 
 _NO_MEMORY = "There is too little memory for this picture: try again in a moment"
@@ -96,12 +103,19 @@ def grouped(results: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Translates an `OSError` inside the block into `UnreadableImageError`, unless memory lacks."""
+    """Translates an `OSError` inside the block into `UnreadableImageError`.
+
+    Where memory or descriptors lack, into an `UnavailableError`: that says nothing of the picture.
+    """
     try:
         yield
     except OSError as exc:
         if lacks_memory(exc):
             raise OutOfMemoryError(_NO_MEMORY) from exc
+        if exc.errno in {errno.EMFILE, errno.ENFILE}:
+            raise UnavailableError(
+                f"{name} cannot be opened now: too many files are open; try again in a moment"
+            ) from exc
         raise UnreadableImageError(f"{name} cannot be read: {exc.strerror}") from exc
 
 
