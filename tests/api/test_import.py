@@ -20,6 +20,7 @@ from lookalike.api.admission import Admission
 from lookalike.config import Settings, parse_dirs
 from lookalike.errors import StorageFullError
 from lookalike.files.disk import LocalFiles
+from lookalike.media.decoder import Lane
 from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.services.importing import ImportOptions
@@ -309,6 +310,23 @@ def test_archives_on_their_way_leave_the_places_of_searches(
         assert "archives" in refused.json()["detail"]
         assert client.post("/search", files={"file": picture("mug", 1)}).status_code == 200
     done(client, send(client, path))
+
+
+def test_slow_pictures_of_others_do_not_end_an_import(client: TestClient, tmp_path: Path) -> None:
+    app: Any = client.app
+    decoder = app.state.parts.services.indexing.decoder
+    decoder._slow = Lane(1, most_waiting=0)
+    with decoder._slow.place():
+        files = [("slow.png", solid((9, 99, 9), (2100, 1700))), ("b.png", picture())]
+        answer = send(client, write_archive(tmp_path / "photos.zip", files))
+        wait_for(
+            lambda: (
+                decoder._slow._waiting
+                or "failed" in client.get(answer.headers["location"], headers=ADMIN).json()["state"]
+            )
+        )
+    assert done(client, answer)["state"] == "done"
+    assert set(stored(client)) == {"slow.png", "b.png"}
 
 
 def test_another_model_is_said_at_once(

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,7 +248,7 @@ def test_places_are_bounded_and_given_back():
 def test_waiting_is_in_turn_and_urgent_ones_go_first():
     lane, order = Lane(1), []
 
-    def work(name: str, **options: float) -> None:
+    def work(name: str, **options: Any) -> None:
         with lane.place(**options):
             order.append(name)
 
@@ -273,6 +274,22 @@ def test_waiting_is_bounded_in_time_and_number():
             waiting.result(timeout=10)
     with lane.place():
         pass
+
+
+def test_bulk_work_waits_for_as_long_as_it_takes():
+    lane = Lane(1, most_waiting=1, patience_s=0.1)
+    with lane.place(), ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(lambda: lane.place(bulk=True).__enter__()) for _ in range(3)]
+        wait_for(lambda: len(lane._waiting) == 3)
+        with pytest.raises(QueueFullError, match="take long"), lane.place():
+            raise AssertionError
+        time.sleep(0.2)
+        assert not any(one.done() for one in waiting)
+        lane._leave()
+        lane._leave()
+        for one in waiting[:2]:
+            one.result(timeout=10)
+    waiting[2].result(timeout=10)
 
 
 def test_who_leaves_gives_the_place_back():
@@ -371,6 +388,39 @@ def test_a_process_is_light(process):
     assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(19, os.nice(0) + SLOW_NICE)
 
 
+FULL = """
+import os, resource
+from lookalike.errors import UnavailableError
+from lookalike.media.decode_process import DecodeProcess
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+free = []
+while len(free) < 64:
+    try:
+        free.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        break
+for left in range(6):
+    for _ in range(3):
+        try:
+            DecodeProcess(slow=False).close()
+        except UnavailableError as exc:
+            print("full", exc)
+    os.close(free.pop())
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(left + 1)]
+    for one in held:
+        os.close(one)
+"""
+
+
+def test_a_process_that_cannot_be_started_leaves_no_descriptor_open():
+    done = subprocess.run(
+        [sys.executable, "-c", FULL], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("full No process") >= 9
+
+
 def test_an_idle_process_that_was_killed_is_replaced():
     decoder = ImageDecoder(slots=1)
     with ExitStack() as stack:
@@ -399,6 +449,7 @@ def test_an_urgent_picture_does_not_wait_for_a_process_that_hangs():
 SCRIPT = """
 import sys, threading
 from pathlib import Path
+from typing import Any
 from lookalike.media.decoder import ImageDecoder, _pool
 from tests.media.bombs import qoi_literals
 

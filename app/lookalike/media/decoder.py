@@ -60,11 +60,13 @@ class ImageDecoder:
         preprocess: Preprocess | None = None,
         thumbnail: bool = False,
         urgent_s: float | None = None,
+        bulk: bool = False,
     ) -> DecodedImage:
         """As `decode_image`, once there is a free place.
 
         With `urgent_s` the picture goes before others, and waits at most so long for its place,
-        and again for its process.
+        and again for its process. With `bulk` it waits in turn for as long as it takes: bulk work
+        has few threads, and must not end because others send many slow pictures.
 
         Raises:
             InvalidImageError: As `decode_image`.
@@ -82,7 +84,7 @@ class ImageDecoder:
             "preprocess": preprocess,
             "thumbnail": thumbnail,
         }
-        with self._quick.place(urgent_s=urgent_s):
+        with self._quick.place(urgent_s=urgent_s, bulk=bulk):
             data = source if isinstance(source, bytes) else source.read()
             if is_plain_jpeg(data):
                 return decode_image(data, limits=self.limits, **options)
@@ -98,7 +100,7 @@ class ImageDecoder:
                     )
             except TakesLongError:
                 pass
-        with self._slow.place(), _pool.process(slow=True) as process:
+        with self._slow.place(bulk=bulk), _pool.process(slow=True) as process:
             seconds = self.limits.max_seconds
             try:
                 with caller.get().on_leave(process.give_up):
@@ -125,33 +127,36 @@ class Lane:
         self._patience_s = patience_s
 
     @contextmanager
-    def place(self, *, urgent_s: float | None = None) -> Iterator[None]:
+    def place(self, *, urgent_s: float | None = None, bulk: bool = False) -> Iterator[None]:
         """Holds a place in the block; `urgent_s` says that it is urgent and how long to wait.
 
-        Raises `QueueFullError`, or `ClientGoneError` if the caller leaves meanwhile.
+        With `bulk` it waits without a bound. Raises `QueueFullError`, or `ClientGoneError` if the
+        caller leaves meanwhile.
         """
-        self._enter(urgent_s)
+        self._enter(urgent_s, bulk)
         try:
             yield
         finally:
             self._leave()
 
-    def _enter(self, urgent_s: float | None) -> None:
+    def _enter(self, urgent_s: float | None, bulk: bool) -> None:
         turn = threading.Event()
         with self._lock:
             if self._free:
                 self._free -= 1
                 return
-            if self._most_waiting is not None and len(self._waiting) >= self._most_waiting:
+            is_full = self._most_waiting is not None and len(self._waiting) >= self._most_waiting
+            if is_full and not bulk:
                 raise QueueFullError(
                     "Too many pictures that take long to decode wait already; try again in a "
                     "moment, or send an ordinary JPEG"
                 )
             (self._waiting.append if urgent_s is None else self._waiting.appendleft)(turn)
         patience_s = self._patience_s if urgent_s is None else urgent_s
+        wait_s = None if bulk else patience_s
         try:
             with caller.get().on_leave(turn.set):
-                turn.wait(patience_s)
+                turn.wait(wait_s)
         except ClientGoneError:
             if not self._withdraw(turn):
                 self._leave()

@@ -211,6 +211,7 @@ class IndexingService:
                     decode_size=live.encoder.decode_size,
                     preprocess=live.spec.preprocess,
                     thumbnail=True,
+                    bulk=True,
                 )
             try:
                 vector = live.submit(live.encoder.prepare(decoded.image), wait=True)

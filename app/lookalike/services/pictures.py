@@ -97,13 +97,19 @@ class PictureService:
             return self.decode(thumbnail, size=size)
 
     def decode(
-        self, file: BinaryIO, *, size: int, preprocess: Preprocess | None = None
+        self,
+        file: BinaryIO,
+        *,
+        size: int,
+        preprocess: Preprocess | None = None,
+        bulk: bool = False,
     ) -> Image.Image:
-        """As `open`, for a picture that is not stored; `preprocess` as `decode_image`.
+        """As `open`, for a picture that is not stored; the others as `ImageDecoder.decode`.
 
         Raises `InvalidImageError`.
         """
-        return self.decoder.decode(file, decode_size=size, preprocess=preprocess).image
+        decoded = self.decoder.decode(file, decode_size=size, preprocess=preprocess, bulk=bulk)
+        return decoded.image
 
     def thumbnail(self, collection: str, image_id: str) -> tuple[ImageRecord, BinaryIO]:
         """A picture's row and its thumbnail, open; made again if missing. Raises as `original`."""

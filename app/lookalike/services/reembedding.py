@@ -355,7 +355,9 @@ class Backfill:
                 with original:
                     if now.sha256 != record.sha256:
                         return None, None  # replaced: it will be met again
-                    image = self.pictures.decode(original, size=size, preprocess=preprocess)
+                    image = self.pictures.decode(
+                        original, size=size, preprocess=preprocess, bulk=True
+                    )
         except ImageNotFoundError:
             return None, None
         except StorageError as exc:
