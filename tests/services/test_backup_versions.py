@@ -7,12 +7,15 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from lookalike import Client
 from lookalike.errors import ConfigurationError
+from lookalike.files.data_folder import lock_folder
 from lookalike.files.disk import LocalFiles
 from lookalike.progress import Progress
 from lookalike.services import backup as backups
+from lookalike.services import restoring
 from lookalike.services.backup_format import versions_of
 from tests.services.backups import answers, backup, fill, restore
 
@@ -97,3 +100,30 @@ def test_a_file_that_is_no_backup_is_not_overwritten(data, tmp_path):
     photos.write_bytes(b"")
     for _ in range(2):
         assert backup(data, photos).originals == 8
+
+
+def test_what_a_power_cut_spoiled_in_a_folder_is_copied_again(data, tmp_path):
+    backup(data, tmp_path / "b")
+    fill(data, 20)
+    with Client(data, model="color") as client:
+        (sha256,) = {one.sha256 for one in client.list() if one.metadata["n"] == "20"}
+    place = f"images/{sha256[:2]}/{sha256[2:4]}/{sha256}.png"
+    spoiled = tmp_path / "b" / place  # by a backup that did not come to its end
+    spoiled.parent.mkdir(parents=True, exist_ok=True)
+    spoiled.write_bytes(bytes((data / place).stat().st_size))
+    backup(data, tmp_path / "b")
+    assert restore(tmp_path / "b", tmp_path / "new").errors == []
+    assert answers(tmp_path / "new") == answers(data)
+
+
+def test_a_folder_that_is_filled_before_a_restore_owns_it_is_refused(data, tmp_path, monkeypatch):
+    backup(data, tmp_path / "b.tar")
+
+    def lock_later(folder: Path) -> FileLock:
+        (folder / "catalog.db").write_bytes(b"of a service that ran meanwhile")
+        return lock_folder(folder)
+
+    monkeypatch.setattr(restoring, "lock_folder", lock_later)
+    with pytest.raises(ConfigurationError, match="is not empty"):
+        restore(tmp_path / "b.tar", tmp_path / "new")
+    assert (tmp_path / "new" / "catalog.db").read_bytes() == b"of a service that ran meanwhile"

@@ -323,12 +323,16 @@ class TarBackup:
 
 @dataclass(eq=False)
 class _FolderWriter:
-    """Writes one version into a folder; files that are there already are not read again."""
+    """Writes one version into a folder; files that an earlier one has are not read again."""
 
     to: Path
     version: Path
     snapshot: _Snapshot
     progress: Progress
+
+    def __post_init__(self) -> None:
+        whole = [(one / MANIFEST).stat().st_mtime for one in versions_of(self.to)]
+        self._whole_until = max(whole, default=0.0)
 
     def run(self) -> None:
         backup = self.snapshot.backup
@@ -370,13 +374,23 @@ class _FolderWriter:
         if not target.is_file():
             return None
         if item.sha256 is not None:
-            return item.sha256 if target.stat().st_size == _size(item) else None
+            return item.sha256 if self._is_whole(target, item) else None
         if is_thumbnail and (digest := known.find(item.name)) is not None:
             return digest
         if is_thumbnail or item.path == target:  # the catalog was copied to its place
             with target.open("rb") as file:  # a thumbnail that is there is of some older version
                 return sha256_of(file)
         return None
+
+    def _is_whole(self, target: Path, item: _Item) -> bool:
+        """Whether an original is there; one that no whole version may have seen is read."""
+        facts = target.stat()
+        if facts.st_size != _size(item):
+            return False
+        if facts.st_mtime <= self._whole_until:
+            return True
+        with target.open("rb") as file:  # a power cut may have ended the backup that wrote it
+            return sha256_of(file) == item.sha256
 
     def _copy(self, item: _Item, target: Path, part: Path) -> str | None:
         with self.snapshot.verified(item, self.snapshot.backup, self.progress) as found:

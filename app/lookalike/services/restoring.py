@@ -97,6 +97,7 @@ def restore(
         _require_empty(folder)
         make_folders(folder.absolute())
         with lock_folder(folder):
+            _require_empty(folder)  # still, now that nobody else may use it
             mark_folder(folder, "data folder")
             work = folder / RESTORING
             shutil.rmtree(work, ignore_errors=True)
