@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, fields, replace
@@ -257,6 +258,16 @@ def test_an_export_is_written_again_over_itself(filled, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.jpg")} == before
     with closing(ParquetExport(tmp_path / "out" / "pictures.parquet")) as written:
         assert written.count == 9
+
+
+def test_pictures_without_a_vector_are_told(filled, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "data" / "catalog.db")) as rows:
+        rows.execute("DELETE FROM vectors WHERE seq IN (SELECT seq FROM images LIMIT 2)")
+        rows.commit()
+    exported = export(filled, tmp_path / "out")
+    assert exported.pictures == 8
+    assert "2 pictures have no vector" in exported.errors[0]
+    assert export(filled, tmp_path / "rows", form=ExportForm.JSONL).errors == []
 
 
 def test_other_programs_read_it(filled, tmp_path):

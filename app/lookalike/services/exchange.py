@@ -157,7 +157,7 @@ class Exported:
     pictures: int = 0
     originals: int = 0
     missing: int = 0  # pictures whose original is not here
-    errors: list[str] = field(default_factory=list)  # originals that are damaged, the first few
+    errors: list[str] = field(default_factory=list)  # what is not in it, the first few
 
 
 class ExportForm(StrEnum):
@@ -210,7 +210,24 @@ def export_collection(
             else:
                 write_sidecar((record for page in pages for record in page.records), file)
             os.sync()  # the originals, before the rows that name them
+    if form is ExportForm.PARQUET and (lacking := _without_vector(store, info)):
+        text = (
+            f"{lacking:,} pictures have no vector and are not in it: make their vectors with "
+            "lookalike check --repair, or export with --format jsonl"
+        )
+        exported.errors.insert(0, text)
+        progress.error(text)
     return exported
+
+
+def _without_vector(store: Store, info: CollectionInfo) -> int:
+    """How many pictures an export with vectors leaves out."""
+    count, cursor = 0, None
+    while True:
+        missing = store.spaces.missing(info.name, info.spec, limit=_PAGE, cursor=cursor)
+        if not missing.records:
+            return count
+        count, cursor = count + len(missing.records), missing.cursor
 
 
 def _claim(folder: Path) -> None:
