@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+import threading
+from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from lookalike import Client
-from lookalike.errors import ConfigurationError
+from lookalike import Client, HttpClient
+from lookalike.errors import BackupError, ConfigurationError
 from lookalike.files.data_folder import lock_folder
 from lookalike.files.disk import LocalFiles
 from lookalike.progress import Progress
@@ -127,3 +130,28 @@ def test_a_folder_that_is_filled_before_a_restore_owns_it_is_refused(data, tmp_p
     with pytest.raises(ConfigurationError, match="is not empty"):
         restore(tmp_path / "b.tar", tmp_path / "new")
     assert (tmp_path / "new" / "catalog.db").read_bytes() == b"of a service that ran meanwhile"
+
+
+@pytest.mark.parametrize("form", ["b.tar", "b.tar.gz"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_download_that_a_proxy_cut_off_replaces_no_backup(data, tmp_path, form, whole):
+    backup(data, tmp_path / form)
+    before = (tmp_path / form).read_bytes()
+    sent = before if whole else before[: len(before) // 2]
+
+    class Proxy(BaseHTTPRequestHandler):  # of HTTP/1.0: the end of the connection ends the body
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(sent)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.handle_request, daemon=True).start()
+        with HttpClient(f"http://127.0.0.1:{proxy.server_port}") as client:
+            expected = nullcontext() if whole else pytest.raises(BackupError, match="cut off")
+            with expected:
+                client.backup(tmp_path / form)
+    assert (tmp_path / form).read_bytes() == before

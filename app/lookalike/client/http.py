@@ -69,7 +69,7 @@ from lookalike.schemas import (
     VectorSetOut,
     VectorSetsOut,
 )
-from lookalike.services.backup_format import is_tar, require_no_other
+from lookalike.services.backup_format import is_tar, require_end, require_no_other
 
 ATTEMPTS = 8  # of a call while the service says that it is busy
 PARALLEL = 4  # uploads at a time
@@ -357,6 +357,8 @@ class HttpClient(BaseClient):
                 file.write(block)
                 progress.report(min(file.tell() // _MB, total), total)
                 progress.check()
+            file.flush()
+            require_end(Path(file.name))
             return f"{file.tell():,} bytes in {path}"
 
     def begin_backup(self, *, keys: bool = False) -> JobOut:

@@ -171,6 +171,19 @@ def require_no_other(path: Path) -> None:
         raise ConfigurationError(f"{path} is there already and is no backup; name another file")
 
 
+def require_end(path: Path) -> None:
+    """Reads a tar file to its end. Raises `BackupError` if it was cut off, by a proxy perhaps."""
+    last = None
+    with suppress(tarfile.TarError, zlib.error, EOFError), tarfile.open(path) as opened:
+        tar: Any = opened
+        while (info := tar.next()) is not None:
+            last = info.name
+            tar.members.clear()  # else it keeps every one
+        if last == MANIFEST:
+            return
+    raise BackupError("The backup was cut off on its way; what was there before is kept")
+
+
 def read_sums(path: Path) -> Generator[tuple[str, str]]:
     """The lines of a SHA256SUMS: digest and name. Raises `BackupError` where one is none."""
     with path.open("rb") as file:
