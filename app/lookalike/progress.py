@@ -79,12 +79,12 @@ class Caller:
         with self._lock:
             self._gone = True
             acts, self._acts = self._acts, []
-        for act in acts:
-            act()
+            for act in acts:  # inside the lock, so that none is called after its block
+                act()
 
     @contextmanager
     def on_leave(self, act: Callable[[], object]) -> Iterator[None]:
-        """Has `act` called, on another thread, if the caller leaves while the block runs.
+        """Has `act`, which returns at once, called if the caller leaves while the block runs.
 
         Raises `ClientGoneError`, before the block or after it, if the caller has left.
         """

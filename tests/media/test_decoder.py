@@ -312,6 +312,24 @@ def test_who_leaves_gives_the_place_back():
         pass
 
 
+def test_nothing_is_done_to_a_block_that_has_ended():
+    leaving, began, may_end, order = Caller(), threading.Event(), threading.Event(), []
+
+    def first() -> None:
+        began.set()
+        may_end.wait(10)
+
+    thread = threading.Thread(target=leaving.leave)
+    with pytest.raises(ClientGoneError), leaving.on_leave(first):  # noqa: SIM117
+        with leaving.on_leave(lambda: order.append("act")):
+            thread.start()
+            assert began.wait(10)
+            threading.Timer(0.1, may_end.set).start()
+    order.append("ended")
+    thread.join()
+    assert order == ["act", "ended"]
+
+
 # Processes
 
 

@@ -196,7 +196,7 @@ class DecodeProcess:
     @property
     def alive(self) -> bool:
         """Whether it can decode another picture."""
-        return self._process.poll() is None
+        return not self._ended and self._process.poll() is None
 
     def give_up(self) -> None:
         """Ends the process while another thread waits for its answer."""
