@@ -296,6 +296,25 @@ def test_what_was_committed_beside_the_error_that_ends_the_job_is_counted(
     assert len(stored(client)) == 3
 
 
+class Hungry(ColorEncoder):
+    """Needs too much memory for one picture."""
+
+    def prepare(self, item: Any) -> Any:
+        if item.size == (1, 9):
+            raise MemoryError
+        return super().prepare(item)
+
+
+def test_a_picture_that_needs_too_much_memory_is_named(
+    clients: Clients, settings: Settings, tmp_path: Path
+) -> None:
+    client = clients(settings, encoders=Encoders(Hungry(), max_batch=2))
+    files = [("a.png", picture()), ("huge.png", solid((1, 2, 3), (1, 9)))]
+    job = done(client, send(client, write_archive(tmp_path / "photos.zip", files)))
+    assert job["state"] == "failed"
+    assert job["message"].startswith("huge.png: There is too little memory")
+
+
 def test_archives_on_their_way_leave_the_places_of_searches(
     client: TestClient, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ from lookalike.errors import (
     PathNotAllowedError,
     StorageError,
     StorageFullError,
+    lacks_memory,
 )
 from lookalike.files.data_folder import owner_of
 from lookalike.files.disk import atomic_write, disk_errors, has_room, make_folders, sync
@@ -321,7 +322,7 @@ class ImportRun:
         end: LookalikeError | None = None
         for picture, item in group:
             if item.error is not None and not isinstance(item.error, _OF_ONE_PICTURE):
-                end = end or item.error
+                end = end or _naming(picture, item.error)
                 continue
             self._checkpoint.cursor = picture.cursor
             if item.error is None:
@@ -352,6 +353,11 @@ class ImportRun:
             more = ", ..." if held.kept > len(held.conflicts) else ""
             parts[-1] += f" ({', '.join(held.conflicts)}{more})"
         return "; ".join(parts)
+
+
+def _naming(picture: Picture, error: LookalikeError) -> LookalikeError:
+    """The error, with the picture's name where the picture may be what needs too much memory."""
+    return type(error)(f"{picture.name}: {error}") if lacks_memory(error) else error
 
 
 def copies_text(copies: int, kept: int) -> list[str]:
