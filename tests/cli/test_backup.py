@@ -30,7 +30,7 @@ def test_what_is_backed_up_is_restored(lookalike, pictures, tmp_path, name):
     assert lookalike("index", str(pictures), "--folder-field", "label").exit_code == 0
     made = lookalike("backup", name)
     assert made.exit_code == 0, made.output
-    assert "18 pictures in 1 collections, 18 originals" in made.stdout
+    assert "18 pictures in 1 collection, 18 originals" in made.stdout
     assert lookalike("backup", name).exit_code == 0
     done = lookalike("restore", name, "new")
     assert done.exit_code == 0, done.output

@@ -41,6 +41,7 @@ def test_a_key_is_made_used_listed_and_revoked_beside_a_service(lookalike, serve
     assert lookalike("keys", "revoke", key, *place).exit_code == 0
     wait_for(lambda: status("/images/none") == 401, seconds=5)
     assert json.loads(lookalike("keys", "list", "--json", *place).stdout) == []
+    assert "no keys" in lookalike("keys", "list", *place).stderr
     entries = json.loads(lookalike("audit", "--json", "--limit", "1000", *place).stdout)
     by_command = {"local", "admin key"}
     made_and_gone = [one["call"] for one in entries if one["who"] in by_command]

@@ -320,11 +320,15 @@ def test_nothing_is_done_to_a_block_that_has_ended():
         may_end.wait(10)
 
     thread = threading.Thread(target=leaving.leave)
-    with pytest.raises(ClientGoneError), leaving.on_leave(first):  # noqa: SIM117
-        with leaving.on_leave(lambda: order.append("act")):
+
+    def call() -> None:
+        with leaving.on_leave(first), leaving.on_leave(lambda: order.append("act")):
             thread.start()
             assert began.wait(10)
             threading.Timer(0.1, may_end.set).start()
+
+    with pytest.raises(ClientGoneError):
+        call()
     order.append("ended")
     thread.join()
     assert order == ["act", "ended"]

@@ -389,6 +389,7 @@ def delete(
 
 vectors = typer.Typer(
     help="List the vectors of a collection, or discard those that it no longer uses.",
+    add_completion=False,
     no_args_is_help=True,
 )
 Which = Annotated[str, typer.Argument(metavar="COLLECTION", help="Collection")]

@@ -17,6 +17,7 @@ from lookalike.records import Access
 
 keys = typer.Typer(
     help="Make, list and revoke keys; also beside the service that runs on the data folder.",
+    add_completion=False,
     no_args_is_help=True,
 )
 
@@ -65,6 +66,9 @@ def list_keys(target: Target, *, as_json: Json = False) -> None:
         found = client.access_keys()
     if as_json:
         typer.echo(json.dumps([key.model_dump() for key in found], indent=2))
+        return
+    if not found:
+        typer.echo("no keys were made yet; lookalike keys create makes one", err=True)
         return
     table = Table("id", "name", "scope", "made", "valid until")
     for key in found:

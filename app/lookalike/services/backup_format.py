@@ -103,7 +103,9 @@ class Backup:
 
     def __str__(self) -> str:
         """One sentence for people."""
-        parts = [f"{self.pictures:,} pictures in {len(self.collections):,} collections"]
+        count = len(self.collections)
+        what = "1 collection" if count == 1 else f"{count:,} collections"
+        parts = [f"{self.pictures:,} pictures in {what}"]
         parts += [f"{self.originals:,} originals", f"{self.size:,} bytes in {self.files:,} files"]
         if self.in_place:
             parts += [f"{self.in_place:,} originals lie elsewhere and are not in it"]
