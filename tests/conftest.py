@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sqlite3
 import sys
 from importlib.metadata import version
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Lets tests interrupt the processes that they start, also where they run in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:

@@ -353,7 +353,7 @@ def test_a_key_that_may_not_do_it(client: BaseClient) -> None:
 def test_a_backup_is_one_file(filled: BaseClient, tmp_path: Path) -> None:
     for name in ("b.tar", "b.tar.gz"):
         told = Told()
-        (tmp_path / name).write_text("an older one")
+        filled.backup(tmp_path / name)  # an older one, which the next replaces
         assert filled.backup(tmp_path / name, progress=told)
         assert told.reports
         restore_backup(tmp_path / name, new := tmp_path / f"new-{name}", at=None, progress=told)

@@ -38,8 +38,8 @@ time.sleep(60)
 class Mortal(JobStore):
     """Jobs of a process that may die: nothing is written then."""
 
-    def __init__(self) -> None:
-        super().__init__(Path(":memory:"))
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "jobs.db")
         self.dead = False
 
     def change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
@@ -67,8 +67,8 @@ class Stuck:
 class Life:
     """One service after the other on the same jobs, whose progress is seldom written."""
 
-    def __init__(self) -> None:
-        self.store = Mortal()
+    def __init__(self, folder: Path) -> None:
+        self.store = Mortal(folder)
         self.told: list[str] = []
 
     def begin(self, handler: Handler) -> JobService:
@@ -98,8 +98,8 @@ class Life:
 
 
 @pytest.fixture
-def life() -> Life:
-    return Life()
+def life(tmp_path: Path) -> Life:
+    return Life(tmp_path)
 
 
 def test_a_job_that_ends_the_process_is_not_begun_for_ever(tmp_path: Path) -> None:

@@ -336,6 +336,7 @@ def test_a_build_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.Mon
         return usage(path)._replace(free=free[0], total=100_000)
 
     monkeypatch.setattr(shutil, "disk_usage", little)
+    (tmp_path / "reserve").touch()  # held: this is about what an index takes
     with closing(opened(tmp_path, limits=SOON)) as store:
         vectors = fill(store, 150)
         wait_for(lambda: "MB are free on the disk" in facts(store).get("failure", ""))

@@ -31,6 +31,7 @@ from lookalike.media.decode import (
 )
 
 MAX_FRAMES = 256  # that are compared; longer animations are never the same
+MAX_PIXELS = 16_000_000  # of all frames: comparing takes about 24 bytes and 0.5 microseconds each
 MIN_SIDE = 32  # pixels: smaller pictures are the same only if every pixel is
 LEAST_SCALE = 0.4  # of a smaller copy's sides: what it cannot show is not known to be the same
 PACE_MS = 20.0  # by which the time of a frame may differ
@@ -100,7 +101,8 @@ def same_picture(one: BinaryIO, other: BinaryIO, *, limits: ImageLimits) -> bool
     """Whether one file is the other one re-encoded or resized.
 
     Frames and pages, opacity, color profiles and fine detail have to agree. No, if that cannot be
-    decided: too little to see, too small, too strongly compressed, or more bits than are compared.
+    decided: too little to see, too small or too large, too strongly compressed, or more bits than
+    are compared.
 
     Raises `InvalidImageError` if a file cannot be decoded.
     """
@@ -110,7 +112,7 @@ def same_picture(one: BinaryIO, other: BinaryIO, *, limits: ImageLimits) -> bool
             return False
         seconds = expected_seconds(first, one) + expected_seconds(second, other)
         pixels = count * max(image.width * image.height for image in (first, second))
-        too_many = count > 1 and (count > MAX_FRAMES or pixels > limits.max_pixels)
+        too_many = count > MAX_FRAMES or pixels > min(limits.max_pixels, MAX_PIXELS)
         if too_many or count * seconds > limits.max_seconds:
             return False
         numbers = [None] if count == 1 else range(count)
