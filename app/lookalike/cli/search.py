@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,20 +23,28 @@ from lookalike.cli.common import (
     FETCH_SETTINGS,
     MODEL_SETTINGS,
     Collection,
+    Exclude,
     FilterOption,
     Json,
     Target,
     cell,
     client_flags,
     metadata_cell,
+    print_errors,
     progress,
     read_filter,
 )
-from lookalike.client import BaseClient
-from lookalike.errors import LookalikeError
+from lookalike.client import BaseClient, Outcome
+from lookalike.config import load_settings
+from lookalike.errors import ConfigurationError, LookalikeError, MissingFileError
+from lookalike.files.data_folder import claim_folder
+from lookalike.files.disk import disk_errors
 from lookalike.media.decode import ImageLimits, decode_image
+from lookalike.progress import Progress
 from lookalike.records import LIMITS, DuplicateKind, Effort
-from lookalike.schemas import DuplicatesOut, KeptOut, SearchOut
+from lookalike.schemas import DuplicateGroupOut, DuplicateOut, DuplicatesOut, KeptOut, SearchOut
+from lookalike.services import tidying
+from lookalike.services.tidying import FileGroup, PictureFile
 from lookalike.visualization.contact_sheet import Tile, check_suffix, contact_sheet, save_picture
 from lookalike.visualization.drawing import missing_picture, printable
 from lookalike.visualization.pages import check_writable, picture_uri, render, write_whole
@@ -152,14 +165,21 @@ MAX_GROUPS, MAX_MEMBERS = 200, 24
 """Groups on the page, and members of one group."""
 
 
-@client_flags("data_dir")
+@client_flags(*MODEL_SETTINGS, "cache_dir")
 def duplicates(
-    target: Target,
+    folder: Annotated[
+        Path | None, typer.Argument(help="Look through this folder, not a collection")
+    ] = None,
     *,
+    target: Target,
     collection: Collection = DEFAULT,
     kind: Annotated[
-        DuplicateKind, typer.Option(help="The weakest kind to find; stricter ones are included")
-    ] = DuplicateKind.NEAR,
+        DuplicateKind | None,
+        typer.Option(
+            help="The weakest kind to find; stricter ones are included "
+            "\\[near; exact with --move-to]"
+        ),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(min=0.5, max=1, help="The lowest cosine of two duplicates \\[0.95]"),
@@ -167,22 +187,214 @@ def duplicates(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page of the groups to look at")
     ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With FOLDER: write a table of the files")
+    ] = None,
+    script: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With FOLDER: write a shell script that moves them"),
+    ] = None,
+    move_to: Annotated[
+        Path | None,
+        typer.Option(metavar="TRASH", help="With FOLDER: move duplicates to this new folder"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --move-to: say what would be moved")
+    ] = False,
+    undo: Annotated[
+        Path | None,
+        typer.Option(metavar="MANIFEST", help="Move files back that --move-to moved"),
+    ] = None,
+    exclude: Exclude = None,
     as_json: Json = False,
 ) -> None:
-    """Find pictures that are stored more than once; nothing is deleted."""
-    if html is not None:
-        check_writable(html)
-    with target.open() as client:
+    """Find pictures that are there more than once; nothing is deleted."""
+    if undo is not None:
+        _print_moves(tidying.undo(undo), "moved back", "not moved back")
+        return
+    _check_flags(folder, (csv, script, move_to, exclude), dry_run=dry_run and move_to is None)
+    for file in filter(None, (html, csv, script)):
+        check_writable(file)
+    default = DuplicateKind.NEAR if move_to is None else DuplicateKind.EXACT
+    walked = None if folder is None else _Walked(folder.resolve(), exclude or ())
+    mover = tidying.Mover(walked.folder, move_to) if walked and move_to else None
+    if walked is not None:
+        target = walked.target(target, collection)
+    with target.open(changes=walked is not None, must_exist=walked is None) as client:
         with progress() as drawn:
+            if walked is not None:
+                walked.index(client, drawn.stage("indexing"))
             stage = drawn.stage("searching for duplicates")
-            found = client.duplicates(collection, kind=kind, threshold=threshold, progress=stage)
+            found = client.duplicates(
+                collection, kind=kind or default, threshold=threshold, progress=stage
+            )
+            if walked is not None:
+                found = walked.group(client, found)
         if html is not None:
-            write_whole(html, duplicates_page(found, partial(_thumbnail, client, found.collection)))
+            write_whole(html, duplicates_page(found, partial(_thumbnail, client, collection)))
             typer.echo(f"wrote {html}", err=True)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:
         _print_groups(found)
+    if walked is not None:
+        _act(walked, csv, script, mover, dry_run=dry_run, err=as_json)
+
+
+def _check_flags(folder: Path | None, need_folder: Iterable[object], *, dry_run: bool) -> None:
+    if folder is None and any(need_folder):
+        raise ConfigurationError("--csv, --script, --move-to and --exclude need a FOLDER")
+    if dry_run:
+        raise ConfigurationError("--dry-run needs --move-to")
+
+
+def _act(
+    walked: _Walked,
+    csv: Path | None,
+    script: Path | None,
+    mover: tidying.Mover | None,
+    *,
+    dry_run: bool,
+    err: bool,
+) -> None:
+    """Writes the files that were asked for, and moves files; exits with 1 if pictures failed."""
+    if csv is not None:
+        write_whole(csv, tidying.as_csv(walked.groups))
+    if script is not None:
+        write_whole(script, tidying.as_script(walked.groups, walked.folder))
+    if mover is not None:
+        moves = mover.move(walked.groups, dry_run=dry_run)
+        try:
+            _print_moves(moves, "would be moved" if dry_run else "moved", "stays", err=err)
+        finally:
+            if mover.manifest is not None:
+                back = shlex.quote(str(mover.manifest))
+                typer.echo(f"To move all back: lookalike duplicates --undo {back}", err=True)
+    print_errors(f"{one.path}: {one.error}" for one in walked.failed)
+    if walked.failed:
+        raise typer.Exit(1)
+
+
+def _print_moves(
+    moves: Iterable[tuple[Path, str]], done: str, undone: str, *, err: bool = False
+) -> None:
+    for path, why in moves:
+        shown = cell(f"{undone}: {path}: {why}" if why else f"{done}: {path}")
+        typer.echo(shown.plain, err=err)
+
+
+class _Walked:
+    """A folder as a collection, in a data folder of its own below the cache.
+
+    Attributes:
+        groups: The groups as files.
+        failed: Files and folders that cannot be read.
+    """
+
+    def __init__(self, folder: Path, exclude: Sequence[str]) -> None:
+        if not folder.is_dir():
+            raise MissingFileError(f"{folder} is no folder; name one that is there")
+        self.folder = folder
+        self._exclude = exclude
+        self._files: dict[str, list[Path]] = {}
+        self.groups: list[FileGroup] = []
+        self.failed: list[Outcome] = []
+
+    def target(self, target: Target, collection: str) -> Target:
+        """The data folder, one for each folder and model; makes the folders around it."""
+        if target.server or target.given.get("data_dir") or collection != DEFAULT:
+            raise ConfigurationError(
+                "A FOLDER needs no --server, --data-dir or --collection; leave them out"
+            )
+        settings = load_settings(**target.given)
+        key = [os.fsencode(self.folder).hex()]
+        for name in ("model", "weights", "head", "pooling", "resize", "input_size", "precision"):
+            value = getattr(settings, name)
+            key.append(f"{name}={value}")
+            if name in {"weights", "head"} and value and Path(value).is_file():
+                facts = Path(value).stat()
+                key.append(f"{facts.st_size} {facts.st_mtime_ns}")
+        cache = settings.cache_dir
+        with disk_errors(f"keep vectors in {cache} (LOOKALIKE_CACHE_DIR sets another place)"):
+            claim_folder(cache, "cache")
+            claim_folder(cache / "folders", "cache")
+        data_dir = cache / "folders" / sha256(json.dumps(key).encode()).hexdigest()[:16]
+        given = {**target.given, "data_dir": data_dir, "originals": "reference"}
+        return replace(target, given=given)
+
+    def index(self, client: BaseClient, progress: Progress) -> None:
+        """Makes the collection what the folder is now. Links are no files of their own."""
+        outcomes = client.index(self.folder, exclude=self._exclude, progress=progress)
+        for one in outcomes:
+            if one.failed or one.id is None:
+                self.failed.append(one)
+            elif not one.path.is_symlink():
+                self._files.setdefault(one.id, []).append(one.path)
+        if len(self.failed) == len(outcomes):
+            print_errors(f"{one.path}: {one.error}" for one in self.failed)
+            raise ConfigurationError(f"No pictures found in {self.folder} that can be read")
+        for image_id in [one.id for one in client.list() if one.id not in self._files]:
+            client.delete(image_id)
+
+    def group(self, client: BaseClient, found: DuplicatesOut) -> DuplicatesOut:
+        """Groups files instead of pictures: files of the same bytes are exact duplicates."""
+        pairs = []
+        copied = {image_id for image_id, paths in self._files.items() if len(paths) > 1}
+        for group in found.groups:
+            members = [one for one in group.members if one.id != group.keep.id]
+            copied -= {group.keep.id, *(one.id for one in members)}
+            pairs.append(self._group(group.keep, members))
+        for image_id in sorted(copied):
+            facts = client.get(image_id).model_dump(include=set(KeptOut.model_fields))
+            keep = KeptOut.model_validate(facts)
+            pairs.append(self._group(keep, []))
+        pairs.sort(key=lambda pair: -len(pair[0].members))
+        shown = [pair[0] for pair in pairs]
+        self.groups = [pair[1] for pair in pairs]
+        totals = {
+            "collection": os.fsencode(self.folder).decode("utf-8", "backslashreplace"),
+            "groups": shown,
+            "total_groups": len(shown),
+            "total_duplicates": sum(len(group.members) for group in shown),
+            "bytes_saved": sum(group.bytes_saved for group in shown),
+        }
+        return found.model_copy(update=totals)
+
+    def _group(
+        self, keep: KeptOut, members: Sequence[DuplicateOut]
+    ) -> tuple[DuplicateGroupOut, FileGroup]:
+        first, *copies = tidying.keep_first(self._files[keep.id])
+        kept = KeptOut.model_validate(self._facts(keep, first))
+        exact = {"kind": DuplicateKind.EXACT, "score": 1.0}
+        files = [(self._facts(keep, path) | exact, path) for path in copies]
+        for one in members:
+            files += [(self._facts(one, path), path) for path in self._files[one.id]]
+        shown = [DuplicateOut.model_validate(facts) for facts, _ in files]
+        group = DuplicateGroupOut(
+            kind=shown[-1].kind,
+            bytes_saved=sum(one.bytes for one in shown),
+            keep=kept,
+            members=shown,
+        )
+        duplicates = [
+            replace(_picture_file(one, path), kind=one.kind, score=one.score)
+            for one, (_, path) in zip(shown, files, strict=True)
+        ]
+        return group, FileGroup(_picture_file(kept, first), duplicates)
+
+    def _facts(self, picture: KeptOut, path: Path) -> dict[str, Any]:
+        named = {"path": path.relative_to(self.folder).as_posix(), "filename": path.name}
+        return {**picture.model_dump(), **named, "copies": []}
+
+
+def _picture_file(shown: KeptOut, path: Path) -> PictureFile:
+    return PictureFile(
+        path=path,
+        sha256_start=shown.id,
+        bytes=shown.bytes,
+        width=shown.width,
+        height=shown.height,
+    )
 
 
 def _thumbnail(client: BaseClient, collection: str, image_id: str) -> Image.Image:
@@ -240,7 +452,7 @@ def bytes_text(count: int) -> str:
 
 
 def _print_groups(found: DuplicatesOut) -> None:
-    table = Table(title=f"duplicates in {found.collection}", title_justify="left")
+    table = Table(title=cell(f"duplicates in {found.collection}"), title_justify="left")
     for name in ("group", "", "id", "filename", "kind", "score", "pixels", "bytes"):
         right = name in {"group", "score", "bytes"}
         table.add_column(name, justify="right" if right else "left", no_wrap=name != "filename")
@@ -269,12 +481,12 @@ def _print_groups(found: DuplicatesOut) -> None:
     if found.groups:
         console.print(table)
     for line in _summary(found):
-        console.print(line, highlight=False)
+        console.print(cell(line), highlight=False)
 
 
 def _summary(found: DuplicatesOut) -> list[str]:
     if not found.groups:
-        lines = [f"No duplicates in the collection {found.collection!r}."]
+        lines = [f"No duplicates in {found.collection!r}."]
     else:
         lines = [
             f"{found.total_groups} groups with {found.total_duplicates} pictures beside those to "
