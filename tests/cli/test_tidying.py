@@ -65,6 +65,13 @@ def test_copies_in_a_folder_are_found_and_nothing_is_written_there(lookalike, fo
     assert not (tmp_path / "data").exists()
 
 
+def test_each_copy_is_counted_once(lookalike, folder):
+    shown = lookalike("duplicates", str(folder), "--kind", "exact").stdout
+    assert "2 groups with 3 pictures beside those to keep" in shown
+    assert sum(name in shown for name in ("again.jpg", "-rf.jpg", "mug-00-0.jpg")) == 3
+    assert "lookalike delete" not in shown
+
+
 def test_what_is_gone_or_changed_since_the_last_run_is_forgotten(lookalike, folder):
     found(lookalike, folder)
     (folder / "again.jpg").unlink()

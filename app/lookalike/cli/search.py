@@ -358,7 +358,8 @@ class _Walked:
             "total_duplicates": sum(len(group.members) for group in shown),
             "bytes_saved": sum(group.bytes_saved for group in shown),
         }
-        return found.model_copy(update=totals)
+        rest = found.model_dump(exclude={"groups", "total_copies"})  # each copy is a member here
+        return DuplicatesOut.model_validate({**rest, **totals})
 
     def _group(
         self, keep: KeptOut, members: Sequence[DuplicateOut]
