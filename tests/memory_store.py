@@ -288,6 +288,11 @@ class MemoryStore:
             found = {key: held.places_of(key) for key in image_ids} if held else {}
             return {key: places for key, places in found.items() if places}
 
+    def copied(self, collection: str) -> list[str]:
+        with self._lock:
+            held = self._collections.get(collection)
+            return [key for key in held.rows if len(held.places_of(key)) > 1] if held else []
+
     def forget(self, collection: str, places: Sequence[Place]) -> None:
         with self._lock:
             if collection in self._collections:

@@ -240,7 +240,7 @@ class KeptOut(Answer):
     id: str
     filename: str
     path: PathText = None
-    copies: Copies = []
+    copies: Annotated[list[str], Field(description="Paths of all other files of these bytes")] = []
     width: int
     height: int
     bytes: int
@@ -256,16 +256,17 @@ class DuplicateOut(KeptOut):
 
 
 class DuplicateGroupOut(Answer):
-    """A picture to keep, and those that are directly like it."""
+    """A picture to keep, and those that are directly like it; it has copies if there are none."""
 
-    kind: DuplicateKind = Field(description="The weakest kind among the members")
-    bytes_saved: int = Field(description="By deleting the members")
+    kind: DuplicateKind = Field(description="The weakest kind among the members; exact if none")
+    total_copies: Annotated[int, Field(description="Other paths of all its pictures' bytes")] = 0
+    bytes_saved: int = Field(description="Bytes of all files but the one of the picture to keep")
     keep: KeptOut
-    members: list[DuplicateOut] = Field(min_length=1)
+    members: list[DuplicateOut]
 
 
 class DuplicatesOut(Answer):
-    """Groups of duplicates, the largest first."""
+    """Groups of duplicates, those of most files first."""
 
     state: Literal["ready"] = "ready"
     collection: str
@@ -273,7 +274,8 @@ class DuplicatesOut(Answer):
     threshold: float
     total_groups: int
     total_duplicates: int = Field(description="Pictures of all groups but those to keep")
-    bytes_saved: int = Field(description="By deleting the members of all groups")
+    total_copies: Annotated[int, Field(description="Other paths of the same bytes")] = 0
+    bytes_saved: int = Field(description="Bytes of all files but those of the pictures to keep")
     truncated: int
     """Pictures with more neighbors than are looked at; their groups may lack some"""
     groups: list[DuplicateGroupOut]

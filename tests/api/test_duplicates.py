@@ -48,6 +48,7 @@ def test_groups_say_what_to_keep_and_what_each_member_is(client, held):
         "threshold": 0.9,
         "total_groups": 1,
         "total_duplicates": 2,
+        "total_copies": 0,
         "bytes_saved": small,
         "truncated": 0,
         "next_cursor": None,

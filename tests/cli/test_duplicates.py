@@ -58,6 +58,25 @@ def test_a_page_is_written(lookalike, place, doubled, tmp_path):
     assert "small.jpg" in page
 
 
+def test_copies_are_shown_and_no_pipe_deletes_what_is_kept(lookalike, place, pictures, tmp_path):
+    original = pictures / "mug" / "mug-00-0.jpg"
+    (pictures / "again.jpg").write_bytes(original.read_bytes())
+    assert lookalike("index", str(pictures), *place).exit_code == 0
+    page = tmp_path / "page.html"
+    words = ["--kind", "exact", "--html", str(page), *place]
+    found = json.loads(lookalike("duplicates", *words, "--json").stdout)
+    assert (found["total_groups"], found["total_duplicates"], found["total_copies"]) == (1, 0, 1)
+    (group,) = found["groups"]
+    keep = group["keep"]
+    assert sorted([keep["path"], *keep["copies"]]) == ["again.jpg", "mug/mug-00-0.jpg"]
+    assert (group["members"], group["kind"], group["total_copies"]) == ([], "exact", 1)
+    shown = lookalike("duplicates", *words).stdout
+    for text in (shown, page.read_text()):
+        assert "again.jpg" in text
+        assert "mug/mug-00-0.jpg" in text
+    assert "1 copies are the same bytes under other paths" in shown
+
+
 def test_all_pages_are_joined(lookalike, doubled, place, monkeypatch):
     from lookalike.client import local
 

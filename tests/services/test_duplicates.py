@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from lookalike.errors import (
     NotFoundError,
     NotReadyError,
 )
-from lookalike.records import DuplicateKind
+from lookalike.records import MAX_COPIES, DuplicateKind, NewImage, Place
 from lookalike.services.duplicates import (
     DuplicateOptions,
     DuplicateService,
@@ -205,6 +206,45 @@ def test_pages_hold_every_group_once_the_largest_first(store, make):
         if (cursor := page.next_cursor) is None:
             break
     assert seen == groups_of(whole)
+
+
+def placed(image_id: str, content: str, path: str, **facts) -> NewImage:
+    return replace(new_image(image_id, content=content), place=Place("/photos", path), **facts)
+
+
+def test_copies_under_other_paths_are_shown_and_are_no_members(store, make):
+    service = make()
+    fill(store, 5)
+    ready(service)
+    for path in ("a", "b", "c"):  # seen after the pictures were searched for
+        put(store, [placed("one", "c1", path)], unit_vectors(1, seed=1))
+    put(store, [placed("two", "c2", "d")], unit_vectors(1, seed=2))
+    put(store, [placed("also", "c2", "e")], unit_vectors(1, seed=2))
+    put(store, [placed("two", "c2", "f")], unit_vectors(1, seed=2))
+    for kind in DuplicateKind:
+        found = ready(service, kind=kind)
+        assert groups_of(found) == [("also", [("two", "exact", 1.0)]), ("one", [])]
+        assert [group.keep.copies for group in found.groups] == [[], ["b", "c"]]
+        assert found.groups[0].members[0].record.copies == ["f"]
+        assert [group.kind.value for group in found.groups] == ["exact", "exact"]
+        assert (found.total_groups, found.total_duplicates, found.total_copies) == (2, 1, 3)
+        assert found.bytes_saved == 0  # the service's folder keeps the same bytes once
+    first = ready(service, limit=1)
+    second = ready(service, limit=1, cursor=first.next_cursor)
+    assert [*groups_of(first), *groups_of(second)] == groups_of(found)
+    assert second.next_cursor is None
+    store.forget("default", [Place("/photos", path) for path in ("b", "c", "f")])
+    assert groups_of(ready(service)) == [("also", [("two", "exact", 1.0)])]
+
+
+def test_more_copies_than_a_record_lists_are_all_counted(store, make):
+    for n in range(MAX_COPIES + 5):
+        image = placed("one", "c1", f"{n}", source="/photos/0")
+        put(store, [image], unit_vectors(1, seed=1))
+    found = ready(make(), kind=DuplicateKind.EXACT)
+    (group,) = found.groups
+    assert found.total_copies == len(group.keep.copies) == MAX_COPIES + 4
+    assert found.bytes_saved == group.keep.bytes * found.total_copies  # each path is a file
 
 
 def test_deleting_what_was_shown_does_not_disturb_the_next_page(store, make):

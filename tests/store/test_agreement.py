@@ -107,6 +107,8 @@ class Agreement(RuleBasedStateMachine):
     @rule(collection=COLLECTIONS, places=st.lists(PLACES.filter(bool), max_size=3))
     def forget(self, collection: str, places: list[Place]) -> None:
         assert self.both("forget", collection, places) == (None, None)
+        left, right = self.both("copied", collection)
+        assert sorted(left) == sorted(right)
 
     @rule(collection=COLLECTIONS, image_id=IDS, patch=METADATA)
     def patch(self, collection: str, image_id: str, patch: Any) -> None:

@@ -103,6 +103,7 @@ def test_a_copy_keeps_the_first_metadata_and_the_same_path_changes_it(store: Sto
     refused = seen(store, "i", C, metadata={"label": "b"}, on_conflict=OnConflict.ERROR)
     assert refused.status is PutStatus.CONFLICT
     assert store.places("default", ["i"]) == {"i": [A, B]}
+    assert (store.copied("default"), store.copied("unknown")) == (["i"], [])
 
 
 def test_what_is_skipped_is_seen_if_its_bytes_are_the_same(store: Store) -> None:

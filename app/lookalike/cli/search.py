@@ -419,6 +419,8 @@ def duplicates_page(found: DuplicatesOut, thumbnail: Callable[[str], Image.Image
         return {
             **picture.model_dump(mode="json"),
             "name": printable(picture.path or picture.filename),
+            "copies": [printable(path) for path in picture.copies[:MAX_MEMBERS]],
+            "more_copies": max(0, len(picture.copies) - MAX_MEMBERS),
             "size": bytes_text(picture.bytes),
             "uri": picture_uri(image, size=_THUMBNAIL),
         }
@@ -427,6 +429,7 @@ def duplicates_page(found: DuplicatesOut, thumbnail: Callable[[str], Image.Image
         {
             "number": number,
             "count": len(group.members) + 1,
+            "copies": group.total_copies,
             "pictures": [shown(one) for one in (group.keep, *group.members[:MAX_MEMBERS])],
             "hidden": max(0, len(group.members) - MAX_MEMBERS),
         }
@@ -470,6 +473,10 @@ def _print_groups(found: DuplicatesOut) -> None:
             pixels,
             size,
         )
+        for path in picture.copies[:SHOWN_MEMBERS]:
+            table.add_row("", "", "", cell(path), "copy")
+        if (more := len(picture.copies) - SHOWN_MEMBERS) > 0:
+            table.add_row("", "", "", f"and {more} more", "copy")
 
     for number, group in enumerate(found.groups[:SHOWN_GROUPS], start=1):
         row("keep", str(number), group.keep, "", "")
@@ -493,6 +500,11 @@ def _summary(found: DuplicatesOut) -> list[str]:
             f"{found.total_groups} groups with {found.total_duplicates} pictures beside those to "
             f"keep, {found.bytes_saved:,} bytes. Nothing was deleted; --json gives the ids."
         ]
+        if found.total_copies:
+            lines.append(
+                f"{found.total_copies} copies are the same bytes under other paths, not pictures "
+                "of their own: `lookalike delete` leaves their files."
+            )
     if found.total_groups > SHOWN_GROUPS:
         lines.append(f"The first {SHOWN_GROUPS} groups are shown; --json and --html show more.")
     if found.truncated:

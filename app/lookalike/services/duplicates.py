@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
+from itertools import count
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,7 @@ from lookalike.media.comparison import same_picture
 from lookalike.progress import Progress
 from lookalike.records import (
     DEFAULT_COLLECTION,
+    MAX_COPIES,
     DuplicateKind,
     ImageRecord,
     ModelSpec,
@@ -93,7 +95,7 @@ class Unfinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duplicates:
-    """A page of groups, the largest first, equal ones by the id of the picture to keep.
+    """A page of groups, those of most files first, equal ones by the id of the picture to keep.
 
     The totals are of all pages. Pictures are truncated that have more neighbors than are looked
     at: their groups may lack some.
@@ -103,6 +105,7 @@ class Duplicates:
     groups: list[DuplicateGroup]
     total_groups: int
     total_duplicates: int  # pictures of all groups but those to keep
+    total_copies: int  # other paths of the same bytes, of all pictures of all groups
     bytes_saved: int  # see `DuplicateGroup.bytes_saved`
     truncated: int
     next_cursor: str | None
@@ -216,14 +219,14 @@ class DuplicateService:
 
     def _update(self, work: _Work, options: DuplicateOptions) -> NeighborGraph:
         """Runs in the background; requests may read the old graph meanwhile."""
-        count = count_of(self.store, options.collection)
+        here = count_of(self.store, options.collection)
         graph = work.graph
-        if options.min_score < graph.min_score or len(graph) > _STALE * count + self.stale_spare:
+        if options.min_score < graph.min_score or len(graph) > _STALE * here + self.stale_spare:
             min_score = min(options.min_score, graph.min_score)
             if min_score != NO_SEARCH:
                 min_score = math.floor(min_score * _SCORE_STEPS) / _SCORE_STEPS
             graph = replace(graph, min_score=min_score)
-        total = max(0, count - len(graph))
+        total = max(0, here - len(graph))
         work.report(0, total)
         collection = options.collection
         comparer = PixelComparer(
@@ -256,13 +259,27 @@ class DuplicateService:
     def _answer(self, graph: NeighborGraph, options: DuplicateOptions) -> Duplicates:
         """Groups of those pictures that are still here."""
         known = graph.snapshot(options.min_score, confirmed=options.kind is DuplicateKind.REENCODED)
+        copied = self.store.copied(options.collection)
+        ids = list(dict.fromkeys([*known.ids, *copied]))
+        numbers = dict(known.numbers)
+        free = count(max([*numbers.values(), *known.truncated], default=-1) + 1)
         contents: dict[int, list[ImageRecord]] = {}
-        for record in self.store.find(options.collection, known.ids).values():
-            number = known.numbers.get(record.sha256)
+        for record in self._with_all_places(options.collection, ids):
+            if record.others and record.sha256 not in numbers:
+                numbers[record.sha256] = next(free)  # like no other, but copied
+            number = numbers.get(record.sha256)
             if number is not None:  # replaced meanwhile otherwise
                 contents.setdefault(number, []).append(record)
         groups = stars(contents, known.edges)
         return _page(options, groups, truncated=len(known.truncated & contents.keys()))
+
+    def _with_all_places(self, collection: str, ids: list[str]) -> list[ImageRecord]:
+        """Those of the pictures that are here, with every path of each."""
+        found = self.store.find(collection, ids)
+        short = [one.id for one in found.values() if len(one.others) >= MAX_COPIES]
+        for image_id, places in (self.store.places(collection, short) if short else {}).items():
+            found[image_id] = replace(found[image_id], others=tuple(places[1:]))
+        return list(found.values())
 
 
 def _page(options: DuplicateOptions, groups: list[DuplicateGroup], *, truncated: int) -> Duplicates:
@@ -275,15 +292,16 @@ def _page(options: DuplicateOptions, groups: list[DuplicateGroup], *, truncated:
         groups=page,
         total_groups=len(groups),
         total_duplicates=sum(len(group.members) for group in groups),
+        total_copies=sum(group.total_copies for group in groups),
         bytes_saved=sum(group.bytes_saved for group in groups),
         truncated=truncated,
-        next_cursor=f"{len(page[-1].members)}.{page[-1].keep.id}" if more else None,
+        next_cursor=f"{page[-1].files_beside}.{page[-1].keep.id}" if more else None,
     )
 
 
 def _order(group: DuplicateGroup) -> tuple[int, str]:
     """Where a group stands in the order of answers."""
-    return (-len(group.members), group.keep.id)
+    return (-group.files_beside, group.keep.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,26 +315,42 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class DuplicateGroup:
-    """One picture to keep, and its duplicates: the strictest kinds first, then the best scores."""
+    """One picture to keep, and its duplicates: the strictest kinds first, then the best scores.
+
+    Without members, the picture to keep has copies: the same bytes under other paths.
+    """
 
     keep: ImageRecord
     members: list[Member]
 
     @property
     def kind(self) -> DuplicateKind:
-        """The weakest kind among the members."""
-        return max((member.kind for member in self.members), key=STRICTNESS.__getitem__)
+        """The weakest kind among the members; `exact` if there is none."""
+        kinds = (member.kind for member in self.members)
+        return max(kinds, key=STRICTNESS.__getitem__, default=DuplicateKind.EXACT)
+
+    @property
+    def total_copies(self) -> int:
+        """Other paths of the same bytes, of all pictures of the group."""
+        return sum(len(one.others) for one in (self.keep, *(each.record for each in self.members)))
+
+    @property
+    def files_beside(self) -> int:
+        """Members, and copies."""
+        return len(self.members) + self.total_copies
 
     @property
     def bytes_saved(self) -> int:
-        """Bytes of the files that nobody in the group needs once the members are deleted.
+        """Bytes of all files but the one of the picture to keep.
 
-        Files as the service keeps them: the same bytes under two ids are one file, except where
-        files are referred to in place.
+        A service's own folder keeps the same bytes once, whatever ids and paths they have. Where
+        files are referred to in place, each path is a file.
         """
         files = {_file(member.record): member.record.bytes for member in self.members}
         files.pop(_file(self.keep), None)
-        return sum(files.values())
+        records = (self.keep, *(member.record for member in self.members))
+        copies = sum(len(one.others) * one.bytes for one in records if one.source is not None)
+        return sum(files.values()) + copies
 
 
 def keep_order(record: ImageRecord) -> tuple[int, int, str, str]:
@@ -329,7 +363,7 @@ def stars(contents: dict[int, list[ImageRecord]], edges: Edges) -> list[Duplicat
 
     In keep-best order, the first content that is in no group yet is kept, and takes all that are
     in none and have an edge with it. So every member is directly like the one to keep, which
-    connected components do not promise. No group has one picture only.
+    connected components do not promise. A group of one picture has copies of it.
 
     `contents` are the pictures of each content, by number. Edges with other contents are ignored.
     """
@@ -352,7 +386,7 @@ def stars(contents: dict[int, list[ImageRecord]], edges: Edges) -> list[Duplicat
         for other, (same, score) in alike.items():
             kind = DuplicateKind.REENCODED if same else DuplicateKind.NEAR
             members += [Member(record, kind, score) for record in copies[order[other]]]
-        if members:
+        if members or copies[node][0].others:
             members.sort(key=lambda one: (STRICTNESS[one.kind], -one.score, one.record.id))
             groups.append(DuplicateGroup(copies[node][0], members))
     return groups

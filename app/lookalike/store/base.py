@@ -265,12 +265,15 @@ class Store(Protocol):
         """All places of those of the ids that have some, by id, in the order they were seen.
 
         Every `upsert` and `upsert_known` notes the image's `place` beside its row. So a row with
-        two places or more stands for files that are copies of each other. Records list the places
-        too, up to `MAX_COPIES`: `scroll` and look at `record.places` to find all that were copied.
+        two places or more stands for files that are copies of each other: `copied` names them.
+        Records list the places too, up to `MAX_COPIES`.
         A place whose file was deleted or changed since stays until the file is indexed again, and
         a place may be a link or another name of the same file: compare the files before one is
         removed.
         """
+
+    def copied(self, collection: str) -> list[str]:
+        """Ids of the pictures that have two places or more, in any order."""
 
     def forget(self, collection: str, places: Sequence[Place]) -> None:
         """Removes places where files lie no more; those that are not known are passed over."""

@@ -441,6 +441,14 @@ class Catalog:
             found.setdefault(image_id, []).append(Place(root, path))
         return found
 
+    def copied(self, name: str) -> list[str]:
+        """Ids of the pictures that have two places or more, see `Store.copied`."""
+        sql = (
+            "SELECT id FROM images WHERE collection = (SELECT id FROM collections WHERE name = ?)"
+            " AND seq IN (SELECT seq FROM places GROUP BY seq HAVING COUNT(*) > 1)"
+        )
+        return [image_id for (image_id,) in self._read(sql, name)]
+
     def forget(self, name: str, places: Iterable[Place]) -> None:
         """Removes places, see `Store.forget`."""
         sql = f"DELETE FROM places WHERE collection = ? AND {_LOCATION} {IN_LIST}"

@@ -279,6 +279,9 @@ class LocalStore:
     def places(self, collection: str, image_ids: Sequence[str]) -> dict[str, list[Place]]:
         return self._catalog.places(collection, image_ids)
 
+    def copied(self, collection: str) -> list[str]:
+        return self._catalog.copied(collection)
+
     def forget(self, collection: str, places: Sequence[Place]) -> None:
         self._catalog.forget(collection, places)
 
