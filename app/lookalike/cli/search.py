@@ -343,6 +343,8 @@ class _Walked:
         for group in found.groups:
             members = [one for one in group.members if one.id != group.keep.id]
             copied -= {group.keep.id, *(one.id for one in members)}
+            if not members and len(self._files[group.keep.id]) < 2:
+                continue  # its copies are not in the folder any more
             pairs.append(self._group(group.keep, members))
         for image_id in sorted(copied):
             facts = client.get(image_id).model_dump(include=set(KeptOut.model_fields))
