@@ -72,6 +72,14 @@ def test_each_copy_is_counted_once(lookalike, folder):
     assert "lookalike delete" not in shown
 
 
+@pytest.mark.parametrize("removed", ["-rf.jpg", "mug/mug-01-0.jpg"])
+def test_copies_that_were_all_removed_since_the_last_run_are_no_group(lookalike, folder, removed):
+    found(lookalike, folder)
+    (folder / removed).unlink()
+    (group,) = found(lookalike, folder)["groups"]
+    assert group["keep"]["path"] == "mug/mug-00-0.jpg"
+
+
 def test_what_is_gone_or_changed_since_the_last_run_is_forgotten(lookalike, folder):
     found(lookalike, folder)
     (folder / "again.jpg").unlink()
