@@ -27,7 +27,7 @@ def same(one: bytes, other: bytes, limits: ImageLimits = LIMITS) -> bool:
 
 @pytest.mark.parametrize("name", TRAPS)
 def test_different_pictures_are_not_the_same(name):
-    files = TRAPS[name]() if ALL_PAIRS else TRAPS[name]()[:3]
+    files = TRAPS[name]() if ALL_PAIRS else TRAPS[name]()[:2]
     assert len({data for _, data in files}) == len(files)
     wrong = [
         (a, b)

