@@ -218,8 +218,8 @@ def test_copies_under_other_paths_are_shown_and_are_no_members(store, make):
     ready(service)
     for path in ("a", "b", "c"):  # seen after the pictures were searched for
         put(store, [placed("one", "c1", path)], unit_vectors(1, seed=1))
-    put(store, [placed("two", "c2", "d")], unit_vectors(1, seed=2))
-    put(store, [placed("also", "c2", "e")], unit_vectors(1, seed=2))
+    put(store, [placed("also", "c2", "d")], unit_vectors(1, seed=2))
+    put(store, [placed("two", "c2", "e")], unit_vectors(1, seed=2))
     put(store, [placed("two", "c2", "f")], unit_vectors(1, seed=2))
     for kind in DuplicateKind:
         found = ready(service, kind=kind)
