@@ -7,8 +7,6 @@ program makes it, and compares. See 0024-one-file-can-be-made-of-the-other.md.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
@@ -19,14 +17,12 @@ from PIL import Image, JpegImagePlugin
 from lookalike.media.decode import (
     ALPHA_MODES,
     DEEP_MODES,
-    TRANSPOSITIONS,
     ImageLimits,
     expected_seconds,
     laid_on,
     open_image,
-    orientation_of,
     to_rgb,
-    translated,
+    turn_of,
     with_alpha,
 )
 
@@ -106,7 +102,7 @@ def same_picture(one: BinaryIO, other: BinaryIO, *, limits: ImageLimits) -> bool
 
     Raises `InvalidImageError` if a file cannot be decoded.
     """
-    with _opened(one, limits) as first, _opened(other, limits) as second:
+    with open_image(one, limits=limits) as first, open_image(other, limits=limits) as second:
         count = _frames(first)
         if count is None or count != _frames(second) or _profile(first) != _profile(second):
             return False
@@ -120,19 +116,6 @@ def same_picture(one: BinaryIO, other: BinaryIO, *, limits: ImageLimits) -> bool
 
 
 # Reading
-
-
-@contextmanager
-def _opened(file: BinaryIO, limits: ImageLimits) -> Iterator[Image.Image]:
-    file.seek(0)
-    head = file.read(64)
-    sizes: list[tuple[int, int]] = []
-    with (
-        translated(head, sizes, limits=limits),
-        open_image(file, head, limits=limits) as image,
-    ):
-        sizes.append(image.size)
-        yield image
 
 
 def _frames(image: Image.Image) -> int | None:
@@ -165,7 +148,7 @@ def _frame(image: Image.Image, number: int | None) -> Frame:
         exact = np.asarray(image)
     elif deep:
         exact = np.empty(0)  # Pillow has dropped the lower bits
-    turn = TRANSPOSITIONS.get(orientation_of(image))
+    turn = turn_of(image)
     upright = image.copy() if turn is None else image.transpose(turn)
     alpha = None
     if exact is None and (upright.mode in ALPHA_MODES or "transparency" in upright.info):

@@ -82,7 +82,7 @@ _GENERIC_BRANDS = frozenset((b"mif1", b"msf1"))
 
 _heif_lock = threading.Lock()
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-TRANSPOSITIONS = {
+_TURNS = {  # by EXIF orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -91,7 +91,8 @@ TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BYTES_PER_PIXEL = 20  # what the hungriest format (JPEG 2000) takes while it is decoded
+_ON_ITS_SIDE = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
+_NEEDED_PER_PIXEL = 20  # bytes that the hungriest format (JPEG 2000) takes while it is decoded
 _SPARE_BYTES = 2**24
 _NO_MEMORY = (
     "There is too little memory to decode this picture: try again in a moment, or send a smaller "
@@ -211,27 +212,19 @@ def decode_if_quick(
     """As `decode_image`; None if by its header the picture takes more than `expected_s`."""
     check_bytes(source, limits=limits)
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    stream.seek(0)
-    head = stream.read(64)
-    sizes: list[tuple[int, int]] = []
-    with (
-        translated(head, sizes, limits=limits),
-        open_image(stream, head, limits=limits) as image,
-    ):
-        sizes.append(image.size)
+    with open_image(stream, limits=limits) as image:
         media_type = MEDIA_TYPES[image.format or ""]
         if expected_seconds(image, stream) > expected_s:
             return None
         width, height = image.size  # TIFF is turned here already
         image.draft(None, (decode_size, decode_size))
         image.load()
-        orientation = orientation_of(image)
-        turn = TRANSPOSITIONS.get(orientation)
+        turn = turn_of(image)
         rgb = to_rgb(image if turn is None else image.transpose(turn))
         small = make_thumbnail(rgb) if thumbnail else None
         if preprocess is not None:
             rgb = _reduced(rgb, preprocess)
-    if orientation in (5, 6, 7, 8):
+    if turn in _ON_ITS_SIDE:
         width, height = height, width
     return DecodedImage(
         image=rgb, width=width, height=height, media_type=media_type, thumbnail=small
@@ -312,8 +305,25 @@ def count_scans(data: bytes) -> int:
     return scans
 
 
-def open_image(stream: BinaryIO, head: bytes, *, limits: ImageLimits) -> Image.Image:
-    """Reads the header, and refuses by it alone, before memory is taken for the pixels."""
+@contextmanager
+def open_image(stream: BinaryIO, *, limits: ImageLimits) -> Iterator[Image.Image]:
+    """Opens a picture and closes it after the block, in which Pillow's errors become ours.
+
+    Reads the header alone and refuses by it, before memory is taken for the pixels. Raises as
+    `decode_image`.
+    """
+    stream.seek(0)
+    head = stream.read(64)
+    sizes: list[tuple[int, int]] = []
+    with (
+        _translated(head, sizes, limits=limits),
+        _read_header(stream, head, limits=limits) as image,
+    ):
+        sizes.append(image.size)
+        yield image
+
+
+def _read_header(stream: BinaryIO, head: bytes, *, limits: ImageLimits) -> Image.Image:
     heif = _is_heif(head)
     if heif:
         register_heif()
@@ -325,7 +335,9 @@ def open_image(stream: BinaryIO, head: bytes, *, limits: ImageLimits) -> Image.I
 
 
 @contextmanager
-def translated(head: bytes, sizes: list[tuple[int, int]], *, limits: ImageLimits) -> Iterator[None]:
+def _translated(
+    head: bytes, sizes: list[tuple[int, int]], *, limits: ImageLimits
+) -> Iterator[None]:
     """Turns Pillow's errors into ours; `sizes` holds the picture's size once that is known."""
     try:
         yield
@@ -358,7 +370,7 @@ def _memory_is_short(sizes: list[tuple[int, int]]) -> bool:
     """Whether memory for decoding a picture cannot be had: libraries may call that broken data."""
     pixels = max((width * height for width, height in sizes), default=_UNKNOWN_PIXELS)
     try:
-        mmap.mmap(-1, _BYTES_PER_PIXEL * pixels + _SPARE_BYTES).close()  # reserved, not touched
+        mmap.mmap(-1, _NEEDED_PER_PIXEL * pixels + _SPARE_BYTES).close()  # reserved, not touched
     except OSError:
         return True
     return False
@@ -424,14 +436,14 @@ def _check_pixels(size: tuple[int, int], *, limits: ImageLimits) -> None:
         raise _too_many_pixels(limits)
 
 
-def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation still to be applied, 1 to 8; broken EXIF data count as upright."""
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What shows a loaded picture upright, by its EXIF data; None if it is, or they are broken."""
     if image.format == "TIFF":
-        return 1  # Pillow has turned it while loading
+        return None  # Pillow has turned it while loading
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _TURNS.get(int(image.getexif().get(ExifTags.Base.Orientation, 1)))
     except Exception:
-        return 1
+        return None
 
 
 def make_thumbnail(image: Image.Image, *, size: int = 256) -> bytes:
