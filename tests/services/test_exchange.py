@@ -378,6 +378,21 @@ def test_vectors_that_cannot_be_are_refused(filled, tmp_path, vector):
     assert filled.store.collection("bad") is None
 
 
+def test_originals_of_an_import_that_failed_can_be_swept(filled, tmp_path):
+    export(filled, tmp_path / "out")
+    path = tmp_path / "out" / "pictures.parquet"
+    table = pyarrow.parquet.read_table(path)
+    column = pyarrow.array([[1.0]] * 10)
+    at = table.column_names.index("vector")
+    pyarrow.parquet.write_table(table.set_column(at, "vector", column), path)
+    with closing(build(tmp_path / "new")) as new:
+        with pytest.raises(BackupError, match="vectors of the export"):
+            imported(new, tmp_path / "out")
+        copied = {original.stem for original in (tmp_path / "new" / "images").rglob("*.jpg")}
+        assert copied
+        assert copied <= set(new.store.noted())
+
+
 def test_without_the_extra_an_error_names_it(filled, tmp_path, monkeypatch):
     monkeypatch.setitem(extras.MODULES, "parquet", ("a_module_that_is_not_there",))
     with pytest.raises(ConfigurationError, match=r'pip install "lookalike\[parquet\]"'):

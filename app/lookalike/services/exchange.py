@@ -35,7 +35,6 @@ from lookalike.errors import (
     BackupError,
     ConfigurationError,
     LookalikeError,
-    MissingFileError,
     OriginalDamagedError,
     SpecMismatchError,
     UnreadableImageError,
@@ -485,27 +484,17 @@ def _keep_original(
     indexing: IndexingService, folder: Path, record: ImageRecord
 ) -> LookalikeError | None:
     """Copies an original that is in the export; gives why it cannot be."""
-    if indexing.originals is Originals.NONE:
+    path = original_in(folder, record)
+    if indexing.originals is Originals.NONE or not path.is_file():
         return None
     try:
-        with _original(folder, record) as file:
-            indexing.files.put(file, record.sha256, record.media_type)
-    except MissingFileError:
-        return None
+        with path.open("rb") as file:
+            indexing.keep(record, file)
     except UnreadableImageError:
         return UnreadableImageError(
             "Its original in the export is damaged and was left out; the row is stored"
         )
     return None
-
-
-@contextmanager
-def _original(folder: Path, record: ImageRecord) -> Iterator[BinaryIO]:
-    path = original_in(folder, record)
-    if not path.is_file():
-        raise MissingFileError("Its original is not in the export")
-    with path.open("rb") as file:
-        yield file
 
 
 def _embedded(

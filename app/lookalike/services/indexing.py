@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from enum import StrEnum
 from functools import partial
+from typing import BinaryIO
 
 import numpy as np
 
@@ -264,18 +265,27 @@ class IndexingService:
             self._keep_files(result.value)
 
     def _keep_files(self, picture: _Picture) -> None:
-        image = picture.image
+        source = picture.item.source
+        with source.open() if self._copies(source) else nullcontext() as original:
+            self.keep(picture.image, original, picture.thumbnail)
+
+    def keep(
+        self, image: NewImage, original: BinaryIO | None, thumbnail: bytes | None = None
+    ) -> None:
+        """Stores the files of a picture whose row is to come; a sweep takes them if it does not.
+
+        Raises as `BlobStore.put`.
+        """
         if not self.files.holds(image.sha256, image.media_type):  # else it is not ours to sweep
             self.store.expect([image.sha256])
-        self._keep_original(picture.item.source, picture.image)
-        self.files.put_thumbnail(picture.image.sha256, picture.thumbnail)
+        if original is not None:
+            self.files.put(original, image.sha256, image.media_type)
+        if thumbnail is not None:
+            self.files.put_thumbnail(image.sha256, thumbnail)
 
-    def _keep_original(self, source: PictureSource, image: NewImage | ImageRecord) -> None:
-        """Copies the original, unless it is used in place, is not wanted, or is there already."""
-        if self.originals is Originals.NONE or self._refers_to(source):
-            return
-        with source.open() as file:
-            self.files.put(file, image.sha256, image.media_type)
+    def _copies(self, source: PictureSource) -> bool:
+        """Whether an original is copied: it is wanted, and not used in place."""
+        return self.originals is not Originals.NONE and not self._refers_to(source)
 
     def _store_group(
         self, group: list[tuple[Result[PictureSource, _Picture], Future[None]]], task: _Task
@@ -337,7 +347,9 @@ class IndexingService:
     def _settle_known(self, picture: _Picture, outcome: PutOutcome, task: _Task) -> None:
         image = picture.image
         if outcome.record.sha256 == image.sha256:
-            self._keep_original(picture.item.source, outcome.record)
+            if self._copies(picture.item.source):  # which heals what is damaged
+                with picture.item.source.open() as file:
+                    self.files.put(file, image.sha256, outcome.record.media_type)
             if image.source is not None:  # unless a twin was referred to just now
                 row = self.store.find(task.collection, [image.id]).get(image.id)
                 if row is not None and not self.files.exists(row):
