@@ -1,7 +1,6 @@
 """Bounds on what is under way: places in the queue, and bodies that are still coming.
 
-Both are shared among clients: one client gets at most half, and `None` stands for those that
-cannot be told apart, which have no bound of their own.
+Both are shared among clients: one client gets at most half.
 """
 
 from __future__ import annotations
@@ -26,13 +25,21 @@ FAST = 100_000  # bytes a second, from which on a body is never given up
 
 
 class Share:
-    """Counts what each client holds, of a number of things."""
+    """Counts what each client holds, of a number of things; one may hold a `part`-th of them.
 
-    def __init__(self, most: int) -> None:
+    `None` stands for clients that cannot be told apart, which have no bound of their own.
+    """
+
+    def __init__(self, most: int, *, part: int = 2) -> None:
         self.most = most
-        self.of_one = max(1, most // 2)
+        self.of_one = max(1, most // part)
         self.held = 0
         self._by_client: Counter[str] = Counter()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all clients together hold as many as there are."""
+        return self.held >= self.most
 
     def is_spent(self, client: str | None) -> bool:
         """Whether a client holds as many as one may."""
@@ -85,7 +92,7 @@ class Admission:
                 f"{share.of_one} {self._what} from your address wait already, as many as one "
                 "address may have; try again in a moment"
             )
-        if share.held >= share.most or self._waiting() >= share.most:
+        if share.is_full or self._waiting() >= share.most:
             raise QueueFullError(f"Too many {self._what} wait already; try again in a moment")
 
 
@@ -107,7 +114,7 @@ class Bodies:
     def coming(self, client: str | None) -> Iterator[Body]:
         """Counts a body inside the block. Raises `QueueFullError` if there is no room for it."""
         spent = self._share.is_spent(client)
-        if spent or self._share.held >= self._share.most:
+        if spent or self._share.is_full:
             self._make_room(client if spent else None)
         body = Body(self, client)
         self._coming[body] = None

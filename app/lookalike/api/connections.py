@@ -15,7 +15,6 @@ import resource
 import socket
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from fcntl import ioctl
@@ -33,6 +32,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from lookalike.api.addresses import Proxies, group
+from lookalike.api.admission import Share
 from lookalike.api.errors import MEDIA_TYPE, problem_body
 from lookalike.api.monitoring import Metrics
 from lookalike.errors import MalformedRequestError, QueueFullError
@@ -254,33 +254,30 @@ class Connections:
     """
 
     def __init__(self, most: int, proxies: Proxies, metrics: Metrics) -> None:
-        self._most = most
-        self._most_of_one = max(1, most // 4)
+        self._share = Share(most, part=4)
         self._proxies = proxies
         self._metrics = metrics
-        self._count = 0
-        self._by_client: Counter[str] = Counter()
         self._silent: dict[socket.socket, tuple[str | None, float]] = {}  # the oldest first
         self._open: dict[Connection, None] = {}  # the last used last
         self._turns: list[set[Connection]] = [set() for _ in range(TURNS)]
         self._full: set[str | None] = set()  # clients, and None for all, that have none to close
         self._may_give_way = True
-        metrics.connections.set_function(lambda: self._count)
+        metrics.connections.set_function(lambda: self._share.held)
 
     # Connections that have sent nothing: sockets alone, which cost next to nothing
 
     def accept(self, accepted: socket.socket, host: str) -> bool:
         """Counts a connection, if there is room for it."""
         client = None if self._proxies.trusts(host) else group(host)
-        of_one = client is not None and self._by_client[client] >= self._most_of_one
-        if of_one or self._count >= self._most:
-            whose = client if of_one else None
+        spent = self._share.is_spent(client)
+        if spent or self._share.is_full:
+            whose = client if spent else None
             if whose in self._full or not self._make_room(whose, ROOM, idle_s=0.0):
                 self._full.add(whose)
                 self.tell("refused")
                 return False
         self._silent[accepted] = client, time.monotonic()
-        self._add(client, 1)
+        self._share.add(client, 1)
         return True
 
     def begins(self, accepted: socket.socket) -> str | None:
@@ -296,7 +293,7 @@ class Connections:
 
     def gone(self, client: str | None) -> None:
         """Counts a connection no longer."""
-        self._add(client, -1)
+        self._share.add(client, -1)
 
     # Connections that have sent something
 
@@ -344,19 +341,12 @@ class Connections:
         """
         if self._may_give_way:
             self._may_give_way = False
-            self._make_room(None, self._count // 4 + 1, idle_s=LONG_IDLE_S)
+            self._make_room(None, self._share.held // 4 + 1, idle_s=LONG_IDLE_S)
 
     def close(self) -> None:
         """Closes those that have sent nothing; uvicorn closes the others."""
         for accepted in list(self._silent):
             self.drop(accepted)
-
-    def _add(self, client: str | None, count: int) -> None:
-        self._count += count
-        if client is not None:
-            self._by_client[client] += count
-            if not self._by_client[client]:
-                del self._by_client[client]
 
     def _make_room(self, client: str | None, count: int, *, idle_s: float) -> bool:
         """Closes connections that were idle for so long, or whose answers stall, if any."""
