@@ -15,7 +15,7 @@ import resource
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from fcntl import ioctl
 from functools import partial
@@ -228,19 +228,13 @@ class Connection(H11Protocol):
         else:
             self.transport.close()
 
-    def refuse(self, status: int, code: str, detail: str) -> None:
-        """Answers without the application, and closes."""
-        self.transport.write(_answer(status, code, detail))
-        self.transport.close()
-
     def send_400_response(self, msg: str) -> None:
         """Refuses a malformed request, and closes; uvicorn calls this."""
         self._connections.tell("malformed")
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # no answer has begun
             detail = f"The request is no valid HTTP: {self.conn.complaint or msg}"
-            self.refuse(400, MalformedRequestError.code, detail)
-        else:  # its answer has begun already
-            self.transport.close()
+            self.transport.write(_answer(400, MalformedRequestError.code, detail))
+        self.transport.close()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Says nothing: the request is answered as if it asked for no upgrade."""
@@ -249,8 +243,9 @@ class Connection(H11Protocol):
 class Connections:
     """All connections, at most `most`; a quarter of them for one client.
 
-    A few are closed for new ones where there is no room: those that never sent anything, those
-    that never sent a whole request, or those that sent none for longest.
+    A few are closed for new ones where there is no room: those that never sent anything, else
+    those that never sent a whole request, else those that sent none for longest, else those that
+    take nothing of their answer.
     """
 
     def __init__(self, most: int, proxies: Proxies, metrics: Metrics) -> None:
@@ -258,8 +253,8 @@ class Connections:
         self._proxies = proxies
         self._metrics = metrics
         self._silent: dict[socket.socket, tuple[str | None, float]] = {}  # the oldest first
-        self._open: dict[Connection, None] = {}  # the last used last
         self._turns: list[set[Connection]] = [set() for _ in range(TURNS)]
+        self._open: dict[Connection, set[Connection]] = {}  # with its turn; the last used last
         self._full: set[str | None] = set()  # clients, and None for all, that have none to close
         self._may_give_way = True
         metrics.connections.set_function(lambda: self._share.held)
@@ -299,8 +294,8 @@ class Connections:
 
     def opened(self, connection: Connection) -> None:
         """Looks at a connection from now on."""
-        self._open[connection] = None
-        min(self._turns, key=len).add(connection)
+        turn = self._open[connection] = min(self._turns, key=len)
+        turn.add(connection)
 
     def answered(self, connection: Connection) -> None:
         """Notes that a connection was just used."""
@@ -309,10 +304,9 @@ class Connections:
 
     def closed(self, connection: Connection) -> None:
         """Forgets a connection; may be called twice."""
-        if connection in self._open:
-            del self._open[connection]
-            for turn in self._turns:
-                turn.discard(connection)
+        turn = self._open.pop(connection, None)
+        if turn is not None:
+            turn.remove(connection)
             self.gone(connection.of)
 
     # All of them
@@ -350,27 +344,29 @@ class Connections:
 
     def _make_room(self, client: str | None, count: int, *, idle_s: float) -> bool:
         """Closes connections that were idle for so long, or whose answers stall, if any."""
-        silent = (one for one, (of, _) in self._silent.items() if client in (None, of))
-        if dropped := list(islice(silent, count)):
-            self.tell("room", len(dropped))
-            for accepted in dropped:
-                self.drop(accepted)
-            return True
         now = time.monotonic()
-        found = [one for one in self._open if client in (None, one.of)]
-        victims: list[Connection] = []
-        for may_go in (
-            lambda one: one.conn.is_fresh,
-            lambda one: one.idle_s(now) >= idle_s,
-            lambda one: one.stalled_s(now) > STALLED_S,
-        ):
-            victims = victims or list(islice(filter(may_go, found), count))
-        if victims:
-            self.tell("room", len(victims))
-        for connection in victims:
-            self.closed(connection)
-            connection.transport.abort()
-        return bool(victims)
+        silent = (one for one, (of, _) in self._silent.items() if client in (None, of))
+
+        def those(may_go: Callable[[Connection], bool]) -> Iterator[Connection]:
+            return (one for one in self._open if client in (None, one.of) and may_go(one))
+
+        kinds: tuple[Iterator[socket.socket | Connection], ...] = (
+            silent,
+            those(lambda one: one.conn.is_fresh),
+            those(lambda one: one.idle_s(now) >= idle_s),
+            those(lambda one: one.stalled_s(now) > STALLED_S),
+        )
+        for found in kinds:
+            if victims := list(islice(found, count)):
+                self.tell("room", len(victims))
+                for victim in victims:
+                    if isinstance(victim, Connection):
+                        self.closed(victim)
+                        victim.transport.abort()
+                    else:
+                        self.drop(victim)
+                return True
+        return False
 
 
 class Acceptor:
