@@ -40,6 +40,8 @@ def test_a_restored_folder_answers_the_same(data, tmp_path, form):
     assert (made.collections, made.originals) == ({"default": 4, "others": 2}, 5)
     restored = restore(tmp_path / form, tmp_path / "new")
     assert restored == made
+    with Client(tmp_path / "new", model="color", read_only=True) as client:
+        assert client.check().findings == []  # before anything could make thumbnails again
     assert answers(tmp_path / "new") == answers(data)
     assert is_ours(tmp_path / "new")
     fill(tmp_path / "new", 6)  # it can be written to
