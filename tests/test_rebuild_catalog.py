@@ -71,8 +71,8 @@ def rows(folder: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
         for name in [one.name for one in client._store.collections()]:
             for image in client.list(name):
                 record = client._store.get(name, image.id)
-                places = (record.place, record.others)
-                held[name, image.id] = (image.filename, image.sha256, image.metadata, *places)
+                also = (record.place, record.others, record.created_at, record.updated_at)
+                held[name, image.id] = (image.filename, image.sha256, image.metadata, *also)
                 assert client.thumbnail(image.id, collection=name)
     return held
 
@@ -128,6 +128,18 @@ def test_a_sidecar_gives_everything_back(
     assert (again.named, again.unnamed, again.replaced) == (0, 0, None)
 
 
+def test_exports_give_everything_back(data: Path, tmp_path: Path) -> None:
+    before = rows(data)
+    exports = [tmp_path / "default", tmp_path / "other"]
+    with opened(data, read_only=True) as client:
+        for folder in exports:
+            client.export_collection(folder.name, folder, originals=False)
+    lose(data)
+    made = rebuilt(data, exports[0], exports[1] / "pictures.parquet")
+    assert (made.named, made.unnamed, made.missing, made.failed) == (COUNT + 1, 0, 0, 0)
+    assert rows(data) == before
+
+
 @pytest.mark.parametrize("lost", [lose, overwrite])
 def test_originals_alone_make_pictures(data: Path, lost: Callable[[Path], None]) -> None:
     digests = {row[1] for row in rows(data).values()}
@@ -155,6 +167,22 @@ def test_what_can_be_read_of_a_damaged_catalog_is_kept(data: Path) -> None:
     made = rebuilt(data)
     assert (made.named, made.unnamed, made.missing) == (COUNT + 1, 0, 0)
     assert rows(data) == before
+
+
+def test_a_time_that_cannot_be_read_costs_no_picture(data: Path) -> None:
+    before = rows(data)
+    with closing(sqlite3.connect(data / "catalog.db")) as catalog:
+        catalog.execute("UPDATE images SET created_at = 'x', updated_at = x'ff' WHERE seq = 1")
+        catalog.execute("UPDATE spaces SET spec = '{'")
+        catalog.commit()
+    assert rebuilt(data).named == COUNT + 1
+    after = rows(data)
+    assert {key: row[:-2] for key, row in after.items()} == {
+        key: row[:-2] for key, row in before.items()
+    }
+    changed = [row[-2:] for key, row in after.items() if row != before[key]]
+    assert len(changed) == 1
+    assert min(changed[0]) > "2026"
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ from lookalike.services.backup import BackupService
 from lookalike.services.backup_format import Backup
 from lookalike.services.checks import Canary, OriginalsCheck, RecallMeter
 from lookalike.services.duplicates import DuplicateService
-from lookalike.services.exchange import read_sidecar
+from lookalike.services.exchange import read_rows
 from lookalike.services.importing import ImportService
 from lookalike.services.indexing import IndexingService, Originals
 from lookalike.services.jobs import BACKUP_KIND, REEMBED_KIND, JobService
@@ -352,16 +352,17 @@ def restore_backup(source: Path, folder: Path, *, at: str | None, progress: Prog
     return restore(source, folder, snapshots=snapshots, at=at, progress=progress)
 
 
-def rebuild(settings: Settings, sidecars: Sequence[Path], progress: Progress) -> Rebuilt:
+def rebuild(settings: Settings, exports: Sequence[Path], progress: Progress) -> Rebuilt:
     """Makes rows for originals that have none, in a new catalog if the one there is unusable.
 
-    Ids, collections and metadata are those of the sidecars, or else those that can still be read in
-    the old catalog, which is kept under another name. An interrupted rebuild goes on.
+    Ids, collections, metadata and times are those of the exports, see `read_rows`, or else those
+    that can still be read in the old catalog, which is kept under another name. An interrupted
+    rebuild goes on.
 
     Raises:
         ConfigurationError: There are no originals, or a setting cannot work.
         DataFolderInUseError: Another process owns the data folder.
-        BackupError: A sidecar is broken.
+        BackupError: An export is broken.
         StorageError: The disk refuses.
     """
     from lookalike.store.local.fit import is_usable  # noqa: PLC0415 - as `LocalStore`
@@ -374,8 +375,8 @@ def rebuild(settings: Settings, sidecars: Sequence[Path], progress: Progress) ->
         raise ConfigurationError(f"There are no originals in {folder}; name another --data-dir")
     whole = is_usable(folder)
     records: Callable[[], Iterable[ImageRecord]] = partial(iter, ())
-    if sidecars:
-        records = partial(_all_records, sidecars)
+    if exports:
+        records = partial(_all_records, exports)
     elif not whole:
         records = partial(salvaged, partial(salvage, folder / "catalog.db"))
     with ExitStack() as undo:
@@ -402,9 +403,9 @@ def rebuild(settings: Settings, sidecars: Sequence[Path], progress: Progress) ->
     return rebuilt
 
 
-def _all_records(sidecars: Sequence[Path]) -> Iterator[ImageRecord]:
-    for path in sidecars:
-        yield from read_sidecar(path)
+def _all_records(exports: Sequence[Path]) -> Iterator[ImageRecord]:
+    for path in exports:
+        yield from read_rows(path)
 
 
 def _indexing(

@@ -222,6 +222,8 @@ class NewImage:
     metadata: Metadata | None = None  # None keeps what is stored under the id already
     source: str | None = None  # absolute path of a file that is referred to in place
     place: Place | None = None  # where these bytes were seen, where that is known
+    created_at: str | None = None  # of a new row that was one before, elsewhere; None is now
+    updated_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -467,6 +469,18 @@ def utc_text(moment: datetime) -> str:
 def utc_now() -> str:
     """This moment as rows record it."""
     return utc_text(datetime.now(UTC))
+
+
+def read_utc(text: str) -> str:
+    """A moment in any form of ISO 8601 as rows record it; UTC if it names no zone.
+
+    Raises ValueError.
+    """
+    moment = datetime.fromisoformat(text)
+    try:
+        return utc_text(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except OverflowError as exc:
+        raise ValueError(f"{text} is out of range") from exc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

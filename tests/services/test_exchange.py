@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, fields, replace
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,15 @@ from lookalike.files.data_folder import is_ours
 from lookalike.media.sources import PictureSource
 from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
-from lookalike.records import ImageRecord, NewImage, OnConflict, Place, PutStatus, sha256_of
+from lookalike.records import (
+    ImageRecord,
+    NewImage,
+    OnConflict,
+    Place,
+    PutStatus,
+    sha256_of,
+    utc_text,
+)
 from lookalike.services.exchange import (
     Exported,
     ExportForm,
@@ -67,6 +76,7 @@ def apart(record: ImageRecord) -> ImageRecord:
     return replace(record, others=tuple(others))
 
 
+TIMES = st.datetimes(timezones=st.just(UTC)).map(utc_text)
 PLACES = st.builds(Place, root=st.sampled_from(["/a", "/b", "x.zip", ""]), path=TEXT)
 RECORDS = st.builds(
     ImageRecord,
@@ -80,8 +90,8 @@ RECORDS = st.builds(
     metadata=METADATA,
     source=st.none() | TEXT,
     collection=st.from_regex(r"[a-z][a-z0-9_]{0,62}", fullmatch=True),
-    created_at=TEXT,
-    updated_at=TEXT,
+    created_at=TIMES,
+    updated_at=TIMES,
     place=PLACES,
     others=st.lists(PLACES, max_size=3, unique_by=lambda place: place.location).map(tuple),
 ).map(apart)
@@ -94,8 +104,8 @@ ONE = ImageRecord(
     height=1,
     bytes=1,
     collection="default",
-    created_at="",
-    updated_at="",
+    created_at="2026-01-31T12:00:00.000Z",
+    updated_at="2026-01-31T12:00:00.250Z",
 )
 
 
@@ -122,6 +132,8 @@ def test_a_sidecar_gives_back_what_was_written(tmp_path_factory, records):
         ({"bytes": 2**70}, "bytes"),
         ({"filename": "a\0b"}, "name"),
         ({"created_at": None}, "created_at"),
+        ({"created_at": "soon"}, "created_at"),
+        ({"updated_at": "9999-12-31T23:59:59-01:00"}, "updated_at"),
         ({"place": {"root": "a", "path": "\0"}}, "name"),
         ({"place": "a"}, "place"),
         ({"others": [{"root": "a"}]}, "others"),
@@ -134,6 +146,19 @@ def test_a_line_that_is_no_picture_is_named(tmp_path, change, match):
     assert next(read) == ONE
     with pytest.raises(BackupError, match=rf"line 3: .*{match}"):
         next(read)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("2026-01-31", "2026-01-31T00:00:00.000Z"),
+        ("2026-01-31T12:00:00", "2026-01-31T12:00:00.000Z"),
+        ("2026-01-31 14:00:00.1239+02:00", "2026-01-31T12:00:00.123Z"),
+    ],
+)
+def test_times_may_be_written_in_any_form_of_iso_8601(tmp_path, given, kept):
+    (tmp_path / "s.jsonl").write_text(json.dumps(asdict(ONE) | {"created_at": given}))
+    assert list(read_sidecar(tmp_path / "s.jsonl")) == [replace(ONE, created_at=kept)]
 
 
 @pytest.mark.parametrize("line", [b"{", b"[" * 100_000, b"\xff\xfe", b"null", b"{}"])
@@ -168,7 +193,7 @@ def rows_of(services: Services, collection: str) -> list[tuple[Any, list[float]]
     rows = []
     for page in scan(services.store, collection):
         for record, vector in zip(page.records, page.vectors, strict=True):
-            own = replace(record, created_at="", updated_at="", source=None, collection="")
+            own = replace(record, source=None, collection="")
             rows.append((own, vector.tolist()))
     return rows
 
@@ -202,6 +227,7 @@ def test_rows_and_vectors_come_back_exactly(tmp_path_factory, records):
         assert info.provenance == {"precision": "x"}
         again = imported(two, top / "out", collection="others")
         assert {item.status for item in again} == {PutStatus.UNCHANGED}
+        assert rows_of(two, "others") == rows_of(one, "default")
     shutil.rmtree(top)
 
 
@@ -243,6 +269,9 @@ def test_a_collection_moves_to_another_folder(filled, tmp_path, form, embed):
         assert [item.error for item in items] == [None] * 10
         photo = tmp_path / "photos" / "mug" / "mug-03-1.jpg"
         assert search(new, photo, "default") == search(filled, photo, "default")
+        assert rows_of(new, "default") == rows_of(filled, "default")
+        again = imported(new, tmp_path / "out", embed=embed)
+        assert {item.status for item in again} == {PutStatus.UNCHANGED}
         assert rows_of(new, "default") == rows_of(filled, "default")
         for item in items:
             record, file = new.pictures.original("default", str(item.id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -163,6 +164,24 @@ def test_other_metadata_is_an_update(store: Store) -> None:
         put(store, [new_image("i0", metadata={"n": True})], unit_vectors(1))[0].status == "updated"
     )
     assert put(store, [new_image("i0", metadata={"n": 1})], unit_vectors(1))[0].status == "updated"
+
+
+def test_times_that_an_image_brings_are_those_of_a_new_row(store: Store) -> None:
+    made, changed = "2020-01-31T12:00:00.000Z", "2021-01-31T12:00:00.000Z"
+    images = [
+        replace(new_image(f"i{n}", metadata={"n": n}), created_at=made, updated_at=changed)
+        for n in range(2)
+    ]
+    for status in (PutStatus.CREATED, PutStatus.UNCHANGED):
+        outcomes = put(store, images, unit_vectors(2))
+        assert [one.status for one in outcomes] == [status] * 2
+        for record in store.find("default", ["i0", "i1"]).values():
+            assert (record.created_at, record.updated_at) == (made, changed)
+    put(store, [replace(images[0], metadata={"n": 7})], unit_vectors(1))
+    put(store, [replace(images[1], sha256=digest("other"))], unit_vectors(1))
+    for record in store.find("default", ["i0", "i1"]).values():
+        assert record.created_at == made
+        assert record.updated_at > "2026"
 
 
 def test_other_bytes_replace(store: Store) -> None:

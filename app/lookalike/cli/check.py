@@ -76,9 +76,9 @@ def _line(one: FindingOut) -> str:
 
 @settings_flags(*MODEL_SETTINGS)
 def rebuild(
-    sidecars: Annotated[
+    exports: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FILE]...", help="JSON lines: ids, collections and metadata"),
+        typer.Argument(metavar="[EXPORT]...", help="Folders, .parquet files or JSON lines"),
     ] = None,
     *,
     given: dict[str, Any],
@@ -87,13 +87,13 @@ def rebuild(
     """Make pictures of originals that the catalog lacks; make the catalog again if it is lost.
 
     A catalog that is whole keeps what it has. One that is missing, damaged or another folder's is
-    replaced, and kept under another name. Ids, collections and metadata are those of FILE, or else
-    those that can still be read in the old catalog. Other originals go into the collection
+    replaced, and kept under another name. Ids, collections, metadata and times are those of EXPORT,
+    or else those that can still be read in the old catalog. Other originals go into the collection
     `default`, with ids made from their content.
     """
     settings = load_settings(**given)
     with progress() as drawn:
-        made = bootstrap.rebuild(settings, sidecars or (), drawn.stage("indexing"))
+        made = bootstrap.rebuild(settings, exports or (), drawn.stage("indexing"))
     if as_json:
         typer.echo(json.dumps(asdict(made), indent=2))
     else:

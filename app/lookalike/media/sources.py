@@ -74,6 +74,8 @@ class PictureSource:
         id: The caller's id, or None for one made from the content.
         metadata: The caller's metadata, or None to keep what is stored.
         place: Where it lies, to be noted; None if nobody said.
+        created_at: When its row was made, if it was one before and is made again; as in `NewImage`.
+        updated_at: When that row was last changed.
         error: Why it cannot be opened, where that is known already.
     """
 
@@ -84,6 +86,8 @@ class PictureSource:
     id: str | None = None
     metadata: Metadata | None = None
     place: Place | None = None
+    created_at: str | None = None
+    updated_at: str | None = None
     error: LookalikeError | None = None
 
     @classmethod

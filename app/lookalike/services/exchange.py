@@ -54,6 +54,7 @@ from lookalike.records import (
     OnConflict,
     check_collection_name,
     check_id,
+    read_utc,
     sha256_of,
     utc_now,
 )
@@ -107,6 +108,19 @@ def read_sidecar(path: Path) -> Iterator[ImageRecord]:
                 yield record
 
 
+def read_rows(source: Path) -> Iterator[ImageRecord]:
+    """The pictures of an export, its folder or its file with the rows; of any sidecar.
+
+    Raises as `read_sidecar`, and `ConfigurationError` for a folder that is no export.
+    """
+    path = _rows_of(source) if source.is_dir() else source
+    if path.suffix != ".parquet":
+        yield from read_sidecar(path)
+        return
+    with closing(_Reader(path)) as reader:
+        yield from reader.records()
+
+
 @contextmanager
 def _row_errors(where: str) -> Iterator[None]:
     """What is wrong with a row becomes a `BackupError` that says where it is."""
@@ -143,7 +157,13 @@ def read_record(values: Any) -> ImageRecord:
     sizes = (record.width, record.height, record.bytes)
     if not 1 <= min(sizes) <= max(sizes) < _MAX_NUMBER:
         raise BackupError("width, height or bytes are out of range")
-    return record
+    try:
+        created_at, updated_at = read_utc(record.created_at), read_utc(record.updated_at)
+    except ValueError as exc:
+        raise BackupError(
+            "created_at or updated_at is no time, such as 2026-01-31T12:00:00.000Z"
+        ) from exc
+    return replace(record, created_at=created_at, updated_at=updated_at)
 
 
 # A collection in a folder
@@ -342,8 +362,8 @@ def import_collection(
     """Adds the pictures of an export, a folder or its file with rows; yields what became of each.
 
     Originals are copied from the folder `originals` beside the file. Vectors are taken over, or
-    made anew with `embed`. `collection` is the name that the export has, if None. A picture gets
-    the day of its import. Files that rows refer to in place are not looked at.
+    made anew with `embed`. `collection` is the name that the export has, if None. Pictures that are
+    new here keep the times of the export. Files that rows refer to in place are not looked at.
 
     Raises:
         BackupError: It is no export, or it is damaged.
@@ -521,6 +541,7 @@ def _source(folder: Path, record: ImageRecord) -> PictureSource:
     """The original of a picture, to be indexed under its id; or why it cannot be."""
     shared: dict[str, Any] = {"filename": record.filename, "id": record.id}
     shared |= {"metadata": dict(record.metadata), "place": record.place}
+    shared |= {"created_at": record.created_at, "updated_at": record.updated_at}
     path = original_in(folder, record)
     why = "Its original is not in the export"
     if path.is_file():

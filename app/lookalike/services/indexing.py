@@ -175,6 +175,8 @@ class IndexingService:
                 bytes=source.size,
                 metadata=metadata,
                 place=source.place,
+                created_at=source.created_at,
+                updated_at=source.updated_at,
             )
             picture = _Picture(IndexItem(source=source, id=image.id), image)
             existing = self.store.find(task.collection, [image.id]).get(image.id)

@@ -16,7 +16,14 @@ from lookalike.errors import (
 )
 from lookalike.media.sources import PictureSource
 from lookalike.progress import Progress
-from lookalike.records import DEFAULT_COLLECTION, ImageRecord, OnConflict, PutStatus
+from lookalike.records import (
+    DEFAULT_COLLECTION,
+    ImageRecord,
+    OnConflict,
+    PutStatus,
+    read_utc,
+    utc_now,
+)
 from lookalike.services.exchange import read_record
 from lookalike.services.indexing import IndexingService, IndexItem, Originals
 from lookalike.services.pipeline import grouped
@@ -114,8 +121,14 @@ class Rebuild:
 
 
 def salvaged(rows: Callable[[], Iterable[dict[str, Any]]]) -> Iterator[ImageRecord]:
-    """The rows that are pictures; others are left out."""
+    """The rows that are pictures; others are left out. A time that cannot be read becomes now."""
+    now = utc_now()
     for values in rows():
+        for name in ("created_at", "updated_at"):
+            try:
+                read_utc(values[name])
+            except (TypeError, ValueError):
+                values[name] = now
         with suppress(LookalikeError):
             yield read_record(values)
 
@@ -128,6 +141,7 @@ def _sources_of(record: ImageRecord, path: Path | None) -> Iterator[PictureSourc
     else:
         source = _source_of(path, record.sha256)
     source = replace(source, id=record.id, metadata=record.metadata, filename=record.filename)
+    source = replace(source, created_at=record.created_at, updated_at=record.updated_at)
     yield replace(source, place=record.place)
     for place in () if source.error else record.others:
         yield replace(source, place=place)

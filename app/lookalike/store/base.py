@@ -602,16 +602,18 @@ def put_outcome(
 ) -> PutOutcome:
     """What an `upsert` of `image` comes to, and the row that stands under its id afterwards.
 
-    A replaced picture keeps the day it was created, and its metadata where none was sent. Where
-    nothing changes, the record is `existing` itself.
+    A replaced picture keeps the day it was created, and its metadata where none was sent. Times
+    that the image brings are those of a new row only. Where nothing changes, the record is
+    `existing` itself.
     """
     status = decide(existing, image, on_conflict)
     if existing is None or status is PutStatus.REPLACED:
         kept = existing.metadata if existing else {}
         sent = {one.name: getattr(image, one.name) for one in fields(image)}
         metadata = dict(kept if image.metadata is None else image.metadata)
-        created = existing.created_at if existing else now
-        times = {"created_at": created, "updated_at": now}
+        times = {"created_at": image.created_at or now, "updated_at": image.updated_at or now}
+        if existing is not None:
+            times = {"created_at": existing.created_at, "updated_at": now}
         record = ImageRecord(collection=collection, **sent | times | {"metadata": metadata})
         return PutOutcome(status, record)
     record = existing
