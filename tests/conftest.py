@@ -7,6 +7,8 @@ import random
 import signal
 import sqlite3
 import sys
+import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 
 import pytest
@@ -22,6 +24,16 @@ def pytest_report_header() -> str:
     """Names the versions that answers depend on, without importing any of them."""
     named = ", ".join(f"{name} {version(name)}" for name in ("torch", "faiss-cpu"))
     return f"{named}, SQLite {sqlite3.sqlite_version}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps what tests and their processes leave in the folder that pytest removes."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = str(tmp_path_factory.mktemp("tmp"))
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
+
+from tests.waiting import PATIENCE_S, wait_for
 
 ADMIN_KEY = "test-admin-key"
 LOOKALIKE = Path(sys.executable).with_name("lookalike")
@@ -25,16 +28,14 @@ class Server:
     def __init__(self, data_dir: Path, **settings: Any) -> None:
         self.data_dir = data_dir
         self.log = data_dir.parent / "server.log"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         named = {"data_dir": data_dir, "model": "color", "admin_key": ADMIN_KEY, **settings}
         self._environment = clean_environment() | {
             f"LOOKALIKE_{name.upper()}": str(value) for name, value in named.items()
         }
         self.http = httpx2.Client(
-            base_url=self.url, headers={"X-API-Key": ADMIN_KEY}, timeout=60, trust_env=False
+            base_url=self.url, headers={"X-API-Key": ADMIN_KEY}, timeout=PATIENCE_S, trust_env=False
         )
         self.process = self._spawn()
 
@@ -47,16 +48,20 @@ class Server:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                raise AssertionError(f"the service ended: {self.log.read_text()[-3000:]}")
-            try:
-                if self.http.get("/health/ready").status_code == 200:
-                    return process
-            except httpx2.HTTPError:
-                time.sleep(0.05)
-        raise AssertionError("the service does not become ready")
+
+        def is_ready() -> bool:
+            assert process.poll() is None, f"the service ended: {self.log.read_text()[-3000:]}"
+            with suppress(httpx2.HTTPError):
+                return self.http.get("/health/ready").status_code == 200
+            return False
+
+        try:
+            wait_for(is_ready, state=lambda: f"not ready: {self.log.read_text()[-3000:]}")
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return process
 
     @property
     def memory(self) -> int:
@@ -77,7 +82,7 @@ class Server:
     def terminate(self) -> int:
         """SIGTERM; returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=PATIENCE_S)
 
     def restart(self) -> None:
         """Starts again on the same folder and port."""
@@ -87,6 +92,16 @@ class Server:
         """Ends the service however it is."""
         self.kill()
         self.http.close()
+
+
+def free_port() -> int:
+    """A free port that no outgoing connection gets before a service listens on it."""
+    chance = random.SystemRandom()  # hypothesis sets the seed of the other one
+    while True:
+        port = chance.randrange(20_000, 32_000)  # below the range that systems give them from
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def clean_environment() -> dict[str, str]:

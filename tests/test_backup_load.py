@@ -24,7 +24,7 @@ from lookalike.files.data_folder import RESTORING
 from tests.servers import ADMIN_KEY, LOOKALIKE, Server, clean_environment
 from tests.services.backups import answers, backup, fill, restore
 from tests.test_crash import picture
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 ROUNDS = int(os.environ.get("LOOKALIKE_TEST_BACKUP_KILLS", "2"))
 """How often each kind of work is killed; 50 for a thorough run."""
@@ -55,7 +55,7 @@ class Worker:
 
     def __init__(self, server: Server, name: str) -> None:
         self._http = httpx2.Client(
-            base_url=server.url, headers=server.http.headers, trust_env=False, timeout=60
+            base_url=server.url, headers=server.http.headers, trust_env=False, timeout=PATIENCE_S
         )
         self._chance = random.Random(name)
         self._state: State = {}

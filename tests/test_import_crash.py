@@ -66,7 +66,6 @@ def begin(server: Server, tmp_path: Path, kind: str) -> str:
     return str(answer.headers["location"])
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["tar.gz", "folder"])
 def test_an_import_survives_kill_minus_9(server: Server, tmp_path: Path, kind: str) -> None:
     chance = random.Random(5)

@@ -33,7 +33,7 @@ def test_it_runs(
     monkeypatch.setenv("LOOKALIKE_WEIGHTS", "random")
     monkeypatch.setenv("LOOKALIKE_INPUT_SIZE", "64")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     outputs = [cell.get("outputs", []) for cell in notebook.cells if cell.cell_type == "code"]
     figures = [out for cell in outputs for out in cell if "image/png" in out.get("data", {})]
     assert len(figures) == 1

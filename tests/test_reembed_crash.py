@@ -99,7 +99,6 @@ def work_until_dead(server: Server, stop: threading.Event, first: int) -> list[i
     return answered
 
 
-@pytest.mark.timeout(300)
 def test_a_move_survives_kill_minus_9(server: Server) -> None:
     chance = random.Random(3)
     answer = server.http.post("/collections/default/reembed", json={"head": None})

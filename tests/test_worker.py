@@ -9,7 +9,7 @@ import pytest
 
 from lookalike.errors import StorageFullError
 from lookalike.progress import Progress, TaskEndedError, Worker
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 
 def test_steps_follow_each_other_until_there_is_nothing_to_do() -> None:
@@ -40,10 +40,10 @@ def test_a_wake_during_a_step_is_not_lost() -> None:
 
     worker = Worker("test", step, failure="it failed")
     worker.wake()
-    assert began.acquire(timeout=30)
+    assert began.acquire(timeout=PATIENCE_S)
     worker.wake()
     go.release()
-    assert began.acquire(timeout=30)
+    assert began.acquire(timeout=PATIENCE_S)
     go.release()
     worker.close()
 
@@ -53,7 +53,7 @@ def test_a_periodic_worker_needs_one_wake_alone() -> None:
     worker = Worker("test", lambda: bool(steps.release()), failure="it failed", every_s=0.001)
     worker.wake()
     for _ in range(3):
-        assert steps.acquire(timeout=30)
+        assert steps.acquire(timeout=PATIENCE_S)
     worker.close()
 
 
@@ -86,7 +86,7 @@ def test_closing_cuts_a_rest_short_and_a_closed_worker_never_starts() -> None:
         "test", lambda: not stepped.set(), failure="it failed", share=1e-9, longest_rest_s=1e6
     )
     worker.wake()
-    assert stepped.wait(30)
+    assert stepped.wait(PATIENCE_S)
     worker.close()
     unborn = Worker("test", lambda: pytest.fail("it ran"), failure="it failed")
     unborn.close()

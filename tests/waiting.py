@@ -10,7 +10,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PATIENCE_S = 60.0  # only a failure lasts so long, on a busy machine too
+PATIENCE_S = 240.0  # only a failure lasts so long, on a busy machine too
 
 
 def wait_for(

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from tests.waiting import PATIENCE_S
+
 Page = bytes | Callable[[socket.socket], None]
 """What is sent for a path: all of it, or whatever a function does with the connection."""
 
@@ -51,7 +53,7 @@ class Web:
             thread.start()
 
     def _talk(self, connection: socket.socket) -> None:
-        connection.settimeout(20)
+        connection.settimeout(PATIENCE_S)
         with connection, suppress(OSError):
             if self._tls is not None:
                 connection = self._tls.wrap_socket(connection, server_side=True)
@@ -76,7 +78,7 @@ class Web:
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         for thread in self._threads:
-            thread.join(timeout=30)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive()
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.media.bombs import gif_comments, jpeg_scans, png_many_chunks, qoi_literals, tiff_strips
 from tests.media.test_decode import make
 from tests.servers import Server
+from tests.waiting import PATIENCE_S
 
 
 def test_costly_pictures_delay_nobody_else(tmp_path: Path) -> None:
@@ -27,7 +28,7 @@ def test_costly_pictures_delay_nobody_else(tmp_path: Path) -> None:
 
     def attack() -> set[int]:
         statuses = set()
-        with httpx2.Client(base_url=server.url, timeout=120, trust_env=False) as http:
+        with httpx2.Client(base_url=server.url, timeout=PATIENCE_S, trust_env=False) as http:
             for bomb in itertools.cycle(bombs):
                 statuses.add(http.post("/search", files={"file": bomb}).status_code)
                 if stopped.is_set():
@@ -57,7 +58,7 @@ def test_a_client_that_leaves_takes_its_decoding_along(tmp_path: Path) -> None:
         for _ in range(5):  # more than are decoded at once
             with pytest.raises(httpx2.TimeoutException):
                 server.http.post("/search", files={"file": qoi_literals(16)}, timeout=1.0)
-        answer = server.http.post("/search", files={"file": qoi_literals(0.3)}, timeout=60)
+        answer = server.http.post("/search", files={"file": qoi_literals(0.3)})
         assert answer.status_code == 200
     finally:
         server.close()

@@ -22,7 +22,7 @@ from lookalike.models.encoders import Encoders
 from tests.api.conftest import ADMIN, picture
 from tests.api.test_service import Gate
 from tests.api.test_uploads import BOUNDARY, END, part
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 HEAD = b"Host: x\r\nX-API-Key: test-admin-key\r\n"
 FORM = b"Content-Type: multipart/form-data; boundary=" + BOUNDARY.encode() + b"\r\n"
@@ -65,7 +65,7 @@ class Running:
 
     def get(self, path: str = "/health/ready") -> int:
         """What a good client gets on a new connection."""
-        with closing(HTTPConnection("127.0.0.1", self.port, timeout=20)) as client:
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)) as client:
             client.request("GET", path, headers=ADMIN)
             answer = client.getresponse()
             answer.read()
@@ -203,7 +203,7 @@ def test_an_answer_that_is_not_read_is_given_up(run):
     for made in unread:
         made.close()
     with service.connect(request) as made:  # slow, but reading
-        made.settimeout(10)
+        made.settimeout(PATIENCE_S)
         taken = 0
         while taken < len(noise):
             taken += len(made.recv(400_000))

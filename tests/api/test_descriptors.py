@@ -14,7 +14,7 @@ import pytest
 from tests.api.conftest import ADMIN, picture, solid
 from tests.api.test_uploads import END, FORM, part
 from tests.servers import Server
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 HALF_A_BODY = (
     b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
@@ -54,7 +54,7 @@ def get(client: HTTPConnection, path: str, picture: bytes = b"") -> int:
 
 
 def test_at_the_limit_of_descriptors_the_service_goes_on(server: Server) -> None:
-    client = HTTPConnection("127.0.0.1", server.port, timeout=30)
+    client = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
     assert get(client, "/images/good/thumbnail") == 200
     most = server.descriptors + 10
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (most, most))

@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.api.conftest import ADMIN, picture
 from tests.memory_store import MemoryStore
+from tests.waiting import PATIENCE_S
 
 MUG, FISH = picture("mug"), picture("fish", 3)
 
@@ -125,7 +126,7 @@ class Gated(MemoryStore):
         self.gate = threading.Event()
 
     def search(self, *args, **options):
-        self.gate.wait(30)
+        self.gate.wait(PATIENCE_S)
         return super().search(*args, **options)
 
 

@@ -27,7 +27,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-@pytest.mark.timeout(300)
 def test_a_full_disk_answers_507_and_recovers(small_disk, tmp_path):
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"\1" * 2_000_000)

@@ -31,7 +31,7 @@ from tests.api.conftest import ADMIN, Clients, picture, solid
 from tests.api.test_jobs import finished
 from tests.services.archive_maker import KINDS, write_archive
 from tests.unreadable import refuse
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 IN_PAIRS = {"max_batch": 2, "threads": 1}
 """One decodes after the other, so that the batches that a gate lets pass are of the first ones."""
@@ -51,7 +51,7 @@ class Gate(ColorEncoder):
         self.free -= 1
         if self.free < 0:
             self.reached.set()
-            assert self.open.wait(20)
+            assert self.open.wait(PATIENCE_S)
         self.count += len(batch)
         return super().encode(batch)
 
@@ -370,7 +370,7 @@ def test_a_restart_goes_on_where_it_was(
     files.insert(1, ("bad.png", b"no picture"))
     path = write_archive(tmp_path / "photos.tar", files)
     answer = send(first, path)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(PATIENCE_S)
     address = answer.headers["location"]
     wait_for(lambda: first.get(address, headers=ADMIN).json()["done"] >= 2)
     gate.open.set()
@@ -397,7 +397,7 @@ def test_a_restart_with_another_model_says_what_to_do(
     gate = Gate(free=3)
     first = clients(quick, encoders=Encoders(gate, max_batch=2))
     address = send(first, archive(tmp_path, count=12)).headers["location"]
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(PATIENCE_S)
     wait_for(lambda: first.get(address, headers=ADMIN).json()["done"] >= 2)
     gate.open.set()
     clients.stop(first)
@@ -416,7 +416,7 @@ def test_what_was_deleted_meanwhile_stays_deleted(
     first = clients(quick, encoders=Encoders(gate, max_batch=2))
     files = [(f"{n}.png", picture("mug", n)) for n in range(12)]
     answer = send(first, write_archive(tmp_path / "photos.zip", files))
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(PATIENCE_S)
     address = answer.headers["location"]
     wait_for(lambda: first.get(address, headers=ADMIN).json()["done"] >= 2)
     first.delete(f"/images/{stored(first)['0.png']['id']}", headers=ADMIN)
@@ -436,7 +436,7 @@ def test_cancel_while_running_and_while_queued(
     client = clients(quick, encoders=Encoders(gate, max_batch=2))
     running = send(client, archive(tmp_path, count=12)).json()["id"]
     queued = send(client, archive(tmp_path, "tar", count=12)).json()["id"]
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(PATIENCE_S)
     assert len([name for name in left(settings) if name.endswith(".archive")]) == 2
     answer = client.post(f"/jobs/{queued}/cancel", headers=ADMIN)
     assert answer.json()["state"] == "canceled"
@@ -461,7 +461,7 @@ def test_a_collection_that_is_deleted_stays_deleted(
     )
     assert client.delete("/collections/none", headers=ADMIN).status_code == 404
     wait_for(lambda: client.get(f"/jobs/{running}", headers=ADMIN).json()["done"] >= 2)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(PATIENCE_S)
     assert client.delete("/collections/c", headers=ADMIN).status_code == 204
     assert client.get(f"/jobs/{queued}", headers=ADMIN).json()["state"] == "canceled"
     gate.open.set()
@@ -644,7 +644,7 @@ def test_a_twin_that_is_canceled_leaves_the_other_how_far_it_is(
     gate = Gate(free=2)
     client = clients(settings.model_copy(update=own), encoders=Encoders(gate, max_batch=2))
     running = send_folder(client, photos).json()["id"]
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(PATIENCE_S)
     wait_for(lambda: client.get(f"/jobs/{running}", headers=ADMIN).json()["done"] >= 2)
     send_folder(client, photos, on_conflict="skip")
     twin = send_folder(client, photos).json()["id"]

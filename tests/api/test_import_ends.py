@@ -16,7 +16,7 @@ from tests.api.conftest import ADMIN, Clients, picture
 from tests.api.test_import import IN_PAIRS, Gate, archive, done, left, send, send_folder, stored
 from tests.api.test_jobs import finished
 from tests.services.archive_maker import KINDS, write_archive
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 
 def test_a_canceled_import_says_what_was_done(
@@ -27,7 +27,7 @@ def test_a_canceled_import_says_what_was_done(
     files = [("bad.jpg", b"no picture")]
     files += [(f"{n}.png", picture("mug", n % 10)) for n in range(12)]
     job = send(client, write_archive(tmp_path / "photos.zip", files)).json()["id"]
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(PATIENCE_S)
     wait_for(lambda: client.get(f"/jobs/{job}", headers=ADMIN).json()["done"] >= 4)
     client.post(f"/jobs/{job}/cancel", headers=ADMIN)
     gate.open.set()
@@ -46,7 +46,7 @@ def test_one_that_is_canceled_before_anything_was_done_says_so(
     gate = Gate()
     client = clients(settings.model_copy(update=IN_PAIRS), encoders=Encoders(gate, max_batch=2))
     job = send(client, archive(tmp_path)).json()["id"]
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(PATIENCE_S)
     client.post(f"/jobs/{job}/cancel", headers=ADMIN)
     gate.open.set()
     ended = finished(client, f"/jobs/{job}")

@@ -101,11 +101,11 @@ def test_a_revoked_key_opens_nothing_from_the_answer_on(client, by):
 def test_keys_of_another_process_count_within_seconds(client, beside):
     _, text = beside.create("there", Access.WRITE)
     found = client.app.state.parts.keys.made.find
-    wait_for(lambda: found(text), seconds=5)
+    wait_for(lambda: found(text))
     assert client.delete("/images/none", headers=sending(text)).status_code == 404
     assert [key["name"] for key in client.get("/keys", headers=ADMIN).json()["keys"]] == ["there"]
     beside.revoke("there")
-    wait_for(lambda: not found(text), seconds=5)
+    wait_for(lambda: not found(text))
     assert client.delete("/images/none", headers=sending(text)).status_code == 401
 
 
@@ -138,7 +138,6 @@ def test_a_read_key_does_not_close_reading_but_the_setting_does(clients, setting
     assert client.get("/health/live").status_code == 200
 
 
-@pytest.mark.timeout(120)
 def test_nothing_that_is_written_or_answered_repeats_a_key(tmp_path):
     server = Server(tmp_path / "data")
     try:

@@ -36,7 +36,6 @@ def limit(server: Server, spare: int | None) -> None:
     resource.prlimit(pid, resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 
 
-@pytest.mark.timeout(300)
 def test_a_service_with_little_memory_refuses_and_recovers(server: Server) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (220, 220, 3), dtype=np.uint8)
     target = io.BytesIO()

@@ -70,7 +70,6 @@ _application = create_app(
 schema = schemathesis.openapi.from_dict(_application.openapi())
 
 
-@pytest.mark.timeout(600)
 @schema.parametrize()
 @settings(
     max_examples=40,

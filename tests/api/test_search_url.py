@@ -12,7 +12,7 @@ from lookalike.config import Settings
 from lookalike.errors import ConfigurationError
 from tests.api.conftest import ADMIN_KEY, picture
 from tests.settings import make_settings
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 from tests.web import Web, endless, leads_to, page_of, silent
 
 JSON = {"Content-Type": "application/json"}
@@ -169,7 +169,7 @@ def test_slow_addresses_take_no_place_of_other_searches(clients, settings, web):
     assert refusal(full) == (503, "queue_full")
     assert full.headers["Retry-After"] == "1"
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE_S)
     assert [refusal(answer) for answer in answers] == [(504, "fetch_timeout")] * 2
     assert client.post("/search/url", json={"url": f"{web.url}/mug.png"}).status_code == 200
 

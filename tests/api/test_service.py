@@ -23,6 +23,7 @@ from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.store.local.store import LocalStore
 from tests.api.conftest import ADMIN, ADMIN_KEY, picture
+from tests.waiting import PATIENCE_S
 
 
 class Gate(ColorEncoder):
@@ -36,7 +37,7 @@ class Gate(ColorEncoder):
 
     def encode(self, batch):
         self.taken += len(batch)
-        self.open.wait(20)
+        self.open.wait(PATIENCE_S)
         if self.broken:
             raise RuntimeError("planted")
         return super().encode(batch)
@@ -324,14 +325,17 @@ def test_figures_are_read_beside_the_event_loop(client, monkeypatch):
     asked, busy = threading.Event(), threading.Event()
     store = client.app.state.parts.services.store
     real = store.collections
-    monkeypatch.setattr(store, "collections", lambda: asked.set() or (busy.wait(60) and real()))
+    monkeypatch.setattr(
+        store, "collections", lambda: asked.set() or (busy.wait(PATIENCE_S) and real())
+    )
     answers: list[int] = []
     asking = threading.Thread(target=lambda: answers.append(client.get("/metrics").status_code))
     asking.start()
-    assert asked.wait(60)
+    assert asked.wait(PATIENCE_S)
     started = time.monotonic()
     assert client.get("/health/live").status_code == 200
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < PATIENCE_S
+    assert not answers
     busy.set()
     asking.join()
     assert answers == [200]

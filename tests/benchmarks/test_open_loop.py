@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from benchmarks.load import HEADERS, body
 from benchmarks.open_loop import Answer, Summary, percentile, schedule, send_all, summarize
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,7 +70,7 @@ def one_at_a_time(
 
 def all_at_once(count: int) -> AbstractContextManager[str]:
     """A server that answers nobody before `count` have asked."""
-    everybody = threading.Barrier(count, timeout=20)
+    everybody = threading.Barrier(count, timeout=PATIENCE_S)
 
     def status_of() -> int:
         everybody.wait()

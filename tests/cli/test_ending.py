@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.api.conftest import picture
-from tests.servers import LOOKALIKE, Server, clean_environment
-from tests.waiting import wait_for
+from tests.servers import LOOKALIKE, Server, clean_environment, free_port
+from tests.waiting import PATIENCE_S, wait_for
 
 # Python code that runs in the process before the command: what it is stuck in.
 STUCK_START = """
@@ -77,7 +77,7 @@ def test_a_service_that_starts_ends_at_once(tmp_path: Path, number: int, code: i
     with command(tmp_path, STUCK_START, "serve", "--port", "0") as process:
         wait_until_starting(process)
         process.send_signal(number)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code
     assert "Traceback" not in said
 
@@ -89,7 +89,7 @@ def test_a_command_that_starts_ends_at_once_and_quietly(tmp_path: Path, before: 
         wait_until_starting(process)
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert said.strip() in {"", "Aborted!"}
 
@@ -98,7 +98,7 @@ def test_a_shutdown_that_is_stuck_is_ended(tmp_path: Path) -> None:
     with command(tmp_path, STUCK_CLOSE, "serve", "--port", str(free_port())) as process:
         wait_until_listening(process)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert "what it acknowledged is kept" in said
 
@@ -111,7 +111,7 @@ def test_a_second_signal_ends_a_service_at_once(tmp_path: Path) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(1.0)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 def test_clients_that_hang_do_not_keep_a_service_from_ending(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_clients_that_hang_do_not_keep_a_service_from_ending(tmp_path: Path) -> 
         )
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_S) == 0
         for one in hanging:
             one.close()
 
@@ -135,17 +135,10 @@ def test_ctrl_c_ends_a_service_in_order(tmp_path: Path) -> None:
     server = Server(tmp_path / "data")
     try:
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(timeout=60) == 130
+        assert server.process.wait(timeout=PATIENCE_S) == 130
         assert "Traceback" not in server.log.read_text()
     finally:
         server.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_the_command_itself_is_quiet(tmp_path: Path) -> None:
@@ -161,7 +154,7 @@ def test_the_command_itself_is_quiet(tmp_path: Path) -> None:
     try:
         wait_for(lambda: (tmp_path / "data" / "catalog.db").exists() or process.poll() is not None)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
     assert process.returncode == 130, said

@@ -31,7 +31,7 @@ def test_a_key_is_made_used_listed_and_revoked_beside_a_service(lookalike, serve
         time.sleep(0.3)  # a client that is refused again and again is braked
         return server.http.delete(path, headers={"X-API-Key": key}).status_code
 
-    wait_for(lambda: status("/images/none") == 404, seconds=5)
+    wait_for(lambda: status("/images/none") == 404)
     assert status("/collections/none") == 403
     (listed,) = json.loads(lookalike("keys", "list", "--json", *place).stdout)
     assert (listed["name"], listed["scope"], listed["expired"]) == ("import", "write", False)
@@ -39,7 +39,7 @@ def test_a_key_is_made_used_listed_and_revoked_beside_a_service(lookalike, serve
     assert listed["id"] in table
     assert key not in table
     assert lookalike("keys", "revoke", key, *place).exit_code == 0
-    wait_for(lambda: status("/images/none") == 401, seconds=5)
+    wait_for(lambda: status("/images/none") == 401)
     assert json.loads(lookalike("keys", "list", "--json", *place).stdout) == []
     assert "no keys" in lookalike("keys", "list", *place).stderr
     entries = json.loads(lookalike("audit", "--json", "--limit", "1000", *place).stdout)

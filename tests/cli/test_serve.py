@@ -73,7 +73,6 @@ def test_a_start_over_files_without_their_catalog_is_refused(tmp_path: Path, spo
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     assert ended.returncode == 1

@@ -17,7 +17,7 @@ def imported(code: str) -> list[str]:
     """The heavy modules that are imported once some code has run."""
     script = f"import sys\n{code}\nprint([name for name in {HEAVY} if name in sys.modules])"
     command = [sys.executable, "-c", script]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return list(eval(done.stdout.splitlines()[-1]))
 
 

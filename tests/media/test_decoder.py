@@ -44,7 +44,7 @@ from tests.media.bombs import (
 )
 from tests.media.test_decode import LOSSLESS, LOSSY, exif, make
 from tests.models.pictures import draw
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 LIMITS = ImageLimits()
 SHARED = ImageDecoder()
@@ -182,7 +182,7 @@ def test_slow_pictures_leave_room_for_quick_ones():
         assert not any(bomb.done() for bomb in bombs)
         gone.leave()  # ends the one that is decoded, and takes the others out of the line
         for bomb in bombs:
-            bomb.result(timeout=10)
+            bomb.result(timeout=PATIENCE_S)
     assert decoder.decode(qoi_literals(0.2), decode_size=64).width == 447
 
 
@@ -271,7 +271,7 @@ def test_waiting_is_bounded_in_time_and_number():
         with pytest.raises(QueueFullError, match="take long"), lane.place():
             raise AssertionError
         with pytest.raises(QueueFullError, match=r"0\.2 s"):
-            waiting.result(timeout=10)
+            waiting.result(timeout=PATIENCE_S)
     with lane.place():
         pass
 
@@ -288,8 +288,8 @@ def test_bulk_work_waits_for_as_long_as_it_takes():
         lane._leave()
         lane._leave()
         for one in waiting[:2]:
-            one.result(timeout=10)
-    waiting[2].result(timeout=10)
+            one.result(timeout=PATIENCE_S)
+    waiting[2].result(timeout=PATIENCE_S)
 
 
 def test_who_leaves_gives_the_place_back():
@@ -306,7 +306,7 @@ def test_who_leaves_gives_the_place_back():
         wait_for(lambda: len(lane._waiting) == 1)
         leaving.leave()
         with pytest.raises(ClientGoneError):
-            waiting.result(timeout=10)
+            waiting.result(timeout=PATIENCE_S)
         assert not lane._waiting
     with lane.place():
         pass
@@ -317,14 +317,14 @@ def test_nothing_is_done_to_a_block_that_has_ended():
 
     def first() -> None:
         began.set()
-        may_end.wait(10)
+        may_end.wait(PATIENCE_S)
 
     thread = threading.Thread(target=leaving.leave)
 
     def call() -> None:
         with leaving.on_leave(first), leaving.on_leave(lambda: order.append("act")):
             thread.start()
-            assert began.wait(10)
+            assert began.wait(PATIENCE_S)
             threading.Timer(0.1, may_end.set).start()
 
     with pytest.raises(ClientGoneError):
@@ -363,7 +363,7 @@ def test_a_process_that_ends_costs_its_picture_alone(process, number, kind):
         time.sleep(0.5)
         os.kill(process.pid, number)
         with pytest.raises(kind):
-            picture.result(timeout=20)
+            picture.result(timeout=PATIENCE_S)
     assert not process.alive
     assert SHARED.decode(SMALL, decode_size=64).width == 160
 
@@ -398,7 +398,6 @@ def test_a_fork_starts_processes_of_its_own():
             check=False,
             capture_output=True,
             text=True,
-            timeout=60,
         )
     assert (ran.stdout, ran.stderr) == ("0 {160} 160\n", "")
 
@@ -436,9 +435,7 @@ for left in range(6):
 
 
 def test_a_process_that_cannot_be_started_leaves_no_descriptor_open():
-    done = subprocess.run(
-        [sys.executable, "-c", FULL], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("full No process") >= 9
 
@@ -507,7 +504,7 @@ def script(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def test_a_plain_script_decodes_and_ends_quietly(tmp_path):
     with script(tmp_path) as one:
-        out, err = one.communicate(timeout=60)
+        out, err = one.communicate(timeout=PATIENCE_S)
     assert (out, err, one.returncode) == ("160\n", "", 0)
 
 
@@ -519,7 +516,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path, number):
         pids = [int(pid) for pid in one.stdout.readline().split()]
         assert len(pids) == 2
         os.killpg(one.pid, number)
-        _, err = one.communicate(timeout=20)
+        _, err = one.communicate(timeout=PATIENCE_S)
         wait_for(lambda: all(ended(pid) for pid in pids))
     assert "decode_process" not in err
     assert "resource_tracker" not in err

@@ -16,7 +16,7 @@ from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import LiveEncoder
 from lookalike.progress import Caller, caller
 from tests.models.pictures import draw
-from tests.waiting import assert_stays, wait_for
+from tests.waiting import PATIENCE_S, assert_stays, wait_for
 
 COLOR = ColorEncoder()
 PICTURES = [COLOR.prepare(draw(seed)) for seed in range(20)]
@@ -36,7 +36,7 @@ class Gated(ColorEncoder):
 
     def encode(self, batch):
         self.entered.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(PATIENCE_S)
         self.batches.append(len(batch))
         if any((picture == 0).all() for picture in batch):
             raise self.error
@@ -59,7 +59,7 @@ def batcher(encoder):
 def occupy(encoder, batcher):
     """Has the worker wait inside the encoder with one picture."""
     future = batcher.submit(PICTURES[0])
-    assert encoder.entered.wait(10)
+    assert encoder.entered.wait(PATIENCE_S)
     return future
 
 
@@ -94,7 +94,7 @@ def test_what_waits_together_becomes_one_batch(encoder, batcher):
     assert batcher.queue_length == 5
     encoder.gate.set()
     for number, future in enumerate([first, *others]):
-        assert np.array_equal(future.result(10), EXPECTED[number])
+        assert np.array_equal(future.result(PATIENCE_S), EXPECTED[number])
     assert encoder.batches == [1, 4, 1]
     assert batcher.queue_length == 0
 
@@ -116,7 +116,7 @@ def test_bulk_work_waits_for_room(encoder, batcher):
         blocked = pool.submit(batcher.submit, PICTURES[7], wait=True)
         assert_stays(lambda: not blocked.done(), seconds=0.05)
         encoder.gate.set()
-        assert np.array_equal(blocked.result(10).result(10), EXPECTED[7])
+        assert np.array_equal(blocked.result(PATIENCE_S).result(PATIENCE_S), EXPECTED[7])
 
 
 def test_bulk_work_leaves_half_of_the_places_to_others(encoder, batcher):
@@ -127,8 +127,8 @@ def test_bulk_work_leaves_half_of_the_places_to_others(encoder, batcher):
         assert_stays(lambda: batcher.queue_length == 3, seconds=0.1)
         others = [batcher.submit(PICTURES[n]) for n in range(3)]
         encoder.gate.set()
-        assert all(len(task.result(10).result(10)) for task in bulk)
-        assert all(len(other.result(10)) for other in others)
+        assert all(len(task.result(PATIENCE_S).result(PATIENCE_S)) for task in bulk)
+        assert all(len(other.result(PATIENCE_S)) for other in others)
 
 
 def test_an_urgent_picture_goes_first_even_where_the_queue_is_full(encoder, batcher):
@@ -146,10 +146,10 @@ def test_one_poisonous_picture_fails_alone(encoder, batcher):
     occupy(encoder, batcher)
     futures = [batcher.submit(p) for p in (PICTURES[1], POISON, PICTURES[2])]
     encoder.gate.set()
-    assert np.array_equal(futures[0].result(10), EXPECTED[1])
-    assert np.array_equal(futures[2].result(10), EXPECTED[2])
+    assert np.array_equal(futures[0].result(PATIENCE_S), EXPECTED[1])
+    assert np.array_equal(futures[2].result(PATIENCE_S), EXPECTED[2])
     with pytest.raises(EmbeddingFailedError, match="poison") as caught:
-        futures[1].result(10)
+        futures[1].result(PATIENCE_S)
     assert caught.value.__cause__ is encoder.error
 
 
@@ -168,9 +168,9 @@ def test_another_shape_fails_alone(encoder, batcher):
     occupy(encoder, batcher)
     futures = [batcher.submit(p) for p in (PICTURES[1], np.ones((5, 5, 3), np.uint8))]
     encoder.gate.set()
-    assert np.array_equal(futures[0].result(10), EXPECTED[1])
+    assert np.array_equal(futures[0].result(PATIENCE_S), EXPECTED[1])
     with pytest.raises(EmbeddingFailedError, match=r"(?i)expected pictures of"):
-        futures[1].result(10)
+        futures[1].result(PATIENCE_S)
 
 
 def test_an_answer_of_another_shape_is_refused():
@@ -199,7 +199,7 @@ def test_cancelled_pictures_are_dropped(encoder, batcher):
     gone, stays = batcher.submit(PICTURES[1]), batcher.submit(PICTURES[2])
     assert gone.cancel()
     encoder.gate.set()
-    assert np.array_equal(stays.result(10), EXPECTED[2])
+    assert np.array_equal(stays.result(PATIENCE_S), EXPECTED[2])
     assert encoder.batches == [1, 1]
     alone = batcher.submit(PICTURES[3])
     alone.cancel()
@@ -219,10 +219,10 @@ def test_a_caller_who_leaves_gives_the_place_in_the_queue_back(encoder, batcher)
         wait_for(lambda: batcher.queue_length == 1)
         leaving.leave()
         with pytest.raises(ClientGoneError):
-            waiting.result(10)
+            waiting.result(PATIENCE_S)
         assert batcher.queue_length == 0
         with pytest.raises(ClientGoneError):  # who has left already does not wait at all
-            pool.submit(embed).result(10)
+            pool.submit(embed).result(PATIENCE_S)
     encoder.gate.set()
     assert np.array_equal(batcher.embed(PICTURES[2]), EXPECTED[2])
 
@@ -235,7 +235,7 @@ def test_closing_finishes_what_waits(encoder):
     closing.start()
     submit_until_closed(batcher)
     encoder.gate.set()
-    closing.join(10)
+    closing.join(PATIENCE_S)
     assert all(np.array_equal(f.result(0), e) for f, e in zip(futures, EXPECTED, strict=False))
     batcher.close()
 
@@ -252,9 +252,9 @@ def test_closing_releases_who_waits_for_room():
         closing.start()
         for future in blocked:
             with pytest.raises(NotReadyError):
-                future.result(10)
+                future.result(PATIENCE_S)
     encoder.gate.set()
-    closing.join(10)
+    closing.join(PATIENCE_S)
 
 
 def test_no_thread_is_left():
@@ -271,7 +271,7 @@ def test_closing_from_a_callback_of_the_worker():
     future = batcher.submit(PICTURES[0])
     closed = threading.Event()
     future.add_done_callback(lambda _: (batcher.close(), closed.set()))
-    assert closed.wait(10)
+    assert closed.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize("bad", [{"max_batch": 0}, {"queue_size": 0}])

@@ -308,9 +308,8 @@ def test_closing_stops_the_work_promptly(store, make):
     service = make(wait_s=0.1, together=1)
     fill(store, 1000)
     assert isinstance(service.find(DuplicateOptions()), Unfinished)
-    started = time.monotonic()
     service.close()
-    assert time.monotonic() - started < 20
+    assert store.queries < 1000
     with pytest.raises(NotReadyError):
         service.find(DuplicateOptions())
 

@@ -18,7 +18,7 @@ from lookalike.progress import Progress
 from lookalike.services.jobs import Handler, JobService
 from lookalike.store.jobs import Job, JobState, JobStore
 from tests.services.test_jobs import Counting, finished
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 NEVER_S = 3600.0
 CHILD = """
@@ -84,7 +84,7 @@ class Life:
         return service
 
     def crash(self, service: JobService, *, after: Stuck | None = None) -> None:
-        assert after is None or after.inside.wait(60)
+        assert after is None or after.inside.wait(PATIENCE_S)
         self.store.dead = True
         service.close()
 
@@ -105,7 +105,7 @@ def life(tmp_path: Path) -> Life:
 def test_a_job_that_ends_the_process_is_not_begun_for_ever(tmp_path: Path) -> None:
     for _ in range(3):
         command = [sys.executable, "-c", CHILD, str(tmp_path / "jobs.db")]
-        assert subprocess.run(command, check=False, timeout=120).returncode == 9
+        assert subprocess.run(command, check=False).returncode == 9
     calls: list[Mapping[str, Any]] = []
     told: list[Job] = []
 
@@ -162,7 +162,7 @@ def test_a_shutdown_is_no_crash(life: Life) -> None:
     for _ in range(6):
         stuck = Stuck(0)
         service = life.begin(stuck)
-        assert stuck.inside.wait(60)
+        assert stuck.inside.wait(PATIENCE_S)
         assert life.store.get(job_id).starts == 1
         service.close()
         assert life.store.get(job_id).starts == 0
@@ -182,7 +182,7 @@ def test_a_shutdown_that_is_cut_short_is_none_either(life: Life) -> None:
 
     job_id = life.queue()
     service = life.begin(deaf)
-    assert inside.wait(60)
+    assert inside.wait(PATIENCE_S)
     assert life.store.get(job_id).starts == 1
     closing_it = threading.Thread(target=service.close)
     closing_it.start()

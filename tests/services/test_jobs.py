@@ -14,7 +14,7 @@ from lookalike.errors import InvalidParameterError, JobNotFoundError, NotReadyEr
 from lookalike.progress import Progress
 from lookalike.services.jobs import JobService, JobStatus
 from lookalike.store.jobs import Job, JobState, JobStore
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 
 class Counting:
@@ -235,13 +235,13 @@ def test_a_failure_amid_the_shutdown_is_no_failure(store: JobStore) -> None:
 
     def breaks_at_shutdown(parameters: Mapping[str, Any], progress: Progress) -> str:
         inside.set()
-        end.wait(10)
+        end.wait(PATIENCE_S)
         raise NotReadyError("The service is shutting down")
 
     service = JobService(store, {"count": breaks_at_shutdown})
     service.resume()
     job = service.start("count", {}).job
-    assert inside.wait(10)
+    assert inside.wait(PATIENCE_S)
     closing = threading.Thread(target=service.close)
     closing.start()
     wait_for(lambda: service._closed)

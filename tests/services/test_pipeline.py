@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lookalike.errors import LookalikeError, NotAnImageError, UnavailableError, UnreadableImageError
 from lookalike.models.encoders import Vector
 from lookalike.services.pipeline import Pipeline, Prepared, grouped, reading
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 KINDS = ["no vector", "vector", "fails to decode", "fails in the network"]
 
@@ -109,14 +109,14 @@ def test_closing_waits_for_what_has_begun() -> None:
     def prepare(item: int) -> Prepared[int]:
         if item == 1:
             began.set()
-            assert go.wait(30)
+            assert go.wait(PATIENCE_S)
             ended.set()
         return item, None
 
     with Pipeline(threads=2, window=2) as pipeline:
         results = pipeline.run(range(2), prepare)
         next(results)
-        assert began.wait(30)
+        assert began.wait(PATIENCE_S)
         closing = threading.Thread(target=results.close)
         closing.start()
         assert not ended.is_set()

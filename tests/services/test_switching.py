@@ -25,6 +25,7 @@ from lookalike.store.local.store import LocalStore
 from tests.memory_store import MemoryStore
 from tests.services.moving import HEADED, NEW, OLD, World, make, picture, some, vectors
 from tests.store.helpers import vector_of
+from tests.waiting import PATIENCE_S
 
 PICTURES = some(10)
 
@@ -250,7 +251,7 @@ def test_the_gate_waits_for_those_inside_and_holds_the_others() -> None:
     def pass_slowly() -> None:
         with gate.passing("one"):
             inside.set()
-            leave.wait(10)
+            leave.wait(PATIENCE_S)
             order.append("left")
 
     def close() -> None:
@@ -261,7 +262,7 @@ def test_the_gate_waits_for_those_inside_and_holds_the_others() -> None:
             late = pool.submit(pass_late)
             assert not late.done()
             order.append("open")
-        late.result(10)
+        late.result(PATIENCE_S)
 
     def pass_late() -> None:
         with gate.passing("one"):
@@ -269,11 +270,11 @@ def test_the_gate_waits_for_those_inside_and_holds_the_others() -> None:
 
     with ThreadPoolExecutor(3) as pool:
         slow = pool.submit(pass_slowly)
-        inside.wait(10)
+        inside.wait(PATIENCE_S)
         closing = pool.submit(close)
         leave.set()
-        slow.result(10)
-        closing.result(10)
+        slow.result(PATIENCE_S)
+        closing.result(PATIENCE_S)
     assert order == ["left", "closed", "another collection", "open", "late"]
 
 

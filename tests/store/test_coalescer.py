@@ -12,7 +12,7 @@ from lookalike.store.base import Vectors
 from lookalike.store.local.index.indexes import Coalescer
 from lookalike.store.local.index.segments import ExactSegment, Found
 from tests.store.helpers import unit_vectors
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 
 class Slow:
@@ -25,7 +25,7 @@ class Slow:
 
     def search(self, queries: Vectors, k: int) -> list[Found]:
         self.sizes.append(len(queries))
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(PATIENCE_S)
         return self.index.search(queries, k=k)
 
 

@@ -33,7 +33,7 @@ from lookalike.store.local.store import LocalStore
 from tests.store.helpers import fill, ids, new_image, put, unit_vectors
 from tests.store.helpers import search as search_store
 from tests.store.test_filters import SCALARS, TEXT
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE_S, wait_for
 
 ALL = ["a", "b", 'q"\\']
 FIELDS = st.sampled_from(ALL)
@@ -460,7 +460,7 @@ def test_a_search_that_waits_for_changes_keeps_no_other_filter_waiting(
                 wait_for(lambda: next(failures, None) is None)
                 (there,) = search_store(store, vectors[3:4], k=1, where=where, collection="other")
                 assert ids(there) == ["i3"]
-            assert [ids(one.result(60)[0]) for one in asked] == [["i3"], ["i3"]]
+            assert [ids(one.result(PATIENCE_S)[0]) for one in asked] == [["i3"], ["i3"]]
 
 
 def test_reads_that_overlap_do_not_let_the_log_grow(
@@ -484,7 +484,7 @@ def test_reads_that_overlap_do_not_let_the_log_grow(
                 put(store, [new_image(f"i{n}", metadata={"t": "x" * 2000})], unit_vectors(1))
             stop.set()
             for one in reading:
-                one.result(60)
+                one.result(PATIENCE_S)
         assert log.stat().st_size < 400_000
 
 

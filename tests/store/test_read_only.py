@@ -18,6 +18,7 @@ from lookalike.store.base import scan, spec_of
 from lookalike.store.filters import Filter
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import SPEC, fill, ids, new_image, put, search, unit_vectors
+from tests.waiting import PATIENCE_S
 
 READER = """
 import sys
@@ -36,7 +37,7 @@ with closing(LocalStore(Path(sys.argv[1]), read_only=True)) as store:
 
 def read_elsewhere(folder: Path) -> list[str]:
     command = [sys.executable, "-c", READER, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -147,4 +148,4 @@ def test_a_reader_searches_on_while_pictures_come_and_go(tmp_path: Path) -> None
                     assert len(found[0]) == 5
             finally:
                 stop.set()
-            changing.result(60)
+            changing.result(PATIENCE_S)

@@ -48,7 +48,7 @@ from tests.store.helpers import (
 )
 from tests.store.test_kill import CHILD, vectors_of
 from tests.store.test_spaces import NEW, begin, complete, new_vectors, put_new
-from tests.waiting import repeat_together, wait_for
+from tests.waiting import PATIENCE_S, repeat_together, wait_for
 
 LEAST, TYPE = 100, "IVF2,SQ8"
 EVERYTHING = Effort(nprobe=65_536, ef_search=65_536, k_factor=1_000)
@@ -105,7 +105,7 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, 
 
     def wait(*given: Any) -> Any:
         begun.set()
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE_S)
         return build(*given)
 
     monkeypatch.setattr(building, "build_here", wait)
@@ -197,7 +197,7 @@ def test_what_comes_during_a_build_is_built_without_being_asked(
     begun, go_on = held_up
     with closing(opened(tmp_path)) as store:
         fill(store, 100)
-        assert begun.wait(30)
+        assert begun.wait(PATIENCE_S)
         put(store, [new_image(f"x{n}") for n in range(200)], unit_vectors(200, seed=1))
         assert facts(store)["building"]["total"] == 100
         go_on.set()
@@ -210,7 +210,7 @@ def test_changes_and_searches_do_not_wait_for_a_build(
     begun, go_on = held_up
     with closing(opened(tmp_path)) as store:
         vectors = fill(store, 120)
-        assert begun.wait(30)
+        assert begun.wait(PATIENCE_S)
         put(store, [new_image("late")], unit_vectors(1, seed=9))
         store.delete("default", "i1")
         assert ids(search(store, unit_vectors(1, seed=9), k=1)[0]) == ["late"]
@@ -393,7 +393,7 @@ def test_a_dropped_index_is_freed_while_another_is_built(
         fill(store, 5, collection="small")
         search(store, QUERIES, collection="small")
         fill(store, LEAST)
-        assert begun.wait(30)
+        assert begun.wait(PATIENCE_S)
         (small,) = (one for one in store._indexes._live.values() if one.row.name == "small")
         held = weakref.ref(small)
         del small
@@ -416,14 +416,14 @@ def test_no_build_begins_once_the_store_is_closing(
         search(store, QUERIES, collection=name)
     monkeypatch.setattr(LiveIndex, "stop", lambda self: None)  # as of one that is loaded late
     fill(store, LEAST, collection="first", seed=1)
-    assert begun.wait(30)
+    assert begun.wait(PATIENCE_S)
     fill(store, LEAST, collection="second", seed=1)
     closing = threading.Thread(target=store.close)
     closing.start()
     wait_for(store._indexes._worker.closing.is_set)
     begun.clear()
     go_on.set()
-    closing.join(30)
+    closing.join(PATIENCE_S)
     assert not closing.is_alive()
     assert not begun.is_set()
 
@@ -463,7 +463,7 @@ def test_closing_ends_a_build(tmp_path: Path) -> None:
     hold_child()
     started = time.monotonic()
     store.close()
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < PATIENCE_S
     assert children() == set()
     assert not list(tmp_path.rglob("candidates")), "at most the exact index"
     with closing(opened(tmp_path, limits=APART)) as store:
@@ -492,7 +492,7 @@ def test_a_collection_dropped_while_it_waits_is_not_built(
     begun, go_on = held_up
     with closing(opened(tmp_path)) as store:
         fill(store, 100)
-        assert begun.wait(30)
+        assert begun.wait(PATIENCE_S)
         fill(store, 100, collection="other")
         store.drop("other")
         store.drop("default")
@@ -717,7 +717,7 @@ def test_an_index_that_missed_a_vector_is_exact_until_the_background_has_built_i
             found = search(store, new_vectors(records[:1]), k=200, spec=NEW)[0]
             assert found[0].record.id == "i0"
             assert len(found) == 151
-            assert begun.wait(30)
+            assert begun.wait(PATIENCE_S)
             assert facts(store)["type"] == "Flat"
             go_on.set()
         wait_built(store)

@@ -13,8 +13,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
-
 from lookalike.errors import DataFolderError, NotFoundError
 from lookalike.files.disk import LocalFiles
 from lookalike.store.base import count_of
@@ -161,7 +159,6 @@ while True:
 """
 
 
-@pytest.mark.timeout(300)
 def test_kill_minus_9_between_sweeps(tmp_path: Path, chance: random.Random) -> None:
     for _ in range(KILLS):
         command = [sys.executable, "-c", CHILD, str(tmp_path), str(chance.randrange(2**32))]
