@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -31,6 +32,8 @@ PREFIX = "LOOKALIKE_"
 
 _CACHE = Path("~/.cache/lookalike")
 _LEAST_KEY = 8  # characters
+_ROOT_PATH = "^(/[A-Za-z0-9._~-]+)+$"
+_ORIGIN = r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?"
 _SIZES = TypeAdapter(ByteSize)
 
 Network = IPv4Network | IPv6Network
@@ -74,6 +77,11 @@ class Settings(BaseSettings):
     trusted_proxies: str = "127.0.0.1,::1"
     """Addresses and networks, separated by commas, of proxies whose X-Forwarded-For is believed;
     none for none"""
+
+    root_path: Annotated[str | None, Field(pattern=_ROOT_PATH)] = None
+    """Path below which a proxy shows the service, e.g. /lookalike"""
+    cors_origins: str | None = None
+    """Origins, separated by commas, whose pages may call the service from a browser; * for all"""
 
     model: str = "resnet50"
     """resnet18, 34, 50, 101 or 152"""
@@ -129,6 +137,9 @@ class Settings(BaseSettings):
     """Key for calls that only read; they need no key if unset"""
     require_key: bool = False
     """Whether calls that only read need a key even if there is no read_key"""
+    link_lifetime: Annotated[int, Field(ge=0, le=31_536_000)] = 86_400
+    """Seconds that a link to a picture works at least, without a key, where reading needs one; 0:
+    it needs a key, too"""
     max_audit_bytes: Annotated[Size, Field(ge=1_000_000)] = 100_000_000
     """Most bytes of the audit log; the oldest entries go first"""
 
@@ -200,6 +211,17 @@ class Settings(BaseSettings):
         parse_networks(value)
         return value
 
+    @field_validator("root_path", mode="before")
+    @classmethod
+    def _end_root_path(cls, value: Any) -> Any:
+        return (value.rstrip("/") or None) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: str | None) -> str | None:
+        parse_origins(value)
+        return value
+
     @field_validator("import_dirs")
     @classmethod
     def _check_dirs(cls, value: str | None) -> str | None:
@@ -236,6 +258,18 @@ def parse_dirs(text: str | None) -> list[Path]:
     """Folders in one text, separated by commas or as in PATH."""
     parts = (text or "").replace(os.pathsep, ",").split(",")
     return [Path(part.strip()) for part in parts if part.strip()]
+
+
+def parse_origins(text: str | None) -> list[str]:
+    """Origins in one text, separated by commas. Raises `ValueError` for what is none."""
+    origins = [part.strip() for part in (text or "").split(",") if part.strip()]
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(_ORIGIN, origin):
+            raise ValueError(
+                f"{origin!r} is no origin: write scheme, host and port as a browser sends them, "
+                "e.g. https://shop.example,http://localhost:5173, or *"
+            )
+    return origins
 
 
 def parse_networks(text: str) -> list[Network]:

@@ -252,6 +252,11 @@ class ImageRecord(NewImage):
         return () if self.place is None else (self.place, *self.others)
 
     @property
+    def version(self) -> str:
+        """What names its content in links."""
+        return self.sha256[:16]
+
+    @property
     def image_url(self) -> str:
         """Where a service answers its file, below the service's root."""
         return self._url("file")
@@ -262,7 +267,8 @@ class ImageRecord(NewImage):
         return self._url("thumbnail")
 
     def _url(self, part: str) -> str:
-        return f"/images/{quote(self.id)}/{part}?{urlencode({'collection': self.collection})}"
+        query = urlencode({"collection": self.collection, "v": self.version})
+        return f"/images/{quote(self.id)}/{part}?{query}"
 
 
 class OnConflict(StrEnum):

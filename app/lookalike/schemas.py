@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
 )
 
 from lookalike.records import Access, CollectionInfo, DuplicateKind
@@ -47,9 +48,20 @@ class Answer(Schema):
     )
 
     @classmethod
-    def of(cls, source: object) -> Self:
-        """An object of the services as JSON."""
-        return cls.model_validate(source)
+    def of(cls, source: object, link: Callable[[str], str] | None = None) -> Self:
+        """An object of the services as JSON; `link` says how links in it are answered."""
+        return cls.model_validate(source, context=link)
+
+
+def _linked(address: str, info: ValidationInfo) -> str:
+    return info.context(address) if callable(info.context) else address
+
+
+Link = Annotated[
+    str,
+    AfterValidator(_linked),
+    Field(description="From the service's root; where reading needs a key, a link that expires"),
+]
 
 
 PathText = Annotated[
@@ -91,8 +103,8 @@ class MatchOut(Answer):
     path: PathText = None
     copies: Copies = []
     metadata: dict[str, Any]
-    image_url: str
-    thumbnail_url: str
+    image_url: Link
+    thumbnail_url: Link
 
 
 class SearchOut(Answer):
@@ -157,8 +169,8 @@ class ImageOut(Answer):
     metadata: dict[str, Any]
     created_at: str
     updated_at: str
-    image_url: str
-    thumbnail_url: str
+    image_url: Link
+    thumbnail_url: Link
 
 
 class ImagesOut(Answer):
@@ -244,8 +256,8 @@ class KeptOut(Answer):
     width: int
     height: int
     bytes: int
-    image_url: str
-    thumbnail_url: str
+    image_url: Link
+    thumbnail_url: Link
 
 
 class DuplicateOut(KeptOut):

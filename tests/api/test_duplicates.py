@@ -155,4 +155,5 @@ def test_a_read_key_guards_it(clients, settings):
 def test_a_misspelt_parameter_is_refused(client):
     answer = client.get("/duplicates", params={"kinds": "exact"})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
-    assert "this call takes collection, kind" in answer.json()["detail"]
+    wanted = "kinds: no such parameter; did you mean kind? This call takes collection, kind"
+    assert wanted in answer.json()["detail"]

@@ -37,6 +37,7 @@ def test_the_answer_has_exactly_the_documented_json(client, index):
     assert took["total"] >= max(took["decode"], took["embed"], took["search"])
     assert body["matches"][0].pop("score") == pytest.approx(1.0, abs=1e-6)
     assert body["matches"][0].pop("distance") == pytest.approx(0.0, abs=1e-3)
+    links = f"collection=default&v={digest[:16]}"
     assert body == {
         "collection": "default",
         "model": {"name": "color", "weights": "none", "head": None, "dim": ColorEncoder().spec.dim},
@@ -49,8 +50,8 @@ def test_the_answer_has_exactly_the_documented_json(client, index):
                 "path": None,
                 "copies": [],
                 "metadata": {"label": "cat"},
-                "image_url": f"/images/{digest[:16]}/file?collection=default",
-                "thumbnail_url": f"/images/{digest[:16]}/thumbnail?collection=default",
+                "image_url": f"/images/{digest[:16]}/file?{links}",
+                "thumbnail_url": f"/images/{digest[:16]}/thumbnail?{links}",
             }
         ],
     }

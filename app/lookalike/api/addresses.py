@@ -59,6 +59,14 @@ class Proxies:
                 return
 
 
+def add_root_path(scope: Scope, root: str) -> None:
+    """Puts a root path into a request's scope, and before its path if a proxy took it away."""
+    scope["root_path"] = root
+    if root and not scope["path"].startswith(f"{root}/"):
+        scope["path"] = root + scope["path"]
+        scope["raw_path"] = root.encode() + scope.get("raw_path", b"")
+
+
 def client_address(request: Request) -> str:
     """The address that a client counts as in limits; one for each /64 network of IPv6.
 

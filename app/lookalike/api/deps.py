@@ -6,12 +6,15 @@ on a thread of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
 from anyio import CapacityLimiter
 from fastapi import Depends, Path, Query, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 
 from lookalike.bootstrap import Services
 from lookalike.errors import InvalidParameterError
@@ -19,6 +22,7 @@ from lookalike.errors import InvalidParameterError
 if TYPE_CHECKING:
     from lookalike.api.addresses import Proxies
     from lookalike.api.admission import Admission, Bodies
+    from lookalike.api.links import Links
     from lookalike.api.monitoring import Metrics
     from lookalike.api.security import Keys
     from lookalike.api.uploads import UploadLimits
@@ -30,6 +34,7 @@ class Parts:
 
     services: Services  # the use cases
     keys: Keys  # the keys in force
+    links: Links  # how links in answers are made
     metrics: Metrics  # where calls are counted
     proxies: Proxies  # whose word on a client's address is believed
     admission: Admission  # places for requests that wait for the network
@@ -71,27 +76,45 @@ ImageId = Annotated[str, Path(description="The picture's id", pattern=ID_PATTERN
 FilterQuery = Annotated[str | None, Query(alias="filter", description=FILTER_HELP)]
 
 
-def refuse_query(request: Request, instead: str) -> None:
-    """Refuses query parameters on a call that would ignore them; `instead` says what it takes."""
-    if request.query_params:
-        raise InvalidParameterError(f"{sorted(request.query_params)} came in {instead}")
+async def known_query(request: Request) -> None:
+    """Dependency of every call: refuses query parameters that it would ignore."""
+    if not request.query_params:
+        return
+    route: APIRoute = request.scope["route"]
+    names = list(_query_names(route.dependant))
+    if not names and route.body_field is not None:
+        sent = ", ".join(sorted(request.query_params))
+        raise InvalidParameterError(
+            f"{sent}: this call takes nothing in its address; put it into the body, as GET /docs "
+            "shows"
+        )
+    refuse_others(request.query_params, names, what="parameter")
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    yield from (field.alias for field in dependant.query_params)
+    for inner in dependant.dependencies:
+        yield from _query_names(inner)
 
 
 def known_fields(*names: str) -> Any:
-    """Dependency that refuses form fields with other names, and query parameters."""
+    """Dependency that refuses form fields with other names."""
 
     async def check(request: Request) -> None:
-        refuse_query(
-            request, "the address; this call takes form fields: curl -F file=@photo.jpg -F k=5 ..."
-        )
         refuse_others(await request.form(), names)
 
     return Depends(check)
 
 
-def refuse_others(sent: Iterable[str], names: Iterable[str]) -> None:
-    """Refuses parameters with other names."""
+def refuse_others(sent: Iterable[str], names: Sequence[str], *, what: str = "field") -> None:
+    """Refuses parameters with other names; says which of the known ones is nearest."""
     if unknown := sorted(set(sent) - set(names)):
-        raise InvalidParameterError(
-            f"{', '.join(unknown)}: no such field; this call takes {', '.join(names)}"
-        )
+        raise InvalidParameterError(unknown_name(unknown[0], names, what=what))
+
+
+def unknown_name(name: str, names: Sequence[str], *, what: str) -> str:
+    """Says that there is no such parameter or field, and which known one may be meant."""
+    nearest = get_close_matches(name, names, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else "."
+    known = ", ".join(names) if names else "none"
+    return f"{ascii(name)[1:-1]}: no such {what}{hint} This call takes {known}"

@@ -6,15 +6,17 @@ import errno
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from lookalike import errors
+from lookalike.api.deps import unknown_name
 from lookalike.errors import LookalikeError, UnavailableError
 from lookalike.records import redacted
 
@@ -171,13 +173,15 @@ def _inline(handler: Callable[[Request, Any], Response]) -> Callable[..., Awaita
 def _validation(request: Request, exc: RequestValidationError) -> JSONResponse:
     if any(error["type"] == "json_invalid" for error in exc.errors()):
         return answer(request, errors.MalformedRequestError("The body is not valid JSON"))
-    text = "; ".join(_say(error) for error in exc.errors())
+    text = "; ".join(_say(error, request) for error in exc.errors())
     return answer(request, errors.InvalidParameterError(text))
 
 
-def _say(error: Mapping[str, Any]) -> str:
+def _say(error: Mapping[str, Any], request: Request) -> str:
     where, *path = error["loc"]
     name = ".".join(str(part) for part in path) or str(where)
+    if error["type"] == "extra_forbidden" and len(path) == 1:
+        return unknown_name(name, _body_names(request), what="field")
     if error["type"] == "missing" and name in {"file", "files"}:
         return (
             f"{name}: no file was sent; send one as multipart/form-data, e.g. curl -F {name}=@a.jpg"
@@ -187,13 +191,33 @@ def _say(error: Mapping[str, Any]) -> str:
     return f"{name}: {error['msg']}"
 
 
+def _body_names(request: Request) -> list[str]:
+    """The fields of the JSON that a call takes."""
+    body = request.scope["route"].body_field.field_info.annotation
+    kinds = [kind for kind in (body, *get_args(body)) if hasattr(kind, "model_fields")]
+    return [name for kind in kinds for name in kind.model_fields]
+
+
 def _http(request: Request, exc: HTTPException) -> JSONResponse:
     code, path = _HTTP_CODES.get(exc.status_code, "http_error"), request.url.path
+    headers = dict(exc.headers or {})
+    if exc.status_code == 405:
+        headers["Allow"] = ", ".join(_methods_of(request))
     detail = {
         404: f"There is nothing at {path}; GET /docs lists every call",
         405: f"{request.method} is no method of {path}; GET /docs lists every call",
     }.get(exc.status_code, exc.detail)
-    return problem(request, exc.status_code, code, detail, headers=exc.headers)
+    return problem(request, exc.status_code, code, detail, headers=headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """The methods of the path that a request asks for, whatever routes they are of."""
+    found = []
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+        scope = dict(request.scope) | {"method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
+            found += [method, "HEAD"] if method == "GET" else [method]
+    return found
 
 
 def _os(request: Request, exc: OSError) -> JSONResponse:

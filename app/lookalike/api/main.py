@@ -9,7 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import iter_route_contexts
 from fastapi_offline import FastAPIOffline
 
 from lookalike import __version__
@@ -17,13 +19,16 @@ from lookalike.api import errors
 from lookalike.api.addresses import Proxies
 from lookalike.api.admission import Admission, Bodies
 from lookalike.api.audit import Audit
-from lookalike.api.deps import Parts
+from lookalike.api.caching import Caching
+from lookalike.api.deps import Parts, known_query
+from lookalike.api.links import Links
 from lookalike.api.monitoring import Metrics, Observe
 from lookalike.api.routers import images, indexing, keys, search, service
-from lookalike.api.security import Keys, load_admin_key
+from lookalike.api.security import Keys, load_admin_key, load_link_secret
 from lookalike.api.uploads import ARCHIVE_BODY_S, ARCHIVES_AT_ONCE, UploadLimits
 from lookalike.bootstrap import Services, build_services, open_access
-from lookalike.config import Settings, parse_networks
+from lookalike.config import Settings, parse_networks, parse_origins
+from lookalike.errors import ConfigurationError
 from lookalike.files.data_folder import make_data_folder
 from lookalike.media.decoder import warm_up
 from lookalike.models.encoders import Encoders
@@ -40,6 +45,14 @@ as `admin.key`.
 
 log = logging.getLogger(__name__)
 
+# What pages of other origins may send, and read.
+_METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE")
+_SENT = "Authorization Content-Type If-None-Match If-Range Range X-API-Key X-Request-ID"
+_ANSWERED = (
+    "Accept-Ranges Content-Disposition Content-Range ETag Location Retry-After WWW-Authenticate "
+    "X-Backup-Bytes X-Request-ID"
+)
+
 SPARE_THREADS = 32  # beyond the queue's places: cheap calls are answered while it is full
 BODIES_BYTES = 2_000_000_000  # of all bodies that are coming, unless one alone may have more
 FIELD_OVERHEAD_BYTES = 64_000  # of a field beside the metadata of its pictures
@@ -53,6 +66,7 @@ def create_app(
     `encoders` and `store` are used instead of what the settings name.
     """
     metrics = Metrics()
+    root_path = settings.root_path or ""
     proxies = Proxies(parse_networks(settings.trusted_proxies))
 
     @asynccontextmanager
@@ -83,14 +97,18 @@ def create_app(
         version=__version__,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
+        dependencies=[Depends(known_query)],
         lifespan=lifespan,
         swagger_ui_parameters={"displayRequestDuration": True, "tryItOutEnabled": True},
     )
     errors.install(app)
+    app.add_middleware(Caching, guarded=_reads_need_key(settings))
     app.add_middleware(Audit)
-    app.add_middleware(Observe, metrics=metrics, proxies=proxies)
+    _allow_origins(app, parse_origins(settings.cors_origins))
+    app.add_middleware(Observe, metrics=metrics, proxies=proxies, root_path=root_path)
     for router in (search, indexing, images, service, keys):
         app.include_router(router.router)
+    _require_distinct(app, root_path)
     _complete_openapi(app)
     return app
 
@@ -103,6 +121,7 @@ def _parts(
     proxies: Proxies,
 ) -> Parts:
     admin, read = settings.admin_key, settings.read_key
+    guarded = _reads_need_key(settings)
     live = services.encoders.default
     metadata = settings.max_metadata_bytes
     one_picture = UploadLimits(
@@ -133,6 +152,14 @@ def _parts(
             guard_reading=settings.require_key,
             count_wrong=metrics.wrong_keys.inc,
         ),
+        links=Links(
+            root_path=settings.root_path or "",
+            secret=load_link_secret(settings.data_dir, read.get_secret_value() if read else None)
+            if guarded and settings.link_lifetime
+            else None,
+            lifetime_s=settings.link_lifetime,
+            guarded=guarded,
+        ),
         metrics=metrics,
         proxies=proxies,
         admission=Admission(settings.queue_size, lambda: live.queue_length),
@@ -145,6 +172,33 @@ def _parts(
         canary_threads=CapacityLimiter(2),
         metrics_threads=CapacityLimiter(2),
     )
+
+
+def _reads_need_key(settings: Settings) -> bool:
+    return settings.read_key is not None or settings.require_key
+
+
+def _allow_origins(app: FastAPI, origins: list[str]) -> None:
+    """Lets pages of other origins call the service, and read what a front end needs."""
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=_METHODS,
+            allow_headers=_SENT.split(),
+            expose_headers=_ANSWERED.split(),
+            # A page that `*` allows may be anybody's: it gets no answer that cookies opened.
+            allow_credentials="*" not in origins,
+        )
+
+
+def _require_distinct(app: FastAPI, root: str) -> None:
+    """Refuses a root path that begins a call's own path: who could tell what a proxy took away?"""
+    paths = (context.path for context in iter_route_contexts(app.routes))
+    if root and any(f"{path}/".startswith(f"{root}/") for path in paths):
+        raise ConfigurationError(
+            f"LOOKALIKE_ROOT_PATH: {root} is a path of the service itself; choose another"
+        )
 
 
 def _log_what_runs(services: Services) -> None:

@@ -24,7 +24,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import EventDict, Processor
 
-from lookalike.api.addresses import Proxies
+from lookalike.api.addresses import Proxies, add_root_path
 from lookalike.bootstrap import Services
 from lookalike.records import redacted
 from lookalike.services.checks import WINDOW
@@ -229,10 +229,11 @@ class Sparse(logging.Filter):
 class Observe:
     """Finds out whose each request is, gives it an id, logs it, and counts it."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, proxies: Proxies) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, proxies: Proxies, root_path: str) -> None:
         self._app = app
         self._metrics = metrics
         self._proxies = proxies
+        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection, as ASGI asks."""
@@ -240,6 +241,7 @@ class Observe:
             await self._app(scope, receive, send)
             return
         self._proxies.resolve(scope)
+        add_root_path(scope, self._root_path)
         given = Headers(scope=scope).get("X-Request-ID", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["request_id"] = request_id
@@ -267,7 +269,7 @@ class Observe:
         method, path = scope["method"], scope["path"]
         known = method if method in _METHODS else "OTHER"
         self._metrics.request(known, route, status, seconds)
-        level = logging.DEBUG if path in _QUIET and status < 500 else logging.INFO
+        level = logging.DEBUG if route in _QUIET and status < 500 else logging.INFO
         facts = {
             "method": method,
             "path": path,

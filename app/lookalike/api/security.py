@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import Depends, Request, Security, params
+from fastapi import Depends, Query, Request, Security, params
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from lookalike.api.addresses import client_address
@@ -31,6 +31,7 @@ from lookalike.services.access import AccessService
 log = logging.getLogger(__name__)
 
 KEY_FILE = "admin.key"
+LINKS_FILE = "links.key"
 _LONG = 32  # characters of a key that nobody finds by trying: it is compared in any case
 _WHERE = (
     "The admin key is what LOOKALIKE_ADMIN_KEY says, or is in the data folder's "
@@ -41,6 +42,7 @@ _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="A key")
 _bearer = HTTPBearer(auto_error=False, description="A key")
 _HeaderKey = Annotated[str | None, Security(_header)]
 _BearerKey = Annotated[object, Security(_bearer)]
+_LinkQuery = Annotated[str | None, Query(include_in_schema=False)]  # nobody makes it by hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,11 @@ class Keys:
     count_wrong: Callable[[], None]  # told of every wrong key
     brake: Brake = field(default_factory=Brake)
 
+    @property
+    def guarded(self) -> bool:
+        """Whether reading needs a key."""
+        return self.read is not None or self.guard_reading
+
     def check(self, request: Request, access: Access) -> None:
         """Lets a request pass whose key may do this; notes whose it is, for the audit log.
 
@@ -74,7 +81,7 @@ class Keys:
             ForbiddenError: The key's scope is less.
             TooManyAttemptsError: Too many wrong keys came from the client's address.
         """
-        if access is Access.READ and self.read is None and not self.guard_reading:
+        if access is Access.READ and not self.guarded:
             return
         caller = getattr(request.state, "caller", None)
         if caller is None:
@@ -141,11 +148,28 @@ def load_admin_key(data_dir: Path) -> str:
     try:
         if not path.exists():
             _make_key(path)
+            log.info("the admin key is kept in %s", path)
     except OSError as exc:
         raise ConfigurationError(
             f"The admin key cannot be kept in {path}: {exc.strerror}. Set LOOKALIKE_ADMIN_KEY"
         ) from exc
     return _read_key(path)
+
+
+def load_link_secret(data_dir: Path, read_key: str | None) -> bytes:
+    """What signs the links in answers: of a data folder, and of the read key, if there is one.
+
+    Where the disk keeps none, e.g. because it is full, links end with the process.
+    """
+    path = data_dir / LINKS_FILE
+    try:
+        if not path.exists():
+            _make_key(path)
+        kept = path.read_bytes().strip()
+    except OSError as exc:
+        log.warning("links to pictures end with this process: %s: %s", path, exc.strerror)
+        kept = b""
+    return hmac.digest(kept or secrets.token_bytes(32), (read_key or "").encode(), "sha256")
 
 
 def _make_key(path: Path) -> None:
@@ -161,7 +185,6 @@ def _make_key(path: Path) -> None:
         sync(path.parent)
     finally:
         incoming.unlink(missing_ok=True)
-    log.info("the admin key is kept in %s", path)
 
 
 def _name(incoming: Path, path: Path) -> None:
@@ -198,11 +221,32 @@ class Require:
         parts_of(request).keys.check(request, self.access)
 
 
-def needed_access(dependencies: Sequence[params.Depends]) -> Access:
-    """The scope that a route's dependencies ask for."""
+@dataclass(frozen=True)
+class RequireOrLink(Require):
+    """The same for a call to which answers hold signed links; a key counts for more."""
+
+    async def __call__(
+        self,
+        request: Request,
+        _key: _HeaderKey = None,
+        _token: _BearerKey = None,
+        expires: _LinkQuery = None,
+        signature: _LinkQuery = None,
+    ) -> None:
+        """Raises as `Keys.check`, and as `Links.check`."""
+        parts = parts_of(request)
+        if signature is not None and parts.keys.guarded and _sent_key(request) is None:
+            parts.links.check(request, expires or "", signature)
+        else:
+            parts.keys.check(request, self.access)
+
+
+def needed_access(dependencies: Sequence[params.Depends]) -> Access | None:
+    """The scope that a route's dependencies ask for; None if it is open to all."""
     needed = [one.dependency.access for one in dependencies if isinstance(one.dependency, Require)]
-    return max(needed, key=list(Access).index)
+    return max(needed, key=list(Access).index, default=None)
 
 
+READ_OR_LINK = [Depends(RequireOrLink(Access.READ))]
 READ, WRITE, ADMIN = ([Depends(Require(access))] for access in Access)
 """What the routes of a call name as their dependencies."""

@@ -227,6 +227,7 @@ class LimitedRoute(APIRoute):
         if self.body_field is None:
             return handle
         access = needed_access(self.dependencies)
+        assert access is not None  # no body is read for all
 
         async def limited(request: Request) -> Response:
             parts = parts_of(request)

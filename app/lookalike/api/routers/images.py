@@ -8,22 +8,22 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, BinaryIO
 from urllib.parse import quote
 
-from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
 from lookalike.api.audit import MOST_NOTED, note
+from lookalike.api.caching import is_head, is_unchanged
 from lookalike.api.deps import (
     CollectionQuery,
     FilterQuery,
     ImageId,
     PartsDep,
-    refuse_others,
 )
 from lookalike.api.errors import responses
 from lookalike.api.routers.search import similar
-from lookalike.api.security import READ, WRITE
+from lookalike.api.security import READ, READ_OR_LINK, WRITE
 from lookalike.api.uploads import JsonRoute
 from lookalike.records import DEFAULT_COLLECTION, DuplicateKind
 from lookalike.schemas import (
@@ -64,6 +64,9 @@ class BlobResponse(StreamingResponse):
         size = file.seek(0, os.SEEK_END)
         first, last, status = 0, size - 1, 200
         further = {"Accept-Ranges": "bytes"}
+        if is_unchanged(request.headers, headers["ETag"]):
+            super().__init__((), 304, {**_SAFE, **headers})
+            return
         if asked := _asked_range(request, size, headers["ETag"]):
             first, last = asked
             if first <= last:
@@ -72,9 +75,8 @@ class BlobResponse(StreamingResponse):
                 status, part, first, last = 416, "*", 0, -1  # no byte of the file
             further["Content-Range"] = f"bytes {part}/{size}"
         further["Content-Length"] = str(last + 1 - first)
-        super().__init__(
-            _chunks(file, first, last), status, {**_SAFE, **further, **headers}, media_type
-        )
+        content = () if is_head(request) else _chunks(file, first, last)
+        super().__init__(content, status, {**_SAFE, **further, **headers}, media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers; a client that goes away leaves no file open."""
@@ -105,6 +107,12 @@ def _chunks(file: BinaryIO, first: int, last: int) -> Iterator[bytes]:
         yield chunk
 
 
+VersionQuery = Annotated[
+    str | None,
+    Query(description="Names the content in links, so that what they lead to may be kept"),
+]
+
+
 class MetadataPatch(Schema):
     """Changes to a picture's metadata: keys are set, null removes one (RFC 7396)."""
 
@@ -123,7 +131,7 @@ def list_images(
     page = parts.services.pictures.page(
         collection, cursor=cursor or None, limit=limit, where=parse_filter(filter)
     )
-    images = [ImageOut.of(record) for record in page.records]
+    images = [ImageOut.of(record, parts.links) for record in page.records]
     return ImagesOut(collection=collection, images=images, next_cursor=page.next_cursor)
 
 
@@ -137,7 +145,7 @@ def get_image(
     image_id: ImageId, parts: PartsDep, collection: CollectionQuery = DEFAULT_COLLECTION
 ) -> ImageOut:
     """What is stored about one picture."""
-    return ImageOut.of(parts.services.pictures.get(collection, image_id))
+    return ImageOut.of(parts.services.pictures.get(collection, image_id), parts.links)
 
 
 @_images.patch(
@@ -155,7 +163,8 @@ def patch_image(
 ) -> ImageOut:
     """Keys that are given are set, null removes one, the rest stays (RFC 7396)."""
     note(request, collection=collection, fields=sorted(patch.metadata)[:MOST_NOTED])
-    return ImageOut.of(parts.services.pictures.patch_metadata(collection, image_id, patch.metadata))
+    record = parts.services.pictures.patch_metadata(collection, image_id, patch.metadata)
+    return ImageOut.of(record, parts.links)
 
 
 @_images.delete(
@@ -182,13 +191,14 @@ def delete_image(
     summary="The picture as it was sent",
     response_class=StreamingResponse,
     responses={200: {"content": {"image/*": {}}}, **responses(401, 404, 422)},
-    dependencies=READ,
+    dependencies=READ_OR_LINK,
 )
 def get_image_file(
     request: Request,
     image_id: ImageId,
     parts: PartsDep,
     collection: CollectionQuery = DEFAULT_COLLECTION,
+    v: VersionQuery = None,
 ) -> Response:
     """The very bytes."""
     record, file = parts.services.pictures.original(collection, image_id)
@@ -197,7 +207,11 @@ def get_image_file(
         request,
         file,
         media_type=record.media_type,
-        headers={"ETag": f'"{record.sha256}"', "Content-Disposition": disposition},
+        headers={
+            "ETag": f'"{record.sha256}"',
+            "Cache-Control": parts.links.cache_control(request, record, v),
+            "Content-Disposition": disposition,
+        },
     )
 
 
@@ -206,22 +220,22 @@ def get_image_file(
     summary="The picture in small",
     response_class=StreamingResponse,
     responses={200: {"content": {"image/jpeg": {}}}, **responses(401, 404, 413, 415, 422, 507)},
-    dependencies=READ,
+    dependencies=READ_OR_LINK,
 )
 def get_image_thumbnail(
     request: Request,
     image_id: ImageId,
     parts: PartsDep,
     collection: CollectionQuery = DEFAULT_COLLECTION,
+    v: VersionQuery = None,
 ) -> Response:
     """A JPEG of at most 256 pixels a side."""
     record, file = parts.services.pictures.thumbnail(collection, image_id)
-    etag = f'"{record.sha256}-thumbnail"'
-    return BlobResponse(request, file, media_type="image/jpeg", headers={"ETag": etag})
-
-
-async def _known_query(request: Request) -> None:
-    refuse_others(request.query_params, ("collection", "kind", "threshold", "limit", "cursor"))
+    headers = {
+        "ETag": f'"{record.sha256}-thumbnail"',
+        "Cache-Control": parts.links.cache_control(request, record, v),
+    }
+    return BlobResponse(request, file, media_type="image/jpeg", headers=headers)
 
 
 @_duplicates.get(
@@ -236,7 +250,7 @@ async def _known_query(request: Request) -> None:
         },
         **responses(401, 404, 409, 422, 503),
     },
-    dependencies=[*READ, Depends(_known_query)],
+    dependencies=READ,
 )
 def list_duplicates(
     parts: PartsDep,
@@ -272,7 +286,7 @@ def list_duplicates(
             media_type="application/json",
             headers={"Retry-After": str(RETRY_AFTER_S)},
         )
-    return DuplicatesOut.of(found)
+    return DuplicatesOut.of(found, parts.links)
 
 
 for part in (_images, similar, _duplicates):

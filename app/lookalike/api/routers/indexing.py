@@ -294,7 +294,7 @@ def index_archive(
     note(request, collection=collection, filename=file.filename)
     job = services.imports.begin_archive(spool, file.filename or "", options, services.jobs)
     note(request, job=job.job.id)
-    return accepted(response, job)
+    return accepted(parts, response, job)
 
 
 @_folders.post(
@@ -314,7 +314,7 @@ def index_folder(request: Request, asked: FolderIn, parts: PartsDep, response: R
     note(request, collection=asked.collection, path=asked.path)
     job = services.imports.begin_folder(asked.path, options, services.jobs)
     note(request, job=job.job.id)
-    return accepted(response, job)
+    return accepted(parts, response, job)
 
 
 for part in (_pictures, _archives, _folders):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
+from fastapi import APIRouter, Form, Query, Request, UploadFile
 from pydantic import ConfigDict, Field
 
 from lookalike.api.deps import (
@@ -17,7 +17,6 @@ from lookalike.api.deps import (
     Parts,
     PartsDep,
     known_fields,
-    refuse_query,
 )
 from lookalike.api.errors import responses
 from lookalike.api.security import READ
@@ -81,13 +80,6 @@ class UrlRoute(JsonRoute):
         parts.admission.check(client)
 
 
-async def _no_query_parameters(request: Request) -> None:
-    refuse_query(
-        request,
-        'this call\'s own address; send them in the JSON body: {"url": "https://...", "k": 5}',
-    )
-
-
 _FIELDS = ("file", "k", "min_score", "filter", "group_by", "collection", *PARAMETERS)
 
 router = APIRouter(route_class=UploadRoute, tags=["search"])
@@ -136,7 +128,7 @@ def search(
     "/search/url",
     summary="Find the pictures most like the one at an address",
     responses=responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 502, 503, 504, 507),
-    dependencies=[*READ, Depends(_no_query_parameters)],
+    dependencies=READ,
 )
 def search_url(request: Request, query: UrlSearchIn, parts: PartsDep) -> SearchOut:
     """The same answer as POST /search gives; LOOKALIKE_FETCH_URLS turns it on."""
@@ -194,7 +186,7 @@ def similar_images(
 
 def _answer(parts: Parts, call: str, result: SearchResult) -> SearchOut:
     parts.metrics.stages(call, result.took_ms)
-    return SearchOut.of(result)
+    return SearchOut.of(result, parts.links)
 
 
 router.include_router(_by_url)

@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from lookalike import __version__
 from lookalike.api.audit import note
-from lookalike.api.deps import COLLECTION_PATTERN, PartsDep
+from lookalike.api.caching import is_head
+from lookalike.api.deps import COLLECTION_PATTERN, Parts, PartsDep
 from lookalike.api.errors import responses
 from lookalike.api.security import ADMIN, READ, WRITE
 from lookalike.api.uploads import JsonRoute
@@ -135,9 +136,9 @@ def delete_vectors(name: CollectionName, digest: Digest, parts: PartsDep) -> Res
     return Response(status_code=204)
 
 
-def accepted(response: Response, job: JobStatus) -> JobOut:
+def accepted(parts: Parts, response: Response, job: JobStatus) -> JobOut:
     """Answers 202 with a job, and puts its address into the header."""
-    response.headers["Location"] = f"/jobs/{job.job.id}"
+    response.headers["Location"] = f"{parts.links.root_path}/jobs/{job.job.id}"
     return JobOut.of(job)
 
 
@@ -164,7 +165,7 @@ def reembed(
     model = move_request(services.settings, asked.given() if asked else None)
     job = services.jobs.start(REEMBED_KIND, services.reembedding.parameters(name, model))
     note(request, job=job.job.id)
-    return accepted(response, job)
+    return accepted(parts, response, job)
 
 
 class BackupIn(Schema):
@@ -179,13 +180,14 @@ class BackupIn(Schema):
 class TarResponse(StreamingResponse):
     """A backup as a tar file. If it fails, the connection ends in the middle, so all can tell."""
 
-    def __init__(self, tar: TarBackup, name: str) -> None:
+    def __init__(self, tar: TarBackup, name: str, *, head: bool) -> None:
         self._tar = tar
         headers = {
             "Content-Disposition": f'attachment; filename="{name}"',
             "X-Backup-Bytes": str(tar.size),
         }
-        super().__init__(iter(tar), headers=headers, media_type="application/x-tar")
+        content = () if head else iter(tar)
+        super().__init__(content, headers=headers, media_type="application/x-tar")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers, and removes the copy of the catalog however the answer ends."""
@@ -211,7 +213,7 @@ def begin_backup(
     keys = asked is not None and asked.keys
     job = parts.services.backups.start(parts.services.jobs, keys=keys)
     note(request, keys=keys, job=job.job.id)
-    return accepted(response, job)
+    return accepted(parts, response, job)
 
 
 @_jobs.get(
@@ -238,7 +240,8 @@ def download_backup(
     services = parts.services
     tar = services.backups.tar(services.files.tmp, keys=keys, packed=packed)
     moment = re.sub("[-:]", "", tar.backup.created_at[:19])
-    return TarResponse(tar, f"lookalike-{moment}.tar{'.gz' if packed else ''}")
+    name = f"lookalike-{moment}.tar{'.gz' if packed else ''}"
+    return TarResponse(tar, name, head=is_head(request))
 
 
 @_jobs.get(
