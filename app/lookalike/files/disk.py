@@ -371,16 +371,15 @@ class LocalFiles:
 
     def put_back(self, record: ImageRecord) -> None:
         """Moves a picture's files back from the trash, where they are missing or not whole."""
-        original = self._image(record.sha256, record.media_type)
+        sha256 = record.sha256
+        original = self._image(sha256, record.media_type)
         with disk_errors("put files back from the trash"):
             kept = self.trash.find(original)
-            if kept is not None and not _has_digest(original, record.sha256):
-                with kept.open("rb") as file:
-                    if sha256_of(file) == record.sha256:
-                        self.trash.put_back(original)
-            thumbnail = _path_in(self._thumbnails, record.sha256, "jpg")
-            if not thumbnail.is_file():
-                self.trash.put_back(thumbnail)
+            if kept and not _has_digest(original, sha256) and _has_digest(kept, sha256):
+                self.trash.put_back(kept)
+            thumbnail = _path_in(self._thumbnails, sha256, "jpg")
+            if not thumbnail.is_file() and (kept := self.trash.find(thumbnail)) is not None:
+                self.trash.put_back(kept)
 
     def tidy(
         self,

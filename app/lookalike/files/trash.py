@@ -75,28 +75,23 @@ class Trash:
                 for path in batch:
                     if stop():
                         return deleted
-                    if path.stem not in wanted or not self._put_back(folder, path):
+                    if path.stem in wanted and not self._place_of(path).exists():
+                        self.put_back(path)
+                    else:
                         path.unlink(missing_ok=True)
                         deleted += 1
             shutil.rmtree(folder, ignore_errors=True)  # folders that are empty now
         return deleted
 
-    def put_back(self, path: Path) -> bool:
-        """Moves a file of the data folder back from the trash; False if it is not there."""
-        found = self.find(path)
-        if found is None:
-            return False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found.replace(path)
-        return True
-
-    def _put_back(self, day: Path, path: Path) -> bool:
-        place = self._data / path.relative_to(day)
-        if place.exists():
-            return False
+    def put_back(self, found: Path) -> None:
+        """Moves a file of the trash to where it lay, over what is there now."""
+        place = self._place_of(found)
         place.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(place)
-        return True
+        found.replace(place)
+
+    def _place_of(self, found: Path) -> Path:
+        _, *inside = found.relative_to(self._folder).parts  # without the day
+        return self._data.joinpath(*inside)
 
     def _days(self) -> list[tuple[Path, date]]:
         """The folders of days, the oldest first."""
