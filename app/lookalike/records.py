@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlencode
 
@@ -352,7 +353,19 @@ def sha256_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a whole file, as hex digits. Raises `OSError`."""
+    with path.open("rb") as file:
+        return sha256_of(file)
+
+
+def is_digest(text: str) -> bool:
+    """Whether a text may be what `sha256_of` gives, as the name of an original is."""
+    return bool(_DIGEST.fullmatch(text))
+
+
 MAX_SEQ = 2**63 - 1
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}")
 _COLLECTION = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _CURSOR = re.compile(r"c([0-9a-f]{1,16})")

@@ -12,7 +12,6 @@ or the new one, never a mixture, and what no manifest names is removed later.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, TypedDict
 
 from lookalike.files.disk import atomic_write, make_folders, sync
+from lookalike.records import file_sha256
 
 MANIFEST: Final = "manifest.json"
 _STALE_S: Final = 3600.0
@@ -159,14 +159,8 @@ def remove_artifact(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _facts_of(file: Path) -> SavedFile:
-    return {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+    return {"sha256": file_sha256(file), "bytes": file.stat().st_size}
 
 
 def _is_plain_name(name: object) -> bool:

@@ -8,7 +8,6 @@ import io
 import logging
 import os
 import random
-import re
 import shutil
 import threading
 import time
@@ -26,11 +25,10 @@ from lookalike.errors import (
     UnreadableImageError,
 )
 from lookalike.files.trash import FULL, Trash
-from lookalike.records import ImageRecord, sha256_of
+from lookalike.records import ImageRecord, file_sha256, is_digest, sha256_of
 
 _KINDS = ("png", "webp", "gif", "bmp", "tiff", "avif", "heic", "heif")
 _EXTENSIONS = {f"image/{kind}": kind for kind in _KINDS} | {"image/jpeg": "jpg"}
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
 _RESERVED_BYTES = 8 * 2**20  # the catalog's log takes half of it at most, before it is written back
 _RESERVED_SHARE = 4  # of a very small disk: a quarter
@@ -272,7 +270,7 @@ class LocalFiles:
 
     def _verify(self, path: Path) -> bool:
         """Reads one original past the system's cache; False where it is gone or is none."""
-        file = _open(path) if _DIGEST.fullmatch(path.stem) else None
+        file = _open(path) if is_digest(path.stem) else None
         if file is None:
             return False
         with file:
@@ -361,13 +359,13 @@ class LocalFiles:
         for top in (self._images, self._thumbnails):
             for folder in sorted(top.glob("??/??")):
                 names = {path.stem for path in folder.iterdir() if _older(path, limit)}
-                if held := sorted(name for name in names if _DIGEST.fullmatch(name)):
+                if held := sorted(name for name in names if is_digest(name)):
                     yield held
 
     def originals(self) -> Iterator[Path]:
         """All originals in their places, young ones too."""
         for folder in sorted(self._images.glob("??/??")):
-            yield from (path for path in sorted(folder.iterdir()) if _DIGEST.fullmatch(path.stem))
+            yield from (path for path in sorted(folder.iterdir()) if is_digest(path.stem))
 
     def put_back(self, record: ImageRecord) -> None:
         """Moves a picture's files back from the trash, where they are missing or not whole."""
@@ -472,11 +470,9 @@ def _open_in_place(record: ImageRecord) -> BinaryIO | None:
 
 
 def _has_digest(path: Path, sha256: str) -> bool:
-    file = _open(path)
-    if file is None:
-        return False
-    with file:
-        return sha256_of(file) == sha256
+    with suppress(FileNotFoundError):
+        return file_sha256(path) == sha256
+    return False
 
 
 def _open(path: Path) -> BinaryIO | None:
@@ -488,14 +484,9 @@ def _open(path: Path) -> BinaryIO | None:
 
 
 def _path_in(top: Path, sha256: str, extension: str) -> Path:
-    if not _DIGEST.fullmatch(sha256):
+    if not is_digest(sha256):
         raise ValueError(f"{sha256!r} is no SHA-256 in lower-case hex")
     return top / sha256[:2] / sha256[2:4] / f"{sha256}.{extension}"
-
-
-def is_digest(name: str) -> bool:
-    """Whether a name is that of an original, without its ending."""
-    return bool(_DIGEST.fullmatch(name))
 
 
 def some_digests(folder: Path, *, most: int) -> list[str]:
@@ -503,7 +494,7 @@ def some_digests(folder: Path, *, most: int) -> list[str]:
     for top in (folder / "images", folder / "thumbnails"):
         each = max(1, most // 256)
         found = [one for part in top.glob("??") for one in islice(part.glob("??/*"), each)]
-        if digests := [path.stem for path in found if _DIGEST.fullmatch(path.stem)]:
+        if digests := [path.stem for path in found if is_digest(path.stem)]:
             return digests
     return []
 

@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lookalike.errors import WeightsError, WeightsMismatchError, WeightsNotFoundError
-from lookalike.files.artifacts import sha256_of
 from lookalike.files.disk import atomic_write
 from lookalike.models.spec import ModelRequest
 from lookalike.models.torchvision import dim_of
-from lookalike.records import ModelSpec, Preprocess
+from lookalike.records import ModelSpec, Preprocess, file_sha256
 
 VERSION: Final = str(torchvision.__version__)
 RANDOM = "random"
@@ -267,7 +266,7 @@ def _cached(url: str) -> Path:
 
 
 def _check_digest(path: Path, *, expected: str) -> None:
-    actual = sha256_of(path)
+    actual = file_sha256(path)
     if not actual.startswith(expected):
         raise WeightsError(
             f"{path} is damaged: its sha256 starts with {actual[: len(expected)]} instead of "

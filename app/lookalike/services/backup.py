@@ -28,10 +28,10 @@ from lookalike.errors import (
     StorageFullError,
 )
 from lookalike.files.data_folder import folder_kind, mark_folder
-from lookalike.files.disk import LocalFiles, disk_errors, is_digest, make_folders, sync
+from lookalike.files.disk import LocalFiles, disk_errors, make_folders, sync
 from lookalike.models.openvino.networks import open_network
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.records import sha256_of, utc_now
+from lookalike.records import file_sha256, is_digest, sha256_of, utc_now
 from lookalike.services.backup_format import (
     CATALOG,
     HEADER,
@@ -378,8 +378,7 @@ class _FolderWriter:
         if is_thumbnail and (digest := known.find(item.name)) is not None:
             return digest
         if is_thumbnail or item.path == target:  # the catalog was copied to its place
-            with target.open("rb") as file:  # a thumbnail that is there is of some older version
-                return sha256_of(file)
+            return file_sha256(target)  # a thumbnail that is there is of some older version
         return None
 
     def _is_whole(self, target: Path, item: _Item) -> bool:
@@ -389,8 +388,8 @@ class _FolderWriter:
             return False
         if facts.st_mtime <= self._whole_until:
             return True
-        with target.open("rb") as file:  # a power cut may have ended the backup that wrote it
-            return sha256_of(file) == item.sha256
+        # A power cut may have ended the backup that wrote it.
+        return file_sha256(target) == item.sha256
 
     def _copy(self, item: _Item, target: Path, part: Path) -> str | None:
         with self.snapshot.verified(item, self.snapshot.backup, self.progress) as found:
@@ -506,9 +505,8 @@ def _has_half(kept: Backup, old: Backup) -> bool:
 def _digests(version: Path) -> Iterator[str]:
     """The digests of the pictures of a version, ascending. Raises `BackupError`."""
     backup = Backup.read((version / MANIFEST).read_bytes())
-    with (version / SUMS).open("rb") as file:
-        if sha256_of(file) != backup.sums:
-            raise BackupError(f"{version / SUMS} is damaged")
+    if file_sha256(version / SUMS) != backup.sums:
+        raise BackupError(f"{version / SUMS} is damaged")
     return (Path(name).stem for _, name in read_sums(version / SUMS) if name.startswith(SHARED))
 
 

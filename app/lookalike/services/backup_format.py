@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import tarfile
 import zlib
 from collections.abc import Generator
@@ -44,7 +43,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lookalike import __version__
 from lookalike.errors import BackupError, ConfigurationError
-from lookalike.records import utc_now
+from lookalike.records import is_digest, utc_now
 
 KIND = "lookalike backup"
 FORMAT = 1
@@ -97,7 +96,7 @@ class Backup:
             backup = TypeAdapter(cls).validate_python(known)
         except ValidationError as exc:
             raise BackupError("The backup's manifest is damaged") from exc
-        if not re.fullmatch(r"[0-9a-f]{64}", backup.sums):
+        if not is_digest(backup.sums):
             raise BackupError("The backup's manifest is damaged")
         return backup
 
@@ -194,11 +193,7 @@ def read_sums(path: Path) -> Generator[tuple[str, str]]:
                 line[:64].decode("ascii", "replace"),
                 line[66:-1].decode("utf-8", "replace"),
             )
-            if (
-                line[64:66] != b"  "
-                or line[-1:] != b"\n"
-                or not re.fullmatch("[0-9a-f]{64}", digest)
-            ):
+            if line[64:66] != b"  " or line[-1:] != b"\n" or not is_digest(digest):
                 raise BackupError(f"{path} is damaged")
             yield digest, name
 

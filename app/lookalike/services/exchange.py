@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -54,6 +53,7 @@ from lookalike.records import (
     OnConflict,
     check_collection_name,
     check_id,
+    is_digest,
     read_utc,
     sha256_of,
     utc_now,
@@ -81,7 +81,6 @@ _SHOWN = 20
 _MAX_METADATA = 1_000_000  # bytes; the highest that the setting allows
 _MAX_LINE = 64_000_000  # bytes; a picture may have been seen at many places
 _MAX_NUMBER = 2**53
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _RECORDS = TypeAdapter(ImageRecord)
 
 
@@ -146,7 +145,7 @@ def read_record(values: Any) -> ImageRecord:
     check_id(record.id)
     check_collection_name(record.collection)
     check_metadata(dict(record.metadata), max_bytes=_MAX_METADATA)
-    if not _DIGEST.fullmatch(record.sha256):
+    if not is_digest(record.sha256):
         raise BackupError("sha256 is no SHA-256 in lower-case hex")
     if record.media_type not in MEDIA_TYPES.values():
         raise BackupError(f"{record.media_type[:80]!r} is no type of pictures that are read here")

@@ -29,7 +29,7 @@ from lookalike.files.data_folder import MARKER, RESTORING, lock_folder, mark_fol
 from lookalike.files.disk import disk_errors, make_folders, sync
 from lookalike.media.archive_streams import BoundedFile, ForwardReader, unpacked
 from lookalike.progress import Progress, TaskEndedError
-from lookalike.records import sha256_of
+from lookalike.records import file_sha256, sha256_of
 from lookalike.services.backup_format import (
     CATALOG,
     HEADER,
@@ -227,8 +227,8 @@ class _Receiver:
 
 
 def _digest_of(path: Path) -> str:
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        return sha256_of(file)
+    with suppress(FileNotFoundError):
+        return file_sha256(path)
     return ""
 
 

@@ -24,12 +24,11 @@ from lookalike.files.artifacts import (
     BrokenArtifactError,
     read_artifact,
     save_artifact,
-    sha256_of,
 )
 from lookalike.models.openvino import runtime
 from lookalike.models.registry import find_network_family
 from lookalike.models.spec import PREPROCESSING_VERSION, ModelRequest
-from lookalike.records import ModelSpec, without_defaults
+from lookalike.records import ModelSpec, file_sha256, without_defaults
 
 KIND: Final = "network"
 VERSION: Final = 1
@@ -57,7 +56,7 @@ def origin_of(request: ModelRequest) -> dict[str, Any]:
     family = find_network_family(request.model)
     file = _weights_file(request.weights)
     try:
-        digest = None if file is None else sha256_of(file)
+        digest = None if file is None else file_sha256(file)
     except OSError as exc:
         raise WeightsError(f"The weights file {file} cannot be read: {exc.strerror}") from exc
     settled = replace(
