@@ -133,15 +133,17 @@ SCHEMA = Schema(
 IN_LIST = "IN (SELECT value FROM json_each(?))"
 """Any number of values in one question mark: a JSON list."""
 
-_RECORD_FIELDS = (
+RECORD_FIELDS = (
     *("id", "sha256", "filename", "media_type", "width", "height", "bytes"),
     *("created_at", "updated_at", "source", "metadata"),
 )
+"""The fields of `ImageRecord` that are columns of `images`."""
+
 _SEEN = (
     "(SELECT json_group_array(json_array(root, path)) FROM (SELECT root, path FROM places"
     f" WHERE places.seq = images.seq ORDER BY place LIMIT {1 + MAX_COPIES}))"
 )
-RECORD_COLUMNS = ", ".join([*(f"images.{name}" for name in _RECORD_FIELDS), _SEEN])
+RECORD_COLUMNS = ", ".join([*(f"images.{name}" for name in RECORD_FIELDS), _SEEN])
 """What `record` reads, in its order."""
 
 _TEXTS = ("id", "sha256", "filename", "media_type", "created_at", "updated_at")
@@ -494,7 +496,7 @@ def read_images(
 def record(collection: str, row: Sequence[Any]) -> ImageRecord:
     """Reads `RECORD_COLUMNS`."""
     *facts, metadata, seen = row
-    values = dict(zip(_RECORD_FIELDS[:-1], facts, strict=True))
+    values = dict(zip(RECORD_FIELDS[:-1], facts, strict=True))
     values["metadata"] = read_object(metadata)
     if not (
         all(type(values[name]) is str for name in _TEXTS)
@@ -645,10 +647,10 @@ def _move_place(
 
 def _insert_image(connection: sqlite3.Connection, collection: int, row: ImageRecord) -> int:
     """Adds a row and gives its seq, one never used before."""
-    values = [getattr(row, name) for name in _RECORD_FIELDS[:-1]]
+    values = [getattr(row, name) for name in RECORD_FIELDS[:-1]]
     cursor = connection.execute(
-        f"INSERT INTO images (collection, {', '.join(_RECORD_FIELDS)})"
-        f" VALUES (?, {', '.join('?' * len(_RECORD_FIELDS))})",
+        f"INSERT INTO images (collection, {', '.join(RECORD_FIELDS)})"
+        f" VALUES (?, {', '.join('?' * len(RECORD_FIELDS))})",
         (collection, *values, canonical_json(row.metadata)),
     )
     assert cursor.lastrowid is not None

@@ -9,12 +9,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from lookalike.store.local.catalog import RECORD_FIELDS
 from lookalike.store.sqlite import open_reader
-
-_FIELDS = (
-    *("id", "sha256", "filename", "media_type", "width", "height", "bytes"),
-    *("created_at", "updated_at", "source", "metadata"),
-)
 
 
 def salvage(path: Path) -> Iterator[dict[str, Any]]:
@@ -27,12 +23,12 @@ def salvage(path: Path) -> Iterator[dict[str, Any]]:
         last = 0
         for sql in ("seq > ? ORDER BY seq", "seq > ? ORDER BY seq DESC"):
             with suppress(sqlite3.Error):
-                columns = ", ".join(("seq", "collection", *_FIELDS))
+                columns = ", ".join(("seq", "collection", *RECORD_FIELDS))
                 rows = reader.execute(f"SELECT {columns} FROM images WHERE {sql}", (last,))  # noqa: S608 - only constants
                 for seq, collection, *values in rows:
                     last = seq if "DESC" not in sql else last
                     if collection in names:
-                        fields = dict(zip(_FIELDS, values, strict=True))
+                        fields = dict(zip(RECORD_FIELDS, values, strict=True))
                         fields |= _places(reader, seq)
                         with suppress(ValueError):
                             fields["metadata"] = json.loads(fields["metadata"])

@@ -36,11 +36,10 @@ class LocalSnapshots:
         with disk_errors(f"read {self._catalog}"):
             size = self._catalog.stat().st_size
         self._require_room(target, size)
-        with closing(open_reader_of(self._catalog)) as reader:
+        with sqlite_errors(self._catalog), closing(open_reader(self._catalog, SCHEMA)) as reader:
             # The transaction keeps one moment through all steps, and holds up no writer.
-            with sqlite_errors(self._catalog):
-                reader.execute("BEGIN")
-                reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
             with sqlite_errors(target), closing(sqlite3.connect(target)) as copy:
                 for setting in _UNSAFE:
                     copy.execute(setting)
@@ -76,13 +75,13 @@ class LocalSnapshots:
             )
 
     def collections(self, catalog: Path) -> dict[str, int]:
-        with closing(open_reader_of(catalog)) as reader, sqlite_errors(catalog):
+        with sqlite_errors(catalog), closing(open_reader(catalog, SCHEMA)) as reader:
             found = reader.execute("SELECT name, images FROM collections WHERE name NOT NULL")
             return dict(sorted(found.fetchall()))
 
     def check(self, catalog: Path) -> None:
         try:
-            with closing(open_reader_of(catalog)) as reader:
+            with closing(open_reader(catalog, SCHEMA)) as reader:
                 made_of = reader.execute("SELECT type, name FROM sqlite_master").fetchall()
                 ((found,),) = reader.execute("PRAGMA quick_check(1)").fetchall()
                 if found == "ok" and {name for _, name in made_of} >= _TABLES:
@@ -98,29 +97,6 @@ class LocalSnapshots:
             raise BackupError(f"The catalog {catalog} is damaged: {why}")
 
     def contents(self, catalog: Path) -> Iterator[Content]:
-        with closing(open_reader_of(catalog)) as reader, sqlite_errors(catalog):
+        with sqlite_errors(catalog), closing(open_reader(catalog, SCHEMA)) as reader:
             for sha256, media_type, in_place in reader.execute(_CONTENT):
                 yield Content(sha256, media_type, bool(in_place))
-
-
-def open_reader_of(catalog: Path) -> sqlite3.Connection:
-    """Opens a catalog of this version or an older one for reading.
-
-    Raises `DataFolderError` for any other file, and `StorageError` if it cannot be opened.
-    """
-    with sqlite_errors(catalog):
-        reader = open_reader(catalog)
-        try:
-            (application,) = reader.execute("PRAGMA application_id").fetchone()
-            (version,) = reader.execute("PRAGMA user_version").fetchone()
-        except BaseException:
-            reader.close()
-            raise
-    if application != SCHEMA.application or not 1 <= version <= SCHEMA.version:
-        reader.close()
-        known = application == SCHEMA.application
-        raise DataFolderError(
-            f"{catalog} was written by "
-            + ("a newer version of Lookalike; use that one" if known else "another program")
-        )
-    return reader
