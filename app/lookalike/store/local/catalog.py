@@ -139,11 +139,14 @@ RECORD_FIELDS = (
 )
 """The fields of `ImageRecord` that are columns of `images`."""
 
-_SEEN = (
-    "(SELECT json_group_array(json_array(root, path)) FROM (SELECT root, path FROM places"
-    f" WHERE places.seq = images.seq ORDER BY place LIMIT {1 + MAX_COPIES}))"
+_SEEN = "FROM places WHERE places.seq = images.seq ORDER BY place LIMIT"
+_PLACE_COLUMNS = (  # the first place as it is: nearly all pictures have one, which searches read
+    f"(SELECT root {_SEEN} 1)",
+    f"(SELECT path {_SEEN} 1)",
+    "(SELECT json_group_array(json_array(root, path))"
+    f" FROM (SELECT root, path {_SEEN} {MAX_COPIES} OFFSET 1))",
 )
-RECORD_COLUMNS = ", ".join([*(f"images.{name}" for name in RECORD_FIELDS), _SEEN])
+RECORD_COLUMNS = ", ".join([*(f"images.{name}" for name in RECORD_FIELDS), *_PLACE_COLUMNS])
 """What `record` reads, in its order."""
 
 _TEXTS = ("id", "sha256", "filename", "media_type", "created_at", "updated_at")
@@ -495,19 +498,20 @@ def read_images(
 @reads("catalog.db")
 def record(collection: str, row: Sequence[Any]) -> ImageRecord:
     """Reads `RECORD_COLUMNS`."""
-    *facts, metadata, seen = row
+    *facts, metadata, root, path, others = row
     values = dict(zip(RECORD_FIELDS[:-1], facts, strict=True))
     values["metadata"] = read_object(metadata)
     if not (
         all(type(values[name]) is str for name in _TEXTS)
         and all(type(values[name]) is int and 0 <= values[name] <= _MOST for name in _NUMBERS)
         and _KNOWN_BYTES.fullmatch(f"{values['sha256']} {values['media_type']}")
-        and type(values["source"] or "") is str
+        and all(type(text or "") is str for text in (values["source"], root, path))
     ):
         raise ValueError("a row of images")
-    if seen != "[]":
-        first, *others = (Place(str(root), str(path)) for root, path in read_json(seen))
-        values |= {"place": first, "others": tuple(others)}
+    if root is not None:
+        values["place"] = Place(root, path)
+    if others != "[]":
+        values["others"] = tuple(Place(str(root), str(path)) for root, path in read_json(others))
     return ImageRecord(collection=collection, **values)
 
 
