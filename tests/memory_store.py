@@ -360,7 +360,7 @@ class MemoryStore:
             vectors = [held.active.vectors[row.seq] for row in rows] if held else []
             return [_rank(rows, vectors, query, k) for query in asked]
 
-    def references(self, sha256s: Iterable[str]) -> set[str]:
+    def references(self, sha256s: Iterable[str], *, thorough: bool = False) -> set[str]:
         with self._lock:
             held = self._collections.values()
             return set(sha256s) & {row.record.sha256 for c in held for row in c.rows.values()}

@@ -24,15 +24,16 @@ class Slow(MemoryStore):
         self.asked = threading.Event()
         self.answer = threading.Event()
 
-    def references(self, sha256s: Iterable[str]) -> set[str]:
+    def references(self, sha256s: Iterable[str], *, thorough: bool = False) -> set[str]:
         self.asked.set()
         assert self.answer.wait(PATIENCE_S)
-        return super().references(sha256s)
+        return super().references(sha256s, thorough=thorough)
 
 
 def originals(folder: Path, part: str = "images") -> list[Path]:
     """Not `rglob`, which fails where a folder goes meanwhile."""
-    return [Path(top) / name for top, _, names in os.walk(folder / part) for name in names]
+    found = [Path(top) / name for top, _, names in os.walk(folder / part) for name in names]
+    return [path for path in found if path.name != ".seen"]
 
 
 def put_nine(files: LocalFiles, store: MemoryStore, folder: Path) -> None:

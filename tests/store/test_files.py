@@ -10,12 +10,13 @@ import shutil
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from lookalike.errors import StorageError, StorageFullError, UnreadableImageError
+from lookalike.files import trash
 from lookalike.files.disk import LocalFiles
 from lookalike.records import ImageRecord
 
@@ -198,34 +199,83 @@ def test_a_put_beside_a_sweep_keeps_its_file(files: LocalFiles, tmp_path: Path) 
     assert path_of(files) == tmp_path / "data/images" / DIGEST[:2] / DIGEST[2:4] / f"{DIGEST}.png"
 
 
-def taken_days_ago(tmp_path: Path, days: int) -> None:
-    (today,) = (tmp_path / "data" / "trash").glob("????-??-??")
-    today.rename(today.with_name(f"{datetime.now(UTC) - timedelta(days=days):%Y-%m-%d}"))
+def set_clock(patch: pytest.MonkeyPatch, date: str) -> None:
+    patch.setattr(trash, "_today", lambda: date)
 
 
-def test_the_trash_is_emptied_after_days(files: LocalFiles, tmp_path: Path) -> None:
+def put_in_the_trash(files: LocalFiles, data: bytes = DATA) -> None:
+    digest = hashlib.sha256(data).hexdigest()
+    files.put(io.BytesIO(data), digest, "image/png")
+    assert files.set_aside([digest], older_than_s=-9) == set()
+
+
+def test_the_trash_is_emptied_after_days(
+    files: LocalFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     left = tmp_path / "data" / "tmp" / f"{'0' * 32}.part"
     left.write_bytes(b"left behind")
     files.put(io.BytesIO(DATA), DIGEST, "image/png")
     assert files.tidy(nothing, days=0) == 0, "young uploads stay"
     make_old(tmp_path)
     (tmp_path / "data" / "tmp" / "somebody's.txt").write_text("not ours")
+    set_clock(monkeypatch, "2026-02-25")
     files.set_aside([DIGEST])
-    for days in (0, 6):
-        if days:
-            taken_days_ago(tmp_path, days)
-        assert files.tidy(nothing, days=7) == 0
+    for date in ("2026-02-25", "2026-02-26", "2026-02-27", "2026-02-28", "2026-03-01"):
+        set_clock(monkeypatch, date)
+        for _ in range(3):
+            assert files.tidy(nothing, days=5) == 0
         assert not left.exists()
-        assert len(everything(tmp_path / "data" / "trash")) == 2
-    trash = tmp_path / "data" / "trash"
-    for folder in sorted(trash.iterdir()):
-        shutil.copytree(folder, trash / "2026-01-01", dirs_exist_ok=True)
-        shutil.rmtree(folder)
-    (trash / "notes.txt").write_text("of somebody")
-    assert files.tidy(nothing, days=7) == 2
-    assert everything(trash) == ["notes.txt"]
+        assert path_of(files)
+    bin_ = tmp_path / "data" / "trash"
+    (bin_ / "notes.txt").write_text("of somebody")
+    (bin_ / "2026-99-99").write_text("of somebody")
+    set_clock(monkeypatch, "2026-03-02")
+    assert files.tidy(nothing, days=5) == 2
+    assert everything(bin_) == ["2026-99-99", "notes.txt"]
     assert path_of(files) is None
     assert everything(tmp_path / "data" / "tmp") == ["somebody's.txt"]
+
+
+def test_a_wrong_clock_empties_no_trash(files: LocalFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_in_the_trash(files)
+    for date in ("2026-02-25", "2099-01-01", "1970-01-01", "2099-01-01", "2026-02-25"):
+        set_clock(monkeypatch, date)
+        assert files.tidy(nothing, days=7) == 0
+        assert path_of(files)
+
+
+@pytest.mark.parametrize("wrong", ["1970-01-01", "2099-01-01"])
+def test_what_was_taken_under_a_wrong_clock_goes_in_time(
+    files: LocalFiles, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    set_clock(monkeypatch, wrong)
+    put_in_the_trash(files)
+    assert files.tidy(nothing, days=7) == 0
+    for day in range(1, 7):
+        set_clock(monkeypatch, f"2026-02-0{day}")
+        assert files.tidy(nothing, days=7) == 0
+    set_clock(monkeypatch, wrong)  # once more, after a power cut
+    put_in_the_trash(files, b"later")
+    for day in range(1, 8):
+        assert path_of(files, b"later")
+        assert files.tidy(nothing, days=7) == 0
+        set_clock(monkeypatch, f"2026-03-0{day}")
+    assert files.tidy(nothing, days=7) == 2
+
+
+def test_a_folder_of_the_trash_whose_age_cannot_be_read_stays(
+    files: LocalFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_in_the_trash(files)
+    (day,) = (tmp_path / "data" / "trash").iterdir()
+    (day / ".seen").mkdir()
+    put_in_the_trash(files, b"other")
+    assert files.tidy(nothing, days=1) == 0
+    assert f"The age of {day} cannot be noted" in caplog.text
+    (day / ".seen").rmdir()
+    (day / ".seen").write_bytes(bytes(range(256)) * 9)
+    assert files.tidy(nothing, days=1) == 0
+    assert path_of(files)
 
 
 def test_what_a_row_names_again_comes_back_before_the_trash_is_emptied(

@@ -7,14 +7,17 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from lookalike.errors import DataFolderError, NotFoundError
 from lookalike.files.disk import LocalFiles
+from lookalike.progress import Worker
+from lookalike.services.pictures import file_sweeper
 from lookalike.store.base import count_of
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import digest, new_image, put, unit_vectors
@@ -145,6 +148,36 @@ def test_a_restored_catalog_loses_no_file(tmp_path: Path, chance: random.Random)
             folder.files.set_aside(digests, older_than_s=-1)
         folder.files.tidy(folder.store.references, days=7)
         assert held(data, "images") | held(data, "trash") >= everything
+    folder.store.close()
+
+
+def test_a_damaged_index_of_the_catalog_deletes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite answers from an index, and does not notice that it lacks rows."""
+    folder = Folder(tmp_path, random.Random(1))
+    image = new_image("one")
+    folder.files.put(io.BytesIO(b"one"), image.sha256, "image/png")
+    put(folder.store, [image], unit_vectors(1))
+    folder.store.expect([image.sha256])
+    folder.store.close()
+    with closing(sqlite3.connect(tmp_path / "catalog.db")) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        change = "UPDATE sqlite_schema SET sql = ? WHERE name = 'images_by_sha256'"
+        connection.execute(change, ("CREATE INDEX images_by_sha256 ON images (id)",))
+        connection.commit()
+    with closing(sqlite3.connect(tmp_path / "catalog.db")) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("REINDEX images_by_sha256")
+        text = "CREATE INDEX images_by_sha256 ON images (sha256)"
+        connection.execute(change, (text,))
+        connection.commit()
+    folder.open()
+    assert folder.store.references([image.sha256]) == set(), "the index lies"
+    os.utime(folder.files.path(image.sha256, "image/png") or "", (1, 1))
+    monkeypatch.setattr(Worker, "wake", lambda _: None)
+    file_sweeper(folder.store, folder.files, trash_days=0).step()
+    assert held(tmp_path, "images") == {image.sha256}
     folder.store.close()
 
 

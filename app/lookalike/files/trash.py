@@ -1,17 +1,20 @@
 """The trash of a data folder: files that a sweep took, kept for days before they are deleted.
 
 `trash/DATE/` holds what was taken on that day (UTC), in the same tree as the data folder. So
-`cp -r trash/DATE/. .` in the data folder brings all of it back.
+`cp -r trash/DATE/. .` in the data folder brings all of it back. Its file `.seen` lists the dates on
+which sweeps met it. They are counted, not compared: a clock that is far ahead for a while, or back
+at 1970, is one wrong date, which makes nothing of the trash old.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +22,10 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 """Errors that say that no room is left."""
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
-_TOGETHER = 500
+_SEEN = ".seen"
+_TOGETHER = 20_000  # before any is deleted, all rows are read
+
+log = logging.getLogger(__name__)
 
 
 class Trash:
@@ -35,10 +41,13 @@ class Trash:
         On a disk so full that no folder can be made for it, one that is known to be `needless` is
         deleted: the trash would be emptied as well. Others stay, and this raises.
         """
-        target = self._folder / _today().isoformat() / path.relative_to(self._data)
+        day = self._folder / _today()
+        target = day / path.relative_to(self._data)
         with suppress(FileNotFoundError):
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
+                if _seen(day) - {day.name}:  # the clock went back: its days are counted anew
+                    (day / _SEEN).unlink()
                 path.replace(target)
             except OSError as exc:
                 if exc.errno not in FULL or not needless:
@@ -48,7 +57,7 @@ class Trash:
     def find(self, path: Path) -> Path | None:
         """Where the trash keeps a file of the data folder; the newest of several."""
         inside = path.relative_to(self._data)
-        found = (day / inside for day, _ in reversed(self._days()))
+        found = (day / inside for day in reversed(self._days()))
         return next((one for one in found if one.is_file()), None)
 
     def empty(
@@ -59,16 +68,16 @@ class Trash:
         stop: Callable[[], bool],
         short: Callable[[], bool],
     ) -> int:
-        """Deletes what was taken `days` ago or earlier, and more while the disk is `short` of room.
+        """Deletes what sweeps met on `days` days since, and more while the disk is `short` of room.
 
         A file comes back instead if a row names it, as `named` says of digests, and it has not been
         stored again since. Returns how many files were deleted.
         """
         deleted = 0
-        for folder, day in self._days():
-            due = _today() - day >= timedelta(days=days)
-            if stop() or not (due or short()):
-                break  # later days are not due either
+        due = [day for day in self._days() if _age(day) >= days]  # each is counted, whatever is due
+        for folder in due + [day for day in self._days() if day not in due]:
+            if stop() or not (folder in due or short()):
+                break
             files = _files(folder)
             while batch := list(islice(files, _TOGETHER)):
                 wanted = named({path.stem for path in batch})
@@ -93,17 +102,39 @@ class Trash:
         _, *inside = found.relative_to(self._folder).parts  # without the day
         return self._data.joinpath(*inside)
 
-    def _days(self) -> list[tuple[Path, date]]:
-        """The folders of days, the oldest first."""
+    def _days(self) -> list[Path]:
+        """The folders of days, by date."""
         with suppress(FileNotFoundError, NotADirectoryError):
-            named = [one for one in self._folder.iterdir() if _DAY.fullmatch(one.name)]
-            return [(one, date.fromisoformat(one.name)) for one in sorted(named)]
+            found = (one for one in self._folder.iterdir() if _DAY.fullmatch(one.name))
+            return sorted(one for one in found if one.is_dir())
         return []
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
+    return (path for path in folder.rglob("*") if path.is_file() and path.name != _SEEN)
 
 
-def _today() -> date:
-    return datetime.now(UTC).date()
+def _age(folder: Path) -> int:
+    """On how many dates a sweep met a folder, without the first of them; notes that of today."""
+    try:
+        seen, today = _seen(folder), _today()
+        if today not in seen:
+            with (folder / _SEEN).open("a", encoding="ascii") as file:
+                file.write(f"{today}\n")
+            seen.add(today)
+    except OSError as exc:  # then it stays longer
+        log.warning("The age of %s cannot be noted: %s", folder, exc)
+        return 0
+    return len(seen) - 1
+
+
+def _seen(folder: Path) -> set[str]:
+    """The dates on which sweeps met a folder."""
+    with suppress(OSError):
+        text = (folder / _SEEN).read_text("ascii", "replace")
+        return {line for line in text.splitlines() if _DAY.fullmatch(line)}
+    return set()
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()

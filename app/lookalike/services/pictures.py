@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import BinaryIO
 
@@ -190,12 +191,13 @@ def file_sweeper(
     """A worker that keeps the folder of files clean, now and every hour.
 
     Files that no row names any more go to the trash, if the store knows of them: their row was
-    removed, or never came. What lay there for `trash_days` is deleted.
+    removed, or never came. What sweeps met there on `trash_days` later days is deleted.
     """
 
     def sweep() -> bool:
         stop, moved = worker.closing.is_set, 0
-        deleted = files.tidy(store.references, days=trash_days, stop=stop)
+        named = partial(store.references, thorough=True)
+        deleted = files.tidy(named, days=trash_days, stop=stop)
         for digests in store.unnamed():
             if stop():
                 return False
@@ -205,7 +207,7 @@ def file_sweeper(
         if moved:
             log.info("moved the files of %d pictures that are gone to the trash", moved)
             # On a disk that is short of room, what was moved is deleted here.
-            deleted += files.tidy(store.references, days=trash_days, stop=stop)
+            deleted += files.tidy(named, days=trash_days, stop=stop)
         if deleted:
             log.info("deleted %d files from the trash", deleted)
         return False

@@ -340,8 +340,11 @@ class Store(Protocol):
 
     # The store itself
 
-    def references(self, sha256s: Iterable[str]) -> set[str]:
-        """Those of the digests that some row names, also one that a dropped collection leaves."""
+    def references(self, sha256s: Iterable[str], *, thorough: bool = False) -> set[str]:
+        """Those of the digests that some row names, also one that a dropped collection leaves.
+
+        `thorough` reads every row, and trusts no index: for files that are about to be deleted.
+        """
 
     def expect(self, sha256s: Iterable[str]) -> None:
         """Notes files that may be without a row, before they are put; for `unnamed`."""

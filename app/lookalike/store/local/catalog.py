@@ -277,9 +277,10 @@ class Catalog:
         sql = f"SELECT seq FROM images WHERE collection = ? AND id {IN_LIST}"
         return np.sort(_seq_array(self._read(sql, row.id, json.dumps(list(ids)))))
 
-    def references(self, sha256s: Iterable[str]) -> set[str]:
-        """Those of the digests that some row names."""
-        sql = f"SELECT DISTINCT sha256 FROM images WHERE sha256 {IN_LIST}"
+    def references(self, sha256s: Iterable[str], *, thorough: bool = False) -> set[str]:
+        """Those of the digests that some row names; `thorough` reads every row, and no index."""
+        how = "NOT INDEXED" if thorough else ""
+        sql = f"SELECT DISTINCT sha256 FROM images {how} WHERE sha256 {IN_LIST}"
         return {digest for (digest,) in self._read(sql, json.dumps(list(sha256s)))}
 
     def last_seq(self) -> int:

@@ -209,8 +209,8 @@ class LocalStore:
         records = [found[seq] for seq in seqs]
         return Page(records=records, next_cursor=next_cursor, end=end, vectors=vectors)
 
-    def references(self, sha256s: Iterable[str]) -> set[str]:
-        return self._catalog.references(sha256s)
+    def references(self, sha256s: Iterable[str], *, thorough: bool = False) -> set[str]:
+        return self._catalog.references(sha256s, thorough=thorough)
 
     def expect(self, sha256s: Iterable[str]) -> None:
         self._note(sha256s)
