@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -345,18 +345,22 @@ class CollectionInfo:
     exact: bool = True  # whether searches score every picture, so that no match can be missed
 
 
-def sha256_of(file: BinaryIO) -> str:
-    """The SHA-256 of everything from where the file stands, as hex digits."""
+def sha256_of(file: BinaryIO, step: Callable[[], None] = lambda: None) -> str:
+    """The SHA-256 of everything from where the file stands, as hex digits.
+
+    `step` is called for each block that is read; it may raise to end the reading.
+    """
     digest = hashlib.sha256()
     while block := file.read(2**18):
+        step()
         digest.update(block)
     return digest.hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a whole file, as hex digits. Raises `OSError`."""
+def file_sha256(path: Path, step: Callable[[], None] = lambda: None) -> str:
+    """As `sha256_of` of a whole file. Raises `OSError`."""
     with path.open("rb") as file:
-        return sha256_of(file)
+        return sha256_of(file, step)
 
 
 def is_digest(text: str) -> bool:

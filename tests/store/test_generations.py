@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +18,13 @@ import numpy as np
 import pytest
 
 from lookalike.files import artifacts
-from lookalike.store.local.index import indexes
+from lookalike.store.local.index import building, indexes
 from lookalike.store.local.index.indexes import LiveIndex
 from lookalike.store.local.index.policy import IndexPolicy, Limits
 from lookalike.store.local.index.segments import ExactSegment
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import answers, fill, new_image, put, search, unit_vectors
+from tests.waiting import wait_for
 
 QUERIES = unit_vectors(3, seed=42)
 
@@ -243,4 +248,91 @@ def test_the_loaded_vectors_are_the_stored_ones(tmp_path: Path) -> None:
     live = store._indexes.get(row)
     assert live is not None
     assert np.array_equal(np.concatenate([v for _, v in live._index.blocks()]), vectors)
+    store.close()
+
+
+CUT = """
+import os, sys
+from dataclasses import replace
+from pathlib import Path
+from lookalike.records import Effort
+from lookalike.store.local.index import building
+from lookalike.store.local.index.policy import IndexPolicy, Limits
+from lookalike.store.local.store import LocalStore
+from tests.store.helpers import answers, fill, search, unit_vectors
+from tests.store.test_generations import content, saved
+from tests.waiting import wait_for
+
+folder, kind, name, when = Path(sys.argv[1]), *sys.argv[2:]
+building._CHECKED_BYTES = 0
+limits = Limits(min_rows=100, calibrated_k=(10,), mapped_bytes=1, scored_rows=0, poll_s=3600)
+store = LocalStore(folder, policy=IndexPolicy(index_type=kind, limits=limits))
+if not store.collections():
+    fill(store, 6000)
+store.load()
+facts = lambda: store.describe()["collections"]["default"]
+wait_for(lambda: facts()["mapped_bytes"] > 0 and facts()["type"] == kind)
+queries, exact = unit_vectors(3, seed=42), Effort(exact=True)
+expected = answers(search(store, queries, effort=exact))
+path = content(saved(folder)) / name
+if when == "before a search":
+    os.truncate(path, 100)
+if when == "amid a search":
+    index = store._indexes.get(store._catalog.collection("default"))._index
+    os.truncate(path, 100)
+    index.search(queries, k=10)
+search(store, queries)
+assert answers(search(store, queries, effort=exact)) == expected
+store.close()
+print("closed")
+"""
+
+
+def run_cut(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", CUT, str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("Flat", "vectors"), ("HNSW8", "vectors"), ("HNSW8", "candidates")]
+)
+def test_an_index_file_that_is_cut_under_a_service(tmp_path: Path, kind: str, name: str) -> None:
+    ended = run_cut(tmp_path, kind, name, "before a search")
+    assert (ended.returncode, ended.stdout) == (0, "closed\n"), ended.stderr
+    assert "A file of the index of 'default' was cut while it was in use" in ended.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cut files in another way")
+def test_a_service_that_a_cut_file_killed_starts_right(tmp_path: Path) -> None:
+    ended = run_cut(tmp_path, "Flat", "vectors", "amid a search")
+    assert (ended.returncode, ended.stdout) == (-signal.SIGBUS, ""), ended.stderr
+    path = content(saved(tmp_path)) / "vectors"
+    os.truncate(path, 4 * 8 * 6000)  # only its content says that it was cut
+    ended = run_cut(tmp_path, "Flat", "vectors", "never")
+    assert (ended.returncode, ended.stdout) == (0, "closed\n"), ended.stderr
+    assert "The last process ended amid the index of 'default'" in ended.stderr
+    assert "Building the index of 'default' from 6000 stored vectors" in ended.stderr
+    ended = run_cut(tmp_path, "Flat", "vectors", "never")
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_large_index_file_is_read_in_the_background(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(building, "_CHECKED_BYTES", 0)
+    policy = IndexPolicy(limits=Limits(mapped_bytes=1, scored_rows=0))
+    store = LocalStore(tmp_path, policy=policy)
+    fill(store, 500)
+    wait_for(lambda: store.describe()["collections"]["default"]["mapped_bytes"] > 0)
+    expected = answers(search(store, QUERIES, k=500))
+    store.close()
+    path = content(saved(tmp_path)) / "vectors"
+    data = bytearray(path.read_bytes())
+    data[4 * 8 * 77 + 3] ^= 2  # a row that is not compared with the catalog at the start
+    path.write_bytes(data)
+    store = LocalStore(tmp_path, policy=policy)
+    store.load()
+    wait_for(lambda: "Building the index" in caplog.text and not path.exists())
+    assert "The saved index of 'default' cannot be used: the checksum of vectors" in caplog.text
+    assert answers(search(store, QUERIES, k=500)) == expected
     store.close()

@@ -62,11 +62,14 @@ class Artifact:
             raise BrokenArtifactError(f"it has no file {name}")
         return self.content / name
 
-    def verify(self, name: str) -> Path:
-        """As `path`, once the whole file was read; raises also if its bytes are others."""
+    def verify(self, name: str, step: Callable[[], None] = lambda: None) -> Path:
+        """As `path`, once the whole file was read; raises also if its bytes are others.
+
+        `step` is called for each block that is read; it may raise to end the reading.
+        """
         path = self.path(name)
         try:
-            if _facts_of(path) != self.files[name]:
+            if _facts_of(path, step) != self.files[name]:
                 raise BrokenArtifactError(f"the checksum of {name} is wrong")
         except FileNotFoundError as exc:
             raise BrokenArtifactError(f"{name} is missing") from exc
@@ -159,8 +162,8 @@ def remove_artifact(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _facts_of(file: Path) -> SavedFile:
-    return {"sha256": file_sha256(file), "bytes": file.stat().st_size}
+def _facts_of(file: Path, step: Callable[[], None] = lambda: None) -> SavedFile:
+    return {"sha256": file_sha256(file, step), "bytes": file.stat().st_size}
 
 
 def _is_plain_name(name: object) -> bool:

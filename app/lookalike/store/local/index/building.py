@@ -50,6 +50,7 @@ from lookalike.store.local.index.segments import (
     in_memory,
     map_vectors,
     use_at_most,
+    watch,
 )
 
 _KIND, _FORMAT = "index", 3
@@ -57,6 +58,7 @@ _SIZE_SHARE = 1.25  # of the vectors' bytes; most types take far less than the v
 _SPARE_BYTES = 2**30
 _SPARE_SHARE = 20  # of a small disk
 _CHECKED_BYTES = 2**28  # up to which a mapped file is read as a whole before it is used
+_IN_USE = "in-use"  # a file that lies beside the manifest while a process maps the others
 _READ_BYTES = 8 * 2**20
 _MORE_ROWS = 1.5
 _MAX_RETRY_S = 6 * 3600.0
@@ -77,6 +79,7 @@ class Generations:
         self._folder = folder
         self._limits = limits
         self._read_only = read_only
+        self._unread: Artifact | None = None  # whose vectors nobody has read as a whole
 
     def save(
         self,
@@ -131,11 +134,33 @@ class Generations:
                 found = self._open(artifact, row, exact=exact)
                 if not self._read_only:
                     remove_leftovers(artifact, older_than_s=0)
+                    self._use(found)
                 return found
         except _BROKEN as exc:
             log.warning("The saved index of %r cannot be used: %s", row.name, exc)
         self.discard()
         return None
+
+    def _use(self, found: Segments) -> None:
+        """Notes that files are mapped: a process that dies of them finds the note next time."""
+        if found.watched:
+            with contextlib.suppress(OSError):
+                (self._folder / _IN_USE).touch()
+
+    def release(self) -> None:
+        """Notes that this process ends in order."""
+        if not self._read_only:
+            with contextlib.suppress(OSError):
+                (self._folder / _IN_USE).unlink()
+
+    def read_rest(self, step: Callable[[], None]) -> None:
+        """Reads what `load` took unread, because it is large; `step` is called for each block.
+
+        Raises `BrokenArtifactError` or `OSError` if it is damaged, and what `step` raises.
+        """
+        if self._unread is not None:
+            self._unread.verify("vectors", step)
+        self._unread = None
 
     def verified(self, row: CollectionRow, *, quick: bool) -> Segments | None:
         """As `load`, with every file's digest checked unless `quick`; changes nothing.
@@ -165,18 +190,26 @@ class Generations:
         size = vectors.stat().st_size
         if size != 4 * dim * len(seqs):
             raise BrokenArtifactError("vectors has the wrong size")
-        if size <= _CHECKED_BYTES:
+        died = not self._read_only and (self._folder / _IN_USE).exists()
+        if died and size > _CHECKED_BYTES:
+            log.warning("The last process ended amid the index of %r: all is read", row.name)
+        if died or size <= _CHECKED_BYTES:
             artifact.verify("vectors")
+            self._unread = None
+        else:
+            self._unread = artifact
         growing = ExactSegment(dim, limits=self._limits)
         approximate = not exact and facts["index"] != EXACT
         if not approximate and size < self._limits.mapped_bytes:
             return in_memory(_read_rows(vectors, seqs, growing))
         rows = ExactSegment(dim, map_vectors(vectors, dim), seqs, limits=self._limits)
         if not approximate:
-            return Segments(rows, growing)
-        candidates = CandidateIndex.read(artifact.verify("candidates"), factory=facts["index"])
+            return Segments(rows, growing, watched=watch(vectors))
+        path = artifact.verify("candidates")
+        candidates = CandidateIndex.read(path, factory=facts["index"])
         segment = ApproximateSegment(rows, candidates, Calibration.from_json(facts["calibration"]))
-        return Segments(rows, growing, segment, built_with=facts["built_with"])
+        watched, how = watch(vectors, path), facts["built_with"]
+        return Segments(rows, growing, segment, built_with=how, watched=watched)
 
     def saved(self) -> dict[str, Any] | None:
         """Type, rows and bytes on the disk, as the manifest says; None if there is none."""

@@ -245,6 +245,30 @@ class LiveIndex:
         unsaved = self._changes - self._saved_changes
         if unsaved >= max(1, _SAVED_SHARE * len(self._index)) and not len(self._index.sealed):
             self.save()
+        self._generations.release()
+
+    def is_whole(self) -> bool:
+        """False if a mapped file is damaged; large ones are read for that, once and with pauses.
+
+        The log says what is wrong. Raises `TaskEndedError` after `stop`.
+        """
+
+        def step() -> None:
+            time.sleep(_PAUSE_S)
+            self._progress.check()
+
+        try:
+            self._generations.read_rest(step)
+        except (BrokenArtifactError, OSError) as exc:
+            self._progress.check()  # if the collection was dropped, its folder went with it
+            log.warning("The saved index of %r cannot be used: %s", self.row.name, exc)
+            return False
+        return True
+
+    @property
+    def is_cut(self) -> bool:
+        """True if a file that searches read was cut."""
+        return self._index.is_cut
 
     def stop(self) -> None:
         """Ends a build that is under way: nobody needs the index any more."""
@@ -390,8 +414,15 @@ class Indexes:
             self._remove_unknown()
 
     def get(self, row: CollectionRow) -> LiveIndex | None:
-        """A collection's index, loaded if it was not; None if the collection was dropped."""
+        """A collection's index, loaded if it was not; None if the collection was dropped.
+
+        One whose file was cut is made again first: a search in it would end the process.
+        """
         live = self._live.get(row.space)
+        if live is not None and live.is_cut:
+            log.warning("A file of the index of %r was cut while it was in use", row.name)
+            self._make_again(live)
+            live = self._live.get(row.space)
         if live is None:
             with self._change:
                 live = self._live.get(row.space)
@@ -402,6 +433,11 @@ class Indexes:
                     self._live[row.space] = live
                     self._ask_rebuild(live)
         return live
+
+    def _make_again(self, live: LiveIndex) -> None:
+        with self._change:
+            if self._live.get(live.row.space) is live:
+                self.remake(live.row)
 
     def describe(self, row: CollectionRow) -> dict[str, Any]:
         """Facts about a collection's index; what is saved of it, if it is not loaded."""
@@ -551,6 +587,9 @@ class Indexes:
             if live is None or self._worker.closing.is_set():
                 continue
             try:
+                if live.is_cut or not live.is_whole():
+                    self._make_again(live)
+                    continue
                 while live.may_be_due and live.rebuild(self._change):
                     pass  # changes meanwhile may make the next one due
             except TaskEndedError:

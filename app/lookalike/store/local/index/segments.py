@@ -6,7 +6,8 @@ changes, so searches need no lock: adding and removing rows gives new segments t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +61,15 @@ def map_vectors(path: Path, dim: int) -> Vectors:
     if not rows:  # an empty file cannot be mapped
         return np.empty((0, dim), np.float32)
     return np.memmap(path, dtype="<f4", mode="r", shape=(rows, dim))
+
+
+def watch(*paths: Path) -> list[mmap.mmap]:
+    """Maps files, to see later whether they were cut; takes no memory."""
+    found = []
+    for path in paths:
+        with path.open("rb") as file:
+            found.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    return found
 
 
 class ExactSegment:
@@ -309,6 +319,7 @@ class Segments:
     growing: ExactSegment  # rows added since the sealed ones were built, or all rows
     approximate: ApproximateSegment | None = None  # of the sealed rows
     built_with: Mapping[str, Any] | None = None  # the settings of the approximate index, if known
+    watched: Sequence[mmap.mmap] = ()  # maps of its files once more, which say how long these are
 
     def __len__(self) -> int:
         """Rows, tombstones included."""
@@ -338,6 +349,11 @@ class Segments:
     def factory(self) -> str | None:
         """The factory string of the sealed part; None if it is exact."""
         return self.approximate.candidates.factory if self.approximate else None
+
+    @property
+    def is_cut(self) -> bool:
+        """True if a mapped file was cut: the system kills a process that reads beyond the end."""
+        return any(one.size() < len(one) for one in self.watched)
 
     @property
     def bytes(self) -> int:
