@@ -14,6 +14,8 @@ import time
 from contextlib import closing, suppress
 from pathlib import Path
 
+import pytest
+
 from lookalike.errors import DataFolderError, NotFoundError
 from lookalike.files.disk import LocalFiles
 from lookalike.progress import Worker
@@ -184,6 +186,8 @@ def test_a_damaged_index_of_the_catalog_deletes_no_file(
 CHILD = """
 import random, sys
 from pathlib import Path
+
+import pytest
 from tests.store.test_sweeps import Folder
 folder = Folder(Path(sys.argv[1]), random.Random(int(sys.argv[2])))
 while True:
