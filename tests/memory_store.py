@@ -18,6 +18,7 @@ from lookalike.records import (
     MAX_COPIES,
     CollectionInfo,
     Effort,
+    Facets,
     Finding,
     ImageRecord,
     Match,
@@ -49,7 +50,8 @@ from lookalike.store.base import (
     require_same_spec,
     unknown_collection,
 )
-from lookalike.store.filters import MAX_METADATA_BYTES, Filter, check_metadata, merge_patch
+from lookalike.store.filters import MAX_METADATA_BYTES, Filter, Kind, check_metadata, merge_patch
+from tests import plain_filters
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,30 @@ class MemoryStore:
                     vectors = np.stack([space.vectors[row.seq] for row in rows])
             records = [own(row.record) for row in rows]
         return Page(records=records, next_cursor=next_cursor, end=end, vectors=vectors)
+
+    def count(self, collection: str, where: Filter | None = None) -> int:
+        return len(self._metadata(collection, where))
+
+    def facets(
+        self,
+        collection: str,
+        *,
+        fields: Sequence[str] | None = None,
+        where: Filter | None = None,
+        limit: int = 10,
+    ) -> Facets:
+        if self.collection(collection) is None:
+            return Facets(count=0, fields=len(fields or ()), facets=[])
+        return plain_filters.facets(self._metadata(collection, where), fields, limit)
+
+    def kinds(self, collection: str, fields: Iterable[str]) -> dict[str, frozenset[Kind]]:
+        rows = self._metadata(collection, None)
+        return {field: plain_filters.kinds(rows, field) for field in fields}
+
+    def _metadata(self, collection: str, where: Filter | None) -> list[Metadata]:
+        with self._lock:
+            held = self._collections.get(collection)
+            return [row.record.metadata for row in held.passing(where)] if held else []
 
     def upsert_known(
         self, collection: str, images: Sequence[NewImage], *, on_conflict: OnConflict

@@ -313,6 +313,41 @@ class PutOutcome:
     kept_metadata: bool = False
 
 
+MAX_FACETS = 32  # fields that `Store.facets` takes by itself
+MAX_LISTED = 256  # characters of a text that a facet lists
+
+
+@dataclass(frozen=True, slots=True)
+class FacetValue:
+    """A value of a field, and how many pictures have it; 1.0 is 1, and text is in NFC."""
+
+    value: str | float | bool | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facet:
+    """What pictures have under a field. A picture with a list has each of its items."""
+
+    field: str
+    count: int  # pictures that have the field
+    distinct: int  # different texts, numbers, truth values and null
+    # The most frequent ones; of equally frequent ones texts, then numbers, then false, true and
+    # null, the smallest first. Texts of more than `MAX_LISTED` characters are left out.
+    values: tuple[FacetValue, ...]
+    numbers: tuple[float, float] | None  # the smallest and the largest number
+    dates: tuple[str, str] | None  # the first and the last date, if all texts are dates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facets:
+    """What some pictures have under some fields."""
+
+    count: int  # pictures that pass
+    fields: int  # fields that these have in all, or that were asked for
+    facets: list[Facet]
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """One answer to a query."""

@@ -21,7 +21,7 @@ from pydantic import (
     ValidationInfo,
 )
 
-from lookalike.records import Access, CollectionInfo, DuplicateKind
+from lookalike.records import Access, CollectionInfo, DuplicateKind, Facets
 from lookalike.store.jobs import JobState
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ PathText = Annotated[
 Copies = Annotated[
     list[str], Field(description="Paths of other files with the same bytes, at most 100")
 ]
+Warnings = Annotated[
+    list[str],
+    Field(description="What cannot match: fields that no picture has, values of another kind"),
+]
 Score = Annotated[float, Field(ge=-1, le=1, description="Cosine similarity; higher is better")]
 
 
@@ -116,6 +120,7 @@ class SearchOut(Answer):
     matches: list[MatchOut]
     took_ms: dict[str, float] = Field(examples=[{"decode": 2.1, "embed": 24.8, "total": 28.4}])
     """Milliseconds by stage"""
+    warnings: Warnings = []
 
 
 class ItemError(Answer):
@@ -179,6 +184,76 @@ class ImagesOut(Answer):
     collection: str
     images: list[ImageOut]
     next_cursor: str | None = Field(description="Send as `cursor` for the next stretch; null: end")
+    warnings: Warnings = []
+
+
+class CountOut(Answer):
+    """How many pictures pass a filter."""
+
+    collection: str
+    count: int
+    warnings: Warnings = []
+
+
+class FacetValueOut(Answer):
+    """A value, and how many pictures have it."""
+
+    value: str | bool | int | float | None
+    count: int
+
+
+def _ends(ends: Any) -> Any:
+    return {"min": ends[0], "max": ends[1]} if isinstance(ends, tuple) else ends
+
+
+class NumbersOut(Answer):
+    """The smallest and the largest number."""
+
+    min: int | float
+    max: int | float
+
+
+class DatesOut(Answer):
+    """The first and the last date, as texts."""
+
+    min: str
+    max: str
+
+
+class FacetOut(Answer):
+    """What pictures have under a metadata field; a picture with a list has each of its items."""
+
+    field: str
+    count: int = Field(description="Pictures that have the field")
+    distinct: int = Field(description="Different texts, numbers, truth values and null")
+    values: list[FacetValueOut]
+    """The most frequent ones, most first; texts of more than 256 characters are left out"""
+    numbers: Annotated[NumbersOut | None, BeforeValidator(_ends)]
+    """Null: none is a number"""
+    dates: Annotated[DatesOut | None, BeforeValidator(_ends)]
+    """Null: not all texts are ISO dates"""
+
+
+class FacetsOut(Answer):
+    """What the pictures that pass a filter have under their fields."""
+
+    collection: str
+    count: int = Field(description="Pictures that pass")
+    total_fields: int = Field(description="Fields that these have, or that were named")
+    facets: list[FacetOut]
+    warnings: Warnings = []
+
+    @classmethod
+    def of_all(cls, collection: str, found: Facets, warnings: Sequence[str]) -> Self:
+        """Facets as JSON."""
+        facets = [FacetOut.of(one) for one in found.facets]
+        return cls(
+            collection=collection,
+            count=found.count,
+            total_fields=found.fields,
+            facets=facets,
+            warnings=list(warnings),
+        )
 
 
 class PassportOut(Answer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 
 import pytest
 from PIL import Image
@@ -138,6 +139,76 @@ def test_listing_with_a_filter(client, index):
     )
     page = client.get("/images", params={"filter": '{"n": {"gt": 1}}'}).json()
     assert [image["id"] for image in page["images"]] == ["b"]
+    assert page["warnings"] == []
+    page = client.get("/images", params={"filter": '{"or": [{"m": 1}, {"n": {"in": [1, "2"]}}]}'})
+    assert [image["id"] for image in page.json()["images"]] == ["a"]
+    missing, mismatched = page.json()["warnings"]
+    assert missing == "No picture has the field 'm'"
+    assert mismatched.startswith("'n' is compared with text, but holds numbers alone")
+
+
+def test_counts_and_facets(client, index):
+    assert client.get("/collections/default/count").json() == {
+        "collection": "default",
+        "count": 0,
+        "warnings": [],
+    }
+    assert client.get("/collections/default/facets").json()["facets"] == []
+    metadata = [{"label": "cat", "n": 2.0, "day": "2026-01-31"}, {"label": "cat", "n": 2.5}]
+    pictures = [("a.png", solid((1, 2, 3))), ("b.png", solid((200, 2, 3)))]
+    index(*pictures, ids=["a", "b"], metadata=json.dumps(metadata))
+    where = {"filter": '{"n": {"gt": 2}}'}
+    assert client.get("/collections/default/count", params=where).json()["count"] == 1
+    body = client.get("/collections/default/facets", params={"field": ["n", "label", "day"]}).json()
+    assert body == {
+        "collection": "default",
+        "count": 2,
+        "total_fields": 3,
+        "facets": [
+            {
+                "field": "n",
+                "count": 2,
+                "distinct": 2,
+                "values": [{"value": 2, "count": 1}, {"value": 2.5, "count": 1}],
+                "numbers": {"min": 2, "max": 2.5},
+                "dates": None,
+            },
+            {
+                "field": "label",
+                "count": 2,
+                "distinct": 1,
+                "values": [{"value": "cat", "count": 2}],
+                "numbers": None,
+                "dates": None,
+            },
+            {
+                "field": "day",
+                "count": 1,
+                "distinct": 1,
+                "values": [{"value": "2026-01-31", "count": 1}],
+                "numbers": None,
+                "dates": {"min": "2026-01-31", "max": "2026-01-31"},
+            },
+        ],
+        "warnings": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "code"),
+    [
+        ("default/count", {"filter": '{"or": {}}'}, "invalid_filter"),
+        ("default/facets", {"filter": '{"a": 1, "a": 2}'}, "invalid_filter"),
+        ("default/facets", {"limit": 101}, "invalid_parameter"),
+        ("default/facets", {"field": ["x"] * 65}, "invalid_parameter"),
+        ("default/facets", {"field": "\0fields"}, "invalid_filter"),
+        ("shoes/facets", {}, "collection_not_found"),
+        ("shoes/count", {}, "collection_not_found"),
+    ],
+)
+def test_counting_wrongly(client, path, query, code):
+    answer = client.get(f"/collections/{path}", params=query)
+    assert answer.json()["code"] == code
 
 
 def test_listing_an_unknown_collection_is_404_and_the_default_one_is_empty(client):

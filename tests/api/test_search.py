@@ -42,6 +42,7 @@ def test_the_answer_has_exactly_the_documented_json(client, index):
         "collection": "default",
         "model": {"name": "color", "weights": "none", "head": None, "dim": ColorEncoder().spec.dim},
         "query": {"width": 96, "height": 72, "sha256": digest},
+        "warnings": [],
         "matches": [
             {
                 "rank": 1,

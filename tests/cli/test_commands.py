@@ -62,6 +62,29 @@ def test_the_table_shows_rank_score_and_metadata(lookalike, place, pictures):
     assert "--limit" in listed
 
 
+def test_counts_facets_and_warnings(lookalike, place, pictures):
+    lookalike("index", str(pictures), "--folder-field", "label", *place)
+    assert lookalike("count", *place).stdout.strip() == "18"
+    where = ["--filter", '{"or": [{"label": "car"}, {"labl": "mug"}]}']
+    counted = lookalike("count", *where, *place)
+    assert counted.stdout.strip() == "6"
+    warning = "warning: No picture has the field 'labl'"
+    assert counted.stderr.strip() == warning
+    query = str(pictures / "mug" / "mug-00-0.jpg")
+    assert lookalike("search", query, *where, *place).stderr.strip() == warning
+    assert lookalike("list", *where, *place).stderr.strip() == warning
+    found = json.loads(lookalike("search", query, *where, "--json", *place).stdout)
+    assert found["warnings"] == [warning.removeprefix("warning: ")]
+    shown = lookalike("facets", *place).stdout
+    assert "label" in shown
+    assert '"car" (6)' in shown
+    body = json.loads(lookalike("facets", "label", "no", *where, "--json", *place).stdout)
+    assert [(one["field"], one["count"]) for one in body["facets"]] == [("label", 6), ("no", 0)]
+    assert body["facets"][0]["values"] == [{"value": "car", "count": 6}]
+    refused = lookalike("count", "--filter", '{"label": {"$in": ["car"]}}', *place)
+    assert "write `in`" in str(refused.exception)
+
+
 def test_running_it_again_skips_what_is_there(lookalike, place, pictures):
     lookalike("index", str(pictures), *place)
     again = lookalike("index", str(pictures), *place)

@@ -34,7 +34,7 @@ from lookalike.errors import (
 from lookalike.models.head import save_head
 from lookalike.progress import Progress, TaskEndedError
 from lookalike.records import Access, DuplicateKind, Effort, OnConflict
-from lookalike.schemas import CollectionOut, DuplicatesOut, ImageOut, SearchOut
+from lookalike.schemas import CollectionOut, CountOut, DuplicatesOut, ImageOut, SearchOut
 from scripts.samples import write_samples
 from tests.servers import ADMIN_KEY, Server
 from tests.services.moving import make_head
@@ -125,6 +125,55 @@ def test_metadata_of_all_and_of_each(client: BaseClient, photos: Path) -> None:
     client.index(fish, metadata=lambda path: {"label": path.stem}, folder_field="label")
     (found,) = client.list(filter={"label": "fish-00-0"})
     assert found.filename == fish.name
+
+
+def test_counts_facets_and_warnings(filled: BaseClient, photos: Path) -> None:
+    first = next(iter(filled.list()))
+    filled.update(first.id, {"size": {"w": 3}, "tags": ["new"], "day": "2026-01-31"})
+    assert filled.count().count == 12
+    found = filled.count(filter={"or": [{"label": "mug"}, {"size.w": {"gte": 3}}]})
+    assert (found.count, found.warnings) == (6 + (first.metadata["label"] == "fish"), [])
+    misspelled = {"labl": "mug"}
+    text = "No picture has the field 'labl'"
+    assert filled.count(filter=misspelled) == CountOut(
+        collection="default", count=0, warnings=[text]
+    )
+    assert filled.search(photos / "mug" / "mug-00-0.jpg", filter=misspelled).warnings == [text]
+    assert filled.similar(first.id, filter={"not": misspelled}).warnings == [text]
+    assert filled.similar(first.id, group_by="labl").warnings == [text]
+    assert filled.similar(first.id, group_by="size.w", k=1).warnings == []
+    facets = filled.facets(filter={"not": {"tags": "old"}})
+    assert (facets.count, facets.total_fields, facets.warnings) == (12, 4, [])
+    label, day, width, tags = facets.facets
+    assert [one.field for one in facets.facets] == ["label", "day", "size.w", "tags"]
+    assert [(one.value, one.count) for one in label.values] == [("fish", 6), ("mug", 6)]
+    assert day.dates is not None
+    assert width.numbers is not None
+    assert (day.dates.min, width.numbers.max, tags.values[0].value) == ("2026-01-31", 3, "new")
+    named = filled.facets(fields=["no", "label"], limit=1, filter={"label": 3})
+    assert [(one.field, one.count) for one in named.facets] == [("no", 0), ("label", 0)]
+    assert len(named.warnings) == 2
+    with raises(filled, CollectionNotFoundError):
+        filled.count("nowhere")
+    with raises(filled, CollectionNotFoundError):
+        filled.facets("nowhere")
+    with raises(filled, InvalidFilterError, match="write `gte`"):
+        filled.facets(filter={"price": {"$gte": 3}})
+    with raises(filled, InvalidFilterError):
+        filled.facets(fields=["x" * 257])
+    with raises(filled, InvalidParameterError):
+        filled.facets(limit=0)
+
+
+def test_groups_by_a_field_of_which_some_are_lists(client: BaseClient, photos: Path) -> None:
+    """A list is a group of its own, also where one of its items is another group."""
+    values = iter([["a"], "a", "e\u0301", "\u00e9", {"x": 1}, 1, 1.0, ["a"], True, None, [], "a"])
+    client.index(photos, metadata=lambda _: {"in": {"of": next(values)}})
+    found = client.similar(next(iter(client.list())).id, k=12, group_by="in.of")
+    values_found = [match.metadata["in"]["of"] for match in found.matches]
+    assert len(values_found) == 8
+    assert ["a"] in values_found
+    assert "a" in values_found
 
 
 def test_a_file_that_fails_harms_no_other(

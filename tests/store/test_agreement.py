@@ -18,30 +18,18 @@ from lookalike.records import ImageRecord, OnConflict, Place, PutOutcome
 from lookalike.store.filters import Filter
 from lookalike.store.local.index.policy import DEFAULT_LIMITS, IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
+from tests import plain_filters
 from tests.memory_store import MemoryStore
 from tests.store.helpers import answers, new_image, put, search, unit_vectors, vector_of
 
 POOL = unit_vectors(12)
 IDS = st.sampled_from([f"i{n}" for n in range(12)])
 COLLECTIONS = st.sampled_from(["one", "two"])
-METADATA = st.none() | st.dictionaries(
-    st.sampled_from("ab"),
-    st.sampled_from([None, True, 0, 1, 2, 0.5, "x", "y", ["x", 1]]),
-    max_size=2,
-)
+METADATA = st.none() | plain_filters.METADATA
 PLACES = st.none() | st.builds(
     Place, st.sampled_from(["/a", "/a/b", "z.zip", ""]), st.sampled_from(["b/x", "x", "y"])
 )
-FILTERS = st.sampled_from(
-    [
-        None,
-        {"a": 1},
-        {"a": {"gte": 1}},
-        {"b": {"in": ["x", 2, True]}},
-        {"a": {"ne": "x"}, "b": {"lt": 1.5}},
-        {"b": {"contains": "x"}},
-    ]
-)
+FILTERS = st.none() | plain_filters.FILTERS
 
 
 def row(record: ImageRecord) -> dict[str, Any]:
@@ -145,6 +133,21 @@ class Agreement(RuleBasedStateMachine):
         left, right = self.both("scroll", collection, limit=limit, where=parsed)
         assert [row(r) for r in left.records] == [row(r) for r in right.records]
         assert (left.next_cursor is None) == (right.next_cursor is None)
+
+    @rule(
+        collection=COLLECTIONS,
+        where=FILTERS,
+        fields=st.none() | st.lists(st.sampled_from(plain_filters.FIELDS), max_size=3, unique=True),
+        limit=st.integers(1, 4),
+    )
+    def count(self, collection: str, where: Any, fields: list[str] | None, limit: int) -> None:
+        parsed = None if where is None else Filter.parse(where)
+        left, right = self.both("count", collection, parsed)
+        assert left == right
+        left, right = self.both("facets", collection, fields=fields, where=parsed, limit=limit)
+        assert left == right
+        left, right = self.both("kinds", collection, plain_filters.FIELDS)
+        assert left == right
 
     @invariant()
     def same_collections(self) -> None:

@@ -25,10 +25,12 @@ from lookalike.errors import (
 )
 from lookalike.store import sqlite
 from lookalike.store.base import count_of
-from lookalike.store.filters import LISTS, OPERATORS, Condition, Filter, parse_field_names
+from lookalike.store.filters import LISTS, OPERATORS, Filter, parse_field_names
+from lookalike.store.local import column as column_module
 from lookalike.store.local import columns as columns_module
 from lookalike.store.local.catalog import Changes
-from lookalike.store.local.columns import MAX_UNNAMED, MAX_WAITING, Column, Columns
+from lookalike.store.local.column import Column
+from lookalike.store.local.columns import MAX_UNNAMED, MAX_WAITING, Columns
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import fill, ids, new_image, put, unit_vectors
 from tests.store.helpers import search as search_store
@@ -65,7 +67,7 @@ def filters(draw: st.DrawFn, held: list[Any]) -> Filter:
     if some and bool(draw(st.booleans())):
         one = draw(st.sampled_from(some))
     fields = st.sampled_from(sorted(one)) if one else FIELDS
-    conditions: list[Condition] = []
+    conditions: list[Any] = []
     for field in draw(st.lists(fields, min_size=1, max_size=2, unique=True)):
         near = [*scalars({field: one.get(field)}), *scalars(one)] or [0]
         operands = st.sampled_from(near) if one else ANY
@@ -73,6 +75,8 @@ def filters(draw: st.DrawFn, held: list[Any]) -> Filter:
         for op in draw(st.lists(st.sampled_from([*OPERATORS, *often]), min_size=1, max_size=4)):
             if op in LISTS:
                 operand: Any = draw(st.lists(operands, max_size=3))
+            elif op == "exists":
+                operand = draw(st.booleans())
             elif op[0] in "gl":
                 orderable = operands if any(map(is_orderable, near)) else ANY
                 operand = draw(orderable.filter(is_orderable))
@@ -136,6 +140,7 @@ class FollowedColumns(RuleBasedStateMachine):
         for module, name, value in (
             (columns_module, "_BLOCK", 2),
             (columns_module, "_COMPACT_AFTER", 1),
+            (column_module, "_COMPACT_AFTER", 1),
             (columns_module, "MAX_UNNAMED", 1),
             (columns_module, "_WALKED", 1),
             (columns_module, "_WALKED_TOGETHER", 3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from lookalike.errors import (
     MetadataTooLargeError,
     SpecMismatchError,
 )
-from lookalike.records import OnConflict, PutStatus
+from lookalike.records import FacetValue, OnConflict, PutStatus
 from lookalike.store.base import Capability, Store, count_of, scan, spec_of
-from lookalike.store.filters import Filter
+from lookalike.store.filters import Filter, Kind
 from tests.store.helpers import (
     DIM,
     OTHER_SPEC,
@@ -143,6 +144,88 @@ def test_filters_and_exclusions_come_before_ranking(store: Store) -> None:
     assert len(found) == 9
     assert search(store, vectors[:1], where=Filter.parse({"no": 1})) == [[]]
     assert len(search(store, vectors[:1], where=Filter.parse({}))[0]) == 10
+
+
+SHOP: list[dict[str, Any]] = [
+    {
+        "label": "cat",
+        "size": {"w": 3, "h": 2.0},
+        "tags": ["new", "new", "sale"],
+        "day": "2026-01-31",
+    },
+    {
+        "label": "cat",
+        "size": {"w": 1.5},
+        "tags": [],
+        "day": "2025-12-01T10:00:00Z",
+        "id": "x" * 300,
+    },
+    {"label": "cafe\u0301", "size": {"w": 3.0}, "tags": ["sale", 3, None], "sold": True},
+    {"label": "caf\u00e9", "day": "2026-02-01", "empty": {}, "sold": False, "id": "a"},
+]
+
+
+def test_counts_and_facets(store: Store) -> None:
+    assert (store.count("default"), store.facets("default").facets) == (0, [])
+    put(store, [new_image(f"i{n}", metadata=one) for n, one in enumerate(SHOP)], unit_vectors(4))
+    assert store.count("default") == store.count("default", Filter()) == 4
+    assert store.count("default", Filter.parse({"size.w": 3, "tags": "sale"})) == 2
+    found = store.facets("default")
+    assert (found.count, found.fields) == (4, 8)
+    by_name = {one.field: one for one in found.facets}
+    assert list(by_name) == ["label", "day", "size.w", "tags", "id", "sold", "empty", "size.h"]
+    label = by_name["label"]
+    assert (label.count, label.distinct, label.numbers, label.dates) == (4, 2, None, None)
+    assert label.values == (FacetValue("caf\u00e9", 2), FacetValue("cat", 2))
+    width = by_name["size.w"]
+    assert (width.numbers, width.values) == ((1.5, 3), (FacetValue(3, 2), FacetValue(1.5, 1)))
+    assert by_name["day"].dates == ("2025-12-01T10:00:00Z", "2026-02-01")
+    tags = [(one.value, one.count) for one in by_name["tags"].values]
+    assert tags == [("sale", 2), ("new", 1), (3, 1), (None, 1)]
+    assert (by_name["id"].distinct, by_name["id"].values) == (2, (FacetValue("a", 1),))
+    assert (by_name["empty"].count, by_name["empty"].distinct) == (1, 0)
+    assert [one.value for one in by_name["sold"].values] == [False, True]
+
+
+def test_facets_of_named_fields_under_a_filter(store: Store) -> None:
+    put(store, [new_image(f"i{n}", metadata=one) for n, one in enumerate(SHOP)], unit_vectors(4))
+    where = Filter.parse({"not": {"label": "cat"}})
+    found = store.facets("default", fields=["size", "none", "label"], where=where, limit=1)
+    assert (found.count, found.fields) == (2, 3)
+    assert [(one.field, one.count) for one in found.facets] == [
+        ("size", 1),
+        ("none", 0),
+        ("label", 2),
+    ]
+    assert [len(one.values) for one in found.facets] == [0, 0, 1]
+    store.delete("default", "i3")
+    store.update_metadata("default", "i2", {"label": "dog", "none": 1})
+    found = store.facets("default", fields=["none", "label"], where=where)
+    assert [one.values for one in found.facets] == [(FacetValue(1, 1),), (FacetValue("dog", 1),)]
+
+
+def test_facets_of_many_fields_are_those_that_most_have(store: Store) -> None:
+    rows = [{f"f{n:02}": 1 for n in range(first, 40)} for first in range(40)]
+    put(store, [new_image(f"i{n}", metadata=one) for n, one in enumerate(rows)], unit_vectors(40))
+    found = store.facets("default")
+    assert found.fields == 40
+    assert [one.field for one in found.facets] == [f"f{n:02}" for n in range(39, 7, -1)]
+
+
+def test_kinds_of_what_is_held(store: Store) -> None:
+    assert store.kinds("default", ["a"]) == {"a": frozenset()}
+    put(store, [new_image(f"i{n}", metadata=one) for n, one in enumerate(SHOP)], unit_vectors(4))
+    found = store.kinds("default", ["label", "size", "size.w", "tags", "sold", "no"])
+    assert found["label"] == {Kind.TEXT}
+    assert found["size"] == {Kind.OBJECT}
+    assert found["size.w"] == {Kind.NUMBER}
+    assert found["tags"] == {Kind.LIST, Kind.TEXT, Kind.NUMBER, Kind.NULL}
+    assert found["sold"] == {Kind.BOOLEAN}
+    assert found["no"] == set()
+    store.delete("default", "i2")
+    store.update_metadata("default", "i3", {"sold": None})
+    found = store.kinds("default", ["tags", "sold"])
+    assert found == {"tags": {Kind.LIST, Kind.TEXT}, "sold": frozenset()}
 
 
 def test_the_same_bytes_again_are_unchanged(store: Store) -> None:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, settings
@@ -28,6 +29,14 @@ TYPES = (
     "SQ8",
     "PQ4x4fs",
     "IVF2,PQ4x4fs,RFlat",
+)
+WANTED: tuple[Any, ...] = (
+    None,
+    *({"n": n} for n in range(4)),
+    {"or": [{"n": 1}, {"s.w": {"gte": 5}}], "not": {"t": "z"}},
+    {"t": {"in": ["y", "z"]}},
+    {"not": {"t": "x"}},
+    {"and": [{"s.w": {"lt": 4}}, {"no": {"exists": False}}]},
 )
 EVERYTHING = Effort(nprobe=65_536, ef_search=65_536, k_factor=1_000)
 """Hard enough to find all there is in a small collection."""
@@ -64,7 +73,12 @@ class IndexMachine(RuleBasedStateMachine):
     def put(self, ids: list[str], *, seed: int) -> None:
         rng = np.random.default_rng(seed)
         images = [
-            new_image(i, content=f"{i}-{seed}", metadata={"n": n % 3}) for n, i in enumerate(ids)
+            new_image(
+                i,
+                content=f"{i}-{seed}",
+                metadata={"n": n % 3, "s": {"w": n % 7}, "t": ["x", "yz"[n % 2]][: n % 3]},
+            )
+            for n, i in enumerate(ids)
         ]
         vectors = unit_vectors(len(ids), seed=seed)
         # Equal scores, a few each: of more equal rows than it has links a graph may lose some.
@@ -126,13 +140,13 @@ class IndexMachine(RuleBasedStateMachine):
     @rule(
         seed=st.integers(0, 99),
         k=st.integers(1, 40),
-        n=st.one_of(st.none(), st.integers(0, 3)),
+        wanted=st.sampled_from(WANTED),
         leave_out=st.integers(0, 3),
         exact=st.booleans(),
     )
-    def search(self, seed: int, k: int, n: int | None, leave_out: int, exact: bool) -> None:
+    def search(self, seed: int, k: int, wanted: Any, leave_out: int, exact: bool) -> None:
         queries = unit_vectors(2, seed=seed)
-        where = None if n is None else Filter.parse({"n": n})
+        where = None if wanted is None else Filter.parse(wanted)
         exclude = [f"i{number}" for number in range(leave_out)]
         effort = Effort(exact=True) if exact else EVERYTHING
         mine, true = (

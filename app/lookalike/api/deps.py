@@ -18,6 +18,7 @@ from fastapi.routing import APIRoute
 
 from lookalike.bootstrap import Services
 from lookalike.errors import InvalidParameterError
+from lookalike.store.filters import LISTS, MAX_CONDITIONS, MAX_ITEMS, ORDERINGS
 
 if TYPE_CHECKING:
     from lookalike.api.addresses import Proxies
@@ -58,9 +59,56 @@ COLLECTION_PATTERN = "^[a-z][a-z0-9_]{0,62}$"
 ID_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$"
 
 FILTER_HELP = (
-    'JSON object over metadata: {"label": "cat"}, {"price": {"gte": 10, "lt": 50}}, '
-    '{"tag": {"in": ["a", "b"]}}; all conditions must hold'
+    'JSON object over metadata, see the schema Filter: {"label": "cat"}, '
+    '{"price": {"gte": 10, "lt": 50}}, {"or": [{"tag": {"in": ["a", "b"]}}, '
+    '{"not": {"size.w": {"exists": true}}}]}; all conditions must hold'
 )
+FILTER_REFERENCE: dict[str, Any] = {"$ref": "#/components/schemas/Filter"}
+_FILTERS: dict[str, Any] = {
+    "type": "array",
+    "items": FILTER_REFERENCE,
+    "minItems": 1,
+    "maxItems": MAX_CONDITIONS,
+}
+_ORDERED: dict[str, Any] = {"type": ["number", "string"]}
+_SCALAR: dict[str, Any] = {"type": ["string", "number", "boolean", "null"]}
+_SCALARS: dict[str, Any] = {"type": "array", "items": _SCALAR, "maxItems": MAX_ITEMS}
+_OPERANDS = {
+    **dict.fromkeys(("eq", "ne", "contains"), _SCALAR),
+    **dict.fromkeys(ORDERINGS, _ORDERED),
+    **dict.fromkeys(LISTS, _SCALARS),
+    "exists": {"type": "boolean"},
+}
+
+FILTER_SCHEMAS: dict[str, dict[str, Any]] = {
+    "Filter": {
+        "title": "Filter",
+        "description": "Conditions on metadata fields, which must all hold. Other keys than `and`, "
+        "`or` and `not` name a field, e.g. `label` or `size.w`, with what it is compared with.",
+        "type": "object",
+        "properties": {"and": _FILTERS, "or": _FILTERS, "not": FILTER_REFERENCE},
+        # Filters too: where types come from a schema, other keys include these three.
+        "additionalProperties": {
+            "anyOf": [
+                _SCALAR,
+                {"$ref": "#/components/schemas/FieldCondition"},
+                _FILTERS,
+                FILTER_REFERENCE,
+            ]
+        },
+        "examples": [{"label": "cat", "or": [{"price": {"lt": 50}}, {"tags": "sale"}]}],
+    },
+    "FieldCondition": {
+        "title": "FieldCondition",
+        "description": "What a field must meet, all of it; of a list, one item.",
+        "type": "object",
+        "properties": _OPERANDS,
+        "additionalProperties": False,
+        "minProperties": 1,
+        "examples": [{"gte": 10, "lt": 50}],
+    },
+}
+"""The filter language for OpenAPI; filters in forms and queries are these as JSON."""
 
 
 async def _parts(request: Request) -> Parts:

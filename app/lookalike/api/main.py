@@ -20,7 +20,7 @@ from lookalike.api.addresses import Proxies
 from lookalike.api.admission import Admission, Bodies
 from lookalike.api.audit import Audit
 from lookalike.api.caching import Caching
-from lookalike.api.deps import Parts, known_query
+from lookalike.api.deps import FILTER_SCHEMAS, Parts, known_query
 from lookalike.api.links import Links
 from lookalike.api.monitoring import Metrics, Observe
 from lookalike.api.routers import images, indexing, keys, search, service
@@ -213,8 +213,8 @@ def _log_what_runs(services: Services) -> None:
 def _complete_openapi(app: FastAPI) -> None:
     """Adds to OpenAPI what FastAPI leaves out.
 
-    The shape of errors, to which `errors.responses` refers; and `format: binary` for uploads,
-    without which Swagger UI shows a list of files as a list of texts.
+    The shape of errors, to which `errors.responses` refers; filters, which are recursive; and
+    `format: binary` for uploads, without which Swagger UI shows a list of files as one of texts.
     """
     make = app.openapi
 
@@ -222,6 +222,7 @@ def _complete_openapi(app: FastAPI) -> None:
         document = make()
         schemas = document["components"]["schemas"]
         schemas.setdefault("Problem", errors.Problem.model_json_schema())
+        schemas |= FILTER_SCHEMAS
         for schema in schemas.values():
             for field in schema.get("properties", {}).values():
                 upload = field.get("items", field)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import lookalike
 from lookalike.cli.common import (
@@ -27,6 +27,7 @@ from lookalike.cli.common import (
     client_flags,
     metadata_cell,
     print_errors,
+    print_warnings,
     progress,
     read_filter,
     size_text,
@@ -346,8 +347,11 @@ def list_images(
     as_json: Json = False,
 ) -> None:
     """List the pictures of a collection, oldest first."""
+    where = read_filter(filter_)
     with target.open() as client:
-        listed = list(islice(client.list(collection, filter=read_filter(filter_)), limit + 1))
+        listed = list(islice(client.list(collection, filter=where), limit + 1))
+        if where is not None:
+            print_warnings(client.count(collection, filter=where).warnings)
     images, more = listed[:limit], len(listed) > limit
     if as_json:
         typer.echo(json.dumps([image.model_dump() for image in images], indent=2))
@@ -363,6 +367,64 @@ def list_images(
     console.print(table)
     if more:
         console.print(f"There are more; --limit shows more than {limit}.")
+
+
+@client_flags("data_dir")
+def count(
+    target: Target,
+    *,
+    collection: Collection = DEFAULT,
+    filter_: FilterOption = None,
+    as_json: Json = False,
+) -> None:
+    """Count the pictures of a collection, or those that pass a filter."""
+    with target.open() as client:
+        counted = client.count(collection, filter=read_filter(filter_))
+    if as_json:
+        typer.echo(counted.model_dump_json(indent=2))
+        return
+    typer.echo(counted.count)
+    print_warnings(counted.warnings)
+
+
+@client_flags("data_dir")
+def facets(
+    fields: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FIELD]...", help="Fields, e.g. label size.w \\[the 32 commonest]"),
+    ] = None,
+    *,
+    target: Target,
+    collection: Collection = DEFAULT,
+    filter_: FilterOption = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Most values of a field")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Show metadata fields, their most frequent values, and how many pictures have them."""
+    with target.open() as client:
+        found = client.facets(collection, fields=fields, filter=read_filter(filter_), limit=limit)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    right = [Column(name, justify="right") for name in ("pictures", "values")]
+    table = Table("field", *right, "range", "most frequent values")
+    for facet in found.facets:
+        ends = facet.numbers or facet.dates
+        values = (
+            f"{json.dumps(one.value, ensure_ascii=False)} ({one.count:,})" for one in facet.values
+        )
+        table.add_row(
+            cell(facet.field),
+            f"{facet.count:,}",
+            f"{facet.distinct:,}",
+            "" if ends is None else f"{ends.min} to {ends.max}",
+            cell(", ".join(values)),
+        )
+    console = Console()
+    console.print(table)
+    if found.total_fields > len(found.facets):
+        console.print(f"{found.total_fields:,} fields in all; name others to see them.")
+    print_warnings(found.warnings)
 
 
 @client_flags("data_dir")

@@ -260,6 +260,12 @@ def watch_job(client: BaseClient, job: JobOut, *, stage: str) -> JobOut:
         raise typer.Exit(130) from None
 
 
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Prints what of a filter cannot match."""
+    for text in warnings:
+        typer.echo(f"warning: {text}", err=True)
+
+
 def print_errors(errors: Iterable[str]) -> None:
     """Prints errors of a long task, one on a line."""
     for text in errors:

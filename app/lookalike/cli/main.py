@@ -37,6 +37,8 @@ COMMANDS = {
     "import": ("backup:import_", "Add the pictures of an export."),
     "info": ("collections:info", "Show collections, their models, and their indexes."),
     "list": ("collections:list_images", "List the pictures of a collection, oldest first."),
+    "count": ("collections:count", "Count the pictures that pass a filter."),
+    "facets": ("collections:facets", "Show metadata fields and their most frequent values."),
     "delete": ("collections:delete", "Delete pictures by id, or a whole collection."),
     "keys": ("keys:keys", "Make, list and revoke the keys of a service."),
     "check": ("check:check", "Compare what is stored with its files, and repair it."),

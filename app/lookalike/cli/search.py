@@ -31,6 +31,7 @@ from lookalike.cli.common import (
     client_flags,
     metadata_cell,
     print_errors,
+    print_warnings,
     progress,
     read_filter,
 )
@@ -120,6 +121,7 @@ def search(
         typer.echo(result.model_dump_json(indent=2))
     else:
         _print(result)
+        print_warnings(result.warnings)
 
 
 def _sheet(client: BaseClient, query: str | bytes, result: SearchOut, *, name: str) -> Image.Image:

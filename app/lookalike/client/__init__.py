@@ -35,8 +35,10 @@ from lookalike.records import DEFAULT_COLLECTION, Access, DuplicateKind, Effort,
 from lookalike.schemas import (
     AuditEntryOut,
     CollectionOut,
+    CountOut,
     DuplicatesOut,
     DuplicatesRunning,
+    FacetsOut,
     ImageOut,
     JobOut,
     KeyOut,
@@ -221,6 +223,34 @@ class BaseClient(ABC):
         self, collection: str = DEFAULT_COLLECTION, *, filter: Mapping[str, Any] | None = None
     ) -> Iterator[ImageOut]:
         """Yields the pictures of a collection, oldest first. Raises `CollectionNotFoundError`."""
+
+    @abstractmethod
+    def count(
+        self, collection: str = DEFAULT_COLLECTION, *, filter: Mapping[str, Any] | None = None
+    ) -> CountOut:
+        """Counts the pictures that pass a filter. Raises `CollectionNotFoundError`."""
+
+    @abstractmethod
+    def facets(
+        self,
+        collection: str = DEFAULT_COLLECTION,
+        *,
+        fields: Sequence[str] | None = None,
+        filter: Mapping[str, Any] | None = None,
+        limit: int = 10,
+    ) -> FacetsOut:
+        """Counts the values that the pictures that pass a filter have under metadata fields.
+
+        Args:
+            collection: Which one.
+            fields: At most 64, e.g. `["label", "size.w"]`; None for the 32 that most pictures have.
+            filter: Only pictures that match; None for all.
+            limit: Most values of a field, 1 to 100.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            InvalidFilterError: `filter` is not in the filter language.
+        """
 
     @abstractmethod
     def update(

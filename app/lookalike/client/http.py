@@ -56,8 +56,10 @@ from lookalike.schemas import (
     AuditOut,
     CollectionOut,
     CollectionsOut,
+    CountOut,
     DuplicatesOut,
     DuplicatesRunning,
+    FacetsOut,
     ImageOut,
     ImagesOut,
     JobOut,
@@ -256,6 +258,24 @@ class HttpClient(BaseClient):
             if page.next_cursor is None:
                 return
             query["cursor"] = page.next_cursor
+
+    def count(
+        self, collection: str = DEFAULT_COLLECTION, *, filter: Mapping[str, Any] | None = None
+    ) -> CountOut:
+        path = f"/collections/{check_collection_name(collection)}/count"
+        return self._ask(CountOut, "GET", path, params=_form({"filter": filter}))
+
+    def facets(
+        self,
+        collection: str = DEFAULT_COLLECTION,
+        *,
+        fields: Sequence[str] | None = None,
+        filter: Mapping[str, Any] | None = None,
+        limit: int = 10,
+    ) -> FacetsOut:
+        path = f"/collections/{check_collection_name(collection)}/facets"
+        query = {"field": fields, "limit": limit, **_form({"filter": filter})}
+        return self._ask(FacetsOut, "GET", path, params=_given(query))
 
     def update(
         self, image_id: str, metadata: Mapping[str, Any], *, collection: str = DEFAULT_COLLECTION

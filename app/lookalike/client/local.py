@@ -40,8 +40,10 @@ from lookalike.schemas import (
     AuditEntryOut,
     CheckOut,
     CollectionOut,
+    CountOut,
     DuplicatesOut,
     DuplicatesRunning,
+    FacetsOut,
     FindingOut,
     ImageOut,
     JobOut,
@@ -247,6 +249,27 @@ class Client(BaseClient):
             yield from map(ImageOut.of, page.records)
             if (cursor := page.next_cursor) is None:
                 return
+
+    def count(
+        self, collection: str = DEFAULT_COLLECTION, *, filter: Mapping[str, Any] | None = None
+    ) -> CountOut:
+        where = _filter(filter)
+        count = self._pictures.count(collection, where)
+        warnings = self._pictures.warnings(collection, where)
+        return CountOut(collection=collection, count=count, warnings=warnings)
+
+    def facets(
+        self,
+        collection: str = DEFAULT_COLLECTION,
+        *,
+        fields: Sequence[str] | None = None,
+        filter: Mapping[str, Any] | None = None,
+        limit: int = 10,
+    ) -> FacetsOut:
+        where = _filter(filter)
+        found = self._pictures.facets(collection, fields=fields, where=where, limit=limit)
+        warnings = self._pictures.warnings(collection, where, fields=fields or ())
+        return FacetsOut.of_all(collection, found, warnings)
 
     def update(
         self, image_id: str, metadata: Mapping[str, Any], *, collection: str = DEFAULT_COLLECTION

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -11,11 +12,19 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from lookalike.errors import ConflictError, OriginalNotKeptError, VectorSpaceNotFoundError
+from lookalike.errors import (
+    ConflictError,
+    FilterTooSlowError,
+    InvalidParameterError,
+    OriginalNotKeptError,
+    QueueFullError,
+    VectorSpaceNotFoundError,
+)
 from lookalike.media.decoder import ImageDecoder
 from lookalike.progress import Worker
 from lookalike.records import (
     DEFAULT_COLLECTION,
+    Facets,
     ImageRecord,
     Metadata,
     Preprocess,
@@ -24,12 +33,56 @@ from lookalike.records import (
 )
 from lookalike.services.jobs import IMPORT_KINDS, REEMBED_KIND, JobService
 from lookalike.services.pipeline import PutGate
-from lookalike.store.base import BlobStore, Page, Store, VectorSpace, spec_of, unknown_collection
-from lookalike.store.filters import Filter, check_metadata
+from lookalike.store.base import (
+    BlobStore,
+    Page,
+    Store,
+    VectorSpace,
+    count_of,
+    spec_of,
+    unknown_collection,
+)
+from lookalike.store.filters import (
+    MAX_NAMED_FIELDS,
+    Filter,
+    Kind,
+    check_metadata,
+    doubts,
+    field_name,
+    kinds_of,
+    value_of,
+)
 
 log = logging.getLogger(__name__)
 
 THUMBNAIL_SIZE = 256  # the longest side, in pixels
+MAX_VALUES = 100  # of each field, in facets
+_WITNESSES = 10  # pictures that are looked at before a store is asked for kinds
+
+
+def warnings_of(
+    store: Store,
+    collection: str,
+    where: Filter | None,
+    *,
+    fields: Sequence[str] = (),
+    seen: Sequence[ImageRecord] = (),
+) -> list[str]:
+    """What of a filter cannot match in a collection, see `doubts`; nothing of an empty one.
+
+    `fields` are further fields that were asked for. The store is not asked where the pictures
+    `seen` have all that is looked for.
+    """
+    names = [*(where.fields if where else ()), *fields]
+    if not names:
+        return []
+    witnesses = [record.metadata for record in seen[:_WITNESSES]]
+    kinds: Mapping[str, Collection[Kind]] = {
+        name: set().union(*(kinds_of(value_of(one, name)) for one in witnesses)) for name in names
+    }
+    if not doubts(where, kinds, others=fields) or not count_of(store, collection):
+        return []
+    return doubts(where, store.kinds(collection, names), others=fields)
 
 
 @dataclass(eq=False)
@@ -54,10 +107,56 @@ class PictureService:
         where: Filter | None = None,
     ) -> Page:
         """A page of a collection's pictures, oldest first. Raises `CollectionNotFoundError`."""
+        self._require(collection)
+        return self.store.scroll(collection, cursor=cursor, limit=limit, where=where)
+
+    def count(self, collection: str, where: Filter | None = None) -> int:
+        """How many pictures pass. Raises `CollectionNotFoundError`."""
+        self._require(collection)
+        return self.store.count(collection, where)
+
+    def facets(
+        self,
+        collection: str,
+        *,
+        fields: Sequence[str] | None = None,
+        where: Filter | None = None,
+        limit: int = 10,
+    ) -> Facets:
+        """What pictures have under fields, see `Store.facets`; 1 to 100 values of each.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            InvalidParameterError: The limit is out of its range, or more than 64 fields are named.
+            InvalidFilterError: A field has no name that can be looked up.
+        """
+        self._require(collection)
+        if not 1 <= limit <= MAX_VALUES:
+            raise InvalidParameterError(f"limit is {limit}; choose a number from 1 to {MAX_VALUES}")
+        names = list(dict.fromkeys(map(field_name, fields or ())))
+        if len(names) > MAX_NAMED_FIELDS:
+            text = f"{len(names)} fields are named; at most {MAX_NAMED_FIELDS} can be"
+            raise InvalidParameterError(text)
+        return self.store.facets(collection, fields=names or None, where=where, limit=limit)
+
+    def warnings(
+        self,
+        collection: str,
+        where: Filter | None,
+        *,
+        fields: Sequence[str] = (),
+        seen: Sequence[ImageRecord] = (),
+    ) -> list[str]:
+        """See `warnings_of`; none while the fields of a large collection are still being read."""
+        with contextlib.suppress(FilterTooSlowError, QueueFullError):
+            names = [field_name(field) for field in fields]
+            return warnings_of(self.store, collection, where, fields=names, seen=seen)
+        return []
+
+    def _require(self, collection: str) -> None:
         check_collection_name(collection)
         if collection != DEFAULT_COLLECTION and spec_of(self.store, collection) is None:
             raise unknown_collection(collection)
-        return self.store.scroll(collection, cursor=cursor, limit=limit, where=where)
 
     def patch_metadata(self, collection: str, image_id: str, patch: Metadata) -> ImageRecord:
         """Merges into a picture's metadata (RFC 7396). Raises `ImageNotFoundError`."""

@@ -34,8 +34,18 @@ from lookalike.records import (
     sha256_of,
 )
 from lookalike.services.checks import RecallMeter
+from lookalike.services.pictures import warnings_of
 from lookalike.store.base import Store, spec_of, unknown_collection
-from lookalike.store.filters import Condition, Filter
+from lookalike.store.filters import (
+    DIFFERS,
+    MISSING,
+    Condition,
+    Filter,
+    Operation,
+    field_name,
+    nfc,
+    value_of,
+)
 
 MAX_K = 1000
 
@@ -61,6 +71,8 @@ class SearchOptions:
             )
         if self.group_by == "":
             raise InvalidParameterError("group_by is empty; name a metadata field or leave it out")
+        if self.group_by is not None:
+            object.__setattr__(self, "group_by", field_name(self.group_by))
         if self.effort == Effort():
             object.__setattr__(self, "effort", None)
 
@@ -83,6 +95,7 @@ class SearchResult:
     query: Query
     matches: list[Match]
     took_ms: dict[str, float]
+    warnings: list[str]  # fields that no picture has, see `warnings_of`
 
 
 @dataclass(eq=False)
@@ -224,6 +237,10 @@ class SearchService:
                 self.meter.offer(
                     options.collection, vector, k=options.k, where=options.where, **asked
                 )
+            fields = () if options.group_by is None else (options.group_by,)
+            seen = [match.record for match in matches]
+            how: dict[str, Any] = {"fields": fields, "seen": seen}
+            warnings = warnings_of(self.store, options.collection, options.where, **how)
         if options.min_score is not None:
             matches = [match for match in matches if match.score >= options.min_score]
         return SearchResult(
@@ -232,6 +249,7 @@ class SearchService:
             query=query,
             matches=matches,
             took_ms=watch.took_ms(),
+            warnings=warnings,
         )
 
     def _best_of_groups(
@@ -249,15 +267,16 @@ class SearchService:
         while True:
             (matches,) = find(k=wanted, where=where)
             for match in matches:
-                if field in match.record.metadata:
-                    best.setdefault(group_key(match.record.metadata[field]), match)
+                if (value := value_of(match.record.metadata, field)) is not MISSING:
+                    best.setdefault(group_key(value), match)
             ended = len(matches) < wanted or matches[-1].score < (options.min_score or -1.0)
             if len(best) >= options.k or ended or wanted == self.most_grouped:
                 break
-            values = (match.record.metadata[field] for match in best.values())
+            values = (value_of(match.record.metadata, field) for match in best.values())
             seen = tuple(value for value in values if not isinstance(value, list | dict))
             conditions = options.where.conditions if options.where else ()
-            where = Filter((*conditions, Condition(field, "nin", seen)))
+            others = Condition(field, (Operation(DIFFERS, seen),))
+            where = Filter((*conditions, others))
             wanted = min(4 * wanted, self.most_grouped)
         top = sorted(best.values(), key=lambda match: -match.score)[: options.k]
         return [replace(match, rank=rank) for rank, match in enumerate(top, start=1)]
@@ -289,4 +308,4 @@ def group_key(value: Any) -> str:
     """A text that is equal for equal JSON values: 1 and 1.0 are equal, 1 and true are not."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return json.dumps(value, sort_keys=True)
+    return nfc(json.dumps(value, sort_keys=True, ensure_ascii=False))

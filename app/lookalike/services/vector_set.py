@@ -14,7 +14,7 @@ from PIL import Image
 from lookalike.errors import InvalidParameterError, LookalikeError
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import ImageRecord, ModelSpec
-from lookalike.services.pictures import PictureService
+from lookalike.services.pictures import PictureService, warnings_of
 from lookalike.services.search import group_key
 from lookalike.store.base import Store, Vectors, scan, unknown_collection
 from lookalike.store.filters import Filter
@@ -107,6 +107,7 @@ def stored_vectors(
         known = ", ".join(name for name, _ in fields.most_common(10)) or "none"
         if where is not None and not skipped:
             text = f"No picture of the collection {collection!r} passes the filter; widen it"
+            text = "; ".join([text, *warnings_of(store, collection, where)])
         elif label_field is None:
             text = f"The collection {collection!r} is empty; index some pictures first"
         else:

@@ -22,6 +22,7 @@ from lookalike.records import (
     MAX_COPIES,
     CollectionInfo,
     Effort,
+    Facets,
     Finding,
     ImageRecord,
     Match,
@@ -35,7 +36,7 @@ from lookalike.records import (
     canonical_json,
     decode_cursor,
 )
-from lookalike.store.filters import MAX_METADATA_BYTES, Filter
+from lookalike.store.filters import MAX_METADATA_BYTES, Filter, Kind
 
 Recipe = Mapping[str, Any]
 """How to make an encoder again: a JSON object of settings. The store only keeps it."""
@@ -299,6 +300,26 @@ class Store(Protocol):
         so that the page may hold fewer images although more follow. Raises
         `InvalidParameterError` if no page gave this cursor, or the limit is below 1.
         """
+
+    def count(self, collection: str, where: Filter | None = None) -> int:
+        """How many images pass; 0 if there is no such collection."""
+
+    def facets(
+        self,
+        collection: str,
+        *,
+        fields: Sequence[str] | None = None,
+        where: Filter | None = None,
+        limit: int = 10,
+    ) -> Facets:
+        """What the images that pass have under some fields: `limit` values of each.
+
+        Without `fields`, those `MAX_FACETS` that most of these images have, see `fields_of`, most
+        first and then by name. Nothing if there is no such collection.
+        """
+
+    def kinds(self, collection: str, fields: Iterable[str]) -> dict[str, frozenset[Kind]]:
+        """What the images hold under each of some fields: no kind where none has the field."""
 
     def update_metadata(
         self,

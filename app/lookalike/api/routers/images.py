@@ -128,11 +128,14 @@ def list_images(
     filter: FilterQuery = None,
 ) -> ImagesOut:
     """Pictures, oldest first, a stretch at a time."""
-    page = parts.services.pictures.page(
-        collection, cursor=cursor or None, limit=limit, where=parse_filter(filter)
+    pictures, where = parts.services.pictures, parse_filter(filter)
+    page = pictures.page(collection, cursor=cursor or None, limit=limit, where=where)
+    return ImagesOut(
+        collection=collection,
+        images=[ImageOut.of(record, parts.links) for record in page.records],
+        next_cursor=page.next_cursor,
+        warnings=pictures.warnings(collection, where, seen=page.records),
     )
-    images = [ImageOut.of(record, parts.links) for record in page.records]
-    return ImagesOut(collection=collection, images=images, next_cursor=page.next_cursor)
 
 
 @_images.get(

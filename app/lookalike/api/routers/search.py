@@ -6,11 +6,12 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Request, UploadFile
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from lookalike.api.deps import (
     COLLECTION_PATTERN,
     FILTER_HELP,
+    FILTER_REFERENCE,
     CollectionQuery,
     FilterQuery,
     ImageId,
@@ -49,7 +50,9 @@ class UrlSearchIn(Schema):
     """Where the picture is; http or https"""
     k: K = 10
     min_score: MinScore = -1.0
-    filter: dict[str, Any] | None = Field(None, examples=[{"label": "cat"}])
+    filter: Annotated[dict[str, Any], WithJsonSchema(FILTER_REFERENCE)] | None = Field(
+        None, examples=[{"label": "cat"}]
+    )
     """Conditions on metadata"""
     group_by: str | None = Field(None, min_length=1, max_length=256)
     """Only the best of each value of this metadata field"""

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from lookalike import __version__
 from lookalike.api.audit import note
 from lookalike.api.caching import is_head
-from lookalike.api.deps import COLLECTION_PATTERN, Parts, PartsDep
+from lookalike.api.deps import COLLECTION_PATTERN, FilterQuery, Parts, PartsDep
 from lookalike.api.errors import responses
 from lookalike.api.security import ADMIN, READ, WRITE
 from lookalike.api.uploads import JsonRoute
@@ -28,6 +28,8 @@ from lookalike.schemas import (
     Answer,
     CollectionOut,
     CollectionsOut,
+    CountOut,
+    FacetsOut,
     JobOut,
     JobsOut,
     PassportOut,
@@ -38,6 +40,8 @@ from lookalike.schemas import (
 from lookalike.services.backup import TarBackup
 from lookalike.services.checks import WINDOW
 from lookalike.services.jobs import IMPORT_KINDS, REEMBED_KIND, JobStatus
+from lookalike.services.pictures import MAX_VALUES
+from lookalike.store.filters import MAX_NAMED_FIELDS, parse_filter
 
 ACCEPTED = {
     "description": "The job waits or runs; GET its Location to see how far it is",
@@ -109,6 +113,46 @@ def delete_collection(name: CollectionName, parts: PartsDep) -> Response:
     """All of its pictures, vectors and files go; imports into it end."""
     parts.services.collections.drop(name)
     return Response(status_code=204)
+
+
+@_collections.get(
+    "/{name}/count",
+    summary="Count the pictures that pass a filter",
+    responses=responses(401, 404, 422, 503),
+    dependencies=READ,
+)
+def count_images(name: CollectionName, parts: PartsDep, filter: FilterQuery = None) -> CountOut:
+    """All pictures of the collection if there is no filter."""
+    pictures, where = parts.services.pictures, parse_filter(filter)
+    count = pictures.count(name, where)
+    return CountOut(collection=name, count=count, warnings=pictures.warnings(name, where))
+
+
+@_collections.get(
+    "/{name}/facets",
+    summary="Count the values of metadata fields",
+    responses=responses(401, 404, 422, 503),
+    dependencies=READ,
+)
+def list_facets(
+    name: CollectionName,
+    parts: PartsDep,
+    filter: FilterQuery = None,
+    field: Annotated[
+        list[str] | None,
+        Query(
+            description="A field, e.g. label or size.w; may be repeated. Default: the 32 that most "
+            "pictures have",
+            max_length=MAX_NAMED_FIELDS,
+        ),
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_VALUES, description="Most values of a field")] = 10,
+) -> FacetsOut:
+    """For each field, how many pictures have it, its most frequent values, and its range."""
+    pictures, where = parts.services.pictures, parse_filter(filter)
+    found = pictures.facets(name, fields=field, where=where, limit=limit)
+    warnings = pictures.warnings(name, where, fields=field or ())
+    return FacetsOut.of_all(name, found, warnings)
 
 
 @_collections.get(

@@ -6,235 +6,38 @@ are read from the catalog when a filter first names their field, and follow ever
 
 from __future__ import annotations
 
+import json
 import logging
-import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from types import EllipsisType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lookalike.errors import FilterTooSlowError, QueueFullError
-from lookalike.records import ImageRecord
+from lookalike.records import MAX_FACETS, Facets, ImageRecord
 from lookalike.store.base import Seqs
-from lookalike.store.filters import (
-    MAX_INT,
-    MIN_INT,
-    ORDERINGS,
-    Condition,
-    Filter,
-    Scalar,
-    scalar_key,
-)
+from lookalike.store.filters import MISSING, AnyOf, Condition, Filter, Kind, fields_of, value_of
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow, Rows
+from lookalike.store.local.column import Column, Growing, Mask, Slots, Tally
 
 FILTER_S = 30.0  # that a filter may take unless it is set
 MAX_WAITING = 16  # filters that may wait for columns to be read: each holds a thread
+MAX_COUNTING = 4  # facets that are made at a time: of a million rows each takes a second
 MAX_UNNAMED = 64  # columns of a collection that are kept though no setting names their field
 _BLOCK = 4096  # rows that are read at a time for a new column
-_COMPACT_AFTER = 1_000  # deleted rows or unused values, and at least as many as are in use
+_COMPACT_AFTER = 1_000  # deleted rows, and at least as many as are in use
 
 _WALKED = 16  # rows that are looked at for each that a page holds, before columns are read
 _WALKED_TOGETHER = 1000
 
+_FIELDS = "\0fields"  # names the column of what `fields_of` gives of each row, as JSON
+_Answer = TypeVar("_Answer")
+
 log = logging.getLogger(__name__)
-
-MISSING = ...
-"""Stands for the value of a row that has no such field."""
-
-# What a row has under the field: numbers keep their type, so that each is exact; of texts, truth
-# values and null, the cell is a code. Zero is what memory holds at first.
-_MISSING, _INT, _FLOAT, _CODED, _LIST, _OTHER = range(6)
-_KINDS: dict[type, int] = dict.fromkeys((bool, str, type(None)), _CODED)
-_KINDS |= {EllipsisType: _MISSING, int: _INT, float: _FLOAT, list: _LIST}
-
-Mask = NDArray[np.bool_]
-Kinds = NDArray[np.uint8]
-Cells = NDArray[np.int64]
-Slots = NDArray[np.int64]
-"""Positions of rows in the columns."""
-
-
-class Growing:
-    """An array that rows are appended to."""
-
-    def __init__(self, values: NDArray[Any]) -> None:
-        self._array = values
-        self._size = len(values)
-
-    @property
-    def values(self) -> NDArray[Any]:
-        """What is in it; writing to it changes the array."""
-        return self._array[: self._size]
-
-    def append(self, values: Any) -> None:
-        """Adds rows at the end."""
-        size = self._size + len(values)
-        if size > len(self._array):
-            larger = np.zeros((size + size // 4, *self._array.shape[1:]), self._array.dtype)
-            larger[: self._size] = self.values
-            self._array = larger
-        self._array[self._size : size] = values
-        self._size = size
-
-
-class Column:
-    """One field of all rows: nine bytes for each, and every distinct text and list item once."""
-
-    def __init__(self, rows: int) -> None:
-        self._kinds = Growing(np.zeros(rows, np.uint8))
-        self._cells = Growing(np.zeros(rows, np.int64))
-        self._codes: dict[Any, int] = {}  # by `scalar_key`
-        # Each item of a list: its row's slot and its code, or -1 once it is removed.
-        self._items = Growing(np.empty((0, 2), np.int64))
-        self._removed_items = 0
-        self.reached = 0  # rows up to this seq have their value; others were not read
-        self.used = 0.0  # when a filter last named it, on the clock of `time.monotonic`
-
-    def extend(self, rows: int) -> None:
-        """Adds rows at the end that have no such field."""
-        self._kinds.append(np.zeros(rows, np.uint8))
-        self._cells.append(np.zeros(rows, np.int64))
-
-    def write(self, slots: Slots, values: Sequence[Any]) -> None:
-        """Sets the values of rows, each of them once."""
-        kinds = np.array([_kind(value) for value in values], np.uint8)
-        lists = slots[self._kinds.values[slots] == _LIST]
-        if len(lists):
-            rows, codes = self._items.values.T
-            stale = np.isin(rows, lists) & (codes >= 0)
-            codes[stale] = -1
-            self._removed_items += int(np.count_nonzero(stale))
-        self._kinds.values[slots] = kinds
-        self._cells.values[slots] = self._encoded(kinds, values)
-        if _LIST in kinds:
-            items = [
-                (slot, self._code(key))
-                for slot, kind, value in zip(slots.tolist(), kinds.tolist(), values, strict=True)
-                if kind == _LIST
-                for key in {scalar_key(item) for item in value if not isinstance(item, list | dict)}
-            ]
-            self._items.append(np.array(items, np.int64).reshape(-1, 2))
-
-    def holds(self, condition: Condition, part: slice) -> Mask:
-        """For which rows of a part a condition holds, (rows,) bool."""
-        op, operand = condition.op, condition.operand
-        kinds, cells = self._kinds.values[part], self._cells.values[part]
-        if op == "contains":
-            found = np.zeros(len(self._kinds.values), bool)
-            rows, codes = self._items.values.T
-            assert not isinstance(operand, tuple)
-            found[rows[codes == self._codes.get(scalar_key(operand), -2)]] = True
-            return found[part]
-        if op in ORDERINGS:
-            assert isinstance(operand, str | int | float)
-            return self._ordered(op, operand, kinds, cells)
-        same = self._one_of(operand if isinstance(operand, tuple) else (operand,), kinds, cells)
-        return same if op in {"eq", "in"} else (kinds != _MISSING) & ~same
-
-    def kept(self, slots: Slots) -> Column:
-        """A copy of some rows, without texts and items that no row has any more."""
-        copy = Column(0)
-        copy.reached, copy.used = self.reached, self.used
-        kinds, cells = self._kinds.values[slots], self._cells.values[slots]
-        moved = np.full(len(self._kinds.values), -1, np.int64)
-        moved[slots] = np.arange(len(slots))
-        rows, codes = self._items.values.T
-        stay = (moved[rows] >= 0) & (codes >= 0)
-        coded = kinds == _CODED
-        held = np.concatenate([cells[coded], codes[stay]])
-        used, fresh = np.unique(held, return_inverse=True)
-        renamed = dict(zip(used.tolist(), range(len(used)), strict=True))
-        copy._codes = {key: renamed[code] for key, code in self._codes.items() if code in renamed}
-        border = int(np.count_nonzero(coded))
-        cells[coded] = fresh[:border]
-        copy._kinds, copy._cells = Growing(kinds), Growing(cells)
-        copy._items = Growing(np.stack([moved[rows[stay]], fresh[border:]], axis=1))
-        return copy
-
-    @property
-    def is_wasteful(self) -> bool:
-        """Whether most of its codes, or of its items, may belong to no row any more."""
-        items = len(self._items.values)
-        in_use = len(self._kinds.values) + items - self._removed_items
-        return (
-            len(self._codes) > 2 * in_use + _COMPACT_AFTER
-            or self._removed_items > items // 2 + _COMPACT_AFTER
-        )
-
-    def _encoded(self, kinds: NDArray[np.uint8], values: Sequence[Any]) -> NDArray[np.int64]:
-        """The cells of values: integers, the bits of floats, codes."""
-        cells = np.zeros(len(values), np.int64)
-        for kind in {_INT, _FLOAT, _CODED} & set(kinds.tolist()):
-            of_kind = kinds == kind
-            chosen = [values[n] for n in np.flatnonzero(of_kind).tolist()]
-            if kind == _CODED:
-                cells[of_kind] = [self._code(scalar_key(one)) for one in chosen]
-            elif kind == _INT:
-                cells[of_kind] = chosen
-            else:
-                cells[of_kind] = np.array(chosen, np.float64).view(np.int64)
-        return cells
-
-    def _code(self, key: Any) -> int:
-        return self._codes.setdefault(key, len(self._codes))
-
-    def _one_of(self, items: Iterable[Scalar], kinds: Kinds, cells: Cells) -> Mask:
-        """Which rows have one of the items as their value."""
-        wanted: dict[int, list[Any]] = {_CODED: [], _INT: [], _FLOAT: []}
-        for item in items:
-            if isinstance(item, bool | str) or item is None:
-                wanted[_CODED].append(self._codes.get(scalar_key(item), -1))
-                continue
-            if int(item) == item and MIN_INT <= item <= MAX_INT:
-                wanted[_INT].append(int(item))
-            if float(item) == item:
-                wanted[_FLOAT].append(float(item))
-        found = np.zeros(len(kinds), bool)
-        for kind, values in wanted.items():
-            if values:
-                held = cells.view(np.float64) if kind == _FLOAT else cells
-                same = held == values[0]
-                if len(values) > 1:
-                    same = np.isin(held, np.array(values, held.dtype))
-                found |= same & (kinds == kind)
-        return found
-
-    def _ordered(self, op: str, operand: float | str, kinds: Kinds, cells: Cells) -> Mask:
-        """Which rows have a value of the operand's kind on one side of it."""
-        compare, below = ORDERINGS[op], op in {"lt", "lte"}
-        found: Mask
-        if isinstance(operand, str):
-            found = kinds == _CODED
-            passes = (isinstance(key, str) and compare(key, operand) for key in self._codes)
-            found[found] = np.fromiter(passes, bool, len(self._codes))[cells[found]]
-            return found
-        # The last integer and the last double for which the ordering holds: an operand may lie
-        # between two of them, and only Python compares the two kinds exactly.
-        whole = math.floor(operand) if below else math.ceil(operand)
-        if not compare(whole, operand):
-            whole += -1 if below else 1
-        real = float(operand)
-        if not compare(real, operand):
-            real = math.nextafter(real, -math.inf if below else math.inf)
-        reals = cells.view(np.float64)
-        with np.errstate(invalid="ignore"):  # cells of other kinds may look like NaN
-            ints = cells <= whole if below else cells >= whole
-            floats = reals <= real if below else reals >= real
-        found = ((kinds == _INT) & ints) | ((kinds == _FLOAT) & floats)
-        return found
-
-
-def _kind(value: Any) -> int:
-    """The kind of a value under a field."""
-    if type(value) in _KINDS:
-        return _KINDS[type(value)]
-    # An object, or a subclass of another type.
-    return next((kind for one, kind in _KINDS.items() if isinstance(value, one)), _OTHER)
 
 
 class Columns:
@@ -263,8 +66,11 @@ class Columns:
             self._touched.update(seq for seq, _ in changes.updated)
             self._write(self._columns, [*changes.added, *changes.updated])
             if changes.removed:
+                self._touched.update(changes.removed)
                 slots, _ = self._known([(seq, {}) for seq in changes.removed])
                 self._alive.values[slots] = False
+                for column in self._columns.values():
+                    column.write(slots, [MISSING] * len(slots))
             self._compact()
             self.changes = number
 
@@ -275,7 +81,7 @@ class Columns:
         takes to find `enough`.
         """
         with self._lock:
-            if not self._are_full(where):
+            if not self._are_full(where.fields):
                 return None
             rows = self._seqs.values
             start = int(np.searchsorted(rows, after, side="right"))
@@ -283,14 +89,37 @@ class Columns:
             found: list[Seqs] = [rows[:0]]
             while start < len(rows) and (enough is None or sum(map(len, found)) < enough):
                 part = slice(start, start + size)
-                mask = self._alive.values[part].copy()
-                for condition in where.conditions:
-                    column = self._columns[condition.field]
-                    column.used = time.monotonic()
-                    mask &= column.holds(condition, part)
-                found.append(rows[part][mask])
+                found.append(rows[part][self._alive.values[part] & self._holds(where, part)])
                 start, size = start + size, len(rows)
             return np.concatenate(found)
+
+    def _holds(self, where: Filter, part: slice) -> Mask:
+        """Which rows of a part pass, those that were deleted too."""
+        mask = np.ones(len(self._alive.values[part]), bool)
+        for one in where.conditions:
+            if isinstance(one, Condition):
+                column = self._columns[one.field]
+                column.used = time.monotonic()
+                mask &= column.holds(one, part)
+            elif isinstance(one, AnyOf):
+                masks = [self._holds(each, part) for each in one.filters]
+                mask &= np.logical_or.reduce(masks)
+            else:
+                mask &= ~self._holds(one.filter, part)
+        return mask
+
+    def tally(self, name: str, where: Filter) -> Tally | None:
+        """The values that the rows that pass have under a field; None as `passing`."""
+        with self._lock:
+            if not self._are_full([name, *where.fields]):
+                return None
+            self._columns[name].used = time.monotonic()
+            return self._columns[name].tally(self._alive.values & self._holds(where, slice(None)))
+
+    def kinds(self, names: Sequence[str]) -> dict[str, frozenset[Kind]] | None:
+        """What the rows hold under some fields; None as `passing`."""
+        with self._lock:
+            return {n: self._columns[n].held for n in names} if self._are_full(names) else None
 
     def fill(
         self, names: Iterable[str], read: Callable[[int, int], Rows], *, deadline: float
@@ -326,6 +155,7 @@ class Columns:
             return {
                 name: "complete" if column.reached >= self._last else "building"
                 for name, column in sorted(self._columns.items())
+                if name != _FIELDS
             }
 
     def _add(self, seqs: Sequence[int]) -> None:
@@ -340,8 +170,7 @@ class Columns:
     def _write(self, names: Iterable[str], rows: Rows) -> None:
         slots, rows = self._known(rows)
         for name in names if rows else ():
-            values = [metadata.get(name, MISSING) for _, metadata in rows]
-            self._columns[name].write(slots, values)
+            self._columns[name].write(slots, _values(name, rows))
 
     def _known(self, rows: Rows) -> tuple[Slots, Rows]:
         """Those of the rows that are here, with their slots."""
@@ -370,8 +199,8 @@ class Columns:
             if column.is_wasteful:
                 self._columns[name] = column.kept(np.arange(rows))
 
-    def _are_full(self, where: Filter) -> bool:
-        found = [self._columns.get(condition.field) for condition in where.conditions]
+    def _are_full(self, names: Iterable[str]) -> bool:
+        found = [self._columns.get(name) for name in names]
         return all(column is not None and column.reached >= self._last for column in found)
 
     def _begin(self, names: set[str]) -> None:
@@ -397,11 +226,20 @@ class Columns:
 
     def _take(self, names: set[str], low: int, high: int, rows: Rows) -> None:
         """Writes a block that was just read, but for rows that were changed meanwhile."""
-        with self._lock:
-            current = [name for name in names if self._columns[name].reached == low]
-            self._write(current, [row for row in rows if row[0] not in self._touched])
-            for name in current:
-                self._columns[name].reached = high
+        for name in names:
+            with self._lock:  # each by itself: filters on other fields go on in between
+                if self._columns[name].reached == low:
+                    self._write([name], [row for row in rows if row[0] not in self._touched])
+                    self._columns[name].reached = high
+
+
+def _values(name: str, rows: Rows) -> list[Any]:
+    """What rows have under a field."""
+    if name == _FIELDS:
+        return [json.dumps(fields_of(metadata)) for _, metadata in rows]
+    if name.isascii() and "." not in name:
+        return [metadata.get(name, MISSING) for _, metadata in rows]
+    return [value_of(metadata, name) for _, metadata in rows]
 
 
 class Filtering:
@@ -426,6 +264,7 @@ class Filtering:
         self._read_only = read_only
         self._columns: dict[int, Columns] = {}
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
+        self._counting = threading.BoundedSemaphore(MAX_COUNTING)
 
     def load(self, row: CollectionRow) -> None:
         """Reads the columns of the fields that were named."""
@@ -441,17 +280,55 @@ class Filtering:
         Raises `FilterTooSlowError` if columns were not read in time; the next call goes on there.
         Raises `QueueFullError` if too many filters wait for that already.
         """
-        columns, names = self._get(row), [condition.field for condition in where.conditions]
+        ask = partial(Columns.passing, where=where, after=after, enough=enough)
+        return self._asked(row, where.fields, ask)
+
+    def kinds(self, row: CollectionRow, fields: Iterable[str]) -> dict[str, frozenset[Kind]]:
+        """See `Store.kinds`. Raises as `passing`."""
+        names = list(fields)
+        return self._asked(row, names, partial(Columns.kinds, names=names))
+
+    def facets(
+        self, row: CollectionRow, fields: Sequence[str] | None, where: Filter, *, limit: int
+    ) -> Facets:
+        """See `Store.facets`. Raises as `passing`, and `QueueFullError` for too many at a time."""
+        if not self._counting.acquire(blocking=False):
+            raise QueueFullError("Too many facets are being counted; try again in a moment")
+        try:
+            tally = self._tally(row, _FIELDS, where)
+            total: Counter[str] = Counter()
+            for names, count in tally.texts_used().items() if fields is None else ():
+                total.update(dict.fromkeys(json.loads(names), count))
+            if fields is None:
+                ranked = sorted(total, key=lambda name: (-total[name], name))
+                fields = ranked[:MAX_FACETS]
+            # All together, so that the rows are read once.
+            self.kinds(row, fields)
+            facets = [self._tally(row, name, where).facet(name, limit) for name in fields]
+            return Facets(count=tally.count, fields=len(total) or len(fields), facets=facets)
+        finally:
+            self._counting.release()
+
+    def _tally(self, row: CollectionRow, name: str, where: Filter) -> Tally:
+        return self._asked(
+            row, [name, *where.fields], partial(Columns.tally, name=name, where=where)
+        )
+
+    def _asked(
+        self, row: CollectionRow, names: Sequence[str], ask: Callable[[Columns], _Answer | None]
+    ) -> _Answer:
+        """What the columns answer, once those of some fields are full."""
+        columns = self._get(row)
         read, deadline = partial(self._catalog.metadata, row), time.monotonic() + self._seconds
-        while (seqs := columns.passing(where, after=after, enough=enough)) is None:
+        while (answer := ask(columns)) is None:
             if not self._fill(columns, names, read, deadline=deadline):
                 raise FilterTooSlowError(
-                    f"Reading the fields of the filter takes longer than {self._seconds:g} s on a "
+                    f"Reading the fields takes longer than {self._seconds:g} s on a "
                     "collection of this size. Try again: it goes on where it stopped. Name the "
                     "fields in LOOKALIKE_FILTER_FIELDS to have them read at the start, or raise "
                     "LOOKALIKE_FILTER_TIMEOUT"
                 )
-        return seqs
+        return answer
 
     def _fill(self, columns: Columns, *what: Any, deadline: float) -> bool:
         if not self._waiting.acquire(blocking=False):

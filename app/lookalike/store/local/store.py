@@ -19,6 +19,7 @@ from lookalike.progress import Progress
 from lookalike.records import (
     CollectionInfo,
     Effort,
+    Facets,
     Finding,
     ImageRecord,
     Match,
@@ -40,7 +41,7 @@ from lookalike.store.base import (
     image_not_found,
     require_same_spec,
 )
-from lookalike.store.filters import MAX_METADATA_BYTES, Filter, check_metadata, merge_patch
+from lookalike.store.filters import MAX_METADATA_BYTES, Filter, Kind, check_metadata, merge_patch
 from lookalike.store.local.catalog import Catalog, Changes, CollectionRow, Purger
 from lookalike.store.local.columns import FILTER_S, Filtering
 from lookalike.store.local.fit import open_notes, require_catalog
@@ -208,6 +209,29 @@ class LocalStore:
             seqs = [int(seq) for seq in held]
         records = [found[seq] for seq in seqs]
         return Page(records=records, next_cursor=next_cursor, end=end, vectors=vectors)
+
+    def count(self, collection: str, where: Filter | None = None) -> int:
+        row = self._catalog.collection(collection)
+        if row is None or not (where and where.conditions):
+            return row.images if row else 0
+        return len(self._filtering.passing(row, where))
+
+    def facets(
+        self,
+        collection: str,
+        *,
+        fields: Sequence[str] | None = None,
+        where: Filter | None = None,
+        limit: int = 10,
+    ) -> Facets:
+        row = self._catalog.collection(collection)
+        if row is None:
+            return Facets(count=0, fields=len(fields or ()), facets=[])
+        return self._filtering.facets(row, fields, where or Filter(), limit=limit)
+
+    def kinds(self, collection: str, fields: Iterable[str]) -> dict[str, frozenset[Kind]]:
+        row = self._catalog.collection(collection)
+        return self._filtering.kinds(row, fields) if row else dict.fromkeys(fields, frozenset())
 
     def references(self, sha256s: Iterable[str], *, thorough: bool = False) -> set[str]:
         return self._catalog.references(sha256s, thorough=thorough)
