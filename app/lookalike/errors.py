@@ -4,6 +4,7 @@
 LookalikeError
 ├── InvalidImageError
 │   ├── NotAnImageError               the bytes are no picture that can be read
+│   ├── UnsupportedImageError         a picture of a kind that is not read
 │   ├── UnreadableImageError          a picture, but truncated or broken
 │   ├── DecodeTimeoutError            takes longer to decode than the limit allows
 │   ├── ImageTooLargeError            too many bytes
@@ -90,6 +91,10 @@ class InvalidImageError(LookalikeError, code="invalid_image"):
 
 class NotAnImageError(InvalidImageError, code="not_an_image"):
     """The bytes are not a picture in a format that can be read."""
+
+
+class UnsupportedImageError(InvalidImageError, code="unsupported_image"):
+    """A picture in a format that can be read, but of a kind that cannot."""
 
 
 class UnreadableImageError(InvalidImageError, code="unreadable_image"):

@@ -27,9 +27,10 @@ from lookalike.errors import (
     UnreadableImageError,
 )
 from lookalike.media import decoder as module
-from lookalike.media.decode import ImageLimits, decode_image, is_plain_jpeg
+from lookalike.media.decode import ImageLimits, decode_image
 from lookalike.media.decode_process import SLOW_NICE, DecodeProcess, TakesLongError
 from lookalike.media.decoder import ImageDecoder, Lane
+from lookalike.media.jpeg import is_plain_jpeg
 from lookalike.models.base import resize_image
 from lookalike.progress import Caller, caller
 from lookalike.records import Preprocess

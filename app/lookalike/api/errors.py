@@ -29,6 +29,7 @@ STATUS: dict[type[LookalikeError], int] = {
     errors.LookalikeError: 500,
     errors.InvalidImageError: 422,
     errors.NotAnImageError: 415,
+    errors.UnsupportedImageError: 415,
     errors.ImageTooLargeError: 413,
     errors.TooManyPixelsError: 413,
     errors.ArchiveError: 422,

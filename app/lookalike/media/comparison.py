@@ -144,7 +144,9 @@ def _frame(image: Image.Image, number: int | None) -> Frame:
     if kind == "TIFF" and image.info.get("compression") in ("jpeg", "webp"):
         kind = "JPEG"
     exact = None
-    if image.mode in DEEP_MODES:
+    if (samples := getattr(image, "samples", None)) is not None:
+        exact = samples.squeeze()
+    elif image.mode in DEEP_MODES:
         exact = np.asarray(image)
     elif deep:
         exact = np.empty(0)  # Pillow has dropped the lower bits
@@ -170,7 +172,8 @@ def _same_frame(one: Frame, other: Frame) -> bool:
     if one.exact is not None or other.exact is not None:
         if one.exact is None or other.exact is None or one.exact.size == 0:
             return False
-        return np.array_equal(one.exact, other.exact)
+        equal = np.array_equal(one.exact, other.exact)
+        return equal and np.array_equal(np.asarray(one.rgb), np.asarray(other.rgb))
     if one.alpha is not None and other.alpha is not None:
         opacities = (
             replace(frame, rgb=alpha.convert("RGB"), tables=None)

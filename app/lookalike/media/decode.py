@@ -14,7 +14,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from functools import partial
+from typing import BinaryIO
 
 from PIL import (
     ExifTags,
@@ -34,13 +35,14 @@ from lookalike.errors import (
     OutOfMemoryError,
     TooManyPixelsError,
     UnreadableImageError,
+    UnsupportedImageError,
     lacks_memory,
 )
+from lookalike.media import jpeg, tiff
+from lookalike.media.deep import to_8_bits
+from lookalike.media.jpeg import MOST_SCANS, count_scans
+from lookalike.media.mending import mended
 from lookalike.records import MOST_RESIZED, Preprocess
-
-if TYPE_CHECKING:  # few pictures need numpy: processes that decode start sooner without it
-    import numpy as np
-    from numpy.typing import NDArray
 
 MEDIA_TYPES: dict[str, str] = {
     "JPEG": "image/jpeg",
@@ -63,16 +65,17 @@ Formats whose readers start other programs, follow references or recognize a fil
 nothing (EPS, PDF, WMF, FITS, TGA, ...) are left out on purpose.
 """
 
-# MPO is opened as JPEG, HEIF by a package of its own.
-_OPENED: tuple[str, ...] = tuple(name for name in MEDIA_TYPES if name not in ("MPO", "HEIF"))
+# MPO is opened as JPEG, HEIF by a package of its own, TIFF by a reader of ours.
+_OPENED: tuple[str, ...] = tuple(
+    name for name in MEDIA_TYPES if name not in ("MPO", "HEIF", "TIFF")
+)
 
 _SIGNATURES = (
-    b"\xff\xd8\xff",
+    jpeg.START,
     b"\x89PNG\r\n\x1a\n",
     b"GIF87a",
     b"GIF89a",
-    b"II*\x00",
-    b"MM\x00*",
+    *tiff.SIGNATURES,
     b"\x00\x00\x00\x0cjP  ",
     b"\xff\x4f\xff\x51",
     b"qoif",
@@ -98,18 +101,11 @@ _NO_MEMORY = (
     "There is too little memory to decode this picture: try again in a moment, or send a smaller "
     "version of it"
 )
+_UNSUPPORTED = re.compile(r"(?i)unsupported|not (yet )?supported|cannot handle")  # Pillow's words
 _UNKNOWN_PIXELS = 2**23  # taken for a picture whose header could not be read
 DEEP_MODES = frozenset(("I", "F", "I;16", "I;16B", "I;16L", "I;16N"))
 ALPHA_MODES = frozenset(("RGBA", "LA", "PA", "La", "RGBa"))
-_MOST_SCANS = 128  # of a JPEG file; those that programs write have at most a few dozen
-_PLAIN_PIXELS = 16_000_000
-_PLAIN_BYTES = 8_000_000
-_PLAIN_HEADER_BYTES = 131_072
-_PLAIN_SEGMENTS = 100
-_TABLES = frozenset((0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)))  # and metadata
-_SCAN = b"\xff\xda"
-_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
-_SECONDS = {"jpeg2k": 0.5, "qoi": 1.0, "bmp_rle": 0.3, "ppm": 1.2, "ppm_plain": 1.0}
+_SECONDS = {"jpeg2k": 0.5, "qoi": 1.0, "bmp_rle": 0.3, "ppm": 1.2, "ppm_plain": 1.0, "samples": 0.1}
 """What a megapixel takes at most, by Pillow's name of the codec; others take `_USUAL_S`."""
 _USUAL_S = 0.03
 _FAINT = 16.0  # contrast with the background, of 255: below it a picture is nearly blank
@@ -212,6 +208,32 @@ def decode_if_quick(
     """As `decode_image`; None if by its header the picture takes more than `expected_s`."""
     check_bytes(source, limits=limits)
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    decode = partial(
+        _decode_opened,
+        limits=limits,
+        decode_size=decode_size,
+        preprocess=preprocess,
+        thumbnail=thumbnail,
+        expected_s=expected_s,
+    )
+    while True:
+        try:
+            return decode(stream)
+        except (NotAnImageError, UnreadableImageError):
+            if (another := mended(stream)) is None:
+                raise
+            stream = another
+
+
+def _decode_opened(
+    stream: BinaryIO,
+    *,
+    limits: ImageLimits,
+    decode_size: int,
+    preprocess: Preprocess | None,
+    thumbnail: bool,
+    expected_s: float,
+) -> DecodedImage | None:
     with open_image(stream, limits=limits) as image:
         media_type = MEDIA_TYPES[image.format or ""]
         if expected_seconds(image, stream) > expected_s:
@@ -253,56 +275,12 @@ def expected_seconds(image: Image.Image, stream: BinaryIO) -> float:
     stream.seek(0)
     scans = count_scans(stream.read())
     stream.seek(at)
-    if scans > _MOST_SCANS:
+    if scans > MOST_SCANS:
         raise DecodeTimeoutError(
-            f"The JPEG file has more than {_MOST_SCANS} scans, which would take very long to "
+            f"The JPEG file has more than {MOST_SCANS} scans, which would take very long to "
             "decode: save it again as an ordinary JPEG"
         )
     return megapixels * (0.004 + (0.002 * scans if image.info.get("progressive") else 0.0))
-
-
-def is_plain_jpeg(data: bytes) -> bool:
-    """Whether this is a baseline JPEG file of one scan and of moderate size, as cameras write it.
-
-    It takes no more than a few tenths of a second to decode, whatever is behind its header.
-    """
-    if not data.startswith(b"\xff\xd8") or len(data) > _PLAIN_BYTES:
-        return False
-    at, components = 2, 0
-    for _ in range(_PLAIN_SEGMENTS):
-        segment = data[at : at + 12]
-        if len(segment) < 12 or segment[0] != 0xFF or at > _PLAIN_HEADER_BYTES:
-            return False
-        marker, length = segment[1], int.from_bytes(segment[2:4])
-        if marker == _SCAN[1]:  # all components together, so libjpeg reads no other scan
-            return segment[4] == components > 0
-        if marker == 0xC0 and not components:
-            height, width, components = struct.unpack(">HHB", segment[5:10])
-            if width * height > _PLAIN_PIXELS:
-                return False
-        elif marker not in _TABLES or length < 2:
-            return False
-        at += 2 + length
-    return False
-
-
-def count_scans(data: bytes) -> int:
-    """How many scans a JPEG file has, each of which visits every block; one too many at most.
-
-    Thumbnails inside of it may be counted, unless that makes too many.
-    """
-    scans = data.count(_SCAN)
-    if scans <= _MOST_SCANS:
-        return scans
-    scans, at = 0, 2
-    while scans <= _MOST_SCANS and (found := _MARKER.search(data, at)):
-        marker, at = found[0][-1], found.end()
-        if marker == 0xD9:  # the end of the picture
-            break
-        scans += marker == _SCAN[1]
-        if marker != 0x01:  # the one that brings nothing with it
-            at += int.from_bytes(data[at : at + 2])
-    return scans
 
 
 @contextmanager
@@ -329,7 +307,10 @@ def _read_header(stream: BinaryIO, head: bytes, *, limits: ImageLimits) -> Image
         register_heif()
     if head.startswith(b"\x00\x00\x01\x00"):
         _check_pixels(_icon_size(stream), limits=limits)
-    image = Image.open(stream, formats=("HEIF",) if heif else _OPENED)
+    if head.startswith(tiff.SIGNATURES):
+        image = Image.open(tiff.at_main_page(stream), formats=(tiff.FORMAT,))
+    else:
+        image = Image.open(stream, formats=("HEIF",) if heif else _OPENED)
     _check_pixels(image.size, limits=limits)
     return image
 
@@ -360,9 +341,15 @@ def _translated(
     except Exception as exc:
         if lacks_memory(exc) or _memory_is_short(sizes):
             raise OutOfMemoryError(_NO_MEMORY) from exc
+        why = " ".join(str(exc).split()) or type(exc).__name__
+        if _UNSUPPORTED.search(why):
+            raise UnsupportedImageError(
+                f"The picture is of a kind that is not read here ({why}), or its header is broken: "
+                "save it again as ordinary JPEG or PNG"
+            ) from exc
         raise UnreadableImageError(
-            f"The picture cannot be decoded ({exc or type(exc).__name__}): "
-            "it is truncated, broken, or uses a feature that is not supported"
+            f"The picture cannot be decoded ({why}): it is truncated or broken; send it again from "
+            "an intact copy"
         ) from exc
 
 
@@ -519,10 +506,10 @@ def with_alpha(image: Image.Image) -> Image.Image:
 
 def _deep_to_rgb(image: Image.Image) -> Image.Image:
     """Scales grayscale of 16 or 32 bits, integer or float, down to 8 bits."""
-    import numpy as np  # noqa: PLC0415 - see the top
+    import numpy as np  # noqa: PLC0415 - few pictures need it
 
     values = np.asarray(image)
-    gray = _to_8_bits(values)
+    gray = to_8_bits(values)
     picture = Image.fromarray(gray)
     transparent = image.info.get("transparency")
     if not isinstance(transparent, int):
@@ -530,22 +517,3 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
     picture = picture.convert("RGBA")
     picture.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return _on_background(picture)
-
-
-def _to_8_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Maps the range that the values seem to be meant in onto 0 to 255.
-
-    Integers from 0 to 65,535 are 16-bit gray. Floats from 0 to 1, to 255 and to 65,535 are taken
-    as such. Anything else is stretched from its least to its greatest value.
-    """
-    import numpy as np  # noqa: PLC0415 - see the top
-
-    if values.dtype.itemsize == 2:
-        return (values.astype(np.uint16) >> 8).astype(np.uint8)
-    floats = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(floats.min()), float(floats.max())
-    ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
-    for full in ranges:
-        if low >= 0.0 and high <= full:
-            return (floats * (255.0 / full)).round().astype(np.uint8)
-    return ((floats - low) * (255.0 / max(high - low, 1e-300))).round().astype(np.uint8)

@@ -23,9 +23,9 @@ from lookalike.media.decode import (
     ImageLimits,
     check_bytes,
     decode_image,
-    is_plain_jpeg,
 )
 from lookalike.media.decode_process import DecodeProcess, TakesLongError
+from lookalike.media.jpeg import is_plain_jpeg
 from lookalike.progress import caller
 from lookalike.records import Preprocess
 
