@@ -101,7 +101,7 @@ def is_found(one: bytes, other: bytes) -> bool:
         cells.append(reduced(thumbnail.convert("RGB")))
     if not same_pixels(cells[0], cells[1][None])[0]:
         return False
-    return same_picture(io.BytesIO(one), io.BytesIO(other), limits=ImageLimits())
+    return bool(same_picture(io.BytesIO(one), io.BytesIO(other), limits=ImageLimits()))
 
 
 if __name__ == "__main__":

@@ -226,6 +226,11 @@ class NewImage:
     created_at: str | None = None  # of a new row that was one before, elsewhere; None is now
     updated_at: str | None = None
 
+    @property
+    def pixels(self) -> int:
+        """Width times height."""
+        return self.width * self.height
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord(NewImage):
@@ -301,6 +306,22 @@ class DuplicateKind(StrEnum):
     EXACT = "exact"
     REENCODED = "reencoded"
     NEAR = "near"
+
+
+class Why(StrEnum):
+    """What decided that a picture is the one of its group to keep; the strongest reason first.
+
+    `MADE_FROM` means that another file was saved again from this one, as the pixels show.
+    """
+
+    PIXELS = "most pixels"
+    CENTER = "like all others"
+    MADE_FROM = "not saved again"
+    CAMERA = "from a camera"
+    OLDER = "oldest"
+    BYTES = "most bytes"
+    PATH = "shortest path"
+    ID = "first id"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from pydantic import (
     ValidationInfo,
 )
 
-from lookalike.records import Access, CollectionInfo, DuplicateKind, Facets
+from lookalike.records import Access, CollectionInfo, DuplicateKind, Facets, Why
 from lookalike.store.jobs import JobState
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ class CollectionsOut(Answer):
 
 
 class KeptOut(Answer):
-    """The picture of a group to keep: most pixels, then most bytes, then oldest."""
+    """The picture of a group to keep; the group says `why`."""
 
     id: str
     filename: str
@@ -349,6 +349,7 @@ class DuplicateGroupOut(Answer):
     total_copies: Annotated[int, Field(description="Other paths of all its pictures' bytes")] = 0
     bytes_saved: int = Field(description="Bytes of all files but the one of the picture to keep")
     keep: KeptOut
+    why: Annotated[Why | None, Field(description="Why it is kept, not another member")] = None
     members: list[DuplicateOut]
 
 

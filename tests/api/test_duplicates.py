@@ -56,6 +56,7 @@ def test_groups_say_what_to_keep_and_what_each_member_is(client, held):
     }
     (group,) = body["groups"]
     assert (group["kind"], group["bytes_saved"]) == ("reencoded", small)
+    assert group["why"] == "most pixels"
     assert group["keep"]["id"] == "copy"  # as old and as large as the other: the lower id
     exact, reencoded = group["members"]
     assert (exact["id"], exact["kind"], exact["score"]) == ("mug", "exact", 1.0)

@@ -100,6 +100,40 @@ def test_copies_stand_with_reencoded_ones_in_one_group(lookalike, folder):
     assert sorted(paths) == sorted(["again.jpg", f"fish/{ODD}", "mug/mug-00-0.jpg", "lossless.png"])
 
 
+def test_the_file_that_was_not_saved_again_is_kept_and_the_older_one(lookalike, folder, tmp_path):
+    shutil.rmtree(folder / "fish")
+    for name in ("again.jpg", "-rf.jpg", "mug/mug-01-0.jpg"):
+        (folder / name).unlink()
+    original = folder / "mug" / "mug-00-0.jpg"
+    again = folder / "a.jpg"
+    Image.open(original).save(again, quality=99, subsampling=0)
+    os.utime(again, (9e8, 9e8))  # older, with more bytes, and yet it was made of the other
+    older, newer = folder / "old.png", folder / "new.png"
+    Image.open(folder / "mug" / "mug-02-0.jpg").save(older, compress_level=9)
+    Image.open(older).save(newer, compress_level=0)
+    os.utime(older, (1e9, 1e9))
+    (folder / "mug" / "mug-02-0.jpg").unlink()
+    table, script = tmp_path / "files.csv", tmp_path / "tidy.sh"
+    words = ("--kind", "reencoded", "--threshold", "0.9", "--csv", str(table), "--script")
+    groups = found(lookalike, folder, *words, str(script))["groups"]
+    kept = {group["keep"]["path"]: group["why"] for group in groups}
+    assert kept == {"mug/mug-00-0.jpg": "not saved again", "old.png": "oldest"}
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = {row["path"]: row["why"] for row in csv.DictReader(file) if row["role"] == "keep"}
+    assert rows == {str(folder / path): why for path, why in kept.items()}
+    for why in kept.values():
+        assert f"kept: {why}" in script.read_text()
+
+
+def test_a_link_to_a_file_elsewhere_is_no_copy(lookalike, folder, tmp_path):
+    outside = tmp_path / "outside.jpg"
+    shutil.copyfile(folder / "fish" / "fish-00-0.jpg", outside)
+    (folder / "a-link.jpg").symlink_to(outside)
+    for _ in range(2):
+        keeps = [group["keep"]["path"] for group in found(lookalike, folder)["groups"]]
+        assert keeps == ["mug/mug-00-0.jpg", "mug/mug-01-0.jpg"]
+
+
 def test_a_table_is_written(lookalike, folder, tmp_path):
     found(lookalike, folder, "--csv", str(tmp_path / "files.csv"))
     with (tmp_path / "files.csv").open(newline="", encoding="utf-8") as file:
@@ -113,6 +147,7 @@ def test_a_table_is_written(lookalike, folder, tmp_path):
     for row in rows:
         assert int(row["bytes"]) == Path(row["path"]).stat().st_size
         assert (row["width"], row["height"]) == ("96", "72")
+        assert row["why"] == ("oldest" if row["role"] == "keep" else "")
 
 
 def test_a_script_moves_exact_copies_only_whatever_their_names(lookalike, folder, tmp_path):

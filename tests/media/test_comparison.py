@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 from itertools import combinations
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import ExifTags, Image, ImageCms, ImageDraw
 
 from benchmarks.duplicate_traps import DRAWN, TRAPS, saved, scene
 from lookalike.errors import UnreadableImageError
-from lookalike.media.comparison import same_picture
+from lookalike.media.comparison import Sameness, from_camera, same_picture
 from lookalike.media.decode import ImageLimits
 
 LIMITS = ImageLimits()
@@ -22,7 +23,7 @@ LANCZOS, BICUBIC, BOX = Image.Resampling.LANCZOS, Image.Resampling.BICUBIC, Imag
 
 
 def same(one: bytes, other: bytes, limits: ImageLimits = LIMITS) -> bool:
-    return same_picture(io.BytesIO(one), io.BytesIO(other), limits=limits)
+    return bool(same_picture(io.BytesIO(one), io.BytesIO(other), limits=limits))
 
 
 @pytest.mark.parametrize("name", TRAPS)
@@ -70,6 +71,59 @@ def test_the_same_picture_re_encoded_is_the_same(way, original):
         second = re_encoded(image, **WAYS[way])
         assert same(first, second)
         assert same(second, first)
+
+
+@pytest.mark.parametrize("way", ["JPEG 50", "JPEG 75", "JPEG 95", "PNG", "WebP"])
+@pytest.mark.parametrize("original", [{"quality": 75}, {"quality": 95}, {"kind": "PNG"}])
+def test_which_file_was_there_first(way, original):
+    first = re_encoded(scene(5, (240, 180)), **original)
+    with Image.open(io.BytesIO(first)) as image:
+        second = re_encoded(image, **WAYS[way])
+    files = io.BytesIO(first), io.BytesIO(second)
+    expected = Sameness.YES if first == second else Sameness.FIRST
+    assert same_picture(*files, limits=LIMITS) is expected
+    assert same_picture(*reversed(files), limits=LIMITS) is expected.reversed
+
+
+def test_which_file_was_there_first_is_not_always_known():
+    image = scene(5, (240, 180))
+    plain, small = saved(image, "PNG"), re_encoded(image, scale=0.5, quality=85)
+    for other in (saved(image, "BMP"), saved(image, "WEBP", lossless=True), small):
+        files = io.BytesIO(plain), io.BytesIO(other)
+        assert same_picture(*files, limits=LIMITS) is Sameness.YES
+
+
+def taken(kind: str, *, make: str = "Canon", software: str = "", **options: Any) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = make
+    exif[ExifTags.Base.Software] = software
+    return saved(scene(5, (64, 48)), kind, exif=exif, **options)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "AVIF"])
+def test_a_camera_is_known_by_its_name(kind):
+    assert from_camera(io.BytesIO(taken(kind, software="HDR+ 1.0.34")))
+    for other in (taken(kind, software="Adobe Photoshop 25.0"), taken(kind, make=" ")):
+        assert not from_camera(io.BytesIO(other))
+    assert not from_camera(io.BytesIO(saved(scene(5, (64, 48)), kind)))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_a_file_that_no_camera_writes_is_from_none(kind):  # what it says of one was copied there
+    assert not from_camera(io.BytesIO(taken(kind)))
+
+
+def test_broken_exif_data_name_no_camera():
+    data = taken("JPEG")
+    start = data.index(b"Exif")
+    for end in range(start, start + 40):
+        assert not from_camera(io.BytesIO(data[:end]))
+    chance = random.Random(7)
+    for _ in range(300):
+        broken = bytearray(data)
+        for _ in range(4):
+            broken[start + chance.randrange(6, 80)] = chance.randrange(256)
+        assert from_camera(io.BytesIO(bytes(broken))) in (True, False)
 
 
 @pytest.mark.parametrize("way", ["JPEG 75", "JPEG 50", "half", "WebP"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import ExifTags, Image
 
 from lookalike.files.disk import LocalFiles
 from lookalike.media.decode import make_thumbnail
@@ -38,11 +40,21 @@ def pool() -> np.ndarray:
 POOL = pool()
 
 
+CAMERA = {1, 7}
+"""Contents that a camera wrote, by their EXIF data."""
+
+
 def _files(number: int) -> tuple[bytes, bytes]:
-    """An original and its thumbnail: 2 n and 2 n + 1 show the same."""
+    """An original and its thumbnail: 2 n and 2 n + 1 show the same, and the latter was saved again.
+
+    Such pairs have as many pixels, and the one that was saved again has more bytes.
+    """
     image = draw(Sample("mug", number // 2, 0), size=(96, 72))
+    exif = Image.Exif()
+    if number in CAMERA:
+        exif[ExifTags.Base.Make] = "Canon"
     file = BytesIO()
-    image.save(file, "JPEG" if number % 2 else "PNG")
+    image.save(file, "JPEG" if number % 2 else "PNG", exif=exif)
     return file.getvalue(), make_thumbnail(image)
 
 
@@ -61,14 +73,14 @@ def write_files(files: LocalFiles) -> None:
 
 def add(store: Store, image_id: str, content: int, **options: Any) -> None:
     """Puts one picture; contents differ in pixels and bytes."""
-    size = content % 3 + 1
+    size = content // 2 % 3 + 1
     image = replace(
         new_image(image_id),
         sha256=DIGESTS[content],
         media_type="image/jpeg",
         width=8 * size,
         height=6 * size,
-        bytes=100 + content // 4,
+        bytes=100 + content % 2,
     )
     put(store, [image], POOL[content : content + 1], **options)
 
@@ -104,20 +116,58 @@ def plain_groups(
     records: list[ImageRecord], *, kind: DuplicateKind, threshold: float
 ) -> list[Group]:
     """The definition, picture by picture: the first one left takes all that are like it."""
+
+    def alike(one: ImageRecord, other: ImageRecord) -> bool:
+        own, score = kind_of(one, other)
+        enough = own is DuplicateKind.EXACT or score >= threshold
+        return enough and KINDS.index(own) <= KINDS.index(kind)
+
     left = sorted(records, key=keep_order)
-    groups = []
+    stars = []
     while left:
-        keep, *others = left
+        star, *others = left
+        group = [star, *(other for other in others if alike(star, other))]
+        left = [record for record in others if record not in group]
+        if len(group) > 1:
+            stars.append(group)
+    groups = []
+    for star, *others in sorted(stars, key=lambda group: (-len(group), group[0].id)):
+        keep = plain_best([star, *others], alike)
         members = []
-        for other in others:
-            own, score = kind_of(keep, other)
-            if KINDS.index(own) <= KINDS.index(kind) and (
-                own is DuplicateKind.EXACT or score >= threshold
-            ):
-                members.append((other.id, own.value, score))
-        taken = {keep.id} | {image_id for image_id, _, _ in members}
-        left = [record for record in left if record.id not in taken]
+        for one in (star, *others):
+            if one.id != keep.id:
+                own, score = kind_of(keep, one)
+                members.append((one.id, own.value, score))
         members.sort(key=lambda m: (KINDS.index(DuplicateKind(m[1])), -m[2], m[0]))
-        if members:
-            groups.append((keep.id, members))
-    return sorted(groups, key=lambda group: (-len(group[1]), group[0]))
+        groups.append((keep.id, members))
+    return groups
+
+
+def plain_best(
+    group: list[ImageRecord], alike: Callable[[ImageRecord, ImageRecord], bool]
+) -> ImageRecord:
+    """The definition of what is kept: the best of those that may stand for the whole group."""
+    star = group[0]
+
+    def same(one: ImageRecord) -> int:
+        return len({o.sha256 for o in group if SHOWS[o.sha256] == SHOWS[one.sha256]})
+
+    def is_made(one: ImageRecord) -> bool:
+        number = DIGESTS.index(one.sha256)
+        return number % 2 == 1 and DIGESTS[number - 1] in {other.sha256 for other in group}
+
+    def rank(one: ImageRecord) -> tuple[object, ...]:
+        copies = [other for other in group if other.sha256 == one.sha256]
+        content_age = min(other.created_at for other in copies)
+        first_id = min(copies, key=keep_order).id
+        is_camera = DIGESTS.index(one.sha256) in CAMERA
+        facts = (is_made(one), not is_camera, content_age, -one.bytes, first_id)
+        return (*facts, one.created_at, one.id)
+
+    rivals = [
+        one
+        for one in group
+        if one.pixels == star.pixels and all(alike(one, other) for other in group)
+        if same(one) >= same(star)
+    ]
+    return min(rivals, key=rank)

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from lookalike.errors import OriginalNotKeptError, UnreadableImageError
-from lookalike.records import DuplicateKind, ImageRecord
-from lookalike.services.duplicates import DuplicateGroup, Member, keep_order, stars
+from lookalike.media.comparison import Sameness
+from lookalike.records import DuplicateKind, ImageRecord, Why
+from lookalike.services.duplicates import DuplicateGroup, Member, keep_best, keep_order, stars
 from lookalike.services.neighbor_graph import (
     EDGE,
     Edges,
     PixelComparer,
+    Snapshot,
     reduced,
     same_pixels,
     same_shape,
@@ -38,7 +40,7 @@ def record(name: str, *, sha256: str = "", source: str | None = None, **facts) -
     )
 
 
-def edges(*pairs: tuple[int, int, float, bool]) -> Edges:
+def edges(*pairs: tuple[int, int, float, int]) -> Edges:
     return np.array(list(pairs), dtype=EDGE)
 
 
@@ -119,6 +121,83 @@ def test_the_best_picture_is_kept():
     assert sorted(shuffled, key=keep_order) == order
 
 
+FIRST, SECOND, YES, NO = Sameness.FIRST, Sameness.SECOND, Sameness.YES, Sameness.NO
+OLD, NEW = {"created_at": "2025"}, {"created_at": "2026"}
+
+
+def chosen(star, *others, cameras=(), links=None, ages=None) -> tuple[str, Why | None, list[str]]:
+    """What is kept of a group, why, and the others. All pairs are `near` unless `links` says."""
+    one_each = list({one.sha256: one for one in (star, *others)}.values())
+    numbers = {one.sha256: number for number, one in enumerate(one_each)}
+    pairs = {(a, b): NO for a in numbers.values() for b in numbers.values() if a < b}
+    pairs |= {(numbers[a], numbers[b]): same for (a, b), same in (links or {}).items()}
+    known = Snapshot(
+        ids=[],
+        numbers=numbers,
+        edges=edges(*((a, b, 0.97, same) for (a, b), same in pairs.items() if same is not None)),
+        truncated=set(),
+        camera={numbers[name] for name in cameras},
+    )
+    group = DuplicateGroup(star, [Member(one, DuplicateKind.NEAR, 0.97) for one in others])
+    ages = ages or {}
+    (found,) = keep_best([group], known, lambda one: ages.get(one.id))
+    return found.keep.id, found.why, [f"{one.record.id} {one.kind}" for one in found.members]
+
+
+def test_most_pixels_come_first():
+    assert chosen(record("a", **NEW), record("b", width=9, **OLD)) == ("a", Why.PIXELS, ["b near"])
+
+
+@pytest.mark.parametrize(("same", "links"), [(FIRST, ("a", "b")), (SECOND, ("b", "a"))])
+def test_what_was_saved_again_is_not_kept(same, links):
+    again = record("b", bytes=900, **OLD)
+    found = chosen(again, record("a", **NEW), cameras=["b"], links={links: same})
+    assert found == ("a", Why.MADE_FROM, ["b reencoded"])
+
+
+def test_a_pair_that_was_compared_twice_is_known_from_either_time():
+    links = {("a", "b"): FIRST, ("b", "a"): YES}
+    assert chosen(record("b"), record("a"), links=links)[:2] == ("a", Why.MADE_FROM)
+
+
+def test_what_a_camera_wrote_comes_before_what_is_older():
+    found = chosen(record("b", bytes=900, **OLD), record("a", **NEW), cameras=["a"])
+    assert found == ("a", Why.CAMERA, ["b near"])
+
+
+def test_what_is_older_comes_before_what_has_more_bytes():
+    later, earlier = record("a", bytes=900, **NEW), record("b", **OLD)
+    assert chosen(later, earlier)[:2] == ("b", Why.OLDER)
+    of_files = {"a": "2001", "b": "2002"}  # of files that are referred to
+    assert chosen(later, earlier, ages=of_files)[:2] == ("a", Why.OLDER)
+
+
+def test_bytes_and_ids_come_last():
+    assert chosen(record("b", bytes=900), record("a"))[:2] == ("b", Why.BYTES)
+    assert chosen(record("a"), record("b"))[:2] == ("a", Why.ID)
+
+
+def test_copies_go_with_the_content_that_is_kept():
+    again = [record(name, sha256="s", bytes=900) for name in ("a", "b")]
+    original = [record("d", sha256="o", **OLD), record("c", sha256="o", **NEW)]
+    found = chosen(*again, *original, links={("o", "s"): FIRST})
+    assert found == ("d", Why.MADE_FROM, ["c exact", "a reencoded", "b reencoded"])
+    assert chosen(*original)[:2] == ("d", Why.OLDER)
+    assert chosen(*again)[:2] == ("a", Why.ID)
+
+
+def test_only_a_picture_that_is_like_all_others_is_kept():
+    trio = [record("a", bytes=900), record("b", **OLD), record("c")]
+    assert chosen(*trio, links={("b", "c"): None})[:2] == ("a", Why.CENTER)
+    assert chosen(*trio)[:2] == ("b", Why.OLDER)
+
+
+def test_no_member_becomes_less_than_it_was():
+    trio = [record("a", bytes=900), record("b"), record("c", **OLD)]
+    found = chosen(*trio, links={("a", "b"): YES})
+    assert found == ("a", Why.BYTES, ["b reencoded", "c near"])
+
+
 def test_a_group_is_as_weak_as_its_weakest_member():
     kinds = [DuplicateKind.EXACT, DuplicateKind.NEAR, DuplicateKind.REENCODED]
     members = [Member(record(kind.value), kind, 1.0) for kind in kinds]
@@ -194,11 +273,20 @@ def test_a_picture_that_cannot_be_opened_is_the_same_as_none(caplog):
             raise UnreadableImageError("planted")
         return FLAT
 
-    comparer = PixelComparer(open_picture, lambda *_: True)
+    comparer = PixelComparer(open_picture, lambda *_: Sameness.YES, lambda _: False)
     here, lost, wide = record("here"), record("lost"), record("wide", width=90)
     assert comparer.same(here, [lost, record("b"), wide]).tolist() == [False, True, False]
     assert comparer.same(lost, [here]).tolist() == [False]
     assert caplog.text.count("lost cannot be compared") == 1
+
+
+@pytest.mark.parametrize("error", [OriginalNotKeptError("planted"), OSError("planted")])
+def test_a_picture_that_cannot_be_opened_is_from_no_camera(error):
+    def from_camera(one: ImageRecord) -> bool:
+        raise error
+
+    comparer = PixelComparer(lambda *_: FLAT, lambda *_: Sameness.YES, from_camera)
+    assert comparer.from_camera(record("a")) is False
 
 
 def test_originals_have_the_last_word(caplog):
@@ -207,9 +295,9 @@ def test_originals_have_the_last_word(caplog):
             raise OriginalNotKeptError("planted")
         if other.id == "broken":
             raise UnreadableImageError("planted")
-        return other.id == "same"
+        return Sameness(other.id == "same")
 
-    comparer = PixelComparer(lambda *_: FLAT, same_files)
+    comparer = PixelComparer(lambda *_: FLAT, same_files, lambda _: False)
     others = [record(name) for name in ("same", "another", "gone", "broken")]
     assert comparer.same(record("a"), others).tolist() == [True, False, False, False]
     assert caplog.text.count("cannot be compared in detail") == 1

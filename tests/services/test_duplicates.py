@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from lookalike.errors import (
     CollectionNotFoundError,
@@ -58,6 +58,11 @@ class Changing(RuleBasedStateMachine):
 
     def make_store(self):
         return MemoryStore()
+
+    @initialize(contents=st.lists(st.integers(0, CONTENTS - 1), min_size=8, max_size=14))
+    def fill(self, contents) -> None:
+        for number, content in enumerate(contents):
+            add(self.store, f"i{number}", content)
 
     @rule(items=st.lists(st.tuples(IDS, st.integers(0, CONTENTS - 1)), min_size=1, max_size=6))
     def add(self, items) -> None:

@@ -231,7 +231,7 @@ def duplicates(
                 collection, kind=kind or default, threshold=threshold, progress=stage
             )
             if walked is not None:
-                found = walked.group(client, found)
+                found = walked.group(found)
         if html is not None:
             write_whole(html, duplicates_page(found, partial(_thumbnail, client, collection)))
             typer.echo(f"wrote {html}", err=True)
@@ -338,20 +338,16 @@ class _Walked:
         for image_id in [one.id for one in client.list() if one.id not in self._files]:
             client.delete(image_id)
 
-    def group(self, client: BaseClient, found: DuplicatesOut) -> DuplicatesOut:
-        """Groups files instead of pictures: files of the same bytes are exact duplicates."""
-        pairs = []
-        copied = {image_id for image_id, paths in self._files.items() if len(paths) > 1}
-        for group in found.groups:
-            members = [one for one in group.members if one.id != group.keep.id]
-            copied -= {group.keep.id, *(one.id for one in members)}
-            if not members and len(self._files[group.keep.id]) < 2:
-                continue  # its copies are not in the folder any more
-            pairs.append(self._group(group.keep, members))
-        for image_id in sorted(copied):
-            facts = client.get(image_id).model_dump(include=set(KeptOut.model_fields))
-            keep = KeptOut.model_validate(facts)
-            pairs.append(self._group(keep, []))
+    def group(self, found: DuplicatesOut) -> DuplicatesOut:
+        """Groups files instead of pictures: files of the same bytes are exact duplicates.
+
+        Links are known as copies, and are no files of their own: they alone make no group.
+        """
+        pairs = [
+            self._group(group)
+            for group in found.groups
+            if group.members or len(self._files[group.keep.id]) > 1
+        ]
         pairs.sort(key=lambda pair: -len(pair[0].members))
         shown = [pair[0] for pair in pairs]
         self.groups = [pair[1] for pair in pairs]
@@ -365,27 +361,26 @@ class _Walked:
         rest = found.model_dump(exclude={"groups", "total_copies"})  # each copy is a member here
         return DuplicatesOut.model_validate({**rest, **totals})
 
-    def _group(
-        self, keep: KeptOut, members: Sequence[DuplicateOut]
-    ) -> tuple[DuplicateGroupOut, FileGroup]:
-        first, *copies = tidying.keep_first(self._files[keep.id])
-        kept = KeptOut.model_validate(self._facts(keep, first))
+    def _group(self, found: DuplicateGroupOut) -> tuple[DuplicateGroupOut, FileGroup]:
+        (first, *copies), why = tidying.keep_first(self._files[found.keep.id])
+        kept = KeptOut.model_validate(self._facts(found.keep, first))
         exact = {"kind": DuplicateKind.EXACT, "score": 1.0}
-        files = [(self._facts(keep, path) | exact, path) for path in copies]
-        for one in members:
+        files = [(self._facts(found.keep, path) | exact, path) for path in copies]
+        for one in found.members:
             files += [(self._facts(one, path), path) for path in self._files[one.id]]
         shown = [DuplicateOut.model_validate(facts) for facts, _ in files]
         group = DuplicateGroupOut(
             kind=shown[-1].kind,
             bytes_saved=sum(one.bytes for one in shown),
             keep=kept,
+            why=found.why or why,
             members=shown,
         )
         duplicates = [
             replace(_picture_file(one, path), kind=one.kind, score=one.score)
             for one, (_, path) in zip(shown, files, strict=True)
         ]
-        return group, FileGroup(_picture_file(kept, first), duplicates)
+        return group, FileGroup(_picture_file(kept, first), duplicates, group.why)
 
     def _facts(self, picture: KeptOut, path: Path) -> dict[str, Any]:
         named = {"path": path.relative_to(self.folder).as_posix(), "filename": path.name}
@@ -434,6 +429,7 @@ def duplicates_page(found: DuplicatesOut, thumbnail: Callable[[str], Image.Image
             "number": number,
             "count": len(group.members) + 1,
             "copies": group.total_copies,
+            "why": group.why,
             "pictures": [shown(one) for one in (group.keep, *group.members[:MAX_MEMBERS])],
             "hidden": max(0, len(group.members) - MAX_MEMBERS),
         }
@@ -483,7 +479,7 @@ def _print_groups(found: DuplicatesOut) -> None:
             table.add_row("", "", "", f"and {more} more", "copy")
 
     for number, group in enumerate(found.groups[:SHOWN_GROUPS], start=1):
-        row("keep", str(number), group.keep, "", "")
+        row("keep", str(number), group.keep, group.why or "", "")
         for one in group.members[:SHOWN_MEMBERS]:
             row("", "", one, one.kind.value, f"{one.score:.4f}")
         if (more := len(group.members) - SHOWN_MEMBERS) > 0:

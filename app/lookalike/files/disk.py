@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -25,7 +26,7 @@ from lookalike.errors import (
     UnreadableImageError,
 )
 from lookalike.files.trash import FULL, Trash
-from lookalike.records import ImageRecord, file_sha256, is_digest, sha256_of
+from lookalike.records import ImageRecord, file_sha256, is_digest, sha256_of, utc_text
 
 _KINDS = ("png", "webp", "gif", "bmp", "tiff", "avif", "heic", "heif")
 _EXTENSIONS = {f"image/{kind}": kind for kind in _KINDS} | {"image/jpeg": "jpg"}
@@ -251,6 +252,17 @@ class LocalFiles:
                 if path is not None and path.is_file():
                     return path.stat().st_size
         return None
+
+    def changed_at(self, record: ImageRecord) -> str | None:
+        """When the first of the files that a row refers to was changed last; None if unknown."""
+        times = []
+        paths = {record.source, *(place.location for place in record.places)}
+        for path in paths if record.source else ():
+            with suppress(OSError, ValueError, OverflowError):  # gone, or a time out of range
+                found = Path(path or "").stat()
+                if found.st_size == record.bytes:
+                    times.append(utc_text(datetime.fromtimestamp(found.st_mtime, UTC)))
+        return min(times, default=None)
 
     def verify(self) -> Iterator[int]:
         """Reads all kept originals, from somewhere in the middle on; yields how many, by folder.

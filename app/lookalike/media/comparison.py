@@ -7,12 +7,14 @@ program makes it, and compares. See 0024-one-file-can-be-made-of-the-other.md.
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin
+from PIL import ExifTags, Image, JpegImagePlugin
 
 from lookalike.media.decode import (
     ALPHA_MODES,
@@ -37,6 +39,8 @@ SHIFT = 1.25  # most that a region of 32 pixels may differ by on average, of 255
 LOST = 0.5  # most of what the picture shows that the copy's encoding may have erased, as a share
 LOST_BY_SIZE = 0.8  # the same, of what the copy's size may have erased
 FLAT = 0.1  # most of the picture that may be flat and of another color than before
+EVEN = 0.05  # by which `Evidence.left` may differ both ways before it says which file came first
+COARSER = 1.25  # times the divisors of the other file, from which on one surely is the coarser
 COARSEST, LEAST_QUALITY = 36.0, 60  # of smaller copies: the mean of a JPEG file's first table
 LEAST_STRUCTURE = 12  # windows of 8 pixels that show anything
 
@@ -92,9 +96,35 @@ class Frame:
         """Whether the file keeps every pixel as it was."""
         return self.tables is None and self.format in _LOSSLESS
 
+    @property
+    def divisor(self) -> float:
+        """The mean of a JPEG file's first table; 0 for other files."""
+        return float(np.mean(next(iter((self.tables or {}).values()), [0])))
 
-def same_picture(one: BinaryIO, other: BinaryIO, *, limits: ImageLimits) -> bool:
-    """Whether one file is the other one re-encoded or resized.
+
+class Sameness(IntEnum):
+    """What two files are to each other; false if they are not known to show the same.
+
+    FIRST: The second file was made of the first.
+    SECOND: The first file was made of the second.
+    """
+
+    NO = 0
+    YES = 1
+    FIRST = 2
+    SECOND = 3
+
+    @property
+    def reversed(self) -> Sameness:
+        """The same of the files in the other order."""
+        return _REVERSED.get(self, self)
+
+
+_REVERSED = {Sameness.FIRST: Sameness.SECOND, Sameness.SECOND: Sameness.FIRST}
+
+
+def same_picture(one: BinaryIO, other: BinaryIO, *, limits: ImageLimits) -> Sameness:
+    """Whether one file is the other one re-encoded or resized, and which one was there first.
 
     Frames and pages, opacity, color profiles and fine detail have to agree. No, if that cannot be
     decided: too little to see, too small or too large, too strongly compressed, or more bits than
@@ -105,14 +135,19 @@ def same_picture(one: BinaryIO, other: BinaryIO, *, limits: ImageLimits) -> bool
     with open_image(one, limits=limits) as first, open_image(other, limits=limits) as second:
         count = _frames(first)
         if count is None or count != _frames(second) or _profile(first) != _profile(second):
-            return False
+            return Sameness.NO
         seconds = expected_seconds(first, one) + expected_seconds(second, other)
         pixels = count * max(image.width * image.height for image in (first, second))
         too_many = count > MAX_FRAMES or pixels > min(limits.max_pixels, MAX_PIXELS)
         if too_many or count * seconds > limits.max_seconds:
-            return False
-        numbers = [None] if count == 1 else range(count)
-        return all(_same_frame(_frame(first, n), _frame(second, n)) for n in numbers)
+            return Sameness.NO
+        found = Sameness.YES
+        for number in [None] if count == 1 else range(count):
+            own = _same_frame(_frame(first, number), _frame(second, number))
+            if own is Sameness.NO:
+                return own
+            found = own if found is Sameness.YES else found
+        return found
 
 
 # Reading
@@ -163,37 +198,102 @@ def _frame(image: Image.Image, number: int | None) -> Frame:
     return Frame(rgb, alpha, exact, kind, tables, sampling, duration, turn)
 
 
+# Metadata
+
+_EXIF = re.compile(rb"(?:^|Exif\0\0)(?=II\*\0|MM\0\*)")
+_EXIF_IS_WITHIN, _MOST_EXIF = 2**18, 2**16  # bytes
+_EDITORS = re.compile(
+    r"acdsee|adobe|affinity|aperture|canva|capture one|corel|darktable|digikam|dxo|facebook|"
+    r"faststone|gimp|graphicsmagick|gthumb|imagemagick|instagram|iphoto|irfanview|krita|lightroom|"
+    r"luminar|nik |paint|photo ?(?:edit|gallery|scape|shop|viewer)|photos \d|picasa|pixelmator|"
+    r"polarr|rawtherapee|shotwell|snapseed|topaz|vsco|xnview|zoner",
+    re.IGNORECASE,
+)
+
+
+def from_camera(file: BinaryIO) -> bool:
+    """Whether a file's EXIF data name a camera, and no program that cameras' files are edited in.
+
+    Reads the beginning of a JPEG, TIFF, HEIC or AVIF file, and decodes nothing. False for other
+    formats, and if the data are broken or are not where cameras write them.
+    """
+    file.seek(0)
+    head = file.read(_EXIF_IS_WITHIN)
+    if (found := _EXIF.search(head)) is None:
+        return False
+    exif = Image.Exif()
+    try:
+        exif.load(head[found.end() : found.end() + _MOST_EXIF])
+        tags = (ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software)
+        make, model, software = (str(exif.get(tag, "")).strip("\0 ") for tag in tags)
+    except Exception:
+        return False
+    return bool(make or model) and _EDITORS.search(software) is None
+
+
 # Comparing
 
 
-def _same_frame(one: Frame, other: Frame) -> bool:
+def _same_frame(one: Frame, other: Frame) -> Sameness:
     if abs(one.duration - other.duration) > PACE_MS or (one.alpha is None) != (other.alpha is None):
-        return False
+        return Sameness.NO
     if one.exact is not None or other.exact is not None:
         if one.exact is None or other.exact is None or one.exact.size == 0:
-            return False
+            return Sameness.NO
         equal = np.array_equal(one.exact, other.exact)
-        return equal and np.array_equal(np.asarray(one.rgb), np.asarray(other.rgb))
+        return Sameness(equal and np.array_equal(np.asarray(one.rgb), np.asarray(other.rgb)))
     if one.alpha is not None and other.alpha is not None:
         opacities = (
             replace(frame, rgb=alpha.convert("RGB"), tables=None)
             for frame, alpha in ((one, one.alpha), (other, other.alpha))
         )
         if not _same_pixels(*opacities):
-            return False
+            return Sameness.NO
     return _same_pixels(one, other)
 
 
-def _same_pixels(one: Frame, other: Frame) -> bool:
-    """Whether one of two opaque pictures can be made of the other."""
-    if one.rgb.size == other.rgb.size and one.rgb.tobytes() == other.rgb.tobytes():
-        return True
+def _same_pixels(one: Frame, other: Frame) -> Sameness:
+    """Whether one of two opaque pictures can be made of the other, and of which the other was."""
+    if one.rgb.size == other.rgb.size:
+        if one.rgb.tobytes() == other.rgb.tobytes():
+            return _coarser(one, other)
+        return _which_was_first(one, other)
     small, large = sorted((one, other), key=lambda frame: frame.rgb.width * frame.rgb.height)
     if min(small.rgb.size) < MIN_SIDE or small.rgb.width < LEAST_SCALE * large.rgb.width:
-        return False
-    return any(
-        examine(source, target).convincing for source, target in ((large, small), (small, large))
-    )
+        return Sameness.NO
+    pairs = ((large, small), (small, large))
+    return Sameness(any(examine(source, target).convincing for source, target in pairs))
+
+
+def _which_was_first(one: Frame, other: Frame) -> Sameness:
+    """Compares pictures of one size: can each be made of the other, and how well?
+
+    If both can, neither lost what the other one has. So the coarser one was there first: a finer
+    file that was there first would show more. Where neither is, that of which the other can be
+    made better.
+    """
+    if min(one.rgb.size) < MIN_SIDE:
+        return Sameness.NO
+    forth, back = examine(one, other), examine(other, one)
+    if not (forth.convincing and back.convincing):
+        if forth.convincing:
+            return Sameness.FIRST
+        return Sameness.SECOND if back.convincing else Sameness.NO
+    found = _coarser(one, other)
+    if found is Sameness.YES and abs(forth.left - back.left) > EVEN:
+        return Sameness.FIRST if forth.left < back.left else Sameness.SECOND
+    return found
+
+
+def _coarser(one: Frame, other: Frame) -> Sameness:
+    """Which of two files keeps less of its pixels, by what a JPEG file says; YES if unknown."""
+    divisors = [
+        frame.divisor if frame.tables else 1.0 if frame.lossless else None for frame in (one, other)
+    ]
+    first, second = divisors
+    if first is None or second is None or max(first, second) <= COARSER * min(first, second):
+        return Sameness.YES
+    return Sameness.FIRST if first > second else Sameness.SECOND
 
 
 @dataclass
@@ -255,8 +355,7 @@ def examine(source: Frame, target: Frame) -> Evidence:
             found.take(tile, target.rgb.crop(box), _encoded(tile, target, quality))
     if source.rgb.width <= target.rgb.width:
         return found.evidence()
-    table = next(iter((target.tables or {}).values()), [0])
-    coarse = float(np.mean(table)) > COARSEST or (quality or 100) < LEAST_QUALITY
+    coarse = target.divisor > COARSEST or (quality or 100) < LEAST_QUALITY
     lost_by_size = _lost_by_size(source.rgb, resized)
     return replace(found.evidence(), lost_by_size=lost_by_size, coarse=coarse)
 

@@ -6,18 +6,19 @@ import math
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from itertools import count
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from lookalike.errors import ImageNotFoundError, InvalidParameterError, NotReadyError
-from lookalike.media.comparison import same_picture
+from lookalike.media.comparison import Sameness, from_camera, same_picture
 from lookalike.progress import Progress
 from lookalike.records import (
     DEFAULT_COLLECTION,
@@ -25,6 +26,7 @@ from lookalike.records import (
     DuplicateKind,
     ImageRecord,
     ModelSpec,
+    Why,
     check_collection_name,
 )
 from lookalike.services.neighbor_graph import (
@@ -33,6 +35,7 @@ from lookalike.services.neighbor_graph import (
     Edges,
     NeighborGraph,
     PixelComparer,
+    Snapshot,
 )
 from lookalike.services.pictures import THUMBNAIL_SIZE, PictureService
 from lookalike.store.base import Store, count_of, spec_of, unknown_collection
@@ -230,7 +233,9 @@ class DuplicateService:
         work.report(0, total)
         collection = options.collection
         comparer = PixelComparer(
-            partial(self._open, collection), partial(self._same_files, collection)
+            partial(self._open, collection),
+            partial(self._same_files, collection),
+            partial(self._from_camera, collection),
         )
         graph.update(comparer, work, total=total)
         work.graph = graph
@@ -244,17 +249,21 @@ class DuplicateService:
                 raise ImageNotFoundError(f"{image_id!r} was replaced meanwhile")
             return self.pictures.decode(file, size=THUMBNAIL_SIZE)
 
-    def _same_files(self, collection: str, one: ImageRecord, other: ImageRecord) -> bool:
-        limits = self.pictures.decoder.limits
-        with ExitStack() as files:
-            opened = []
-            for wanted in (one, other):
-                record, file = self.pictures.original(collection, wanted.id)
-                files.enter_context(file)
-                if record.sha256 != wanted.sha256:
-                    raise ImageNotFoundError(f"{wanted.id!r} was replaced meanwhile")
-                opened.append(file)
-            return same_picture(opened[0], opened[1], limits=limits)
+    def _same_files(self, collection: str, one: ImageRecord, other: ImageRecord) -> Sameness:
+        with self._original(collection, one) as first, self._original(collection, other) as second:
+            return same_picture(first, second, limits=self.pictures.decoder.limits)
+
+    def _from_camera(self, collection: str, one: ImageRecord) -> bool:
+        with self._original(collection, one) as file:
+            return from_camera(file)
+
+    @contextmanager
+    def _original(self, collection: str, wanted: ImageRecord) -> Iterator[BinaryIO]:
+        record, file = self.pictures.original(collection, wanted.id)
+        with file:
+            if record.sha256 != wanted.sha256:
+                raise ImageNotFoundError(f"{wanted.id!r} was replaced meanwhile")
+            yield file
 
     def _answer(self, graph: NeighborGraph, options: DuplicateOptions) -> Duplicates:
         """Groups of those pictures that are still here."""
@@ -271,7 +280,15 @@ class DuplicateService:
             if number is not None:  # replaced meanwhile otherwise
                 contents.setdefault(number, []).append(record)
         groups = stars(contents, known.edges)
-        return _page(options, groups, truncated=len(known.truncated & contents.keys()))
+        page = _page(options, groups, truncated=len(known.truncated & contents.keys()))
+        return self._with_best_kept(page, known)
+
+    def _with_best_kept(self, page: Duplicates, known: Snapshot) -> Duplicates:
+        """Chooses the pictures to keep; positions of groups, and so cursors, stay as they were."""
+        groups = keep_best(page.groups, known, self.pictures.files.changed_at)
+        more = sum(group.bytes_saved for group in groups)
+        less = sum(group.bytes_saved for group in page.groups)
+        return replace(page, groups=groups, bytes_saved=page.bytes_saved + more - less)
 
     def _with_all_places(self, collection: str, ids: list[str]) -> list[ImageRecord]:
         """Those of the pictures that are here, with every path of each."""
@@ -318,10 +335,20 @@ class DuplicateGroup:
     """One picture to keep, and its duplicates: the strictest kinds first, then the best scores.
 
     Without members, the picture to keep has copies: the same bytes under other paths.
+
+    Attributes:
+        why: What decided which picture is kept; None while the strongest star is, or without
+            members.
     """
 
     keep: ImageRecord
     members: list[Member]
+    why: Why | None = None
+
+    @property
+    def records(self) -> list[ImageRecord]:
+        """All pictures, the one to keep first."""
+        return [self.keep, *(member.record for member in self.members)]
 
     @property
     def kind(self) -> DuplicateKind:
@@ -332,7 +359,7 @@ class DuplicateGroup:
     @property
     def total_copies(self) -> int:
         """Other paths of the same bytes, of all pictures of the group."""
-        return sum(len(one.others) for one in (self.keep, *(each.record for each in self.members)))
+        return sum(len(one.others) for one in self.records)
 
     @property
     def files_beside(self) -> int:
@@ -348,8 +375,7 @@ class DuplicateGroup:
         """
         files = {_file(member.record): member.record.bytes for member in self.members}
         files.pop(_file(self.keep), None)
-        records = (self.keep, *(member.record for member in self.members))
-        copies = sum(len(one.others) * one.bytes for one in records if one.source is not None)
+        copies = sum(len(one.others) * one.bytes for one in self.records if one.source is not None)
         return sum(files.values()) + copies
 
 
@@ -387,7 +413,7 @@ def stars(contents: dict[int, list[ImageRecord]], edges: Edges) -> list[Duplicat
             kind = DuplicateKind.REENCODED if same else DuplicateKind.NEAR
             members += [Member(record, kind, score) for record in copies[order[other]]]
         if members or copies[node][0].others:
-            members.sort(key=lambda one: (STRICTNESS[one.kind], -one.score, one.record.id))
+            members.sort(key=_member_order)
             groups.append(DuplicateGroup(copies[node][0], members))
     return groups
 
@@ -403,6 +429,122 @@ def _by_rank(order: Sequence[int], edges: Edges) -> Edges:
     ranked: Edges = edges[kept]
     ranked["left"], ranked["right"] = ends[:, kept]
     return ranked
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """What two contents of a group are to each other."""
+
+    score: float
+    same: bool
+    earlier: int | None  # the one of which the other was made
+
+    def merged(self, other: _Link | None) -> _Link:
+        """Of a pair that was compared twice."""
+        if other is None:
+            return self
+        earlier = self.earlier if other.earlier is None else other.earlier
+        return _Link(max(self.score, other.score), self.same or other.same, earlier)
+
+
+_CRITERIA = (Why.MADE_FROM, Why.CAMERA, Why.OLDER, Why.BYTES, Why.ID)
+
+
+def keep_best(
+    groups: Sequence[DuplicateGroup],
+    known: Snapshot,
+    changed_at: Callable[[ImageRecord], str | None],
+) -> list[DuplicateGroup]:
+    """Chooses the pictures to keep anew, and says what decided.
+
+    The rivals of a star are the members that have as many pixels, are like all others of the group,
+    and are the same as no fewer of them. Of these, in this order, it is better not to be made of
+    another, to be as a camera wrote it, to be older, to have more bytes, and to have the lower id.
+    See 0030-which-duplicate-is-kept.md.
+
+    Args:
+        groups: Stars, of any of the known contents.
+        known: The contents, and what they are to each other.
+        changed_at: When a file that is referred to was last changed, see `BlobStore`.
+    """
+    links = _links(groups, known)
+    return [_with_best(group, known, links, changed_at) for group in groups]
+
+
+def _links(groups: Sequence[DuplicateGroup], known: Snapshot) -> dict[tuple[int, int], _Link]:
+    """Between the contents of each group, in both orders."""
+    group_of = np.full(max(known.numbers.values(), default=-1) + 2, -1)  # the last: no number
+    for position, group in enumerate(groups):
+        for record in group.records:
+            group_of[known.numbers.get(record.sha256, -1)] = position
+    group_of[-1] = -1
+    ends = group_of[known.edges["left"]], group_of[known.edges["right"]]
+    links: dict[tuple[int, int], _Link] = {}
+    for left, right, score, same in known.edges[(ends[0] == ends[1]) & (ends[0] >= 0)].tolist():
+        earlier = {Sameness.FIRST: left, Sameness.SECOND: right}.get(same)
+        link = _Link(score, same != Sameness.NO, earlier).merged(links.get((left, right)))
+        links[left, right] = links[right, left] = link
+    return links
+
+
+def _with_best(
+    group: DuplicateGroup,
+    known: Snapshot,
+    links: Mapping[tuple[int, int], _Link],
+    changed_at: Callable[[ImageRecord], str | None],
+) -> DuplicateGroup:
+    contents: dict[int, list[ImageRecord]] = {}
+    for record in sorted(group.records, key=keep_order):
+        contents.setdefault(known.numbers.get(record.sha256, -1), []).append(record)
+    best = {number: records[0] for number, records in contents.items()}
+    star = known.numbers.get(group.keep.sha256, -1)
+    if len(contents) == 1:
+        if not group.members:
+            return group
+        is_older = group.keep.created_at < contents[star][1].created_at
+        return replace(group, why=Why.OLDER if is_older else Why.ID)
+
+    def alike(number: int) -> list[_Link | None]:
+        return [links.get((number, other)) for other in contents if other != number]
+
+    def same(number: int) -> int:
+        return sum(link is not None and link.same for link in alike(number))
+
+    equals = [number for number, one in best.items() if one.pixels == group.keep.pixels]
+    rivals = [one for one in equals if None not in alike(one) and same(one) >= same(star)]
+
+    def rank(number: int) -> tuple[bool, bool, str, int, str]:
+        is_made = any(link and link.earlier not in (None, number) for link in alike(number))
+        age = min(changed_at(record) or record.created_at for record in contents[number])
+        first = best[number]
+        return is_made, number not in known.camera, age, -first.bytes, first.id
+
+    ranked = sorted((rank(number), number) for number in rivals)
+    why = Why.PIXELS if len(equals) == 1 else Why.CENTER
+    if len(ranked) > 1:
+        apart = zip(_CRITERIA, ranked[0][0], ranked[1][0], strict=True)
+        why = next(criterion for criterion, own, other in apart if own != other)
+    return _around(ranked[0][1], contents, links, why)
+
+
+def _around(
+    number: int,
+    contents: Mapping[int, list[ImageRecord]],
+    links: Mapping[tuple[int, int], _Link],
+    why: Why,
+) -> DuplicateGroup:
+    """The group of these contents with this one's first picture to keep."""
+    keep, *copies = contents[number]
+    members = [Member(record, DuplicateKind.EXACT, 1.0) for record in copies]
+    for other in contents.keys() - {number}:
+        link = links[number, other]
+        kind = DuplicateKind.REENCODED if link.same else DuplicateKind.NEAR
+        members += [Member(record, kind, link.score) for record in contents[other]]
+    return DuplicateGroup(keep, sorted(members, key=_member_order), why)
+
+
+def _member_order(one: Member) -> tuple[int, float, str]:
+    return (STRICTNESS[one.kind], -one.score, one.record.id)
 
 
 def _file(record: ImageRecord) -> str:

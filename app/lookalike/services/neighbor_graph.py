@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.errors import LookalikeError, OriginalNotKeptError
+from lookalike.media.comparison import Sameness
 from lookalike.progress import Progress
 from lookalike.records import ImageRecord, Match, ModelSpec
 from lookalike.store.base import Store, Vectors, scan
@@ -34,15 +35,18 @@ Reduced = NDArray[np.uint8]
 PictureOpener = Callable[[str, str], Image.Image]
 """Opens a stored picture by its id and sha256; raises `LookalikeError` if it cannot."""
 
-FileComparer = Callable[[ImageRecord, ImageRecord], bool]
+FileComparer = Callable[[ImageRecord, ImageRecord], Sameness]
 """Whether two originals show the same picture; raises `LookalikeError` if it cannot tell."""
+
+CameraTeller = Callable[[ImageRecord], bool]
+"""Whether an original is as a camera wrote it; raises `LookalikeError` if it cannot be opened."""
 
 _REMEMBERED = 2**16  # reductions, of 768 bytes each
 
 log = logging.getLogger(__name__)
 
-EDGE = np.dtype([("left", "i4"), ("right", "i4"), ("score", "f8"), ("same", "?")])
-"""Two contents that are alike: their numbers, their cosine, and whether their pixels agree."""
+EDGE = np.dtype([("left", "i4"), ("right", "i4"), ("score", "f8"), ("same", "i1")])
+"""Two contents that are alike: their numbers, their cosine, and their `Sameness`."""
 
 Edges = NDArray[np.void]
 """(E,) of the dtype `EDGE`. A pair may come twice, in either direction."""
@@ -56,6 +60,7 @@ class Snapshot:
     numbers: dict[str, int]  # of each content, by sha256
     edges: Edges
     truncated: set[int]  # contents with more neighbors than are looked at
+    camera: set[int]  # contents that are as a camera wrote them, of those that have rivals
 
 
 @dataclass(eq=False)
@@ -84,6 +89,7 @@ class NeighborGraph:
         self._numbers: dict[str, int] = {}
         self._edges: dict[int, Edges] = {}
         self._cutoffs: dict[int, float] = {}  # where a list was cut off: its last score
+        self._camera: dict[int, bool] = {}
 
     def __len__(self) -> int:
         """Ids that were seen, those that are gone included."""
@@ -151,7 +157,9 @@ class NeighborGraph:
                 best.setdefault(match.record.sha256, match)
         edges = np.zeros(len(best), EDGE)
         edges["score"] = [match.score for match in best.values()]
-        edges["same"] = comparer.same(record, [match.record for match in best.values()])
+        others = [match.record for match in best.values()]
+        edges["same"] = comparer.same(record, others)
+        self._look_for_cameras(record, others, comparer)
         with self._lock:
             number = edges["left"] = self._number(record.sha256)
             edges["right"] = [self._number(sha256) for sha256 in best]
@@ -160,6 +168,19 @@ class NeighborGraph:
                 self._cutoffs.pop(number, None)
             else:
                 self._cutoffs[number] = cutoff
+
+    def _look_for_cameras(
+        self, record: ImageRecord, others: list[ImageRecord], comparer: PixelComparer
+    ) -> None:
+        """Learns which of a picture and its rivals, those with as many pixels, a camera wrote."""
+        rivals = [one for one in others if one.pixels == record.pixels]
+        for one in [record, *rivals] if rivals else ():
+            with self._lock:
+                number = self._number(one.sha256)
+            if number not in self._camera:
+                from_camera = comparer.from_camera(one)
+                with self._lock:
+                    self._camera[number] = from_camera
 
     def _number(self, sha256: str) -> int:
         return self._numbers.setdefault(sha256, len(self._numbers))
@@ -173,7 +194,7 @@ class NeighborGraph:
             edges: Edges = np.concatenate([np.empty(0, EDGE), *self._edges.values()])
             passing = edges["score"] >= threshold
             if confirmed:
-                passing &= edges["same"]
+                passing &= edges["same"] != Sameness.NO
             edges = edges[passing]
             copies = Counter(self._number_of_id.values())
             several = {number for number, count in copies.items() if count > 1}
@@ -181,7 +202,8 @@ class NeighborGraph:
             ids = [one for one, number in self._number_of_id.items() if number in several]
             numbers = {key: number for key, number in self._numbers.items() if number in several}
             truncated = {n for n, cutoff in self._cutoffs.items() if cutoff >= threshold}
-            return Snapshot(ids, numbers, edges, truncated)
+            camera = {number for number, found in self._camera.items() if found}
+            return Snapshot(ids, numbers, edges, truncated, camera)
 
 
 def reduced(image: Image.Image) -> Reduced:
@@ -217,7 +239,7 @@ def same_shape(one: ImageRecord, other: ImageRecord) -> bool:
 
     With the smaller one (w, h) = s (W, H) + (e, f), |e| and |f| at most 1: |W h - w H| <= W + H.
     """
-    small, large = sorted((one, other), key=lambda record: record.width * record.height)
+    small, large = sorted((one, other), key=lambda record: record.pixels)
     apart = abs(large.width * small.height - small.width * large.height)
     return apart <= large.width + large.height
 
@@ -225,17 +247,20 @@ def same_shape(one: ImageRecord, other: ImageRecord) -> bool:
 class PixelComparer:
     """Compares stored pictures: by their cells, which it remembers meanwhile, then in detail."""
 
-    def __init__(self, open_picture: PictureOpener, same_files: FileComparer) -> None:
+    def __init__(
+        self, open_picture: PictureOpener, same_files: FileComparer, from_camera: CameraTeller
+    ) -> None:
         self._open = open_picture
         self._same_files = same_files
+        self._from_camera = from_camera
         self._reduced = lru_cache(maxsize=_REMEMBERED)(self._read)
 
-    def same(self, one: ImageRecord, others: Sequence[ImageRecord]) -> NDArray[np.bool_]:
-        """Which of the others are this picture re-encoded or resized: (N,) bool.
+    def same(self, one: ImageRecord, others: Sequence[ImageRecord]) -> NDArray[np.int8]:
+        """What each of the others is to this picture: (N,) int8 of `Sameness`.
 
         A picture that cannot be opened, or whose original is not kept, is the same as none.
         """
-        verdicts = np.zeros(len(others), dtype=np.bool_)
+        verdicts = np.zeros(len(others), dtype=np.int8)
         asked = [place for place, other in enumerate(others) if same_shape(one, other)]
         own = self._reduced(one.id, one.sha256) if asked else None
         if own is None:
@@ -248,14 +273,21 @@ class PixelComparer:
             verdicts[place] = self._confirmed(one, others[place])
         return verdicts
 
-    def _confirmed(self, one: ImageRecord, other: ImageRecord) -> bool:
+    def from_camera(self, one: ImageRecord) -> bool:
+        """Whether a picture is as a camera wrote it; false if its original cannot be opened."""
+        try:
+            return self._from_camera(one)
+        except (LookalikeError, OSError):
+            return False
+
+    def _confirmed(self, one: ImageRecord, other: ImageRecord) -> Sameness:
         try:
             return self._same_files(one, other)
         except OriginalNotKeptError:
-            return False
+            return Sameness.NO
         except (LookalikeError, OSError) as exc:
             log.warning("%s and %s cannot be compared in detail: %s", one.id, other.id, exc)
-            return False
+            return Sameness.NO
 
     def _read(self, image_id: str, sha256: str) -> Reduced | None:
         try:

@@ -23,7 +23,7 @@ from typing import Any
 from lookalike.errors import ConfigurationError, StorageError
 from lookalike.files.data_folder import folder_kind, mark_folder, owner_of
 from lookalike.files.disk import disk_errors, make_folders, sync
-from lookalike.records import DuplicateKind, sha256_of
+from lookalike.records import DuplicateKind, Why, sha256_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +45,14 @@ class FileGroup:
 
     keep: PictureFile
     duplicates: Sequence[PictureFile]
+    why: Why | None = None  # what decided which file is kept
 
 
-def keep_first(paths: Iterable[Path]) -> list[Path]:
-    """Sorts files of the same bytes: the oldest first, then the one with the shortest path."""
+def keep_first(paths: Iterable[Path]) -> tuple[list[Path], Why]:
+    """Sorts files of the same bytes: the oldest first, then the one with the shortest path.
+
+    Also returns what decided which is the first.
+    """
 
     def order(path: Path) -> tuple[float, int, str]:
         try:
@@ -57,19 +61,23 @@ def keep_first(paths: Iterable[Path]) -> list[Path]:
             changed = float("inf")
         return changed, len(str(path)), str(path)
 
-    return sorted(paths, key=order)
+    ranks = sorted(map(order, paths))
+    first, second = ranks[0], ranks[-1] if len(ranks) < 2 else ranks[1]
+    why = Why.OLDER if first[0] < second[0] else Why.PATH
+    return [Path(path) for *_, path in ranks], why
 
 
 def as_csv(groups: Iterable[FileGroup]) -> str:
     """A table with one line for each file."""
     text = io.StringIO()
     table = csv.writer(text)
-    table.writerow(["group", "kind", "role", "path", "bytes", "width", "height", "score"])
+    table.writerow(["group", "kind", "role", "path", "bytes", "width", "height", "score", "why"])
     for number, group in enumerate(groups, start=1):
         for one in (group.keep, *group.duplicates):
             role = "keep" if one.kind is None else "duplicate"
             score = "" if one.score is None else f"{one.score:.4f}"
-            facts = (one.path, one.bytes, one.width, one.height, score)
+            why = (group.why or "") if one.kind is None else ""
+            facts = (one.path, one.bytes, one.width, one.height, score, why)
             table.writerow((number, one.kind or "", role, *facts))
     return text.getvalue()
 
@@ -111,7 +119,7 @@ def as_script(groups: Iterable[FileGroup], folder: Path) -> str:
     """
     lines = [_SCRIPT]
     for number, group in enumerate(groups, start=1):
-        lines.append(f"# group {number}")
+        lines.append(f"# group {number}; why the first file is kept: {group.why or 'same bytes'}")
         for one in group.duplicates:
             below = one.path.relative_to(folder)
             names = (str(group.keep.path), str(one.path), str(below.parent), below.name)

@@ -456,6 +456,12 @@ class BlobStore(Protocol):
     def size(self, record: ImageRecord) -> int | None:
         """The bytes of a picture's original; None where there is none. Reads nothing of it."""
 
+    def changed_at(self, record: ImageRecord) -> str | None:
+        """When the first of the files that a row refers to was changed last, in UTC; ISO 8601.
+
+        None where there is none any more, or the picture is kept here.
+        """
+
     def digests(self) -> Iterator[list[str]]:
         """Digests that files lie here under, in batches; of young files none."""
 
