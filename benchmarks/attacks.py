@@ -1,6 +1,9 @@
 """A good client's answers beside attackers, against the same client alone.
 
-`python -m benchmarks.attacks [ATTACK...] [--quick]`; ResNet-18 with random weights.
+`chrt -r 1 python -m benchmarks.attacks [ATTACK...] [--quick]`; ResNet-18 with random weights.
+
+`chrt` puts the service and the good client ahead of all else on the machine but not the attackers,
+who share a core with the good client. The service has the other cores.
 """
 
 from __future__ import annotations
@@ -8,15 +11,19 @@ from __future__ import annotations
 import argparse
 import http.client
 import itertools
+import json
 import os
 import resource
 import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
+from urllib.parse import quote
 
 from benchmarks.common import WEB, announce, environment, report
 from benchmarks.load import HEADERS, body
@@ -74,7 +81,7 @@ def trickling(port: int) -> None:
     kind = HEADERS["Content-Type"].encode()
     head = b"POST /search HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\nContent-Type: " + kind
     start = head + b"\r\n\r\n" + body(b"")[:-40]
-    hold(port, 150, start, drip=b"x")
+    hold(port, 500, start, drip=b"x")
 
 
 def unread(port: int) -> None:
@@ -83,11 +90,39 @@ def unread(port: int) -> None:
     hold(port, 200, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
+def reads(port: int) -> None:
+    """Asks for lists through filters: 85 clients, each one list after another, for ever."""
+
+    def client(address: str) -> None:
+        where = json.dumps({address: 0})
+        for number in itertools.count():
+            with suppress(OSError, http.client.HTTPException):
+                if number % 1000 == 0:
+                    connection = http.client.HTTPConnection(
+                        "127.0.0.1", port, timeout=300, source_address=(address, 0)
+                    )
+                connection.request("GET", f"/images?limit=1000&filter={quote(where)}")
+                connection.getresponse().read()
+
+    clients = [threading.Thread(target=client, args=(one,)) for one in islice(addresses(), 85)]
+    for one in clients:
+        one.start()
+    for one in clients:
+        one.join()
+
+
 def flood(port: int) -> None:
     """Opens and closes connections as fast as it can."""
-    while True:
+    for address in addresses():
         with suppress(OSError), socket.socket() as made:
+            made.bind((address, 0))
             made.connect(("127.0.0.1", port))
+
+
+def addresses() -> Iterator[str]:
+    """Addresses of this machine that no proxy has and no other attacker uses, again and again."""
+    first = os.getpid() % 250 + 1
+    return itertools.cycle([f"127.{first}.{second}.1" for second in range(1, 251)])
 
 
 def hold(port: int, count: int, sent: bytes, *, drip: bytes = b"") -> None:
@@ -96,9 +131,10 @@ def hold(port: int, count: int, sent: bytes, *, drip: bytes = b"") -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     held: dict[int, socket.socket] = {}
     gone = select.epoll()
+    own = addresses()
     while True:
         while len(held) < min(count, limit - 50):
-            made = socket.create_connection(("127.0.0.1", port))
+            made = socket.create_connection(("127.0.0.1", port), source_address=(next(own), 0))
             made.sendall(sent)
             held[made.fileno()] = made
             gone.register(made, select.EPOLLRDHUP)
@@ -116,7 +152,8 @@ def hold(port: int, count: int, sent: bytes, *, drip: bytes = b"") -> None:
 
 
 ATTACKS: dict[str, Callable[[int], None]] = {
-    attack.__name__: attack for attack in (decoding, silent, half_heads, trickling, unread, flood)
+    attack.__name__: attack
+    for attack in (decoding, silent, half_heads, trickling, unread, reads, flood)
 }
 
 
@@ -128,19 +165,21 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="attack what listens there, as an attacker does")
     options = parser.parse_args()
     if options.port:
-        os.nice(19)  # an attacker has a machine of its own
         ATTACKS[options.attacks[0]](options.port)
         return
     announce("A good client beside attackers, ResNet-18 with random weights")
     requests = 60 if options.quick else 200
+    *cores, last = sorted(os.sched_getaffinity(0))  # attackers have a machine of their own
+    os.sched_setaffinity(0, cores or {last})
     with environment(weights="random", model="resnet18", log_level="error") as folder:
         port, files = free_port(), write(folder, WEB)
         bodies = [body(file.read_bytes()) for file in files]
         with service(folder / "data", files, port):
-            latencies(port, bodies, 30)
+            os.sched_setaffinity(0, {last})
             for name in options.attacks or ATTACKS:
                 alone, beside = [], []
                 for _ in range(ROUNDS):  # in turn: the machine may do other things, too
+                    latencies(port, bodies, 30)  # until the service has done what is left over
                     alone += latencies(port, bodies, requests // ROUNDS)
                     with attackers(name, port):
                         beside += latencies(port, bodies, requests // ROUNDS)
@@ -159,7 +198,8 @@ def tell(name: str, alone: list[float], beside: list[float]) -> None:
 @contextmanager
 def attackers(name: str, port: int) -> Iterator[None]:
     """Attackers in processes of their own; what they do themselves takes next to no time."""
-    command = [sys.executable, "-m", "benchmarks.attacks", name, "--port", str(port)]
+    command = ["chrt", "-o", "0", sys.executable, "-m", "benchmarks.attacks"]
+    command += [name, "--port", str(port)]
     running = [subprocess.Popen(command) for _ in range(ATTACKERS)]
     time.sleep(4)  # until their pictures are made
     try:

@@ -17,8 +17,10 @@ import pytest
 from lookalike.api import admission, connections
 from lookalike.api.connections import Server, most_connections, raise_file_limit
 from lookalike.api.main import create_app
+from lookalike.api.monitoring import PROBES
 from lookalike.config import Settings
 from lookalike.models.encoders import Encoders
+from lookalike.records import DEFAULT_COLLECTION
 from tests.api.conftest import ADMIN, picture
 from tests.api.test_service import Gate
 from tests.api.test_uploads import BOUNDARY, END, part
@@ -322,6 +324,97 @@ def test_a_client_that_leaves_gives_its_place_back(run):
         gate.open.set()
         assert read_answer(third)[0] == 200
     assert read_answer(running)[0] == 200
+
+
+class SlowReads:
+    """Has `GET /images` wait until opened; counts the calls that came so far."""
+
+    def __init__(self, service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+        pictures = service.app.state.parts.services.pictures
+        self.open = threading.Event()
+        self.begun: list[str] = []
+        page = pictures.page
+
+        def wait(collection: str, *, limit: int, **options: Any) -> Any:
+            self.begun.append(collection)
+            self.open.wait(60)
+            return page(DEFAULT_COLLECTION, limit=limit, **options)
+
+        monkeypatch.setattr(pictures, "page", wait)
+        self._service = service
+
+    def ask(self, name: str, address: str = "127.0.0.1") -> socket.socket:
+        """A connection on which one read was asked for, once the service knows of it."""
+        under_way = self._service.figure("lookalike_requests_in_progress")
+        request = f"GET /images?collection={name} HTTP/1.1\r\n".encode() + HEAD + b"\r\n"
+        made = self._service.connect(request, address=address)
+        wait_for(lambda: self._service.figure("lookalike_requests_in_progress") == under_way + 1)
+        return made
+
+
+def test_searches_are_answered_while_reads_have_all_their_turns_and_places(run, monkeypatch):
+    monkeypatch.setattr(admission, "READS_WAITING", 16)
+    monkeypatch.setattr(admission, "LONG_S", 0.001)
+    service = run(queue_size=1)
+    reads = SlowReads(service, monkeypatch)
+    most = admission.READS_AT_ONCE + admission.LONG_READS
+    sent = [reads.ask("one") for _ in range(most)]
+    wait_for(lambda: len(reads.begun) == most)
+    sent += [reads.ask("two") for _ in range(16)]
+    with closing(HTTPConnection("127.0.0.1", service.port, timeout=60)) as client:
+        client.request("GET", "/collections", headers=ADMIN)
+        refused = client.getresponse()
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        assert json.loads(refused.read())["code"] == "queue_full"
+    assert service.search() == 200
+    assert [service.get(path) for path in sorted(PROBES)] == [200] * 3
+    assert reads.begun == ["one"] * most
+    reads.open.set()
+    assert [read_answer(made)[0] for made in sent] == [200] * len(sent)
+
+
+def test_one_address_gets_a_quarter_of_the_places_of_reads(run, monkeypatch):
+    monkeypatch.setattr(admission, "READS_WAITING", 8)
+    monkeypatch.setattr(admission, "LONG_READS", 0)
+    service = run()
+    reads = SlowReads(service, monkeypatch)
+    sent = [reads.ask("one", STRANGER) for _ in range(2)]
+    wait_for(lambda: len(reads.begun) == 2)
+    sent += [reads.ask("one", STRANGER) for _ in range(2)]
+    assert read_answer(reads.ask("one", STRANGER))[0] == 503
+    sent.append(reads.ask("two"))
+    reads.open.set()
+    assert [read_answer(made)[0] for made in sent] == [200] * 5
+
+
+def test_reads_go_on_beside_those_of_an_address_that_take_long(run, monkeypatch):
+    monkeypatch.setattr(admission, "LONG_S", 0.001)
+    service = run()
+    reads = SlowReads(service, monkeypatch)
+    sent = [reads.ask(f"one{number}", STRANGER) for number in range(2)]
+    wait_for(lambda: reads.begun == ["one0", "one1"])
+    wait_for(lambda: service.get("/collections") == 200)
+    sent += [reads.ask("more", STRANGER) for _ in range(20)]
+    assert service.get("/collections") == 200
+    reads.open.set()
+    assert [read_answer(made)[0] for made in sent] == [200] * 22
+
+
+def test_reads_of_each_address_take_turns_and_those_of_who_left_are_not_begun(run, monkeypatch):
+    monkeypatch.setattr(admission, "READS_AT_ONCE", 1)
+    monkeypatch.setattr(admission, "LONG_READS", 0)
+    service = run()
+    reads = SlowReads(service, monkeypatch)
+    first = reads.ask("first")
+    wait_for(lambda: reads.begun)
+    sent = [reads.ask(f"a{number}", "127.0.0.2") for number in range(4)]
+    sent += [reads.ask(f"b{number}", "127.0.0.3") for number in range(2)]
+    connected = service.figure("lookalike_connections")
+    sent.pop(0).close()
+    wait_for(lambda: service.figure("lookalike_connections") == connected - 1)
+    reads.open.set()
+    assert [read_answer(made)[0] for made in (first, *sent)] == [200] * 6
+    assert reads.begun == ["first", "b0", "a1", "b1", "a2", "a3"]
 
 
 def test_a_body_is_not_asked_for_while_the_queue_is_full(run):

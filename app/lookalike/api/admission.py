@@ -1,21 +1,33 @@
-"""Bounds on what is under way: places in the queue, and bodies that are still coming.
+"""Bounds on what is under way: places in the queue, bodies that are still coming, and reads.
 
-Both are shared among clients: one client gets at most half.
+All are shared among clients: one client gets at most a part.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections import Counter
+from asyncio import Future, TimerHandle
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from anyio import CancelScope, fail_after
 from fastapi import Request
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lookalike.api.addresses import Proxies
+from lookalike.api.audit import SAFE
+from lookalike.api.errors import answer
+from lookalike.api.monitoring import PROBES
 from lookalike.errors import MalformedRequestError, QueueFullError, UploadStalledError
+
+READS_AT_ONCE = 2  # more would keep searches from the interpreter, and take no less time
+READS_WAITING = 512  # of all clients; a quarter of them for one
+LONG_S = 0.1  # after which a read lets the next one begin
+LONG_READS = 4  # that go on meanwhile; half of them for one client
 
 STALL_S = 10.0  # of waiting, in which a body must bring `STALL_BYTES`, or its last bytes
 STALL_BYTES = 10_000
@@ -94,6 +106,112 @@ class Admission:
             )
         if share.is_full or self._waiting() >= share.most:
             raise QueueFullError(f"Too many {self._what} wait already; try again in a moment")
+
+
+class Turns:
+    """Lets reads begin a few at a time, one of each client in turn; used on the event loop.
+
+    A read that takes long lets the next one begin while it goes on. Few may do so, and a client
+    with half of them gets no turn until one ends.
+    """
+
+    def __init__(self) -> None:
+        self._free = READS_AT_ONCE
+        self._long = Share(LONG_READS)
+        self._places = Share(READS_WAITING, part=4)
+        self._waiting: dict[str | None, deque[Future[None]]] = {}  # the next client first
+
+    @asynccontextmanager
+    async def turn(self, client: str | None) -> AsyncIterator[None]:
+        """Holds a turn inside the block. Raises `QueueFullError` if too many wait for one."""
+        if self._places.is_full or self._places.is_spent(client):
+            raise QueueFullError("Too many requests wait already; try again in a moment")
+        loop, is_long = asyncio.get_running_loop(), False
+        timer: TimerHandle | None = None
+        turn = loop.create_future()
+        self._waiting.setdefault(client, deque()).append(turn)
+        self._places.add(client, 1)
+        self._give()
+
+        def pass_on() -> None:
+            nonlocal is_long, timer
+            if self._long.is_full or self._long.is_spent(client):
+                timer = loop.call_later(LONG_S, pass_on)
+            else:
+                is_long = True
+                self._long.add(client, 1)
+                self._free += 1
+                self._give()
+
+        try:
+            await turn
+            timer = loop.call_later(LONG_S, pass_on)
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if is_long:
+                self._long.add(client, -1)
+            elif not turn.cancelled():
+                self._free += 1
+            self._give()
+
+    def _give(self) -> None:
+        """Gives turns to those who wait, while there are any."""
+        while (
+            self._free
+            and (
+                client := next((one for one in self._waiting if not self._long.is_spent(one)), ...)
+            )
+            is not ...
+        ):
+            turns = self._waiting.pop(client)
+            turn = turns.popleft()
+            self._places.add(client, -1)
+            if turns:
+                self._waiting[client] = turns  # again after all others
+            if not turn.cancelled():
+                self._free -= 1
+                turn.set_result(None)
+
+
+class InTurn:
+    """Has requests that only read wait for their turn, but for those that ask how it goes.
+
+    A turn ends where the answer begins: a client may take its time to read it.
+    """
+
+    def __init__(self, app: ASGIApp, *, proxies: Proxies) -> None:
+        self._app = app
+        self._proxies = proxies
+        self._turns = Turns()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection, as ASGI asks."""
+        if scope["type"] != "http" or not _only_reads(scope):
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        async with AsyncExitStack() as turn:
+
+            async def send_on(message: Message) -> None:
+                await turn.aclose()
+                await send(message)
+
+            try:
+                client = self._proxies.client_of(request)
+                await turn.enter_async_context(self._turns.turn(client))
+            except QueueFullError as exc:
+                await asyncio.sleep(exc.retry_after_s)  # else they would be back at once
+                await answer(request, exc)(scope, receive, send)
+                return
+            if not await request.is_disconnected():
+                await self._app(scope, receive, send_on)
+
+
+def _only_reads(scope: Scope) -> bool:
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    return scope["method"] in SAFE and path not in PROBES
 
 
 class Bodies:

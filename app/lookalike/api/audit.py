@@ -14,7 +14,7 @@ from lookalike.errors import LookalikeError
 MOST_NOTED = 100
 """Most ids or fields of one request in its entry."""
 
-_SAFE = {"GET", "HEAD", "OPTIONS"}
+SAFE = {"GET", "HEAD", "OPTIONS"}
 _THREADS = 4  # of its own: an answer does not wait for a thread of the routes
 
 
@@ -57,7 +57,7 @@ class Audit:
 
     async def _note(self, scope: Scope, state: dict[str, Any], outcome: str) -> None:
         caller = state.pop("changer", None)  # once: an answer may break after it began
-        if caller is None or (scope["method"] in _SAFE and "audit" not in state):
+        if caller is None or (scope["method"] in SAFE and "audit" not in state):
             return
         parts: Parts = scope["app"].state.parts
         details = {

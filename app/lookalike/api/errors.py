@@ -121,9 +121,9 @@ def problem_body(status: int, code: str, detail: str, request_id: str) -> dict[s
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describes for OpenAPI the errors that a route can answer with."""
+    """Describes for OpenAPI the errors that a route can answer with; 503 is one in any case."""
     described: dict[int | str, dict[str, Any]] = {}
-    for status in sorted({*statuses, *([429] if 401 in statuses else [])}):
+    for status in sorted({*statuses, 503, *([429] if 401 in statuses else [])}):
         *_, code = (kind.code for kind, value in STATUS.items() if value == status)
         example = problem_body(status, code, "what is wrong, and what to do next", _EXAMPLE_ID)
         content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}

@@ -17,7 +17,7 @@ from fastapi_offline import FastAPIOffline
 from lookalike import __version__
 from lookalike.api import errors
 from lookalike.api.addresses import Proxies
-from lookalike.api.admission import Admission, Bodies
+from lookalike.api.admission import Admission, Bodies, InTurn
 from lookalike.api.audit import Audit
 from lookalike.api.caching import Caching
 from lookalike.api.deps import FILTER_SCHEMAS, Parts, known_query
@@ -102,6 +102,7 @@ def create_app(
         swagger_ui_parameters={"displayRequestDuration": True, "tryItOutEnabled": True},
     )
     errors.install(app)
+    app.add_middleware(InTurn, proxies=proxies)
     app.add_middleware(Caching, guarded=_reads_need_key(settings))
     app.add_middleware(Audit)
     _allow_origins(app, parse_origins(settings.cors_origins))

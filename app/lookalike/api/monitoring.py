@@ -141,7 +141,7 @@ log = logging.getLogger("lookalike.request")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-_QUIET = {"/health/live", "/health/ready", "/metrics"}
+PROBES = {"/health/live", "/health/ready", "/metrics"}
 
 
 def _drop_color_message(_logger: object, _name: str, event: EventDict) -> EventDict:
@@ -269,7 +269,7 @@ class Observe:
         method, path = scope["method"], scope["path"]
         known = method if method in _METHODS else "OTHER"
         self._metrics.request(known, route, status, seconds)
-        level = logging.DEBUG if route in _QUIET and status < 500 else logging.INFO
+        level = logging.DEBUG if route in PROBES and status < 500 else logging.INFO
         facts = {
             "method": method,
             "path": path,

@@ -47,7 +47,7 @@ STRICTNESS = {kind: position for position, kind in enumerate(DuplicateKind)}  # 
 
 _SCORE_STEPS = 20  # a graph's min_score is a multiple of 1/20, so that few graphs are made
 _STALE = 2  # a graph is made anew once most of its ids may be gone
-_WAITING = 8  # requests that wait for a search; others are told at once that it runs
+_WAITING = 2  # requests that wait for a search; others are told at once that it runs
 _CURSOR = re.compile(r"([1-9][0-9]{0,9})\.([A-Za-z0-9][A-Za-z0-9._~-]{0,127})")
 
 
