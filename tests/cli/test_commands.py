@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.cli.main import COMMANDS
+from lookalike.cli.main import COMMANDS, load_command
 from lookalike.errors import ConfigurationError, DataFolderInUseError, ServerError
 from lookalike.store.local import catalog
 from lookalike.store.local.store import LocalStore
@@ -303,10 +304,23 @@ def test_both_ways_to_start_show_the_same_name():
     assert shown == run("index", "--help").stdout
 
 
-def test_every_command_shows_help_and_a_wrong_name_the_nearest(lookalike):
-    for name in COMMANDS:
-        shown = lookalike(name, "--help")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_cuts_no_flag_at_80_columns(lookalike, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    found = load_command(name)
+    below = getattr(found, "commands", {})
+    commands = [((name,), found), *(((name, one), below[one]) for one in below)]
+    for words, command in commands:
+        shown = lookalike(*words, "--help")
         assert shown.exit_code == 0, shown.output
+        assert "…" not in shown.output
+        for parameter in command.params:
+            for flag in (*parameter.opts, *parameter.secondary_opts):
+                if flag.startswith("-"):
+                    assert re.search(rf"{flag}(?![\w-])", shown.output), (words, flag)
+
+
+def test_a_wrong_name_gets_the_nearest(lookalike):
     assert "Did you mean 'reembed'" in lookalike("rembed").output
 
 

@@ -365,7 +365,8 @@ def train(
     wanted: Wanted,
     *,
     loss: Annotated[
-        Literal["triplet", "multi_similarity"], typer.Option(help="What is minimized")
+        Literal["triplet", "multi_similarity"],
+        typer.Option(metavar="LOSS", help="What is minimized: triplet or multi_similarity"),
     ] = "triplet",
     margin: Annotated[
         float, typer.Option(help="Of triplet: by how much, in cosine, right matches must lead")
@@ -387,9 +388,9 @@ def train(
     full: Annotated[
         bool, typer.Option("--full", help="Train the network below the head, too; wants a GPU")
     ] = False,
-    augmentation: Annotated[
-        bool, typer.Option(help="Of --full: random crops, half of them mirrored")
-    ] = True,
+    no_augmentation: Annotated[
+        bool, typer.Option("--no-augmentation", help="Of --full: no random crops, none mirrored")
+    ] = False,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Of --full: less memory, more time")
     ] = False,
@@ -416,7 +417,7 @@ def train(
         seed=wanted.seed,
     )
     chosen = {
-        "augmentation": augmentation,
+        "augmentation": not no_augmentation,
         "gradient_checkpointing": gradient_checkpointing,
         "mixed_precision": mixed_precision,
     }
