@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,38 @@ def press(page, operation: str, file: Path | None = None) -> int:
     shown = block.locator(".live-responses-table tbody td.response-col_status").first
     shown.wait_for(timeout=20_000)
     return int(shown.inner_text().split()[0])
+
+
+def filled_in(page, operation: str) -> dict[str, str]:
+    """Opens an operation; gives what stands in its fields, and in the text of its body."""
+    block = page.locator(f"[id$='-{operation}'].opblock")
+    if "is-open" not in (block.get_attribute("class") or ""):
+        block.locator(".opblock-summary-control").click()
+    block.locator("button.execute").wait_for()
+    body = block.locator("textarea.body-param__text")
+    found = {"body": body.input_value()} if body.count() else {}
+    for row in block.locator("tr:has(.parameter__name)").all():
+        field = row.locator("input:not([type=checkbox]), select, textarea")
+        name = row.locator(".parameter__name").inner_text().split()[0]
+        if field.count():
+            found[name] = field.first.input_value()
+    return found
+
+
+EFFORT = {"nprobe": "", "ef_search": "", "k_factor": "", "exact": "false"}
+
+
+def test_what_is_filled_in_changes_nothing(page):
+    search = filled_in(page, "search")
+    common = {"k": "10", "min_score": "-1", "filter": "", "group_by": "", "collection": "default"}
+    assert search == {"file": "", **common, **EFFORT}
+    similar = filled_in(page, "similar_images")
+    assert similar == {"image_id": "", **common, "min_score": "", **EFFORT}
+    assert json.loads(filled_in(page, "search_url")["body"]) == {
+        "url": "https://example.com/photo.jpg"
+    }
+    assert json.loads(filled_in(page, "reembed")["body"]) == {}
+    assert json.loads(filled_in(page, "index_folder")["body"]) == {"path": "/mnt/photos/2026"}
 
 
 def test_pictures_are_searched_and_indexed_from_the_page(page, photo):

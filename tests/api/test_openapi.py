@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -18,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from lookalike.api.main import create_app
+from lookalike.api.routers.search import PARAMETERS
 from tests.api.conftest import picture
 from tests.servers import ADMIN_KEY, Server
 from tests.settings import make_settings
@@ -92,3 +94,68 @@ def test_the_document_describes_every_error_and_no_framework_default(server):
             for status, answer in operation["responses"].items():
                 if int(status) >= 400:
                     assert list(answer["content"]) == ["application/problem+json"], (path, status)
+
+
+def bodies(document):
+    """What each call takes as its body, and the path of the call."""
+    for path, methods in document["paths"].items():
+        for method, call in methods.items():
+            for kind, content in call.get("requestBody", {}).get("content", {}).items():
+                for one in (content["schema"], *content["schema"].get("anyOf", ())):
+                    if "$ref" in one:
+                        name = one["$ref"].rpartition("/")[2]
+                        yield method, path, kind, document["components"]["schemas"][name]
+
+
+def test_only_what_must_be_sent_has_to_be(server):
+    """A generator of clients takes a field with a default for one that must be sent."""
+    for _, path, _, body in bodies(server.http.get("/openapi.json").json()):
+        for name, field in body["properties"].items():
+            assert "default" not in field, (path, name)
+    (search,) = [
+        body
+        for _, path, _, body in bodies(server.http.get("/openapi.json").json())
+        if path == "/search"
+    ]
+    assert search["required"] == ["file"]
+    assert search["properties"]["k"]["description"] == "How many matches; default: 10"
+
+
+def test_every_example_is_right_and_runs(server):
+    document = server.http.get("/openapi.json").json()
+    refused = {"fetching_disabled", "imports_disabled", "backups_disabled"}  # by a setting
+    files = {"files": ("a.png", picture("lamp"))}
+    assert server.http.post("/index", files=files, data={"ids": "lamp"}).is_success
+    server.http.delete("/keys/photo-import")  # which another test may have made
+    seen = 0
+    for method, path, kind, body in bodies(document):
+        for field in body["properties"].values():
+            for example in field.get("examples", ()):
+                jsonschema.validate(example, {**field, "components": document["components"]})
+        if kind != "application/json":
+            continue
+        (example,) = body["examples"]
+        jsonschema.validate(example, {**body, "components": document["components"]})
+        address = path.replace("{image_id}", "lamp").replace("{name}", "default")
+        answer = server.http.request(method, address, json=example)
+        assert answer.is_success or answer.json()["code"] in refused, (path, answer.text)
+        seen += 1
+    assert seen >= 5
+
+
+def test_a_form_as_it_is_filled_in_answers_like_an_empty_one(server):
+    document = server.http.get("/openapi.json").json()
+    for _, path, kind, body in bodies(document):
+        if path != "/search" or kind == "application/json":
+            continue
+        fields = {
+            name: str(field["examples"][0]).replace("False", "false")
+            for name, field in body["properties"].items()
+            if name != "file"
+        }
+        assert set(fields) == {*PARAMETERS, "k", "min_score", "filter", "group_by", "collection"}
+        answers = [
+            server.http.post("/search", files={"file": ("q.png", picture("mug"))}, data=data).json()
+            for data in (fields, {})
+        ]
+        assert answers[0]["matches"] == answers[1]["matches"] != []

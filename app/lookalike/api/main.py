@@ -6,7 +6,6 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
-from typing import Any
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, FastAPI
@@ -20,9 +19,10 @@ from lookalike.api.addresses import Proxies
 from lookalike.api.admission import Admission, Bodies, InTurn
 from lookalike.api.audit import Audit
 from lookalike.api.caching import Caching
-from lookalike.api.deps import FILTER_SCHEMAS, Parts, known_query
+from lookalike.api.deps import Parts, known_query
 from lookalike.api.links import Links
 from lookalike.api.monitoring import Metrics, Observe
+from lookalike.api.openapi import complete
 from lookalike.api.routers import images, indexing, keys, search, service
 from lookalike.api.security import Keys, load_admin_key, load_link_secret
 from lookalike.api.uploads import ARCHIVE_BODY_S, ARCHIVES_AT_ONCE, UploadLimits
@@ -110,7 +110,7 @@ def create_app(
     for router in (search, indexing, images, service, keys):
         app.include_router(router.router)
     _require_distinct(app, root_path)
-    _complete_openapi(app)
+    complete(app)
     return app
 
 
@@ -209,26 +209,3 @@ def _log_what_runs(services: Services) -> None:
     log.info("%s with %s weights: %d numbers a picture, %s, %s", *facts)
     for info in services.store.collections():
         log.info("collection %s: %d pictures", info.name, info.count)
-
-
-def _complete_openapi(app: FastAPI) -> None:
-    """Adds to OpenAPI what FastAPI leaves out.
-
-    The shape of errors, to which `errors.responses` refers; filters, which are recursive; and
-    `format: binary` for uploads, without which Swagger UI shows a list of files as one of texts.
-    """
-    make = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = make()
-        schemas = document["components"]["schemas"]
-        schemas.setdefault("Problem", errors.Problem.model_json_schema())
-        schemas |= FILTER_SCHEMAS
-        for schema in schemas.values():
-            for field in schema.get("properties", {}).values():
-                upload = field.get("items", field)
-                if "contentMediaType" in upload:
-                    upload["format"] = "binary"
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]

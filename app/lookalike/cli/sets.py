@@ -77,18 +77,26 @@ class Wanted:
     ] = None
     kind: Annotated[
         Literal["auto", "folder", "flat", "cifar10", "sop", "csv"],
-        typer.Option(help="How to read the dataset; sop is Stanford Online Products"),
+        typer.Option(
+            metavar="KIND",
+            help="How to read the dataset: auto, folder, flat, cifar10, sop (Stanford Online "
+            "Products) or csv",
+        ),
     ] = "auto"
     split: Annotated[
         Literal["train", "test"] | None, typer.Option(help="Of cifar10 and sop: test if not given")
     ] = None
     sop_label: Annotated[
-        Literal["class", "super_class"] | None, typer.Option(help="Of sop: class if not given")
+        Literal["class", "super_class"] | None,
+        typer.Option(metavar="LABEL", help="Of sop: class (if not given) or super_class"),
     ] = None
     limit: Annotated[
-        int | None, typer.Option(min=2, help="Of a dataset: only so many pictures, at random")
+        int | None,
+        typer.Option(min=2, metavar="N", help="Of a dataset: only so many pictures, at random"),
     ] = None
-    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same choices")] = 0
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="The same seed makes the same choices")
+    ] = 0
     exclude: Exclude = None
 
 

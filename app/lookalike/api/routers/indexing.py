@@ -238,7 +238,9 @@ class FolderIn(Schema):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    path: str = Field(pattern=PATH_PATTERN, min_length=1, max_length=4096)
+    path: str = Field(
+        pattern=PATH_PATTERN, min_length=1, max_length=4096, examples=["/mnt/photos/2026"]
+    )
     """Whole path on the server"""
     collection: str = Field(DEFAULT_COLLECTION, max_length=63)
     """Made where it does not exist"""

@@ -31,9 +31,9 @@ class KeyIn(Schema):
 
     name: str = Field(min_length=1, max_length=64, examples=["photo-import"])
     """What it is for; no two keys have the same name"""
-    scope: Access
+    scope: Access = Field(examples=["write"])
     """What it may do; each scope includes those before it"""
-    expires_at: AwareDatetime | None = Field(None, examples=["2027-01-31T00:00:00Z"])
+    expires_at: AwareDatetime | None = Field(None)
     """From when it opens nothing; null: never"""
 
 

@@ -50,10 +50,8 @@ class UrlSearchIn(Schema):
     """Where the picture is; http or https"""
     k: K = 10
     min_score: MinScore = -1.0
-    filter: Annotated[dict[str, Any], WithJsonSchema(FILTER_REFERENCE)] | None = Field(
-        None, examples=[{"label": "cat"}]
-    )
-    """Conditions on metadata"""
+    filter: Annotated[dict[str, Any], WithJsonSchema(FILTER_REFERENCE)] | None = None
+    """Conditions on metadata, e.g. {"label": "cat"}"""
     group_by: str | None = Field(None, min_length=1, max_length=256)
     """Only the best of each value of this metadata field"""
     collection: str = Field(DEFAULT_COLLECTION, pattern=COLLECTION_PATTERN)
