@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -180,6 +181,22 @@ def _flat(spec: dict[str, Any], preprocess: dict[str, Any]) -> dict[str, Any]:
 
 def _canonical(values: Mapping[str, Any]) -> str:
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+def nfc(text: str) -> str:
+    """A text in composed Unicode (NFC): the one form of names, labels and metadata."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def composed(value: Any) -> Any:
+    """A JSON value, all of whose texts and keys are in composed Unicode (NFC)."""
+    if isinstance(value, str):
+        return nfc(value)
+    if isinstance(value, list):
+        return [composed(item) for item in value]
+    if isinstance(value, Mapping):
+        return {nfc(key): composed(item) for key, item in value.items()}
+    return value
 
 
 def canonical_json(metadata: Metadata) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import shutil
 import threading
 from abc import abstractmethod
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, cast
+from urllib.parse import unquote
 
 from anyio import to_thread
 from fastapi import Request, Response
@@ -35,6 +37,7 @@ from lookalike.errors import (
     TooManyFilesError,
 )
 from lookalike.progress import Caller, caller
+from lookalike.records import nfc
 
 BODY_S = 600.0  # after which a body must be complete
 ARCHIVE_BODY_S = 6 * 3600.0  # after which an archive must be complete
@@ -42,6 +45,8 @@ ARCHIVES_AT_ONCE = 8  # that are sent; they take no places in the queue of searc
 MOST_IN_MEMORY = 8  # pictures of more than 1 MB that stay in memory while the disk is full
 FORM_OVERHEAD_BYTES = 64_000  # for the boundary and the headers of each part
 OTHER_FIELDS = 16  # most fields beside files and their ids
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_EXTENDED = re.compile(rb"(?i);\s*filename\*\s*=\s*([a-z0-9_.-]*)'[^']*'([^;\s]*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,12 +153,18 @@ class LimitedParser(MultiPartParser):
         self._file_bytes = 0
 
     def on_headers_finished(self) -> None:
-        """Has the part's file, if it is one, spooled to our folder."""
+        """Has the part's file, if it is one, named as its sender does and spooled to our folder."""
+        part = self._current_part
+        extended = extended_name(part.content_disposition or b"")
+        if extended is not None:
+            part.content_disposition = (part.content_disposition or b"") + b"; filename=x"
         if self._current_files >= self._limits.files and self._next_is_file():
             most = "one file" if self._limits.files == 1 else f"{self._limits.files} files"
             raise TooManyFilesError(f"More than {most} in one request; send them in several")
         super().on_headers_finished()
-        if (upload := self._current_part.file) is not None:
+        if (upload := part.file) is not None:
+            plain = (upload.filename or "").replace("%22", '"')  # as browsers write it
+            upload.filename = nfc(plain if extended is None else extended)
             upload.file.close()
             upload.file = self._limits.spool()
             self._files_to_close_on_error[-1] = cast("Any", upload.file)
@@ -175,6 +186,16 @@ class LimitedParser(MultiPartParser):
     def _next_is_file(self) -> bool:
         _, options = parse_options_header(self._current_part.content_disposition)
         return b"filename" in options
+
+
+def extended_name(disposition: bytes) -> str | None:
+    """The `filename*` (RFC 5987) of a Content-Disposition: all that some clients send."""
+    found = _EXTENDED.search(_QUOTED.sub(b'""', disposition))
+    if found is None:
+        return None
+    encoding = "latin-1" if found[1].lower() == b"iso-8859-1" else "utf-8"
+    name = unquote(found[2].decode("ascii", "replace"), encoding, "replace")
+    return re.sub("[\0-\x1f]", "?", name)
 
 
 async def read_form(request: Request, limits: UploadLimits, body: Body) -> FormData:

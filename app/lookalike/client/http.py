@@ -47,6 +47,7 @@ from lookalike.records import (
     canonical_json,
     check_collection_name,
     check_id,
+    composed,
     key_id,
     utc_text,
 )
@@ -155,7 +156,7 @@ class HttpClient(BaseClient):
             return None
         stored = _json(answer)
         wanted = stored["metadata"] if source.metadata is None else source.metadata
-        same = canonical_json(wanted) == canonical_json(stored["metadata"])
+        same = canonical_json(composed(wanted)) == canonical_json(stored["metadata"])
         if not same or stored["sha256"] != digest:
             return None
         copy_of = None

@@ -26,6 +26,7 @@ from lookalike.cores import limit_openmp
 from lookalike.errors import ConfigurationError, UnreadableImageError
 from lookalike.files.data_folder import claim_folder
 from lookalike.media.sources import SUFFIXES, PictureSource, Selection, passed_over, readable, walk
+from lookalike.records import nfc
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +240,7 @@ def _open_folder(top: Path, pictures: Sequence[Path]) -> Dataset:
         name=_id_of(Path(top.resolve().name)),
         origin=f"folder {top.resolve()}",
         ids=[_id_of(path) for path in pictures],
-        labels=[_id_of(Path(path.parts[0])) for path in pictures],
+        labels=[nfc(_id_of(Path(path.parts[0]))) for path in pictures],
         paths=[top / path for path in pictures],
     )
 
@@ -347,7 +348,7 @@ def _listed(
                 "picture once"
             )
         if label is not None:
-            labels.append(label.strip())
+            labels.append(nfc(label.strip()))
     if not lines:
         raise ConfigurationError(f"{path} lists no pictures")
     paths = [path.parent / file for file in lines]

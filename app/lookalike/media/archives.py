@@ -34,7 +34,9 @@ from lookalike.media.archive_streams import (
     unpacked,
 )
 from lookalike.media.sources import PictureSource, Selection
+from lookalike.media.zip_names import names_of
 from lookalike.progress import TaskEndedError
+from lookalike.records import nfc
 
 MAX_MEMBERS = 1_000_000
 """Most members of an archive."""
@@ -258,8 +260,9 @@ class Archive:
 
 def _zip_entries(file: zipfile.ZipFile) -> Iterator[_Entry | None]:
     with _errors_as(_broken):
-        for info in file.infolist():
-            refused = _refused_name(info.filename)
+        members = file.infolist()
+        for info, name in zip(members, names_of(members), strict=True):
+            refused = _refused_name(name)
             if info.flag_bits & _ENCRYPTED:
                 refused = "It is encrypted; send it unprotected"
             elif stat.S_ISLNK(info.external_attr >> 16):
@@ -267,7 +270,7 @@ def _zip_entries(file: zipfile.ZipFile) -> Iterator[_Entry | None]:
             elif info.compress_type not in _READ_METHODS:
                 refused = "It is packed by a method that is not read here; use stored or deflated"
             opened = partial(file.open, info)
-            yield None if info.is_dir() else _Entry(info.filename, info.file_size, refused, opened)
+            yield None if info.is_dir() else _Entry(name, info.file_size, refused, opened)
 
 
 def _blocks(entry: _Entry) -> Generator[bytes]:
@@ -313,9 +316,9 @@ def in_ascii(text: str) -> str:
 
 
 def as_text(name: str) -> str:
-    """A file's name, or a folder's, as it can be stored and shown."""
+    """A file's name, or a folder's, as it can be stored and shown: composed (NFC)."""
     shown = name.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
-    return shown[-_MAX_NAME:]
+    return nfc(shown)[-_MAX_NAME:]
 
 
 def _name_parts(name: str) -> list[str]:

@@ -22,7 +22,7 @@ from lookalike.errors import (
     UnreadableImageError,
 )
 from lookalike.files.data_folder import folder_kind, is_ours, owner_of
-from lookalike.records import Metadata, Place, sha256_of
+from lookalike.records import Metadata, Place, nfc, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -255,12 +255,13 @@ class Selection:
             return "hidden"
         if self._excludes(relative, is_folder=False):
             return "excluded"
-        suffix = PurePosixPath(name).suffix.lower()
+        suffix = PurePosixPath(name.rstrip(" .")).suffix.lower()
         if suffix not in SUFFIXES:
             return _KIND_OF.get(suffix, "other")
         return "system" if _SYSTEM.fullmatch(name.lower()) else None
 
     def _excludes(self, relative: str, *, is_folder: bool) -> bool:
+        relative = nfc(relative)
         return any(glob.matches(relative, is_folder=is_folder) for glob in self._globs)
 
     def _passes(self, kind: str | None) -> bool:
@@ -285,6 +286,7 @@ class _Glob:
 
     @classmethod
     def parse(cls, text: str) -> _Glob:
+        text = nfc(text)
         body = text.strip("/")
         if not body or text.startswith("!") or "\0" in text:
             raise InvalidParameterError(
@@ -476,5 +478,5 @@ def _text(path: Path) -> str:
 
 
 def _name(path: Path) -> str:
-    """The last part of a path, as it can be stored."""
-    return os.fsencode(path.name).decode("utf-8", "replace")
+    """The last part of a path, as it can be stored; composed, as macOS and others write it."""
+    return nfc(os.fsencode(path.name).decode("utf-8", "replace"))

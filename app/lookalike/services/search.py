@@ -31,6 +31,7 @@ from lookalike.records import (
     ModelSpec,
     check_collection_name,
     check_id,
+    nfc,
     sha256_of,
 )
 from lookalike.services.checks import RecallMeter
@@ -43,7 +44,6 @@ from lookalike.store.filters import (
     Filter,
     Operation,
     field_name,
-    nfc,
     value_of,
 )
 

@@ -12,7 +12,6 @@ import json
 import math
 import operator
 import re
-import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,7 +19,7 @@ from types import EllipsisType
 from typing import Any
 
 from lookalike.errors import InvalidFilterError, InvalidMetadataError, MetadataTooLargeError
-from lookalike.records import Metadata, canonical_json
+from lookalike.records import Metadata, canonical_json, composed, nfc
 
 MAX_METADATA_BYTES = 65_536
 """Default bound on a picture's metadata, in bytes of its canonical JSON."""
@@ -34,7 +33,7 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def check_metadata(value: Any, max_bytes: int = MAX_METADATA_BYTES) -> dict[str, Any]:
-    """Gives decoded JSON back as metadata that every store can hold.
+    """Gives decoded JSON back as metadata that every store can hold, its texts composed (NFC).
 
     That is a JSON object: integers within signed 64 bit, finite numbers, strings and keys without
     NUL and without lone surrogates, at most 16 levels deep. Anything else raises
@@ -43,16 +42,17 @@ def check_metadata(value: Any, max_bytes: int = MAX_METADATA_BYTES) -> dict[str,
     if not isinstance(value, dict):
         raise InvalidMetadataError('Metadata must be a JSON object, e.g. {"label": "cat"}')
     _check_object(value, depth=1)
-    size = len(canonical_json(value).encode())
+    metadata: dict[str, Any] = composed(value)
+    size = len(canonical_json(metadata).encode())
     if size > max_bytes:
         raise MetadataTooLargeError(f"The metadata has {size} bytes; at most {max_bytes} are kept")
-    return value
+    return metadata
 
 
 def merge_patch(target: Metadata, patch: Metadata) -> dict[str, Any]:
     """JSON merge patch (RFC 7396): given keys are set, objects merged, null removes a key."""
-    merged = dict(target)
-    for key, value in patch.items():
+    merged = {nfc(key): value for key, value in target.items()}
+    for key, value in composed(patch).items():
         if value is None:
             merged.pop(key, None)
         elif isinstance(value, Mapping):
@@ -151,11 +151,6 @@ _KINDS: Mapping[type, Kind] = {
     type(None): Kind.NULL,
     list: Kind.LIST,
 }
-
-
-def nfc(text: str) -> str:
-    """A text as it is compared: composed Unicode (NFC), whichever form it came in."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def scalar_key(value: Scalar) -> Any:
