@@ -257,18 +257,6 @@ def _claim(folder: Path) -> None:
     mark_folder(folder, "output")
 
 
-def _pages(store: Store, collection: str, form: ExportForm) -> Iterator[Page]:
-    if form is ExportForm.PARQUET:
-        yield from scan(store, collection)
-        return
-    cursor: str | None = None
-    while True:
-        page = store.scroll(collection, cursor=cursor, limit=_PAGE)
-        yield page
-        if (cursor := page.next_cursor) is None:
-            return
-
-
 def _with_all_places(store: Store, collection: str, page: Page) -> Page:
     """The same page; records list only so many places."""
     short = [one.id for one in page.records if len(one.others) >= MAX_COPIES]
@@ -292,7 +280,7 @@ def _told(
     copier: _Copier | None,
 ) -> Iterator[Page]:
     """The pages of a collection, each once the originals of its pictures are copied."""
-    for page in _pages(store, info.name, form):
+    for page in scan(store, info.name, vectors=form is ExportForm.PARQUET):
         for record in page.records:
             progress.check()
             if copier is not None:

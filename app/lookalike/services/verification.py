@@ -19,9 +19,8 @@ from lookalike.models.head import load_head
 from lookalike.progress import Progress, TaskEndedError
 from lookalike.records import Finding, ImageRecord
 from lookalike.services.pictures import PictureService
-from lookalike.store.base import BlobStore, Store
+from lookalike.store.base import BlobStore, Store, scan
 
-_PAGE = 500
 _DAMAGED = "the catalog is damaged; restore it from a backup, or make it again"
 _THUMBNAIL = 64  # the side that a thumbnail is decoded for
 
@@ -119,22 +118,14 @@ class VerificationService:
         done, total = 0, sum(info.count for info in infos)
         with ThreadPoolExecutor(self.cores, "check") as threads:
             for info in infos:
-                for records in self._pages(info.name):
+                for page in scan(self.store, info.name, vectors=False):
                     progress.check()
-                    problems = threads.map(partial(self._problems, quick=quick), records)
-                    for record, found in zip(records, problems, strict=True):
+                    problems = threads.map(partial(self._problems, quick=quick), page.records)
+                    for record, found in zip(page.records, problems, strict=True):
                         if found and self._is_still(record):
                             yield from found
-                    done += len(records)
+                    done += len(page.records)
                     progress.report(done, max(done, total))
-
-    def _pages(self, collection: str) -> Iterator[list[ImageRecord]]:
-        """All rows of a collection, some at a time."""
-        cursor, more = None, True
-        while more:
-            page = self.store.scroll(collection, cursor=cursor, limit=_PAGE)
-            yield page.records
-            cursor, more = page.next_cursor, page.next_cursor is not None
 
     def _is_still(self, record: ImageRecord) -> bool:
         """Whether a row is there as it was read, so that its files must be, too."""
@@ -205,8 +196,8 @@ class VerificationService:
             )
             return
         for info in self.store.collections():  # each row: an index may lack some, unnoticed so far
-            for records in self._pages(info.name):
-                taken -= {record.sha256 for record in records}
+            for page in scan(self.store, info.name, vectors=False):
+                taken -= {record.sha256 for record in page.records}
         self.files.set_aside(taken - self.store.references(taken), needless=False)
 
 

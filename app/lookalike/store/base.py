@@ -179,6 +179,7 @@ def best_first(scores: Scores, seqs: Seqs, k: int) -> NDArray[np.intp]:
 
 
 _BLOCK_BYTES = 8 * 2**20
+_ROWS = 500  # of a page without vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -531,28 +532,34 @@ def count_of(store: Store, collection: str) -> int:
 
 
 def scan(
-    store: Store, collection: str, *, cursor: str | None = None, where: Filter | None = None
+    store: Store,
+    collection: str,
+    *,
+    cursor: str | None = None,
+    where: Filter | None = None,
+    vectors: bool = True,
 ) -> Iterator[Page]:
-    """Rows that pass with their active vectors, in pages of a few megabytes, behind a page's `end`.
+    """Rows that pass, behind a page's `end`, in pages of a few megabytes.
 
-    Images that are added meanwhile come at the end, but not after a switch to another space; those
-    that are deleted may come. Raises `InvalidParameterError` if no page gave the cursor.
+    With `vectors`, those that have an active one, with it. Images that are added meanwhile come at
+    the end, but not after a switch to another space; those that are deleted may come. Raises
+    `InvalidParameterError` if no page gave the cursor.
     """
     decode_cursor(cursor)
-    return _scan(store, collection, cursor, where)
+    return _scan(store, collection, cursor, where, vectors)
 
 
 def _scan(
-    store: Store, collection: str, cursor: str | None, where: Filter | None
+    store: Store, collection: str, cursor: str | None, where: Filter | None, vectors: bool
 ) -> Iterator[Page]:
     found = store.collection(collection)
     while found is not None:
         page = store.scroll(
             collection,
             cursor=cursor,
-            limit=max(1, _BLOCK_BYTES // (4 * found.spec.dim)),
+            limit=max(1, _BLOCK_BYTES // (4 * found.spec.dim)) if vectors else _ROWS,
             where=where,
-            vectors_of=found.spec,
+            vectors_of=found.spec if vectors else None,
         )
         if page.records:
             yield page
