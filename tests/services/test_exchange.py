@@ -340,6 +340,43 @@ def test_a_damaged_original_of_an_export_is_told(filled, tmp_path):
             assert count_of(new.store, "default") == (9 if embed else 10)
 
 
+@contextmanager
+def closed(kept: Path) -> Iterator[None]:
+    """Has a file refuse to be opened, though the tests may run as root."""
+    real = Path.open
+
+    def refuse(path: Path, *mode: Any, **how: Any) -> Any:
+        if path == kept:
+            raise PermissionError(13, "Permission denied")
+        return real(path, *mode, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        yield
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_an_original_that_cannot_be_opened_is_told_and_the_rest_moved(filled, tmp_path, embed):
+    record = filled.store.get("default", "mug-00-0")
+    kept = filled.files.path(record.sha256, record.media_type)
+    assert kept is not None
+    with closed(kept):
+        exported = export(filled, tmp_path / "out")
+    assert (exported.pictures, exported.originals) == (10, 9)
+    assert "mug-00-0" in exported.errors[0]
+    assert "Permission denied" in exported.errors[0]
+    export(filled, tmp_path / "out")
+    with (
+        closing(build(tmp_path / "new")) as new,
+        closed(next((tmp_path / "out").rglob(kept.name))),
+    ):
+        items = imported(new, tmp_path / "out", embed=embed)
+        failed = [item for item in items if item.error]
+        assert [item.id for item in failed] == ["mug-00-0"]
+        assert "cannot be read" in str(failed[0].error)
+        assert count_of(new.store, "default") == 10 - embed
+
+
 def test_vectors_of_another_model_are_refused(filled, tmp_path):
     export(filled, tmp_path / "out")
     with closing(build(tmp_path / "new")) as new:

@@ -36,6 +36,7 @@ from lookalike.errors import (
     LookalikeError,
     OriginalDamagedError,
     SpecMismatchError,
+    StorageError,
     UnreadableImageError,
 )
 from lookalike.extras import require_extra
@@ -61,6 +62,7 @@ from lookalike.records import (
 from lookalike.services.importing import ImportOptions, Picture, index_feed
 from lookalike.services.indexing import IndexingService, IndexItem, Originals, settle
 from lookalike.services.parquet import ParquetExport, write_parquet
+from lookalike.services.pipeline import reading
 from lookalike.store.base import (
     BlobStore,
     Page,
@@ -78,6 +80,7 @@ ORIGINALS = "originals"
 
 _PAGE = 1000
 _SHOWN = 20
+_ORIGINAL = "Its original in the export"
 _MAX_METADATA = 1_000_000  # bytes; the highest that the setting allows
 _MAX_LINE = 64_000_000  # bytes; a picture may have been seen at many places
 _MAX_NUMBER = 2**53
@@ -316,8 +319,9 @@ class _Copier:
             return
         try:
             source = self.files.open(record)
-        except OriginalDamagedError:
-            text = f"The original of {record.id} is damaged, and was left out"
+        except (OriginalDamagedError, StorageError) as exc:
+            why = "is damaged," if isinstance(exc, OriginalDamagedError) else f"({exc})"
+            text = f"The original of {record.id} {why} and was left out"
             self.exported.errors = [*self.exported.errors, text][:_SHOWN]
             progress.error(text)
             return
@@ -495,11 +499,11 @@ def _keep_original(
     if indexing.originals is Originals.NONE or not path.is_file():
         return None
     try:
-        with path.open("rb") as file:
+        with reading(_ORIGINAL), path.open("rb") as file:
             indexing.keep(record, file)
     except UnreadableImageError:
         return UnreadableImageError(
-            "Its original in the export is damaged and was left out; the row is stored"
+            f"{_ORIGINAL} is damaged or cannot be read, and was left out; the row is stored"
         )
     return None
 
@@ -530,11 +534,15 @@ def _source(folder: Path, record: ImageRecord) -> PictureSource:
     shared |= {"metadata": dict(record.metadata), "place": record.place}
     shared |= {"created_at": record.created_at, "updated_at": record.updated_at}
     path = original_in(folder, record)
-    why = "Its original is not in the export"
+    error: LookalikeError = UnreadableImageError("Its original is not in the export")
     if path.is_file():
-        file = path.open("rb")
-        if sha256_of(file) == record.sha256:
-            return PictureSource(**shared, size=path.stat().st_size, file=file)
-        file.close()
-        why = "Its original in the export is damaged"
-    return PictureSource(**shared, size=0, error=UnreadableImageError(why))
+        try:
+            with reading(_ORIGINAL):
+                file = path.open("rb")
+                if sha256_of(file) == record.sha256:
+                    return PictureSource(**shared, size=file.tell(), file=file)
+                file.close()
+            error = UnreadableImageError(f"{_ORIGINAL} is damaged")
+        except LookalikeError as exc:
+            error = exc
+    return PictureSource(**shared, size=0, error=error)
