@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.common import announce, paired, report
 from lookalike.records import ModelSpec, NewImage
 from lookalike.store.filters import Filter
-from lookalike.store.local.catalog import CollectionRow
+from lookalike.store.local.rows import CollectionRow
 from lookalike.store.local.store import LocalStore
 
 SHARES = {"0.1 %": 0.001, "1 %": 0.01, "10 %": 0.1, "50 %": 0.5}

@@ -16,7 +16,8 @@ import pytest
 
 from lookalike.errors import DataFolderError
 from lookalike.records import NewImage, OnConflict, Place
-from lookalike.store.local.catalog import SCHEMA, Catalog
+from lookalike.store.local.catalog import Catalog
+from lookalike.store.local.rows import SCHEMA
 from lookalike.store.local.store import LocalStore
 from tests.store.helpers import new_image, put, unit_vectors
 

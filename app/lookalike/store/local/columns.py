@@ -21,8 +21,9 @@ from lookalike.errors import FilterTooSlowError, QueueFullError
 from lookalike.records import MAX_FACETS, Facets, ImageRecord
 from lookalike.store.base import Seqs
 from lookalike.store.filters import MISSING, AnyOf, Condition, Filter, Kind, fields_of, value_of
-from lookalike.store.local.catalog import Catalog, Changes, CollectionRow, Rows
+from lookalike.store.local.catalog import Catalog, Changes, Rows
 from lookalike.store.local.column import Column, Growing, Mask, Slots, Tally
+from lookalike.store.local.rows import CollectionRow
 
 FILTER_S = 30.0  # that a filter may take unless it is set
 MAX_WAITING = 16  # filters that may wait for columns to be read: each holds a thread

@@ -14,7 +14,8 @@ from pathlib import Path
 from lookalike.errors import DataFolderError, StorageError
 from lookalike.files.data_folder import files_without_catalog, held_in
 from lookalike.files.disk import some_digests
-from lookalike.store.local.catalog import SCHEMA, Catalog
+from lookalike.store.local.catalog import Catalog
+from lookalike.store.local.rows import SCHEMA
 from lookalike.store.local.unswept import Known, Unswept, read_known
 from lookalike.store.sqlite import find_damage, is_blank, open_reader, refuse_newer, sqlite_errors
 

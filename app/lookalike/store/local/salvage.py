@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from lookalike.store.local.catalog import RECORD_FIELDS
+from lookalike.store.local.rows import RECORD_FIELDS
 from lookalike.store.sqlite import open_reader
 
 

@@ -12,7 +12,7 @@ from lookalike.errors import BackupError, DataFolderError, StorageFullError
 from lookalike.files.disk import disk_errors, sync
 from lookalike.progress import Progress
 from lookalike.store.base import Content
-from lookalike.store.local.catalog import SCHEMA
+from lookalike.store.local.rows import SCHEMA
 from lookalike.store.sqlite import open_reader, sqlite_errors
 
 _PAGES = 4096  # copied in one step

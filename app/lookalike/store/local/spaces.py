@@ -23,10 +23,11 @@ from lookalike.store.base import (
     VectorSpace,
     check_vectors,
 )
-from lookalike.store.local.catalog import (
+from lookalike.store.local.catalog import Catalog
+from lookalike.store.local.index.indexes import Indexes, LiveIndex
+from lookalike.store.local.rows import (
     IN_LIST,
     RECORD_COLUMNS,
-    Catalog,
     CollectionRow,
     read_images,
     record,
@@ -34,7 +35,6 @@ from lookalike.store.local.catalog import (
     vector_blob,
     vector_rows,
 )
-from lookalike.store.local.index.indexes import Indexes, LiveIndex
 from lookalike.store.sqlite import read_object, reads
 
 _REMOVED_TOGETHER = 500

@@ -42,13 +42,14 @@ from lookalike.store.base import (
     require_same_spec,
 )
 from lookalike.store.filters import MAX_METADATA_BYTES, Filter, Kind, check_metadata, merge_patch
-from lookalike.store.local.catalog import Catalog, Changes, CollectionRow, Purger
+from lookalike.store.local.catalog import Catalog, Changes, Purger
 from lookalike.store.local.columns import FILTER_S, Filtering
 from lookalike.store.local.fit import open_notes, require_catalog
 from lookalike.store.local.index.indexes import Indexes
 from lookalike.store.local.index.policy import VERSION as FAISS_VERSION
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.index.segments import Found
+from lookalike.store.local.rows import CollectionRow
 from lookalike.store.local.spaces import LocalSpaces
 from lookalike.store.local.unswept import read_noted
 from lookalike.store.local.verify import mend, verify

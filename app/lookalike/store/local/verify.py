@@ -12,8 +12,9 @@ import numpy as np
 from lookalike.progress import Progress
 from lookalike.records import Finding
 from lookalike.store.base import has_unit_length
-from lookalike.store.local.catalog import IN_LIST, Catalog, CollectionRow
+from lookalike.store.local.catalog import Catalog
 from lookalike.store.local.index.indexes import Indexes
+from lookalike.store.local.rows import IN_LIST, CollectionRow
 from lookalike.store.sqlite import find_damage
 
 _REMEDY = "restore catalog.db from a backup, or make it again with `lookalike rebuild`"

@@ -40,7 +40,6 @@ from lookalike.files.artifacts import (
 from lookalike.files.disk import disk_errors
 from lookalike.progress import Progress, TaskEndedError
 from lookalike.store.base import Seqs, Vectors
-from lookalike.store.local.catalog import CollectionRow
 from lookalike.store.local.index.approximate import ApproximateSegment, CandidateIndex
 from lookalike.store.local.index.calibration import Calibration, build_segment
 from lookalike.store.local.index.policy import EXACT, VERSION, IndexPolicy, Limits, error_text
@@ -52,6 +51,7 @@ from lookalike.store.local.index.segments import (
     use_at_most,
     watch,
 )
+from lookalike.store.local.rows import CollectionRow
 
 _KIND, _FORMAT = "index", 3
 _SIZE_SHARE = 1.25  # of the vectors' bytes; most types take far less than the vectors

@@ -21,7 +21,7 @@ from lookalike.files.disk import disk_errors, make_folders
 from lookalike.progress import TaskEndedError, Worker
 from lookalike.records import Effort
 from lookalike.store.base import Seqs, Vectors
-from lookalike.store.local.catalog import Catalog, CollectionRow
+from lookalike.store.local.catalog import Catalog
 from lookalike.store.local.index.building import (
     BuildError,
     BuildProgress,
@@ -31,6 +31,7 @@ from lookalike.store.local.index.building import (
 )
 from lookalike.store.local.index.policy import EXACT, IndexPolicy, Plan
 from lookalike.store.local.index.segments import ExactSegment, Found, Segments, in_memory
+from lookalike.store.local.rows import CollectionRow
 
 _SAVED_SHARE = 0.01  # changes as a part of the rows; fewer are cheaper to add again
 _JOINED_K = 100  # searches for more matches would slow those that they join
