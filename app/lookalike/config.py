@@ -31,7 +31,7 @@ from lookalike.store.filters import parse_field_names
 PREFIX = "LOOKALIKE_"
 
 _CACHE = Path("~/.cache/lookalike")
-_LEAST_KEY = 8  # characters
+LEAST_KEY = 8  # characters
 _ROOT_PATH = "^(/[A-Za-z0-9._~-]+)+$"
 _ORIGIN = r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?"
 _SIZES = TypeAdapter(ByteSize)
@@ -201,8 +201,8 @@ class Settings(BaseSettings):
     @field_validator("admin_key", "read_key")
     @classmethod
     def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value) < _LEAST_KEY:
-            raise ValueError(f"a key has at least {_LEAST_KEY} characters, not {len(value)}")
+        if value is not None and len(value) < LEAST_KEY:
+            raise ValueError(f"a key has at least {LEAST_KEY} characters, not {len(value)}")
         return value
 
     @field_validator("trusted_proxies")

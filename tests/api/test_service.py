@@ -174,13 +174,13 @@ def test_an_admin_key_that_came_meanwhile_stays(tmp_path, monkeypatch, links):
     link = os.link
 
     def link_late(source, target):
-        target.write_text("another\n")
+        target.write_text("another-key\n")
         if not links:
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         link(source, target)
 
     monkeypatch.setattr(os, "link", link_late)
-    assert load_admin_key(tmp_path) == "another"
+    assert load_admin_key(tmp_path) == "another-key"
     assert [path.name for path in tmp_path.iterdir()] == ["admin.key"]
 
 

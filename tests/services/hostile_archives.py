@@ -330,7 +330,7 @@ HOSTILE: tuple[Make, ...] = (
 
 
 def million(_: random.Random) -> bytes:
-    """A zip file with a million members without bytes, as many as may be."""
+    """A zip file with a million members without bytes."""
     local = struct.pack("<4sHHHHHLLLHH", b"PK\3\4", 10, 0, 0, 0, 33, 0, 0, 0, 5, 0)
     start = local + b"a.png"
     entry = struct.pack(

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import random
 import struct
 import tarfile
 import tracemalloc
@@ -27,6 +28,7 @@ from lookalike.media.sources import SUFFIXES
 from lookalike.services.importing import archive_label
 from lookalike.services.jobs import CanceledError
 from tests.services.archive_maker import KINDS, write_archive
+from tests.services.hostile_archives import million
 
 LIMIT = 1000
 LIMITS = ArchiveLimits(file_bytes=LIMIT)
@@ -389,6 +391,20 @@ def test_a_zip_directory_with_too_many_members_is_not_taken_apart(
         read(path, ArchiveLimits(file_bytes=LIMIT, members=10))
     assert made == []
     assert len(contents(read(path, ArchiveLimits(file_bytes=LIMIT, members=11)))) == 11
+
+
+def test_a_zip_file_with_a_million_members_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "million.zip"
+    path.write_bytes(million(random.Random()))
+    tracemalloc.start()
+    try:
+        for limits in (LIMITS, replace(LIMITS, directory_bytes=10**9)):
+            with pytest.raises(ArchiveError, match=r"directory|300,000 members"):
+                read(path, limits)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 120_000_000
 
 
 def test_a_directory_too_large_is_not_read(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_a_journal_that_is_gone_or_broken_stands_for_the_start(tmp_path: Path) -
     checkpoint.write(journal)
     assert Checkpoint.read(journal) == checkpoint
     assert (checkpoint.counts.total(), checkpoint.errors) == (3, ["b: broken"])
-    newer = journal.read_text().replace('"version": 1', '"version": 2')
+    newer = journal.read_text().replace("2", "3", 1)
     for text in ("", "{", "[]", '{"total": 1}', newer):
         journal.write_text(text)
         assert Checkpoint.read(journal) == Checkpoint()

@@ -18,6 +18,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from lookalike.api.addresses import client_address
 from lookalike.api.brake import Brake
 from lookalike.api.deps import parts_of
+from lookalike.config import LEAST_KEY
 from lookalike.errors import (
     ConfigurationError,
     ForbiddenError,
@@ -202,9 +203,13 @@ def _read_key(path: Path) -> str:
     try:
         key = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(f"{path} cannot be read; set LOOKALIKE_ADMIN_KEY") from exc
-    if not key:
-        raise ConfigurationError(f"{path} is empty; delete it to have a new admin key made")
+        raise ConfigurationError(
+            f"{path} cannot be read ({exc}); move it away to have a new admin key made, or set "
+            "LOOKALIKE_ADMIN_KEY"
+        ) from exc
+    if len(key) < LEAST_KEY or not key.isprintable():
+        what = "does not hold a key any more" if key else "is empty"
+        raise ConfigurationError(f"{path} {what}; delete it to have a new admin key made")
     return key
 
 

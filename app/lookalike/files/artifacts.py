@@ -145,7 +145,7 @@ def read_artifact(folder: Path, *, kind: str, version: int) -> Artifact | None:
             name: {"sha256": str(file["sha256"]), "bytes": int(file["bytes"])}
             for name, file in files.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as exc:
         raise BrokenArtifactError("its manifest is damaged") from exc
     if found != (kind, version):
         raise BrokenArtifactError(
@@ -158,7 +158,8 @@ def read_artifact(folder: Path, *, kind: str, version: int) -> Artifact | None:
 
 def remove_artifact(folder: Path) -> None:
     """Removes an artifact; its manifest first, so that a crash leaves no half of it in use."""
-    (folder / MANIFEST).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # missing, or a folder that somebody put there
+        (folder / MANIFEST).unlink()
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -148,10 +148,10 @@ class AuditLog:
             self._path(number).unlink(missing_ok=True)
 
     def _numbers(self) -> list[int]:
-        try:
-            names = [path.stem for path in self._folder.iterdir() if path.suffix == ".jsonl"]
-        except FileNotFoundError:
+        if not self._folder.exists():
             return []
+        with disk_errors("read the audit log"):
+            names = [path.stem for path in self._folder.iterdir() if path.suffix == ".jsonl"]
         return sorted(int(name) for name in names if name.isdecimal())
 
     def _lines(self, number: int, end: int | None) -> list[bytes]:
@@ -181,7 +181,7 @@ def _is_cut_short(handle: int) -> bool:
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         entry: dict[str, Any] = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) and "at" in entry else None
 

@@ -308,5 +308,5 @@ def _describe(owner: Path) -> str:
     try:
         facts = json.loads(owner.read_text())
         return "process {pid} on {host} ({command}), since {started}".format(**facts)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return "another process"

@@ -56,7 +56,12 @@ def disk_errors(doing: str) -> Iterator[None]:
     except OSError as exc:
         if exc.errno in FULL:
             raise StorageFullError(f"Cannot {doing}: the disk is full; make room") from exc
-        raise StorageError(f"Cannot {doing}: {exc.strerror or exc}") from exc
+        where = f": {exc.filename}" if isinstance(exc.filename, (str, Path)) else ""
+        raise StorageError(f"Cannot {doing}: {exc.strerror or exc}{where}") from exc
+    except RuntimeError as exc:
+        if not str(exc).startswith("Symlink loop"):  # of `Path.resolve` before Python 3.13
+            raise
+        raise StorageError(f"Cannot {doing}: {exc}") from exc
 
 
 @contextmanager

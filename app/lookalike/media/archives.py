@@ -41,6 +41,9 @@ from lookalike.records import nfc
 MAX_MEMBERS = 1_000_000
 """Most members of an archive."""
 
+MAX_ZIP_MEMBERS = 300_000
+"""Most members of a zip file: Python keeps 500 bytes and the name of each while it is read."""
+
 MAX_HEADER_BYTES = 1_000_000
 """Most bytes of the headers between two members of a tar file."""
 
@@ -73,7 +76,7 @@ class ArchiveLimits:
     file_bytes: int
     total_bytes: int | None = None
     members: int = MAX_MEMBERS
-    directory_bytes: int = 100_000_000
+    directory_bytes: int = 50_000_000
     ratio: int = 100
     spare_bytes: int = 100_000_000
 
@@ -134,8 +137,9 @@ class Archive:
             size = path.stat().st_size
             total = limits.spare_bytes + limits.ratio * size
             self._left = total if limits.total_bytes is None else min(total, limits.total_bytes)
+            members = min(limits.members, MAX_ZIP_MEMBERS)
             file = self._opened.enter_context(
-                BoundedFile(path, most=limits.directory_bytes, members=limits.members)
+                BoundedFile(path, most=limits.directory_bytes, members=members)
             )
             self._entries = self._open(file)
             self._opened = self._opened.pop_all()

@@ -47,6 +47,8 @@ class Encoders:
         self._lock = threading.Lock()
         self._closed = False
         self._live: dict[str, LiveEncoder] = {}
+        self.failures: dict[str, str] = {}
+        """Why an encoder that a collection needs cannot be built, by the spec's digest."""
         self.default = self.add(default)
 
     @property
@@ -60,7 +62,8 @@ class Encoders:
         with self._lock:
             found = self._live.get(spec.digest)
         if found is None:
-            raise SpecMismatchError(_mismatch(spec, self.default.spec))
+            failure = self.failures.get(spec.digest)
+            raise SpecMismatchError(failure or _mismatch(spec, self.default.spec))
         return found
 
     def following(self, read_spec: Callable[[], ModelSpec | None]) -> LiveEncoder | None:

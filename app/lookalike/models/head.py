@@ -276,7 +276,7 @@ def _read_description(path: Path) -> tuple[HeadSpec, ModelSpec, str, dict[str, A
     try:
         document = json.loads(data)
         version = document["format"]
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, RecursionError, KeyError, TypeError) as exc:
         raise WeightsError(
             f"{path} does not describe a head: copy it again from where lookalike train wrote it"
         ) from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -66,7 +67,7 @@ ARCHIVE_ENDINGS = (
 EXPANSION = 4  # an archive's pictures may have so many times the bytes that an archive may have
 KEPT_ERRORS = 20  # whose text is kept
 KEPT_CONFLICTS = 5  # copies with other metadata that a job's message names
-_JOURNAL_VERSION = 1
+_JOURNAL_VERSION = 2
 _OF_ONE_PICTURE = (
     InvalidImageError,
     InvalidRequestError,
@@ -416,20 +417,19 @@ class Checkpoint:
     def read(cls, journal: Path) -> Checkpoint:
         """What was written last; the start if the file is missing or broken."""
         try:
-            held = json.loads(journal.read_text(encoding="ascii"))
-            if held["version"] != _JOURNAL_VERSION:
+            seal, _, text = journal.read_bytes().partition(b"\n")
+            if seal != _seal(text):  # a changed cursor would pass over pictures in silence
                 return cls()
-            counts = Counter(held["counts"])
-            copied = {name: held[name] for name in ("copies", "kept", "conflicts") if name in held}
-            return cls(held["total"], held["cursor"], counts, list(held["errors"]), **copied)
-        except (OSError, ValueError, KeyError, TypeError):
+            held = json.loads(text)
+            return cls(**held | {"counts": Counter(held["counts"])})
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
             return cls()
 
     def write(self, journal: Path) -> None:
         """Writes the file so that it survives a crash. Raises `StorageError`."""
-        held = {"version": _JOURNAL_VERSION, **vars(self)}
+        text = json.dumps(vars(self)).encode("ascii")
         with disk_errors("note how far the import is"), atomic_write(journal) as file:
-            file.write(json.dumps(held).encode("ascii"))
+            file.write(_seal(text) + b"\n" + text)
 
     def copied(self, item: IndexItem, name: str) -> None:
         """Counts a picture that is stored, if its bytes were seen at another path first."""
@@ -443,6 +443,11 @@ class Checkpoint:
         self.counts["failed"] += 1
         if len(self.errors) < KEPT_ERRORS:
             self.errors.append(text)
+
+
+def _seal(text: bytes) -> bytes:
+    """The first line of a journal."""
+    return b"%d %s" % (_JOURNAL_VERSION, hashlib.sha256(text).hexdigest().encode())
 
 
 Cursor = int | str

@@ -463,7 +463,12 @@ class CollectionModels:
         try:
             encoder = self.make(request)
         except Exception as exc:  # one collection's model must not keep a service from starting
-            log.warning("the model of %s cannot be built again: %s", spec.digest, exc)
+            text = (
+                f"the collection's model cannot be loaded: {exc}. Put its files back and start "
+                "again, or move the collection to another model (lookalike reembed)"
+            )
+            self.encoders.failures[spec.digest] = text
+            log.warning("%s: %s", spec.digest, text)
             return False
         apart = spec.differences(encoder.spec)
         if apart:

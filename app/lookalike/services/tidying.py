@@ -234,7 +234,7 @@ def undo(manifest: Path) -> Iterator[tuple[Path, str]]:
             below = Path(one["to"])
             strange |= below.is_absolute() or ".." in below.parts
             strange |= not Path(one["from"]).is_absolute() or not isinstance(one["sha256"], str)
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as exc:
         raise ConfigurationError(f"{manifest} is no manifest of moved files: {exc}") from exc
     if strange:
         raise ConfigurationError(f"{manifest} names paths that no manifest of moved files does")
