@@ -60,6 +60,9 @@ def main() -> None:
                 by_columns = median_of_calls(partial(store._filtering.passing, row, where))
                 by_rows = median_of_calls(partial(row_by_row, store, row, where), times=1)
                 compare(f"evaluate {name}", by_columns, by_rows)
+            for name, fields in (("three fields", FIELDS), ("all fields", None)):
+                facets = partial(store.facets, "default", fields=fields)
+                report(f"facets of {name}", f"{median_of_calls(facets):.0f} ms", "", None, "")
             for name, where in filters():
                 page = partial(store.scroll, "default", limit=100, where=where)
                 report(f"first page of {name}", f"{median_of_calls(page):.2f} ms", "", None, "")
@@ -92,17 +95,30 @@ def filters() -> list[tuple[str, Filter]]:
              Filter.parse({"label": name, "price": {"lt": 50}})),
             (f"a label, {name}, and a field that no setting names",
              Filter.parse({"label": name, "note": {"ne": "none"}})),
+            (f"a label, {name}, or a hundredth of the prices, and not a shop",
+             Filter.parse({"or": [{"label": name}, {"price": {"lt": 1}}],
+                           "not": {"shop": "shop 7"}})),
+            (f"an item of a list, {name}", Filter.parse({"tags": name})),
+            (f"a field inside of an object, {name}",
+             Filter.parse({"size.w": {"lt": 1000 * share}})),
         ]  # fmt: skip
     return found
 
 
 def metadata(rows: int) -> list[dict[str, Any]]:
-    """One of a few labels, a price that hardly repeats, one of 1,000 shops, and a note."""
+    """A label, a price that hardly repeats, one of 1,000 shops, a note, a list, an object."""
     rng = np.random.default_rng(0)
     ends = np.cumsum(list(SHARES.values()))
     labels = [*SHARES, "other"]
     return [
-        {"label": labels[place], "price": price, "shop": f"shop {shop}", "note": "as it came"}
+        {
+            "label": labels[place],
+            "price": price,
+            "shop": f"shop {shop}",
+            "note": "as it came",
+            "tags": [labels[place], f"tag {shop % 50}"],
+            "size": {"w": shop},
+        }
         for place, price, shop in zip(
             np.searchsorted(ends, rng.random(rows), side="right").tolist(),
             (100 * rng.random(rows)).tolist(),

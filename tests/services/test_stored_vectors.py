@@ -67,6 +67,11 @@ def test_labels_come_from_a_field_and_others_are_skipped(services: Services) -> 
         where=Filter.parse({"label": "fish"}),
     )
     assert numbers.labels == ["4", "5", "6", "7"]
+    services.store.update_metadata("default", "unlabeled", {"about": {"cafe\u0301": "e\u0301"}})
+    found = stored_vectors(
+        services.store, services.pictures, "default", label_field="about.caf\u00e9"
+    )
+    assert found.labels == ["\u00e9"]
 
 
 def test_what_cannot_be_read_says_what_there_is(services: Services) -> None:
@@ -75,5 +80,8 @@ def test_what_cannot_be_read_says_what_there_is(services: Services) -> None:
     with pytest.raises(InvalidParameterError, match="'kind'; the fields there are: label, n"):
         stored_vectors(services.store, services.pictures, "default", label_field="kind")
     none = Filter.parse({"label": "car"})
-    with pytest.raises(InvalidParameterError, match="passes the filter"):
+    with pytest.raises(InvalidParameterError, match=r"passes the filter; widen it$"):
+        stored_vectors(services.store, services.pictures, "default", where=none)
+    none = Filter.parse({"labl": "mug"})
+    with pytest.raises(InvalidParameterError, match="No picture has the field 'labl'"):
         stored_vectors(services.store, services.pictures, "default", where=none)

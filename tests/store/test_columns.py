@@ -32,6 +32,7 @@ from lookalike.store.local.catalog import Changes
 from lookalike.store.local.column import Column
 from lookalike.store.local.columns import MAX_UNNAMED, MAX_WAITING, Columns
 from lookalike.store.local.store import LocalStore
+from tests import plain_filters
 from tests.store.helpers import fill, ids, new_image, put, unit_vectors
 from tests.store.helpers import search as search_store
 from tests.store.test_filters import SCALARS, TEXT
@@ -223,6 +224,14 @@ class FollowedColumns(RuleBasedStateMachine):
         by_seq = [one.id for one in store._catalog.at(row, seqs).values()]
         assert set(by_seq) == expected
         assert [one.id for one in page.records] == by_seq[:limit]
+        passing = [metadata for metadata in held.values() if where.matches(metadata)]
+        assert store.count(collection, where) == len(passing)
+        fields = data.draw(st.none() | st.just(ALL))
+        counted = store.facets(collection, fields=fields, where=where, limit=limit)
+        assert counted == plain_filters.facets(passing, fields, limit)
+        assert store.kinds(collection, ALL) == {
+            field: plain_filters.kinds(held.values(), field) for field in ALL
+        }
         if page.next_cursor:
             page = store.scroll(collection, limit=limit, where=where, cursor=page.next_cursor)
             assert [one.id for one in page.records] == by_seq[limit:][:limit]

@@ -13,11 +13,11 @@ from PIL import Image
 
 from lookalike.errors import InvalidParameterError, LookalikeError
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.records import ImageRecord, ModelSpec
+from lookalike.records import ImageRecord, ModelSpec, nfc
 from lookalike.services.pictures import PictureService, warnings_of
 from lookalike.services.search import group_key
 from lookalike.store.base import Store, Vectors, scan, unknown_collection
-from lookalike.store.filters import Filter
+from lookalike.store.filters import MISSING, Filter, value_of
 
 
 class PictureReader(Protocol):
@@ -91,6 +91,7 @@ def stored_vectors(
     info = store.collection(collection)
     if info is None:
         raise unknown_collection(collection)
+    label_field = label_field and nfc(label_field)
     records: list[ImageRecord] = []
     skipped: list[Skipped] = []
     fields: Counter[str] = Counter()
@@ -98,7 +99,7 @@ def stored_vectors(
     for block in scan(store, collection, where=where):
         for record, vector in zip(block.records, block.vectors, strict=True):
             fields.update(record.metadata.keys())
-            if label_field is not None and label_field not in record.metadata:
+            if label_field is not None and value_of(record.metadata, label_field) is MISSING:
                 skipped.append(Skipped(record.id, f"has no metadata field {label_field!r}"))
             elif len(records) < len(vectors):  # what came since it was counted is left out
                 vectors[len(records)] = vector
@@ -128,7 +129,9 @@ def stored_vectors(
         vectors=vectors[: len(records)],
         ids=ids,
         names=[record.filename for record in records],
-        labels=None if label_field is None else [_label(r.metadata[label_field]) for r in records],
+        labels=None
+        if label_field is None
+        else [_label(value_of(record.metadata, label_field)) for record in records],
         sha256s=[record.sha256 for record in records],
         picture=picture,
         skipped=skipped,
@@ -136,7 +139,7 @@ def stored_vectors(
 
 
 def _label(value: Any) -> str:
-    return value if isinstance(value, str) else group_key(value)
+    return nfc(value) if isinstance(value, str) else group_key(value)
 
 
 def sample_vectors(

@@ -6,7 +6,6 @@ import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from types import EllipsisType
 from typing import Any
 
@@ -137,27 +136,30 @@ class Column:
         """For which rows of a part a condition holds, (rows,) bool."""
         kinds, cells = self._kinds.values[part], self._cells.values[part]
         of_items = [one for one in condition.operations if one.op in OF_ITEMS]
-        whole = [one for one in condition.operations if one.op not in OF_ITEMS]
-        masks = [self._holds_whole(one, kinds, cells, part) for one in whole]
+        masks = []
         if of_items:
-            masks.append(self._hold(of_items, kinds, cells) | self._some_item(of_items, part))
-        found: Mask = reduce(np.logical_and, masks)
-        return found
+            masks.append(self._hold(of_items, kinds, cells))
+            if len(self._owners.values):
+                masks[0] |= self._some_item(of_items, part)
+        whole = (one for one in condition.operations if one.op not in OF_ITEMS)
+        masks.extend(self._holds_whole(one, kinds, cells, part) for one in whole)
+        return _all(masks)
 
     def _holds_whole(self, one: Operation, kinds: Kinds, cells: Cells, part: slice) -> Mask:
         """For which rows an operation holds that looks at a list as a whole."""
         if one.op == "contains":
-            return np.zeros(len(kinds), bool) | self._some_item([one], part)
-        found: Mask = kinds != _MISSING
+            return self._some_item([one], part)
         if one.op == "exists":
-            return found if one.operand else ~found
-        found &= ~self._one_of(one.operands, kinds, cells)
-        return found if one.op == DIFFERS else found & ~self._some_item([one], part)
+            exists: Mask = kinds != _MISSING if one.operand else kinds == _MISSING
+            return exists
+        found = ~self._one_of(one.operands, kinds, cells)
+        found &= kinds != _MISSING
+        if one.op != DIFFERS and len(self._owners.values):
+            found &= ~self._some_item([one], part)
+        return found
 
-    def _some_item(self, operations: Sequence[Operation], part: slice) -> Mask | np.bool_:
+    def _some_item(self, operations: Sequence[Operation], part: slice) -> Mask:
         """For which rows one item of a list meets all operations, see `_hold`."""
-        if not len(self._owners.values):
-            return np.False_
         passes = self._hold(operations, self._item_kinds.values, self._item_cells.values)
         found = np.zeros(len(self._kinds.values), bool)
         found[self._owners.values[passes]] = True
@@ -165,14 +167,13 @@ class Column:
 
     def _hold(self, operations: Sequence[Operation], kinds: Kinds, cells: Cells) -> Mask:
         """Which scalars meet all operations; `ne`, `nin` and `contains` ask for equal ones here."""
-        return reduce(
-            np.logical_and,
-            (
+        return _all(
+            [
                 self._ordered(one.op, one.operand, kinds, cells)
                 if one.op in ORDERINGS and isinstance(one.operand, str | int | float)
                 else self._one_of(one.operands, kinds, cells)
                 for one in operations
-            ),
+            ]
         )
 
     def kept(self, slots: Slots) -> Column:
@@ -250,15 +251,16 @@ class Column:
                     wanted[_INT].append(int(item))
                 if float(item) == item:
                     wanted[_FLOAT].append(float(item))
-        found = np.zeros(len(kinds), bool)
+        found: Mask | None = None
         for kind, values in wanted.items():
             if values:
                 held = cells.view(np.float64) if kind == _FLOAT else cells
-                same = held == values[0]
+                same: Mask = held == values[0]
                 if len(values) > 1:
                     same = np.isin(held, np.array(values, held.dtype))
-                found |= same & (kinds == kind)
-        return found
+                same &= kinds == kind
+                found = same if found is None else np.logical_or(found, same, out=found)
+        return np.zeros(len(kinds), bool) if found is None else found
 
     def _ordered(self, op: str, operand: float | str, kinds: Kinds, cells: Cells) -> Mask:
         """Which rows have a value of the operand's kind on one side of it."""
@@ -279,10 +281,20 @@ class Column:
             real = math.nextafter(real, -math.inf if below else math.inf)
         reals = cells.view(np.float64)
         with np.errstate(invalid="ignore"):  # cells of other kinds may look like NaN
-            ints = cells <= whole if below else cells >= whole
+            ints: Mask = cells <= whole if below else cells >= whole
             floats = reals <= real if below else reals >= real
-        found = ((kinds == _INT) & ints) | ((kinds == _FLOAT) & floats)
-        return found
+        ints &= kinds == _INT
+        floats &= kinds == _FLOAT
+        ints |= floats
+        return ints
+
+
+def _all(masks: Sequence[Mask]) -> Mask:
+    """Where all masks hold, in the first one's place."""
+    found = masks[0]
+    for other in masks[1:]:
+        found &= other
+    return found
 
 
 def _kinds(values: Sequence[Any]) -> Kinds:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,7 +20,16 @@ import numpy as np
 from lookalike.errors import FilterTooSlowError, QueueFullError
 from lookalike.records import MAX_FACETS, Facets, ImageRecord
 from lookalike.store.base import Seqs
-from lookalike.store.filters import MISSING, AnyOf, Condition, Filter, Kind, fields_of, value_of
+from lookalike.store.filters import (
+    MISSING,
+    AnyOf,
+    Condition,
+    Filter,
+    Kind,
+    Not,
+    fields_of,
+    value_of,
+)
 from lookalike.store.local.catalog import Catalog, Changes, Rows
 from lookalike.store.local.column import Column, Growing, Mask, Slots, Tally
 from lookalike.store.local.rows import CollectionRow
@@ -31,6 +40,8 @@ MAX_COUNTING = 4  # facets that are made at a time: of a million rows each takes
 MAX_UNNAMED = 64  # columns of a collection that are kept though no setting names their field
 _BLOCK = 4096  # rows that are read at a time for a new column
 _COMPACT_AFTER = 1_000  # deleted rows, and at least as many as are in use
+
+_FILLED_TOGETHER = 4  # columns
 
 _WALKED = 16  # rows that are looked at for each that a page holds, before columns are read
 _WALKED_TOGETHER = 1000
@@ -90,23 +101,32 @@ class Columns:
             found: list[Seqs] = [rows[:0]]
             while start < len(rows) and (enough is None or sum(map(len, found)) < enough):
                 part = slice(start, start + size)
-                found.append(rows[part][self._alive.values[part] & self._holds(where, part)])
+                mask = self._holds(where, part)
+                mask &= self._alive.values[part]
+                found.append(rows[part][mask])
                 start, size = start + size, len(rows)
             return np.concatenate(found)
 
     def _holds(self, where: Filter, part: slice) -> Mask:
-        """Which rows of a part pass, those that were deleted too."""
-        mask = np.ones(len(self._alive.values[part]), bool)
-        for one in where.conditions:
-            if isinstance(one, Condition):
-                column = self._columns[one.field]
-                column.used = time.monotonic()
-                mask &= column.holds(one, part)
-            elif isinstance(one, AnyOf):
-                masks = [self._holds(each, part) for each in one.filters]
-                mask &= np.logical_or.reduce(masks)
-            else:
-                mask &= ~self._holds(one.filter, part)
+        """Which rows of a part pass, those that were deleted too: a mask of the caller's own."""
+        masks: Iterator[Mask] = (self._meets(one, part) for one in where.conditions)
+        mask = next(masks, None)
+        if mask is None:
+            return np.ones(len(self._alive.values[part]), bool)
+        for other in masks:
+            mask &= other
+        return mask
+
+    def _meets(self, one: Condition | AnyOf | Not, part: slice) -> Mask:
+        if isinstance(one, Condition):
+            column = self._columns[one.field]
+            column.used = time.monotonic()
+            return column.holds(one, part)
+        if isinstance(one, Not):
+            return ~self._holds(one.filter, part)
+        mask, *others = (self._holds(each, part) for each in one.filters)
+        for other in others:
+            mask |= other
         return mask
 
     def tally(self, name: str, where: Filter) -> Tally | None:
@@ -115,7 +135,9 @@ class Columns:
             if not self._are_full([name, *where.fields]):
                 return None
             self._columns[name].used = time.monotonic()
-            return self._columns[name].tally(self._alive.values & self._holds(where, slice(None)))
+            mask = self._holds(where, slice(None))
+            mask &= self._alive.values
+            return self._columns[name].tally(mask)
 
     def kinds(self, names: Sequence[str]) -> dict[str, frozenset[Kind]] | None:
         """What the rows hold under some fields; None as `passing`."""
@@ -209,6 +231,7 @@ class Columns:
         with self._lock:
             for name in names - self._columns.keys():
                 self._columns[name] = Column(len(self._seqs.values))
+                self._columns[name].used = time.monotonic()
             unnamed = [name for name in self._columns if name not in {*self._named, *names}]
             unnamed.sort(key=lambda name: self._columns[name].used)
             for name in unnamed[: max(0, len(unnamed) - MAX_UNNAMED)]:
@@ -227,10 +250,13 @@ class Columns:
 
     def _take(self, names: set[str], low: int, high: int, rows: Rows) -> None:
         """Writes a block that was just read, but for rows that were changed meanwhile."""
-        for name in names:
-            with self._lock:  # each by itself: filters on other fields go on in between
-                if self._columns[name].reached == low:
-                    self._write([name], [row for row in rows if row[0] not in self._touched])
+        wanted = list(names)
+        for start in range(0, len(wanted), _FILLED_TOGETHER):
+            some = wanted[start : start + _FILLED_TOGETHER]
+            with self._lock:  # a few at a time: filters on other fields go on in between
+                current = [name for name in some if self._columns[name].reached == low]
+                self._write(current, [row for row in rows if row[0] not in self._touched])
+                for name in current:
                     self._columns[name].reached = high
 
 
@@ -303,8 +329,8 @@ class Filtering:
             if fields is None:
                 ranked = sorted(total, key=lambda name: (-total[name], name))
                 fields = ranked[:MAX_FACETS]
-            # All together, so that the rows are read once.
-            self.kinds(row, fields)
+            # All together, so that the rows are read once, and no column makes room for another.
+            self.kinds(row, [_FIELDS, *where.fields, *fields])
             facets = [self._tally(row, name, where).facet(name, limit) for name in fields]
             return Facets(count=tally.count, fields=len(total) or len(fields), facets=facets)
         finally:
