@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from lookalike.store.local import column as column_module
 from lookalike.store.local import columns as columns_module
 from lookalike.store.local.catalog import Changes
 from lookalike.store.local.column import Column
-from lookalike.store.local.columns import MAX_UNNAMED, MAX_WAITING, Columns
+from lookalike.store.local.columns import MAX_COUNTING, MAX_UNNAMED, MAX_WAITING, Columns
 from lookalike.store.local.store import LocalStore
 from tests import plain_filters
 from tests.store.helpers import fill, ids, new_image, put, unit_vectors
@@ -373,6 +373,37 @@ def test_few_filters_wait_for_columns_so_that_other_calls_have_threads(tmp_path:
                 found(store, {"n": 1})
         assert [one.result() for one in waiting[:4]] == [["i0"], ["i1"], ["i2"], []]
         assert found(store, {"n": 1}) == ["i1"]
+
+
+def test_few_facets_are_made_at_a_time(tmp_path: Path) -> None:
+    with closing(LocalStore(tmp_path)) as store:
+        fill(store, 3)
+        with ExitStack() as held:
+            for _ in range(MAX_COUNTING):
+                held.enter_context(store._filtering._counting)
+            with pytest.raises(QueueFullError, match="Too many facets"):
+                store.facets("default")
+            assert store.count("default", Filter.parse({"n": {"gte": 1}})) == 2
+        assert [one.field for one in store.facets("default").facets] == ["n"]
+        assert states(store) == {"n": "complete"}
+
+
+def test_facets_of_more_fields_than_are_kept_read_the_rows_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"f{n}" for n in range(20)]
+    reads = []
+    with closing(LocalStore(tmp_path)) as store:
+        put(store, [new_image("i0", metadata=dict.fromkeys(names, 1))], unit_vectors(1))
+        read = store._catalog.metadata
+        monkeypatch.setattr(columns_module, "MAX_UNNAMED", 3)
+        monkeypatch.setattr(
+            store._catalog, "metadata", lambda *args: reads.append(args) or read(*args)
+        )
+        where = Filter.parse({"or": [{"a": 1}, {"b": 1}, {"f0": 1}, {"c": 1}]})
+        found = store.facets("default", where=where)
+        assert [one.count for one in found.facets] == [1] * 20
+        assert len(reads) == 2, "once to find the fields, and once for all of them"
 
 
 def test_columns_that_do_not_follow_a_change_are_read_anew(
