@@ -178,7 +178,7 @@ def compare_start(data: Path, *, rows: int) -> None:
     """From the start of the process until GET /health/ready answers 200, and memory then."""
     given = {"data_dir": data, "weights": "random", "device": "cpu"}
     settings = load_settings(**given, runtime="openvino")
-    fill(settings, build_encoder(settings, keep=True), rows)
+    fill(settings, build_encoder(settings), rows)
     memory: dict[str, list[float]] = {"openvino": [], "torch": []}
 
     def start(runtime: str) -> float:

@@ -28,8 +28,12 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps what tests and their processes leave in the folder that pytest removes."""
+    """Keeps what tests and their processes leave in the folder that pytest removes.
+
+    They share one cache folder, so that few of them convert a network.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOOKALIKE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         folder = str(tmp_path_factory.mktemp("tmp"))
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)

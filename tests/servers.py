@@ -106,4 +106,5 @@ def free_port() -> int:
 
 def clean_environment() -> dict[str, str]:
     """The environment without settings that were meant for another service."""
-    return {name: text for name, text in os.environ.items() if not name.startswith("LOOKALIKE_")}
+    ours = {name for name in os.environ if name.startswith("LOOKALIKE_")} - {"LOOKALIKE_CACHE_DIR"}
+    return {name: text for name, text in os.environ.items() if name not in ours}

@@ -74,7 +74,7 @@ class Services:
         *,
         read_only: bool,
     ) -> None:
-        models = _models(settings, encoders, store, keep=not read_only)
+        models = _models(settings, encoders, store)
         models.restore()
         decoder, gate, files = build_decoder(settings), PutGate(), LocalFiles(settings.data_dir)
         cores, batch = settings.cores, settings.max_batch
@@ -166,7 +166,7 @@ def build_services(
         undo.callback(jobs.close)
         store.load()
         if encoders is None:
-            encoders = build_encoders(settings, keep=not read_only, on_batch=on_batch)
+            encoders = build_encoders(settings, on_batch=on_batch)
             undo.callback(encoders.close)
         services = Services(settings, encoders, store, jobs, read_only=read_only)
         undo.pop_all()
@@ -238,28 +238,23 @@ def plan_index(index_type: str, rows: int, dim: int) -> Plan:
 
 
 def build_encoders(
-    settings: Settings, *, keep: bool = False, on_batch: Callable[[int, float], None] | None = None
+    settings: Settings, *, on_batch: Callable[[int, float], None] | None = None
 ) -> Encoders:
-    """Loads the network that the settings name, behind its queue; `keep` as `build_encoder`."""
+    """Loads the network that the settings name, behind its queue."""
     return Encoders(
-        build_encoder(settings, keep=keep),
+        build_encoder(settings),
         max_batch=settings.max_batch,
         queue_size=settings.queue_size,
         on_batch=on_batch,
     )
 
 
-def build_encoder(
-    settings: Settings, *, keep: bool = False, request: ModelRequest | None = None
-) -> Encoder:
-    """Loads the network and the head of `request`, or those that the settings name.
-
-    `keep` says whether a converted network is kept in the data folder, which is then ours.
-    """
+def build_encoder(settings: Settings, request: ModelRequest | None = None) -> Encoder:
+    """Loads the network and the head of `request`, or those that the settings name."""
     if request is None:
         request = model_request(settings)
         _check_network(settings)
-    return building.build_encoder(request, run_options(settings, keep=keep))
+    return building.build_encoder(request, run_options(settings))
 
 
 def model_request(settings: Settings) -> ModelRequest:
@@ -294,8 +289,8 @@ def move_request(settings: Settings, given: Mapping[str, Any] | None = None) -> 
     )
 
 
-def run_options(settings: Settings, *, keep: bool = False) -> RunOptions:
-    """How models run on this machine; `keep` as `build_encoder`."""
+def run_options(settings: Settings) -> RunOptions:
+    """How models run on this machine."""
     return RunOptions(
         device=settings.device,
         runtime=settings.runtime,
@@ -303,7 +298,7 @@ def run_options(settings: Settings, *, keep: bool = False) -> RunOptions:
         threads=settings.threads,
         compiled=settings.compile,
         networks=settings.data_dir / "models",
-        keep=keep,
+        cache=settings.cache_dir / "networks",
     )
 
 
@@ -387,7 +382,7 @@ def rebuild(settings: Settings, exports: Sequence[Path], progress: Progress) -> 
         with ExitStack() as parts:
             store = open_store(settings.model_copy(update={"data_dir": made_in}))
             parts.callback(store.close)
-            encoders = build_encoders(settings, keep=True)
+            encoders = build_encoders(settings)
             parts.callback(encoders.close)
             files = LocalFiles(folder)
             how: dict[str, Any] = {"decoder": build_decoder(settings), "gate": PutGate()}
@@ -475,13 +470,11 @@ def _fetcher(settings: Settings, folder: Path) -> Fetcher | None:
     )
 
 
-def _models(
-    settings: Settings, encoders: Encoders, store: Store, *, keep: bool
-) -> CollectionModels:
+def _models(settings: Settings, encoders: Encoders, store: Store) -> CollectionModels:
     def make(request: ModelRequest) -> Encoder:
         if request.head is not None:  # the path of one that `_keep_head` keeps is not absolute
             request = replace(request, head=str(settings.data_dir / request.head))
-        return build_encoder(settings, keep=keep, request=request)
+        return build_encoder(settings, request)
 
     keep_head = partial(_keep_head, settings.data_dir)
     default = move_request(settings)

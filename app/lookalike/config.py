@@ -68,8 +68,8 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")
     """Folder that holds everything stored"""
     cache_dir: Annotated[Path, Field(validate_default=True)] = _CACHE
-    """Folder for vectors and datasets that can be made again; $XDG_CACHE_HOME/lookalike if that is
-    set"""
+    """Folder for what can be made again: converted networks, vectors of folders, datasets;
+    $XDG_CACHE_HOME/lookalike if that is set"""
     host: str = "127.0.0.1"
     """Address to listen on"""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000

@@ -39,8 +39,8 @@ def _alone(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def settings(data_dir="data", **options):
-    return load_settings(data_dir=data_dir, **MODEL | options)
+def settings(cache_dir="cache", **options):
+    return load_settings(cache_dir=cache_dir, **MODEL | options)
 
 
 def chosen(**options):
@@ -133,7 +133,7 @@ def test_a_collection_by_color_stays_searchable_beside_a_network_that_is_compile
     made = []
     monkeypatch.setattr(bootstrap, "CollectionModels", lambda *_, make, **__: made.append(make))
     encoders = build_encoders(settings())
-    bootstrap._models(settings(compile=True), encoders, MemoryStore(), keep=False)
+    bootstrap._models(settings(compile=True), encoders, MemoryStore())
     encoders.close()
     assert made[0](ModelRequest(model="color", weights="random")).spec.model == "color"
 
@@ -145,8 +145,8 @@ def test_a_collection_by_color_stays_searchable_beside_an_int8_network():
     assert move_request(service).int8 is True
     for int8 in (True, False):
         request = ModelRequest(model="color", weights="random", int8=int8)
-        assert build_encoder(service, request=request).spec.model == "color"
-        assert build_encoder(settings(), request=request).spec.model == "color"
+        assert build_encoder(service, request).spec.model == "color"
+        assert build_encoder(settings(), request).spec.model == "color"
 
 
 SERVICE = """
@@ -179,7 +179,7 @@ assert "torch" not in sys.modules and "nncf" not in sys.modules, "imported"
 
 
 def start(folder, *words, cwd=None, **options):
-    named = {"data_dir": folder, **MODEL, "precision": "float32", **options}
+    named = {"cache_dir": folder, **MODEL, "precision": "float32", **options}
     environment = clean_environment() | {
         f"LOOKALIKE_{name.upper()}": str(value) for name, value in named.items()
     }
@@ -195,14 +195,14 @@ def start(folder, *words, cwd=None, **options):
 
 @pytest.fixture(scope="module")
 def first_start(tmp_path_factory):
-    """A new data folder, and a service that started on it."""
-    folder = tmp_path_factory.mktemp("first") / "data"
+    """A new cache folder, and a service that started with it."""
+    folder = tmp_path_factory.mktemp("first") / "cache"
     return folder, start(folder, cwd=folder.parent)
 
 
 @pytest.fixture(scope="module")
 def converted(first_start):
-    """A data folder whose service has converted its network."""
+    """A cache folder in which a service has converted its network."""
     return first_start[0]
 
 
@@ -217,15 +217,15 @@ def test_a_service_with_a_converted_network_needs_no_torch(converted):
 def test_the_first_start_leaves_torch_to_another_process(first_start):
     folder, service = first_start
     assert "lookalike.models.openvino.networks: converted resnet18" in service.stderr
-    assert len(list((folder / "models").rglob("*.xml"))) == 1
-    (manifest,) = (folder / "models").rglob("manifest.json")
+    assert len(list((folder / "networks").rglob("*.xml"))) == 1
+    (manifest,) = (folder / "networks").rglob("manifest.json")
     assert json.loads(manifest.read_text())["facts"]["origin"]["request"]["weights"] == "random"
 
 
 def test_errors_of_the_other_process_arrive(tmp_path):
     missing = settings(weights=str(tmp_path / "none.pth"), runtime="openvino")
     with pytest.raises(WeightsNotFoundError, match=r"no weights file at .*none\.pth$"):
-        networks._convert_apart(model_request(missing), tmp_path / "models")
+        networks._convert_apart(model_request(missing), tmp_path / "networks")
 
 
 @pytest.mark.parametrize("python", ["false", "no such program"])
@@ -234,7 +234,7 @@ def test_where_no_other_process_can_convert_this_one_does(python, monkeypatch, t
     monkeypatch.delitem(sys.modules, "torch")
     made: Any = ("network", "passport")
     monkeypatch.setattr(networks, "_convert_here", lambda *_, **__: made)
-    found = networks.float_network(model_request(settings()), tmp_path / "models", keep=True)
+    found = networks.float_network(model_request(settings()), tmp_path / "networks")
     assert found == made
     assert "in this process" in caplog.text
 
@@ -251,36 +251,36 @@ def test_with_a_head_it_needs_none_either(converted, tmp_path):
 
 
 def test_kept_networks_are_used_and_not_written_again(converted, monkeypatch):
-    before = sorted((converted / "models").rglob("*"))
+    before = sorted((converted / "networks").rglob("*"))
     assert len(before) == 5
     monkeypatch.setattr("lookalike.models.openvino.runtime.convert", None)
-    for keep in (True, False):
-        built = build_encoder(settings(converted, runtime="openvino"), keep=keep)
-        assert isinstance(built, OpenVinoEncoder)
-    assert sorted((converted / "models").rglob("*")) == before
+    built = build_encoder(settings(converted, runtime="openvino", data_dir="another"))
+    assert isinstance(built, OpenVinoEncoder)
+    assert sorted((converted / "networks").rglob("*")) == before
 
 
-def test_what_only_reads_writes_nothing(tmp_path):
+def test_what_only_reads_writes_nothing_into_the_data_folder(tmp_path):
     build_services(settings(model="color")).close()
     services = build_services(settings(runtime="openvino"), read_only=True)
     assert services.encoders.default.encoder.provenance["runtime"] == "openvino"
     services.close()
     assert not (tmp_path / "data" / "models").exists()
+    assert list((tmp_path / "cache" / "networks").iterdir())
 
 
 def test_a_damaged_network_is_converted_anew(converted, caplog):
-    (binary,) = (converted / "models").rglob("*.bin")
+    (binary,) = (converted / "networks").rglob("*.bin")
     content = binary.read_bytes()
     binary.unlink()  # others may have mapped it
     binary.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     with caplog.at_level(logging.INFO):
-        built = build_encoder(settings(converted), keep=True)
+        built = build_encoder(settings(converted))
     assert "cannot be used" in caplog.text
     assert "converting resnet18" in caplog.text
-    (manifest,) = (converted / "models").rglob("manifest.json")
+    (manifest,) = (converted / "networks").rglob("manifest.json")
     assert binary.parent.name != json.loads(manifest.read_text())["content"]
     caplog.clear()
-    again = build_encoder(settings(converted), keep=True)
+    again = build_encoder(settings(converted))
     assert "converting" not in caplog.text
     batch = [np.full((32, 32, 3), 7, np.uint8)]
     # Not equal to the bit on every CPU: each compilation may choose other kernels.
@@ -288,9 +288,9 @@ def test_a_damaged_network_is_converted_anew(converted, caplog):
 
 
 def test_a_folder_that_takes_no_files_does_not_keep_the_service_from_starting(tmp_path, caplog):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "models").write_text("a file")
-    built = build_encoder(settings(runtime="openvino"), keep=True)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "networks").write_text("a file")
+    built = build_encoder(settings(runtime="openvino"))
     assert built.spec.dim == 512
     assert "cannot be kept" in caplog.text
 
@@ -304,7 +304,7 @@ def test_changed_weights_never_meet_the_old_network(tmp_path):
             state = torchvision.models.resnet18(weights=None).state_dict()
         safetensors.torch.save_file(state, path)
         given = settings(weights=str(path), runtime="openvino", precision="float32")
-        built = build_encoder(given, keep=True)
+        built = build_encoder(given)
         torchs = torchvision_encoder(
             "resnet18", str(path), input_size=32, precision="float32", device="cpu"
         )
@@ -313,7 +313,7 @@ def test_changed_weights_never_meet_the_old_network(tmp_path):
         assert float(built.encode(batch)[0] @ torchs.encode(batch)[0]) >= 0.99999
         specs.append(built.spec.digest)
     assert specs[0] == specs[2] != specs[1]
-    assert len(list((tmp_path / "data" / "models").iterdir())) == 2
+    assert len(list((tmp_path / "cache" / "networks").iterdir())) == 2
     path.unlink()
     with pytest.raises(WeightsNotFoundError):
         build_encoder(settings(weights=str(path), runtime="openvino"))
@@ -330,5 +330,5 @@ def test_a_file_that_changes_while_it_is_converted_is_not_kept(tmp_path, monkeyp
 
     monkeypatch.setattr(runtime, "convert", slow)
     given = settings(weights=str(path), runtime="openvino")
-    build_encoder(given, keep=True)
-    assert not (tmp_path / "data" / "models").exists()
+    build_encoder(given)
+    assert not (tmp_path / "cache" / "networks").exists()

@@ -95,7 +95,7 @@ def _openvino_backbone(request: ModelRequest, run: RunOptions) -> Encoder:
         kept = _int8_network(request, run.networks)
         return runtime.OpenVinoEncoder(kept.xml, spec=kept.spec, threads=run.threads)
     precision = runtime.choose_float(run.precision)
-    network, spec = networks.float_network(request, run.networks, keep=run.keep)
+    network, spec = networks.float_network(request, run.cache)
     return runtime.OpenVinoEncoder(network, spec=spec, precision=precision, threads=run.threads)
 
 

@@ -97,8 +97,8 @@ class RunOptions:
         threads: CPU threads of one call; all cores if None.
         compiled: Whether `torch.compile` writes code for the network, which needs a CUDA device
             and takes up to minutes.
-        networks: Folder of converted networks; need not exist.
-        keep: Whether a network that is converted is kept in that folder.
+        networks: Folder of int8 networks; need not exist.
+        cache: Folder where networks are kept that are converted; made if it is missing.
     """
 
     device: str = "auto"
@@ -107,4 +107,4 @@ class RunOptions:
     threads: int | None = None
     compiled: bool = False
     networks: Path = Path("models")
-    keep: bool = False
+    cache: Path = Path("networks")

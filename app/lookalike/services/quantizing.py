@@ -68,7 +68,7 @@ def quantize_model(
     `ConfigurationError` if these are too few, or a setting cannot work.
     """
     origin = origin_of(replace(request, int8=False))
-    source, spec = float_network(request, run.networks, keep=True)
+    source, spec = float_network(request, run.cache)
     if origin_of(replace(request, int8=False)) != origin:
         raise ConfigurationError("The weights file was changed meanwhile; run the command again")
     threads = run.threads or available_cores()

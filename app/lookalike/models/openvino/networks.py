@@ -1,4 +1,4 @@
-"""Converted networks: found in the data folder, or converted and kept there.
+"""Converted networks: found in the cache folder, or converted and kept there; int8 ones are data.
 
 Each is an artifact folder named by the digest of its spec, and is found by what it came from.
 """
@@ -71,7 +71,7 @@ def origin_of(request: ModelRequest) -> dict[str, Any]:
 
 
 class KeptNetwork(NamedTuple):
-    """A converted network in a data folder: OpenVINO's .xml, the .bin beside it, and its spec."""
+    """A converted network: OpenVINO's .xml, the .bin beside it, and its spec."""
 
     xml: Path
     spec: ModelSpec
@@ -122,36 +122,41 @@ def keep_network(
     try:
         return _kept(save_artifact(home, kind=KIND, version=VERSION, facts=facts, write=write))
     except (OSError, RuntimeError) as exc:
-        log.warning("the converted network cannot be kept and will be made again: %s", exc)
+        log.warning(
+            "the converted network cannot be kept in %s (%s): it is made anew each time; "
+            "LOOKALIKE_CACHE_DIR sets another place",
+            folder,
+            exc,
+        )
         return None
 
 
-def float_network(request: ModelRequest, folder: Path, *, keep: bool) -> tuple[Any, ModelSpec]:
-    """A request's network for OpenVINO: the kept one, or converted now and kept if `keep` says so.
+def float_network(request: ModelRequest, folder: Path) -> tuple[Any, ModelSpec]:
+    """A request's network for OpenVINO: the one in `folder`, or converted now and kept there.
 
-    Returns the path of its .xml file or, if it is not kept, the network; and its spec. Raises
+    Returns the path of its .xml file or, if it cannot be kept, the network; and its spec. Raises
     `WeightsError` if the weights cannot be used.
     """
     request = replace(request, int8=False)
     kept = _kept_float(request, folder)
-    if kept is None and keep and "torch" not in sys.modules:
+    if kept is None and "torch" not in sys.modules:
         _convert_apart(request, folder)
         kept = _kept_float(request, folder)
-    return kept or _convert_here(request, folder, keep=keep)
+    return kept or _convert_here(request, folder)
 
 
 def _kept_float(request: ModelRequest, folder: Path) -> KeptNetwork | None:
     return find_network(folder, origin_of(request), openvino=runtime.installed_version())
 
 
-def _convert_here(request: ModelRequest, folder: Path, *, keep: bool) -> tuple[Any, ModelSpec]:
+def _convert_here(request: ModelRequest, folder: Path) -> tuple[Any, ModelSpec]:
     log.info("converting %s for OpenVINO, once", request.model)
     started = time.monotonic()
     origin = origin_of(request)
     source, spec = find_network_family(request.model).export(request)
     network = runtime.convert(source, input_size=spec.preprocess.input_size)
     log.info("converted %s in %.1f s", request.model, time.monotonic() - started)
-    if keep and origin_of(request) == origin:  # else the weights file was changed meanwhile
+    if origin_of(request) == origin:  # else the weights file was changed meanwhile
         keep_network(folder, origin, spec, network)
     return network, spec
 
@@ -198,7 +203,7 @@ def main(given: str) -> None:
     request = ModelRequest.from_dict(document["request"])
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            _convert_here(request, Path(document["folder"]), keep=True)
+            _convert_here(request, Path(document["folder"]))
     except LookalikeError as exc:
         print(json.dumps([type(exc).__name__, str(exc)]))  # noqa: T201 - read by the other
         raise SystemExit(_REFUSED) from exc
