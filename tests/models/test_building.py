@@ -250,6 +250,13 @@ def test_with_a_head_it_needs_none_either(converted, tmp_path):
     assert start(converted, head=path).stdout.startswith("(8,)")
 
 
+@pytest.mark.parametrize("wrong", [{"model": "resnet5"}, {"head": "none.safetensors"}])
+def test_what_is_wrong_is_said_before_anything_is_converted(wrong, monkeypatch):
+    monkeypatch.setattr(networks, "float_network", None)
+    with pytest.raises(ConfigurationError):
+        build_encoder(settings(runtime="openvino", **wrong))
+
+
 def test_kept_networks_are_used_and_not_written_again(converted, monkeypatch):
     before = sorted((converted / "networks").rglob("*"))
     assert len(before) == 5

@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 from lookalike.progress import Progress
 from lookalike.records import Effort
 from lookalike.store.base import Vectors
-from lookalike.store.local.index.approximate import ApproximateSegment, CandidateIndex
+from lookalike.store.local.index.approximate import (
+    ApproximateSegment,
+    CandidateIndex,
+    build_candidates,
+)
 from lookalike.store.local.index.calibration import build_segment
 from lookalike.store.local.index.policy import DEFAULT_LIMITS, Limits
 from lookalike.store.local.index.segments import ExactSegment, Found
@@ -262,6 +266,24 @@ def test_equal_pictures_do_not_make_it_look_harder() -> None:
     (level,) = build("PQ16x4fs", vectors, Limits(calibrated_k=(10,))).calibration.levels
     assert level.recall >= 0.99
     assert (level.effort.k_factor or 1) <= 16
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "IVF64,PQ8",
+        "IVF64,PQ8x4fs",
+        "IVF64_HNSW16,SQ8",
+        "PCAR16,IVF64,SQ8",
+        "HNSW16,PQ8",
+        "IVF64,RQ2x8",
+    ],
+)
+def test_faiss_prints_nothing_about_few_vectors(
+    kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    build_candidates(kind, VECTORS[:400])
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_graph_is_not_tried_with_its_own_rows() -> None:

@@ -26,11 +26,12 @@ def build_encoder(request: ModelRequest, run: RunOptions) -> Encoder:
         ConfigurationError: A value cannot work.
     """
     family = find_family(request.model)
+    head = None if request.head is None else load_head(request.head)  # first: it is quickly read
     if family.HAS_NETWORK and choose_runtime(request, run) == "openvino":
         backbone = _openvino_backbone(request, run)
     else:
         backbone = family.load(request, run)
-    return backbone if request.head is None else HeadedEncoder(backbone, load_head(request.head))
+    return backbone if head is None else HeadedEncoder(backbone, head)
 
 
 def choose_runtime(request: ModelRequest, run: RunOptions) -> Literal["torch", "openvino"]:

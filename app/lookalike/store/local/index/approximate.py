@@ -192,6 +192,7 @@ def build_candidates(
             # It costs minutes and helps only searches by Hamming distance.
             inner.do_polysemous_training = False
         if not index.is_trained:
+            _silence(inner)
             sample = _training_sample(vectors, factory, seed)
             progress.report(0, len(sample), stage="train")
             index.train(sample)
@@ -201,6 +202,15 @@ def build_candidates(
             index.add(np.ascontiguousarray(vectors[start : start + step], np.float32))
         progress.report(count, count, stage="add")
     return CandidateIndex(index, factory=factory)
+
+
+def _silence(index: Any) -> None:
+    """Keeps FAISS from printing that it is trained on few vectors: what it finds is measured."""
+    storage = getattr(index, "storage", None)  # below a graph
+    parts = [index, index if storage is None else faiss.downcast_index(storage)]
+    for part in [*parts, *(getattr(each, name, None) for each in parts for name in ("pq", "rq"))]:
+        if hasattr(part, "cp"):
+            part.cp.min_points_per_centroid = 1
 
 
 def _training_sample(vectors: Vectors, factory: str, seed: int) -> Vectors:
