@@ -322,7 +322,7 @@ def test_the_command(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, text = run()
     assert code == 1
     assert "its thumbnail is missing or damaged" in text
-    assert "problems (" in text
+    assert "1 problem (" in text
     code, text = run("--json", "--quick")
     assert code == 1
     assert {one["kind"] for one in json.loads(text)["findings"]} == {"thumbnail"}

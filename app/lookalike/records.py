@@ -557,6 +557,11 @@ def redacted(text: str) -> str:
     return _KEY.sub(r"lk_\1_...", text) if "lk_" in text else text
 
 
+def counted(count: int, one: str) -> str:
+    """A count with its noun: `1 group`, `2,000 groups`."""
+    return f"{count:,} {one}{'' if count == 1 else 's'}"
+
+
 def utc_text(moment: datetime) -> str:
     """A moment as rows record it: ISO 8601 in UTC, milliseconds."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -70,7 +70,7 @@ def test_a_job_brings_the_folder_of_the_service_up_to_date(clients, settings, tm
         assert answer.status_code == 202
         job = finished(client, answer.headers["Location"])
         assert (job["state"], job["kind"], job["done"]) == ("done", "backup", 3)
-        assert "1 pictures" in job["message"]
+        assert "1 picture in" in job["message"]
     assert len(list((to / "versions").iterdir())) == 2
     (original,) = (settings.data_dir / "images").rglob("*.png")
     original.write_bytes(b"damaged")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sqlite3
@@ -318,6 +319,16 @@ def test_help_cuts_no_flag_at_80_columns(lookalike, monkeypatch, name):
             for flag in (*parameter.opts, *parameter.secondary_opts):
                 if flag.startswith("-"):
                     assert re.search(rf"{flag}(?![\w-])", shown.output), (words, flag)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fills_its_lines_at_80_columns(lookalike, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [line.strip() for line in lookalike(name, "--help").output.splitlines()]
+    text = list(itertools.takewhile(lambda line: not line.startswith("╭"), lines))
+    for line, following in itertools.pairwise(text):
+        if line and following:
+            assert len(f"{line} {following.split()[0]}") > 78, line
 
 
 def test_a_wrong_name_gets_the_nearest(lookalike):

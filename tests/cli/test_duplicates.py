@@ -48,7 +48,7 @@ def test_the_table_marks_what_to_keep(lookalike, place, doubled):
     assert "not saved again" in keep
     assert "small.jpg" in shown
     assert "48x36" in shown
-    assert "1 groups with 2 pictures" in shown
+    assert "1 group with 2 pictures" in shown
 
 
 def test_a_page_is_written(lookalike, place, doubled, tmp_path):
@@ -76,7 +76,7 @@ def test_copies_are_shown_and_no_pipe_deletes_what_is_kept(lookalike, place, pic
     for text in (shown, page.read_text()):
         assert "again.jpg" in text
         assert "mug/mug-00-0.jpg" in text
-    assert "1 copies are the same bytes under other paths" in shown
+    assert "1 more path with the same bytes" in shown
 
 
 def test_all_pages_are_joined(lookalike, doubled, place, monkeypatch):

@@ -225,7 +225,7 @@ def test_a_damaged_original_is_told_and_left_out(data, tmp_path, form):
     made = backup(data, tmp_path / form, progress=told)
     assert (made.damaged, made.originals) == (1, 4)
     assert bad.name in told.errors[0]
-    assert "1 originals are damaged" in str(made)
+    assert "1 original left out because of damage" in str(made)
     restored = restore(tmp_path / form, tmp_path / "new")
     assert restored.damaged == 1  # as the manifest says
     assert len(list((tmp_path / "new" / "images").rglob("*.png"))) == 4

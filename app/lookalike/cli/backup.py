@@ -22,7 +22,7 @@ from lookalike.cli.common import (
 from lookalike.config import load_settings
 from lookalike.errors import ConfigurationError
 from lookalike.files.data_folder import require_data_folder
-from lookalike.records import OnConflict
+from lookalike.records import OnConflict, counted
 from lookalike.services.exchange import ExportForm
 
 
@@ -116,7 +116,7 @@ def export(
         stage = drawn.stage("pictures")
         done = client.export_collection(collection, to, form=form, originals=originals,
                                         progress=stage)  # fmt: skip
-    parts = [f"{done.pictures:,} pictures", f"{done.originals:,} originals"]
+    parts = [counted(done.pictures, "picture"), counted(done.originals, "original")]
     parts += [f"{done.missing:,} without an original"] if done.missing else []
     typer.echo(f"{', '.join(parts)} in {to}")
     print_errors(drawn.errors)

@@ -22,6 +22,7 @@ from lookalike.cli.common import (
 )
 from lookalike.config import load_settings
 from lookalike.files.data_folder import require_data_folder
+from lookalike.records import counted
 from lookalike.schemas import CheckOut, FindingOut
 
 
@@ -65,8 +66,8 @@ def _report(checked: CheckOut) -> None:
                 typer.echo(f"{title}: {count - SHOWN_ERRORS:,} more of the kind {kind}")
     counts = Counter(one.kind for one in checked.findings)
     listed = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
-    result = f"{counts.total():,} problems ({listed})" if counts else "nothing is wrong"
-    typer.echo(f"checked {checked.pictures:,} pictures: {result}")
+    result = f"{counted(counts.total(), 'problem')} ({listed})" if counts else "nothing is wrong"
+    typer.echo(f"checked {counted(checked.pictures, 'picture')}: {result}")
 
 
 def _line(one: FindingOut) -> str:

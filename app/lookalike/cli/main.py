@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from inspect import getdoc
 from types import FrameType
 from typing import Annotated, Any
 
@@ -72,7 +73,8 @@ def load_command(name: str) -> Any:
     alone = typer.Typer(
         add_completion=False, pretty_exceptions_enable=False, context_settings=_CONTEXT
     )
-    alone.command(name)(found)
+    paragraphs = (getdoc(found) or "").split("\n\n")  # whose lines rich would not join
+    alone.command(name, help="\n\n".join(" ".join(one.split()) for one in paragraphs))(found)
     return typer.main.get_command(alone)
 
 

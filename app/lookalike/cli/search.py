@@ -42,7 +42,7 @@ from lookalike.files.data_folder import claim_folder
 from lookalike.files.disk import disk_errors
 from lookalike.media.decode import ImageLimits, decode_image
 from lookalike.progress import Progress
-from lookalike.records import LIMITS, DuplicateKind, Effort
+from lookalike.records import LIMITS, DuplicateKind, Effort, counted
 from lookalike.schemas import DuplicateGroupOut, DuplicateOut, DuplicatesOut, KeptOut, SearchOut
 from lookalike.services import tidying
 from lookalike.services.tidying import FileGroup, PictureFile
@@ -497,13 +497,14 @@ def _summary(found: DuplicatesOut) -> list[str]:
         lines = [f"No duplicates in {found.collection!r}."]
     else:
         lines = [
-            f"{found.total_groups} groups with {found.total_duplicates} pictures beside those to "
-            f"keep, {found.bytes_saved:,} bytes. Nothing was deleted; --json gives the ids."
+            f"{counted(found.total_groups, 'group')} with "
+            f"{counted(found.total_duplicates, 'picture')} beside those to keep, "
+            f"{found.bytes_saved:,} bytes. Nothing was deleted; --json gives the ids."
         ]
         if found.total_copies:
             lines.append(
-                f"{found.total_copies} copies are the same bytes under other paths, not pictures "
-                "of their own: `lookalike delete` leaves their files."
+                f"{counted(found.total_copies, 'more path')} with the same bytes, no pictures of "
+                "their own: `lookalike delete` leaves their files."
             )
     if found.total_groups > SHOWN_GROUPS:
         lines.append(f"The first {SHOWN_GROUPS} groups are shown; --json and --html show more.")

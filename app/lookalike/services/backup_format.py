@@ -43,7 +43,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lookalike import __version__
 from lookalike.errors import BackupError, ConfigurationError
-from lookalike.records import is_digest, utc_now
+from lookalike.records import counted, is_digest, utc_now
 
 KIND = "lookalike backup"
 FORMAT = 1
@@ -102,16 +102,16 @@ class Backup:
 
     def __str__(self) -> str:
         """One sentence for people."""
-        count = len(self.collections)
-        what = "1 collection" if count == 1 else f"{count:,} collections"
-        parts = [f"{self.pictures:,} pictures in {what}"]
-        parts += [f"{self.originals:,} originals", f"{self.size:,} bytes in {self.files:,} files"]
+        collections = counted(len(self.collections), "collection")
+        parts = [f"{counted(self.pictures, 'picture')} in {collections}"]
+        parts += [counted(self.originals, "original")]
+        parts += [f"{counted(self.size, 'byte')} in {counted(self.files, 'file')}"]
         if self.in_place:
-            parts += [f"{self.in_place:,} originals lie elsewhere and are not in it"]
+            parts += [f"{counted(self.in_place, 'original')} elsewhere and not in it"]
         if self.missing:
-            parts += [f"{self.missing:,} have no original"]
+            parts += [f"{self.missing:,} without an original"]
         if self.damaged:
-            parts += [f"{self.damaged:,} originals are damaged and were left out"]
+            parts += [f"{counted(self.damaged, 'original')} left out because of damage"]
         return ", ".join(parts)
 
 
