@@ -60,6 +60,7 @@ ROOM = 16  # connections that are closed at once for new ones
 LONG_IDLE_S = 2.0  # that lets a connection give way to files that are to be opened
 STALLED_S = 2.0  # without taking anything of an answer, after which a connection is one of them
 ACCEPTED_AT_ONCE = 16  # before the connections that are open get a turn
+MOST_REST_S = 0.05  # between those, while the event loop is busy for more than half of the time
 RETRY_S = 0.1  # before others are accepted where none could be
 NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 BACKLOG = 2_048  # connections that the system may keep until they are accepted
@@ -380,6 +381,7 @@ class Acceptor:
         self._make = make
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._accepted_at = self._worked = 0.0  # when, and CPU seconds of this thread by then
         listening.setblocking(False)
         listening.listen(BACKLOG)
         self._loop.add_reader(listening, self._accept)
@@ -393,6 +395,13 @@ class Acceptor:
         """Returns at once: `close` has closed everything."""
 
     def _accept(self) -> None:
+        """Accepts a few, unless what came with those before leaves too little time for others."""
+        now, worked = time.monotonic(), time.thread_time()
+        rest = min(2 * (worked - self._worked), MOST_REST_S) - (now - self._accepted_at)
+        if rest > 0:
+            self._pause(rest)
+            return
+        self._accepted_at, self._worked = now, worked
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 accepted, (host, *_) = self._listening.accept()
@@ -400,8 +409,7 @@ class Acceptor:
                 if exc.errno in NO_ROOM:
                     log.warning("no connection can be accepted: %s", exc.strerror)
                     self._connections.give_way()
-                    self._loop.remove_reader(self._listening)
-                    self._loop.call_later(RETRY_S, self._resume)
+                    self._pause(RETRY_S)
                 return
             accepted.setblocking(False)
             first = _first_byte(accepted)
@@ -413,6 +421,10 @@ class Acceptor:
                 self._loop.add_reader(accepted, self._begin, accepted)
             else:
                 self._hand_over(accepted)
+
+    def _pause(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listening)
+        self._loop.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
         if self._listening.fileno() >= 0:  # not closed meanwhile
