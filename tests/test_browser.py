@@ -114,3 +114,22 @@ def test_pictures_are_searched_and_indexed_from_the_page(page, photo):
 )
 def test_reading_calls_work_as_they_stand(page, operation):
     assert press(page, operation) == 200
+
+
+def test_the_page_works_below_a_path_of_a_proxy(page, tmp_path, photo):
+    server = Server(tmp_path / "data", root_path="/lookalike")
+    below = page.context.browser.new_page()
+    try:
+        asked: list[str] = []
+        below.on("request", lambda request: asked.append(request.url))
+        below.goto(f"{server.url}/lookalike/docs")
+        below.wait_for_selector(".opblock", timeout=30_000)
+        assert press(below, "live") == 200
+        assert press(below, "search", file=photo) == 200
+        outside = [
+            url for url in asked if not url.startswith((f"{server.url}/lookalike/", "data:"))
+        ]
+        assert outside == []
+    finally:
+        below.close()
+        server.close()

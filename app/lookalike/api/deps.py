@@ -125,10 +125,14 @@ FilterQuery = Annotated[str | None, Query(alias="filter", description=FILTER_HEL
 
 
 async def known_query(request: Request) -> None:
-    """Dependency of every call: refuses query parameters that it would ignore."""
-    if not request.query_params:
-        return
+    """Dependency of every call: refuses query parameters that it would ignore.
+
+    Not of health: monitors add what keeps caches away. And not of pages such as /docs.
+    """
     route: APIRoute = request.scope["route"]
+    is_health = route.path.startswith("/health/")
+    if not request.query_params or is_health or not route.include_in_schema:
+        return
     names = list(_query_names(route.dependant))
     if not names and route.body_field is not None:
         sent = ", ".join(sorted(request.query_params))
