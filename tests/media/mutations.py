@@ -8,9 +8,11 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from lookalike.media.decode import register_heif
+from tests.media import tiffs
 from tests.media.bombs import bmp_runs, jpeg_arithmetic, jpeg_scans, png, ppm_text, tiff
 from tests.models.pictures import draw
 
@@ -65,6 +67,12 @@ def originals() -> dict[str, bytes]:
         made[f"tiff {compression}"] = _saved(color, "TIFF", compression=compression)
     made["pages"] = _saved(color, "TIFF", **several)
     made["deep tiff"] = _saved(deep, "TIFF")
+    values = np.asarray(draw(3, (40, 30))).astype(np.uint16) * 257
+    made["tiles"] = tiffs.made(values, photometric=2, packing=5, predictor=2, tile=(16, 16))
+    made["twelve bits"] = tiffs.made(values[..., 0] >> 4, bits=12, packing=32773, rows=4)
+    made["parts"] = tiffs.made(values / np.float32(65535), photometric=2, packing=8, predictor=3)
+    preview = tiffs.page(np.asarray(other), photometric=2, tags={254: [1]})
+    made["preview"] = tiffs.tiff(preview, tiffs.page(values, photometric=2), big=True)
     made["float tiff"] = _saved(gray.convert("F"), "TIFF")
     return made
 

@@ -1,3 +1,4 @@
+import io
 from typing import Any
 
 import numpy as np
@@ -174,3 +175,15 @@ def test_deep_pages_are_the_same_only_if_all_samples_are(tmp_path):
     assert not same(made(deep, photometric=2), made(changed, photometric=2))
     assert not same(made(deep, photometric=2), made(deep, photometric=2, tags={274: [3]}))
     assert not same(made(deep, photometric=2), made(PIXELS, photometric=2))
+
+
+def test_deep_pages_of_several_are_all_compared():
+    first, second = PIXELS.astype(np.uint16) * 257, PIXELS[::-1].astype(np.uint16) * 257
+    pages = [page(one, photometric=2) for one in (first, second, first)]
+
+    def same(*sides):
+        return same_picture(*(io.BytesIO(tiff(*one)) for one in sides), limits=ImageLimits())
+
+    assert same(pages[:2], [pages[0], page(second, photometric=2, packing=5)])
+    assert not same(pages[:2], [pages[0], pages[2]])
+    assert not same(pages[:2], pages[:1])

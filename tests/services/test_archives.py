@@ -78,7 +78,7 @@ def plainly(path: Path) -> Iterator[tuple[str, bytes | None]]:
         passed = (part.startswith(".") or part.lower() == "__macosx" for part in inside)
         if any(passed) or not inside:
             continue
-        if Path(inside[-1]).suffix.lower() not in SUFFIXES:
+        if Path(inside[-1].rstrip(" .")).suffix.lower() not in SUFFIXES:
             continue
         yield in_ascii(name), None if ".." in parts or len(data) > LIMIT else data
 

@@ -27,8 +27,8 @@ from lookalike.records import Metadata, Place, nfc, sha256_of
 log = logging.getLogger(__name__)
 
 _ENDINGS = (
-    "jpg jpeg jpe jfif mpo png gif webp avif heic heif bmp dib tif tiff jp2 j2k ico ppm pgm pbm "
-    "pnm qoi"
+    "jpg jpeg jpe jfif mpo png apng gif webp avif heic heif hif bmp dib tif tiff btf jp2 j2k jpx "
+    "jpf ico ppm pgm pbm pnm pfm qoi"
 )
 SUFFIXES = frozenset(f".{ending}" for ending in _ENDINGS.split())
 
