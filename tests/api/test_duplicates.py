@@ -127,7 +127,7 @@ class Gated(MemoryStore):
         self.gate = threading.Event()
 
     def search(self, *args, **options):
-        self.gate.wait(PATIENCE_S)
+        assert self.gate.wait(PATIENCE_S)
         return super().search(*args, **options)
 
 

@@ -37,7 +37,7 @@ class Gate(ColorEncoder):
 
     def encode(self, batch):
         self.taken += len(batch)
-        self.open.wait(PATIENCE_S)
+        assert self.open.wait(PATIENCE_S)
         if self.broken:
             raise RuntimeError("planted")
         return super().encode(batch)

@@ -318,7 +318,7 @@ def test_nothing_is_done_to_a_block_that_has_ended():
 
     def first() -> None:
         began.set()
-        may_end.wait(PATIENCE_S)
+        assert may_end.wait(PATIENCE_S)
 
     thread = threading.Thread(target=leaving.leave)
 

@@ -128,7 +128,7 @@ class Watched(MemoryStore):
 
     def search(self, collection, queries, **options):
         self.queries += len(queries)
-        self.gate.wait(WAIT_S)
+        assert self.gate.wait(WAIT_S)
         time.sleep(self.takes_s)
         return super().search(collection, queries, **options)
 

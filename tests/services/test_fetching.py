@@ -374,7 +374,7 @@ def test_a_resolver_that_hangs_is_left_and_their_number_is_bounded(web, fetch):
 
     def hanging(host, port):
         asked.append(host)
-        answer.wait(PATIENCE_S)
+        assert answer.wait(PATIENCE_S)
         return ["127.0.0.1"]
 
     fetcher = fetch.fetcher(resolve=hanging, timeout_s=0.1, places=1)
@@ -396,7 +396,7 @@ def test_only_so_many_at_once(web, fetch):
 
     def waiting(connection: socket.socket) -> None:
         reached.set()
-        go_on.wait(PATIENCE_S)
+        assert go_on.wait(PATIENCE_S)
         connection.sendall(page_of(PICTURE))
 
     web.pages["/"] = waiting

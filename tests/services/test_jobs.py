@@ -235,7 +235,7 @@ def test_a_failure_amid_the_shutdown_is_no_failure(store: JobStore) -> None:
 
     def breaks_at_shutdown(parameters: Mapping[str, Any], progress: Progress) -> str:
         inside.set()
-        end.wait(PATIENCE_S)
+        assert end.wait(PATIENCE_S)
         raise NotReadyError("The service is shutting down")
 
     service = JobService(store, {"count": breaks_at_shutdown})

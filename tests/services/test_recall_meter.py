@@ -226,7 +226,7 @@ def test_a_busy_meter_drops_and_never_makes_a_search_wait(store):
 
     def hold() -> None:
         going.set()
-        go.wait(PATIENCE_S)
+        assert go.wait(PATIENCE_S)
 
     store.before_exact = hold
     with measuring(store) as meter:

@@ -251,7 +251,7 @@ def test_the_gate_waits_for_those_inside_and_holds_the_others() -> None:
     def pass_slowly() -> None:
         with gate.passing("one"):
             inside.set()
-            leave.wait(PATIENCE_S)
+            assert leave.wait(PATIENCE_S)
             order.append("left")
 
     def close() -> None:
@@ -270,7 +270,7 @@ def test_the_gate_waits_for_those_inside_and_holds_the_others() -> None:
 
     with ThreadPoolExecutor(3) as pool:
         slow = pool.submit(pass_slowly)
-        inside.wait(PATIENCE_S)
+        assert inside.wait(PATIENCE_S)
         closing = pool.submit(close)
         leave.set()
         slow.result(PATIENCE_S)

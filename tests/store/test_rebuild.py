@@ -152,7 +152,8 @@ def test_a_build_beside_searches_and_changes(tmp_path: Path, chance: random.Rand
         for one in (store, memory):
             put(one, [new_image(f"s{n}") for n in range(60)], STABLE)
         ask = partial(ask_something, chance, store)
-        repeat_together(partial(change_something, chance, store, memory), ask, ask, seconds=2.5)
+        change = partial(change_something, chance, store, memory)
+        repeat_together(change, ask, ask, seconds=2.5, enough=lambda: facts(store)["type"] == TYPE)
         wait_built(store)
         wait_for(lambda: facts(store)["since_build"] <= LEAST // 2)
         for where in (None, Filter.parse({"n": 1})):

@@ -486,6 +486,9 @@ class Server(uvicorn.Server):
         self.servers = [
             cast("Any", Acceptor(listening, self._connections, make)) for listening in sockets or []
         ]
+        for listening in sockets or []:
+            host, port = listening.getsockname()[:2]
+            log.info("listening on http://%s:%d", host, port)
         self.started = True
 
     async def on_tick(self, counter: int) -> bool:

@@ -113,13 +113,11 @@ async def _run(settings: Settings, ending: Ending) -> None:
     async with app.router.lifespan_context(app):
         server = Server(app, most_files=most_files)
         ending.serve(server)
-        host, port = listening.getsockname()[:2]
-        logging.getLogger("lookalike").info("listening on http://%s:%d", host, port)
         await server.serve(sockets=[listening])
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Binds the address before anything is loaded; connections wait until uvicorn listens."""
+    """Binds the address before anything is loaded; clients are refused until all of it is."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sets TCP_NODELAY only on sockets whose protocol is given as TCP.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
