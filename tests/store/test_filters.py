@@ -124,6 +124,9 @@ CASES: list[tuple[Any, Any, bool]] = [
     ({"box.tags": {"contains": "x"}}, {"box": [{"tags": "x"}]}, True),
     ({"box.w": {"exists": True}}, {"box": [{"h": 1}, 3]}, False),
     # One text in two forms of Unicode
+    ({"\u00e9.\u00e9": 1}, {"e\u0301": {"e\u0301": 1}}, True),
+    ({"\u00e9": 1}, {"e\u0301": 2, "\u00e9": 1}, True),
+    ({"\u00e9": 1}, {"\u00e9": 1, "e\u0301": 2}, True),
     ({"caf\u00e9": "\u00e9"}, {"cafe\u0301": "e\u0301"}, True),
     ({"cafe\u0301": "e\u0301"}, {"caf\u00e9": "\u00e9"}, True),
     ({"a": {"in": ["\u00e9"]}}, {"a": ["e\u0301"]}, True),

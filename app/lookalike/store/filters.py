@@ -168,25 +168,19 @@ def value_of(metadata: Metadata, field: str) -> Any:
     """
     if field in metadata:
         return metadata[field]
-    if field.isascii() and "." not in field:
-        return MISSING
-    found = _held(metadata, field)
+    held = metadata
+    if not field.isascii():  # keys that were stored in another form of Unicode
+        held = {**{nfc(key): one for key, one in reversed(list(held.items()))}, **held}
+    found = held.get(field, MISSING)
     ends = [place for place, char in enumerate(field) if char == "."]
     while found is MISSING and ends:
         end = ends.pop()
-        inner, rest = _held(metadata, field[:end]), field[end + 1 :]
+        inner, rest = held.get(field[:end], MISSING), field[end + 1 :]
         if isinstance(inner, Mapping):
             found = value_of(inner, rest)
         elif isinstance(inner, list):
             found = _value_of_items(inner, rest)
     return found
-
-
-def _held(metadata: Metadata, key: str) -> Any:
-    """What is under a key, whichever Unicode form the key has there."""
-    if key in metadata or key.isascii():
-        return metadata.get(key, MISSING)
-    return next((value for name, value in metadata.items() if nfc(name) == key), MISSING)
 
 
 def _value_of_items(items: Iterable[Any], field: str) -> Any:
