@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -164,14 +166,14 @@ def _convert_here(request: ModelRequest, folder: Path) -> tuple[Any, ModelSpec]:
 def _convert_apart(request: ModelRequest, folder: Path) -> None:
     """Converts and keeps the network in another process, whose end gives torch's memory back.
 
-    If no process can be started, the log says so and nothing is kept. What it logs is logged here,
-    and an error of ours is raised here.
+    The process ends with this one. If none can be started, the log says so and nothing is kept.
+    What it logs is logged here, and an error of ours is raised here.
     """
     given = json.dumps({"request": request.to_dict(), "folder": str(folder)})
     try:
         with subprocess.Popen(  # noqa: S603 - this Python; -P: not what lies in the working folder
             [sys.executable, "-P", "-c", _CONVERT, given],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -199,6 +201,7 @@ def main(given: str) -> None:
     as JSON, for the other process to raise.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     document = json.loads(given)
     request = ModelRequest.from_dict(document["request"])
     try:
@@ -207,6 +210,12 @@ def main(given: str) -> None:
     except LookalikeError as exc:
         print(json.dumps([type(exc).__name__, str(exc)]))  # noqa: T201 - read by the other
         raise SystemExit(_REFUSED) from exc
+
+
+def _end_with_parent() -> None:
+    """Ends this process once the one that started it closes our input, or ends."""
+    sys.stdin.read()
+    os._exit(1)
 
 
 def _read(
