@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from benchmarks.duplicate_traps import saved, scene
 from lookalike.errors import (
     ClientGoneError,
     DecodeTimeoutError,
     ImageTooLargeError,
+    InvalidImageError,
     NotAnImageError,
     OutOfMemoryError,
     QueueFullError,
@@ -27,6 +30,7 @@ from lookalike.errors import (
     UnreadableImageError,
 )
 from lookalike.media import decoder as module
+from lookalike.media.comparison import Sameness, same_picture
 from lookalike.media.decode import ImageLimits, decode_image
 from lookalike.media.decode_process import SLOW_NICE, DecodeProcess, TakesLongError
 from lookalike.media.decoder import ImageDecoder, Lane
@@ -367,6 +371,76 @@ def test_a_process_that_ends_costs_its_picture_alone(process, number, kind):
             picture.result(timeout=PATIENCE_S)
     assert not process.alive
     assert SHARED.decode(SMALL, decode_size=64).width == 160
+
+
+def compared(one: bytes, other: bytes, decoder: ImageDecoder = SHARED) -> Sameness:
+    return Sameness(decoder.compare(BytesIO(one), BytesIO(other)))
+
+
+def test_a_process_compares_as_this_one_does():
+    image = scene(5, (240, 180))
+    plain, again = saved(image, "PNG"), saved(image, "JPEG", quality=80)
+    other = saved(scene(6, (240, 180)), "PNG")
+    for pair, expected in (
+        ((plain, again), Sameness.FIRST),
+        ((again, plain), Sameness.SECOND),
+        ((plain, saved(image, "BMP")), Sameness.YES),
+        ((plain, other), Sameness.NO),
+    ):
+        assert compared(*pair) is expected
+        assert same_picture(*map(BytesIO, pair), limits=LIMITS) is expected
+
+
+def test_large_pictures_are_compared():
+    sheet = Image.new("L", (5000, 4000), 90)
+    assert compared(saved(sheet, "PNG"), saved(sheet, "TIFF", compression="tiff_lzw"))
+    low = ImageDecoder(ImageLimits(max_pixels=19_999_999))
+    with pytest.raises(TooManyPixelsError):
+        compared(saved(sheet, "PNG"), saved(sheet, "GIF"), low)
+
+
+@pytest.mark.parametrize("data", [SMALL[:2000], b"no picture", b""])
+def test_what_cannot_be_decoded_cannot_be_compared(data):
+    for pair in ((SMALL, data), (data, SMALL)):
+        with pytest.raises(InvalidImageError):
+            compared(*pair)
+    assert compared(SMALL, SMALL) is Sameness.YES
+
+
+def test_comparing_ends_in_time():
+    decoder = ImageDecoder(ImageLimits(max_seconds=0.1))
+    slow = scene(5, (1600, 1200))
+    pair = saved(slow, "JPEG", quality=95), saved(slow, "JPEG", quality=90)
+    with pytest.raises(DecodeTimeoutError, match=r"0\.6 s"):
+        compared(*pair, decoder)
+    assert compared(SMALL, SMALL, decoder) is Sameness.YES
+
+
+def test_who_leaves_ends_the_comparison():
+    leaving, slow = Caller(), qoi_literals(8)
+
+    def compare() -> None:
+        caller.set(leaving)
+        compared(slow, slow + b" ", ImageDecoder(ImageLimits(max_seconds=1000, max_bytes=10**9)))
+
+    with ThreadPoolExecutor(1) as pool:
+        comparing = pool.submit(compare)
+        wait_for(lambda: leaving._acts)
+        leaving.leave()
+        with pytest.raises(ClientGoneError):
+            comparing.result(timeout=PATIENCE_S)
+
+
+def test_a_process_that_ends_costs_its_comparison_alone(process):
+    slow = qoi_literals(8)
+    with ThreadPoolExecutor(1) as pool:
+        comparing = pool.submit(
+            process.compare, slow, slow + b" ", limits=ImageLimits(max_seconds=1000), seconds=1000
+        )
+        os.kill(process.pid, signal.SIGSEGV)
+        with pytest.raises(UnreadableImageError):
+            comparing.result(timeout=PATIENCE_S)
+    assert compared(SMALL, SMALL) is Sameness.YES
 
 
 def test_a_codec_that_does_not_come_back_is_ended(process):

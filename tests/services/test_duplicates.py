@@ -21,6 +21,7 @@ from lookalike.errors import (
     NotFoundError,
     NotReadyError,
 )
+from lookalike.progress import caller
 from lookalike.records import MAX_COPIES, DuplicateKind, NewImage, Place
 from lookalike.services.duplicates import (
     DuplicateOptions,
@@ -250,6 +251,42 @@ def test_more_copies_than_a_record_lists_are_all_counted(store, make):
     (group,) = found.groups
     assert found.total_copies == len(group.keep.copies) == MAX_COPIES + 4
     assert found.bytes_saved == group.keep.bytes * found.total_copies  # each path is a file
+
+
+def test_pictures_that_cannot_be_compared_in_time_are_no_reencoded_ones(store, make):
+    service = make()
+    add(store, "a", 0)
+    add(store, "b", 1)
+    decoder = service.pictures.decoder
+    decoder.limits = replace(decoder.limits, max_seconds=1e-4)  # no more than a thumbnail needs
+    assert ready(service, kind=DuplicateKind.REENCODED).groups == []
+    (group,) = ready(service).groups
+    assert [one.kind for one in group.members] == [DuplicateKind.NEAR]
+
+
+def test_closing_ends_a_comparison(store, make, monkeypatch):
+    service = make(wait_s=0.05)
+    add(store, "a", 0)
+    add(store, "b", 1)
+    comparing = threading.Event()
+
+    def hang(*_: object) -> int:
+        gone = threading.Event()
+        with caller.get().on_leave(gone.set):
+            comparing.set()
+            gone.wait(WAIT_S)
+        raise AssertionError
+
+    monkeypatch.setattr(service.pictures.decoder, "compare", hang)
+    assert isinstance(service.find(DuplicateOptions()), Unfinished)
+    assert comparing.wait(WAIT_S)
+    service.wait_s = WAIT_S
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(service.find, DuplicateOptions())
+        wait_for(lambda: service._waiting._value < 8)
+        service.close()
+        with pytest.raises(NotReadyError):
+            asked.result(WAIT_S)
 
 
 def test_deleting_what_was_shown_does_not_disturb_the_next_page(store, make):

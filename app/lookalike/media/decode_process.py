@@ -1,4 +1,4 @@
-"""A process that decodes pictures: both ends of it.
+"""A process that decodes and compares pictures: both ends of it.
 
 A picture that has taken its CPU time is given up between two steps of Python code. A codec cannot
 be interrupted, but its process can be ended: by the system, a little later; by us, when nobody
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
+import io
 import json
 import os
 import resource
@@ -25,10 +27,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -49,10 +51,12 @@ SLOW_NICE = 10  # of processes that decode what takes long: others get nine tent
 _WALL = 6.0  # times the CPU time: how long a picture may take on a machine that is busy
 _LEAST_WALL_S = 60.0
 _KEPT_BYTES = 16_000_000  # of shared memory between two pictures
-_BYTES_PER_PIXEL = 48  # that codecs take at most for one picture
+_ALLOWED_PER_PIXEL = 48  # bytes that a picture may take; codecs need less than half of it
 _SPARE_BYTES = 256_000_000
 _OOM_SCORE = 800  # of 1000: these go first when memory is short
 
+
+Answer = TypeVar("Answer")
 
 _GRACE = 1.2  # times the CPU time, after which the system ends the process
 
@@ -122,10 +126,34 @@ class DecodeProcess:
         """
         if (preprocess := options.get("preprocess")) is not None:
             options["preprocess"] = _fields(preprocess)
-        request = {"size": len(data), "limits": _fields(limits), "seconds": seconds}
-        request |= {"expected_s": expected_s, "options": options}
+        how = {"expected_s": expected_s, **options}
+        return self._ask(
+            self._decoded, data, limits=limits, seconds=seconds, wall_s=wall_s, how=how
+        )
+
+    def compare(self, one: bytes, other: bytes, *, limits: ImageLimits, seconds: float) -> int:
+        """A `Sameness` as `same_picture` gives it, in at most so many seconds; as `decode`."""
+
+        def verdict(*, same: int) -> int:
+            return same
+
+        return self._ask(verdict, one, other, limits=limits, seconds=seconds)
+
+    def _ask(
+        self,
+        answered: Callable[..., Answer],
+        *files: bytes,
+        limits: ImageLimits,
+        seconds: float,
+        wall_s: float | None = None,
+        **request: Any,
+    ) -> Answer:
+        """Has the process do something with files; passes the fields of its answer on."""
+        sizes = [len(data) for data in files]
+        request |= {"sizes": sizes, "limits": _fields(limits), "seconds": seconds}
         try:
-            _write(self._shared, data)
+            for place, data in enumerate(files):
+                _write(self._shared, data, sum(sizes[:place]))
             self._socket.sendall(json.dumps(request).encode() + b"\n")
             line = self._receive(wall_s or max(_LEAST_WALL_S, _WALL * seconds))
             answer = json.loads(line)
@@ -133,7 +161,7 @@ class DecodeProcess:
                 raise TakesLongError
             if "error" in answer:
                 raise _error(answer["error"], answer["text"])
-            return self._decoded(**answer)
+            return answered(**answer)
         except TimeoutError:
             self.end()
             raise QueueFullError(
@@ -258,10 +286,17 @@ def main() -> None:
     time_limit = _TimeLimit()
     for line in connection.makefile("rb"):
         request = json.loads(line)
-        _limit_memory(base, ImageLimits(**request["limits"]))
+        limits, sizes = ImageLimits(**request["limits"]), request["sizes"]
+        _limit_memory(base, limits, pictures=len(sizes))
         try:
+            if len(sizes) > 1:  # numpy too; an import that is interrupted cannot be done again
+                importlib.import_module("lookalike.media.comparison")
             with time_limit.of(request["seconds"]):
-                answer = _answer(shared, **request)
+                files = _read(shared, sizes)
+                if len(files) == 1:
+                    answer = _decode(shared, *files, limits=limits, **request["how"])
+                else:
+                    answer = _compare(*files, limits=limits)
         except _OverTimeError:
             answer = {"slow": True}
         except LookalikeError as exc:
@@ -304,21 +339,24 @@ class _TimeLimit:
             raise _OverTimeError
 
 
-def _answer(
-    shared: int,
-    *,
-    size: int,
-    limits: dict[str, Any],
-    seconds: float,  # noqa: ARG001 - the timer's
-    expected_s: float,
-    options: dict[str, Any],
+def _read(shared: int, sizes: list[int]) -> list[bytes]:
+    """The files that lie one behind the other in the shared file."""
+    return [os.pread(shared, size, sum(sizes[:place])) for place, size in enumerate(sizes)]
+
+
+def _compare(one: bytes, other: bytes, *, limits: ImageLimits) -> Mapping[str, Any]:
+    from lookalike.media.comparison import same_picture  # noqa: PLC0415 - numpy, which few need
+
+    return {"same": same_picture(io.BytesIO(one), io.BytesIO(other), limits=limits)}
+
+
+def _decode(
+    shared: int, data: bytes, *, limits: ImageLimits, expected_s: float, **options: Any
 ) -> Mapping[str, Any]:
-    """Decodes what lies in the shared file and puts pixels, then thumbnail, in its place."""
+    """Decodes a picture and puts pixels, then thumbnail, into the shared file."""
     if options.get("preprocess") is not None:
         options["preprocess"] = Preprocess(**options["preprocess"])
-    decoded = decode_if_quick(
-        os.pread(shared, size, 0), limits=ImageLimits(**limits), expected_s=expected_s, **options
-    )
+    decoded = decode_if_quick(data, limits=limits, expected_s=expected_s, **options)
     if decoded is None:
         return {"slow": True}
     pixels = decoded.image.tobytes()
@@ -376,12 +414,12 @@ def _address_space() -> int | None:
     return pages * resource.getpagesize()
 
 
-def _limit_memory(base: int | None, limits: ImageLimits) -> None:
-    """Bounds what the next picture may take: as codecs need, and half of the machine's memory."""
+def _limit_memory(base: int | None, limits: ImageLimits, *, pictures: int) -> None:
+    """Bounds what so many pictures may take: as codecs need, and half of the machine's memory."""
     if base is None:  # pragma: no cover  # macOS
         return
-    needed = _BYTES_PER_PIXEL * limits.max_pixels + 2 * limits.max_bytes + _SPARE_BYTES
-    soft = base + min(needed, max(memory_bytes() // 2, _SPARE_BYTES))
+    each = _ALLOWED_PER_PIXEL * limits.max_pixels + 2 * limits.max_bytes + _SPARE_BYTES
+    soft = base + min(pictures * each, max(memory_bytes() // 2, _SPARE_BYTES))
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     if hard != resource.RLIM_INFINITY:
         soft = min(soft, hard)

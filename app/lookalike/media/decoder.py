@@ -31,6 +31,7 @@ from lookalike.records import Preprocess
 
 QUICK_S = 0.3  # of CPU time, after which a picture is no quick one
 EXPECTED_S = 0.1  # by its header, up to which one is tried as a quick one
+COMPARING = 6  # times the CPU time of decoding one picture, for comparing two
 _SLOW_WAITING = 8  # pictures for each place among the slow ones
 _PATIENCE_S = 60.0
 
@@ -51,6 +52,7 @@ class ImageDecoder:
         slots = slots or available_cores()
         self._quick = Lane(slots + 1)
         self._slow = Lane(slots, most_waiting=_SLOW_WAITING * slots)
+        self._comparing = Lane(1)
 
     def decode(
         self,
@@ -111,6 +113,31 @@ class ImageDecoder:
                 raise DecodeTimeoutError(
                     f"Decoding the picture takes more than {seconds:g} s of CPU time, which is the "
                     "limit: save it again as an ordinary JPEG or PNG, or in a smaller size"
+                ) from None
+
+    def compare(self, one: BinaryIO, other: BinaryIO) -> int:
+        """A `Sameness` as `same_picture` gives it: one pair at a time, behind all other pictures.
+
+        Raises:
+            InvalidImageError: As `same_picture`.
+            DecodeTimeoutError: It took more than six times the CPU time of decoding one picture.
+            UnavailableError: The machine has too little memory, or is too busy.
+            ClientGoneError: The caller has left.
+        """
+        seconds = COMPARING * self.limits.max_seconds
+        with self._comparing.place(bulk=True), _pool.process(slow=True) as process:
+            files = []
+            for file in (one, other):
+                check_bytes(file, limits=self.limits)
+                file.seek(0)
+                files.append(file.read())
+            try:
+                with caller.get().on_leave(process.give_up):
+                    return process.compare(*files, limits=self.limits, seconds=seconds)
+            except TakesLongError:
+                raise DecodeTimeoutError(
+                    f"Comparing the pictures takes more than {seconds:g} s of CPU time, which is "
+                    "the limit"
                 ) from None
 
 

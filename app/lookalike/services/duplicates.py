@@ -17,9 +17,14 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from lookalike.errors import ImageNotFoundError, InvalidParameterError, NotReadyError
-from lookalike.media.comparison import Sameness, from_camera, same_picture
-from lookalike.progress import Progress
+from lookalike.errors import (
+    ClientGoneError,
+    ImageNotFoundError,
+    InvalidParameterError,
+    NotReadyError,
+)
+from lookalike.media.comparison import Sameness, from_camera
+from lookalike.progress import Caller, Progress, caller
 from lookalike.records import (
     DEFAULT_COLLECTION,
     MAX_COPIES,
@@ -151,14 +156,16 @@ class DuplicateService:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._caller = Caller()  # leaves when the service closes, which ends a comparison
         self._works: dict[tuple[str, str], _Work] = {}
         self._waiting = threading.BoundedSemaphore(_WAITING)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="duplicates")
 
     def close(self) -> None:
-        """Ends the current work within one search; may be called twice."""
+        """Ends the current work within one search or comparison; may be called twice."""
         with self._lock:
             self._stop.set()
+        self._caller.leave()
         self._threads.shutdown()  # what had not begun ends at its first step
 
     def find(self, options: DuplicateOptions) -> Duplicates | Unfinished:
@@ -222,6 +229,7 @@ class DuplicateService:
 
     def _update(self, work: _Work, options: DuplicateOptions) -> NeighborGraph:
         """Runs in the background; requests may read the old graph meanwhile."""
+        caller.set(self._caller)
         here = count_of(self.store, options.collection)
         graph = work.graph
         if options.min_score < graph.min_score or len(graph) > _STALE * here + self.stale_spare:
@@ -237,7 +245,11 @@ class DuplicateService:
             partial(self._same_files, collection),
             partial(self._from_camera, collection),
         )
-        graph.update(comparer, work, total=total)
+        try:
+            graph.update(comparer, work, total=total)
+        except ClientGoneError:
+            work.check()
+            raise
         work.graph = graph
         return graph
 
@@ -251,7 +263,7 @@ class DuplicateService:
 
     def _same_files(self, collection: str, one: ImageRecord, other: ImageRecord) -> Sameness:
         with self._original(collection, one) as first, self._original(collection, other) as second:
-            return same_picture(first, second, limits=self.pictures.decoder.limits)
+            return Sameness(self.pictures.decoder.compare(first, second))
 
     def _from_camera(self, collection: str, one: ImageRecord) -> bool:
         with self._original(collection, one) as file:

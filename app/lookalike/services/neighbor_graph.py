@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lookalike.errors import LookalikeError, OriginalNotKeptError
+from lookalike.errors import ClientGoneError, LookalikeError, OriginalNotKeptError
 from lookalike.media.comparison import Sameness
 from lookalike.progress import Progress
 from lookalike.records import ImageRecord, Match, ModelSpec
@@ -283,6 +283,8 @@ class PixelComparer:
     def _confirmed(self, one: ImageRecord, other: ImageRecord) -> Sameness:
         try:
             return self._same_files(one, other)
+        except ClientGoneError:
+            raise
         except OriginalNotKeptError:
             return Sameness.NO
         except (LookalikeError, OSError) as exc:
