@@ -330,6 +330,7 @@ def test_a_client_that_leaves_gives_its_place_back(run):
     assert service.search() == 503
     waiting.close()
     wait_for(lambda: live.queue_length == 0)
+    wait_for(lambda: service.figure("lookalike_requests_in_progress") == 1)
     with service.connect(request) as third:
         wait_for(lambda: live.queue_length == 1)
         gate.open.set()
