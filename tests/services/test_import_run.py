@@ -133,7 +133,7 @@ def as_somebody() -> Iterator[None]:
 
 
 def test_permissions_are_felt() -> None:
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # noqa: S108 - others may enter
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         top = Path(folder).resolve()
         top.chmod(0o755)
         write(top, [["z"], ["a", "1"]])
