@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lookalike.errors import ConflictError, InvalidParameterError, VectorSpaceNotFoundError
+from lookalike.errors import (
+    ConflictError,
+    InvalidParameterError,
+    LookalikeError,
+    VectorSpaceNotFoundError,
+)
 from lookalike.progress import Progress
 from lookalike.records import (
     MAX_COPIES,
@@ -337,6 +342,30 @@ class MemoryStore:
             merged = check_metadata(merge_patch(old, patch), max_bytes)
             return self._set(collection, image_id, merged)
 
+    def update_many(
+        self,
+        collection: str,
+        image_ids: Sequence[str],
+        patch: Metadata,
+        *,
+        replace: bool = False,
+        where: Filter | None = None,
+        max_bytes: int = MAX_METADATA_BYTES,
+    ) -> dict[str, ImageRecord | LookalikeError]:
+        changed: dict[str, ImageRecord | LookalikeError] = {}
+        with self._lock:
+            for image_id, record in self.find(collection, image_ids).items():
+                if where and not where.matches(record.metadata):
+                    continue
+                try:
+                    wanted = patch if replace else merge_patch(record.metadata, patch)
+                    metadata = check_metadata(wanted, max_bytes)
+                except LookalikeError as exc:
+                    changed[image_id] = exc
+                else:
+                    changed[image_id] = self._set(collection, image_id, metadata)
+        return changed
+
     def _set(self, collection: str, image_id: str, metadata: Metadata) -> ImageRecord:
         row = self._row(collection, image_id)
         record = own(replace(row.record, metadata=metadata, updated_at=utc_now()))
@@ -355,6 +384,16 @@ class MemoryStore:
         with self._lock:
             self._held.noted.append(self._row(collection, image_id).record.sha256)
             self._collections[collection].remove(image_id)
+
+    def delete_many(
+        self, collection: str, image_ids: Sequence[str], *, where: Filter | None = None
+    ) -> set[str]:
+        with self._lock:
+            found = self.find(collection, image_ids)
+            gone = {key for key, one in found.items() if not where or where.matches(one.metadata)}
+            for key in gone:
+                self.delete(collection, key)
+            return gone
 
     def drop(self, collection: str, *, wait: bool = False) -> int:
         with self._lock:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from lookalike.errors import NotFoundError
+from lookalike.errors import LookalikeError, NotFoundError
 from lookalike.records import ImageRecord, OnConflict, Place, PutOutcome
 from lookalike.store.filters import Filter
 from lookalike.store.local.index.policy import DEFAULT_LIMITS, IndexPolicy, Limits
@@ -91,6 +91,31 @@ class Agreement(RuleBasedStateMachine):
     def delete(self, collection: str, image_id: str) -> None:
         left, right = self.both("delete", collection, image_id)
         assert left == right
+
+    @rule(collection=COLLECTIONS, image_ids=st.lists(IDS), where=FILTERS)
+    def delete_many(self, collection: str, image_ids: list[str], where: Any) -> None:
+        parsed = None if where is None else Filter.parse(where)
+        left, right = self.both("delete_many", collection, image_ids, where=parsed)
+        assert left == right
+
+    @rule(
+        collection=COLLECTIONS,
+        image_ids=st.lists(IDS),
+        patch=METADATA,
+        where=FILTERS,
+        how=st.fixed_dictionaries({"replace": st.booleans(), "max_bytes": st.integers(2, 60)}),
+    )
+    def patch_many(
+        self, collection: str, image_ids: list[str], patch: Any, where: Any, how: dict[str, Any]
+    ) -> None:
+        how["where"] = None if where is None else Filter.parse(where)
+        left, right = self.both("update_many", collection, image_ids, patch or {}, **how)
+        assert left.keys() == right.keys()
+        for image_id, changed in left.items():
+            if isinstance(changed, LookalikeError):
+                assert str(changed) == str(right[image_id])
+            else:
+                assert row(changed) == row(right[image_id])
 
     @rule(collection=COLLECTIONS, places=st.lists(PLACES.filter(bool), max_size=3))
     def forget(self, collection: str, places: list[Place]) -> None:

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from lookalike.errors import (
     CollectionNotFoundError,
     ImageNotFoundError,
+    InvalidMetadataError,
+    LookalikeError,
+    MetadataTooLargeError,
     SpecMismatchError,
 )
 from lookalike.progress import Progress
@@ -36,7 +39,7 @@ from lookalike.records import (
     canonical_json,
     decode_cursor,
 )
-from lookalike.store.filters import MAX_METADATA_BYTES, Filter, Kind
+from lookalike.store.filters import MAX_METADATA_BYTES, Filter, Kind, check_metadata, merge_patch
 
 Recipe = Mapping[str, Any]
 """How to make an encoder again: a JSON object of settings. The store only keeps it."""
@@ -335,11 +338,32 @@ class Store(Protocol):
         Raises `ImageNotFoundError`, or `MetadataTooLargeError` for more than `max_bytes`.
         """
 
+    def update_many(
+        self,
+        collection: str,
+        image_ids: Sequence[str],
+        patch: Metadata,
+        *,
+        replace: bool = False,
+        where: Filter | None = None,
+        max_bytes: int = MAX_METADATA_BYTES,
+    ) -> dict[str, ImageRecord | LookalikeError]:
+        """Does what `update_metadata` does to many images, in one step; with `where`, if they pass.
+
+        With `replace`, `patch` takes the place of all that was there. Returns the new row of each
+        id, or why it stays as it is; ids that do not exist, or do not pass, are left out.
+        """
+
     def refer(self, collection: str, image: NewImage) -> None:
         """Notes where an image's file lies by now, if a row has its id and bytes."""
 
     def delete(self, collection: str, image_id: str) -> None:
         """Removes one image. Raises `ImageNotFoundError`."""
+
+    def delete_many(
+        self, collection: str, image_ids: Sequence[str], *, where: Filter | None = None
+    ) -> set[str]:
+        """Removes those of the images that exist, and pass, in one step; returns their ids."""
 
     def search(
         self,
@@ -587,6 +611,16 @@ def unknown_collection(name: str) -> CollectionNotFoundError:
         f"There is no collection {name!r}; GET /collections lists them, and indexing a picture "
         "into a new name makes one"
     )
+
+
+def changed_metadata(
+    old: Metadata, patch: Metadata, *, replace: bool, max_bytes: int
+) -> dict[str, Any] | LookalikeError:
+    """Metadata with a patch, or with `replace` the patch itself; or why it cannot be stored."""
+    try:
+        return check_metadata(patch if replace else merge_patch(old, patch), max_bytes)
+    except (InvalidMetadataError, MetadataTooLargeError) as exc:
+        return exc
 
 
 def image_not_found(collection: str, image_id: str) -> ImageNotFoundError:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.errors import StorageError
+from lookalike.errors import LookalikeError, StorageError
 from lookalike.progress import Worker
 from lookalike.records import (
     ImageRecord,
@@ -35,6 +35,7 @@ from lookalike.store.base import (
     put_outcome,
     without_places,
 )
+from lookalike.store.filters import Filter
 from lookalike.store.local.rows import (
     IN_LIST,
     LOCATION,
@@ -47,7 +48,6 @@ from lookalike.store.local.rows import (
     read_images,
     record,
     require_collection,
-    require_image,
     vector_blob,
     vector_rows,
 )
@@ -299,14 +299,32 @@ class Catalog:
             return written
 
     def change_metadata(
-        self, name: str, image_id: str, change: Callable[[Metadata], Metadata]
-    ) -> tuple[CollectionRow, int, ImageRecord]:
-        """Writes `change(metadata)` of a picture; gives its collection, seq and row."""
+        self,
+        name: str,
+        ids: Iterable[str],
+        change: Callable[[Metadata], Metadata | LookalikeError],
+        *,
+        where: Filter | None = None,
+    ) -> tuple[CollectionRow | None, dict[int, ImageRecord], dict[str, LookalikeError]]:
+        """Writes `change(metadata)` of pictures that pass, in one transaction.
+
+        Gives the collection, the rows that changed by seq, and why others did not by id.
+        """
+        failed: dict[str, LookalikeError] = {}
         with self.connections.write() as connection:
-            row, seq, old = require_image(connection, name, image_id)
-            _set_metadata(connection, row, seq, change(old.metadata), utc_now())
-            _, changed = read_images(connection, row, [image_id])[image_id]
-            return _count_change(connection, row), seq, changed
+            row, held = _passing(connection, name, ids, where)
+            now, written = utc_now(), list[str]()
+            for seq, old in held.items():
+                metadata = change(old.metadata)
+                if isinstance(metadata, LookalikeError):
+                    failed[old.id] = metadata
+                elif row is not None:
+                    _set_metadata(connection, row, seq, metadata, now)
+                    written.append(old.id)
+            if row is None or not written:
+                return row, {}, failed
+            changed = dict(read_images(connection, row, written).values())
+            return _count_change(connection, row), changed, failed
 
     def refer(self, name: str, image: NewImage) -> None:
         """Writes where a picture's file lies by now, see `Store.refer`."""
@@ -346,12 +364,29 @@ class Catalog:
                 locations = [place.location for place in places]
                 connection.execute(sql, (row.id, json.dumps(locations)))
 
-    def delete(self, name: str, image_id: str) -> tuple[CollectionRow, int, ImageRecord]:
-        """Removes a picture; gives its collection, and its seq and row as they were."""
+    def delete(
+        self, name: str, ids: Iterable[str], *, where: Filter | None = None
+    ) -> tuple[CollectionRow | None, dict[int, ImageRecord]]:
+        """Removes pictures that pass, in one transaction; gives their rows as they were, by seq."""
         with self.connections.write() as connection:
-            row, seq, gone = require_image(connection, name, image_id)
-            connection.execute("DELETE FROM images WHERE seq = ?", (seq,))
-            return _count_change(connection, row, images=-1), seq, gone
+            row, gone = _passing(connection, name, ids, where)
+            if row is None or not gone:
+                return row, {}
+            connection.execute(f"DELETE FROM images WHERE seq {IN_LIST}", (json.dumps([*gone]),))
+            return _count_change(connection, row, images=-len(gone)), gone
+
+
+def _passing(
+    connection: sqlite3.Connection, name: str, ids: Iterable[str], where: Filter | None
+) -> tuple[CollectionRow | None, dict[int, ImageRecord]]:
+    """A collection, and its rows with these ids that pass, by seq, ascending."""
+    row = read_collection(connection, name)
+    found = read_images(connection, row, ids).values() if row else ()
+    return row, {
+        seq: image
+        for seq, image in sorted(found, key=lambda one: one[0])
+        if where is None or where.matches(image.metadata)
+    }
 
 
 def _make_collection(

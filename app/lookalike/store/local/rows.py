@@ -15,7 +15,7 @@ import numpy as np
 
 from lookalike.files.data_folder import APPLICATION
 from lookalike.records import MAX_COPIES, MAX_SEQ, ImageRecord, ModelSpec, Place
-from lookalike.store.base import Vectors, has_unit_length, image_not_found, unknown_collection
+from lookalike.store.base import Vectors, has_unit_length, unknown_collection
 from lookalike.store.sqlite import Schema, read_json, read_object, reads
 
 LOCATION = "rtrim(root, '/') || '/' || path"  # what `Place.location` gives
@@ -222,14 +222,3 @@ def _collection_row(row: tuple[Any, ...]) -> CollectionRow:
     if not all(type(one) is int and 0 <= one <= MAX_SEQ // 2 for one in (number, space, *counts)):
         raise ValueError("a number in a row of collections")
     return CollectionRow(number, name, created_at, space, *made_by, *counts)
-
-
-def require_image(
-    connection: sqlite3.Connection, name: str, image_id: str
-) -> tuple[CollectionRow, int, ImageRecord]:
-    """A picture with its collection and its seq. Raises `ImageNotFoundError`."""
-    row = read_collection(connection, name)
-    found = read_images(connection, row, [image_id]) if row else {}
-    if row is None or image_id not in found:
-        raise image_not_found(name, image_id)
-    return row, *found[image_id]

@@ -12,7 +12,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lookalike.errors import InvalidParameterError, StorageError, StorageFullError
+from lookalike.errors import (
+    InvalidParameterError,
+    LookalikeError,
+    StorageError,
+    StorageFullError,
+)
 from lookalike.files.data_folder import REBUILT, lock_folder
 from lookalike.files.disk import Reserve
 from lookalike.progress import Progress
@@ -37,11 +42,12 @@ from lookalike.store.base import (
     Capability,
     Page,
     Vectors,
+    changed_metadata,
     check_vectors,
     image_not_found,
     require_same_spec,
 )
-from lookalike.store.filters import MAX_METADATA_BYTES, Filter, Kind, check_metadata, merge_patch
+from lookalike.store.filters import MAX_METADATA_BYTES, Filter, Kind
 from lookalike.store.local.catalog import Catalog, Changes, Purger
 from lookalike.store.local.columns import FILTER_S, Filtering
 from lookalike.store.local.fit import open_notes, require_catalog
@@ -318,28 +324,52 @@ class LocalStore:
         *,
         max_bytes: int = MAX_METADATA_BYTES,
     ) -> ImageRecord:
-        return self._change_metadata(
-            collection, image_id, lambda old: check_metadata(merge_patch(old, patch), max_bytes)
-        )
+        changed = self.update_many(collection, [image_id], patch, max_bytes=max_bytes)
+        record = changed.get(image_id, image_not_found(collection, image_id))
+        if isinstance(record, LookalikeError):
+            raise record
+        return record
 
-    def _change_metadata(
-        self, collection: str, image_id: str, change: Callable[[Metadata], Metadata]
-    ) -> ImageRecord:
+    def update_many(
+        self,
+        collection: str,
+        image_ids: Sequence[str],
+        patch: Metadata,
+        *,
+        replace: bool = False,
+        where: Filter | None = None,
+        max_bytes: int = MAX_METADATA_BYTES,
+    ) -> dict[str, ImageRecord | LookalikeError]:
+        how: dict[str, Any] = {"patch": patch, "replace": replace, "max_bytes": max_bytes}
+        change = partial(changed_metadata, **how)
         with self._change:
-            row, seq, record = self._catalog.change_metadata(collection, image_id, change)
-            self._filtering.follow(row, Changes(updated=[(seq, record.metadata)]))
-            return record
+            row, changed, failed = self._catalog.change_metadata(
+                collection, image_ids, change, where=where
+            )
+            if row is not None and changed:
+                updated = [(seq, record.metadata) for seq, record in sorted(changed.items())]
+                self._filtering.follow(row, Changes(updated=updated))
+            return {record.id: record for record in changed.values()} | failed
 
     def refer(self, collection: str, image: NewImage) -> None:
         self._catalog.refer(collection, image)
 
     def delete(self, collection: str, image_id: str) -> None:
+        if not self.delete_many(collection, [image_id]):
+            raise image_not_found(collection, image_id)
+
+    def delete_many(
+        self, collection: str, image_ids: Sequence[str], *, where: Filter | None = None
+    ) -> set[str]:
         with self._change:
-            delete = partial(self._catalog.delete, collection, image_id)
-            row, seq, gone = self._removing(delete)
-            self._note([gone.sha256])
-            self._indexes.follow(row, {}, np.empty((0, row.spec.dim), np.float32), [seq])
-            self._filtering.follow(row, Changes(removed=[seq]))
+            delete = partial(self._catalog.delete, collection, image_ids, where=where)
+            row, gone = self._removing(delete)
+            if row is not None and gone:
+                self._note([one.sha256 for one in gone.values()])
+                seqs = list(gone)
+                self._indexes.follow(row, {}, np.empty((0, row.spec.dim), np.float32), seqs)
+                self._filtering.follow(row, Changes(removed=seqs))
+            return {one.id for one in gone.values()}
 
     # Search
 
