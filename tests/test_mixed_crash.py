@@ -1,9 +1,9 @@
 """kill -9 of a real service amid everything that changes what it holds.
 
-Several clients index, replace, change and delete pictures, drop a collection, send archives, move
-collections to another model and make backups, while small limits keep building indexes. The test
-keeps a model of what each id may be. After each restart, what was acknowledged is there, bytes and
-all.
+Several clients index, replace, change and delete pictures, one or many at once, drop a collection,
+send archives, move collections to another model and make backups, while small limits keep building
+indexes. The test keeps a model of what each id may be. After each restart, what was acknowledged
+is there, bytes and all.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ ROUNDS = int(os.environ.get("LOOKALIKE_TEST_KILLS", "2"))
 """How often the service is killed; 200 for a thorough run."""
 
 WHO = "admin key"
-KINDS = {"index", "replace", "patch", "delete", "archive"}  # of changes, before the first kill
+KINDS = {"index", "replace", "patch", "delete", "delete many", "update many", "archive"}
+"""Of changes, before the first kill."""
+
 IDS = 60  # of each client
 ARCHIVES = 4
 CHECK_EVERY = 10  # rounds
@@ -147,13 +149,16 @@ class PictureClient(Client):
     def change(self) -> bool:
         name = self.chance.choice(self.names)
         stored = self.model.now((self.collection, name))
-        kind = self.chance.choice(["put", "put", "put", "patch", "delete", "drop"])
+        kinds = ["put", "put", "put", "patch", "delete", "delete many", "update many", "drop"]
+        kind = self.chance.choice(kinds)
         if stored is None or kind == "put":
             return self.put(self.chance.sample(self.names, self.chance.randint(1, 12)))
         if kind == "patch":
             return self.patch(name, stored)
         if kind == "delete":
             return self.attempt("delete", {name: None}, "DELETE", f"/images/{name}")
+        if kind in {"delete many", "update many"}:
+            return self.change_many(kind, self.chance.sample(self.names, 8))
         if self.collection == "side" and self.chance.random() < 0.1:
             path = f"/collections/{self.collection}"
             return self.attempt("drop", dict.fromkeys(self.names), "DELETE", path)
@@ -182,12 +187,24 @@ class PictureClient(Client):
             json={"metadata": {"value": value}},
         )
 
+    def change_many(self, kind: str, names: Sequence[str]) -> bool:
+        if kind == "delete many":
+            gone = dict.fromkeys(names)
+            return self.attempt(kind, gone, "POST", "/images/delete", json={"ids": names})
+        value, after = next(self.model.numbers), dict[str, Stored | None]()
+        for name in names:
+            if stored := self.model.now((self.collection, name)):
+                metadata = as_json(**json.loads(stored.metadata) | {"value": value})
+                after[name] = Stored(stored.number, metadata)
+        body = {"filter": {"of": {"in": names}}, "metadata": {"value": value}}
+        return self.attempt(kind, after, "POST", "/images/update", json=body)
+
     def attempt(
         self, kind: str, after: Mapping[str, Stored | None], method: str, path: str, **sent: Any
     ) -> bool:
         keyed = {(self.collection, name): state for name, state in after.items()}
         if method == "POST":
-            sent["data"]["collection"] = self.collection
+            sent["json" if "json" in sent else "data"]["collection"] = self.collection
         elif kind != "drop":
             sent["params"] = {"collection": self.collection}
         return self.model.attempt(kind, keyed, self.http, method, path, **sent)
@@ -313,6 +330,8 @@ CALLS = {
     "replace": "index",
     "patch": "patch_image",
     "delete": "delete_image",
+    "delete many": "delete_images",
+    "update many": "update_images",
     "drop": "delete_collection",
     "archive": "index_archive",
     "backup": "begin_backup",

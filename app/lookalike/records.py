@@ -41,6 +41,8 @@ class Access(StrEnum):
 
 
 DEFAULT_COLLECTION = "default"
+MOST_CHANGED = 1000  # pictures that one call changes or deletes
+SHOWN = 10  # of them, in a dry run
 
 
 def without_defaults(instance: DataclassInstance) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from lookalike.store.jobs import JobState
 
 if TYPE_CHECKING:
     from lookalike.models.encoders import LiveEncoder
+    from lookalike.services.pictures import Changed, Chosen
 
 
 class Schema(BaseModel):
@@ -193,6 +194,61 @@ class CountOut(Answer):
     collection: str
     count: int
     warnings: Warnings = []
+
+
+class ChangedItemOut(Answer):
+    """What became of one picture."""
+
+    id: str
+    status: Literal["deleted", "updated", "failed"]
+    error: ItemError | None = None
+
+
+class ChangedOut(Answer):
+    """What a change of many pictures did, or in a dry run what it would do."""
+
+    collection: str
+    dry_run: bool
+    matched: int = Field(description="Pictures that were chosen, when the call began")
+    changed: int = Field(description="Pictures that were deleted or updated; 0 in a dry run")
+    failed: int
+    items: list[ChangedItemOut] = Field(
+        description="What became of each picture; in a dry run, only those that would fail"
+    )
+    images: list[ImageOut] = Field(
+        [], description="In a dry run, the first 10 pictures that would be changed, as they are"
+    )
+    next_cursor: str | None = Field(
+        None, description="Send as `cursor` to go on with the rest; null: that was all"
+    )
+    warnings: Warnings = []
+
+    @classmethod
+    def of_all(
+        cls,
+        status: Literal["deleted", "updated"],
+        chosen: Chosen,
+        changed: Changed,
+        *,
+        dry_run: bool,
+        link: Callable[[str], str] | None = None,
+    ) -> Self:
+        """What the service did with pictures, as JSON."""
+        failed = [
+            ChangedItemOut(id=one, status="failed", error=ItemError(code=why.code, detail=str(why)))
+            for one, why in changed.failed.items()
+        ]
+        return cls(
+            collection=chosen.collection,
+            dry_run=dry_run,
+            matched=changed.matched,
+            changed=len(changed.ids),
+            failed=len(failed),
+            items=[ChangedItemOut(id=one, status=status) for one in changed.ids] + failed,
+            images=[ImageOut.of(record, link) for record in changed.first],
+            next_cursor=changed.next_cursor,
+            warnings=list(changed.warnings),
+        )
 
 
 class FacetValueOut(Answer):

@@ -55,6 +55,42 @@ def test_index_search_list_delete(lookalike, place, pictures):
     assert len(json.loads(lookalike("list", "--json", *place).stdout)) == 17
 
 
+def test_delete_goes_on_past_a_missing_id(lookalike, place, pictures):
+    lookalike("index", str(pictures / "mug"), *place)
+    first, second, *_ = [
+        one["id"] for one in json.loads(lookalike("list", "--json", *place).stdout)
+    ]
+    done = lookalike("delete", first, "gone", second, *place)
+    assert done.exit_code == 1
+    assert done.stdout == "deleted 2\n"
+    assert "'gone'" in done.stderr
+    assert len(json.loads(lookalike("list", "--json", *place).stdout)) == 4
+
+
+def test_many_are_changed_and_deleted_by_a_filter(lookalike, place, pictures):
+    lookalike("index", str(pictures), "--folder-field", "label", *place)
+    mugs = ["--filter", '{"label": "mug"}']
+    done = lookalike("update", *mugs, "--metadata", '{"label": "cup", "n": 1}', *place)
+    assert (done.exit_code, done.stdout) == (0, "updated 6\n")
+    cups = ["--filter", '{"label": "cup"}', *place]
+    dry = lookalike("delete", "--dry-run", *cups)
+    assert dry.exit_code == 0
+    assert dry.stdout.startswith("would delete 6\n")
+    assert "mug-00-0.jpg" in dry.stdout
+    refused = lookalike("delete", *cups, input="n\n")
+    assert "Delete 6 pictures" in refused.output
+    assert refused.exit_code == 1
+    assert lookalike("count", *place).stdout == "18\n"
+    assert lookalike("delete", *cups, input="y\n").exit_code == 0
+    assert lookalike("count", *place).stdout == "12\n"
+    assert json.loads(lookalike("delete", "-y", "--json", *cups).stdout)["changed"] == 0
+    every = lookalike("delete", "--all", "--dry-run", *place)
+    assert every.stdout.startswith("would delete 12\n")
+    assert lookalike("count", *place).stdout == "12\n"
+    assert lookalike("delete", "--filter", "{}", "-y", *place).exit_code == 1
+    assert lookalike("count", *place).stdout == "12\n"
+
+
 def test_the_table_shows_rank_score_and_metadata(lookalike, place, pictures):
     lookalike("index", str(pictures / "mug"), "--metadata", '{"label": "mug"}', *place)
     shown = lookalike("search", str(pictures / "mug" / "mug-00-0.jpg"), *place).stdout
@@ -154,7 +190,15 @@ def test_a_missing_path_and_an_empty_folder(lookalike, place, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [["delete"], ["delete", "x", "--all"], ["index", ".", "--metadata", "{"]]
+    "words",
+    [
+        ["delete"],
+        ["delete", "x", "--all"],
+        ["delete", "x", "--filter", '{"a": 1}'],
+        ["update", "x", "--metadata", "[]"],
+        ["update", "--metadata", "{}"],
+        ["index", ".", "--metadata", "{"],
+    ],
 )
 def test_asked_for_wrongly(lookalike, words, pictures):
     assert isinstance(lookalike(*words).exception, ConfigurationError)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -258,6 +259,41 @@ def test_bad_searches(filled: BaseClient, photos: Path) -> None:
         filled.search(b"just some text")
     with raises(filled, FetchingDisabledError, "--fetch-urls"):
         filled.search_url("https://example.com/a.jpg")
+
+
+def test_many_are_changed_and_deleted_in_steps(
+    filled: BaseClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.client.MOST_CHANGED", 5)
+    monkeypatch.setattr("lookalike.services.pictures.MOST_CHANGED", 5)  # of the folder's
+    everything = [one.id for one in filled.list()]
+    named = [*everything[:7], "gone", everything[0]]
+    dry = filled.delete_many(named, dry_run=True)
+    assert (dry.dry_run, dry.matched, dry.changed, dry.failed) == (True, 7, 0, 1)
+    assert [one.id for one in dry.images] == everything[:7]
+    done = filled.update_many({"label": None, "n": 1}, filter={"label": "mug"})
+    assert (done.matched, done.changed, done.next_cursor) == (6, 6, None)
+    assert [one.metadata for one in filled.list(filter={"n": 1})] == [{"n": 1}] * 6
+    replaced = filled.update_many({"m": 2}, everything=True, replace=True)
+    assert [one.id for one in replaced.items] == everything
+    assert {str(one.metadata) for one in filled.list()} == {"{'m': 2}"}
+    done = filled.delete_many(iter(named))
+    assert (done.matched, done.changed, done.failed) == (7, 7, 1)
+    assert {one.id: one.status for one in done.items} == {
+        "gone": "failed",
+        **dict.fromkeys(everything[:7], "deleted"),
+    }
+    assert [one.id for one in filled.list()] == everything[7:]
+    wrong: dict[str, Any]
+    for wrong in ({}, {"filter": {}}, {"ids": ["a"], "everything": True}):
+        with raises(filled, InvalidParameterError):
+            filled.delete_many(**wrong)
+    with raises(filled, CollectionNotFoundError):
+        filled.delete_many(everything=True, collection="none")
+    with raises(filled, InvalidFilterError):
+        filled.update_many({}, filter={"m": {"over": 1}})
+    assert filled.delete_many(filter={"m": 2}).changed == 5
+    assert filled.count().count == 0
 
 
 def test_records_are_read_changed_and_deleted(filled: BaseClient) -> None:

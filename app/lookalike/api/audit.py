@@ -11,9 +11,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lookalike.api.deps import Parts
 from lookalike.errors import LookalikeError
 
-MOST_NOTED = 100
-"""Most ids or fields of one request in its entry."""
-
 SAFE = {"GET", "HEAD", "OPTIONS"}
 _THREADS = 4  # of its own: an answer does not wait for a thread of the routes
 

@@ -74,4 +74,5 @@ def _fill_in(body: Described, *, is_form: bool) -> None:
                 field["anyOf"][field["anyOf"].index(_NULL)] = _EMPTY
             field["examples"] = ["" if is_form else None]
     if all("examples" in fields[name] for name in required):
-        body["examples"] = [{name: fields[name]["examples"][0] for name in required}]
+        filled = {name: fields[name]["examples"][0] for name in required}
+        body.setdefault("examples", [filled])

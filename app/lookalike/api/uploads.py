@@ -303,6 +303,7 @@ class JsonRoute(LimitedRoute):
     """A route that takes a body of JSON."""
 
     too_large: type[LookalikeError] = MetadataTooLargeError
+    more_bytes = 0  # that the body may have, beyond those of one picture's fields
 
     def admit(self, parts: Parts, client: str | None) -> None:
         """Raises to refuse a request before its body is read."""
@@ -312,7 +313,7 @@ class JsonRoute(LimitedRoute):
         """Holds nothing."""
         client = parts.proxies.client_of(request)
         self.admit(parts, client)
-        limit = parts.search_limits.field_bytes
+        limit = parts.search_limits.field_bytes + self.more_bytes
         content = bytearray()
         with parts.bodies.coming(client) as body:
             async for chunk in body.chunks(request, body_s=BODY_S):

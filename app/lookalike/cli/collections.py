@@ -38,7 +38,7 @@ from lookalike.errors import ConfigurationError, LookalikeError
 from lookalike.media.sources import Selection, passed_over, walk
 from lookalike.models.spec import ModelRequest
 from lookalike.records import OnConflict
-from lookalike.schemas import JobOut
+from lookalike.schemas import ChangedOut, JobOut
 from lookalike.services.checks import WINDOW
 from lookalike.services.importing import ARCHIVE_ENDINGS, copies_text
 
@@ -427,26 +427,101 @@ def facets(
     print_warnings(found.warnings)
 
 
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Pictures, by id")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
+
+
 @client_flags("data_dir")
 def delete(
     target: Target,
-    ids: Annotated[list[str] | None, typer.Argument(help="Pictures to delete")] = None,
+    ids: Ids = None,
     *,
     collection: Collection = DEFAULT,
+    filter_: FilterOption = None,
     everything: Annotated[bool, typer.Option("--all", help="Delete the whole collection")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Json = False,
 ) -> None:
-    """Delete pictures by id, or a whole collection."""
-    if bool(ids) == everything:
-        raise ConfigurationError("Name the ids to delete, or --all for the whole collection")
-    if everything and not yes:
-        typer.confirm(f"Delete the collection {collection!r} with all its pictures?", abort=True)
-    with target.open(changes=True) as client:
-        if everything:
+    """Delete pictures by id, those that pass a filter, or a whole collection.
+
+    Goes on past ids that do not exist, names them, and ends with 1.
+    """
+    chosen = _chosen(ids, filter_, everything, collection)
+    if everything and not dry_run:
+        if not yes:
+            text = f"Delete the collection {collection!r} with all its pictures?"
+            typer.confirm(text, abort=True)
+        with target.open(changes=True) as client:
             client.drop(collection)
-        for image_id in ids or []:
-            client.delete(image_id, collection=collection)
-    typer.echo(f"deleted {f'the collection {collection}' if everything else len(ids or [])}")
+        typer.echo(f"deleted the collection {collection}")
+        return
+    with target.open(changes=not dry_run) as client:
+        if filter_ is not None and not (dry_run or yes):
+            count = client.delete_many(**chosen, dry_run=True).matched
+            typer.confirm(f"Delete {count:,} pictures of {collection!r}?", abort=True)
+        _print_changed("delete", client.delete_many(**chosen, dry_run=dry_run), as_json=as_json)
+
+
+@client_flags("data_dir")
+def update(
+    target: Target,
+    ids: Ids = None,
+    *,
+    metadata: Annotated[
+        str,
+        typer.Option(metavar="JSON", help='Fields to set, e.g. {"label": "cat"}; null removes one'),
+    ],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Remove all other fields of these pictures")
+    ] = False,
+    collection: Collection = DEFAULT,
+    filter_: FilterOption = None,
+    everything: Annotated[bool, typer.Option("--all", help="Change every picture")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Change the metadata of pictures by id, of those that pass a filter, or of all.
+
+    Goes on past ids that do not exist, names them, and ends with 1.
+    """
+    chosen = _chosen(ids, filter_, everything, collection)
+    patch = _common(metadata) or {}
+    with target.open(changes=not dry_run) as client:
+        changed = client.update_many(patch, **chosen, replace=replace, dry_run=dry_run)
+        _print_changed("update", changed, as_json=as_json)
+
+
+def _chosen(
+    ids: list[str] | None, filter_: str | None, everything: bool, collection: str
+) -> dict[str, Any]:
+    """Which pictures a command is to change, for the clients."""
+    if bool(ids) + (filter_ is not None) + everything != 1:
+        raise ConfigurationError(
+            "Name ids, a --filter, or --all for the whole collection: one of the three"
+        )
+    where = read_filter(filter_)
+    return {"ids": ids, "filter": where, "everything": everything, "collection": collection}
+
+
+def _print_changed(word: str, changed: ChangedOut, *, as_json: bool) -> None:
+    """Prints what a change of many pictures did; ends with 1 if some failed."""
+    print_warnings(changed.warnings)
+    if as_json:
+        typer.echo(changed.model_dump_json(indent=2))
+    elif changed.dry_run:
+        typer.echo(f"would {word} {changed.matched}")
+        for image in changed.images:
+            name = cell(image.path or image.filename)
+            Console().print(f"  {image.id} ", name, metadata_cell(image.metadata))
+        if changed.matched > len(changed.images) > 0:
+            typer.echo("  ...")
+    else:
+        typer.echo(f"{word}d {changed.changed}")
+    print_errors(f"{one.error.detail}" for one in changed.items if one.error)
+    if changed.failed:
+        raise typer.Exit(1)
 
 
 vectors = typer.Typer(

@@ -19,7 +19,7 @@ import io
 import os
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,9 +31,18 @@ from PIL import Image, ImageOps
 from lookalike.errors import ConfigurationError, LookalikeError, MissingFileError, ServerError
 from lookalike.media.sources import Found, PictureSource, Selection, walk
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.records import DEFAULT_COLLECTION, Access, DuplicateKind, Effort, OnConflict
+from lookalike.records import (
+    DEFAULT_COLLECTION,
+    MOST_CHANGED,
+    SHOWN,
+    Access,
+    DuplicateKind,
+    Effort,
+    OnConflict,
+)
 from lookalike.schemas import (
     AuditEntryOut,
+    ChangedOut,
     CollectionOut,
     CountOut,
     DuplicatesOut,
@@ -264,6 +273,74 @@ class BaseClient(ABC):
     @abstractmethod
     def delete(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> None:
         """Deletes one picture. Raises `ImageNotFoundError`."""
+
+    def delete_many(
+        self,
+        ids: Iterable[str] | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,
+        everything: bool = False,
+        collection: str = DEFAULT_COLLECTION,
+        dry_run: bool = False,
+    ) -> ChangedOut:
+        """Deletes pictures by ids, those that pass a filter, or everything: one of the three.
+
+        Ids that do not exist fail in the answer, and the others are deleted. Each 1,000 pictures
+        go in one step. A dry run says how many would be deleted and shows the first 10.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            InvalidFilterError: `filter` is not in the filter language.
+            InvalidParameterError: None or several of the three are given, or the filter is empty.
+        """
+        chosen = {"filter": filter, "all": everything, "collection": collection}
+        return self._change_all("delete", ids, {**chosen, "dry_run": dry_run})
+
+    def update_many(
+        self,
+        metadata: Mapping[str, Any],
+        ids: Iterable[str] | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,
+        everything: bool = False,
+        replace: bool = False,
+        collection: str = DEFAULT_COLLECTION,
+        dry_run: bool = False,
+    ) -> ChangedOut:
+        """Changes the metadata of pictures as `update` does, chosen as for `delete_many`.
+
+        With `replace`, `metadata` takes the place of all that is there. A picture whose metadata
+        would be too large fails in the answer. Raises as `delete_many`, and `InvalidMetadataError`.
+        """
+        chosen = {"filter": filter, "all": everything, "collection": collection}
+        how = {"dry_run": dry_run, "replace": replace, "metadata": dict(metadata)}
+        return self._change_all("update", ids, chosen | how)
+
+    def _change_all(
+        self, call: str, ids: Iterable[str] | None, asked: dict[str, Any]
+    ) -> ChangedOut:
+        """Makes the calls that a change of many pictures takes, and puts the answers together."""
+        named = None if ids is None else [*dict.fromkeys(ids)]
+        starts = range(0, max(1, len(named or ())), MOST_CHANGED)
+        parts: deque[ChangedOut] = deque()
+        for start in starts:
+            if named is not None:
+                asked["ids"] = named[start : start + MOST_CHANGED]
+            parts.append(self._change_many(call, asked))
+            while (cursor := parts[-1].next_cursor) is not None:
+                parts.append(self._change_many(call, asked | {"cursor": cursor}))
+        total = parts.popleft().model_copy(update={"next_cursor": None})
+        for part in parts:
+            total.matched += part.matched if named is not None else 0
+            total.changed += part.changed
+            total.failed += part.failed
+            total.items += part.items
+            total.images = (total.images + part.images)[:SHOWN]
+        return total
+
+    @abstractmethod
+    def _change_many(self, call: str, asked: dict[str, Any]) -> ChangedOut:
+        """Makes one change of at most `MOST_CHANGED` pictures, asked for as over HTTP."""
 
     @abstractmethod
     def thumbnail(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> bytes:

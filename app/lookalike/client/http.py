@@ -55,6 +55,7 @@ from lookalike.schemas import (
     Answer,
     AuditEntryOut,
     AuditOut,
+    ChangedOut,
     CollectionOut,
     CollectionsOut,
     CountOut,
@@ -286,6 +287,9 @@ class HttpClient(BaseClient):
 
     def delete(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> None:
         self._image("DELETE", image_id, collection)
+
+    def _change_many(self, call: str, asked: dict[str, Any]) -> ChangedOut:
+        return self._ask(ChangedOut, "POST", f"/images/{call}", json=_given(asked))
 
     def _image(self, method: str, image_id: str, collection: str, **options: Any) -> Any:
         path, query = f"/images/{check_id(image_id)}", {"collection": collection}

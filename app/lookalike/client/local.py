@@ -29,7 +29,7 @@ from lookalike.client import (
 from lookalike.config import load_settings
 from lookalike.cores import limit_openmp
 from lookalike.errors import FetchingDisabledError, LookalikeError
-from lookalike.files.audit import AuditLog
+from lookalike.files.audit import MOST_NOTED, AuditLog
 from lookalike.files.data_folder import make_data_folder
 from lookalike.files.disk import LocalFiles
 from lookalike.media.archives import ArchiveLimits
@@ -38,6 +38,7 @@ from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import DEFAULT_COLLECTION, Access, DuplicateKind, Finding, OnConflict
 from lookalike.schemas import (
     AuditEntryOut,
+    ChangedOut,
     CheckOut,
     CollectionOut,
     CountOut,
@@ -70,7 +71,7 @@ from lookalike.services.exchange import (
 from lookalike.services.importing import ArchiveFeed, ImportOptions, index_feed
 from lookalike.services.indexing import IndexItem
 from lookalike.services.jobs import JobService
-from lookalike.services.pictures import CollectionService
+from lookalike.services.pictures import Chosen, CollectionService
 from lookalike.services.pipeline import PutGate
 from lookalike.services.search import SearchOptions
 from lookalike.services.vector_set import VectorSet, stored_vectors
@@ -280,6 +281,26 @@ class Client(BaseClient):
     def delete(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> None:
         with self._audit.noting("delete_image", collection=collection, image_id=image_id):
             self._pictures.delete(collection, image_id)
+
+    def _change_many(self, call: str, asked: dict[str, Any]) -> ChangedOut:
+        noted = {name: value for name, value in asked.items() if name not in {"ids", "metadata"}}
+        with self._audit.noting(f"{call}_images", **noted) as details:
+            chosen = Chosen(
+                collection=asked["collection"],
+                ids=asked.get("ids"),
+                where=_filter(asked["filter"]),
+                everything=asked["all"],
+                cursor=asked.get("cursor"),
+            )
+            dry_run: bool = asked["dry_run"]
+            if call == "delete":
+                changed = self._pictures.delete_many(chosen, dry_run=dry_run)
+            else:
+                how = {"replace": asked["replace"], "dry_run": dry_run}
+                changed = self._pictures.update_many(chosen, asked["metadata"], **how)
+            details |= {"changed": len(changed.ids), "ids": changed.ids[:MOST_NOTED]}
+        status: Any = f"{call}d"
+        return ChangedOut.of_all(status, chosen, changed, dry_run=dry_run)
 
     def thumbnail(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> bytes:
         _, file = self._pictures.thumbnail(collection, image_id)

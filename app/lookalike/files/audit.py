@@ -18,6 +18,7 @@ from lookalike.errors import LookalikeError, StorageError
 from lookalike.files.disk import disk_errors, make_folders
 from lookalike.records import MAX_SEQ, decode_cursor, encode_cursor, redacted, utc_now
 
+MOST_NOTED = 100  # ids or fields of one change in its entry
 FILE_BYTES = 1_000_000  # of a file, from which on the next one is begun
 _OFFSET_BITS = 32  # of a cursor; the rest is the file's number
 _LOG_EVERY_S = 10.0

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image
 
 from lookalike.errors import (
     ConflictError,
     FilterTooSlowError,
+    InvalidIdError,
     InvalidParameterError,
+    LookalikeError,
     OriginalNotKeptError,
     QueueFullError,
     VectorSpaceNotFoundError,
@@ -24,6 +26,8 @@ from lookalike.media.decoder import ImageDecoder
 from lookalike.progress import Worker
 from lookalike.records import (
     DEFAULT_COLLECTION,
+    MOST_CHANGED,
+    SHOWN,
     Facets,
     ImageRecord,
     Metadata,
@@ -39,6 +43,7 @@ from lookalike.store.base import (
     Store,
     VectorSpace,
     count_of,
+    image_not_found,
     spec_of,
     unknown_collection,
 )
@@ -83,6 +88,53 @@ def warnings_of(
     if not doubts(where, kinds, others=fields) or not count_of(store, collection):
         return []
     return doubts(where, store.kinds(collection, names), others=fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """Which pictures of a collection are changed at once: by ids, by a filter, or all of them.
+
+    Raises:
+        InvalidParameterError: It is none or several of the three; there are more than
+            `MOST_CHANGED` ids; or the filter asks for nothing, which would take every picture.
+    """
+
+    collection: str = DEFAULT_COLLECTION
+    ids: Sequence[str] | None = None
+    where: Filter | None = None
+    everything: bool = False
+    cursor: str | None = None  # goes on behind an earlier call's, by a filter or with all
+
+    def __post_init__(self) -> None:
+        """Checks it."""
+        check_collection_name(self.collection)
+        if (self.ids is not None) + (self.where is not None) + self.everything != 1:
+            raise InvalidParameterError(
+                'Say which pictures: "ids": [...], "filter": {...} or "all": true, one of them'
+            )
+        if self.where is not None and self.where.is_open:
+            raise InvalidParameterError(
+                'The filter asks for nothing, so that every picture would pass; write "all": true '
+                "if that is meant"
+            )
+        if len(self.ids or ()) > MOST_CHANGED:
+            raise InvalidParameterError(
+                f"{len(self.ids or ()):,} ids are named; name at most {MOST_CHANGED:,} in one call"
+            )
+        if self.ids is not None and self.cursor is not None:
+            raise InvalidParameterError("A cursor goes on with a filter or with all, not with ids")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """What one change of many pictures did, or what it would do."""
+
+    matched: int  # pictures that were chosen, when it began
+    ids: Sequence[str]  # those that were changed, in the order named, or oldest first
+    failed: Mapping[str, LookalikeError]  # by id
+    first: Sequence[ImageRecord]  # of a dry run: a few of the pictures, as they are
+    next_cursor: str | None  # goes on with the rest, if any
+    warnings: Sequence[str]
 
 
 @dataclass(eq=False)
@@ -170,6 +222,67 @@ class PictureService:
         """Removes one picture; its files go with a later sweep. Raises `ImageNotFoundError`."""
         self.store.delete(check_collection_name(collection), check_id(image_id))
 
+    def delete_many(self, chosen: Chosen, *, dry_run: bool = False) -> Changed:
+        """Removes up to `MOST_CHANGED` pictures in one step; a dry run only says which.
+
+        Ids that do not exist fail, and the others are removed. Raises `CollectionNotFoundError`.
+        """
+
+        def delete(ids: Sequence[str]) -> Mapping[str, None]:
+            return dict.fromkeys(self.store.delete_many(chosen.collection, ids, where=chosen.where))
+
+        return self._change_many(chosen, None if dry_run else delete)
+
+    def update_many(
+        self, chosen: Chosen, metadata: Metadata, *, replace: bool = False, dry_run: bool = False
+    ) -> Changed:
+        """Merges into the metadata of pictures (RFC 7396), or takes its place; as `delete_many`.
+
+        A picture whose metadata would be too large fails and keeps what it has.
+        """
+        most = self.max_metadata_bytes
+        patch = check_metadata(metadata, max_bytes=most)
+
+        def update(ids: Sequence[str]) -> Mapping[str, ImageRecord | LookalikeError]:
+            how: dict[str, Any] = {"replace": replace, "max_bytes": most}
+            return self.store.update_many(chosen.collection, ids, patch, where=chosen.where, **how)
+
+        return self._change_many(chosen, None if dry_run else update)
+
+    def _change_many(
+        self,
+        chosen: Chosen,
+        change: Callable[[Sequence[str]], Mapping[str, ImageRecord | LookalikeError | None]] | None,
+    ) -> Changed:
+        """Makes a change of the pictures that are chosen; None: of none of them, a dry run."""
+        name, cursor = chosen.collection, None
+        self._require(name)
+        failed: dict[str, LookalikeError] = {}
+        if chosen.ids is not None:
+            ids = _usable(chosen.ids, failed)
+            records = self.store.find(name, ids)
+            matched, warnings = len(records), list[str]()
+        else:
+            how: dict[str, Any] = {"cursor": chosen.cursor, "limit": MOST_CHANGED}
+            page = self.store.scroll(name, where=chosen.where, **how)
+            records = {record.id: record for record in page.records}
+            ids, cursor = list(records), page.next_cursor
+            matched = self.store.count(name, chosen.where)
+            warnings = self.warnings(name, chosen.where, seen=page.records)
+        changed = change(ids) if change else records
+        if chosen.ids is not None:
+            failed |= {one: image_not_found(name, one) for one in ids if one not in changed}
+        failed |= {key: one for key, one in changed.items() if isinstance(one, LookalikeError)}
+        done = [one for one in ids if one in changed and one not in failed]
+        return Changed(
+            matched=matched,
+            ids=done if change else (),
+            failed=failed,
+            first=() if change else [records[one] for one in done[:SHOWN]],
+            next_cursor=cursor if change else None,
+            warnings=warnings,
+        )
+
     def original(self, collection: str, image_id: str) -> tuple[ImageRecord, BinaryIO]:
         """A picture's row and its file as it was sent, open. Raises `OriginalNotKeptError`."""
         record = self.get(collection, image_id)
@@ -227,6 +340,17 @@ class PictureService:
         assert made is not None
         self.files.put_thumbnail(record.sha256, made)
         return record, BytesIO(made)
+
+
+def _usable(ids: Sequence[str], failed: dict[str, LookalikeError]) -> list[str]:
+    """The ids that a picture can have, each once; the others go to `failed`."""
+    usable: list[str] = []
+    for one in dict.fromkeys(ids):
+        try:
+            usable.append(check_id(one))
+        except InvalidIdError as exc:
+            failed[one] = exc
+    return usable
 
 
 @dataclass(eq=False)

@@ -327,6 +327,14 @@ class Filter:
         """Whether every condition holds for the metadata."""
         return all(condition.matches(metadata) for condition in self.conditions)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it lets everything pass, because it asks for nothing."""
+        return all(
+            isinstance(one, AnyOf) and any(inner.is_open for inner in one.filters)
+            for one in self.conditions
+        )
+
     def walk(self) -> Iterator[Condition]:
         """All conditions on fields, those inside of `or` and `not` too."""
         for one in self.conditions:

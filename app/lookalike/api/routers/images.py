@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -9,13 +10,15 @@ from typing import Annotated, Any, BinaryIO
 from urllib.parse import quote
 
 from fastapi import APIRouter, Body, Query, Request, Response
-from fastapi.responses import StreamingResponse
-from pydantic import Field
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import ConfigDict, Field, WithJsonSchema
 from starlette.types import Receive, Scope, Send
 
-from lookalike.api.audit import MOST_NOTED, note
+from lookalike.api.audit import note
 from lookalike.api.caching import is_head, is_unchanged
 from lookalike.api.deps import (
+    COLLECTION_PATTERN,
+    FILTER_REFERENCE,
     CollectionQuery,
     FilterQuery,
     ImageId,
@@ -25,8 +28,11 @@ from lookalike.api.errors import responses
 from lookalike.api.routers.search import similar
 from lookalike.api.security import READ, READ_OR_LINK, WRITE
 from lookalike.api.uploads import JsonRoute
-from lookalike.records import DEFAULT_COLLECTION, DuplicateKind
+from lookalike.errors import RequestTooLargeError
+from lookalike.files.audit import MOST_NOTED
+from lookalike.records import DEFAULT_COLLECTION, MOST_CHANGED, DuplicateKind
 from lookalike.schemas import (
+    ChangedOut,
     DuplicatesOut,
     DuplicatesRunning,
     ImageOut,
@@ -40,15 +46,27 @@ from lookalike.services.duplicates import (
     DuplicateOptions,
     Unfinished,
 )
-from lookalike.store.filters import parse_filter
+from lookalike.services.pictures import Chosen
+from lookalike.store.filters import Filter, parse_filter
 
 router = APIRouter()
 _images = APIRouter(prefix="/images", tags=["images"], route_class=JsonRoute)
 _duplicates = APIRouter(tags=["duplicates"])
 
+
+class ManyRoute(JsonRoute):
+    """A route that takes many ids."""
+
+    too_large = RequestTooLargeError
+    more_bytes = 140 * MOST_CHANGED  # of ids at their longest, with quotes and a comma
+
+
+_many = APIRouter(prefix="/images", tags=["images"], route_class=ManyRoute)
+
 RETRY_AFTER_S = 2
 _SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'"}
 _CHUNK = 2**18
+_NOTED_FILTER = 1000  # characters of a filter in the audit log
 
 
 class BlobResponse(StreamingResponse):
@@ -117,6 +135,109 @@ class MetadataPatch(Schema):
     """Changes to a picture's metadata: keys are set, null removes one (RFC 7396)."""
 
     metadata: dict[str, Any] = Field(examples=[{"label": "cat"}])
+
+
+class DeleteIn(Schema):
+    """Which pictures to delete: `ids`, `filter` or `all`, one of them."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"ids": []}]}
+    )
+
+    ids: list[str] | None = Field(None, max_length=MOST_CHANGED)
+    """At most 1,000; those that do not exist are named in the answer"""
+    filter: Annotated[dict[str, Any], WithJsonSchema(FILTER_REFERENCE)] | None = None
+    """Conditions on metadata, e.g. {"label": "cat"}"""
+    all: bool = False
+    """Whether every picture of the collection is meant"""
+    dry_run: bool = False
+    """Whether to say what would be changed, and to change nothing"""
+    cursor: str | None = None
+    """`next_cursor` of the call before, with `filter` or `all`"""
+    collection: str = Field(DEFAULT_COLLECTION, pattern=COLLECTION_PATTERN)
+
+    def chosen(self) -> Chosen:
+        """Returns the pictures that are meant; raises `InvalidParameterError`."""
+        return Chosen(
+            collection=self.collection,
+            ids=self.ids,
+            where=None if self.filter is None else Filter.parse(self.filter),
+            everything=self.all,
+            cursor=self.cursor or None,
+        )
+
+
+class UpdateIn(DeleteIn):
+    """Which pictures to change, as for deleting, and their metadata."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ids": [], "metadata": {}}]})
+
+    metadata: dict[str, Any] = Field(examples=[{"label": "cat"}])
+    """Keys to set; null removes one, the rest stays (RFC 7396)"""
+    replace: bool = False
+    """Whether `metadata` takes the place of all that is there"""
+
+
+_MANY: dict[int | str, dict[str, Any]] = {
+    200: {"model": ChangedOut},
+    207: {"model": ChangedOut, "description": "Some pictures failed; the others are done"},
+}
+
+
+def _noted(asked: DeleteIn) -> dict[str, Any]:
+    """What the audit log says of a change of many pictures, before it is made."""
+    noted = {"collection": asked.collection, "all": asked.all or None, "dry_run": asked.dry_run}
+    if asked.filter is not None:
+        noted["filter"] = json.dumps(asked.filter)[:_NOTED_FILTER]
+    return noted | {"ids": None if asked.ids is None else asked.ids[:MOST_NOTED]}
+
+
+def _changed(request: Request, out: ChangedOut) -> JSONResponse:
+    """Notes and answers what a change of many pictures did: 207 where some failed."""
+    done = [one.id for one in out.items if one.status != "failed"]
+    note(request, changed=out.changed, failed=out.failed or None)
+    if done:
+        note(request, ids=done[:MOST_NOTED])
+    return JSONResponse(out.model_dump(mode="json"), status_code=207 if out.failed else 200)
+
+
+@_many.post(
+    "/delete",
+    response_model=ChangedOut,
+    summary="Delete many pictures",
+    responses={**_MANY, **responses(400, 401, 403, 404, 408, 413, 422, 503, 507)},
+    dependencies=WRITE,
+)
+def delete_images(request: Request, asked: DeleteIn, parts: PartsDep) -> Response:
+    """Those of `ids`, or those that pass `filter`, up to 1,000 in one step.
+
+    Send `next_cursor` as `cursor` to go on with the rest. `dry_run` says what would go.
+    """
+    note(request, **_noted(asked))
+    chosen = asked.chosen()
+    changed = parts.services.pictures.delete_many(chosen, dry_run=asked.dry_run)
+    how: dict[str, Any] = {"dry_run": asked.dry_run, "link": parts.links}
+    return _changed(request, ChangedOut.of_all("deleted", chosen, changed, **how))
+
+
+@_many.post(
+    "/update",
+    response_model=ChangedOut,
+    summary="Change the metadata of many pictures",
+    responses={**_MANY, **responses(400, 401, 403, 404, 408, 413, 422, 503, 507)},
+    dependencies=WRITE,
+)
+def update_images(request: Request, asked: UpdateIn, parts: PartsDep) -> Response:
+    """As PATCH of one picture: of those of `ids`, or that pass `filter`, up to 1,000 in one step.
+
+    Send `next_cursor` as `cursor` to go on with the rest. `dry_run` says what would be changed.
+    """
+    note(request, **_noted(asked), fields=sorted(asked.metadata)[:MOST_NOTED])
+    chosen = asked.chosen()
+    how: dict[str, Any] = {"replace": asked.replace, "dry_run": asked.dry_run}
+    changed = parts.services.pictures.update_many(chosen, asked.metadata, **how)
+    how = {"dry_run": asked.dry_run, "link": parts.links}
+    return _changed(request, ChangedOut.of_all("updated", chosen, changed, **how))
 
 
 @_images.get("", summary="List pictures", responses=responses(401, 404, 422), dependencies=READ)
@@ -292,5 +413,5 @@ def list_duplicates(
     return DuplicatesOut.of(found, parts.links)
 
 
-for part in (_images, similar, _duplicates):
+for part in (_images, _many, similar, _duplicates):
     router.include_router(part)

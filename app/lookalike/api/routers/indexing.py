@@ -12,12 +12,13 @@ from fastapi.responses import JSONResponse
 from pydantic import ConfigDict, Field
 
 from lookalike.api import errors
-from lookalike.api.audit import MOST_NOTED, note
+from lookalike.api.audit import note
 from lookalike.api.deps import COLLECTION_PATTERN, PartsDep, known_fields
 from lookalike.api.routers.service import ACCEPTED, PATH_PATTERN, JobRoute, accepted
 from lookalike.api.security import WRITE
 from lookalike.api.uploads import ArchiveRoute, IndexRoute
 from lookalike.errors import InvalidIdError, InvalidMetadataError, InvalidParameterError
+from lookalike.files.audit import MOST_NOTED
 from lookalike.media.sources import PictureSource
 from lookalike.records import DEFAULT_COLLECTION, OnConflict, Place
 from lookalike.schemas import IndexItemOut, IndexOut, ItemError, JobOut, Schema
