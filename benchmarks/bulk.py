@@ -24,7 +24,7 @@ from lookalike.models.base import Encoder, Features, Vectors, least_decode_size,
 from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
 from lookalike.records import Preprocess
-from lookalike.services.importing import ImportOptions
+from lookalike.services.feeds import ImportOptions
 
 COUNT = 320
 FREE_COUNT = 640

@@ -324,6 +324,12 @@ class MemoryStore:
             held = self._collections.get(collection)
             return [key for key in held.rows if len(held.places_of(key)) > 1] if held else []
 
+    def seen(self, collection: str, root: str) -> dict[str, str]:
+        with self._lock:
+            held = self._collections.get(collection)
+            places = held.places.values() if held else ()
+            return {place.path: owner for owner, place in places if place.root == root}
+
     def forget(self, collection: str, places: Sequence[Place]) -> None:
         with self._lock:
             if collection in self._collections:

@@ -40,6 +40,7 @@ from lookalike.services.backup_format import Backup
 from lookalike.services.checks import Canary, OriginalsCheck, RecallMeter
 from lookalike.services.duplicates import DuplicateService
 from lookalike.services.exchange import read_rows
+from lookalike.services.feeds import FETCHES
 from lookalike.services.importing import ImportService
 from lookalike.services.indexing import IndexingService, Originals
 from lookalike.services.jobs import BACKUP_KIND, REEMBED_KIND, JobService
@@ -84,7 +85,7 @@ class Services:
         self.pictures = PictureService(store, files, decoder, max_metadata_bytes=most_metadata)
         self.duplicates = DuplicateService(store, self.pictures)
         self.recall_meter = RecallMeter(store, share=0.0 if read_only else settings.recall_sample)
-        fetcher = _fetcher(settings, files.tmp)
+        fetcher = _fetcher(settings, files.tmp, places=settings.max_fetches)
         self.search = SearchService(
             encoders, store, decoder, meter=self.recall_meter, fetcher=fetcher
         )
@@ -101,6 +102,7 @@ class Services:
             max_file_bytes=settings.max_file_bytes,
             max_metadata_bytes=most_metadata,
             dirs=parse_dirs(settings.import_dirs),
+            fetcher=_fetcher(settings, files.tmp, places=FETCHES),
         )
         self.backups = build_backups(settings)
         handlers = {
@@ -458,7 +460,7 @@ def build_decoder(settings: Settings) -> ImageDecoder:
     return ImageDecoder(limits, slots=settings.cores)
 
 
-def _fetcher(settings: Settings, folder: Path) -> Fetcher | None:
+def _fetcher(settings: Settings, folder: Path, *, places: int) -> Fetcher | None:
     if not settings.fetch_urls:
         return None
     return Fetcher(
@@ -466,7 +468,7 @@ def _fetcher(settings: Settings, folder: Path) -> Fetcher | None:
         folder=folder,
         max_bytes=settings.max_file_bytes,
         timeout_s=settings.fetch_timeout,
-        places=settings.max_fetches,
+        places=places,
     )
 
 

@@ -445,7 +445,9 @@ class JobOut(Answer):
     """A piece of long work."""
 
     id: str
-    kind: str = Field(description="What it does: reembed, index_archive, index_folder, backup")
+    kind: str = Field(
+        description="What it does: reembed, index_archive, index_folder, index_manifest, backup"
+    )
     parameters: Annotated[dict[str, Any], BeforeValidator(_as_text)]
     state: JobState
     cancel_requested: bool = Field(description="Whether it ends at its next step")

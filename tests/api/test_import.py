@@ -23,7 +23,7 @@ from lookalike.files.disk import LocalFiles
 from lookalike.media.decoder import Lane
 from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders
-from lookalike.services.importing import ImportOptions
+from lookalike.services.feeds import ImportOptions
 from lookalike.store.base import count_of
 from lookalike.store.local.store import LocalStore
 from scripts.samples import write_samples

@@ -59,6 +59,7 @@ ROUTES = [
     ("POST", "/index", "write"),
     ("POST", "/index/archive", "write"),
     ("POST", "/index/folder", "write"),
+    ("POST", "/index/manifest", "write"),
     ("GET", "/images", "read"),
     ("GET", "/images/x", "read"),
     ("PATCH", "/images/x", "write"),

@@ -16,7 +16,7 @@ from lookalike import client
 from lookalike.client.http import HttpClient
 from lookalike.errors import ConfigurationError
 from lookalike.schemas import JobOut
-from lookalike.services.importing import ImportOptions
+from lookalike.services.feeds import ImportOptions
 from lookalike.store.jobs import Job, JobStore
 from scripts.samples import write_samples
 from tests.servers import ADMIN_KEY, Server

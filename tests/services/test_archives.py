@@ -25,7 +25,7 @@ from lookalike.errors import ArchiveError, NotAnArchiveError
 from lookalike.media import archives
 from lookalike.media.archives import Archive, ArchiveLimits, Member, in_ascii
 from lookalike.media.sources import SUFFIXES
-from lookalike.services.importing import archive_label
+from lookalike.services.feeds import archive_label
 from lookalike.services.jobs import CanceledError
 from tests.services.archive_maker import KINDS, write_archive
 from tests.services.hostile_archives import million

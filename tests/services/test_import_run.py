@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from lookalike.media.sources import Found, readable, walk
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.services.importing import Checkpoint, Cursor, FolderFeed, ImportOptions
+from lookalike.services.feeds import Cursor, FolderFeed, ImportOptions
+from lookalike.services.importing import Checkpoint
 from lookalike.services.jobs import CanceledError
 from tests.unreadable import refuse
 

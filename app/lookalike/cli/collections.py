@@ -17,7 +17,9 @@ from rich.table import Column, Table
 import lookalike
 from lookalike.cli.common import (
     DEFAULT,
+    FETCH_SETTINGS,
     MODEL_SETTINGS,
+    SHOWN_ERRORS,
     Collection,
     Exclude,
     FilterOption,
@@ -35,12 +37,14 @@ from lookalike.cli.common import (
 )
 from lookalike.client import Outcome, Outcomes
 from lookalike.errors import ConfigurationError, LookalikeError
+from lookalike.media.manifests import is_manifest
 from lookalike.media.sources import Selection, passed_over, walk
 from lookalike.models.spec import ModelRequest
 from lookalike.records import OnConflict
 from lookalike.schemas import ChangedOut, JobOut
 from lookalike.services.checks import WINDOW
-from lookalike.services.importing import ARCHIVE_ENDINGS, copies_text
+from lookalike.services.feeds import ARCHIVE_ENDINGS
+from lookalike.services.importing import copies_text
 
 if TYPE_CHECKING:
     from lookalike import HttpClient
@@ -48,12 +52,13 @@ if TYPE_CHECKING:
 
 STAGE = "indexing"
 SHOWN = 10  # copies that came with other metadata
+MOST_SHOWN = 100  # files that failed; of more, the first few
 
 
-@client_flags(*MODEL_SETTINGS, "originals")
+@client_flags(*MODEL_SETTINGS, "originals", *FETCH_SETTINGS)
 def index(
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Pictures, folders to walk, or archives")
+        list[Path] | None, typer.Argument(help="Pictures, folders to walk, archives, or manifests")
     ] = None,
     *,
     target: Target,
@@ -77,8 +82,11 @@ def index(
 ) -> None:
     """Add pictures to a collection; what is there already is skipped without work.
 
+    A manifest (.csv, .tsv, .jsonl) names a path or a URL in each row, with an id and metadata.
+
     An archive (zip, tar, tar.gz, tar.bz2, tar.xz) is sent to a service (--server) as it is, which
-    indexes its pictures in the background; so are folders of the service's machine (--on-server).
+    indexes its pictures in the background; so are manifests, and folders of the service's machine
+    (--on-server).
     """
     if on_server and target.server is None:
         raise ConfigurationError("--on-server needs --server: which service is to read the folder?")
@@ -90,10 +98,10 @@ def index(
     }
     if exclude:
         options["exclude"] = exclude
-    archives = [path for path in paths or () if _is_archive(path)]
+    archives = [path for path in paths or () if _is_archive(path) or is_manifest(path)]
     if missing := [path for path in archives if not path.is_file()]:
         raise ConfigurationError(f"{missing[0]} does not exist, or is no file")
-    files = [path for path in paths or () if not _is_archive(path)]
+    files = [path for path in paths or () if path not in archives]
     selection = Selection(exclude or ())
     # raises where one is missing
     some = [next(walk([path], selection=selection), None) is not None for path in files]
@@ -109,7 +117,8 @@ def index(
             if isinstance(client, lookalike.Client):
                 for path in archives:
                     stage = drawn.stage(f"{STAGE} {path.name}")
-                    more = client.index_archive(path, progress=stage, **options)
+                    add = client.index_manifest if is_manifest(path) else client.index_archive
+                    more = add(path, progress=stage, **options)
                     outcomes.extend(more)
                     outcomes.passed += more.passed
         if isinstance(client, lookalike.HttpClient):
@@ -140,6 +149,9 @@ def _begin(client: HttpClient, place: Path | str, options: dict[str, Any]) -> Jo
     if isinstance(place, str):
         return client.index_folder(place, **options)
     with progress() as drawn:
+        if is_manifest(place):
+            options = {name: value for name, value in options.items() if name != "exclude"}
+            return client.index_manifest(place, progress=drawn, **options)
         return client.index_archive(place, progress=drawn, **options)
 
 
@@ -166,16 +178,26 @@ def _report(outcomes: Outcomes, jobs: Sequence[JobOut], *, as_json: bool) -> Non
         print_errors(f"{one.path}: its metadata is that of {one.copy_of}" for one in kept[:SHOWN])
         if len(kept) > SHOWN:
             print_errors([f"and {len(kept) - SHOWN:,} more; --json names them all"])
-        print_errors(f"{one.path}: {one.error}" for one in outcomes if one.failed)
+        failed = [one for one in outcomes if one.failed]
+        shown = failed if len(failed) <= MOST_SHOWN else failed[:SHOWN_ERRORS]
+        print_errors(f"{_named(one)}: {one.error}" for one in shown)
+        if len(failed) > len(shown):
+            left = len(failed) - len(shown)
+            print_errors([f"and {left:,} more that failed; --json names them all"])
         for job in jobs:
             _print_ended(job)
     if counts["failed"] or any(job.errors or job.state in {"failed", "canceled"} for job in jobs):
         raise typer.Exit(1)
 
 
+def _named(outcome: Outcome) -> str:
+    return f"{outcome.path}: {outcome.given}" if outcome.given else str(outcome.path)
+
+
 def _item(outcome: Outcome) -> dict[str, Any]:
     reason = None if outcome.error is None else str(outcome.error)
     facts = {"path": str(outcome.path), "status": outcome.status, "id": outcome.id}
+    facts |= {} if outcome.given is None else {"given": outcome.given}
     copied = {"copy_of": outcome.copy_of, "metadata_kept": outcome.kept_metadata}
     return facts | {"reason": reason} | copied
 

@@ -72,7 +72,9 @@ _PNG_MODES = {"1", "L", "LA", "I;16", "P", "RGB", "RGBA"}
 class Outcome:
     """What became of one file."""
 
-    path: Path  # of an archive's picture, the archive's path with the picture's inside
+    # Of an archive's picture, the archive's path with the picture's inside; of a row of a manifest,
+    # the manifest's path with the row's line: `catalog.csv:17`.
+    path: Path
     status: str  # `created`, `replaced`, `updated`, `unchanged`, `skipped` or `failed`
     id: str | None = None  # the picture's, where it is known
     error: LookalikeError | None = None  # why it failed
@@ -80,6 +82,7 @@ class Outcome:
     # whether this one came with other metadata, which was not taken.
     copy_of: str | None = None
     kept_metadata: bool = False
+    given: str | None = None  # the path or address in a row of a manifest
 
     @classmethod
     def failure(cls, path: Path, error: LookalikeError) -> Outcome:

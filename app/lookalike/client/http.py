@@ -37,7 +37,7 @@ from lookalike.errors import (
     UnreadableImageError,
 )
 from lookalike.files.disk import atomic_write, disk_errors
-from lookalike.media.sources import PictureSource
+from lookalike.media.sources import PictureSource, root_of
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import (
     DEFAULT_COLLECTION,
@@ -205,14 +205,18 @@ class HttpClient(BaseClient):
 
         `progress` is told how many megabytes were sent; other options are as for `index`.
         """
-        form = _given(options)
+        return self._send_file("/index/archive", Path(path), progress, options)
+
+    def _send_file(
+        self, call: str, path: Path, progress: Progress, options: ImportArguments, **more: str
+    ) -> JobOut:
+        form = {**_given(options), **more}
         if "metadata" in form:
             form["metadata"] = json.dumps(form["metadata"])
-        archive = Path(path)
-        with open_picture(archive) as opened:
-            file = _Reported(opened.fileno(), archive.name, progress)
-            sent = {"data": form, "files": {"file": (archive.name, file)}}
-            return self._ask(JobOut, "POST", "/index/archive", timeout=ARCHIVE_TIMEOUT_S, **sent)
+        with open_picture(path) as opened:
+            file = _Reported(opened.fileno(), path.name, progress)
+            sent = {"data": form, "files": {"file": (path.name, file)}}
+            return self._ask(JobOut, "POST", call, timeout=ARCHIVE_TIMEOUT_S, **sent)
 
     def index_folder(self, path: str, **options: Unpack[ImportArguments]) -> JobOut:
         """Has the service index a folder of its own machine; options as for `index`.
@@ -220,6 +224,21 @@ class HttpClient(BaseClient):
         Raises `ImportsDisabledError` or `PathNotAllowedError` if the service may not read it.
         """
         return self._ask(JobOut, "POST", "/index/folder", json={"path": path, **_given(options)})
+
+    def index_manifest(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        progress: Progress = NO_PROGRESS,
+        **options: Unpack[ImportArguments],
+    ) -> JobOut:
+        """Sends a manifest; the service fetches what it names in the background: as a job.
+
+        It fetches addresses if it may, and reads files of its own machine below its
+        `LOOKALIKE_IMPORT_DIRS`. `progress` and options are as for `index_archive`, but `exclude`.
+        """
+        root = root_of(Path(path))
+        return self._send_file("/index/manifest", Path(path), progress, options, root=root)
 
     # Searching
 

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from itertools import chain
@@ -33,7 +34,8 @@ from lookalike.files.audit import MOST_NOTED, AuditLog
 from lookalike.files.data_folder import make_data_folder
 from lookalike.files.disk import LocalFiles
 from lookalike.media.archives import ArchiveLimits
-from lookalike.media.sources import PictureSource
+from lookalike.media.manifests import Manifest
+from lookalike.media.sources import PictureSource, root_of
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import DEFAULT_COLLECTION, Access, DuplicateKind, Finding, OnConflict
 from lookalike.schemas import (
@@ -68,7 +70,9 @@ from lookalike.services.exchange import (
     export_collection,
     import_collection,
 )
-from lookalike.services.importing import ArchiveFeed, ImportOptions, index_feed
+from lookalike.services.feeds import ArchiveFeed, ImportOptions, ManifestFeed
+from lookalike.services.feeds import Picture as FeedPicture
+from lookalike.services.importing import index_feed
 from lookalike.services.indexing import IndexItem
 from lookalike.services.jobs import JobService
 from lookalike.services.pictures import Chosen, CollectionService
@@ -188,32 +192,68 @@ class Client(BaseClient):
         with self._audit.noting_long(
             "index_archive", collection=collection, path=str(path)
         ) as noted:
-            self._index_feed(archive, options, outcomes, progress)
+            try:
+                feed = ArchiveFeed(
+                    archive,
+                    ArchiveLimits(file_bytes=self._settings.max_file_bytes),
+                    folder=self._services.files.tmp,
+                    name=archive.name,
+                    options=options,
+                )
+                self._index_feed(feed, archive, outcomes, progress)
+            except LookalikeError as exc:
+                outcomes.append(Outcome.failure(archive, exc))
             noted |= Counter(one.status for one in outcomes)
         return outcomes
 
+    def index_manifest(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        progress: Progress = NO_PROGRESS,
+        **arguments: Unpack[ImportArguments],
+    ) -> Outcomes:
+        """Adds the pictures that a manifest names; arguments as for `index`, but `exclude`.
+
+        A manifest (CSV with a header, or JSON lines) has a path or a URL in each row, an id if it
+        likes, and metadata.
+
+        Returns:
+            One outcome for each row. None harms another.
+
+        Raises:
+            MissingFileError: There is no such file.
+            InvalidParameterError: It is no manifest.
+            FetchingDisabledError: It names addresses, and the setting `fetch_urls` is off.
+            SpecMismatchError: The collection's vectors were made by another model.
+        """
+        file, options, outcomes = Path(path), ImportOptions(**arguments), Outcomes()
+        manifest = Manifest(file)
+        if manifest.addresses and not self._settings.fetch_urls:
+            raise FetchingDisabledError
+        indexing, fetcher = self._services.indexing, self._services.imports.fetcher
+        feed = ManifestFeed(manifest, root_of(file), options, indexing=indexing, fetcher=fetcher)
+        with self._audit.noting_long(
+            "index_manifest", collection=options.collection, path=str(path)
+        ) as noted:
+            try:
+                self._index_feed(feed, file, outcomes, progress)
+            finally:
+                noted |= Counter(one.status for one in outcomes)
+        return outcomes
+
     def _index_feed(
-        self, archive: Path, options: ImportOptions, outcomes: Outcomes, progress: Progress
+        self, feed: ArchiveFeed | ManifestFeed, file: Path, outcomes: Outcomes, progress: Progress
     ) -> None:
-        try:
-            feed = ArchiveFeed(
-                archive,
-                ArchiveLimits(file_bytes=self._settings.max_file_bytes),
-                folder=self._services.files.tmp,
-                name=archive.name,
-                options=options,
-            )
-            total = feed.count(progress)
-            outcomes.passed = feed.passed
-            groups = index_feed(self._services.indexing, feed.pictures(None), options)
-            with closing(groups):
-                for picture, item in chain.from_iterable(groups):
-                    outcomes.append(_outcome(archive / picture.name, item))
-                    progress.report(len(outcomes), total)
-                    progress.check()
-            outcomes.passed = feed.passed
-        except LookalikeError as exc:
-            outcomes.append(Outcome.failure(archive, exc))
+        total = feed.count(progress)
+        outcomes.passed = feed.passed
+        groups = index_feed(self._services.indexing, feed.pictures(None), feed.options)
+        with closing(groups):
+            for picture, item in chain.from_iterable(groups):
+                outcomes.append(_outcome_of(file, picture, item))
+                progress.report(len(outcomes), total)
+                progress.check()
+        outcomes.passed = feed.passed
 
     def search(self, picture: Picture, **arguments: Unpack[SearchArguments]) -> SearchOut:
         options = _options(**arguments)
@@ -570,6 +610,13 @@ def _outcome(path: Path, item: IndexItem) -> Outcome:
     status = "failed" if item.status is None else item.status.value
     copied: dict[str, Any] = {"copy_of": item.copy_of, "kept_metadata": item.kept_metadata}
     return Outcome(path=path, status=status, id=item.id, error=item.error, **copied)
+
+
+def _outcome_of(file: Path, picture: FeedPicture, item: IndexItem) -> Outcome:
+    """The outcome of a picture of an archive or a manifest."""
+    if picture.given is None:
+        return _outcome(file / picture.name, item)
+    return replace(_outcome(Path(f"{file}:{picture.cursor}"), item), given=picture.given)
 
 
 def _options(*, filter: Mapping[str, Any] | None = None, **others: Any) -> SearchOptions:

@@ -229,12 +229,21 @@ class Fetcher:
             QueueFullError: Too many addresses are being fetched.
             StorageError: The spool folder cannot be written to.
         """
-        with SpooledTemporaryFile(_SPOOLED_BYTES, dir=str(self._folder)) as spool:
-            file = cast("BinaryIO", spool)
+        with self.download(address) as file:
+            yield file
+
+    def download(self, address: str) -> BinaryIO:
+        """As `fetch`; the file is gone when the caller closes it."""
+        spool = SpooledTemporaryFile(_SPOOLED_BYTES, dir=str(self._folder))  # noqa: SIM115
+        file = cast("BinaryIO", spool)
+        try:
             with self._place():
                 self._follow(address, file)
             file.seek(0)
-            yield file
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     @contextmanager
     def _place(self) -> Iterator[None]:

@@ -77,6 +77,7 @@ class PictureSource:
         created_at: When its row was made, if it was one before and is made again; as in `NewImage`.
         updated_at: When that row was last changed.
         error: Why it cannot be opened, where that is known already.
+        digest: The SHA-256 of bytes that are stored and known to be the same; they are not here.
     """
 
     filename: str
@@ -89,6 +90,7 @@ class PictureSource:
     created_at: str | None = None
     updated_at: str | None = None
     error: LookalikeError | None = None
+    digest: str | None = None
 
     @classmethod
     def from_path(
@@ -131,7 +133,8 @@ class PictureSource:
             self.file.seek(0)
             yield self.file
             return
-        assert self.path is not None
+        if self.path is None:
+            raise UnreadableImageError(f"{self.filename} was changed meanwhile; index it again")
         try:
             file = self.path.open("rb")
         except OSError as exc:
@@ -164,6 +167,8 @@ class PictureSource:
 
     def sha256(self) -> str:
         """Hex digest of the bytes, read as a stream."""
+        if self.digest is not None:
+            return self.digest
         with self.open() as file:
             return sha256_of(file)
 
@@ -374,7 +379,7 @@ def _walk_folder(
             "of your own pictures"
         )
     refused: list[OSError] = []
-    root = _text(top.resolve())
+    root = root_of(top)
 
     def place(path: Path) -> Place:
         return Place(root, _text(path.relative_to(top)))
@@ -470,6 +475,11 @@ def is_gone(place: Place) -> bool:
         return any(True for _ in there.iterdir())
     except OSError:
         return False
+
+
+def root_of(path: Path) -> str:
+    """What the places of the pictures of a folder or a manifest are below."""
+    return _text(path.resolve())
 
 
 def _text(path: Path) -> str:

@@ -59,7 +59,8 @@ from lookalike.records import (
     sha256_of,
     utc_now,
 )
-from lookalike.services.importing import ImportOptions, Picture, index_feed
+from lookalike.services.feeds import ImportOptions, Picture
+from lookalike.services.importing import index_feed
 from lookalike.services.indexing import IndexingService, IndexItem, Originals, settle
 from lookalike.services.parquet import ParquetExport, write_parquet
 from lookalike.services.pipeline import reading

@@ -1,4 +1,4 @@
-"""Imports: the pictures of archives and of folders of this machine, indexed as jobs."""
+"""Imports: the pictures of archives, of folders of this machine and of manifests, as jobs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lookalike.errors import (
     ArchiveError,
     EmbeddingFailedError,
+    FetchError,
+    FetchingDisabledError,
     ImageExistsError,
     ImportsDisabledError,
     InvalidImageError,
@@ -32,21 +34,25 @@ from lookalike.errors import (
 from lookalike.files.data_folder import owner_of
 from lookalike.files.disk import atomic_write, disk_errors, has_room, make_folders, sync
 from lookalike.media.archives import Archive, ArchiveLimits, as_text, in_ascii
-from lookalike.media.sources import (
-    Found,
-    PictureSource,
-    Selection,
-    is_own_picture,
-    passed_over,
-    walk,
+from lookalike.media.manifests import Manifest
+from lookalike.media.sources import PictureSource, Selection, passed_over
+from lookalike.progress import Progress
+from lookalike.services.feeds import (
+    ArchiveFeed,
+    Cursor,
+    Feed,
+    FolderFeed,
+    ImportOptions,
+    ManifestFeed,
+    Picture,
+    is_inside,
 )
-from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.records import DEFAULT_COLLECTION, Metadata, OnConflict, Place
 from lookalike.services.indexing import IndexingService, IndexItem
 from lookalike.services.jobs import (
     ARCHIVE_KIND,
     FOLDER_KIND,
     IMPORT_KINDS,
+    MANIFEST_KIND,
     CanceledError,
     Handler,
     JobRun,
@@ -56,13 +62,8 @@ from lookalike.services.jobs import (
 from lookalike.store.filters import check_metadata
 from lookalike.store.jobs import Job
 
-ARCHIVE_ENDINGS = (
-    ".zip",
-    ".tar",
-    *(f".tar.{packed}" for packed in ("gz", "bz2", "xz")),
-    *(".tgz", ".tbz2", ".tbz", ".txz"),
-)
-"""How the names of archives that can be read end."""
+if TYPE_CHECKING:
+    from lookalike.media.fetching import Fetcher
 
 EXPANSION = 4  # an archive's pictures may have so many times the bytes that an archive may have
 KEPT_ERRORS = 20  # whose text is kept
@@ -74,34 +75,14 @@ _OF_ONE_PICTURE = (
     EmbeddingFailedError,
     ImageExistsError,
     PathNotAllowedError,
+    FetchError,
+    FetchingDisabledError,
 )
 """Errors that concern one picture alone; any other ends the import."""
 
+_SENT = (ARCHIVE_KIND, MANIFEST_KIND)  # kinds of jobs that work on a file that was sent
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportOptions:
-    """What is done with the pictures of an import."""
-
-    collection: str = DEFAULT_COLLECTION
-    on_conflict: OnConflict = OnConflict.REPLACE
-    metadata: Metadata | None = None  # of each; None keeps what is stored
-    folder_field: str | None = None  # metadata field that takes the name of the picture's folder
-    exclude: Sequence[str] = ()  # globs of what is passed over, see `Selection`
-
-    @classmethod
-    def of(cls, parameters: Mapping[str, Any]) -> ImportOptions:
-        """Those of a job, whose parameters hold them as `asdict` gave them."""
-        names = [each.name for each in fields(cls) if each.name in parameters]
-        given = {name: parameters[name] for name in names}
-        return cls(**given | {"on_conflict": OnConflict(given["on_conflict"])})
-
-    def describe(self, folder: str) -> dict[str, Any] | None:
-        """The metadata of a picture in a folder of this name."""
-        if self.folder_field is None:
-            return None if self.metadata is None else dict(self.metadata)
-        return {**(self.metadata or {}), self.folder_field: folder}
 
 
 @dataclass(eq=False, kw_only=True)
@@ -110,7 +91,7 @@ class ImportService:
 
     ```
     imports/<id>.part      an archive that is being sent
-    imports/<id>.archive   one whose job has not ended
+    imports/<id>.archive   one whose job has not ended; or a manifest
     imports/<job>.journal  how far a job is
     ```
     """
@@ -123,6 +104,7 @@ class ImportService:
     max_file_bytes: int
     max_metadata_bytes: int
     dirs: Sequence[Path] = ()  # folders of this machine that may be read
+    fetcher: Fetcher | None = None  # of manifests alone; None if fetching is not turned on
 
     def __post_init__(self) -> None:
         self.dirs = [path.expanduser().resolve() for path in self.dirs]
@@ -132,7 +114,11 @@ class ImportService:
     @property
     def handlers(self) -> dict[str, Handler]:
         """What a `JobService` calls for each kind of import."""
-        return {ARCHIVE_KIND: self._index_archive, FOLDER_KIND: self._index_folder}
+        return {
+            ARCHIVE_KIND: self._index_archive,
+            FOLDER_KIND: self._index_folder,
+            MANIFEST_KIND: self._index_manifest,
+        }
 
     def spool(self, size: int) -> Path:
         """A name for an archive of about `size` bytes that is to be sent; raises `StorageError`."""
@@ -155,14 +141,37 @@ class ImportService:
         self._check(options)
         with Archive(spool, self._limits, folder=self.tmp):
             pass
+        own = {"filename": as_text(filename)}
+        return self._begin_sent(ARCHIVE_KIND, spool, asdict(options) | own, jobs)
+
+    def begin_manifest(
+        self, spool: Path, filename: str, root: str, options: ImportOptions, jobs: JobService
+    ) -> JobStatus:
+        """As `begin_archive`, of a manifest; `root` is its path on the sender's machine.
+
+        Raises `InvalidParameterError` if it cannot be read, `FetchingDisabledError` or
+        `ImportsDisabledError` if it names addresses or files where none may be read, or as above.
+        """
+        self._check(options)
+        manifest = Manifest(spool, name=filename)
+        if manifest.addresses and self.fetcher is None:
+            raise FetchingDisabledError
+        if manifest.files and not self.dirs:
+            raise ImportsDisabledError
+        own = {"filename": as_text(filename), "root": root}
+        return self._begin_sent(MANIFEST_KIND, spool, asdict(options) | own, jobs)
+
+    def _begin_sent(
+        self, kind: str, spool: Path, parameters: dict[str, Any], jobs: JobService
+    ) -> JobStatus:
+        """Keeps a file that was sent until its job ends, and begins the job."""
         kept = spool.with_suffix(".archive")
         with disk_errors("keep the archive"):
             sync(spool)
             spool.replace(kept)
             sync(self.folder)
-        own = {"archive": spool.stem, "filename": as_text(filename)}
         try:
-            return jobs.start(ARCHIVE_KIND, asdict(options) | own)
+            return jobs.start(kind, parameters | {"archive": spool.stem})
         except BaseException:
             kept.unlink(missing_ok=True)
             raise
@@ -180,7 +189,7 @@ class ImportService:
         if job.kind in IMPORT_KINDS:
             with disk_errors("remove what an import left"):
                 self._journal(job).unlink(missing_ok=True)
-        if job.kind == ARCHIVE_KIND:
+        if job.kind in _SENT:
             self._archive(job.parameters).unlink(missing_ok=True)
 
     def sweep(self, unfinished: Iterable[Job]) -> None:
@@ -190,7 +199,7 @@ class ImportService:
         """
         jobs = [job for job in unfinished if job.kind in IMPORT_KINDS]
         needed = {self._journal(job) for job in jobs}
-        needed |= {self._archive(job.parameters) for job in jobs if job.kind == ARCHIVE_KIND}
+        needed |= {self._archive(job.parameters) for job in jobs if job.kind in _SENT}
         if not self.folder.is_dir():
             return
         with disk_errors("sweep the folder of imports"):
@@ -250,6 +259,20 @@ class ImportService:
         feed = FolderFeed(self._allowed(path), inside=self.dirs, options=options)
         summary = ImportRun(self.indexing, feed, self._journal(run.job), run).run()
         return f"{in_ascii(path)}: {summary}"
+
+    def _index_manifest(self, parameters: Mapping[str, Any], run: JobRun) -> str:
+        root, name = parameters["root"], parameters["filename"]
+        manifest = Manifest(self._archive(parameters), home=Path(root).parent, name=name)
+        feed = ManifestFeed(
+            manifest,
+            root,
+            ImportOptions.of(parameters),
+            indexing=self.indexing,
+            fetcher=self.fetcher,
+            inside=self.dirs,
+        )
+        summary = ImportRun(self.indexing, feed, self._journal(run.job), run).run()
+        return f"{in_ascii(name)}: {summary}"
 
     def _archive(self, parameters: Mapping[str, Any]) -> Path:
         return self.folder / f"{parameters['archive']}.archive"
@@ -448,122 +471,3 @@ class Checkpoint:
 def _seal(text: bytes) -> bytes:
     """The first line of a journal."""
     return b"%d %s" % (_JOURNAL_VERSION, hashlib.sha256(text).hexdigest().encode())
-
-
-Cursor = int | str
-"""A picture's position in its feed; a later reading can go on behind it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture of a feed."""
-
-    cursor: Cursor
-    name: str  # for messages, in ASCII
-    source: PictureSource
-
-
-@dataclass(eq=False)
-class ArchiveFeed:
-    """The pictures of an archive, in its order."""
-
-    path: Path
-    limits: ArchiveLimits
-    folder: Path  # where large members wait
-    name: str  # stands for the folder of pictures that lie in none
-    options: ImportOptions
-    passed: Counter[str] = field(default_factory=Counter)  # over, by kind, in the latest reading
-
-    def count(self, progress: Progress) -> int:
-        """How many there are; calls `progress.check` often. Raises `ArchiveError`."""
-        with self._open() as archive:
-            return archive.count(progress.check)
-
-    def pictures(self, after: Cursor | None, progress: Progress = NO_PROGRESS) -> Iterator[Picture]:
-        """All pictures, or those behind a cursor. Raises `ArchiveError` and `StorageError`."""
-        start = 0 if after is None else int(after) + 1
-        root = as_text(self.name)
-        label = archive_label(root)
-        with self._open() as archive:
-            for member in archive.members(start=start, step=progress.check):
-                metadata = self.options.describe(member.folder or label)
-                place, file = Place(root, member.inside), member.source.file
-                if file is not None and is_own_picture(file):
-                    self.passed["ours"] += 1
-                    member.source.close()
-                    continue
-                source = replace(member.source, metadata=metadata, place=place)
-                yield Picture(member.position, member.path, source)
-
-    def _open(self) -> Archive:
-        selection = Selection(self.options.exclude)
-        self.passed = selection.passed
-        return Archive(self.path, self.limits, folder=self.folder, selection=selection)
-
-
-@dataclass(eq=False)
-class FolderFeed:
-    """The pictures below a folder, in the order of `walk`."""
-
-    top: Path  # resolved
-    inside: Sequence[Path]  # resolved; a link that leads to none of these is not followed
-    options: ImportOptions
-    passed: Counter[str] = field(default_factory=Counter)  # over, by kind, in the latest reading
-
-    def count(self, progress: Progress) -> int:
-        """How many there are; calls `progress.check` often."""
-        return sum(1 for _ in self._walk(progress))
-
-    def pictures(self, after: Cursor | None, progress: Progress = NO_PROGRESS) -> Iterator[Picture]:
-        """All pictures, or those behind a cursor, which is a path below the folder."""
-        behind = None if after is None else _order(str(after))
-        for found in self._walk(progress):
-            name = found.path.relative_to(self.top).as_posix()
-            cursor = name if found.error is None else f"{name}/".removeprefix("./")
-            if behind is None or _order(cursor) > behind:
-                yield Picture(cursor, in_ascii(name), self._source(found))
-
-    def _walk(self, progress: Progress) -> Iterator[Found]:
-        selection = Selection(self.options.exclude)
-        self.passed = selection.passed
-        for found in walk([self.top], progress.check, selection=selection):
-            progress.check()
-            yield found
-
-    def _source(self, found: Found) -> PictureSource:
-        metadata = self.options.describe(found.folder)
-        if found.error is not None or is_inside(found.path, self.inside):
-            return PictureSource.found(found, metadata=metadata)
-        error = PathNotAllowedError("It is a link out of the folders that may be read")
-        return PictureSource.refused(found.path, error, metadata=metadata)
-
-
-Feed = ArchiveFeed | FolderFeed
-"""Pictures in an order that stays the same whenever they are read."""
-
-
-def is_inside(path: Path, folders: Sequence[Path]) -> bool:
-    """Whether a path, its links followed, is one of the resolved folders or below one."""
-    try:
-        resolved = path.resolve()
-    except (OSError, RuntimeError):  # a loop of links
-        return False
-    return any(resolved.is_relative_to(folder) for folder in folders)
-
-
-def archive_label(name: str) -> str:
-    """An archive's name without its ending: `photos` for `photos.tar.gz`."""
-    base = name.replace("\\", "/").rsplit("/", 1)[-1]
-    for ending in ARCHIVE_ENDINGS:
-        if base.lower().endswith(ending):
-            return base[: -len(ending)]
-    return base
-
-
-def _order(cursor: str) -> list[tuple[int, str]]:
-    """Sorts paths as `walk` does: a folder's files before the folders inside.
-
-    A folder that cannot be read ends with a slash, or is empty at the top: it stands at its start.
-    """
-    *folders, name = cursor.split("/")
-    return [*((1, folder) for folder in folders), (0, name)]

@@ -153,6 +153,10 @@ class IndexingService:
         """The encoder for pictures that are added to a collection; raises as `index` does."""
         return self._live(check_collection_name(collection))
 
+    def holds(self, record: ImageRecord) -> bool:
+        """Whether a picture's original is here, if originals are kept at all."""
+        return self.originals is Originals.NONE or self.files.exists(record)
+
     def close(self) -> None:
         """Stops the threads after what they are doing."""
         self._pipeline.close()
@@ -349,8 +353,9 @@ class IndexingService:
     def _settle_known(self, picture: _Picture, outcome: PutOutcome, task: _Task) -> None:
         image = picture.image
         if outcome.record.sha256 == image.sha256:
-            if self._copies(picture.item.source):  # which heals what is damaged
-                with picture.item.source.open() as file:
+            source = picture.item.source
+            if self._copies(source) and source.digest is None:  # which heals what is damaged
+                with source.open() as file:
                     self.files.put(file, image.sha256, outcome.record.media_type)
             if image.source is not None:  # unless a twin was referred to just now
                 row = self.store.find(task.collection, [image.id]).get(image.id)

@@ -17,10 +17,11 @@ from lookalike.store.jobs import Job, JobState, JobStore, same_work
 
 ARCHIVE_KIND = "index_archive"
 FOLDER_KIND = "index_folder"
+MANIFEST_KIND = "index_manifest"
 REEMBED_KIND = "reembed"
 BACKUP_KIND = "backup"
 
-IMPORT_KINDS = frozenset({ARCHIVE_KIND, FOLDER_KIND})
+IMPORT_KINDS = frozenset({ARCHIVE_KIND, FOLDER_KIND, MANIFEST_KIND})
 """The kinds of jobs that add pictures."""
 
 _ERROR_TEXTS = 20  # errors whose text is kept

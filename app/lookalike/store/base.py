@@ -280,6 +280,9 @@ class Store(Protocol):
     def copied(self, collection: str) -> list[str]:
         """Ids of the pictures that have two places or more, in any order."""
 
+    def seen(self, collection: str, root: str) -> dict[str, str]:
+        """The paths of all places below a root, each with the id of the picture that has it."""
+
     def forget(self, collection: str, places: Sequence[Place]) -> None:
         """Removes places where files lie no more; those that are not known are passed over."""
 

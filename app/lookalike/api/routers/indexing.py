@@ -1,4 +1,4 @@
-"""POST /index, and POST /index/archive and /index/folder: many pictures as a job."""
+"""POST /index, and /index/archive, /index/folder, /index/manifest: many pictures as a job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lookalike.files.audit import MOST_NOTED
 from lookalike.media.sources import PictureSource
 from lookalike.records import DEFAULT_COLLECTION, OnConflict, Place
 from lookalike.schemas import IndexItemOut, IndexOut, ItemError, JobOut, Schema
-from lookalike.services.importing import ImportOptions
+from lookalike.services.feeds import ImportOptions
 from lookalike.services.indexing import IndexItem
 from lookalike.services.search import Stopwatch
 from lookalike.store.filters import storable_text
@@ -296,6 +296,56 @@ def index_archive(
     spool, services = request.state.spool, parts.services
     note(request, collection=collection, filename=file.filename)
     job = services.imports.begin_archive(spool, file.filename or "", options, services.jobs)
+    note(request, job=job.job.id)
+    return accepted(parts, response, job)
+
+
+@_archives.post(
+    "/index/manifest",
+    status_code=202,
+    summary="Add the pictures that a table names",
+    responses={202: ACCEPTED, **errors.responses(400, 401, 403, 408, 409, 413, 422, 503, 507)},
+    dependencies=[*WRITE, known_fields("file", "folder_field", "root", *_FIELDS)],
+)
+def index_manifest(
+    request: Request,
+    file: Annotated[UploadFile, "A CSV file with a header, or lines of JSON: .csv, .tsv, .jsonl"],
+    parts: PartsDep,
+    response: Response,
+    root: Annotated[
+        str,
+        Form(
+            max_length=MAX_PATH,
+            description="The manifest's whole path: relative paths are below its folder, and its "
+            "pictures are told apart from those of other manifests",
+        ),
+    ] = "",
+    metadata: Annotated[
+        str, Form(description='JSON object for every picture: {"label": "cat"}')
+    ] = "",
+    folder_field: Annotated[
+        str, Form(max_length=256, description="Metadata field for the name of the picture's folder")
+    ] = "",
+    on_conflict: OnConflictForm = OnConflict.REPLACE,
+    collection: CollectionForm = DEFAULT_COLLECTION,
+) -> JobOut:
+    """Send a table as `file`, with a `path` or a `url` in each row; it is worked off as a job.
+
+    Addresses are fetched as for `POST /search/url`, files read below LOOKALIKE_IMPORT_DIRS. A row
+    that fails is an error of the job and harms no other.
+    """
+    file.file.flush()  # it is read again by its name
+    if not storable_text(root):
+        raise InvalidParameterError("root is no path that can be stored")
+    options = ImportOptions(
+        collection=collection,
+        on_conflict=on_conflict,
+        metadata=_one_object(metadata),
+        folder_field=folder_field or None,
+    )
+    spool, services, name = request.state.spool, parts.services, file.filename or ""
+    note(request, collection=collection, filename=name, root=root)
+    job = services.imports.begin_manifest(spool, name, root or name, options, services.jobs)
     note(request, job=job.job.id)
     return accepted(parts, response, job)
 

@@ -355,6 +355,16 @@ class Catalog:
         )
         return [image_id for (image_id,) in self._read(sql, name)]
 
+    def seen(self, name: str, root: str) -> dict[str, str]:
+        """The paths below a root with the ids of their pictures, see `Store.seen`."""
+        below = root.rstrip("/")
+        sql = (
+            "SELECT path, id FROM places JOIN images USING (seq)"
+            " WHERE places.collection = (SELECT id FROM collections WHERE name = ?)"
+            f" AND {LOCATION} > ? AND {LOCATION} < ? AND root = ?"
+        )
+        return dict(self._read(sql, name, f"{below}/", f"{below}0", root))
+
     def forget(self, name: str, places: Iterable[Place]) -> None:
         """Removes places, see `Store.forget`."""
         sql = f"DELETE FROM places WHERE collection = ? AND {LOCATION} {IN_LIST}"

@@ -313,6 +313,9 @@ class LocalStore:
     def copied(self, collection: str) -> list[str]:
         return self._catalog.copied(collection)
 
+    def seen(self, collection: str, root: str) -> dict[str, str]:
+        return self._catalog.seen(collection, root)
+
     def forget(self, collection: str, places: Sequence[Place]) -> None:
         self._catalog.forget(collection, places)
 
