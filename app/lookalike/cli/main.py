@@ -23,6 +23,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "serve": ("serve:serve", "Start the service; GET /docs shows how to use it."),
     "index": ("collections:index", "Add pictures to a collection."),
+    "sync": ("sync:sync", "Follow a folder or a manifest: add what is new, delete what is gone."),
     "search": ("search:search", "Find the pictures most like IMAGE."),
     "evaluate": ("sets:evaluate", "Measure how well pictures find those of their class."),
     "map": ("sets:map_pictures", "Draw a map on which similar pictures lie together."),

@@ -124,6 +124,16 @@ class Outcomes(list[Outcome]):
         self.passed: Counter[str] = Counter()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synced:
+    """What a sync did, or would do."""
+
+    outcomes: Outcomes  # of what was indexed; empty after a dry run
+    added: list[str]  # paths of what a dry run would add
+    deleted: dict[str, str]  # ids of pictures that are gone, each with the path it was seen at
+    refused: str | None  # why nothing was deleted although something is gone
+
+
 class BaseClient(ABC):
     """What can be done with collections of pictures; see `Client` and `HttpClient`.
 

@@ -24,6 +24,7 @@ from lookalike.client import (
     Outcomes,
     Picture,
     SearchArguments,
+    Synced,
     name_of,
     open_picture,
 )
@@ -34,7 +35,7 @@ from lookalike.files.audit import MOST_NOTED, AuditLog
 from lookalike.files.data_folder import make_data_folder
 from lookalike.files.disk import LocalFiles
 from lookalike.media.archives import ArchiveLimits
-from lookalike.media.manifests import Manifest
+from lookalike.media.manifests import Manifest, is_manifest
 from lookalike.media.sources import PictureSource, root_of
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import DEFAULT_COLLECTION, Access, DuplicateKind, Finding, OnConflict
@@ -78,6 +79,7 @@ from lookalike.services.jobs import JobService
 from lookalike.services.pictures import Chosen, CollectionService
 from lookalike.services.pipeline import PutGate
 from lookalike.services.search import SearchOptions
+from lookalike.services.syncing import Listed, find_gone
 from lookalike.services.vector_set import VectorSet, stored_vectors
 from lookalike.store.base import Store
 from lookalike.store.filters import Filter
@@ -241,6 +243,52 @@ class Client(BaseClient):
             finally:
                 noted |= Counter(one.status for one in outcomes)
         return outcomes
+
+    def sync(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dry_run: bool = False,
+        most: float = 0.5,
+        progress: Progress = NO_PROGRESS,
+        **arguments: Unpack[ImportArguments],
+    ) -> Synced:
+        """Indexes a folder or a manifest, then deletes what earlier runs brought and is gone.
+
+        Args:
+            path: The folder or the manifest.
+            dry_run: Change nothing, and fetch nothing: only say what would be added and deleted.
+            most: Largest share of the pictures from there that may be deleted, 0 to 1.
+            progress: Told after each file.
+            **arguments: As for `index`.
+
+        Nothing is deleted, and `refused` says why, if `path` cannot be read whole or names no
+        picture, or if too many pictures would go. Raises as `index` and `index_manifest`.
+        """
+        top, collection = Path(path), arguments.get("collection", DEFAULT_COLLECTION)
+        listed = Listed.of(top, arguments.get("exclude", ()))
+        before, outcomes = self._store.seen(collection, listed.root), Outcomes()
+        if dry_run:
+            after = listed.expected(before)
+        else:
+            add = self.index_manifest if is_manifest(top) else self.index
+            outcomes = add(top, progress=progress, **arguments)
+            after = self._store.seen(collection, listed.root)
+        gone = find_gone(self._store, collection, listed, before, after)
+        refused = gone.refusal(listed, most)
+        if refused is None and not dry_run and (gone.pictures or gone.places):
+            if gone.pictures:
+                self.delete_many(gone.pictures, collection=collection)
+            self._store.forget(collection, gone.places)
+        known = self._store.find(
+            collection, [after[name] for name in listed.files if name in after]
+        )
+        return Synced(
+            outcomes=outcomes,
+            added=[name for name in listed.files if dry_run and after[name] not in known],
+            deleted={} if refused else gone.pictures,
+            refused=refused,
+        )
 
     def _index_feed(
         self, feed: ArchiveFeed | ManifestFeed, file: Path, outcomes: Outcomes, progress: Progress

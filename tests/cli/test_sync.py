@@ -1,0 +1,105 @@
+"""`lookalike sync` adds what is new, and deletes exactly what is gone after a dry run named it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import picture
+from tests.cli.test_manifest import ROWS, listed, write
+from tests.unreadable import refuse
+
+
+def sync(lookalike: Any, *words: str, code: int = 0) -> dict[str, Any]:
+    done = lookalike("sync", *words, "--json")
+    assert done.exit_code == code, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.png").write_bytes(picture("mug", number))
+    return folder
+
+
+def test_a_folder(lookalike: Any, shop: Path, tmp_path: Path) -> None:
+    sync(lookalike, str(shop))
+    assert len(listed(lookalike, [])) == 6
+    lookalike("index", str(shop / "5.png"))  # the same file, from the same folder
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(shop / "0.png", other / "copy.png")
+    lookalike("index", str(other))
+    ids = {one["path"]: key for key, one in listed(lookalike, []).items()}
+    (shop / "0.png").unlink()  # it is still in the other folder
+    (shop / "1.png").unlink()
+    (shop / "2.png").write_bytes(picture("fish", 2))
+    (shop / "3.png").write_bytes(b"broken")
+    (shop / "4.png").rename(shop / "moved.png")
+    (shop / "new.png").write_bytes(picture("fish", 9))
+    named = sync(lookalike, str(shop), "--dry-run")["deleted"]
+    done = sync(lookalike, str(shop), code=1)
+    assert done["deleted"] == {ids["1.png"]: "1.png", ids["2.png"]: "2.png"}
+    assert done["deleted"].items() <= named.items()
+    assert named.keys() - done["deleted"].keys() <= {ids["3.png"]}, "broken: told by indexing alone"
+    left = {one["path"] for one in listed(lookalike, []).values()}
+    assert left == {"copy.png", "2.png", "5.png", "moved.png", "new.png"} | ({"3.png"} & left)
+    assert ids["3.png"] in listed(lookalike, [])
+    (shop / "3.png").write_bytes(picture("mug", 3))
+    again = sync(lookalike, str(shop))
+    assert (again["unchanged"], again["deleted"]) == (5, {})
+
+
+def test_a_manifest_of_many_rows(lookalike: Any, shop: Path) -> None:
+    rows = [{"id": f"p-{n}", "path": f"{n % 6}.png", "n": str(n)} for n in range(ROWS)]
+    manifest = write(shop / "shop.csv", rows)
+    named = sync(lookalike, str(manifest), "--dry-run")
+    assert len(named["added"]) == ROWS
+    assert sync(lookalike, str(manifest))["created"] == ROWS
+    gone = {f"p-{n}" for n in range(0, ROWS, 50)}
+    write(manifest, [row for row in rows if row["id"] not in gone])
+    named = sync(lookalike, str(manifest), "--dry-run")
+    assert named["deleted"].keys() == gone
+    assert named["added"] == []
+    assert len(listed(lookalike, [])) == ROWS
+    done = sync(lookalike, str(manifest))
+    assert done["deleted"] == named["deleted"]
+    assert done["unchanged"] == ROWS - len(gone)
+    assert listed(lookalike, []).keys() == {row["id"] for row in rows} - gone
+    again = sync(lookalike, str(manifest))
+    assert (again["unchanged"], again["deleted"]) == (ROWS - len(gone), {})
+
+
+def test_what_is_not_whole_deletes_nothing(
+    lookalike: Any, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shop / "inner").mkdir()
+    (shop / "inner" / "a.png").write_bytes(picture("car", 1))
+    sync(lookalike, str(shop))
+    with monkeypatch.context() as patch:
+        refuse(patch, shop / "inner")
+        (shop / "0.png").unlink()
+        assert "cannot be read" in sync(lookalike, str(shop), code=1)["refused"]
+    away = shop.with_name("away")
+    shop.rename(away)
+    assert lookalike("sync", str(shop)).exit_code != 0
+    shop.mkdir()
+    assert "mounted" in sync(lookalike, str(shop), code=1)["refused"]
+    assert len(listed(lookalike, [])) == 7
+    shutil.copy(away / "1.png", shop)
+    assert "--delete-most" in sync(lookalike, str(shop), code=1)["refused"]
+    assert len(listed(lookalike, [])) == 7
+    assert len(sync(lookalike, str(shop), "--delete-most")["deleted"]) == 6
+    manifest = write(shop / "shop.csv", [{"id": f"p-{n}", "path": "1.png"} for n in range(4)])
+    sync(lookalike, str(manifest))
+    manifest.write_text("id,path\np-0,1.png\np-1,1.png\np-2,1.png\nbroken\n", encoding="utf-8")
+    assert "line 5" in sync(lookalike, str(manifest), code=1)["refused"]
+    assert len(listed(lookalike, [])) == 5
