@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 from tests.api.conftest import picture
 from tests.cli.test_manifest import ROWS, listed, write
 from tests.unreadable import refuse
+from tests.web import Web, page_of
 
 
 def sync(lookalike: Any, *words: str, code: int = 0) -> dict[str, Any]:
@@ -103,3 +107,44 @@ def test_what_is_not_whole_deletes_nothing(
     manifest.write_text("id,path\np-0,1.png\np-1,1.png\np-2,1.png\nbroken\n", encoding="utf-8")
     assert "line 5" in sync(lookalike, str(manifest), code=1)["refused"]
     assert len(listed(lookalike, [])) == 5
+
+
+SCRIPT = Path(__file__).parents[2] / "docs" / "how-to" / "catalog-sync" / "nightly.sh"
+
+
+def test_the_nightly_sync_of_the_how_to(tmp_path: Path) -> None:
+    web = Web()
+    settings = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "LOOKALIKE_DATA_DIR": str(tmp_path / "data"),
+        "LOOKALIKE_MODEL": "color",
+        "LOOKALIKE_FETCH_URLS": "true",
+        "LOOKALIKE_FETCH_ALLOW": "127.0.0.1",
+        "LOOKALIKE_FETCH_PORTS": str(web.port),
+    }
+
+    def night(*numbers: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        rows = [
+            {"id": f"mug-{n}", "url": f"{web.url}/{n}.png", "price": "9.50", "version": "1"}
+            for n in numbers
+        ]
+        catalog = write(tmp_path / "catalog.csv", rows)
+        environment = {**os.environ, **settings}
+        subprocess.run(["sh", SCRIPT, catalog], env=environment, check=True, cwd=tmp_path)
+        planned, done = (
+            json.loads(Path(f"{catalog}.{name}.json").read_text()) for name in ("planned", "done")
+        )
+        return planned, done
+
+    try:
+        for number in range(4):
+            web.pages[f"/{number}.png"] = page_of(picture("mug", number))
+        planned, done = night(0, 1, 2)
+        assert (len(planned["added"]), done["created"]) == (3, 3)
+        web.requests.clear()
+        planned, done = night(0, 2, 3)
+        assert planned["added"] == [f"{web.url}/3.png"]
+        assert planned["deleted"] == done["deleted"] == {"mug-1": f"{web.url}/1.png"}
+        assert (done["created"], done["unchanged"], len(web.requests)) == (1, 2, 1)
+    finally:
+        web.close()
