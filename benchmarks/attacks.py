@@ -197,8 +197,11 @@ def tell(name: str, alone: list[float], beside: list[float]) -> None:
 
 @contextmanager
 def attackers(name: str, port: int) -> Iterator[None]:
-    """Attackers in processes of their own; what they do themselves takes next to no time."""
-    command = ["chrt", "-o", "0", sys.executable, "-m", "benchmarks.attacks"]
+    """Attackers in processes of their own, which run while the good client waits.
+
+    Elsewhere they would have a machine of their own, and take nothing from that client's.
+    """
+    command = ["chrt", "-i", "0", sys.executable, "-m", "benchmarks.attacks"]
     command += [name, "--port", str(port)]
     running = [subprocess.Popen(command) for _ in range(ATTACKERS)]
     time.sleep(4)  # until their pictures are made

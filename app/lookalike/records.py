@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlencode
@@ -126,6 +127,8 @@ class ModelSpec:
         Empty means that the vectors can be compared. `weights` alone never differs; if the
         digests do, both names are given beside them.
         """
+        if self == other:  # at every search
+            return {}
         own, others = self.to_dict(), other.to_dict()
         apart = {
             name: (value, others.get(name))
@@ -157,14 +160,26 @@ class ModelSpec:
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
         """Reads what `to_json` wrote; fields that are not known are ignored."""
-        return cls.from_dict(json.loads(text))
+        return _read_spec(text)
 
     @property
     def digest(self) -> str:
         """16 hex digits over everything that must agree; a field at its default is left out."""
-        given = _flat(without_defaults(self), without_defaults(self.preprocess))
-        given.pop("weights")
-        return hashlib.sha256(_canonical(given).encode()).hexdigest()[:16]
+        return _digest_of(self)
+
+
+@lru_cache(maxsize=256)  # every search reads its collection's spec
+def _read_spec(text: str) -> ModelSpec:
+    spec = ModelSpec.from_dict(json.loads(text))
+    hash(spec)  # raises TypeError where a field holds a list or an object
+    return spec
+
+
+@lru_cache(maxsize=256)
+def _digest_of(spec: ModelSpec) -> str:
+    given = _flat(without_defaults(spec), without_defaults(spec.preprocess))
+    given.pop("weights")
+    return hashlib.sha256(_canonical(given).encode()).hexdigest()[:16]
 
 
 _FIELDS = {"preprocessing": "version"}

@@ -61,6 +61,7 @@ LONG_IDLE_S = 2.0  # that lets a connection give way to files that are to be ope
 STALLED_S = 2.0  # without taking anything of an answer, after which a connection is one of them
 ACCEPTED_AT_ONCE = 16  # before the connections that are open get a turn
 MOST_REST_S = 0.05  # between those, while the event loop is busy for more than half of the time
+MOST_ENDED = 200  # silent connections in one look: more would keep the others waiting
 RETRY_S = 0.1  # before others are accepted where none could be
 NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 BACKLOG = 2_048  # connections that the system may keep until they are accepted
@@ -323,9 +324,10 @@ class Connections:
         self._may_give_way = True
         now = time.monotonic()
         too_long = takewhile(lambda one: now - self._silent[one][1] > SILENT_S, self._silent)
-        for accepted in list(too_long):
-            self.tell("silent")
-            self.drop(accepted)
+        if overdue := list(islice(too_long, MOST_ENDED)):
+            self.tell("silent", len(overdue))
+            for accepted in overdue:
+                self.drop(accepted)
         for connection in list(self._turns[turn % TURNS]):
             connection.look(now)
 
