@@ -43,7 +43,7 @@ def test_the_ids_can_be_deleted(lookalike, place, doubled):
 
 def test_the_table_marks_what_to_keep(lookalike, place, doubled):
     shown = lookalike("duplicates", "--kind", "reencoded", "--threshold", "0.9", *place).stdout
-    (keep,) = [line for line in shown.splitlines() if "keep" in line and "│" in line]
+    (keep,) = [line for line in shown.splitlines() if "keep  " in line]
     assert "mug-00-0.jpg" in keep  # the PNG file has more bytes, but was made of it
     assert "not saved again" in keep
     assert "small.jpg" in shown

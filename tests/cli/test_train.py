@@ -53,10 +53,12 @@ def test_a_folder_is_trained_on_and_its_head_served(lookalike, many, tmp_path):
     assert names == ["unseen", "held_out"]
     assert metrics["split"]["unseen"]["pictures"] == 24
     for part in metrics["parts"]:
-        for before, after in zip(part["before"], part["after"], strict=True):
+        rows = zip(part["before"], part["after"], part["change"], strict=True)
+        for before, after, change in rows:
             if before["title"] == "Hit rate@5":
-                assert f"{before['value']:.4f} ({before['low']:.3f}" in done.stdout
-                assert f"{after['value']:.4f} ({after['low']:.3f}" in done.stdout
+                cells = f"{before['value']:.4f} │ {after['value']:.4f} │ {change['value']:+.4f}"
+                assert cells in done.stdout
+                assert f"{change['low']:+.3f} to {change['high']:+.3f}" in done.stdout
     for title in ("Top-1 accuracy", "Top-5 accuracy", "Top-10 accuracy", "R-precision"):
         assert done.stdout.count(title) == 2
     assert "epoch 4/4  loss 0." in done.stderr
@@ -69,6 +71,7 @@ def test_a_folder_is_trained_on_and_its_head_served(lookalike, many, tmp_path):
     measured = lookalike("evaluate", "many", "--head", "head", "-k", "3")
     assert measured.exit_code == 0, measured.exception
     assert "24 numbers" in measured.stdout
+    assert f"with head {head.digest[:8]}, " in measured.stdout
     assert lookalike("index", "many", "--head", "head").exit_code == 0
     picture = next(many.rglob("*.jpg"))
     found = lookalike("search", str(picture), "--head", "head", "-k", "1", "--json")

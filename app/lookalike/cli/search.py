@@ -238,7 +238,7 @@ def duplicates(
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:
-        _print_groups(found)
+        _print_groups(found, files=walked is not None)
     if walked is not None:
         _act(walked, csv, script, mover, dry_run=dry_run, err=as_json)
 
@@ -280,9 +280,13 @@ def _act(
 def _print_moves(
     moves: Iterable[tuple[Path, str]], done: str, undone: str, *, err: bool = False
 ) -> None:
+    counts = [0, 0]
     for path, why in moves:
+        counts[bool(why)] += 1
         shown = cell(f"{undone}: {path}: {why}" if why else f"{done}: {path}")
         typer.echo(shown.plain, err=err)
+    rest = f", {counts[1]:,} not" if counts[1] else ""
+    typer.echo(f"{counted(counts[0], 'file')} {done}{rest}", err=err)
 
 
 class _Walked:
@@ -455,51 +459,64 @@ def bytes_text(count: int) -> str:
     return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
-def _print_groups(found: DuplicatesOut) -> None:
-    table = Table(title=cell(f"duplicates in {found.collection}"), title_justify="left")
-    for name in ("group", "", "id", "filename", "kind", "score", "pixels", "bytes"):
-        right = name in {"group", "score", "bytes"}
-        table.add_column(name, justify="right" if right else "left", no_wrap=name != "filename")
+def _groups_table(title: str, *, files: bool) -> Table:
+    """A table that fits 80 columns; files have no ids that another command takes."""
+    table = Table(title=cell(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("group", justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    if not files:
+        table.add_column("id", no_wrap=True)
+    table.add_column("file" if files else "filename", overflow="fold", min_width=9)
+    table.add_column("kind", min_width=len(DuplicateKind.REENCODED))
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("pixels", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    return table
+
+
+def _print_groups(found: DuplicatesOut, *, files: bool) -> None:
+    table = _groups_table(f"duplicates in {found.collection}", files=files)
+    no_id = [] if files else [""]
 
     def row(mark: str, number: str, picture: KeptOut, kind: str, score: str) -> None:
-        pixels, size = f"{picture.width}x{picture.height}", f"{picture.bytes:,}"
         table.add_row(
             number,
             mark,
-            picture.id,
+            *([] if files else [picture.id]),
             cell(picture.path or picture.filename),
             kind,
             score,
-            pixels,
-            size,
+            f"{picture.width}x{picture.height}",
+            bytes_text(picture.bytes),
         )
         for path in picture.copies[:SHOWN_MEMBERS]:
-            table.add_row("", "", "", cell(path), "copy")
+            table.add_row("", "", *no_id, cell(path), "copy")
         if (more := len(picture.copies) - SHOWN_MEMBERS) > 0:
-            table.add_row("", "", "", f"and {more} more", "copy")
+            table.add_row("", "", *no_id, f"and {more} more", "copy")
 
     for number, group in enumerate(found.groups[:SHOWN_GROUPS], start=1):
         row("keep", str(number), group.keep, group.why or "", "")
         for one in group.members[:SHOWN_MEMBERS]:
             row("", "", one, one.kind.value, f"{one.score:.4f}")
         if (more := len(group.members) - SHOWN_MEMBERS) > 0:
-            table.add_row("", "", f"and {more} more")
-        table.add_section()
+            table.add_row("", "", *no_id, f"and {more} more")
+        table.add_row()
     console = Console()
     if found.groups:
         console.print(table)
-    for line in _summary(found):
+    for line in _summary(found, files=files):
         console.print(cell(line), highlight=False)
 
 
-def _summary(found: DuplicatesOut) -> list[str]:
+def _summary(found: DuplicatesOut, *, files: bool) -> list[str]:
     if not found.groups:
         lines = [f"No duplicates in {found.collection!r}."]
     else:
         lines = [
             f"{counted(found.total_groups, 'group')} with "
             f"{counted(found.total_duplicates, 'picture')} beside those to keep, "
-            f"{found.bytes_saved:,} bytes. Nothing was deleted; --json gives the ids."
+            f"{bytes_text(found.bytes_saved)}. Nothing was deleted; "
+            + ("--csv lists the files." if files else "--json gives the ids.")
         ]
         if found.total_copies:
             lines.append(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from lookalike import bootstrap
 from lookalike.cli.common import (
@@ -31,14 +31,14 @@ from lookalike.evaluation import runner
 from lookalike.evaluation.datasets import Dataset, open_dataset, sample
 from lookalike.evaluation.extraction import extract_vectors
 from lookalike.evaluation.report import write_html, write_json
-from lookalike.evaluation.runner import Evaluation, Metric
+from lookalike.evaluation.runner import Evaluation
 from lookalike.extras import require_extra
 from lookalike.models.head import HeadedEncoder
 from lookalike.progress import Progress
 from lookalike.services.clusters import Clusters, cluster_pictures
 from lookalike.services.vector_set import VectorSet, stored_vectors
 from lookalike.store.filters import parse_filter
-from lookalike.training.comparison import Change, Compared, compare, with_head
+from lookalike.training.comparison import Compared, compare, with_head
 from lookalike.training.plan import TrainingOptions
 from lookalike.visualization import contact_sheet as sheets
 from lookalike.visualization.map import make_map, write_map
@@ -257,8 +257,9 @@ def _print_evaluation(found: Evaluation, out: Path) -> None:
     spec = found.spec
     console = Console()
     console.print(cell(f"{found.dataset}: {found.pictures} pictures, {found.classes} classes"))
+    head = f" with head {spec.head[:8]}" if spec.head else ""
     console.print(
-        f"{spec.model}, {spec.weights} weights, {spec.pooling} pooling, input "
+        f"{spec.model}, {spec.weights} weights{head}, {spec.pooling} pooling, input "
         f"{spec.preprocess.input_size}, {spec.dim} numbers, {found.index} index"
     )
     table = Table("metric")
@@ -501,20 +502,17 @@ def _print_training(
 
 
 def _print_changes(console: Console, compared: Sequence[Compared]) -> None:
-    def shown(metric: Metric | Change, sign: str = "") -> str:
-        low, high = f"{metric.low:{sign}.3f}", f"{metric.high:{sign}.3f}"
-        return f"{metric.value:{sign}.4f} ({low} to {high})"
-
-    table = Table("part", "metric", "before", "after", "change")
+    """Prints a table for each part, 80 columns wide; metrics.json has every interval."""
     for part in compared:
-        first = f"{part.title}: {part.before.queries} queries"
+        title = f"{part.title}: {part.before.queries} queries"
+        right = [Column(name, justify="right") for name in ("before", "after", "change")]
+        interval = Column("95% interval of the change", justify="right")
+        table = Table("metric", *right, interval, title=title, title_justify="left")
         rows = zip(part.before.metrics, part.after.metrics, part.changes, strict=True)
         for before, after, change in rows:
             if before.k != 1 or before.name == "hit_rate":  # at rank 1, most equal the hit rate
-                cells = (shown(before), shown(after), shown(change, "+"))
                 papers = f"Top-{before.k} accuracy"  # what papers call the hit rate
                 name = papers if before.name == "hit_rate" else before.title
-                table.add_row(first, name, *cells)
-                first = ""
-        table.add_section()
-    console.print(table)
+                means = (f"{before.value:.4f}", f"{after.value:.4f}", f"{change.value:+.4f}")
+                table.add_row(name, *means, f"{change.low:+.3f} to {change.high:+.3f}")
+        console.print(table)
