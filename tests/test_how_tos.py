@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ import lookalike
 from scripts.samples import CLASSES, Sample, draw, write_samples
 
 HOW_TO = Path(__file__).parent.parent / "docs" / "how-to"
-Step = Callable[[str], str]
 
 
 @pytest.fixture
