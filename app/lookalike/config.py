@@ -156,8 +156,8 @@ class Settings(BaseSettings):
     max_archive_bytes: Annotated[Size, Field(ge=1_000)] = 10_000_000_000
     """Most bytes of one archive in POST /index/archive"""
     import_dirs: str | None = None
-    """Folders below which POST /index/folder may read, whole paths separated by commas or colons;
-    none if unset"""
+    """Folders below which POST /index/folder and /index/manifest may read, whole paths separated by
+    commas or colons; none if unset"""
     backup_dir: Path | None = None
     """Folder that POST /backup brings up to date; none if unset"""
     backup_keep: Annotated[int, Field(ge=1, le=1000)] = 7
@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     """Seconds that the readiness canary may take"""
 
     fetch_urls: bool = False
-    """Whether pictures are fetched from addresses (POST /search/url)"""
+    """Whether pictures are fetched from addresses (POST /search/url, manifests)"""
     fetch_timeout: Annotated[float, Field(gt=0, le=60)] = 10.0
     """Seconds in which a picture must be fetched, redirects too"""
     fetch_ports: str = "80,443"
