@@ -152,7 +152,7 @@ def test_the_whole_network_is_trained_and_served(lookalike, pictures, tmp_path):
 
 
 def test_interrupted_by_hand_it_goes_on(lookalike, many, tmp_path):
-    words = ["train", "many", *QUICK, "--epochs", "100", "--patience", "100"]
+    words = ["train", "many", *QUICK, "--epochs", "40", "--patience", "40"]
     command = [sys.executable, "-c", "from lookalike.cli.main import run; run()", *words]
 
     with subprocess.Popen(

@@ -187,12 +187,8 @@ def build_candidates(
     count, dim = vectors.shape
     with threads(threads_used):
         index = faiss.index_factory(dim, factory, faiss.METRIC_L2)
-        inner = innermost(index)
-        if hasattr(inner, "do_polysemous_training"):
-            # It costs minutes and helps only searches by Hamming distance.
-            inner.do_polysemous_training = False
         if not index.is_trained:
-            _silence(inner)
+            _set_training(innermost(index))
             sample = _training_sample(vectors, factory, seed)
             progress.report(0, len(sample), stage="train")
             index.train(sample)
@@ -204,11 +200,16 @@ def build_candidates(
     return CandidateIndex(index, factory=factory)
 
 
-def _silence(index: Any) -> None:
-    """Keeps FAISS from printing that it is trained on few vectors: what it finds is measured."""
+def _set_training(index: Any) -> None:
+    """Keeps FAISS from training for Hamming distances, which takes minutes and is not used here.
+
+    And from printing that it is trained on few vectors: what it finds is measured.
+    """
     storage = getattr(index, "storage", None)  # below a graph
     parts = [index, index if storage is None else faiss.downcast_index(storage)]
     for part in [*parts, *(getattr(each, name, None) for each in parts for name in ("pq", "rq"))]:
+        if hasattr(part, "do_polysemous_training"):
+            part.do_polysemous_training = False
         if hasattr(part, "cp"):
             part.cp.min_points_per_centroid = 1
 
