@@ -206,7 +206,7 @@ def imported(services: Services, source: Path, **options: Any) -> list[IndexItem
     return list(import_collection(services.indexing, source, **options))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(records=st.lists(RECORDS, min_size=1, max_size=5, unique_by=lambda one: one.id))
 def test_rows_and_vectors_come_back_exactly(tmp_path_factory, records):
     top = tmp_path_factory.mktemp("round")

@@ -213,7 +213,7 @@ class SmallLimits(Agreement):
 
 
 RUNS = settings(
-    max_examples=25,
+    max_examples=15,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),

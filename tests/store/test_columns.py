@@ -114,7 +114,7 @@ def followed(rows: list[Any]) -> Columns:
     return columns
 
 
-@settings(max_examples=600, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(rows=st.lists(METADATA | LISTS_OF_FEW, min_size=1, max_size=9), data=st.data())
 def test_columns_agree_with_python(rows: list[Any], data: st.DataObject) -> None:
     made = filled(rows), followed(rows)
@@ -250,7 +250,7 @@ class FollowedColumns(RuleBasedStateMachine):
 
 TestFollowedColumns = FollowedColumns.TestCase
 TestFollowedColumns.settings = settings(
-    max_examples=30,
+    max_examples=15,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),

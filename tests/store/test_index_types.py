@@ -194,7 +194,7 @@ class SmallLimits(IndexMachine):
 
 
 RUNS = settings(
-    max_examples=15,
+    max_examples=8,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),
