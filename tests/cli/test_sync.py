@@ -92,6 +92,7 @@ def test_what_is_not_whole_deletes_nothing(
         refuse(patch, shop / "inner")
         (shop / "0.png").unlink()
         assert "cannot be read" in sync(lookalike, str(shop), code=1)["refused"]
+        assert sync(lookalike, str(shop), "--dry-run", code=1)["deleted"] == {}
     away = shop.with_name("away")
     shop.rename(away)
     assert lookalike("sync", str(shop)).exit_code != 0
@@ -101,7 +102,13 @@ def test_what_is_not_whole_deletes_nothing(
     shutil.copy(away / "1.png", shop)
     assert "--delete-most" in sync(lookalike, str(shop), code=1)["refused"]
     assert len(listed(lookalike, [])) == 7
-    assert len(sync(lookalike, str(shop), "--delete-most")["deleted"]) == 6
+    named = sync(lookalike, str(shop), "--dry-run", code=1)
+    assert "nothing would be deleted: 6 pictures of 7" in named["refused"]
+    shown = lookalike("sync", str(shop), "--dry-run").stdout.splitlines()
+    assert {f"gone {key} {name}" for key, name in named["deleted"].items()} < set(shown)
+    assert len(listed(lookalike, [])) == 7
+    done = sync(lookalike, str(shop), "--delete-most")["deleted"]
+    assert (len(done), done) == (6, named["deleted"])
     manifest = write(shop / "shop.csv", [{"id": f"p-{n}", "path": "1.png"} for n in range(4)])
     sync(lookalike, str(manifest))
     manifest.write_text("id,path\np-0,1.png\np-1,1.png\np-2,1.png\nbroken\n", encoding="utf-8")

@@ -67,7 +67,9 @@ def sync(
         if dry_run:
             for name in done.added:
                 typer.echo(f"would add {name}")
-        word = "would delete" if dry_run else "deleted"
+        word = "deleted"
+        if dry_run:
+            word = "would delete" if done.refused is None else "gone"
         for image_id, name in done.deleted.items():
             typer.echo(f"{word} {image_id} {name}")
         parts = [f"{count:,} {status}" for status, count in counts.items()]

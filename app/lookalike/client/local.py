@@ -263,7 +263,8 @@ class Client(BaseClient):
             **arguments: As for `index`.
 
         Nothing is deleted, and `refused` says why, if `path` cannot be read whole or names no
-        picture, or if too many pictures would go. Raises as `index` and `index_manifest`.
+        picture, or if too many pictures would go; a dry run names these all the same. Raises as
+        `index` and `index_manifest`.
         """
         top, collection = Path(path), arguments.get("collection", DEFAULT_COLLECTION)
         listed = Listed.of(top, arguments.get("exclude", ()))
@@ -275,7 +276,7 @@ class Client(BaseClient):
             outcomes = add(top, progress=progress, **arguments)
             after = self._store.seen(collection, listed.root)
         gone = find_gone(self._store, collection, listed, before, after)
-        refused = gone.refusal(listed, most)
+        refused = gone.refusal(listed, most, dry_run=dry_run)
         if refused is None and not dry_run and (gone.pictures or gone.places):
             if gone.pictures:
                 self.delete_many(gone.pictures, collection=collection)
@@ -286,7 +287,8 @@ class Client(BaseClient):
         return Synced(
             outcomes=outcomes,
             added=[name for name in listed.files if dry_run and after[name] not in known],
-            deleted={} if refused else gone.pictures,
+            # A dry run names what is too much, but not what may only be unseen.
+            deleted=gone.pictures if not refused or (dry_run and not listed.doubt) else {},
             refused=refused,
         )
 

@@ -71,16 +71,17 @@ class Gone:
     places: list[Place] = field(default_factory=list)
     known: int = 0  # pictures that earlier runs brought from there
 
-    def refusal(self, listed: Listed, most: float) -> str | None:
+    def refusal(self, listed: Listed, most: float, *, dry_run: bool = False) -> str | None:
         """Why nothing is deleted; None if all is well, or nothing is gone."""
         if not self.pictures and not self.places:
             return None
+        nothing = "nothing would be deleted" if dry_run else "nothing was deleted"
         if listed.doubt is not None:
-            return f"nothing was deleted, because {listed.doubt}"
+            return f"{nothing}, because {listed.doubt}"
         if len(self.pictures) > most * self.known:
             return (
-                f"nothing was deleted: {counted(len(self.pictures), 'picture')} of {self.known:,} "
-                "would go; --delete-most deletes them"
+                f"{nothing}: {counted(len(self.pictures), 'picture')} of {self.known:,} would go; "
+                "--delete-most deletes them"
             )
         return None
 
