@@ -130,14 +130,19 @@ def test_the_nightly_sync_of_the_how_to(tmp_path: Path) -> None:
         "LOOKALIKE_FETCH_PORTS": str(web.port),
     }
 
-    def night(*numbers: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    def night(*numbers: int, broken: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
         rows = [
             {"id": f"mug-{n}", "url": f"{web.url}/{n}.png", "price": "9.50", "version": "1"}
             for n in numbers
         ]
         catalog = write(tmp_path / "catalog.csv", rows)
+        with catalog.open("a", encoding="utf-8") as file:
+            file.write(broken)
         environment = {**os.environ, **settings}
-        subprocess.run(["sh", SCRIPT, catalog], env=environment, check=True, cwd=tmp_path)
+        ended = subprocess.run(
+            ["sh", SCRIPT, catalog], env=environment, check=False, cwd=tmp_path
+        ).returncode
+        assert ended == (1 if broken else 0)
         planned, done = (
             json.loads(Path(f"{catalog}.{name}.json").read_text()) for name in ("planned", "done")
         )
@@ -153,5 +158,8 @@ def test_the_nightly_sync_of_the_how_to(tmp_path: Path) -> None:
         assert planned["added"] == [f"{web.url}/3.png"]
         assert planned["deleted"] == done["deleted"] == {"mug-1": f"{web.url}/1.png"}
         assert (done["created"], done["unchanged"], len(web.requests)) == (1, 2, 1)
+        planned, done = night(0, 1, broken="no row\n")
+        assert planned["refused"] == done["refused"] is not None
+        assert (done["created"], done["deleted"]) == (1, {}), "what is new was added all the same"
     finally:
         web.close()
