@@ -96,9 +96,11 @@ class Manifest:
             if row.error is None and row.id is not None and row.id in ids:
                 row = _broken(row, f"its id {row.id!r} is that of line {ids[row.id]}")
             if row.error is None and row.name in names:  # one picture of several products
-                row = replace(row, name=f"{row.name}#{row.id}")
-                if row.id is None or row.name in names:
-                    row = _broken(row, f"line {names[row.given]} names it too; give each an id")
+                name = f"{row.name}#{row.id}"
+                if row.id is None or name in names:
+                    row = _broken(row, f"line {names[row.name]} names it too; give each an id")
+                else:
+                    row = replace(row, name=name)
             if row.error is None:
                 names[row.name] = line
                 if row.id is not None:
