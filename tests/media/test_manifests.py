@@ -122,7 +122,16 @@ def test_one_picture_may_be_of_several_products(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"a,b\n1,2\n", b"path,a,a\n1,2,3\n", b"path,\n1,2\n", b"path,a\n1,\xe9\n"]
+    "text",
+    [
+        b"",
+        b"a,b\n1,2\n",
+        b"path,a,a\n1,2,3\n",
+        b"path,\n1,2\n",
+        b"path,a\n1,\xe9\n",
+        b'"path"s,a\n1,2\n',
+        b'path,"a\n1,2\n',
+    ],
 )
 def test_a_table_that_cannot_be_read_says_what_to_do(tmp_path: Path, text: bytes) -> None:
     with pytest.raises(InvalidParameterError, match=r"header|UTF-8"):

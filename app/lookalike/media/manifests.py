@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -162,7 +162,7 @@ class Manifest:
         # Spreadsheets write semicolons where the comma is the decimal point.
         delimiter = max("\t;,", key=first.count)
         reader = csv.reader(file, delimiter=delimiter, strict=True)
-        header = self._header(next(reader, []))
+        header = self._header(reader)
         while True:
             line = reader.line_num + 1
             try:
@@ -179,12 +179,16 @@ class Manifest:
                 continue
             yield line, dict(zip(header, map(str.strip, cells), strict=True))
 
-    def _header(self, cells: Sequence[str]) -> list[str]:
+    def _header(self, reader: Iterator[list[str]]) -> list[str]:
+        try:
+            cells, why = next(reader, []), ""
+        except csv.Error as exc:
+            cells, why = [], f" ({exc})"
         names = [nfc(cell.strip()) for cell in cells]
         names = [name.lower() if name.lower() in _OWN else name for name in names]
-        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            why = f" ({twice[0]!a} is there twice)"
         if not {"path", "url"} & set(names) or twice or "" in names:
-            why = f" ({twice[0]!a} is there twice)" if twice else ""
             raise InvalidParameterError(
                 f"{self.name!a} has no header that can be used{why}: its first line must "
                 "name each column once, and `path` or `url` among them"
