@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,17 @@ def test_raw_files_are_called_so(tags):
     canon = made(PIXELS, photometric=2)
     with pytest.raises(UnsupportedImageError, match="raw file of a camera"):
         read(canon[:8] + b"CR\2\0" + canon[12:])
+
+
+@pytest.mark.parametrize("nodata", [b"nan\0", b"inf\0", b"-9999\0", b"1e30\0", b"77\0"])
+@pytest.mark.parametrize("kind", ["u1", "u2", "i2", "f4"])
+def test_what_a_sparse_file_leaves_out_is_black_whatever_no_data_is(kind, nodata):
+    values = np.full((16, 32), 200, "u1").astype(kind)
+    whole = page(values, tile=(16, 16), packing=8, tags={42113: nodata})
+    offset, size = 8, len(whole.blocks[0])
+    shown = read(tiff(replace(whole, tags=whole.tags | {324: [offset, 0], 325: [size, 0]})))
+    assert (shown[:, :16] > 0).all()
+    assert (shown[:, 16:] == 0).all()
 
 
 def test_claims_beyond_the_file_cost_nothing():

@@ -6,6 +6,7 @@ Pillow reads samples of up to 8 bits and a few of 16. `TiffPage` reads the other
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import struct
@@ -282,10 +283,11 @@ class _Layout:
         for x, y, channel, data, (rows, columns, channels) in self._blocks(file):
             if channel >= kept:
                 break
-            if data is None:  # where a sparse file holds nothing
-                pixels[y : y + rows, x : x + columns, channel:] = self.nodata or 0
-                continue
             target = pixels[y : y + rows, x : x + columns, channel : channel + channels]
+            if data is None:  # where a sparse file holds nothing
+                with contextlib.suppress(ValueError, OverflowError):  # no integer can be that
+                    target[...] = self.nodata or 0
+                continue
             block = self._values(data, (rows, columns, channels), stored)
             target[...] = block[: target.shape[0], : target.shape[1], : target.shape[2]]
         return pixels
