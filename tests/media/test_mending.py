@@ -68,6 +68,14 @@ def test_what_is_left_out_of_a_webp():
         assert np.array_equal(read(data[:4] + bytes(4) + data[8:]), expected)
 
 
+def test_a_webp_whose_header_chunk_is_empty_is_broken():
+    data = bytearray(webp(exif=b"Exif\0\0" + bytes(100)))
+    assert data[12:16] == b"VP8X"
+    data[16:20] = bytes(4)
+    with pytest.raises(UnreadableImageError):
+        read(bytes(data))
+
+
 def test_mending_ends_and_raises_ours_or_nothing():
     chance = random.Random(20)
     whole = [jpeg(NOISY), png(image=NOISY), webp(), jpeg(NOISY, progressive=True)]

@@ -107,7 +107,7 @@ def _webp_pixels(data: bytes) -> bytes:
             kept.append(data[at:end].ljust(end - at, b"\0"))
             flags |= _WEBP_EXIF if name == b"EXIF" else 0
         at = end
-    if len(kept) > 1 and kept[1].startswith(b"VP8X"):
+    if len(kept) > 1 and kept[1].startswith(b"VP8X") and len(kept[1]) > 8:
         kept[1] = (
             kept[1][:8] + bytes([kept[1][8] & _WEBP_ALPHA_AND_ANIMATION | flags]) + kept[1][9:]
         )
