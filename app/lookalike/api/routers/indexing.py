@@ -36,7 +36,12 @@ OnConflictForm = Annotated[OnConflict, Form(description="What to do with ids tha
 CollectionForm = Annotated[
     str, Form(pattern=COLLECTION_PATTERN, description="Made where it does not exist")
 ]
-
+CommonMetadataForm = Annotated[
+    str, Form(description='JSON object for every picture: {"label": "cat"}')
+]
+FolderFieldForm = Annotated[
+    str, Form(max_length=256, description="Metadata field for the name of the picture's folder")
+]
 
 MAX_PATH = 4096  # characters
 MAX_GLOB, MAX_GLOBS = 1024, 100
@@ -268,12 +273,8 @@ def index_archive(
     file: Annotated[UploadFile, "A zip file, or a tar file, plain or packed: gz, bz2, xz"],
     parts: PartsDep,
     response: Response,
-    metadata: Annotated[
-        str, Form(description='JSON object for every picture: {"label": "cat"}')
-    ] = "",
-    folder_field: Annotated[
-        str, Form(max_length=256, description="Metadata field for the name of the picture's folder")
-    ] = "",
+    metadata: CommonMetadataForm = "",
+    folder_field: FolderFieldForm = "",
     exclude: Annotated[
         list[Annotated[str, Field(max_length=MAX_GLOB)]],
         Form(max_length=MAX_GLOBS, description="Globs of files and folders that are passed over"),
@@ -320,12 +321,8 @@ def index_manifest(
             "pictures are told apart from those of other manifests",
         ),
     ] = "",
-    metadata: Annotated[
-        str, Form(description='JSON object for every picture: {"label": "cat"}')
-    ] = "",
-    folder_field: Annotated[
-        str, Form(max_length=256, description="Metadata field for the name of the picture's folder")
-    ] = "",
+    metadata: CommonMetadataForm = "",
+    folder_field: FolderFieldForm = "",
     on_conflict: OnConflictForm = OnConflict.REPLACE,
     collection: CollectionForm = DEFAULT_COLLECTION,
 ) -> JobOut:
