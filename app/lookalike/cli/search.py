@@ -339,8 +339,8 @@ class _Walked:
         if len(self.failed) == len(outcomes):
             print_errors(f"{one.path}: {one.error}" for one in self.failed)
             raise ConfigurationError(f"No pictures found in {self.folder} that can be read")
-        for image_id in [one.id for one in client.list() if one.id not in self._files]:
-            client.delete(image_id)
+        if gone := [one.id for one in client.list() if one.id not in self._files]:
+            client.delete_many(gone)
 
     def group(self, found: DuplicatesOut) -> DuplicatesOut:
         """Groups files instead of pictures: files of the same bytes are exact duplicates.
