@@ -404,6 +404,11 @@ def test_facets_of_more_fields_than_are_kept_read_the_rows_once(
         found = store.facets("default", where=where)
         assert [one.count for one in found.facets] == [1] * 20
         assert len(reads) == 2, "once to find the fields, and once for all of them"
+        reads.clear()
+        where = Filter.parse({"or": [{"d": 1}, {"f1": 1}]})
+        found = store.facets("default", fields=["f0", "f2"], where=where)
+        assert (found.count, [one.count for one in found.facets]) == (1, [1, 1])
+        assert len(reads) == 1, "fields that are named need not be found"
 
 
 def test_columns_that_do_not_follow_a_change_are_read_anew(

@@ -322,17 +322,17 @@ class Filtering:
         if not self._counting.acquire(blocking=False):
             raise QueueFullError("Too many facets are being counted; try again in a moment")
         try:
-            tally = self._tally(row, _FIELDS, where)
-            total: Counter[str] = Counter()
-            for names, count in tally.texts_used().items() if fields is None else ():
-                total.update(dict.fromkeys(json.loads(names), count))
+            needed, total = list(where.fields), Counter[str]()
             if fields is None:
-                ranked = sorted(total, key=lambda name: (-total[name], name))
-                fields = ranked[:MAX_FACETS]
+                for names, count in self._tally(row, _FIELDS, where).texts_used().items():
+                    total.update(dict.fromkeys(json.loads(names), count))
+                fields = sorted(total, key=lambda name: (-total[name], name))[:MAX_FACETS]
+                needed.append(_FIELDS)
             # All together, so that the rows are read once, and no column makes room for another.
-            self.kinds(row, [_FIELDS, *where.fields, *fields])
+            self.kinds(row, [*needed, *fields])
             facets = [self._tally(row, name, where).facet(name, limit) for name in fields]
-            return Facets(count=tally.count, fields=len(total) or len(fields), facets=facets)
+            passing = len(self.passing(row, where))
+            return Facets(count=passing, fields=len(total) or len(fields), facets=facets)
         finally:
             self._counting.release()
 
