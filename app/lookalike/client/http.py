@@ -270,9 +270,7 @@ class HttpClient(BaseClient):
     def list(
         self, collection: str = DEFAULT_COLLECTION, *, filter: Mapping[str, Any] | None = None
     ) -> Iterator[ImageOut]:
-        query: dict[str, Any] = {"collection": collection, "limit": PAGE}
-        if filter is not None:
-            query["filter"] = json.dumps(dict(filter))
+        query = {"collection": collection, "limit": PAGE, **_form({"filter": filter})}
         while True:
             page = self._ask(ImagesOut, "GET", "/images", params=query)
             yield from page.images
