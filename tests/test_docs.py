@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.core import TyperGroup
@@ -12,6 +13,7 @@ from typer.main import get_command
 from lookalike import errors
 from lookalike.api.main import create_app
 from lookalike.api.monitoring import Metrics
+from lookalike.cli.main import COMMANDS, load_command
 from lookalike.cli.main import app as command_line
 from lookalike.config import Settings
 from lookalike.errors import LookalikeError
@@ -19,6 +21,10 @@ from tests.settings import make_settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+EVERY = {
+    path.resolve(): path.read_text(encoding="utf-8")
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
+}
 
 
 def below(kind: type[LookalikeError]) -> list[type[LookalikeError]]:
@@ -62,8 +68,41 @@ def test_every_metric_is_documented():
         assert f"`{family.name}" in PAGES["deployment.md"]
 
 
+def test_every_setting_that_a_page_names_exists():
+    known = {f"LOOKALIKE_{name.upper()}" for name in Settings.model_fields}
+    known |= set(re.findall(r"LOOKALIKE_\w+", (ROOT / "docker-compose.yml").read_text()))
+    for page, text in EVERY.items():
+        named = set(re.findall(r"LOOKALIKE_(?!TEST_)[A-Z_]*[A-Z]", text))
+        assert named <= known, page.name
+
+
+def test_every_flag_of_a_command_that_a_page_shows_exists():
+    known = {name: flags(load_command(name)) for name in COMMANDS}
+    for page, text in EVERY.items():
+        if page.name == "CHANGELOG.md":  # it names what is gone, too
+            continue
+        for name, rest in re.findall(r"\blookalike ([a-z]+)( [^\n`|#&;)]*)", text):
+            named = set(re.findall(r"(?<= )--?[a-z][a-z-]*", re.sub(r"'[^']*'", "", rest)))
+            assert named <= known.get(name, named), f"{page.name}: lookalike {name}"
+
+
+def flags(command: Any) -> set[str]:
+    own = {flag for one in command.params for flag in (*one.opts, *one.secondary_opts)}
+    return own.union(*(flags(child) for child in getattr(command, "commands", {}).values()))
+
+
 def test_every_link_between_pages_leads_somewhere():
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
-            if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name} -> {target}"
+    for page, text in EVERY.items():
+        for target in re.findall(r"\]\(([^)\s]+)", text):
+            if "://" in target:
+                continue
+            name, _, heading = target.partition("#")
+            there = (page.parent / name).resolve() if name else page
+            assert there.exists(), f"{page.name} -> {target}"
+            assert not heading or heading in headings(EVERY[there]), f"{page.name} -> {target}"
+
+
+def headings(text: str) -> set[str]:
+    """The fragments that GitHub gives to the headings of a page."""
+    lines = re.findall(r"^#+ (.*)", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
