@@ -82,6 +82,17 @@ def test_a_manifest_of_many_rows(lookalike: Any, shop: Path) -> None:
     assert (again["unchanged"], again["deleted"]) == (ROWS - len(gone), {})
 
 
+def test_rows_that_cannot_be_used_keep_their_pictures(lookalike: Any, shop: Path) -> None:
+    manifest = write(shop / "shop.csv", [{"id": f"p-{n}", "path": f"{n}.png"} for n in range(3)])
+    sync(lookalike, str(manifest))
+    lines = ["id,path", "p-0,0.png", ",0.png", "p-0,1.png", "p-2,2.png"]
+    manifest.write_text("\n".join(lines), encoding="utf-8")
+    named = sync(lookalike, str(manifest), "--dry-run")
+    assert (named["added"], named["deleted"]) == ([], {})
+    assert sync(lookalike, str(manifest), code=1)["deleted"] == {}
+    assert list(listed(lookalike, [])) == ["p-0", "p-1", "p-2"]
+
+
 def test_what_is_not_whole_deletes_nothing(
     lookalike: Any, shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

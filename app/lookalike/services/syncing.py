@@ -37,8 +37,10 @@ class Listed:
         doubt = None
         if is_manifest(path):
             for row in Manifest(path).rows():
-                if row.name:
+                if row.error is None:
                     files[row.name] = row.id, row.path
+                elif row.name:  # it fails, and its picture stays
+                    files.setdefault(row.name, (None, None))
                 else:
                     doubt = doubt or f"line {row.line} cannot be read ({row.error})"
         else:
