@@ -170,7 +170,7 @@ def test_the_nightly_sync_of_the_how_to(tmp_path: Path) -> None:
         assert planned["deleted"] == done["deleted"] == {"mug-1": f"{web.url}/1.png"}
         assert (done["created"], done["unchanged"], len(web.requests)) == (1, 2, 1)
         planned, done = night(0, 1, broken="no row\n")
-        assert planned["refused"] == done["refused"] is not None
+        assert planned["refused"].replace("would be", "was") == done["refused"]
         assert (done["created"], done["deleted"]) == (1, {}), "what is new was added all the same"
     finally:
         web.close()
