@@ -281,12 +281,13 @@ class Client(BaseClient):
             if gone.pictures:
                 self.delete_many(gone.pictures, collection=collection)
             self._store.forget(collection, gone.places)
-        known = self._store.find(
-            collection, [after[name] for name in listed.files if name in after]
-        )
+        added = []
+        if dry_run:
+            known = self._store.find(collection, [after[name] for name in listed.files])
+            added = [name for name in listed.files if after[name] not in known]
         return Synced(
             outcomes=outcomes,
-            added=[name for name in listed.files if dry_run and after[name] not in known],
+            added=added,
             # A dry run names what is too much, but not what may only be unseen.
             deleted=gone.pictures if not refused or (dry_run and not listed.doubt) else {},
             refused=refused,
