@@ -111,8 +111,7 @@ def find_gone(
     for ids in _batches([image_id for image_id in paths if image_id not in kept]):
         places, found = store.places(collection, ids), store.find(collection, ids)
         for image_id in found:
-            elsewhere = (place for place in places.get(image_id, ()) if place.root != listed.root)
-            if not any(True for _ in elsewhere):
+            if all(place.root == listed.root for place in places.get(image_id, ())):
                 gone.pictures[image_id] = paths[image_id]
     return gone
 
