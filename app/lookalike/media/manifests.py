@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lookalike.errors import InvalidParameterError, LookalikeError, MissingFileError
-from lookalike.records import check_id, nfc
+from lookalike.records import check_id, counted, nfc
 
 TABLES = (".csv", ".tsv")
 LINES = (".jsonl", ".ndjson")
@@ -175,7 +175,8 @@ class Manifest:
             if not any(cells):
                 continue
             if len(cells) != len(header):
-                yield line, f"it has {len(cells)} cells, and the header has {len(header)}"
+                has = counted(len(cells), "cell")
+                yield line, f"it has {has}, and the header has {len(header)}"
                 continue
             yield line, dict(zip(header, map(str.strip, cells), strict=True))
 
