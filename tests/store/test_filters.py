@@ -289,6 +289,7 @@ def test_the_deepest_filter_is_answered() -> None:
     [
         ('{"a": 1, "b": 2, "a": 3}', "'a' is there twice"),
         ('{"a": {"gt": 1, "gt": 2}}', "'gt' is there twice"),
+        ('{"a": {"ne": 1, "ne": 2}}', re.escape('{"and": [{...}, {...}]}')),
         ("{", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
     ],

@@ -514,7 +514,7 @@ def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         if key in found:
             raise InvalidFilterError(
                 f"{ascii(key)[:80]} is there twice, and one of them would be ignored: write "
-                f'{{"and": [{{{ascii(key)[:80]}: ...}}, ...]}}, or all operators in one object'
+                'all operators on a field in one object, or {"and": [{...}, {...}]}'
             )
         found[key] = value
     return found
