@@ -282,6 +282,24 @@ def test_a_file_stays_if_something_changed(pair, tmp_path, how):
     assert not (tmp_path / "trash").exists()
 
 
+def test_files_whose_digests_only_start_alike_are_no_exact_copies(pair, tmp_path):
+    folder, (group,) = pair
+    (folder / "sub" / "copy.jpg").write_bytes(b"another")
+    keep, copy = (replace(one, sha256_start="") for one in (group.keep, *group.duplicates))
+    ((_, why),) = Mover(folder, tmp_path / "trash").move([FileGroup(keep, [copy])], dry_run=False)
+    assert "is not the same as" in why
+    assert copy.path.exists()
+
+
+def test_a_file_that_another_group_keeps_stays(pair, tmp_path):
+    folder, (group,) = pair
+    (copy,) = group.duplicates
+    other = FileGroup(replace(copy, kind=None, score=None), [])
+    ((path, why),) = Mover(folder, tmp_path / "trash").move([group, other], dry_run=False)
+    assert (path, why) == (copy.path, "another group keeps it")
+    assert copy.path.exists()
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_nothing_is_overwritten(pair, tmp_path, monkeypatch, links):
     folder, groups = pair
