@@ -123,6 +123,7 @@ def test_rows_that_fail_are_listed_and_end_nothing(
         "c,good.png,more",
         f"d,{web.url}/none.png",
         f"e,http://169.254.169.254:{web.port}/latest",
+        "f,http://[::1/1.png",
         "not an id,good.png",
         "g,good.png",
     ]
@@ -131,7 +132,7 @@ def test_rows_that_fail_are_listed_and_end_nothing(
     done = lookalike("index", str(manifest), *indexing)
     assert done.exit_code == 1
     assert list(listed(lookalike, reading)) == ["g"]
-    for part in ("bad.png", "missing.png", "3 cells", "404", "public internet", "is no id"):
+    for part in ("bad.png", "missing.png", "3 cells", "404", "public internet", "[::1", "is no id"):
         assert part in done.output, part
 
 

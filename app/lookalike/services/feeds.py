@@ -240,7 +240,11 @@ def _filename(row: Row) -> str:
     """The last part of a row's path or address."""
     if row.path is not None or row.error is not None:
         return PurePosixPath(row.given.replace("\\", "/")).name
-    return nfc(unquote(PurePosixPath(urlsplit(row.given).path).name, errors="replace"))
+    try:
+        path = urlsplit(row.given).path
+    except ValueError:  # which fetching it says, too
+        path = row.given
+    return nfc(unquote(PurePosixPath(path).name, errors="replace"))
 
 
 def _may_be_read(path: Path, folders: Sequence[Path]) -> bool:
