@@ -24,6 +24,7 @@ from lookalike.errors import (
 from lookalike.progress import caller
 from lookalike.records import MAX_COPIES, DuplicateKind, NewImage, Place
 from lookalike.services.duplicates import (
+    _WAITING,
     DuplicateOptions,
     DuplicateService,
     Unfinished,
@@ -283,7 +284,7 @@ def test_closing_ends_a_comparison(store, make, monkeypatch):
     service.wait_s = WAIT_S
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(service.find, DuplicateOptions())
-        wait_for(lambda: service._waiting._value < 8)
+        wait_for(lambda: service._waiting._value < _WAITING)
         service.close()
         with pytest.raises(NotReadyError):
             asked.result(WAIT_S)
