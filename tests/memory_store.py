@@ -51,6 +51,7 @@ from lookalike.store.base import (
     decide,
     exact_scores,
     image_not_found,
+    name_taken,
     put_outcome,
     require_same_spec,
     unknown_collection,
@@ -400,6 +401,25 @@ class MemoryStore:
             for key in gone:
                 self.delete(collection, key)
             return gone
+
+    def make(self, collection: str, *, spec: ModelSpec, provenance: Mapping[str, str]) -> bool:
+        with self._lock:
+            if collection in self._collections:
+                return False
+            active = HeldSpace(spec, dict(provenance))
+            self._collections[collection] = HeldCollection(utc_now(), active, [active])
+            return True
+
+    def rename(self, collection: str, new: str) -> None:
+        with self._lock:
+            if collection not in self._collections:
+                raise unknown_collection(collection)
+            if new != collection and new in self._collections:
+                raise name_taken(new)
+            held = self._collections.pop(collection)
+            for image_id, row in held.rows.items():
+                held.rows[image_id] = replace(row, record=replace(row.record, collection=new))
+            self._collections[new] = held
 
     def drop(self, collection: str, *, wait: bool = False) -> int:
         with self._lock:

@@ -71,6 +71,8 @@ ROUTES = [
     ("GET", "/images/x/similar", "read"),
     ("GET", "/duplicates", "read"),
     ("GET", "/collections", "read"),
+    ("PUT", "/collections/x", "write"),
+    ("POST", "/collections/x/rename", "admin"),
     ("DELETE", "/collections/x", "admin"),
     ("GET", "/collections/x/count", "read"),
     ("GET", "/collections/x/facets", "read"),

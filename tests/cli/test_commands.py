@@ -91,6 +91,20 @@ def test_many_are_changed_and_deleted_by_a_filter(lookalike, place, pictures):
     assert lookalike("count", *place).stdout == "12\n"
 
 
+def test_collections_are_made_and_renamed(lookalike, place, elsewhere, pictures):
+    model = [] if "--server" in elsewhere else ["--model", "color"]
+    made = lookalike("collections", "create", "things", *elsewhere, *model)
+    assert (made.exit_code, made.stdout) == (0, "things has 0 pictures\n")
+    lookalike("index", str(pictures / "mug"), *place)
+    again = lookalike("collections", "create", "things", *elsewhere, *model)
+    assert again.stdout == "things has 6 pictures\n"
+    renamed = lookalike("collections", "rename", "things", "cups", *elsewhere)
+    assert (renamed.exit_code, renamed.stdout) == (0, "things is cups now\n")
+    assert lookalike("count", *elsewhere, "--collection", "cups").stdout == "6\n"
+    assert lookalike("collections", "rename", "cups", "things", *elsewhere).exit_code == 0
+    assert lookalike("count", *place).stdout == "6\n"
+
+
 def test_the_table_shows_rank_score_and_metadata(lookalike, place, pictures):
     lookalike("index", str(pictures / "mug"), "--metadata", '{"label": "mug"}', *place)
     shown = lookalike("search", str(pictures / "mug" / "mug-00-0.jpg"), *place).stdout

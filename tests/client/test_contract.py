@@ -20,6 +20,7 @@ from lookalike.errors import (
     ForbiddenError,
     ImageExistsError,
     ImageNotFoundError,
+    InvalidCollectionNameError,
     InvalidFilterError,
     InvalidIdError,
     InvalidMetadataError,
@@ -294,6 +295,28 @@ def test_many_are_changed_and_deleted_in_steps(
         filled.update_many({}, filter={"m": {"over": 1}})
     assert filled.delete_many(filter={"m": 2}).changed == 5
     assert filled.count().count == 0
+
+
+def test_collections_are_made_and_renamed(filled: BaseClient, photos: Path) -> None:
+    made = filled.make("summer")
+    assert (made.name, made.count, made.searchable) == ("summer", 0, True)
+    assert filled.search(photos / "mug" / "mug-00-0.jpg", collection="summer").matches == []
+    assert filled.make("default").count == 12
+    with raises(filled, ConflictError):
+        filled.rename("default", "summer")
+    with raises(filled, CollectionNotFoundError):
+        filled.rename("none", "winter")
+    for make in (lambda: filled.make("No name"), lambda: filled.rename("default", "../x")):
+        with pytest.raises(InvalidCollectionNameError):  # both before anything is sent
+            make()
+    assert filled.duplicates(kind=DuplicateKind.EXACT).groups == []
+    filled.rename("default", "winter")
+    filled.rename("summer", "default")
+    assert {one.name: one.count for one in filled.collections()} == {"default": 0, "winter": 12}
+    best = filled.search(photos / "fish" / "fish-00-0.jpg", collection="winter", k=1).matches[0]
+    assert best.filename == "fish-00-0.jpg"
+    assert "collection=winter" in best.image_url
+    assert filled.thumbnail(best.id, collection="winter")[:2] == b"\xff\xd8"
 
 
 def test_records_are_read_changed_and_deleted(filled: BaseClient) -> None:

@@ -140,3 +140,13 @@ def test_vectors_that_a_job_may_be_making_are_not_discarded(world: World) -> Non
     world.jobs.cancel(job)
     world.collections.discard("c", OTHER_SPEC.digest)
     assert [one.active for one in world.collections.vector_sets("c")] == [True]
+
+
+def test_a_collection_that_a_job_works_on_is_not_renamed(world: World) -> None:
+    into_it = world.start("c")
+    for one, other in (("c", "new"), ("other", "c")):
+        with pytest.raises(ConflictError, match=into_it):
+            world.collections.rename(one, other)
+    world.jobs.cancel(into_it)
+    assert world.collections.rename("c", "new").count == 3
+    assert passes(world.gate)

@@ -22,7 +22,7 @@ from lookalike.errors import (
     NotReadyError,
 )
 from lookalike.progress import caller
-from lookalike.records import MAX_COPIES, DuplicateKind, NewImage, Place
+from lookalike.records import MAX_COPIES, DuplicateKind, NewImage, Place, utc_now
 from lookalike.services.duplicates import (
     _WAITING,
     DuplicateOptions,
@@ -290,6 +290,19 @@ def test_closing_ends_a_comparison(store, make, monkeypatch):
             asked.result(WAIT_S)
 
 
+def test_a_collection_that_takes_a_name_over_has_its_own_groups(store, make):
+    service = make()
+    same = [new_image(one, content="c") for one in ("a", "b")]
+    put(store, same, unit_vectors(1).repeat(2, axis=0), collection="two")
+    wait_for(lambda: utc_now() != store.collection("two").created_at)
+    fill(store, 3)  # whose rows are newer
+    assert ready(service, kind=DuplicateKind.EXACT).groups == []
+    store.rename("default", "three")
+    store.rename("two", "default")
+    (group,) = ready(service, kind=DuplicateKind.EXACT).groups
+    assert {group.keep.id, *(one.record.id for one in group.members)} == {"a", "b"}
+
+
 def test_deleting_what_was_shown_does_not_disturb_the_next_page(store, make):
     service = make()
     for n in range(4):
@@ -371,7 +384,7 @@ def test_a_caller_whose_work_had_not_begun_is_told_when_the_service_closes(store
 
     with ThreadPoolExecutor(2) as threads:
         asked = threads.submit(service.find, DuplicateOptions(collection="three"))
-        wait_for(lambda: any(name == "three" and one.job for (name, _), one in works()))
+        wait_for(lambda: any(name == "three" and one.job for (name, *_), one in works()))
         closed = threads.submit(service.close)
         wait_for(service._stop.is_set)
         store.gate.set()
@@ -415,7 +428,7 @@ def test_collections_that_are_gone_are_forgotten(store, make):
     store.drop("one")
     fill(store, 3, collection="three")
     ready(service, collection="three")
-    assert {name for name, _ in service._works} == {"two", "three"}
+    assert {name for name, *_ in service._works} == {"two", "three"}
 
 
 def test_many_deletions_are_forgotten_in_the_end(store, make):

@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from lookalike.errors import LookalikeError, NotFoundError
+from lookalike.errors import ConflictError, LookalikeError, NotFoundError
 from lookalike.records import ImageRecord, OnConflict, Place, PutOutcome
 from lookalike.store.filters import Filter
 from lookalike.store.local.index.policy import DEFAULT_LIMITS, IndexPolicy, Limits
 from lookalike.store.local.store import LocalStore
 from tests import plain_filters
 from tests.memory_store import MemoryStore
-from tests.store.helpers import answers, new_image, put, search, unit_vectors, vector_of
+from tests.store.helpers import SPEC, answers, new_image, put, search, unit_vectors, vector_of
 
 POOL = unit_vectors(12)
 IDS = st.sampled_from([f"i{n}" for n in range(12)])
@@ -59,7 +59,7 @@ class Agreement(RuleBasedStateMachine):
         for store in (self.memory, self.local):
             try:
                 results.append(getattr(store, method)(*args, **options))
-            except NotFoundError as exc:
+            except (ConflictError, NotFoundError) as exc:
                 results.append(type(exc))
         return results[0], results[1]
 
@@ -131,6 +131,16 @@ class Agreement(RuleBasedStateMachine):
     @rule(collection=COLLECTIONS)
     def drop(self, collection: str) -> None:
         left, right = self.both("drop", collection)
+        assert left == right
+
+    @rule(collection=COLLECTIONS)
+    def make(self, collection: str) -> None:
+        left, right = self.both("make", collection, spec=SPEC, provenance={})
+        assert left == right
+
+    @rule(collection=COLLECTIONS, new=COLLECTIONS)
+    def rename(self, collection: str, new: str) -> None:
+        left, right = self.both("rename", collection, new)
         assert left == right
 
     @rule()

@@ -11,6 +11,7 @@ import pytest
 
 from lookalike.errors import (
     CollectionNotFoundError,
+    ConflictError,
     ImageNotFoundError,
     InvalidParameterError,
     MetadataTooLargeError,
@@ -493,3 +494,44 @@ def test_a_scan_is_filtered(store: Store) -> None:
     passing = Filter.parse({"even": True})
     found = [r.id for block in scan(store, "default", where=passing) for r in block.records]
     assert found == ["p0", "p2", "p4"]
+
+
+def test_an_empty_collection_is_made_once_and_filled(store: Store) -> None:
+    assert store.make("new", spec=SPEC, provenance={"precision": "float32"})
+    assert not store.make("new", spec=OTHER_SPEC, provenance={})
+    (info,) = store.collections()
+    assert (info.name, info.count, info.spec) == ("new", 0, SPEC)
+    assert search(store, unit_vectors(1), collection="new") == [[]]
+    with pytest.raises(SpecMismatchError):
+        store.upsert("new", [new_image("a")], unit_vectors(1), spec=OTHER_SPEC, provenance={})
+    vectors = fill(store, 3, collection="new")
+    assert [ids(one) for one in search(store, vectors, collection="new", k=1)] == [
+        ["i0"],
+        ["i1"],
+        ["i2"],
+    ]
+
+
+def test_a_renamed_collection_keeps_all_that_it_has(store: Store) -> None:
+    vectors, even = fill(store, 4, collection="one"), Filter.parse({"n": {"in": [0, 2]}})
+    assert ids(search(store, vectors[:1], collection="one", where=even)[0]) == ["i0", "i2"]
+    fill(store, 1, collection="two")
+    with pytest.raises(ConflictError):
+        store.rename("one", "two")
+    with pytest.raises(CollectionNotFoundError):
+        store.rename("none", "three")
+    before = store.collection("one")
+    store.rename("one", "three")
+    store.rename("two", "one")
+    after = store.collection("three")
+    assert before is not None
+    assert after == replace(before, name="three")
+    assert count_of(store, "one") == 1
+    assert store.get("three", "i3").collection == "three"
+    (found,) = search(store, vectors[:1], collection="three", where=even)
+    assert set(ids(found)) == {"i0", "i2"}
+    store.delete("three", "i0")
+    put(store, [new_image("new")], vectors[:1], collection="three")
+    assert ids(search(store, vectors[:1], collection="three", k=1)[0]) == ["new"]
+    store.rename("three", "three")
+    assert [one.name for one in store.collections()] == ["one", "three"]

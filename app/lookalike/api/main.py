@@ -46,7 +46,7 @@ as `admin.key`.
 log = logging.getLogger(__name__)
 
 # What pages of other origins may send, and read.
-_METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _SENT = "Authorization Content-Type If-None-Match If-Range Range X-API-Key X-Request-ID"
 _ANSWERED = (
     "Accept-Ranges Content-Disposition Content-Range ETag Location Retry-After WWW-Authenticate "

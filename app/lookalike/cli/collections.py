@@ -546,12 +546,40 @@ def _print_changed(word: str, changed: ChangedOut, *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
+collections = typer.Typer(
+    help="Make an empty collection, or rename one.", add_completion=False, no_args_is_help=True
+)
+Which = Annotated[str, typer.Argument(metavar="COLLECTION", help="Collection")]
+
+
+@collections.command("create")
+@client_flags(*MODEL_SETTINGS)
+def create_collection(collection: Which, *, target: Target) -> None:
+    """Make COLLECTION, empty; one that is there already is left as it is."""
+    with target.open(changes=True, must_exist=False) as client:
+        made = client.make(collection)
+    typer.echo(f"{made.name} has {made.count:,} pictures")
+
+
+@collections.command("rename")
+@client_flags("data_dir")
+def rename_collection(
+    collection: Which,
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name")],
+    *,
+    target: Target,
+) -> None:
+    """Give COLLECTION another name, in one step."""
+    with target.open(changes=True) as client:
+        client.rename(collection, new)
+    typer.echo(f"{collection} is {new} now")
+
+
 vectors = typer.Typer(
     help="List the vectors of a collection, or discard those that it no longer uses.",
     add_completion=False,
     no_args_is_help=True,
 )
-Which = Annotated[str, typer.Argument(metavar="COLLECTION", help="Collection")]
 
 
 @vectors.command("list")

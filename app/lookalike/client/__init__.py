@@ -398,6 +398,21 @@ class BaseClient(ABC):
         """Returns all collections, by name."""
 
     @abstractmethod
+    def make(self, collection: str) -> CollectionOut:
+        """Makes an empty collection; one that is there already is left as it is.
+
+        Raises `InvalidCollectionNameError`.
+        """
+
+    @abstractmethod
+    def rename(self, collection: str, new: str) -> None:
+        """Gives a collection another name, in one step.
+
+        Raises `CollectionNotFoundError`, or `ConflictError` if another collection has that name,
+        or a job works on one of the two.
+        """
+
+    @abstractmethod
     def drop(self, collection: str) -> None:
         """Deletes a collection with its pictures. Raises `CollectionNotFoundError`."""
 

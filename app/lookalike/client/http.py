@@ -336,6 +336,14 @@ class HttpClient(BaseClient):
     def collections(self) -> Sequence[CollectionOut]:
         return self._ask(CollectionsOut, "GET", "/collections").collections
 
+    def make(self, collection: str) -> CollectionOut:
+        path = f"/collections/{check_collection_name(collection)}"
+        return self._ask(CollectionOut, "PUT", path)
+
+    def rename(self, collection: str, new: str) -> None:
+        path = f"/collections/{check_collection_name(collection)}/rename"
+        self._call("POST", path, json={"to": check_collection_name(new)})
+
     def drop(self, collection: str) -> None:
         self._call("DELETE", f"/collections/{check_collection_name(collection)}")
 

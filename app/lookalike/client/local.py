@@ -38,7 +38,13 @@ from lookalike.media.archives import ArchiveLimits
 from lookalike.media.manifests import Manifest, is_manifest
 from lookalike.media.sources import PictureSource, root_of
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.records import DEFAULT_COLLECTION, Access, DuplicateKind, Finding, OnConflict
+from lookalike.records import (
+    DEFAULT_COLLECTION,
+    Access,
+    DuplicateKind,
+    Finding,
+    OnConflict,
+)
 from lookalike.schemas import (
     AuditEntryOut,
     ChangedOut,
@@ -416,6 +422,15 @@ class Client(BaseClient):
     def collections(self) -> Sequence[CollectionOut]:
         """Returns all collections, by name; loads the network to tell which can be searched."""
         return CollectionOut.of_all(self._store.collections(), self._services.encoders.live)
+
+    def make(self, collection: str) -> CollectionOut:
+        with self._audit.noting("make_collection", name=collection):
+            self._collections.make(collection, self._services.encoders.default.encoder)
+        return next(one for one in self.collections() if one.name == collection)
+
+    def rename(self, collection: str, new: str) -> None:
+        with self._audit.noting("rename_collection", name=collection, to=new):
+            self._collections.rename(collection, new)
 
     def drop(self, collection: str) -> None:
         """Deletes a collection, and cancels the imports into it that a service left."""

@@ -157,7 +157,7 @@ class DuplicateService:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._caller = Caller()  # leaves when the service closes, which ends a comparison
-        self._works: dict[tuple[str, str], _Work] = {}
+        self._works: dict[tuple[str, str, str], _Work] = {}
         self._waiting = threading.BoundedSemaphore(_WAITING)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="duplicates")
 
@@ -212,9 +212,13 @@ class DuplicateService:
                 return job.result()
 
     def _work(self, options: DuplicateOptions, spec: ModelSpec) -> _Work:
-        key = (options.collection, spec.digest)
+        found = self.store.collection(options.collection)
+        # With the time: another collection may have this name by now, by a renaming.
+        key = (options.collection, found.created_at if found else "", spec.digest)
         if key not in self._works:
-            here = {(info.name, info.spec.digest) for info in self.store.collections()}
+            here = {
+                (info.name, info.created_at, info.spec.digest) for info in self.store.collections()
+            }
             self._works = {known: work for known, work in self._works.items() if known in here}
             graph = NeighborGraph(
                 self.store,

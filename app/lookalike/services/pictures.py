@@ -23,11 +23,13 @@ from lookalike.errors import (
     VectorSpaceNotFoundError,
 )
 from lookalike.media.decoder import ImageDecoder
+from lookalike.models.base import Encoder
 from lookalike.progress import Worker
 from lookalike.records import (
     DEFAULT_COLLECTION,
     MOST_CHANGED,
     SHOWN,
+    CollectionInfo,
     Facets,
     ImageRecord,
     Metadata,
@@ -355,11 +357,38 @@ def _usable(ids: Sequence[str], failed: dict[str, LookalikeError]) -> list[str]:
 
 @dataclass(eq=False)
 class CollectionService:
-    """Deletes collections and their vector sets."""
+    """Makes, renames and deletes collections, and deletes their vector sets."""
 
     store: Store
     jobs: JobService
     gate: PutGate  # holds back what imports are about to commit until they know that they end
+
+    def make(self, collection: str, encoder: Encoder) -> bool:
+        """Makes an empty collection for the vectors of an encoder; False if it is there already."""
+        name = check_collection_name(collection)
+        return self.store.make(name, spec=encoder.spec, provenance=encoder.provenance)
+
+    def rename(self, collection: str, new: str) -> CollectionInfo:
+        """Gives a collection another name, in one step; returns what it is by now.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            ConflictError: Another one has that name, or a job works on either of them.
+        """
+        check_collection_name(collection)
+        check_collection_name(new)
+        with self.gate.closed(collection):
+            for name in (collection, new):
+                if jobs := self.jobs.unfinished(name):
+                    raise ConflictError(
+                        f"Job {jobs[0].id} works on the collection {name!r}; wait for its end or "
+                        "cancel it, then rename"
+                    )
+            self.store.rename(collection, new)
+            found = self.store.collection(new)
+        if found is None:  # dropped at this very moment
+            raise unknown_collection(new)
+        return found
 
     def drop(self, collection: str, *, wait: bool = False) -> int:
         """Removes a collection and ends the imports into it; returns how many pictures it had.

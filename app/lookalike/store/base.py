@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import (
     CollectionNotFoundError,
+    ConflictError,
     ImageNotFoundError,
     InvalidMetadataError,
     LookalikeError,
@@ -231,6 +232,15 @@ class Store(Protocol):
 
     def collection(self, name: str) -> CollectionInfo | None:
         """One collection; None if there is none of this name. Cheap."""
+
+    def make(self, collection: str, *, spec: ModelSpec, provenance: Mapping[str, str]) -> bool:
+        """Makes an empty collection, as the first `upsert` would; False if it is there already."""
+
+    def rename(self, collection: str, new: str) -> None:
+        """Gives a collection another name, in one step.
+
+        Raises `CollectionNotFoundError`, or `ConflictError` if another one has that name.
+        """
 
     def drop(self, collection: str, *, wait: bool = False) -> int:
         """Removes a collection and returns how many images it had.
@@ -624,6 +634,13 @@ def changed_metadata(
         return check_metadata(patch if replace else merge_patch(old, patch), max_bytes)
     except (InvalidMetadataError, MetadataTooLargeError) as exc:
         return exc
+
+
+def name_taken(name: str) -> ConflictError:
+    """The error for a name that another collection has."""
+    return ConflictError(
+        f"There is a collection {name!r} already; choose another name, or rename or delete that one"
+    )
 
 
 def image_not_found(collection: str, image_id: str) -> ImageNotFoundError:

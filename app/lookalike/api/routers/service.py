@@ -41,6 +41,7 @@ from lookalike.services.backup import TarBackup
 from lookalike.services.checks import WINDOW
 from lookalike.services.jobs import IMPORT_KINDS, REEMBED_KIND, JobStatus
 from lookalike.services.pictures import MAX_VALUES
+from lookalike.store.base import unknown_collection
 from lookalike.store.filters import MAX_NAMED_FIELDS, parse_filter
 
 ACCEPTED = {
@@ -95,11 +96,57 @@ class ReembedIn(Schema):
         return {name: value for name, value in sent if value is not None or name in null}
 
 
+class RenameIn(Schema):
+    """The new name of a collection."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    to: str = Field(pattern=COLLECTION_PATTERN, max_length=63, examples=["default"])
+
+
 @_collections.get("", summary="List collections", responses=responses(401), dependencies=READ)
 def list_collections(parts: PartsDep) -> CollectionsOut:
     """Every collection with its count and what made its vectors."""
     infos, live = parts.services.store.collections(), parts.services.encoders.live
     return CollectionsOut(collections=CollectionOut.of_all(infos, live))
+
+
+@_collections.put(
+    "/{name}",
+    summary="Make an empty collection",
+    responses={
+        201: {"model": CollectionOut, "description": "It was made"},
+        **responses(401, 403, 422, 503, 507),
+    },
+    dependencies=WRITE,
+)
+def make_collection(name: CollectionName, parts: PartsDep, response: Response) -> CollectionOut:
+    """For the vectors of the service's own model; 200 if it is there already, unchanged."""
+    services = parts.services
+    made = services.collections.make(name, services.encoders.default.encoder)
+    response.status_code = 201 if made else 200
+    found = services.store.collection(name)
+    if found is None:  # deleted at this very moment
+        raise unknown_collection(name)
+    (out,) = CollectionOut.of_all([found], services.encoders.live)
+    return out
+
+
+@_jobs.post(
+    "/collections/{name}/rename",
+    summary="Give a collection another name",
+    responses=responses(400, 401, 403, 404, 408, 409, 413, 422, 503, 507),
+    dependencies=ADMIN,
+    tags=["collections"],
+)
+def rename_collection(
+    request: Request, name: CollectionName, asked: RenameIn, parts: PartsDep
+) -> CollectionOut:
+    """In one step; no picture is touched. Refused while a job works on the collection."""
+    note(request, to=asked.to)
+    found = parts.services.collections.rename(name, asked.to)
+    (out,) = CollectionOut.of_all([found], parts.services.encoders.live)
+    return out
 
 
 @_collections.delete(

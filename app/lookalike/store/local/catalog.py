@@ -32,6 +32,7 @@ from lookalike.records import (
 from lookalike.store.base import (
     Seqs,
     Vectors,
+    name_taken,
     put_outcome,
     without_places,
 )
@@ -120,6 +121,23 @@ class Catalog:
         """One collection; None where there is none of this name."""
         with self.connections.read() as connection:
             return read_collection(connection, name)
+
+    def make(
+        self, name: str, spec: ModelSpec, provenance: Mapping[str, str]
+    ) -> CollectionRow | None:
+        """Makes an empty collection; None if there is one of this name."""
+        with self.connections.write() as connection:
+            if read_collection(connection, name) is not None:
+                return None
+            return _make_collection(connection, name, spec, provenance, utc_now())
+
+    def rename(self, name: str, new: str) -> None:
+        """Gives a collection another name, see `Store.rename`."""
+        with self.connections.write() as connection:
+            row = require_collection(connection, name)
+            if name != new and read_collection(connection, new) is not None:
+                raise name_taken(new)
+            connection.execute("UPDATE collections SET name = ? WHERE id = ?", (new, row.id))
 
     def drop(self, name: str) -> CollectionRow:
         """Removes a collection and gives what it was. Raises `CollectionNotFoundError`.

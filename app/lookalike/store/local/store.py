@@ -166,6 +166,19 @@ class LocalStore:
                 make_room()
         return remove()
 
+    def make(self, collection: str, *, spec: ModelSpec, provenance: Mapping[str, str]) -> bool:
+        self._reserve.hold()
+        with self._change:
+            row = self._catalog.make(collection, spec, provenance)
+            if row is not None:
+                self._indexes.made(row)
+                self._filtering.made(row)
+            return row is not None
+
+    def rename(self, collection: str, new: str) -> None:
+        with self._change:
+            self._catalog.rename(collection, new)
+
     def drop(self, collection: str, *, wait: bool = False) -> int:
         with self._change:
             row = self._removing(lambda: self._catalog.drop(collection))
