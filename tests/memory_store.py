@@ -48,15 +48,14 @@ from lookalike.store.base import (
     VectorSpaces,
     best_first,
     check_vectors,
-    decide,
     exact_scores,
     image_not_found,
     name_taken,
-    put_outcome,
     require_same_spec,
     unknown_collection,
 )
 from lookalike.store.filters import MAX_METADATA_BYTES, Filter, Kind, check_metadata, merge_patch
+from lookalike.store.outcomes import decide, put_outcome
 from tests import plain_filters
 
 

@@ -35,8 +35,9 @@ from lookalike.records import (
     check_id,
 )
 from lookalike.services.pipeline import Pipeline, Prepared, PutGate, Result, grouped, reading
-from lookalike.store.base import BlobStore, Store, decide, is_copy, spec_of
+from lookalike.store.base import BlobStore, Store, spec_of
 from lookalike.store.filters import check_metadata
+from lookalike.store.outcomes import decide, is_copy
 
 ID_LENGTH = 16  # hex digits of the sha256 that make an id if the caller gives none
 _KEEPERS = 8  # threads that write files: they wait for the disk, so several sync at once

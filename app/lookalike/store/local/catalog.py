@@ -29,13 +29,7 @@ from lookalike.records import (
     canonical_json,
     utc_now,
 )
-from lookalike.store.base import (
-    Seqs,
-    Vectors,
-    name_taken,
-    put_outcome,
-    without_places,
-)
+from lookalike.store.base import Seqs, Vectors, name_taken
 from lookalike.store.filters import Filter
 from lookalike.store.local.rows import (
     IN_LIST,
@@ -52,6 +46,7 @@ from lookalike.store.local.rows import (
     vector_blob,
     vector_rows,
 )
+from lookalike.store.outcomes import put_outcome, without_places
 from lookalike.store.sqlite import Connections, read_json, reads
 
 Rows = Sequence[tuple[int, Metadata]]

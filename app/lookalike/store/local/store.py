@@ -42,7 +42,6 @@ from lookalike.store.base import (
     Capability,
     Page,
     Vectors,
-    changed_metadata,
     check_vectors,
     image_not_found,
     require_same_spec,
@@ -59,6 +58,7 @@ from lookalike.store.local.rows import CollectionRow
 from lookalike.store.local.spaces import LocalSpaces
 from lookalike.store.local.unswept import read_noted
 from lookalike.store.local.verify import mend, verify
+from lookalike.store.outcomes import changed_metadata
 
 Removed = TypeVar("Removed")
 _FREE_ATTEMPTS = 3
