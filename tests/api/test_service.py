@@ -388,6 +388,7 @@ def test_metrics_count_requests_stages_batches_queue_and_pictures(client, index)
 def test_info_says_what_runs_here(client, index):
     index(("a.png", picture()))
     body = client.get("/info").json()
+    assert body["models"][0]["modalities"] == ["image", "text"]
     assert body["models"][0]["passport"]["model"] == "color"
     assert body["collections"][0]["count"] == 1
     assert body["limits"]["max_file_bytes"] == 20_000_000

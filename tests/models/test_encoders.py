@@ -5,18 +5,21 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lookalike.cores import available_cores
 from lookalike.errors import (
     ConfigurationError,
     EmbeddingFailedError,
+    InvalidParameterError,
     NotReadyError,
     SpecMismatchError,
 )
 from lookalike.models import building, registry
-from lookalike.models.base import Modality, normalize
+from lookalike.models.base import ImageEncoder, Modality, normalize
 from lookalike.models.color import ColorEncoder
-from lookalike.models.encoders import Encoders
+from lookalike.models.encoders import Encoders, LiveEncoder
+from lookalike.models.head import Head, HeadedEncoder, HeadSpec
 from lookalike.models.registry import FAMILIES, find_family
 from lookalike.models.spec import ModelRequest, RunOptions
 from lookalike.models.torchvision import CHANNELS, dim_of
@@ -158,7 +161,7 @@ def test_every_family_offers_what_the_registry_says_and_is_light():
     subprocess.run([sys.executable, "-c", code], check=True)
     for module in FAMILIES.values():
         family = importlib.import_module(module)
-        offered = {"MODELS", "HAS_NETWORK", "load"}
+        offered = {"MODELS", "HAS_NETWORK", "HAS_TEXT", "load"}
         if family.HAS_NETWORK:
             offered |= {"settle", "deciding_versions", "export"}
         assert offered <= set(vars(family))
@@ -170,6 +173,7 @@ def test_a_family_is_one_line(monkeypatch):
         MODELS = ("toy",)
         HAS_OTHERS = True
         HAS_NETWORK = False
+        HAS_TEXT = True
 
         @staticmethod
         def load(request, run):
@@ -182,6 +186,7 @@ def test_a_family_is_one_line(monkeypatch):
         assert building.build_encoder(request, RunOptions()).spec.dim == dim
     with pytest.raises(ConfigurationError, match="has no network"):
         registry.find_network_family("toy/2")
+    assert registry.models_with_text() == ["color", "toy", "toy/NAME"]
     for name, nearest in (
         ("torchvision/resnet18", "resnet18"),
         ("toy/toy", "toy"),
@@ -192,7 +197,73 @@ def test_a_family_is_one_line(monkeypatch):
         assert not nearest or f"Did you mean '{nearest}'?" in str(caught.value)
 
 
-def test_an_encoder_of_pictures_refuses_texts():
-    with pytest.raises(ConfigurationError, match="takes pictures, not texts"):
-        COLOR.prepare("a red mug")
-    assert COLOR.modalities == {Modality.IMAGE}
+class PicturesAlone(ImageEncoder):
+    """Like every encoder of pictures that does not say otherwise."""
+
+
+def test_an_encoder_of_pictures_refuses_texts_and_names_models_that_take_them():
+    encoder = PicturesAlone(COLOR.spec)
+    assert encoder.modalities == {Modality.IMAGE}
+    with pytest.raises(InvalidParameterError, match=r"takes pictures, not texts.*: color"):
+        encoder.prepare("a red mug")
+    with pytest.raises(InvalidParameterError, match="empty"):
+        encoder.prepare("  ")
+
+
+@pytest.mark.parametrize(
+    ("text", "color"),
+    [
+        ("red", (255, 0, 0)),
+        (" Light Blue\n", (173, 216, 230)),
+        ("#0f0", (0, 255, 0)),
+        ("#0000FF80", (0, 0, 255)),
+        ("hsl(0, 100%, 50%)", (255, 0, 0)),
+        ("rgb(300, 0, 0)", (255, 0, 0)),
+    ],
+)
+def test_the_color_model_takes_colors_as_words(text, color):
+    plain = COLOR.prepare(Image.new("RGB", (50, 40), color))
+    assert np.array_equal(COLOR.prepare(text), plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("red car", "such as red or #ff0000, not 'red car'"),
+        ("\U0001f697", "such as red"),
+        (f"rgb({'9' * 900},0,0)", "such as red"),
+        ("r\0d", "such as red"),
+        ("", "The text is empty"),
+        ("\t\u3000\n", "The text is empty"),
+        ("red" * 400, "1,200 characters; write at most 1,000"),
+        ("r\ud800d", "half of a character"),
+    ],
+)
+def test_texts_that_cannot_be_used_say_why(text, wrong):
+    with pytest.raises(InvalidParameterError, match=wrong):
+        COLOR.prepare(text)
+
+
+def head_over(spec):
+    layers = HeadSpec(dim_in=spec.dim, dim_out=8)
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: rng.uniform(0.1, 1, shape).astype(np.float32)
+        for name, shape in layers.shapes().items()
+    }
+    return Head(layers, tensors, backbone=spec, trained={})
+
+
+@pytest.mark.parametrize("headed", [False, True])
+def test_pictures_and_texts_share_a_batch_and_a_space(headed):
+    encoder = HeadedEncoder(COLOR, head_over(COLOR.spec)) if headed else COLOR
+    assert encoder.modalities == {Modality.IMAGE, Modality.TEXT}
+    live = LiveEncoder(encoder, max_batch=8)
+    items = ["red", draw(1), Image.new("RGB", (9, 9), "red"), "blue", draw(2)]
+    futures = [live.submit(encoder.prepare(item)) for item in items]
+    vectors = np.stack([future.result() for future in futures])
+    live.close()
+    alone = np.concatenate([encoder.encode([encoder.prepare(item)]) for item in items])
+    assert np.allclose(vectors, alone, atol=1e-6)
+    assert np.allclose(vectors[0], vectors[2], atol=1e-6)
+    assert not np.allclose(vectors[0], vectors[3], atol=1e-3)

@@ -11,8 +11,8 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from lookalike.errors import ConfigurationError, EmbeddingFailedError
-from lookalike.records import MOST_RESIZED, ModelSpec, Preprocess
+from lookalike.errors import EmbeddingFailedError, InvalidParameterError
+from lookalike.records import MOST_RESIZED, ModelSpec, Preprocess, nfc
 
 if TYPE_CHECKING:
     from lookalike.models.head import Head
@@ -25,6 +25,9 @@ Features = Any
 
 Vectors = NDArray[np.float32]
 """Unit vectors: (N, dim) float32, rows of length 1."""
+
+MAX_TEXT = 1000
+"""Characters of a text that an encoder takes; what its network reads of them may be less."""
 
 _DECODED_SHARE = 0.875
 
@@ -63,7 +66,11 @@ class Encoder(Protocol):
         """Shorter side, in pixels, below which a decoder must not shrink a picture."""
 
     def prepare(self, item: Item) -> Features:
-        """Prepares one item; raises `ConfigurationError` if its kind is not in `modalities`."""
+        """Prepares one item.
+
+        Raises `InvalidParameterError` if its kind is not in `modalities`, or the text cannot be
+        used; the error says what can be.
+        """
 
     def encode(self, batch: Sequence[Features]) -> Vectors:
         """Turns N prepared items into (N, dim) float32 rows of length 1.
@@ -84,11 +91,20 @@ class ImageEncoder:
         self.provenance = provenance | {"pillow": PIL.__version__}
         self.decode_size = least_decode_size(spec.preprocess)
 
-    def prepare(self, item: Item) -> NDArray[np.uint8]:
+    def prepare(self, item: Item) -> Features:
         """Resizes an upright RGB picture: (input_size, input_size, 3) uint8."""
         if isinstance(item, str):
-            raise ConfigurationError(f"The model {self.spec.model} takes pictures, not texts")
+            return self._prepare_text(check_text(item))
         return resize_image(item, self.spec.preprocess)
+
+    def _prepare_text(self, text: str) -> Features:  # noqa: ARG002 - for those that have words
+        """Refuses a text; encoders that have words prepare it."""
+        from lookalike.models.registry import models_with_text  # noqa: PLC0415 - it imports this
+
+        raise InvalidParameterError(
+            f"The model {self.spec.model} takes pictures, not texts. Models that take both: "
+            f"{', '.join(models_with_text())}"
+        )
 
     def _stack(self, batch: Sequence[Features]) -> NDArray[np.uint8]:
         """Checks and stacks prepared pictures: (N, input_size, input_size, 3) uint8."""
@@ -100,6 +116,23 @@ class ImageEncoder:
                     f"got {picture.shape} {picture.dtype}"
                 )
         return np.stack(batch) if len(batch) else np.empty((0, side, side, 3), np.uint8)
+
+
+def check_text(text: str) -> str:
+    """A text without spaces around it, in composed Unicode (NFC).
+
+    Raises `InvalidParameterError` if it is empty, longer than `MAX_TEXT`, or not Unicode.
+    """
+    text = nfc(text).strip()
+    if not text:
+        raise InvalidParameterError("The text is empty: write what to look for")
+    if len(text) > MAX_TEXT:
+        raise InvalidParameterError(
+            f"The text has {len(text):,} characters; write at most {MAX_TEXT:,}"
+        )
+    if not text.isprintable() and any("\ud800" <= one <= "\udfff" for one in text):
+        raise InvalidParameterError("The text holds half of a character: send it as UTF-8")
+    return text
 
 
 def normalize(features: NDArray[np.float32]) -> Vectors:

@@ -7,14 +7,25 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageColor
 
-from lookalike.models.base import Encoder, Features, ImageEncoder, Vectors, normalize
+from lookalike.errors import InvalidParameterError
+from lookalike.models.base import (
+    Encoder,
+    Features,
+    ImageEncoder,
+    Modality,
+    Vectors,
+    normalize,
+)
 from lookalike.models.spec import PREPROCESSING_VERSION, ModelRequest, RunOptions
 from lookalike.records import ModelSpec, Preprocess
 
 MODELS: Final = ("color",)
 HAS_OTHERS: Final = False
 HAS_NETWORK: Final = False
+HAS_TEXT: Final = True
 
 _CELL = 8  # pixels
 
@@ -26,10 +37,15 @@ class ColorEncoder(ImageEncoder):
     its mean red, green and blue, each counted from 1 to 256 so that black has a direction too.
     The vector is these numbers, scaled to length 1.
 
+    The texts that it takes are colors as in CSS: `red`, `#ff0000`, `hsl(0, 100%, 50%)`. Such a
+    text has the vector of a picture of that color alone.
+
     Args:
         grid: Cells along one side; the vector has `grid * grid * 3` numbers.
         resize: `squash` or `crop`.
     """
+
+    modalities = frozenset({Modality.IMAGE, Modality.TEXT})
 
     def __init__(self, *, grid: int = 4, resize: str = "squash") -> None:
         preprocess = Preprocess(
@@ -47,6 +63,18 @@ class ColorEncoder(ImageEncoder):
         )
         self.decode_size = 2 * preprocess.input_size
         self._grid = grid
+
+    def _prepare_text(self, text: str) -> NDArray[np.uint8]:
+        """A picture of one color: (input_size, input_size, 3) uint8."""
+        try:
+            color = ImageColor.getrgb(text.replace(" ", ""))[:3]
+        except ValueError as exc:
+            raise InvalidParameterError(
+                f"The model color takes names of colors and their values, such as red or #ff0000, "
+                f"not {text[:60]!r}"
+            ) from exc
+        side = self.spec.preprocess.input_size
+        return np.full((side, side, 3), [min(one, 255) for one in color], dtype=np.uint8)
 
     def encode(self, batch: Sequence[Features]) -> Vectors:
         """Turns N pictures of (8 grid, 8 grid, 3) uint8 into (N, dim) float32 rows of length 1."""

@@ -245,7 +245,7 @@ class LiveEncoder:
             elif isinstance(exc, EmbeddingFailedError):
                 batch[0][1].set_exception(exc)
             else:
-                why = f"The network failed on this picture ({exc or type(exc).__name__})"
+                why = f"The network failed on this item ({exc or type(exc).__name__})"
                 error = EmbeddingFailedError(why)
                 error.__cause__ = exc
                 batch[0][1].set_exception(error)

@@ -34,6 +34,9 @@ class Family(Protocol):
     HAS_NETWORK: bool
     """Whether its models can be converted for OpenVINO; a family without offers `load` alone."""
 
+    HAS_TEXT: bool
+    """Whether its models take texts as well as pictures."""
+
     def load(self, request: ModelRequest, run: RunOptions) -> Encoder:
         """Loads an encoder that does not run on OpenVINO; without the request's head.
 
@@ -76,6 +79,16 @@ def find_network_family(model: str) -> Family:
     if not family.HAS_NETWORK:
         raise ConfigurationError(f"The model {model} has no network; choose another one")
     return family
+
+
+def models_with_text() -> list[str]:
+    """Names of the models that take texts, too; `family/NAME` stands for all of a family."""
+    with_text = [(name, family) for name in FAMILIES if (family := _family(name)).HAS_TEXT]
+    return [
+        model
+        for name, family in with_text
+        for model in (*family.MODELS, *([f"{name}/NAME"] if family.HAS_OTHERS else []))
+    ]
 
 
 def _family(name: str) -> Family:

@@ -24,6 +24,7 @@ CHANNELS: Final = {
 MODELS: Final = tuple(CHANNELS)
 HAS_OTHERS: Final = False
 HAS_NETWORK: Final = True
+HAS_TEXT: Final = False
 
 _STRIDE = 32  # input pixels for each position of the last feature map, along one side
 _DECIDING = {"random": ("torch", "torchvision"), "DEFAULT": ("torchvision",)}

@@ -22,6 +22,7 @@ from lookalike.api.security import ADMIN, READ, WRITE
 from lookalike.api.uploads import JsonRoute
 from lookalike.bootstrap import move_request
 from lookalike.errors import LookalikeError, RequestTooLargeError
+from lookalike.models.base import Modality
 from lookalike.progress import log_failure
 from lookalike.records import Access
 from lookalike.schemas import (
@@ -382,6 +383,7 @@ class LiveModelOut(Schema):
 
     passport: PassportOut
     provenance: Mapping[str, str]
+    modalities: list[Modality] = Field(description="What queries may be: `image`, `text`")
 
 
 class RecallOut(Answer):
@@ -435,7 +437,11 @@ def info(parts: PartsDep) -> InfoOut:
     return InfoOut(
         version=__version__,
         models=[
-            LiveModelOut(passport=PassportOut.of(live.spec), provenance=live.encoder.provenance)
+            LiveModelOut(
+                passport=PassportOut.of(live.spec),
+                provenance=live.encoder.provenance,
+                modalities=sorted(live.encoder.modalities),
+            )
             for live in services.encoders.live
         ],
         collections=CollectionOut.of_all(services.store.collections(), services.encoders.live),
