@@ -55,8 +55,10 @@ from lookalike.store.base import (
     unknown_collection,
 )
 from lookalike.store.filters import MAX_METADATA_BYTES, Filter, Kind, check_metadata, merge_patch
+from lookalike.store.judgements import Judgements
 from lookalike.store.outcomes import decide, put_outcome
 from tests import plain_filters
+from tests.memory_judgements import HeldJudgement, MemoryJudgements
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class HeldSpace:
     provenance: Mapping[str, str]
     recipe: Recipe | None = None
     vectors: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    calibration: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -87,6 +90,7 @@ class HeldCollection:
     rows: dict[str, Row] = field(default_factory=dict)
     # by location, in the order in which they were seen: the picture's id, and the place
     places: dict[str, tuple[str, Place]] = field(default_factory=dict)
+    judgements: dict[str, HeldJudgement] = field(default_factory=dict)
 
     def places_of(self, image_id: str) -> list[Place]:
         """All places of a picture."""
@@ -127,6 +131,8 @@ class HeldCollection:
         seq = self.rows.pop(image_id).seq
         for held in self.spaces:
             held.vectors.pop(seq, None)
+        for key in [key for key, one in self.judgements.items() if seq in one.seqs]:
+            del self.judgements[key]
 
 
 @dataclass(slots=True)
@@ -152,6 +158,7 @@ class MemoryStore:
         self._lock = self._held.lock
         self._collections = self._held.collections
         self._spaces = MemorySpaces(self._held)
+        self._judgements = MemoryJudgements(self._held)
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -160,6 +167,10 @@ class MemoryStore:
     @property
     def spaces(self) -> VectorSpaces:
         return self._spaces
+
+    @property
+    def judgements(self) -> Judgements:
+        return self._judgements
 
     def collections(self) -> list[CollectionInfo]:
         with self._lock:
@@ -596,6 +607,21 @@ class MemorySpaces:
             if one is held.active:
                 raise ConflictError("These vectors are in use")
             held.spaces.remove(one)
+            for key in [key for key, held_one in held.judgements.items() if held_one.spec == spec]:
+                del held.judgements[key]
+
+    def calibration(self, collection: str, spec: ModelSpec) -> Mapping[str, Any] | None:
+        with self._held.lock:
+            held = self._held.collections.get(collection)
+            found = _find(held, spec) if held else None
+            return copy.deepcopy(found.calibration) if found else None
+
+    def calibrate(
+        self, collection: str, spec: ModelSpec, content: Mapping[str, Any] | None
+    ) -> None:
+        with self._held.lock:
+            _, one = self._space(collection, spec)
+            one.calibration = copy.deepcopy(content)
 
     def _collection(self, name: str) -> HeldCollection:
         held = self._held.collections.get(name)

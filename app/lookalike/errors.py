@@ -30,12 +30,15 @@ LookalikeError
 │   ├── VectorSpaceNotFoundError      no vectors of this collection under this spec
 │   ├── JobNotFoundError
 │   ├── KeyNotFoundError
+│   ├── JudgementNotFoundError
+│   ├── CalibrationNotFoundError      the scores of this collection are not calibrated
 │   └── OriginalNotKeptError          the picture is known, its original file is not here
 │       └── OriginalDamagedError      its original file is here, but its bytes are not what was sent
 ├── ConflictError
 │   ├── ImageExistsError              the id is taken, and on_conflict is `error`
 │   ├── SpecMismatchError             vectors made by another model
-│   └── ReembeddingIncompleteError    pictures without a vector by the new model
+│   ├── ReembeddingIncompleteError    pictures without a vector by the new model
+│   └── CalibrationError              too little to say what scores mean, or to learn from
 ├── ClientGoneError                   the client left before its answer was there
 ├── UnauthorizedError                 no key, or a wrong one
 ├── ForbiddenError                    a key that may not do this
@@ -197,6 +200,14 @@ class KeyNotFoundError(NotFoundError, code="key_not_found"):
     """No key has this name or id."""
 
 
+class JudgementNotFoundError(NotFoundError, code="judgement_not_found"):
+    """There is no judgement with this id in the collection."""
+
+
+class CalibrationNotFoundError(NotFoundError, code="calibration_not_found"):
+    """The scores of the collection are not calibrated under its model."""
+
+
 class OriginalNotKeptError(NotFoundError, code="original_not_kept"):
     """The picture is known, but its original file is not in the data folder."""
 
@@ -219,6 +230,10 @@ class SpecMismatchError(ConflictError, code="passport_mismatch"):
 
 class ReembeddingIncompleteError(ConflictError, code="reembedding_incomplete"):
     """Some pictures have no vector by the new model, so the collection stays on the old one."""
+
+
+class CalibrationError(ConflictError, code="cannot_calibrate"):
+    """The collection has too little to say what its scores mean, or to learn from."""
 
 
 class ClientGoneError(LookalikeError, code="client_gone"):

@@ -1,4 +1,4 @@
-"""A catalog of the first version becomes one of the second, whole or not at all."""
+"""A catalog of an earlier version becomes one of this version, whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from lookalike.store.local.store import LocalStore
 from tests.store.helpers import new_image, put, unit_vectors
 
 OLD = Path(__file__).parents[1] / "formats" / "v1" / "exact.zip"
-STEPS = 1 + len(SCHEMA.migrations[1]) + 2  # BEGIN, the statements, the version, COMMIT
+# BEGIN, the statements, the version, COMMIT
+STEPS = 1 + sum(map(len, SCHEMA.migrations.values())) + 2
 CHILD = """
 import sys
 from tests.store.test_migration import open_and_die
@@ -77,7 +78,7 @@ def test_a_migration_that_is_killed_leaves_the_old_catalog(data: Path, step: int
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("PRAGMA foreign_key_check").fetchone() is None
         assert catalog.page(row, after=0, limit=100) == rows
-    assert version(path) == 2
+    assert version(path) == SCHEMA.version
 
 
 def test_an_old_folder_takes_places(data: Path) -> None:

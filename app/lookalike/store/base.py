@@ -36,6 +36,7 @@ from lookalike.records import (
     decode_cursor,
 )
 from lookalike.store.filters import MAX_METADATA_BYTES, Filter, Kind
+from lookalike.store.judgements import Judgements
 
 Recipe = Mapping[str, Any]
 """How to make an encoder again: a JSON object of settings. The store only keeps it."""
@@ -121,6 +122,17 @@ class VectorSpaces(Protocol):
 
     def discard(self, collection: str, spec: ModelSpec) -> None:
         """Removes a space with its vectors. Raises `ConflictError` where it is the active one."""
+
+    def calibration(self, collection: str, spec: ModelSpec) -> Mapping[str, Any] | None:
+        """What the scores of the space mean, as `calibrate` was given it; None if nothing. Cheap.
+
+        None, too, if there is no such collection or space.
+        """
+
+    def calibrate(
+        self, collection: str, spec: ModelSpec, content: Mapping[str, Any] | None
+    ) -> None:
+        """Keeps what the scores of the space mean, a JSON object; None removes it."""
 
 
 Vectors = NDArray[np.float32]
@@ -219,6 +231,10 @@ class Store(Protocol):
     @property
     def spaces(self) -> VectorSpaces:
         """The vector spaces of all collections, and the switch between them."""
+
+    @property
+    def judgements(self) -> Judgements:
+        """What people said of matches, of all collections."""
 
     # Collections
 

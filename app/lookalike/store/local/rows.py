@@ -36,9 +36,44 @@ _PLACES = (
     "CREATE INDEX places_by_seq ON places (seq)",
 )
 
+# What people said of matches. A judgement goes with either picture: it is of their bytes. A query
+# that is no picture of the collection has its vector here, which goes with the vector space.
+_JUDGEMENTS = (
+    """
+    CREATE TABLE judgements (
+        judgement INTEGER PRIMARY KEY AUTOINCREMENT,
+        collection INTEGER NOT NULL REFERENCES collections (id) ON DELETE CASCADE,
+        id TEXT NOT NULL,
+        query_seq INTEGER REFERENCES images (seq) ON DELETE CASCADE,
+        query_sha256 TEXT NOT NULL,
+        match_seq INTEGER NOT NULL REFERENCES images (seq) ON DELETE CASCADE,
+        is_right INTEGER NOT NULL,
+        judged_at TEXT NOT NULL,
+        space INTEGER REFERENCES spaces (id) ON DELETE CASCADE,
+        vector BLOB,
+        UNIQUE (collection, id)
+    )
+    """,
+    "CREATE INDEX judgements_by_query ON judgements (query_seq)",
+    "CREATE INDEX judgements_by_match ON judgements (match_seq)",
+    "CREATE INDEX judgements_by_space ON judgements (space) WHERE space NOT NULL",
+    # What the scores of a vector space mean, as JSON.
+    """
+    CREATE TABLE calibrations (
+        space INTEGER PRIMARY KEY REFERENCES spaces (id) ON DELETE CASCADE,
+        content TEXT NOT NULL
+    )
+    """,
+)
+_NO_JUDGEMENTS = (
+    "CREATE TEMP TABLE judgements (judgement, collection, id, query_seq, query_sha256, match_seq,"
+    " is_right, judged_at, space, vector)",
+    "CREATE TEMP TABLE calibrations (space, content)",
+)
+
 SCHEMA = Schema(
     application=APPLICATION,
-    version=2,
+    version=3,
     statements=(
         # A collection without a name was dropped; its rows are being removed. `images` counts its
         # rows, `changes` the commits that changed them.
@@ -97,11 +132,15 @@ SCHEMA = Schema(
         """,
         "CREATE INDEX vectors_by_seq ON vectors (seq)",
         *_PLACES,
+        *_JUDGEMENTS,
     ),
     remedy="put the right one back from a backup, make it again with `lookalike rebuild`, or index "
     "the pictures again, into another data folder",
-    migrations={1: _PLACES},
-    stand_ins={1: ("CREATE TEMP TABLE places (place, collection, seq, root, path)",)},
+    migrations={1: _PLACES, 2: _JUDGEMENTS},
+    stand_ins={
+        1: ("CREATE TEMP TABLE places (place, collection, seq, root, path)",),
+        2: _NO_JUDGEMENTS,
+    },
 )
 
 IN_LIST = "IN (SELECT value FROM json_each(?))"

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from lookalike.store.local.rows import (
     IN_LIST,
     RECORD_COLUMNS,
     CollectionRow,
+    read_collection,
     read_images,
     record,
     require_collection,
@@ -66,7 +68,7 @@ class LocalSpaces:
         made = "INSERT INTO spaces (collection, spec, provenance) VALUES (?, ?, ?)"
         with self._connections.write() as connection:
             row = require_collection(connection, collection)
-            if _find(connection, row, spec) is None:
+            if find_space(connection, row, spec) is None:
                 connection.execute(made, (row.id, spec.to_json(), json.dumps(dict(provenance))))
             if recipe is not None:
                 values = (json.dumps(dict(recipe)), _row(connection, collection, spec).space)
@@ -76,7 +78,7 @@ class LocalSpaces:
 
     def find(self, row: CollectionRow, spec: ModelSpec) -> CollectionRow | None:
         with self._connections.read() as connection:
-            return _find(connection, row, spec)
+            return find_space(connection, row, spec)
 
     def missing(
         self, collection: str, spec: ModelSpec, *, limit: int, cursor: str | None = None
@@ -193,13 +195,31 @@ class LocalSpaces:
         with self._change:
             self._indexes.drop(row)
 
+    def calibration(self, collection: str, spec: ModelSpec) -> Mapping[str, Any] | None:
+        with self._connections.read() as connection:
+            row = read_collection(connection, collection)
+            if row is not None and row.spec.digest != spec.digest:
+                row = find_space(connection, row, spec)
+            return None if row is None else _calibration(connection, row)
+
+    def calibrate(
+        self, collection: str, spec: ModelSpec, content: Mapping[str, Any] | None
+    ) -> None:
+        with self._connections.write() as connection:
+            row = _row(connection, collection, spec)
+            if content is None:
+                connection.execute("DELETE FROM calibrations WHERE space = ?", (row.space,))
+            else:
+                values = (row.space, json.dumps(dict(content), allow_nan=False))
+                connection.execute("INSERT OR REPLACE INTO calibrations VALUES (?, ?)", values)
+
     def _row(self, collection: str, spec: ModelSpec) -> CollectionRow:
         with self._connections.read() as connection:
             return _row(connection, collection, spec)
 
 
 @reads("catalog.db")
-def _find(
+def find_space(
     connection: sqlite3.Connection, row: CollectionRow, spec: ModelSpec
 ) -> CollectionRow | None:
     """The collection as it would be if this space were active; None if it has no such space."""
@@ -211,8 +231,15 @@ def _find(
     return None
 
 
+@reads("catalog.db")
+def _calibration(connection: sqlite3.Connection, row: CollectionRow) -> dict[str, Any] | None:
+    sql = "SELECT content FROM calibrations WHERE space = ?"
+    found = connection.execute(sql, (row.space,)).fetchone()
+    return None if found is None else read_object(found[0])
+
+
 def _row(connection: sqlite3.Connection, name: str, spec: ModelSpec) -> CollectionRow:
-    row = _find(connection, require_collection(connection, name), spec)
+    row = find_space(connection, require_collection(connection, name), spec)
     if row is None:
         raise VectorSpaceNotFoundError(
             f"The collection {name!r} has no vectors under the spec {spec.digest} "

@@ -54,6 +54,7 @@ from lookalike.store.local.index.indexes import Indexes
 from lookalike.store.local.index.policy import VERSION as FAISS_VERSION
 from lookalike.store.local.index.policy import IndexPolicy
 from lookalike.store.local.index.segments import Found
+from lookalike.store.local.judgements import LocalJudgements
 from lookalike.store.local.rows import CollectionRow
 from lookalike.store.local.spaces import LocalSpaces
 from lookalike.store.local.unswept import read_noted
@@ -120,6 +121,7 @@ class LocalStore:
             how |= {"fields": filter_fields, "seconds": filter_s}
             self._filtering = Filtering(self._catalog, **how)
             self.spaces = LocalSpaces(self._catalog, self._indexes, change=self._change)
+            self.judgements = LocalJudgements(self._catalog)
             self._purger = Purger(
                 self._catalog.connections, released=self._note, removing=self._removing
             )
