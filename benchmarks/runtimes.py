@@ -152,9 +152,9 @@ def plain_torch(settings: Settings) -> Callable[[list[NDArray[np.uint8]]], Any]:
     """Torchvision's network as it comes: float32, eager, nothing folded."""
     import torch  # noqa: PLC0415 - after faiss, see lookalike.cores
 
-    from lookalike.models.torchvision_network import load_backbone  # noqa: PLC0415
+    from lookalike.models.torchvision import load_backbone  # noqa: PLC0415
 
-    network = load_backbone(settings.model, weights=settings.weights).network
+    network = load_backbone(settings.model, weights=model_request(settings).weights).network
     own = Preprocess()
     mean, std = (torch.tensor(three).reshape(1, 3, 1, 1) for three in (own.mean, own.std))
 

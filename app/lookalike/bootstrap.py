@@ -259,11 +259,12 @@ def build_encoder(settings: Settings, request: ModelRequest | None = None) -> En
     return building.build_encoder(request, run_options(settings))
 
 
-def model_request(settings: Settings) -> ModelRequest:
-    """The model that the settings name."""
+def model_request(settings: Settings, model: str | None = None) -> ModelRequest:
+    """The model that the settings name, or another one with these settings."""
+    model = model or settings.model
     return ModelRequest(
-        model=settings.model,
-        weights=settings.weights,
+        model=model,
+        weights=settings.weights or find_family(model).weights,
         pooling=settings.pooling,
         resize=settings.resize,
         input_size=settings.input_size,
@@ -278,16 +279,16 @@ def move_request(settings: Settings, given: Mapping[str, Any] | None = None) -> 
     `given` are some fields of `ModelRequest`, `head` None for no head; others are the settings'.
     Raises `InvalidParameterError` if there is no such model.
     """
-    request = replace(model_request(settings), **(given or {}))
+    given = given or {}
     try:
-        family = find_family(request.model)
+        request = replace(model_request(settings, given.get("model")), **given)
     except ConfigurationError as exc:
         raise InvalidParameterError(str(exc)) from exc
     return replace(
         request,
         weights=_absolute(request.weights),
         head=None if request.head is None else _absolute(str(request.head)),
-        int8=request.int8 if family.HAS_NETWORK else False,
+        int8=request.int8 if find_family(request.model).has_network else False,
     )
 
 
@@ -306,7 +307,7 @@ def run_options(settings: Settings) -> RunOptions:
 
 def _check_network(settings: Settings) -> None:
     """Refuses settings that only a network can have, if the model has none."""
-    if find_family(settings.model).HAS_NETWORK:
+    if find_family(settings.model).has_network:
         return
     int8 = settings.precision == "int8"
     asked = {"LOOKALIKE_COMPILE": settings.compile, "LOOKALIKE_PRECISION=int8": int8}

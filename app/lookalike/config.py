@@ -85,12 +85,12 @@ class Settings(BaseSettings):
 
     model: str = "resnet50"
     """resnet18, 34, 50, 101 or 152"""
-    weights: str = "IMAGENET1K_V1"
-    """A torchvision weights name, a path to a state dict, or random"""
+    weights: str | None = None
+    """A name of weights, a path to a state dict, or random; model's own if unset: IMAGENET1K_V1"""
     pooling: Literal["avg", "flatten"] = "avg"
     """avg: one number a channel; flatten: the whole last feature map"""
-    resize: Literal["squash", "crop"] = "squash"
-    """squash: the whole picture; crop: its center, proportions kept"""
+    resize: Literal["squash", "crop"] | None = None
+    """squash: the whole picture; crop: its center, proportions kept; model's own if unset"""
     head: Path | None = None
     """A trained head: its .safetensors file, or the folder that holds it"""
     input_size: Annotated[int | None, Field(ge=32, le=1024)] = None

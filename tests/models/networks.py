@@ -1,6 +1,6 @@
 """Torchvision's networks as the tests ask for them."""
 
-from lookalike.models.registry import find_family
+from lookalike.models.building import build_encoder
 from lookalike.models.spec import ModelRequest, RunOptions
 
 _RUN = ("device", "precision", "threads", "compiled")
@@ -13,4 +13,4 @@ def request(model="resnet18", weights="random", **options):
 def torchvision_encoder(model="resnet18", weights="random", **options):
     """Loads an encoder; options are those of a request and of how it runs."""
     run = {name: options.pop(name) for name in _RUN if name in options}
-    return find_family(model).load(request(model, weights, **options), RunOptions(**run))
+    return build_encoder(request(model, weights, **options), RunOptions(runtime="torch", **run))

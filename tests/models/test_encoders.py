@@ -20,9 +20,8 @@ from lookalike.models.base import ImageEncoder, Modality, normalize
 from lookalike.models.color import ColorEncoder
 from lookalike.models.encoders import Encoders, LiveEncoder
 from lookalike.models.head import Head, HeadedEncoder, HeadSpec
-from lookalike.models.registry import FAMILIES, find_family
+from lookalike.models.registry import FAMILIES, Family, find_family
 from lookalike.models.spec import ModelRequest, RunOptions
-from lookalike.models.torchvision import CHANNELS, dim_of
 from tests.models.pictures import draw
 
 COLOR = ColorEncoder()
@@ -124,14 +123,6 @@ def test_encoders_come_and_go():
 
 
 def test_the_registry_names_what_it_knows():
-    assert list(CHANNELS.items()) == [
-        ("resnet18", 512),
-        ("resnet34", 512),
-        ("resnet50", 2048),
-        ("resnet101", 2048),
-        ("resnet152", 2048),
-    ]
-    assert dim_of("resnet50", pooling="flatten", input_size=224) == 100_352
     with pytest.raises(ConfigurationError, match=r"Did you mean 'resnet50'.*resnet152"):
         find_family("ResNet-50")
     with pytest.raises(ConfigurationError, match="Known models"):
@@ -152,35 +143,33 @@ def test_cores_respect_the_containers_quota(tmp_path):
 
 def test_every_family_offers_what_the_registry_says_and_is_light():
     code = (
-        "import sys; from lookalike.models import building; "
-        "from lookalike.models.registry import FAMILIES, find_family; "
-        "families = [sys.modules.get(name) or __import__(name, fromlist=['_']) "
-        "for name in FAMILIES.values()]; "
+        "import sys; from lookalike.models import building, registry; "
+        "[registry.find_family(model) for each in registry.FAMILIES.values() "
+        "for model in each.models]; "
         "assert not {'torch', 'openvino', 'safetensors'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    for module in FAMILIES.values():
-        family = importlib.import_module(module)
-        offered = {"MODELS", "HAS_NETWORK", "HAS_TEXT", "load"}
-        if family.HAS_NETWORK:
-            offered |= {"settle", "deciding_versions", "export"}
-        assert offered <= set(vars(family))
-        assert all(find_family(model) is family for model in family.MODELS)
+    for family in FAMILIES.values():
+        module = importlib.import_module(family.module)
+        assert hasattr(module, "load" if family.has_network else "make_encoder")
+        assert all(find_family(model) is family for model in family.models)
 
 
 def test_a_family_is_one_line(monkeypatch):
     class Toy:
-        MODELS = ("toy",)
-        HAS_OTHERS = True
-        HAS_NETWORK = False
-        HAS_TEXT = True
-
         @staticmethod
-        def load(request, run):
+        def make_encoder(request, run):
             return ColorEncoder(grid=int(request.model.partition("/")[2] or 3))
 
     monkeypatch.setitem(sys.modules, "toy_family", Toy)
-    monkeypatch.setattr(registry, "FAMILIES", {**FAMILIES, "toy": "toy_family"})
+    toy = Family(
+        module="toy_family",
+        models={"toy": None},
+        has_others=True,
+        has_network=False,
+        has_text=True,
+    )
+    monkeypatch.setattr(registry, "FAMILIES", {**FAMILIES, "toy": toy})
     for name, dim in (("toy", 27), ("toy/2", 12)):
         request = ModelRequest(model=name, weights="none")
         assert building.build_encoder(request, RunOptions()).spec.dim == dim

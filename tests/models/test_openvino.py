@@ -9,8 +9,8 @@ import PIL
 import pytest
 
 from lookalike.errors import ConfigurationError, EmbeddingFailedError
-from lookalike.models import torchvision
 from lookalike.models.head import Head, HeadedEncoder, HeadSpec
+from lookalike.models.network import build
 from lookalike.models.openvino import runtime
 from lookalike.models.openvino.runtime import OpenVinoEncoder, agreement, convert
 from tests.models.networks import request, torchvision_encoder
@@ -22,7 +22,7 @@ PICTURES = [draw(seed) for seed in range(6)]
 @cache
 def converted(pooling="avg", resize="squash", size=64):
     """OpenVINO's network, and its spec."""
-    network, spec = torchvision.export(request(pooling=pooling, resize=resize, input_size=size))
+    network, spec, _ = build(request(pooling=pooling, resize=resize, input_size=size))
     return convert(network, input_size=size), spec
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lookalike.models import torchvision
+from lookalike.models.network import build
 from lookalike.models.openvino.runtime import OpenVinoEncoder, convert, quantize
 from lookalike.progress import Progress
 from tests.models.networks import request
@@ -11,14 +11,14 @@ from tests.models.networks import request
 
 @pytest.fixture(scope="module")
 def source():
-    return torchvision.export(request(input_size=32))
+    return build(request(input_size=32))
 
 
 def test_one_strong_picture_among_faint_ones_keeps_its_vector(source):
     rng = np.random.default_rng(0)
     faint = rng.integers(112, 120, (19, 32, 32, 3), dtype=np.uint8)
     strong = rng.integers(0, 2, (1, 32, 32, 3), dtype=np.uint8) * 255
-    source_network, spec = source
+    source_network, spec, _ = source
     network = convert(source_network, input_size=32)
     plain = OpenVinoEncoder(network, spec=spec, precision="float32")
     before = plain.encode(list(strong))

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.transforms import functional as transforms
 
 from lookalike.errors import ConfigurationError, EmbeddingFailedError
-from lookalike.models import torchvision_network
+from lookalike.models import resnet
 from lookalike.models.encoders import LiveEncoder
 from lookalike.models.torch_encoder import choose_device, choose_precision
 from lookalike.records import Preprocess
@@ -97,7 +97,7 @@ def test_an_input_that_is_no_multiple_of_the_stride():
 @pytest.mark.parametrize("fused", [True, False])
 def test_reduced_precision_stays_within_its_bounds(fused, monkeypatch):
     if not fused:
-        monkeypatch.setattr(torchvision_network, "_FusedConv", _raise)
+        monkeypatch.setattr(resnet, "_FusedConv", _raise)
     encoder = build("resnet50", input_size=224, precision="bfloat16")
     pictures = PICTURES[:8]
     expected = reference("resnet50", size=224, count=8).astype(np.float64)
@@ -116,7 +116,7 @@ def _raise(*args, **kwargs):
 
 def test_without_fused_convolutions_the_numbers_are_the_same(encoder, monkeypatch):
     fused = vectors_of(encoder)
-    monkeypatch.setattr(torchvision_network, "_FusedConv", _raise)
+    monkeypatch.setattr(resnet, "_FusedConv", _raise)
     assert np.abs(vectors_of(build()) - fused).max() <= 1e-5
 
 

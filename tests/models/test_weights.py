@@ -10,9 +10,14 @@ import torch
 import torchvision
 
 from lookalike.errors import WeightsError, WeightsMismatchError, WeightsNotFoundError
-from lookalike.models import torchvision_network
-from lookalike.models.torchvision_network import load_backbone, state_sha256
+from lookalike.models.torchvision import load_backbone
+from lookalike.models.weights import downloaded
+from lookalike.models.weights import state_sha256 as digest_of
 from tests.models.networks import torchvision_encoder
+
+
+def state_sha256(state):
+    return digest_of(state, classifier=("fc.",))
 
 
 @pytest.fixture(scope="module")
@@ -146,11 +151,11 @@ def test_downloads_are_checked_and_never_half_written(cache, monkeypatch, state,
     )
     url = f"https://example.invalid/{name}"
     with pytest.raises(WeightsNotFoundError, match="damaged"):
-        torchvision_network._cached(url)
+        downloaded(url)
     assert list(cache.iterdir()) == []
-    path = torchvision_network._cached(url)
+    path = downloaded(url)
     assert path.read_bytes() == data
-    assert torchvision_network._cached(url) == path
+    assert downloaded(url) == path
     assert [file.name for file in cache.iterdir()] == [name]
     assert load_backbone("resnet18", weights=str(path)).sha256 == digest
 

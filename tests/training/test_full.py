@@ -12,7 +12,7 @@ from PIL import Image
 from lookalike.bootstrap import build_encoder
 from lookalike.errors import ConfigurationError, WeightsMismatchError
 from lookalike.models.head import HeadSpec, save_head
-from lookalike.models.torchvision_network import load_backbone
+from lookalike.models.torchvision import load_backbone
 from lookalike.records import Preprocess
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.full import (

@@ -464,7 +464,9 @@ def _fit(
             return result, with_head(vectors, result.head)
         settings = load_settings(**given)
         how = full.FullOptions(device=settings.device, **chosen)
-        found = full.train_full(vectors, weights=settings.weights, full=how, **told)
+        found = full.train_full(
+            vectors, weights=bootstrap.model_request(settings).weights, full=how, **told
+        )
         path = found.save_backbone(checkpoint.parent)
         trained = load_settings(**{**given, "weights": str(path)})
         encoder = HeadedEncoder(bootstrap.build_encoder(trained), found.training.head)

@@ -27,10 +27,12 @@ def build_encoder(request: ModelRequest, run: RunOptions) -> Encoder:
     """
     family = find_family(request.model)
     head = None if request.head is None else load_head(request.head)  # first: it is quickly read
-    if family.HAS_NETWORK and choose_runtime(request, run) == "openvino":
+    if not family.has_network:
+        backbone = family.make_encoder(request, run)
+    elif choose_runtime(request, run) == "openvino":
         backbone = _openvino_backbone(request, run)
     else:
-        backbone = family.load(request, run)
+        backbone = _torch_backbone(request, run)
     return backbone if head is None else HeadedEncoder(backbone, head)
 
 
@@ -89,6 +91,17 @@ def _cuda_devices() -> int:
     except (OSError, AttributeError):  # no driver
         return 0
     return 0 if failed else count.value
+
+
+def _torch_backbone(request: ModelRequest, run: RunOptions) -> Encoder:
+    if request.int8:
+        raise ConfigurationError(
+            "torch runs no int8 network here: set LOOKALIKE_RUNTIME=openvino (on CPUs), or another "
+            "LOOKALIKE_PRECISION"
+        )
+    from lookalike.models.torch_encoder import load_encoder  # noqa: PLC0415 - imports torch
+
+    return load_encoder(request, run)
 
 
 def _openvino_backbone(request: ModelRequest, run: RunOptions) -> Encoder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +20,6 @@ from lookalike.models.base import (
 )
 from lookalike.models.spec import PREPROCESSING_VERSION, ModelRequest, RunOptions
 from lookalike.records import ModelSpec, Preprocess
-
-MODELS: Final = ("color",)
-HAS_OTHERS: Final = False
-HAS_NETWORK: Final = False
-HAS_TEXT: Final = True
 
 _CELL = 8  # pixels
 
@@ -84,6 +78,6 @@ class ColorEncoder(ImageEncoder):
         return normalize(means.reshape(len(pixels), -1))
 
 
-def load(request: ModelRequest, run: RunOptions) -> Encoder:  # noqa: ARG001 - see registry.Family
+def make_encoder(request: ModelRequest, run: RunOptions) -> Encoder:  # noqa: ARG001 - see registry.Family
     """The one encoder of this family; nothing of a request applies to it."""
     return ColorEncoder()

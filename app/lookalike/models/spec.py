@@ -27,7 +27,7 @@ class ModelRequest:
         model: The network's name, as in `ModelSpec`.
         weights: A name of weights, a path, or `random`.
         pooling: `avg` for the mean over positions, `flatten` for the whole last feature map.
-        resize: `squash` or `crop`.
+        resize: `squash` or `crop`; the model's own if None.
         input_size: Side of the square input in pixels; the model's own if None.
         head: Path of a head's file; None for no head.
         int8: False for floats, True for the newest int8 network of this request, or the digest
@@ -37,7 +37,7 @@ class ModelRequest:
     model: str
     weights: str
     pooling: str = "avg"
-    resize: str = "squash"
+    resize: str | None = None
     input_size: int | None = None
     head: str | None = None
     int8: bool | str = False
@@ -73,15 +73,16 @@ class ModelRequest:
             ConfigurationError: A value that no model has.
         """
         size = own.input_size if self.input_size is None else self.input_size
+        resize = own.resize if self.resize is None else self.resize
         for name, value, known in (
             ("pooling", self.pooling, ("avg", "flatten")),
-            ("resize", self.resize, ("squash", "crop")),
+            ("resize", resize, dict.fromkeys(("squash", "crop", own.resize))),
         ):
             if value not in known:
                 raise ConfigurationError(f"Unknown {name} {value!r}: it must be {', '.join(known)}")
         if size not in _INPUT_SIZES:
             raise ConfigurationError(f"Input_size must be from 32 to 4096 pixels, not {size}")
-        return replace(own, resize=self.resize, input_size=size, version=PREPROCESSING_VERSION)
+        return replace(own, resize=resize, input_size=size, version=PREPROCESSING_VERSION)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

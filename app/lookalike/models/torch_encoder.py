@@ -13,7 +13,8 @@ from torch import nn
 from lookalike.cores import available_cores
 from lookalike.errors import ConfigurationError, EmbeddingFailedError
 from lookalike.models.base import Features, ImageEncoder, Vectors, normalize
-from lookalike.models.spec import RunOptions
+from lookalike.models.network import build
+from lookalike.models.spec import ModelRequest, RunOptions
 from lookalike.records import ModelSpec
 
 DTYPES: Final = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
@@ -83,6 +84,20 @@ class TorchEncoder(ImageEncoder):
             return np.asarray(features, dtype=np.float32)
         middle = len(pixels) // 2
         return np.concatenate([self._forward(pixels[:middle]), self._forward(pixels[middle:])])
+
+
+def load_encoder(request: ModelRequest, run: RunOptions) -> TorchEncoder:
+    """Loads a request's network on the device that is asked for; raises as `network.build`."""
+    device, precision = place(run)
+    built = build(request, dtype=DTYPES[precision], device=device)
+    return TorchEncoder(
+        built.network,
+        built.spec,
+        run,
+        device=device,
+        precision=precision,
+        **built.loaded.versions,
+    )
 
 
 def place(run: RunOptions) -> tuple[torch.device, str]:

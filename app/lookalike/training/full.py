@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from lookalike.cores import available_cores, limit_openmp
 from lookalike.errors import ConfigurationError, WeightsMismatchError
 from lookalike.models.base import Encoder, least_decode_size, resize_image
+from lookalike.models.registry import RESNETS
 from lookalike.models.torch_encoder import choose_device
-from lookalike.models.torchvision import MODELS
-from lookalike.models.torchvision_network import load_backbone, state_sha256
+from lookalike.models.torchvision import load_backbone
+from lookalike.models.weights import state_sha256
 from lookalike.records import Preprocess
 from lookalike.services.vector_set import VectorSet
 from lookalike.training.plan import TrainingOptions
@@ -228,9 +229,9 @@ def train_full(
 def _build_network(task: Task, *, weights: str, full: FullOptions) -> FullNetwork:
     """The network that made the set's vectors, with a head that is not trained yet."""
     device, spec = choose_device(full.device), task.vectors.spec
-    if spec.model not in MODELS or spec.pooling != "avg":
+    if spec.model not in RESNETS or spec.pooling != "avg":
         raise ConfigurationError(
-            f"The whole network can be trained for {', '.join(MODELS)} with avg pooling, "
+            f"The whole network can be trained for {', '.join(RESNETS)} with avg pooling, "
             f"not for {spec.model} with {spec.pooling}. Choose another --model, or leave --full out"
         )
     loaded = load_backbone(spec.model, weights=weights)

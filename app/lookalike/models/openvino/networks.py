@@ -61,13 +61,24 @@ def origin_of(request: ModelRequest) -> dict[str, Any]:
         digest = None if file is None else file_sha256(file)
     except OSError as exc:
         raise WeightsError(f"The weights file {file} cannot be read: {exc.strerror}") from exc
-    settled = replace(
-        family.settle(request), weights=request.weights if file is None else file.name, head=None
+    own = family.models.get(request.model)
+    settled = (
+        request
+        if own is None
+        else replace(
+            request,
+            input_size=request.preprocess(own).input_size,
+            resize=request.resize or own.resize,
+        )
     )
+    settled = replace(settled, weights=request.weights if file is None else file.name, head=None)
+    asked = without_defaults(settled)
+    if settled.resize == "squash":
+        del asked["resize"]  # the default once
     return {
-        "request": without_defaults(settled),
+        "request": asked,
         "weights_file": digest,
-        "versions": dict(family.deciding_versions(request.weights)),
+        "versions": family.deciding_versions(request.weights),
         "preprocessing": PREPROCESSING_VERSION,
     }
 
@@ -155,7 +166,9 @@ def _convert_here(request: ModelRequest, folder: Path) -> tuple[Any, ModelSpec]:
     log.info("converting %s for OpenVINO, once", request.model)
     started = time.monotonic()
     origin = origin_of(request)
-    source, spec = find_network_family(request.model).export(request)
+    from lookalike.models.network import build  # noqa: PLC0415 - imports torch
+
+    source, spec, _ = build(request)
     network = runtime.convert(source, input_size=spec.preprocess.input_size)
     log.info("converted %s in %.1f s", request.model, time.monotonic() - started)
     if origin_of(request) == origin:  # else the weights file was changed meanwhile
