@@ -30,7 +30,7 @@ from lookalike.models import building
 from lookalike.models.base import Encoder
 from lookalike.models.encoders import Encoders
 from lookalike.models.head import Head, save_head
-from lookalike.models.registry import find_family
+from lookalike.models.registry import find_family, split_weights
 from lookalike.models.spec import ModelRequest, RunOptions
 from lookalike.progress import Progress, Worker
 from lookalike.records import Effort, Finding, ImageRecord
@@ -259,12 +259,22 @@ def build_encoder(settings: Settings, request: ModelRequest | None = None) -> En
     return building.build_encoder(request, run_options(settings))
 
 
-def model_request(settings: Settings, model: str | None = None) -> ModelRequest:
-    """The model that the settings name, or another one with these settings."""
-    model = model or settings.model
+def model_request(
+    settings: Settings, model: str | None = None, weights: str | None = None
+) -> ModelRequest:
+    """The model that the settings name, or another one with these settings.
+
+    Raises `ConfigurationError` for an unknown model, or one that needs weights and has none.
+    """
+    if model is None:
+        model, weights = settings.model, weights or settings.weights
+    model, weights = split_weights(model, weights)
+    weights = weights or settings.weights or find_family(model).weights
+    if not weights:
+        raise ConfigurationError(f"The model {model} needs a file: name it as {model}/FILE")
     return ModelRequest(
         model=model,
-        weights=settings.weights or find_family(model).weights,
+        weights=weights,
         pooling=settings.pooling,
         resize=settings.resize,
         input_size=settings.input_size,
@@ -279,9 +289,10 @@ def move_request(settings: Settings, given: Mapping[str, Any] | None = None) -> 
     `given` are some fields of `ModelRequest`, `head` None for no head; others are the settings'.
     Raises `InvalidParameterError` if there is no such model.
     """
-    given = given or {}
+    more = dict(given or {})
     try:
-        request = replace(model_request(settings, given.get("model")), **given)
+        named = model_request(settings, more.pop("model", None), more.pop("weights", None))
+        request = replace(named, **more)
     except ConfigurationError as exc:
         raise InvalidParameterError(str(exc)) from exc
     return replace(
@@ -313,7 +324,8 @@ def _check_network(settings: Settings) -> None:
     asked = {"LOOKALIKE_COMPILE": settings.compile, "LOOKALIKE_PRECISION=int8": int8}
     if names := [name for name, is_asked in asked.items() if is_asked]:
         raise ConfigurationError(
-            f"{names[0]} is for networks, and the model {settings.model} has no network: unset it"
+            f"{names[0]} is for networks of torch, and the model {settings.model} has no network "
+            "of torch: unset it"
         )
 
 

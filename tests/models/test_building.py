@@ -83,7 +83,7 @@ def test_the_runtime_follows_the_machine(given, machine, expected, monkeypatch):
         ({"runtime": "openvino", "precision": "float16"}, "does not compute float16"),
         ({"runtime": "openvino", "precision": "int8"}, "lookalike quantize PATH"),
         ({"model": "resnet19"}, "resnet18"),
-        ({"model": "color", "compile": True}, "LOOKALIKE_COMPILE .* color has no network"),
+        ({"model": "color", "compile": True}, "LOOKALIKE_COMPILE .* color has no network of torch"),
         ({"model": "color", "precision": "int8"}, "LOOKALIKE_PRECISION=int8 .* color has no"),
     ],
 )

@@ -1,4 +1,4 @@
-"""ONNX files: the vectors of the network in them, by OpenVINO alone, and errors that say why not."""
+"""ONNX files: the vectors of the network in them, by OpenVINO alone; errors that say why not."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,25 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from lookalike.bootstrap import build_encoder, build_services, move_request
 from lookalike.errors import (
     ConfigurationError,
+    InvalidParameterError,
+    SpecMismatchError,
     WeightsError,
     WeightsMismatchError,
     WeightsNotFoundError,
 )
+from lookalike.media.sources import PictureSource
 from lookalike.models.base import normalize
 from lookalike.models.openvino.onnx_file import make_encoder, read_description
 from lookalike.models.spec import ModelRequest, RunOptions
+from lookalike.progress import NO_PROGRESS
 from lookalike.records import Preprocess
+from lookalike.services.search import SearchOptions
+from scripts.samples import write_samples
 from tests.models.pictures import draw
+from tests.settings import make_settings
 
 SIDE = 64
 RUN = RunOptions(precision="float32")
@@ -212,8 +222,8 @@ def test_weights_in_a_file_beside_count(tmp_path):
 def graph(
     path: Path,
     nodes: list[Any],
-    inputs: dict[str, tuple[int, list[Any]]],
-    outputs: dict[str, tuple[int, list[Any]]],
+    inputs: Mapping[str, tuple[int, list[Any]]],
+    outputs: Mapping[str, tuple[int, list[Any]]],
 ) -> Path:
     """Writes a network by hand: name -> type and shape."""
     taken, given = (
@@ -233,76 +243,67 @@ MEAN_OF_ALL = helper.make_node("ReduceMean", ["x"], ["y"], keepdims=1)
 
 
 @pytest.mark.parametrize(
-    ("nodes", "inputs", "outputs", "error", "text"),
+    ("nodes", "inputs", "outputs", "wrong"),
     [
         (
             [helper.make_node("Add", ["x", "z"], ["y"])],
             PICTURES | {"z": (FLOAT, ["n", 3, SIDE, SIDE])},
             MAPS,
-            WeightsMismatchError,
-            r"takes 2 inputs \(x, z\) instead of one",
+            (WeightsMismatchError, r"takes 2 inputs \(x, z\) instead of one"),
         ),
         (
             [helper.make_node("Cast", ["x"], ["y"], to=FLOAT)],
             {"x": (INT, ["n", 77])},
             {"y": (FLOAT, ["n", 77])},
-            WeightsMismatchError,
-            "takes i64 of the shape",
+            (WeightsMismatchError, "takes i64 of the shape"),
         ),
         (
             [helper.make_node("Relu", ["x"], ["y"])],
             {"x": (FLOAT, ["n", 1, SIDE, SIDE])},
             {"y": (FLOAT, ["n", 1, SIDE, SIDE])},
-            WeightsMismatchError,
-            "takes 1 channels instead of 3",
+            (WeightsMismatchError, "takes 1 channels instead of 3"),
         ),
         (
             [helper.make_node("Relu", ["x"], ["y"])],
             {"x": (FLOAT, ["n", 3, 32, 64])},
             {"y": (FLOAT, ["n", 3, 32, 64])},
-            WeightsMismatchError,
-            "no squares",
+            (WeightsMismatchError, "no squares"),
         ),
         (
             [helper.make_node("ArgMax", ["x"], ["y"], axis=1)],
             PICTURES,
             {"y": (INT, ["n", 1, SIDE, SIDE])},
-            WeightsMismatchError,
-            "its output is i64",
+            (WeightsMismatchError, "its output is i64"),
         ),
         (
             [helper.make_node("ReduceMean", ["x"], ["y"], axes=[1, 2, 3], keepdims=0)],
             PICTURES,
             {"y": (FLOAT, ["n"])},
-            WeightsMismatchError,
-            "its output is f32 of the shape",
+            (WeightsMismatchError, "its output is f32 of the shape"),
         ),
         (
             [MEAN_OF_ALL],
             PICTURES,
             {"y": (FLOAT, [1, 1, 1, 1])},
-            WeightsMismatchError,
-            "together give other vectors",
+            (WeightsMismatchError, "together give other vectors"),
         ),
         (
             [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Neg", ["x"], ["z"])],
             PICTURES,
             MAPS | {"z": (FLOAT, ["n", 3, SIDE, SIDE])},
-            ConfigurationError,
-            r'has 2 outputs \(y, z\).*tiny\.onnx\.json, as \{"output"',
+            (ConfigurationError, r'has 2 outputs \(y, z\).*tiny\.onnx\.json, as \{"output"'),
         ),
         (
             [helper.make_node("NoSuchOperator", ["x"], ["y"], domain="")],
             PICTURES,
             MAPS,
-            WeightsError,
-            "OpenVINO cannot use.*NoSuchOperator",
+            (WeightsError, "OpenVINO cannot use.*NoSuchOperator"),
         ),
     ],
 )
-def test_a_network_that_is_no_encoder_says_why(tmp_path, nodes, inputs, outputs, error, text):
+def test_a_network_that_is_no_encoder_says_why(tmp_path, nodes, inputs, outputs, wrong):
     path = graph(tmp_path / "tiny.onnx", nodes, inputs, outputs)
-    with pytest.raises(error, match=f"(?s){text}"):
+    with pytest.raises(wrong[0], match=f"(?s){wrong[1]}"):
         make_encoder(ask(path), RUN)
 
 
@@ -359,9 +360,9 @@ def test_files_and_settings_that_cannot_be_used(tmp_path):
     with pytest.raises(WeightsError, match="cannot be read"):
         make_encoder(ask(tmp_path / "folder.onnx"), RUN)
     path = write(tmp_path / "tiny.onnx", side=SIDE)
-    for options in ({"runtime": "torch"}, {"device": "cuda"}):
+    for run in (RunOptions(runtime="torch"), RunOptions(device="cuda")):
         with pytest.raises(ConfigurationError, match="OpenVINO runs ONNX files, on the CPU"):
-            make_encoder(ask(path), RunOptions(**options))
+            make_encoder(ask(path), run)
     with pytest.raises(ConfigurationError, match="not quantized here"):
         make_encoder(ask(path, int8=True), RUN)
 
@@ -400,7 +401,52 @@ def test_it_is_read_without_torch_and_without_onnx(tmp_path):
         "import sys; sys.modules['onnx'] = sys.modules['onnxruntime'] = None; "
         "from lookalike.models.building import build_encoder; "
         "from lookalike.models.spec import ModelRequest, RunOptions; "
-        f"encoder = build_encoder(ModelRequest(model='onnx', weights={str(path)!r}), RunOptions()); "
+        f"request = ModelRequest(model='onnx', weights={str(path)!r}); "
+        "encoder = build_encoder(request, RunOptions()); "
         "assert encoder.spec.dim == 10; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_file_is_named_with_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "tiny.onnx", side=SIDE)
+    settings = make_settings(data_dir=tmp_path / "data", model="onnx/tiny.onnx")
+    assert build_encoder(settings).spec.weights == "tiny.onnx"
+    color = make_settings(data_dir=tmp_path / "data", model="color", weights="none")
+    for named in ({"model": "onnx/tiny.onnx"}, {"model": "onnx", "weights": "tiny.onnx"}):
+        request = move_request(color, named)
+        assert (request.model, request.weights) == ("onnx", str(tmp_path / "tiny.onnx"))
+    for wrong, text in (
+        ({"model": "onnx", "weights": ""}, "needs a file: name it as onnx/FILE"),
+        ({"model": "onnx/"}, "names no weights"),
+        ({"model": "onnx/a.onnx", "weights": "b.onnx"}, "names the weights a.onnx.*b.onnx"),
+    ):
+        with pytest.raises(InvalidParameterError, match=text):
+            move_request(make_settings(data_dir=tmp_path / "data", model="color"), wrong)
+    with pytest.raises(ConfigurationError, match="is for networks of torch"):
+        build_encoder(
+            make_settings(data_dir=tmp_path / "data", model="onnx/tiny.onnx", precision="int8")
+        )
+
+
+def test_a_collection_moves_to_an_onnx_file_and_is_opened_again(tmp_path):
+    path = write(tmp_path / "tiny.onnx", side=SIDE)
+    settings = make_settings(data_dir=tmp_path / "data", model="color")
+    pictures = write_samples(tmp_path / "p", classes=["mug", "car"], instances=2, views=1)
+    with closing(build_services(settings)) as services:
+        list(services.indexing.index([PictureSource.from_path(file) for file in pictures]))
+        request = move_request(settings, {"model": f"onnx/{path}"})
+        services.reembedding.run("default", request, NO_PROGRESS)
+    with closing(build_services(settings)) as services, pictures[2].open("rb") as file:
+        found = services.search.search(file, SearchOptions(k=1))
+        assert found.spec.model == "onnx"
+        assert found.matches[0].record.filename == pictures[2].name
+        assert found.matches[0].score == pytest.approx(1, abs=1e-3)
+    path.unlink()
+    with (
+        closing(build_services(settings)) as services,
+        pictures[0].open("rb") as file,
+        pytest.raises(SpecMismatchError, match=r"There is no file .*tiny\.onnx"),
+    ):
+        services.search.search(file, SearchOptions(k=1))

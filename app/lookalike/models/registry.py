@@ -64,7 +64,9 @@ class Family:
         has_others: Whether it has models beyond `models`, as `family/name`; else those are all.
         has_network: Whether it has torch networks.
         has_text: Whether its models take texts as well as pictures.
-        weights: Name of the weights that are taken unless others are asked for.
+        weights: Name of the weights that are taken unless others are asked for; none if empty.
+        separator: What users write between a model's name and its weights, if they name both as
+            one: the first of these in the name.
         deciding: Name of weights -> the packages whose versions decide what it stands for.
     """
 
@@ -74,6 +76,7 @@ class Family:
     has_network: bool = True
     has_text: bool = False
     weights: str = "pretrained"
+    separator: str | None = None
     deciding: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"random": ("torch",)})
 
     def load(self, name: str, weights: str) -> Loaded:
@@ -108,6 +111,14 @@ FAMILIES: Mapping[str, Family] = {
         has_text=True,
         weights="none",
     ),
+    "onnx": Family(
+        module="lookalike.models.openvino.onnx_file",
+        models={"onnx": None},
+        has_others=True,
+        has_network=False,
+        weights="",
+        separator="/",
+    ),
 }
 """A model is found by its name in `models`, or else by the family before the slash."""
 
@@ -126,11 +137,28 @@ def find_family(model: str) -> Family:
     raise ConfigurationError(f"Unknown model {model!r}.{hint} Known models: {', '.join(by_name)}")
 
 
+def split_weights(model: str, weights: str | None) -> tuple[str, str | None]:
+    """A model's name without the weights that it names, as in `onnx/FILE`; and the weights.
+
+    Raises `ConfigurationError` if `weights` are others, or there is no such family.
+    """
+    family = find_family(model)
+    if family.separator is None or family.separator not in model:
+        return model, weights
+    name, _, own = model.partition(family.separator)
+    if not own or weights not in (None, own):
+        raise ConfigurationError(
+            f"The model {model!r} names {f'the weights {own}' if own else 'no weights'}, and the "
+            f"weights are set to {weights or 'nothing'}: name them once"
+        )
+    return name, own
+
+
 def find_network_family(model: str) -> Family:
     """As `find_family`; raises `ConfigurationError` also for a model without a network."""
     family = find_family(model)
     if not family.has_network:
-        raise ConfigurationError(f"The model {model} has no network; choose another one")
+        raise ConfigurationError(f"The model {model} has no network of torch; choose another one")
     return family
 
 
