@@ -390,6 +390,20 @@ def test_searches_are_answered_while_reads_have_all_their_turns_and_places(run, 
     assert [read_answer(made)[0] for made in sent] == [200] * len(sent)
 
 
+def test_reads_rest_between_their_turns_and_are_answered_while_a_picture_is_handled(run):
+    gate = Gate()
+    service = run(encoders=Encoders(gate))
+    body = part("file", "a.png", picture()) + END
+    with service.connect(b"POST /search HTTP/1.1\r\n" + HEAD + FORM + length(body) + body) as first:
+        wait_for(lambda: gate.taken == 1)
+        for _ in range(2):  # turns come back, and none too many
+            request = b"GET /collections HTTP/1.1\r\n" + HEAD + b"\r\n"
+            sent = [service.connect(request) for _ in range(3 * admission.READS_AT_ONCE)]
+            assert [read_answer(made)[0] for made in sent] == [200] * len(sent)
+        gate.open.set()
+        assert read_answer(first)[0] == 200
+
+
 def test_one_address_gets_a_quarter_of_the_places_of_reads(run, monkeypatch):
     monkeypatch.setattr(admission, "READS_WAITING", 8)
     monkeypatch.setattr(admission, "LONG_READS", 0)

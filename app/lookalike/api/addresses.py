@@ -76,6 +76,7 @@ def client_address(request: Request) -> str:
     return group(client[0]) if client else ""
 
 
+@lru_cache(maxsize=4096)
 def group(host: str) -> str:
     """The address as `client_address` gives it."""
     address = _address(host)

@@ -28,6 +28,7 @@ READS_AT_ONCE = 2  # more would keep searches from the interpreter, and take no 
 READS_WAITING = 512  # of all clients; a quarter of them for one
 LONG_S = 0.1  # after which a read lets the next one begin
 LONG_READS = 4  # that go on meanwhile; half of them for one client
+MOST_REST_S = 0.05  # after a read, before the next one begins while pictures are being handled
 
 STALL_S = 10.0  # of waiting, in which a body must bring `STALL_BYTES`, or its last bytes
 STALL_BYTES = 10_000
@@ -80,6 +81,11 @@ class Admission:
         self._waiting = waiting
         self._what = what
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a place is held."""
+        return self._share.held > 0
+
     def check(self, client: str | None = None) -> None:
         """Raises `QueueFullError` if no place is free; asked before a body is read."""
         with self._lock:
@@ -112,10 +118,12 @@ class Turns:
     """Lets reads begin a few at a time, one of each client in turn; used on the event loop.
 
     A read that takes long lets the next one begin while it goes on. Few may do so, and a client
-    with half of them gets no turn until one ends.
+    with half of them gets no turn until one ends. While the service `is_busy` with pictures, a
+    turn rests twice as long as it was held, so that reads take a third of the time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_busy: Callable[[], bool] = lambda: False) -> None:
+        self._is_busy = is_busy
         self._free = READS_AT_ONCE
         self._long = Share(LONG_READS)
         self._places = Share(READS_WAITING, part=4)
@@ -140,11 +148,12 @@ class Turns:
             else:
                 is_long = True
                 self._long.add(client, 1)
-                self._free += 1
-                self._give()
+                self._pass_on()
 
+        began = loop.time()
         try:
             await turn
+            began = loop.time()
             timer = loop.call_later(LONG_S, pass_on)
             yield
         finally:
@@ -152,9 +161,15 @@ class Turns:
                 timer.cancel()
             if is_long:
                 self._long.add(client, -1)
+                self._give()
             elif not turn.cancelled():
-                self._free += 1
-            self._give()
+                held_s = loop.time() - began
+                rest_s = min(2 * held_s, MOST_REST_S) if self._is_busy() else 0.0
+                loop.call_later(rest_s, self._pass_on)
+
+    def _pass_on(self) -> None:
+        self._free += 1
+        self._give()
 
     def _give(self) -> None:
         """Gives turns to those who wait, while there are any."""
@@ -181,10 +196,12 @@ class InTurn:
     A turn ends where the answer begins: a client may take its time to read it.
     """
 
-    def __init__(self, app: ASGIApp, *, proxies: Proxies) -> None:
+    def __init__(
+        self, app: ASGIApp, *, proxies: Proxies, is_busy: Callable[[], bool] = lambda: False
+    ) -> None:
         self._app = app
         self._proxies = proxies
-        self._turns = Turns()
+        self._turns = Turns(is_busy)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection, as ASGI asks."""

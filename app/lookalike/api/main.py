@@ -102,7 +102,7 @@ def create_app(
         swagger_ui_parameters={"displayRequestDuration": True, "tryItOutEnabled": True},
     )
     errors.install(app)
-    app.add_middleware(InTurn, proxies=proxies)
+    app.add_middleware(InTurn, proxies=proxies, is_busy=lambda: app.state.parts.admission.is_busy)
     app.add_middleware(Caching, guarded=_reads_need_key(settings))
     app.add_middleware(Audit)
     _allow_origins(app, parse_origins(settings.cors_origins))

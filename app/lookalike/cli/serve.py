@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -113,6 +114,8 @@ async def _run(settings: Settings, ending: Ending) -> None:
     async with app.router.lifespan_context(app):
         server = Server(app, most_files=most_files)
         ending.serve(server)
+        gc.collect()
+        gc.freeze()  # what is there stays: looking through it takes as long as several searches
         await server.serve(sockets=[listening])
 
 
