@@ -13,7 +13,6 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
-from anyio import CancelScope, fail_after
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -295,7 +294,7 @@ class Body:
         self.received = 0  # bytes
         self._bodies = bodies
         self.began = time.monotonic()
-        self._reading: CancelScope | None = None
+        self._reading: asyncio.Timeout | None = None
         self._given_up = False
 
     def rate(self, now: float) -> float:
@@ -309,8 +308,8 @@ class Body:
     def give_up(self) -> None:
         """Ends it: its reader gets `QueueFullError`. Called on the event loop."""
         self._given_up = True
-        if self._reading is not None:
-            self._reading.cancel()
+        if self._reading is not None and not self._reading.expired():
+            self._reading.reschedule(0.0)
 
     async def chunks(self, request: Request, *, body_s: float) -> AsyncIterator[bytes]:
         """Yields the body as it arrives. Only time spent waiting for the client counts.
@@ -325,12 +324,15 @@ class Body:
         while not self.is_given_up():
             asked = now
             try:
-                with fail_after(min(STALL_S - waited, self.began + body_s - asked)) as reading:
-                    self._reading = reading
+                async with asyncio.timeout(
+                    min(STALL_S - waited, self.began + body_s - asked)
+                ) as self._reading:
                     chunk = await anext(chunks)
             except StopAsyncIteration:
                 return
             except TimeoutError as exc:
+                if self.is_given_up():
+                    break
                 raise UploadStalledError(
                     f"The body came too slowly: {STALL_S:.0f} s brought less than "
                     f"{STALL_BYTES:,} bytes, or it was not complete after {body_s:,.0f} s; send "
@@ -338,7 +340,8 @@ class Body:
                 ) from exc
             except ClientDisconnect as exc:
                 raise MalformedRequestError("The connection ended before the body did") from exc
-            self._reading = None
+            finally:
+                self._reading = None
             if self.is_given_up():
                 break
             self.received += len(chunk)

@@ -19,13 +19,12 @@ from urllib.parse import unquote
 
 from anyio import to_thread
 from fastapi import Request, Response
-from fastapi.routing import APIRoute
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from lookalike.api.admission import Body
-from lookalike.api.deps import Parts, parts_of
+from lookalike.api.deps import Parts, Route, parts_of
 from lookalike.api.security import needed_access
 from lookalike.errors import (
     ArchiveTooLargeError,
@@ -239,7 +238,7 @@ def leaving(request: Request) -> Iterator[None]:
         caller.reset(token)
 
 
-class LimitedRoute(APIRoute):
+class LimitedRoute(Route):
     """A route that checks the key and reads the body within limits, before FastAPI would."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -23,6 +23,7 @@ from lookalike.api.deps import (
     FilterQuery,
     ImageId,
     PartsDep,
+    Route,
 )
 from lookalike.api.errors import responses
 from lookalike.api.routers.search import similar
@@ -51,7 +52,7 @@ from lookalike.store.filters import Filter, parse_filter
 
 router = APIRouter()
 _images = APIRouter(prefix="/images", tags=["images"], route_class=JsonRoute)
-_duplicates = APIRouter(tags=["duplicates"])
+_duplicates = APIRouter(tags=["duplicates"], route_class=Route)
 
 
 class ManyRoute(JsonRoute):

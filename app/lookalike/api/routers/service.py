@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from lookalike import __version__
 from lookalike.api.audit import note
 from lookalike.api.caching import is_head
-from lookalike.api.deps import COLLECTION_PATTERN, FilterQuery, Parts, PartsDep
+from lookalike.api.deps import COLLECTION_PATTERN, FilterQuery, Parts, PartsDep, Route
 from lookalike.api.errors import responses
 from lookalike.api.security import ADMIN, READ, WRITE
 from lookalike.api.uploads import JsonRoute
@@ -67,8 +67,8 @@ class JobRoute(JsonRoute):
 
 
 router = APIRouter()
-_collections = APIRouter(prefix="/collections", tags=["collections"])
-_service = APIRouter(tags=["service"])
+_collections = APIRouter(prefix="/collections", tags=["collections"], route_class=Route)
+_service = APIRouter(tags=["service"], route_class=Route)
 _jobs = APIRouter(route_class=JobRoute, tags=["jobs"])
 
 
