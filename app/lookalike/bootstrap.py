@@ -40,6 +40,7 @@ from lookalike.services.backup_format import Backup
 from lookalike.services.checks import Canary, OriginalsCheck, RecallMeter
 from lookalike.services.duplicates import DuplicateService
 from lookalike.services.exchange import read_rows
+from lookalike.services.explaining import ExplainService
 from lookalike.services.feeds import FETCHES
 from lookalike.services.importing import ImportService
 from lookalike.services.indexing import IndexingService, Originals
@@ -88,6 +89,13 @@ class Services:
         fetcher = _fetcher(settings, files.tmp, places=settings.max_fetches)
         self.search = SearchService(
             encoders, store, decoder, meter=self.recall_meter, fetcher=fetcher
+        )
+        self.explaining = ExplainService(
+            encoders,
+            store,
+            self.pictures,
+            request_of=models.request_of,
+            make=partial(_build_beside, settings),
         )
         self.reembedding = ReembeddingService(
             store, self.pictures, gate=gate, models=models, cores=cores, batch=batch
@@ -257,6 +265,11 @@ def build_encoder(settings: Settings, request: ModelRequest | None = None) -> En
         request = model_request(settings)
         _check_network(settings)
     return building.build_encoder(request, run_options(settings))
+
+
+def _build_beside(settings: Settings, request: ModelRequest) -> Encoder:
+    """Loads a network for a few calls beside the live ones, which compiling would not pay for."""
+    return building.build_encoder(request, replace(run_options(settings), compiled=False))
 
 
 def model_request(

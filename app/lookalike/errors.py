@@ -22,6 +22,7 @@ LookalikeError
 │   ├── InvalidFilterError
 │   ├── MetadataTooLargeError
 │   ├── TooManyFilesError
+│   ├── NotExplainableError           the model's vectors are no means over positions
 │   ├── RequestTooLargeError          the whole body has too many bytes
 │   └── UploadStalledError            the body stopped coming
 ├── NotFoundError
@@ -134,6 +135,10 @@ class BackupError(LookalikeError, code="invalid_backup"):
 
 class InvalidRequestError(LookalikeError, code="invalid_request"):
     """A request that cannot be carried out as it was sent."""
+
+
+class NotExplainableError(InvalidRequestError, code="not_explainable"):
+    """The model's vectors are no means over positions, so that no position has a share."""
 
 
 class MalformedRequestError(InvalidRequestError, code="malformed_request"):

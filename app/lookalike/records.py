@@ -94,6 +94,19 @@ class Preprocess:
             width, height = (int(short * one / min(size)) for one in size)
         return width, height
 
+    def seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The part of a picture that fills the input: left, top, right, bottom by its size.
+
+        All from 0 to 1 but for the border of `pad`, which lies outside of the picture.
+        """
+        width, height = self.resized(size)
+        side = self.input_size
+        if self.resize == "pad":
+            left, top = -((side - width) // 2), -((side - height) // 2)
+        else:
+            left, top = round((width - side) / 2), round((height - side) / 2)
+        return left / width, top / height, (left + side) / width, (top + side) / height
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -26,6 +27,7 @@ from lookalike.store.jobs import JobState
 
 if TYPE_CHECKING:
     from lookalike.models.encoders import LiveEncoder
+    from lookalike.services.explaining import Explanation
     from lookalike.services.pictures import Changed, Chosen
 
 
@@ -79,6 +81,11 @@ Warnings = Annotated[
 Score = Annotated[float, Field(ge=-1, le=1, description="Cosine similarity; higher is better")]
 
 
+def _listed(grid: Any) -> Any:
+    """Rows of a grid as JSON has them."""
+    return grid.tolist() if hasattr(grid, "tolist") else grid
+
+
 class ModelOut(Answer):
     """What made the vectors."""
 
@@ -122,6 +129,42 @@ class SearchOut(Answer):
     took_ms: dict[str, float] = Field(examples=[{"decode": 2.1, "embed": 24.8, "total": 28.4}])
     """Milliseconds by stage"""
     warnings: Warnings = []
+
+
+class ExplainedOut(Answer):
+    """One of two pictures, and what each of its positions adds to their score."""
+
+    id: str | None
+    """Null for a picture that is not stored"""
+    width: int
+    height: int
+    sha256: str
+    shares: Annotated[list[list[float]], BeforeValidator(_listed)]
+    """Rows of positions from the upper left, which add up to the score"""
+    seen: tuple[float, float, float, float] = Field(examples=[[0.0, 0.0, 1.0, 1.0]])
+    """Where they lie: left, top, right and bottom by the picture's width and height"""
+
+
+class ExplanationOut(Answer):
+    """Why two pictures have their score."""
+
+    collection: str
+    model: ModelOut = Field(validation_alias=AliasChoices("model", "spec"))
+    score: Score
+    query: ExplainedOut
+    match: ExplainedOut
+    overlay: str
+    """Both pictures with their shares as colors: a PNG file as a `data:` address"""
+    took_ms: dict[str, float] = Field(examples=[{"decode": 9.2, "embed": 52.1, "total": 61.6}])
+    """Milliseconds by stage"""
+
+    @classmethod
+    def drawn(cls, explanation: Explanation, png: bytes) -> Self:
+        """An explanation with its drawing."""
+        overlay = "data:image/png;base64," + b64encode(png).decode("ascii")
+        names = ("collection", "spec", "score", "query", "match", "took_ms")
+        facts = {name: getattr(explanation, name) for name in names}
+        return cls.model_validate({**facts, "overlay": overlay})
 
 
 class ItemError(Answer):

@@ -225,9 +225,12 @@ class InTurn:
                 await self._app(scope, receive, send_on)
 
 
+_EMBEDS = {"/explain"}  # waits for the network, and takes a place as searches do
+
+
 def _only_reads(scope: Scope) -> bool:
     path = scope["path"].removeprefix(scope.get("root_path", ""))
-    return scope["method"] in SAFE and path not in PROBES
+    return scope["method"] in SAFE and path not in PROBES | _EMBEDS
 
 
 class Bodies:

@@ -23,7 +23,7 @@ from lookalike.api.deps import Parts, known_query
 from lookalike.api.links import Links
 from lookalike.api.monitoring import Metrics, Observe
 from lookalike.api.openapi import complete
-from lookalike.api.routers import images, indexing, keys, search, service
+from lookalike.api.routers import explaining, images, indexing, keys, search, service
 from lookalike.api.security import Keys, load_admin_key, load_link_secret
 from lookalike.api.uploads import ARCHIVE_BODY_S, ARCHIVES_AT_ONCE, UploadLimits
 from lookalike.bootstrap import Services, build_services, open_access
@@ -107,7 +107,7 @@ def create_app(
     app.add_middleware(Audit)
     _allow_origins(app, parse_origins(settings.cors_origins))
     app.add_middleware(Observe, metrics=metrics, proxies=proxies, root_path=root_path)
-    for router in (search, indexing, images, service, keys):
+    for router in (search, explaining, indexing, images, service, keys):
         app.include_router(router.router)
     _require_distinct(app, root_path)
     complete(app)

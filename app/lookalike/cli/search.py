@@ -48,6 +48,7 @@ from lookalike.services import tidying
 from lookalike.services.tidying import FileGroup, PictureFile
 from lookalike.visualization.contact_sheet import Tile, check_suffix, contact_sheet, save_picture
 from lookalike.visualization.drawing import missing_picture, printable
+from lookalike.visualization.heat import Pair, explained_sheet
 from lookalike.visualization.pages import check_writable, picture_uri, render, write_whole
 
 _TILE = 160  # pixels
@@ -92,6 +93,10 @@ def search(
     save: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Save a contact sheet: png, jpg or webp")
     ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="As --save, and show which parts make each score"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find the pictures most like IMAGE."""
@@ -103,9 +108,9 @@ def search(
         "collection": collection,
         "effort": Effort(nprobe=nprobe, ef_search=ef_search, k_factor=k_factor, exact=exact),
     }
-    if save is not None:
-        check_suffix(save)
-        check_writable(save)
+    for file in filter(None, (save, explain)):
+        check_suffix(file)
+        check_writable(file)
     fetched: list[bytes] = []
     with target.open() as client:
         if _ADDRESS.match(image):
@@ -117,6 +122,14 @@ def search(
         if save is not None:
             query = fetched[0] if fetched else image
             save_picture(_sheet(client, query, result, name=Path(image).name), save)
+        if explain is not None:
+            if not fetched and _ADDRESS.match(image):
+                raise ConfigurationError(
+                    "--explain needs the picture itself, which the service fetched: save it to a "
+                    "file, and search with that"
+                )
+            query = fetched[0] if fetched else image
+            save_picture(_explained(client, query, result, name=Path(image).name), explain)
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
     else:
@@ -136,6 +149,26 @@ def _sheet(client: BaseClient, query: str | bytes, result: SearchOut, *, name: s
     asked = Tile(image=_opened(read), name=name)
     title = f"{result.model.name}, {result.model.weights} weights"
     return contact_sheet(asked, tiles, title=title, tile_size=_TILE)
+
+
+def _explained(
+    client: BaseClient, query: str | bytes, result: SearchOut, *, name: str
+) -> Image.Image:
+    """Draws the query beside its matches, each with what its parts add to the score."""
+    matches: list[tuple[Tile, Pair]] = []
+    for match in result.matches:
+        why = client.explain(match.id, picture=query, collection=result.collection)
+        thumbnail = partial(client.thumbnail, match.id, collection=result.collection)
+        tile = Tile(
+            image=_opened(thumbnail), name=match.filename, rank=match.rank, score=match.score
+        )
+        matches.append(
+            (tile, ((why.query.shares, why.query.seen), (why.match.shares, why.match.seen)))
+        )
+    read = partial(bytes, query) if isinstance(query, bytes) else Path(query).read_bytes
+    asked = Tile(image=_opened(read), name=name)
+    title = f"{result.model.name}, {result.model.weights} weights"
+    return explained_sheet(asked, matches, title=title)
 
 
 def _opened(read: Callable[[], bytes]) -> Image.Image | None:

@@ -28,7 +28,13 @@ from typing import Any, BinaryIO, Self, TypedDict, Unpack
 
 from PIL import Image, ImageOps
 
-from lookalike.errors import ConfigurationError, LookalikeError, MissingFileError, ServerError
+from lookalike.errors import (
+    ConfigurationError,
+    InvalidParameterError,
+    LookalikeError,
+    MissingFileError,
+    ServerError,
+)
 from lookalike.media.sources import Found, PictureSource, Selection, walk
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import (
@@ -39,6 +45,7 @@ from lookalike.records import (
     DuplicateKind,
     Effort,
     OnConflict,
+    check_id,
 )
 from lookalike.schemas import (
     AuditEntryOut,
@@ -47,6 +54,7 @@ from lookalike.schemas import (
     CountOut,
     DuplicatesOut,
     DuplicatesRunning,
+    ExplanationOut,
     FacetsOut,
     ImageOut,
     JobOut,
@@ -235,6 +243,41 @@ class BaseClient(ABC):
 
         Raises `ImageNotFoundError`.
         """
+
+    def explain(
+        self,
+        match: str,
+        *,
+        query: str | None = None,
+        picture: Picture | None = None,
+        collection: str = DEFAULT_COLLECTION,
+    ) -> ExplanationOut:
+        """Says which parts of a stored picture, and of what was asked, make their score.
+
+        Args:
+            match: The id of a picture of the collection.
+            query: The id of another one.
+            picture: Instead of `query`, a picture that need not be stored.
+            collection: Which one.
+
+        Raises:
+            ImageNotFoundError: There is no picture with one of the ids.
+            OriginalNotKeptError: The original of one is not here.
+            InvalidImageError: The picture cannot be read.
+            NotExplainableError: The model's vectors are no means over positions.
+            InvalidParameterError: Not one of `query` and `picture` is given.
+        """
+        check_id(match)
+        if query is not None and picture is None:
+            return self._explain(match, check_id(query), collection)
+        if picture is not None and query is None:
+            return self._explain(match, picture, collection, is_file=True)
+        raise InvalidParameterError("Give either query, the id of a picture, or picture")
+
+    @abstractmethod
+    def _explain(
+        self, match: str, query: Picture, collection: str, *, is_file: bool = False
+    ) -> ExplanationOut: ...
 
     @abstractmethod
     def get(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> ImageOut:

@@ -61,6 +61,7 @@ from lookalike.schemas import (
     CountOut,
     DuplicatesOut,
     DuplicatesRunning,
+    ExplanationOut,
     FacetsOut,
     ImageOut,
     ImagesOut,
@@ -261,6 +262,16 @@ class HttpClient(BaseClient):
     def similar(self, image_id: str, **arguments: Unpack[SearchArguments]) -> SearchOut:
         path = f"/images/{check_id(image_id)}/similar"
         return self._ask(SearchOut, "GET", path, params=_form(arguments))
+
+    def _explain(
+        self, match: str, query: Picture, collection: str, *, is_file: bool = False
+    ) -> ExplanationOut:
+        asked = {"match": match, "collection": collection}
+        if not is_file:
+            return self._ask(ExplanationOut, "GET", "/explain", params=asked | {"query": query})
+        with open_picture(query) as file:
+            sent = {"file": (name_of(query), file.read())}
+        return self._ask(ExplanationOut, "POST", "/explain", data=asked, files=sent)
 
     # Pictures
 

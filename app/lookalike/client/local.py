@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Unpack
@@ -53,6 +53,7 @@ from lookalike.schemas import (
     CountOut,
     DuplicatesOut,
     DuplicatesRunning,
+    ExplanationOut,
     FacetsOut,
     FindingOut,
     ImageOut,
@@ -91,6 +92,7 @@ from lookalike.store.base import Store
 from lookalike.store.filters import Filter
 from lookalike.store.jobs import JobStore
 from lookalike.visualization.contact_sheet import Tile, contact_sheet
+from lookalike.visualization.heat import drawing
 
 _PAGE = 1000  # pictures
 _TILE = 160  # pixels
@@ -332,6 +334,17 @@ class Client(BaseClient):
     def similar(self, image_id: str, **arguments: Unpack[SearchArguments]) -> SearchOut:
         options = _options(**arguments)
         return SearchOut.of(self._services.search.similar(image_id, options))
+
+    def _explain(
+        self, match: str, query: Picture, collection: str, *, is_file: bool = False
+    ) -> ExplanationOut:
+        explain = partial(self._services.explaining.explain, collection)
+        if is_file:
+            with open_picture(query) as file:
+                explanation = explain(file, match)
+        else:
+            explanation = explain(str(query), match)
+        return ExplanationOut.drawn(explanation, drawing(explanation))
 
     def get(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> ImageOut:
         return ImageOut.of(self._pictures.get(collection, image_id))

@@ -443,6 +443,12 @@ class CollectionModels:
         if request is not None and request != recorded:
             self.store.spaces.begin(collection, spec, provenance={}, recipe=request.to_dict())
 
+    def request_of(self, collection: str) -> ModelRequest | None:
+        """What builds the model of a collection again; None if that was not recorded."""
+        active = self.active(collection)
+        is_default = active.spec.digest == self.encoders.default.spec.digest
+        return self.default if is_default else _recorded(active)
+
     def retire(self) -> None:
         """Closes the encoders that no collection needs, but the default one."""
         needed = {info.spec.digest for info in self.store.collections()}
