@@ -123,26 +123,21 @@ def tree(folder: Path) -> set[str]:
 def test_two_models_and_a_head_are_compared_on_the_same_pictures(step, tmp_path):
     write_samples(tmp_path / "mine/test", classes=CLASSES[:4], instances=3, views=2, size=(48, 36))
     write_samples(tmp_path / "mine/train", classes=CLASSES[4:10], instances=4, size=(48, 36))
-    said = step("evaluate")
-    assert "\ncolor, " in said
-    assert "\nresnet18, random weights, " in said
-    assert re.search("\nresnet18, random weights with head [0-9a-f]{8}, ", step("train"))
+    said = step("compare")
+    assert "24 pictures, 24 queries" in said
+    assert "│ color " in said
+    assert "│ resnet18 " in said
+    said = step("train")
+    assert "head=" in said
 
-    names = ("color", "resnet18", "resnet18-head")
-    reports = [
-        json.loads((tmp_path / f"compared/{name}/report.json").read_text()) for name in names
-    ]
-    assert len({report["dataset"]["sha256"] for report in reports}) == 1
-    titles, *lines, chance = step("python").splitlines()
-    assert titles.split() == ["Precision@1", "Precision@10", "MAP@R"]
-    for name, report, line in zip(names, reports, lines, strict=True):
-        value = next(one["value"] for one in report["metrics"] if one["title"] == "MAP@R")
-        assert line.startswith(name)
-        assert f"{value:.2f} (" in line[-21:]
-    assert chance.split()[-1] == f"{reports[0]['chance']:.2f}"
+    names = ["resnet18", "resnet18,head=compared/head"]
+    report = json.loads((tmp_path / "compared/comparison.json").read_text())
+    assert [one["name"] for one in report["models"]] == names
+    assert report["models"][1]["model"]["head"] is not None
+    assert (tmp_path / "compared/comparison.html").exists()
 
     assert step("--query-index").count("Precision@10: ") == 2
-    for name in names[:2]:
+    for name in ("color", "resnet18"):
         with Image.open(tmp_path / f"compared/{name}/query-3.png") as sheet:
             assert sheet.width > 500
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "sync": ("sync:sync", "Follow a folder or a manifest: add what is new, delete what is gone."),
     "search": ("search:search", "Find the pictures most like IMAGE."),
     "evaluate": ("sets:evaluate", "Measure how well pictures find those of their class."),
+    "compare": ("compare:compare", "Compare models on a labelled set: quality, time, memory."),
     "map": ("sets:map_pictures", "Draw a map on which similar pictures lie together."),
     "duplicates": ("search:duplicates", "Find pictures that are stored more than once."),
     "cluster": ("sets:cluster", "Group pictures that look alike."),

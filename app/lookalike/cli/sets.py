@@ -141,7 +141,7 @@ def open_vectors(
         return
     if wanted.label_field is not None or wanted.where is not None:
         raise ConfigurationError("--label-field and --filter belong to a --collection")
-    dataset = _open_dataset(wanted, settings, [] if out is None else [out])
+    dataset = open_wanted(wanted, settings, [] if out is None else [out])
     with closing(bootstrap.build_encoders(settings)) as encoders:
         yield extract_vectors(
             dataset,
@@ -165,7 +165,8 @@ def _refuse_dataset_flags(wanted: Wanted, given: dict[str, Any]) -> None:
         )
 
 
-def _open_dataset(wanted: Wanted, settings: Settings, avoid: Sequence[Path]) -> Dataset:
+def open_wanted(wanted: Wanted, settings: Settings, avoid: Sequence[Path]) -> Dataset:
+    """Opens the dataset that is named; raises `ConfigurationError`."""
     assert wanted.dataset is not None
     dataset = open_dataset(
         wanted.dataset,

@@ -1,4 +1,4 @@
-"""An evaluation as files: JSON for programs, a page for people."""
+"""An evaluation, or a comparison of models, as files: JSON for programs, a page for people."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from lookalike.evaluation.comparison import Comparison
 from lookalike.evaluation.metrics import CONFIDENCE, RESAMPLES
 from lookalike.evaluation.runner import ClassResult, ConfusedPair, Evaluation, Metric
 from lookalike.services.vector_set import VectorSet
@@ -209,3 +210,69 @@ def _setup(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
             **{f"{stage}, s": f"{seconds:.2f}" for stage, seconds in evaluation.seconds.items()},
         },
     }
+
+
+def comparison_json(found: Comparison) -> str:
+    """Everything that a comparison found, as JSON; docs/evaluation.md lists the keys."""
+    first = found.candidates[0].evaluation
+    document = {
+        "format": 1,
+        "dataset": {
+            "name": first.dataset,
+            "sha256": first.dataset_sha256,
+            "pictures": first.pictures,
+            "classes": first.classes,
+        },
+        "settings": {
+            "k": first.k,
+            "queries": first.queries,
+            "seed": first.seed,
+            "resamples": RESAMPLES,
+            "confidence": CONFIDENCE,
+        },
+        "chance": first.chance,
+        "models": [
+            {
+                "name": one.name,
+                "model": one.evaluation.spec.to_dict(),
+                "provenance": dict(one.evaluation.provenance),
+                "metrics": [metric_facts(metric) for metric in one.evaluation.metrics],
+                "differences": [
+                    {"title": metric.title, **asdict(change)}
+                    for metric, change in zip(one.evaluation.metrics, one.changes, strict=True)
+                ],
+                "cost": asdict(one.cost),
+            }
+            for one in found.candidates
+        ],
+        "failed": [{"name": name, "reason": why} for name, why in found.failed.items()],
+        "changed_queries": [
+            {"id": one.results[0].id, "values": one.values} for one in found.changed
+        ],
+        "notes": found.notes,
+        "created_at": first.created_at,
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_comparison(found: Comparison, path: Path) -> None:
+    """Writes a comparison as one page that needs nothing else; errors as for `write_json`."""
+    first = found.candidates[0]
+    shown = {one.results[0].position for one in found.changed}
+    for changed in found.changed:
+        shown |= {match.position for one in changed.results for match in one.matches}
+    pictures = {}
+    for position in shown:
+        image = first.vectors.picture_or_none(position, size=_THUMBNAIL)
+        pictures[position] = None if image is None else picture_uri(image, size=_THUMBNAIL)
+    changes = [found.of(one, metric)[1] for one in found.candidates for metric in found.shown]
+    values = {
+        "title": f"{first.evaluation.dataset}: models compared",
+        "found": found,
+        "first": first,
+        "main": found.shown[-1].title,
+        "reach": max([0.01, *(max(abs(one.low), abs(one.high)) for one in changes)]),
+        "pictures": pictures,
+        "random": [one.name for one in found.candidates if one.vectors.spec.weights == "random"],
+    }
+    write_whole(path, render("compare.html", **values))

@@ -196,6 +196,7 @@ class Evaluation:
     chance: float  # precision that a random order would have
     metrics: tuple[Metric, ...]  # means over all queries
     values: NDArray[np.float64]  # (M, Q) float64, each metric of each query
+    positions: Positions  # (Q,) of the queries in the set, ascending
     per_class: tuple[ClassResult, ...]  # classes that had queries, in the order of their labels
     confusion: Confusion  # among the first k matches
     confused_pairs: tuple[ConfusedPair, ...]  # the most confused ones, worst first
@@ -291,6 +292,7 @@ def evaluate(
         chance=float(relevant[chosen].mean()) / others,
         metrics=metrics,
         values=values,
+        positions=chosen,
         per_class=per_class,
         confusion=confusion,
         confused_pairs=pairs,

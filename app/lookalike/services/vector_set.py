@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,6 +62,25 @@ class VectorSet:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    def part(self, positions: NDArray[np.int64], *, name: str | None = None) -> VectorSet:
+        """Some pictures of the set, in the order of their positions."""
+        chosen: list[int] = positions.tolist()
+
+        def picture(position: int, *, size: int) -> Image.Image:
+            return self.picture(chosen[position], size=size)
+
+        return replace(
+            self,
+            name=name or self.name,
+            vectors=np.array(self.vectors[positions], dtype=np.float32),
+            ids=[self.ids[position] for position in chosen],
+            names=[self.names[position] for position in chosen],
+            labels=None if self.labels is None else [self.labels[position] for position in chosen],
+            sha256s=[self.sha256s[position] for position in chosen],
+            picture=picture,
+            skipped=(),
+        )
 
     def picture_or_none(self, position: int, *, size: int) -> Image.Image | None:
         """As `picture`; None for one that cannot be read any more."""

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
-from PIL import Image
 
-from lookalike.evaluation.metrics import mean_intervals
+from lookalike.evaluation.comparison import Change, paired_changes
 from lookalike.evaluation.runner import Evaluation, evaluate
 from lookalike.models.head import Head
 from lookalike.progress import NO_PROGRESS, Progress
@@ -25,15 +24,6 @@ TITLES: dict[PartName, str] = {
     "unseen": "classes never seen in training",
     "held_out": "other pictures of the trained classes",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """What a head does to a metric, query by query: the mean difference, after minus before."""
-
-    value: float  # in [-1, 1]
-    low: float  # lower end of its 95% interval
-    high: float  # upper end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,12 +58,11 @@ def compare(
     kept = [name for name in parts if len(parts[name])]
     compared = []
     for name in kept:
-        plain, other = (_part_of(one, parts[name], TITLES[name]) for one in (vectors, headed))
+        title = f"{vectors.name}: {TITLES[name]}"
+        plain, other = (one.part(parts[name], name=title) for one in (vectors, headed))
         k = min(10, len(plain) - 1)
         before, after = (evaluate(one, k=k, queries=QUERIES, seed=seed) for one in (plain, other))
-        apart = after.values - before.values
-        ends = zip(apart.mean(axis=1), *mean_intervals(apart, seed=seed), strict=True)
-        changes = tuple(Change(value=float(v), low=float(a), high=float(b)) for v, a, b in ends)
+        changes = paired_changes(before, after, seed=seed)
         compared.append(
             Compared(
                 name=name, plain=plain, headed=other, before=before, after=after, changes=changes
@@ -81,27 +70,6 @@ def compare(
         )
         progress.report(len(compared), len(kept))
     return tuple(compared)
-
-
-def _part_of(vectors: VectorSet, positions: Positions, title: str) -> VectorSet:
-    """Some pictures of a set, in the order of their positions."""
-    chosen = positions.tolist()
-
-    def picture(position: int, *, size: int) -> Image.Image:
-        return vectors.picture(chosen[position], size=size)
-
-    labels = vectors.labels
-    return replace(
-        vectors,
-        name=f"{vectors.name}: {title}",
-        vectors=np.array(vectors.vectors[positions], dtype=np.float32),
-        ids=[vectors.ids[position] for position in chosen],
-        names=[vectors.names[position] for position in chosen],
-        labels=None if labels is None else [labels[position] for position in chosen],
-        sha256s=[vectors.sha256s[position] for position in chosen],
-        picture=picture,
-        skipped=(),
-    )
 
 
 def with_head(vectors: VectorSet, head: Head) -> VectorSet:

@@ -29,7 +29,7 @@ Pair = tuple[tuple[Grid, Box], tuple[Grid, Box]]
 _COLORS: Final = ("#10103c", "#2b3f8c", "#2f7a9a", "#5fae7c", "#c3d04c", "#fff27a")
 """From little to much: lighter with each step, so that they can be told apart without hue."""
 
-_OPACITY = 0.62  # of the heat over a picture
+_COLD, _HOT = 0.45, 0.75  # opacity of the lowest and the highest heat over a picture
 _UNSEEN = 0.75  # share of white over what the network did not see
 _STEPS = 256
 _GAP, _MARGIN, _BAR = 16, 24, 180  # pixels
@@ -71,14 +71,13 @@ def heat(image: Image.Image, shares: Grid, seen: Box, *, scale: Scale) -> Image.
     grid = Image.fromarray(np.asarray(shares, dtype=np.float32), "F")
     smooth = np.asarray(grid.resize(size, Image.Resampling.BICUBIC))
     level = np.clip((smooth - scale.low) / (scale.high - scale.low), 0, 1)
-    colored = Image.fromarray(_table()[np.rint(level * (_STEPS - 1)).astype(int)])
+    colored = _table()[np.rint(level * (_STEPS - 1)).astype(int)]  # (rows, columns, 3)
+    opacity = np.rint(255 * (_COLD + (_HOT - _COLD) * level)).astype(np.uint8)
     gray = ImageOps.grayscale(image).point(_quiet).convert("RGB")
     drawn = Image.blend(gray, Image.new("RGB", image.size, "white"), _UNSEEN)
-    over = Image.new("RGB", image.size)
-    over.paste(colored, (left, top))
-    inside = Image.new("L", image.size)
-    inside.paste(255, (left, top, left + size[0], top + size[1]))
-    drawn.paste(Image.blend(gray, over, _OPACITY), (0, 0), inside)
+    area = (left, top, left + size[0], top + size[1])
+    drawn.paste(gray.crop(area), (left, top))
+    drawn.paste(Image.fromarray(colored), (left, top), Image.fromarray(opacity))
     return drawn
 
 
@@ -113,8 +112,10 @@ def explained_sheet(
 ) -> Image.Image:
     """Draws a query at the left, and for each match the query and the match with their heat; RGB.
 
-    All have one scale, which stands below. A picture that cannot be read has no heat.
+    Shares are shown as multiples of their pair's mean, so that pairs of other scores can be
+    compared; the scale below is that of all. A picture that cannot be read has no heat.
     """
+    matches = [(tile, _relative(pair)) for tile, pair in matches]
     scale = Scale.of(*(shares for _, pair in matches for shares, _ in pair)) if matches else None
     tiles = []
     for tile, pair in matches:
@@ -131,6 +132,14 @@ def explained_sheet(
     canvas.paste(sheet, (0, 0))
     canvas.paste(bar, (_MARGIN, sheet.height))
     return canvas
+
+
+def _relative(pair: Pair) -> Pair:
+    """The shares by their mean; as they are where that is not positive."""
+    (one, seen), (other, other_seen) = pair
+    mean = Scale.of(one, other).mean
+    by = mean if mean > 0 else 1.0
+    return (np.asarray(one) / by, seen), (np.asarray(other) / by, other_seen)
 
 
 def drawing(explanation: Explanation, *, side: int = 320) -> bytes:
