@@ -23,10 +23,12 @@ from lookalike import Client
 from lookalike.errors import (
     BackupError,
     ConfigurationError,
+    DataFolderError,
     LookalikeError,
     StorageError,
     StorageFullError,
 )
+from lookalike.files.data_folder import MARKER, RESTORING
 from lookalike.services import restoring
 from tests.services.backups import answers, backup, fill, restore
 
@@ -75,6 +77,54 @@ def refused(source: Path, new: Path, match: str | None = None) -> None:
 
 def same(new: Path, top: Path) -> bool:
     return answers(new) == answers(top / "data")
+
+
+PARTS = ("images", "thumbnails", "catalog.db")  # in the order in which they settle
+
+
+@pytest.mark.parametrize("settled", range(len(PARTS) + 1))
+def test_a_restore_that_died_while_it_put_files_in_place_is_made_again(top, tmp_path, settled):
+    new = tmp_path / "new"
+    restore(top / "b.tar", new)
+    (new / RESTORING).mkdir()
+    for name in PARTS[settled:]:
+        (new / name).rename(new / RESTORING / name)
+    with pytest.raises(DataFolderError, match="half of a backup"):
+        Client(new, model="color")
+    restore(top / "b.tar", new)
+    assert same(new, top)
+
+
+@pytest.mark.parametrize("number", range(1, len(PARTS) + 1))
+def test_an_interrupted_restore_leaves_nothing(top, tmp_path, number, monkeypatch):
+    rename, done = Path.rename, list[str]()
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.parent.name == RESTORING:
+            done.append(self.name)
+            if len(done) == number:
+                raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            restore(top / "b.tar", tmp_path / "new")
+    assert len(done) == number
+    assert {path.name for path in (tmp_path / "new").iterdir()} <= {"lock", "lock.owner", MARKER}
+    restore(top / "b.tar", tmp_path / "new")
+    assert same(tmp_path / "new", top)
+
+
+def test_what_else_lies_in_a_half_restored_folder_stays(top, tmp_path):
+    new = tmp_path / "new"
+    (new / RESTORING).mkdir(parents=True)
+    (new / "images").mkdir()
+    (new / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigurationError, match=r"not empty \(notes\.txt is in it\)"):
+        restore(top / "b.tar", new)
+    assert (new / "images").is_dir()
+    assert (new / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("form", ["b.tar", "b.tar.gz"])

@@ -56,6 +56,8 @@ _NAMES = re.compile(
 
 _EMPTY = {MARKER, "lock", "lock.owner", "lost+found", RESTORING}
 """What an empty folder may hold."""
+_PLACES = {CATALOG, *KEYS, "heads", "images", "models", "thumbnails"}
+"""Where files settle: beside `RESTORING`, which nobody opens, they are of a restore that died."""
 
 _MADE = ".made"  # the list of files as they came
 _MOST_JSON = 1_000_000  # bytes of a manifest
@@ -99,8 +101,8 @@ def restore(
         with lock_folder(folder):
             _require_empty(folder)  # still, now that nobody else may use it
             mark_folder(folder, "data folder")
+            _clear(folder)
             work = folder / RESTORING
-            shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
             sync(folder)
             try:
@@ -109,15 +111,26 @@ def restore(
                 os.sync()
                 _settle(work, folder)
             except BaseException:
-                shutil.rmtree(work, ignore_errors=True)
+                _clear(folder)
                 raise
     return backup
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a restore that ended early left in a folder that was empty before."""
+    for name in (*sorted(_PLACES), RESTORING):  # which says whose the others are
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _require_empty(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"{folder} is a file; name an empty folder, or a new one")
-    if folder.is_dir() and (left := {path.name for path in folder.iterdir()} - _EMPTY):
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+    if left := found - _EMPTY - (_PLACES if RESTORING in found else set()):
         raise ConfigurationError(
             f"{folder} is not empty ({min(left)} is in it): a backup is restored into an empty "
             "folder or a new one. Name another one, or move away what is there"
