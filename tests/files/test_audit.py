@@ -88,6 +88,30 @@ def test_a_line_that_was_cut_short_costs_itself_alone(tmp_path: Path) -> None:
     assert numbers(again, 2) == [3, 2, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"at"', b'"au"'),
+        (b'"who"', b'"who "'),
+        (b'"key"', b'"at"'),
+        (b'"details":{', b'"more":1,"details":{'),
+        (b'"local"', b"7"),
+        (b'"n":1', b'"n":NaN'),
+        (b'"n":1', b'"n":"\\ud800"'),
+        (b'{"n":1}', b"[1]"),
+    ],
+)
+def test_a_line_that_was_changed_costs_itself_alone(tmp_path: Path, old: bytes, new: bytes) -> None:
+    audit = AuditLog(tmp_path, max_bytes=10**6)
+    for number in range(3):
+        audit.append("index", who="local", details={"n": number})
+    (path,) = tmp_path.iterdir()
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert old in lines[1]
+    path.write_bytes(lines[0] + lines[1].replace(old, new) + lines[2])
+    assert [one["details"]["n"] for one in audit.page()[0]] == [2, 0]
+
+
 def test_threads_and_processes_write_into_one_log(tmp_path: Path) -> None:
     folder = tmp_path / "audit"
     children = [

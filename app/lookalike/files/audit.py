@@ -22,6 +22,16 @@ MOST_NOTED = 100  # ids or fields of one change in its entry
 FILE_BYTES = 1_000_000  # of a file, from which on the next one is begun
 _OFFSET_BITS = 32  # of a cursor; the rest is the file's number
 _LOG_EVERY_S = 10.0
+_FIELDS = {
+    "at": str,
+    "who": str,
+    "key": str | None,
+    "address": str,
+    "call": str,
+    "outcome": str,
+    "details": dict,
+}
+"""What an entry holds."""
 
 log = logging.getLogger(__name__)
 
@@ -180,11 +190,15 @@ def _is_cut_short(handle: int) -> bool:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
+    """The entry of a line; None if the line is damaged."""
     try:
         entry: dict[str, Any] = json.loads(line)
+        json.dumps(entry, ensure_ascii=False, allow_nan=False).encode()  # as it is answered
     except (ValueError, RecursionError):
         return None
-    return entry if isinstance(entry, dict) and "at" in entry else None
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS.keys():
+        return None
+    return entry if all(isinstance(entry[name], kind) for name, kind in _FIELDS.items()) else None
 
 
 def _user() -> str | None:
