@@ -1,6 +1,7 @@
 import importlib.util
 import io
 import struct
+import subprocess
 import sys
 import tempfile
 import tracemalloc
@@ -24,6 +25,7 @@ from lookalike.media import decode as decoding
 from lookalike.media.decode import ImageLimits, decode_image, make_thumbnail, to_rgb
 from lookalike.models.base import resize_image
 from lookalike.records import Preprocess
+from tests.media.mutations import originals
 from tests.models.pictures import draw, encode
 
 LIMITS = ImageLimits()
@@ -438,6 +440,24 @@ def test_damaged_files_raise_ours_or_nothing(data, changes, kept):
     for position, value in changes:
         damaged[position % len(damaged)] = value
     _decode_or_refuse(bytes(damaged) if kept > 0.5 else bytes(damaged[: int(len(data) * kept * 2)]))
+
+
+DECODE = """
+import sys
+from pathlib import Path
+from lookalike.media.decode import ImageLimits, decode_image
+data = Path(sys.argv[1]).read_bytes()
+print(decode_image(data, limits=ImageLimits(), decode_size=32).media_type)
+"""
+
+
+def test_small_damage_that_is_passed_over_is_not_told(tmp_path):
+    """Pillow takes a file whose list of further pictures is damaged for a plain JPEG, and warns."""
+    data = originals()["mpo"].replace(b"MPF\0II", b"MPF\0XX")
+    (tmp_path / "a.jpg").write_bytes(data)
+    command = [sys.executable, "-c", DECODE, tmp_path / "a.jpg"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("image/jpeg\n", "")
 
 
 def _decode_or_refuse(data):

@@ -11,6 +11,7 @@ import mmap
 import re
 import struct
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ from lookalike.media.deep import to_8_bits
 from lookalike.media.jpeg import MOST_SCANS, count_scans
 from lookalike.media.mending import mended
 from lookalike.records import MOST_RESIZED, Preprocess
+
+# Pillow warns of small damage that it passes over. Nobody could do anything with its lines.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 MEDIA_TYPES: dict[str, str] = {
     "JPEG": "image/jpeg",
