@@ -704,7 +704,7 @@ def cutouts() -> list[File]:
     white = Image.new("RGB", (240, 240), (255, 255, 255))
     ImageDraw.Draw(white).rectangle((60, 60, 180, 180), fill=(30, 80, 200))
     out = []
-    for n, box in enumerate(((0, 0, 240, 240), (60, 60, 181, 181), (40, 40, 200, 200))):
+    for n, box in enumerate(((0, 0, 240, 200), (60, 60, 181, 181), (40, 40, 200, 200))):
         image = white.convert("RGBA")
         alpha = Image.new("L", image.size, 0)
         alpha.paste(255, box)
