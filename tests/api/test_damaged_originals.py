@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from lookalike.config import Settings
+from lookalike.errors import StorageError
 from lookalike.services.checks import OriginalsCheck
 from tests.api.conftest import ADMIN, picture
 from tests.waiting import wait_for
@@ -123,6 +124,31 @@ def test_a_damaged_original_is_found_in_the_background(
         client.delete(f"/images/{broken.stem[:16]}", headers=ADMIN)
         broken.unlink()
         assert check.damaged == []
+    finally:
+        check.close()
+
+
+def test_a_round_that_failed_is_begun_again(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = cast("Any", client.app).state.parts.services
+    send(client)
+    verify, begun = services.files.verify, list[int]()
+
+    def fails_at_first() -> Iterator[int]:
+        begun.append(1)
+        if len(begun) == 1:
+            raise StorageError("the disk went away")
+        yield from verify()
+
+    monkeypatch.setattr(services.files, "verify", fails_at_first)
+    check = OriginalsCheck(services.files, busy=1.0, every_s=0.01)
+    check._worker.retry_s = 0.01
+    try:
+        check.begin()
+        wait_for(lambda: check.rounds)
+        assert check.checked >= 1
+        assert len(begun) >= 2
     finally:
         check.close()
 

@@ -205,6 +205,18 @@ def test_facets_of_named_fields_under_a_filter(store: Store) -> None:
     assert [one.values for one in found.facets] == [(FacetValue(1, 1),), (FacetValue("dog", 1),)]
 
 
+def test_facets_of_numbers_beyond_64_bits(store: Store) -> None:
+    numbers = [2.0**63, 2.0**63, 2.0**63 - 1024, -(2.0**63), 1e300]
+    rows = [new_image(f"i{n}", metadata={"a": one}) for n, one in enumerate(numbers)]
+    put(store, rows, unit_vectors(5))
+    (found,) = store.facets("default").facets
+    assert (found.distinct, found.numbers) == (4, (-(2.0**63), 1e300))
+    assert found.values == tuple(
+        FacetValue(one, count)
+        for one, count in ((2.0**63, 2), (-(2.0**63), 1), (2.0**63 - 1024, 1), (1e300, 1))
+    )
+
+
 def test_facets_of_many_fields_are_those_that_most_have(store: Store) -> None:
     rows = [{f"f{n:02}": 1 for n in range(first, 40)} for first in range(40)]
     put(store, [new_image(f"i{n}", metadata=one) for n, one in enumerate(rows)], unit_vectors(40))
