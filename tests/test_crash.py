@@ -17,7 +17,7 @@ from PIL import Image
 from tests.servers import Server
 from tests.waiting import wait_for
 
-ROUNDS = int(os.environ.get("LOOKALIKE_TEST_KILLS", "3"))
+ROUNDS = int(os.environ.get("LOOKALIKE_TEST_KILLS", "2"))
 """How often the service is killed; 50 for a thorough run."""
 
 

@@ -109,7 +109,7 @@ ONE = ImageRecord(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(records=st.lists(RECORDS, max_size=4))
 def test_a_sidecar_gives_back_what_was_written(tmp_path_factory, records):
     path = tmp_path_factory.mktemp("sidecar") / "pictures.jsonl"

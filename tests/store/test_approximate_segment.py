@@ -301,7 +301,13 @@ limit_openmp()
 import faiss.contrib.torch_utils
 from dataclasses import replace
 import numpy as np
+from tests.store.helpers import unit_vectors
 from tests.store.test_approximate_segment import ASKED, ASKS_FAISS, ROWS, build
+from tests.store.test_exact_segment import made
+index = made(unit_vectors(6000, dim=8))
+allowed = index.locate(index.seqs[::2].copy())
+(found,) = index.search(unit_vectors(1, dim=8, seed=5), k=5, allowed=allowed)
+assert set(found[1].tolist()) <= set(index.seqs[::2].tolist()) and len(found[1]) == 5
 for kind in ("IVF16,SQ8", "HNSW8,SQ8"):
     index = build(kind, limits=ASKS_FAISS)
     assert index.candidates.takes_selectors

@@ -114,7 +114,7 @@ def followed(rows: list[Any]) -> Columns:
     return columns
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(rows=st.lists(METADATA | LISTS_OF_FEW, min_size=1, max_size=9), data=st.data())
 def test_columns_agree_with_python(rows: list[Any], data: st.DataObject) -> None:
     made = filled(rows), followed(rows)
@@ -530,7 +530,7 @@ def test_reads_that_overlap_do_not_let_the_log_grow(
 
         with ThreadPoolExecutor(3) as pool:
             reading = [pool.submit(read) for _ in range(3)]
-            for n in range(300):
+            for n in range(150):
                 put(store, [new_image(f"i{n}", metadata={"t": "x" * 2000})], unit_vectors(1))
             stop.set()
             for one in reading:

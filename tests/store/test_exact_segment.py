@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -153,22 +151,3 @@ def test_searches_side_by_side_are_right() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(ask, list(range(40)) * 10))
-
-
-PATCHED = """
-import numpy as np
-from lookalike.cores import limit_openmp
-limit_openmp()
-import faiss.contrib.torch_utils
-from tests.store.test_exact_segment import made, unit_vectors
-index = made(unit_vectors(6000, dim=8))
-allowed = index.locate(index.seqs[::2].copy())
-(found,) = index.search(unit_vectors(1, dim=8, seed=5), k=5, allowed=allowed)
-assert set(found[1].tolist()) <= set(index.seqs[::2].tolist()) and len(found[1]) == 5
-"""
-
-
-def test_it_works_beside_libraries_that_replace_search() -> None:
-    command = [sys.executable, "-c", PATCHED]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

@@ -195,7 +195,7 @@ def filters_and_metadata(draw: st.DrawFn) -> tuple[Any, Any]:
     return conditions, metadata
 
 
-@settings(max_examples=600, deadline=None, derandomize=True, database=None)
+@settings(max_examples=250, deadline=None, derandomize=True, database=None)
 @given(filters_and_metadata())
 @example(({"a": {"lt": 1e23}}, {"a": 9.999999999999999e22}))
 def test_columns_agree_with_python(drawn: tuple[Any, Any]) -> None:
@@ -204,7 +204,7 @@ def test_columns_agree_with_python(drawn: tuple[Any, Any]) -> None:
     assert passes_in_columns(where, metadata) == where.matches(metadata)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(plain_filters.FILTERS, st.lists(plain_filters.METADATA, min_size=1, max_size=5))
 def test_every_form_agrees_with_a_plain_evaluation(wanted: Any, rows: list[Any]) -> None:
     where = Filter.parse(wanted)
