@@ -49,14 +49,17 @@ from lookalike.store.base import (
     best_first,
     check_vectors,
     exact_scores,
+    has_aliases,
     image_not_found,
+    is_alias,
     name_taken,
     require_same_spec,
+    unknown_alias,
     unknown_collection,
 )
 from lookalike.store.filters import MAX_METADATA_BYTES, Filter, Kind, check_metadata, merge_patch
 from lookalike.store.judgements import Judgements
-from lookalike.store.outcomes import decide, put_outcome
+from lookalike.store.outcomes import decide, is_upload, put_outcome
 from tests import plain_filters
 from tests.memory_judgements import HeldJudgement, MemoryJudgements
 
@@ -91,6 +94,8 @@ class HeldCollection:
     # by location, in the order in which they were seen: the picture's id, and the place
     places: dict[str, tuple[str, Place]] = field(default_factory=dict)
     judgements: dict[str, HeldJudgement] = field(default_factory=dict)
+    uploads: set[str] = field(default_factory=set)  # ids that were put without a place
+    validators: dict[str, str] = field(default_factory=dict)  # by location
 
     def places_of(self, image_id: str) -> list[Place]:
         """All places of a picture."""
@@ -107,6 +112,7 @@ class HeldCollection:
     def forget(self, locations: Iterable[str]) -> None:
         """Takes places away from whatever pictures have them."""
         for location in locations:
+            self.validators.pop(location, None)
             owner, _ = self.places.pop(location, (None, None))
             if owner is not None:
                 self.list_places(owner)
@@ -128,6 +134,7 @@ class HeldCollection:
     def remove(self, image_id: str) -> None:
         """Takes a row out, and its vectors of all spaces."""
         self.forget([place.location for place in self.places_of(image_id)])
+        self.uploads.discard(image_id)
         seq = self.rows.pop(image_id).seq
         for held in self.spaces:
             held.vectors.pop(seq, None)
@@ -135,12 +142,31 @@ class HeldCollection:
             del self.judgements[key]
 
 
+class Collections(dict[str, HeldCollection]):
+    """Collections by their names; aliases are followed wherever one is looked up."""
+
+    def __init__(self) -> None:
+        self.aliases: dict[str, str] = {}
+
+    def real(self, name: str) -> str:
+        return self.aliases.get(name, name)
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(self.real(str(name)))
+
+    def __getitem__(self, name: str) -> HeldCollection:
+        return super().__getitem__(self.real(name))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(self.real(name), default)
+
+
 @dataclass(slots=True)
 class Held:
     """Everything that a memory store keeps, and the lock over it."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
-    collections: dict[str, HeldCollection] = field(default_factory=dict)
+    collections: Collections = field(default_factory=Collections)
     last_seq: int = 0
     noted: list[str] = field(default_factory=list)
 
@@ -181,7 +207,8 @@ class MemoryStore:
             return self._described(name) if name in self._collections else None
 
     def _described(self, name: str) -> CollectionInfo:
-        held = self._collections[name]
+        name, held = self._collections.real(name), self._collections[name]
+        leading = [alias for alias, to in self._collections.aliases.items() if to == name]
         return CollectionInfo(
             name=name,
             count=len(held.rows),
@@ -189,6 +216,7 @@ class MemoryStore:
             provenance=dict(held.active.provenance),
             index="Flat",
             created_at=held.created_at,
+            aliases=tuple(sorted(leading)),
         )
 
     def upsert(
@@ -227,7 +255,7 @@ class MemoryStore:
         on_conflict: OnConflict,
         now: str,
     ) -> PutOutcome:
-        old = held.rows.get(image.id)
+        old, collection = held.rows.get(image.id), self._collections.real(collection)
         existing = old.record if old else None
         outcome = put_outcome(collection, existing, image, on_conflict=on_conflict, now=now)
         record = own(outcome.record)
@@ -240,6 +268,8 @@ class MemoryStore:
             held.active.vectors[self._held.last_seq] = vector.copy()
         elif outcome.status is PutStatus.UPDATED:
             held.rows[record.id] = replace(held.rows[record.id], record=record)
+        if is_upload(outcome.record, image, outcome.status):
+            held.uploads.add(image.id)
         if image.place is not None and outcome.record is not existing:
             held.see(image.id, image.place)
         return replace(outcome, record=own(outcome.record))
@@ -341,6 +371,26 @@ class MemoryStore:
             places = held.places.values() if held else ()
             return {place.path: owner for owner, place in places if place.root == root}
 
+    def uploaded(self, collection: str, image_ids: Sequence[str]) -> set[str]:
+        with self._lock:
+            held = self._collections.get(collection)
+            return held.uploads & set(image_ids) if held else set()
+
+    def validators(self, collection: str, root: str) -> dict[str, str]:
+        with self._lock:
+            held = self._collections.get(collection)
+            noted = held.validators.items() if held else ()
+            places = {location: held.places[location][1] for location, _ in noted}
+            return {places[key].path: text for key, text in noted if places[key].root == root}
+
+    def validate(self, collection: str, root: str, validators: Mapping[str, str]) -> None:
+        with self._lock:
+            held = self._collections.get(collection)
+            for path, text in validators.items():
+                location = Place(root, path).location
+                if held and location in held.places:
+                    held.validators[location] = text
+
     def forget(self, collection: str, places: Sequence[Place]) -> None:
         with self._lock:
             if collection in self._collections:
@@ -422,19 +472,40 @@ class MemoryStore:
 
     def rename(self, collection: str, new: str) -> None:
         with self._lock:
-            if collection not in self._collections:
-                raise unknown_collection(collection)
+            self._require_named(collection)
             if new != collection and new in self._collections:
                 raise name_taken(new)
             held = self._collections.pop(collection)
+            for alias, to in self._collections.aliases.items():
+                self._collections.aliases[alias] = new if to == collection else to
             for image_id, row in held.rows.items():
                 held.rows[image_id] = replace(row, record=replace(row.record, collection=new))
             self._collections[new] = held
 
-    def drop(self, collection: str, *, wait: bool = False) -> int:
+    def _require_named(self, collection: str) -> None:
+        if collection not in self._collections:
+            raise unknown_collection(collection)
+        if (real := self._collections.real(collection)) != collection:
+            raise is_alias(collection, real)
+
+    def alias(self, alias: str, collection: str) -> None:
         with self._lock:
+            if self._collections.real(alias) == alias and alias in self._collections:
+                raise name_taken(alias)
             if collection not in self._collections:
                 raise unknown_collection(collection)
+            self._collections.aliases[alias] = self._collections.real(collection)
+
+    def unalias(self, alias: str) -> None:
+        with self._lock:
+            if self._collections.aliases.pop(alias, None) is None:
+                raise unknown_alias(alias)
+
+    def drop(self, collection: str, *, wait: bool = False) -> int:
+        with self._lock:
+            self._require_named(collection)
+            if aliases := self._described(collection).aliases:
+                raise has_aliases(collection, aliases)
             rows = self._collections.pop(collection).rows
             self._held.noted += [row.record.sha256 for row in rows.values()]
             return len(rows)

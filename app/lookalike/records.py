@@ -10,7 +10,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -446,6 +446,7 @@ class CollectionInfo:
     index: str  # the index type, e.g. `Flat`
     created_at: str  # ISO 8601 in UTC
     exact: bool = True  # whether searches score every picture, so that no match can be missed
+    aliases: Sequence[str] = ()  # its other names
 
 
 def sha256_of(file: BinaryIO, step: Callable[[], None] = lambda: None) -> str:

@@ -74,6 +74,8 @@ ROUTES = [
     ("PUT", "/collections/x", "write"),
     ("POST", "/collections/x/rename", "admin"),
     ("DELETE", "/collections/x", "admin"),
+    ("PUT", "/aliases/x", "admin"),
+    ("DELETE", "/aliases/x", "admin"),
     ("GET", "/collections/x/count", "read"),
     ("GET", "/collections/x/facets", "read"),
     ("GET", "/collections/x/vectors", "read"),

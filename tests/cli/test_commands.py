@@ -101,6 +101,16 @@ def test_collections_are_made_and_renamed(lookalike, place, elsewhere, pictures)
     renamed = lookalike("collections", "rename", "things", "cups", *elsewhere)
     assert (renamed.exit_code, renamed.stdout) == (0, "things is cups now\n")
     assert lookalike("count", *elsewhere, "--collection", "cups").stdout == "6\n"
+    aliased = lookalike("collections", "alias", "bowls", "cups", *elsewhere)
+    assert (aliased.exit_code, aliased.stdout) == (0, "bowls is cups now\n")
+    assert lookalike("count", *elsewhere, "--collection", "bowls").stdout == "6\n"
+    for words, code in (
+        (["rename", "bowls", "things"], 1),
+        (["alias", "bowls"], 2),
+        (["alias", "bowls", "cups", "--remove"], 2),
+        (["alias", "bowls", "--remove"], 0),
+    ):
+        assert lookalike("collections", *words, *elsewhere).exit_code == code, words
     assert lookalike("collections", "rename", "cups", "things", *elsewhere).exit_code == 0
     assert lookalike("count", *place).stdout == "6\n"
 

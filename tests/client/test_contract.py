@@ -319,6 +319,39 @@ def test_collections_are_made_and_renamed(filled: BaseClient, photos: Path) -> N
     assert filled.thumbnail(best.id, collection="winter")[:2] == b"\xff\xd8"
 
 
+def test_an_alias_is_moved_from_a_collection_to_the_next(filled: BaseClient, photos: Path) -> None:
+    filled.alias("shop", "default")
+    assert [one.aliases for one in filled.collections()] == [("shop",)]
+    assert filled.index(photos / "fish", collection="shop")[0].status == "unchanged"
+    filled.index(photos / "fish", collection="shop_2")
+    filled.alias("shop", "shop_2")
+    assert filled.count("shop").count == filled.count("shop_2").count == 6
+    best = filled.search(photos / "fish" / "fish-00-0.jpg", collection="shop", k=1).matches[0]
+    assert "collection=shop_2" in best.image_url
+    assert filled.thumbnail(best.id, collection="shop")[:2] == b"\xff\xd8"
+    assert filled.duplicates("shop", kind=DuplicateKind.EXACT).groups == []
+    assert filled.vectors("shop")[0].count == 6
+    filled.update(best.id, {"new": True}, collection="shop")
+    assert filled.get(best.id, collection="shop_2").metadata["new"] is True
+    assert filled.make("shop").name == "shop_2"
+    for refused in (
+        lambda: filled.alias("default", "shop_2"),
+        lambda: filled.rename("default", "shop"),
+        lambda: filled.rename("shop", "new"),
+        lambda: filled.drop("shop"),
+        lambda: filled.drop("shop_2"),
+    ):
+        with raises(filled, ConflictError):
+            refused()
+    with raises(filled, CollectionNotFoundError):
+        filled.alias("shop", "none")
+    filled.unalias("shop")
+    with raises(filled, CollectionNotFoundError):
+        filled.unalias("shop")
+    filled.drop("shop_2")
+    assert [one.name for one in filled.collections()] == ["default"]
+
+
 def test_records_are_read_changed_and_deleted(filled: BaseClient) -> None:
     first, *others = filled.list()
     assert isinstance(first, ImageOut)

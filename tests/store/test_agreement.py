@@ -24,7 +24,7 @@ from tests.store.helpers import SPEC, answers, new_image, put, search, unit_vect
 
 POOL = unit_vectors(12)
 IDS = st.sampled_from([f"i{n}" for n in range(12)])
-COLLECTIONS = st.sampled_from(["one", "two"])
+COLLECTIONS = st.sampled_from(["one", "two", "one", "two", "three"])
 METADATA = st.none() | plain_filters.METADATA
 PLACES = st.none() | st.builds(
     Place, st.sampled_from(["/a", "/a/b", "z.zip", ""]), st.sampled_from(["b/x", "x", "y"])
@@ -141,6 +141,29 @@ class Agreement(RuleBasedStateMachine):
     @rule(collection=COLLECTIONS, new=COLLECTIONS)
     def rename(self, collection: str, new: str) -> None:
         left, right = self.both("rename", collection, new)
+        assert left == right
+
+    @rule(
+        collection=COLLECTIONS,
+        root=st.sampled_from(["/a", "/a/b", ""]),
+        noted=st.dictionaries(st.sampled_from(["b/x", "x", "y"]), st.sampled_from("vw")),
+    )
+    def validate(self, collection: str, root: str, noted: dict[str, str]) -> None:
+        self.both("validate", collection, root, noted)
+        for ask in ("validators", "seen"):
+            left, right = self.both(ask, collection, root)
+            assert left == right, ask
+        left, right = self.both("uploaded", collection, [f"i{n}" for n in range(12)])
+        assert left == right
+
+    @rule(alias=COLLECTIONS, collection=COLLECTIONS)
+    def alias(self, alias: str, collection: str) -> None:
+        left, right = self.both("alias", alias, collection)
+        assert left == right
+
+    @rule(alias=COLLECTIONS)
+    def unalias(self, alias: str) -> None:
+        left, right = self.both("unalias", alias)
         assert left == right
 
     @rule()

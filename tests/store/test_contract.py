@@ -17,7 +17,7 @@ from lookalike.errors import (
     MetadataTooLargeError,
     SpecMismatchError,
 )
-from lookalike.records import FacetValue, OnConflict, PutStatus
+from lookalike.records import FacetValue, OnConflict, Place, PutStatus
 from lookalike.store.base import Capability, Store, count_of, scan, spec_of
 from lookalike.store.filters import Filter, Kind
 from tests.store.helpers import (
@@ -547,3 +547,64 @@ def test_a_renamed_collection_keeps_all_that_it_has(store: Store) -> None:
     assert ids(search(store, vectors[:1], collection="three", k=1)[0]) == ["new"]
     store.rename("three", "three")
     assert [one.name for one in store.collections()] == ["one", "three"]
+
+
+def test_an_alias_leads_wherever_a_collection_is_named(store: Store) -> None:
+    old, new = fill(store, 2, collection="shop_1"), fill(store, 3, collection="shop_2")
+    store.alias("shop", "shop_1")
+    found = store.collection("shop")
+    assert found is not None
+    assert found == store.collection("shop_1")
+    assert (found.name, found.aliases) == ("shop_1", ("shop",))
+    assert [one.name for one in store.collections()] == ["shop_1", "shop_2"]
+    assert search(store, old, collection="shop") == search(store, old, collection="shop_1")
+    assert store.get("shop", "i0") == store.get("shop_1", "i0")
+    (known,) = store.upsert_known("shop", [new_image("i0")], on_conflict=OnConflict.REPLACE)
+    assert known is not None
+    assert known.record.collection == "shop_1"
+    put(store, [new_image("more", place=Place("/p", "a.png"))], new[:1], collection="shop")
+    assert store.get("shop_1", "more").collection == "shop_1"
+    assert store.seen("shop", "/p") == {"a.png": "more"}
+    assert store.places("shop", ["more"]) == {"more": [Place("/p", "a.png")]}
+    assert store.spaces.all("shop") == store.spaces.all("shop_1")
+    store.alias("shop", "shop_2")  # moved, in one step
+    assert count_of(store, "shop") == 3
+    assert search(store, new, collection="shop") == search(store, new, collection="shop_2")
+    assert not store.make("shop", spec=SPEC, provenance={})
+    store.rename("shop_2", "shop_3")
+    assert store.get("shop", "i2").collection == "shop_3"
+    store.drop("shop_1")
+    assert store.delete_many("shop", ["i0", "i1", "more"]) == {"i0", "i1"}
+    store.unalias("shop")
+    assert store.collection("shop") is None
+    assert count_of(store, "shop_3") == 1
+
+
+def test_names_of_collections_and_aliases_do_not_clash(store: Store) -> None:
+    fill(store, 1, collection="one")
+    fill(store, 2, collection="two")
+    store.alias("other", "one")
+    for change in (
+        lambda: store.alias("one", "two"),
+        lambda: store.alias("one", "one"),
+        lambda: store.rename("two", "other"),
+        lambda: store.rename("other", "three"),
+        lambda: store.drop("other"),
+        lambda: store.drop("one"),
+    ):
+        with pytest.raises(ConflictError):
+            change()
+    for change in (
+        lambda: store.alias("new", "none"),
+        lambda: store.unalias("one"),
+        lambda: store.unalias("none"),
+    ):
+        with pytest.raises(CollectionNotFoundError):
+            change()
+    store.alias("third", "other")  # which leads to its collection
+    assert [(one.name, one.aliases) for one in store.collections()] == [
+        ("one", ("other", "third")),
+        ("two", ()),
+    ]
+    store.unalias("other")
+    assert count_of(store, "third") == 1

@@ -160,3 +160,69 @@ def test_any_path_is_kept_as_it_is(store: Store, path: str) -> None:
     assert store.get("default", "i").places == (place,)
     store.forget("default", [place])
     assert store.get("default", "i").places == ()
+
+
+def test_what_was_seen_below_a_root_is_told_by_path(store: Store) -> None:
+    assert store.seen("default", "/photos") == {}
+    seen(store, "i", A)
+    seen(store, "i", B)
+    seen(store, "j", C)
+    seen(store, "k", Place("/photos/sub", "d.jpg"))
+    seen(store, "k", Place("/photos2", "a.jpg"))
+    seen(store, "l", None)
+    assert store.seen("default", "/photos") == {"a.jpg": "i", "sub/b.jpg": "i", "c.jpg": "j"}
+    assert store.seen("default", "/photos/sub") == {"d.jpg": "k"}, "as it was said when it was seen"
+    assert store.seen("default", "/") == store.seen("none", "/photos") == {}
+    put(store, [new_image("m", place=A)], unit_vectors(1), collection="other")
+    seen(store, "j", A)  # other bytes by now
+    store.forget("default", [B, Place("/photos", "unknown")])
+    assert store.seen("default", "/photos") == {"a.jpg": "j", "c.jpg": "j"}
+    store.delete("default", "j")
+    assert store.seen("default", "/photos") == {}
+    assert store.seen("other", "/photos") == {"a.jpg": "m"}
+
+
+@pytest.mark.parametrize("root", ["/", "shop.csv", "/tmp/a%b_c", "/tmp/a[b]'"])
+def test_roots_of_every_kind_keep_their_paths(store: Store, root: str) -> None:
+    for number, path in enumerate(("x", "http://shop.test/1.jpg?a=b", "../up.jpg", "é%_")):
+        seen(store, f"i{number}", Place(root, path))
+    seen(store, "not", Place(f"{root}0", "x"))
+    assert len(store.seen("default", root)) == 4
+
+
+def test_what_somebody_sent_is_known_from_what_was_only_seen(store: Store) -> None:
+    seen(store, "sent", None, content="s")
+    seen(store, "sent", A, content="s")
+    seen(store, "both", B)
+    assert store.uploaded("default", ["sent", "both", "none"]) == {"sent"}
+    assert store.uploaded("none", ["sent"]) == set()
+    for _ in range(2):
+        assert seen(store, "both", None).status is PutStatus.UNCHANGED
+    assert store.uploaded("default", ["sent", "both"]) == {"sent", "both"}
+    seen(store, "sent", A, content="of the folder now")
+    assert store.uploaded("default", ["sent", "both"]) == {"both"}
+    seen(store, "both", None, content="another", on_conflict=OnConflict.SKIP)
+    seen(store, "sent", None, content="another", on_conflict=OnConflict.ERROR)
+    store.delete("default", "both")
+    seen(store, "both", B)
+    assert store.uploaded("default", ["sent", "both"]) == set()
+
+
+def test_a_validator_goes_with_its_place(store: Store) -> None:
+    store.validate("default", "/photos", {"a.jpg": "none yet"})
+    seen(store, "i", A)
+    seen(store, "j", C)
+    store.validate("default", "/photos", {"a.jpg": "1", "c.jpg": "2", "unknown": "3"})
+    assert store.validators("default", "/photos") == {"a.jpg": "1", "c.jpg": "2"}
+    store.validate("default", "/photos", {"a.jpg": "4"})
+    seen(store, "i", A, metadata={"new": "yes"})
+    assert store.validators("default", "/photos") == {"a.jpg": "4", "c.jpg": "2"}
+    seen(store, "i", A, content="other bytes")
+    assert store.validators("default", "/photos") == {"c.jpg": "2"}
+    seen(store, "k", C)
+    assert store.validators("default", "/photos") == {}
+    store.validate("default", "/photos", {"a.jpg": "5", "c.jpg": "6"})
+    assert store.validators("none", "/photos") == store.validators("default", "/") == {}
+    store.forget("default", [A])
+    store.delete("default", "k")
+    assert store.validators("default", "/photos") == {}

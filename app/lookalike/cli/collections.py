@@ -547,7 +547,9 @@ def _print_changed(word: str, changed: ChangedOut, *, as_json: bool) -> None:
 
 
 collections = typer.Typer(
-    help="Make an empty collection, or rename one.", add_completion=False, no_args_is_help=True
+    help="Make, rename and alias collections.",
+    add_completion=False,
+    no_args_is_help=True,
 )
 Which = Annotated[str, typer.Argument(metavar="COLLECTION", help="Collection")]
 
@@ -573,6 +575,28 @@ def rename_collection(
     with target.open(changes=True) as client:
         client.rename(collection, new)
     typer.echo(f"{collection} is {new} now")
+
+
+@collections.command("alias")
+@client_flags("data_dir")
+def put_alias(
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="The second name")],
+    collection: Annotated[
+        str | None, typer.Argument(metavar="[COLLECTION]", help="Where it leads")
+    ] = None,
+    *,
+    target: Target,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove ALIAS")] = False,
+) -> None:
+    """Make ALIAS lead to COLLECTION, or move it there in one step."""
+    if (collection is None) != remove:
+        raise ConfigurationError("Name the collection that the alias leads to, or --remove")
+    with target.open(changes=True) as client:
+        if collection is None:
+            client.unalias(alias)
+        else:
+            client.alias(alias, collection)
+    typer.echo(f"{alias} is removed" if collection is None else f"{alias} is {collection} now")
 
 
 vectors = typer.Typer(

@@ -48,7 +48,7 @@ COMMANDS = {
     "check": ("check:check", "Compare what is stored with its files, and repair it."),
     "audit": ("keys:audit", "List changes: who made them, and when."),
     "rebuild": ("check:rebuild", "Make pictures of originals that a catalog lacks."),
-    "collections": ("collections:collections", "Make an empty collection, or rename one."),
+    "collections": ("collections:collections", "Make, rename and alias collections."),
     "vectors": ("collections:vectors", "List or discard the vectors of a collection."),
 }
 """Each command: where its function or its group of commands is, and its line in --help."""

@@ -456,8 +456,22 @@ class BaseClient(ABC):
         """
 
     @abstractmethod
+    def alias(self, alias: str, collection: str) -> None:
+        """Makes `alias` another name of a collection, or moves it there, in one step.
+
+        Raises `CollectionNotFoundError`, or `ConflictError` if a collection has that very name.
+        """
+
+    @abstractmethod
+    def unalias(self, alias: str) -> None:
+        """Removes an alias; its collection stays. Raises `CollectionNotFoundError`."""
+
+    @abstractmethod
     def drop(self, collection: str) -> None:
-        """Deletes a collection with its pictures. Raises `CollectionNotFoundError`."""
+        """Deletes a collection with its pictures.
+
+        Raises `CollectionNotFoundError`, or `ConflictError` if it has aliases, or is one.
+        """
 
     @abstractmethod
     def vectors(self, collection: str = DEFAULT_COLLECTION) -> Sequence[VectorSetOut]:

@@ -355,6 +355,13 @@ class HttpClient(BaseClient):
         path = f"/collections/{check_collection_name(collection)}/rename"
         self._call("POST", path, json={"to": check_collection_name(new)})
 
+    def alias(self, alias: str, collection: str) -> None:
+        path = f"/aliases/{check_collection_name(alias)}"
+        self._call("PUT", path, json={"collection": check_collection_name(collection)})
+
+    def unalias(self, alias: str) -> None:
+        self._call("DELETE", f"/aliases/{check_collection_name(alias)}")
+
     def drop(self, collection: str) -> None:
         self._call("DELETE", f"/collections/{check_collection_name(collection)}")
 

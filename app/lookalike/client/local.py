@@ -439,11 +439,19 @@ class Client(BaseClient):
     def make(self, collection: str) -> CollectionOut:
         with self._audit.noting("make_collection", name=collection):
             self._collections.make(collection, self._services.encoders.default.encoder)
-        return next(one for one in self.collections() if one.name == collection)
+        return next(one for one in self.collections() if collection in {one.name, *one.aliases})
 
     def rename(self, collection: str, new: str) -> None:
         with self._audit.noting("rename_collection", name=collection, to=new):
             self._collections.rename(collection, new)
+
+    def alias(self, alias: str, collection: str) -> None:
+        with self._audit.noting("put_alias", name=alias, collection=collection):
+            self._collections.alias(alias, collection)
+
+    def unalias(self, alias: str) -> None:
+        with self._audit.noting("delete_alias", name=alias):
+            self._collections.unalias(alias)
 
     def drop(self, collection: str) -> None:
         """Deletes a collection, and cancels the imports into it that a service left."""

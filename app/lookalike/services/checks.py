@@ -160,13 +160,13 @@ class RecallMeter:
             return
         query = vector[np.newaxis, :]  # (1, dim)
         search = partial(
-            self.store.search, collection, query, k=k, spec=spec, where=where, exclude=exclude
+            self.store.search, found.name, query, k=k, spec=spec, where=where, exclude=exclude
         )
         with self._lock:
             if len(self._waiting) >= MAX_WAITING:
-                self._of(collection).dropped += 1
+                self._of(found.name).dropped += 1
                 return
-            self._waiting.append((collection, search))
+            self._waiting.append((found.name, search))
         self._worker.wake()
 
     def figures(self) -> dict[str, RecallFigures]:

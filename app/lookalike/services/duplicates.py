@@ -43,7 +43,7 @@ from lookalike.services.neighbor_graph import (
     Snapshot,
 )
 from lookalike.services.pictures import THUMBNAIL_SIZE, PictureService
-from lookalike.store.base import Store, count_of, spec_of, unknown_collection
+from lookalike.store.base import Store, count_of, real_name, spec_of, unknown_collection
 
 THRESHOLD = 0.95  # the lowest cosine of two duplicates, unless the caller says otherwise
 MIN_THRESHOLD = 0.5  # below it everything is like everything
@@ -176,6 +176,7 @@ class DuplicateService:
             NotReadyError: The service is shutting down.
             LookalikeError: What ended the work, perhaps work that an earlier call began.
         """
+        options = replace(options, collection=real_name(self.store, options.collection))
         spec = spec_of(self.store, options.collection)
         if spec is None:
             if options.collection != DEFAULT_COLLECTION:

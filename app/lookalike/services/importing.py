@@ -11,7 +11,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,7 @@ from lookalike.services.jobs import (
     JobService,
     JobStatus,
 )
+from lookalike.store.base import real_name
 from lookalike.store.filters import check_metadata
 from lookalike.store.jobs import Job
 
@@ -138,7 +139,7 @@ class ImportService:
 
         Raises `ArchiveError`, or `LookalikeError` if the options cannot be used.
         """
-        self._check(options)
+        options = self._checked(options)
         with Archive(spool, self._limits, folder=self.tmp):
             pass
         own = {"filename": as_text(filename)}
@@ -152,7 +153,7 @@ class ImportService:
         Raises `InvalidParameterError` if it cannot be read, `FetchingDisabledError` or
         `ImportsDisabledError` if it names addresses or files where none may be read, or as above.
         """
-        self._check(options)
+        options = self._checked(options)
         manifest = Manifest(spool, name=filename)
         if manifest.addresses and self.fetcher is None:
             raise FetchingDisabledError
@@ -181,7 +182,7 @@ class ImportService:
 
         Raises `LookalikeError` if the folder may not be read, or the options cannot be used.
         """
-        self._check(options)
+        options = self._checked(options)
         return jobs.start(FOLDER_KIND, asdict(options) | {"path": str(self._allowed(path))})
 
     def ended(self, job: Job) -> None:
@@ -208,12 +209,13 @@ class ImportService:
                     self.take(path)
                     log.info("moved %s, which no import needs, to the trash", path.name)
 
-    def _check(self, options: ImportOptions) -> None:
-        """Refuses what would fail for every picture."""
+    def _checked(self, options: ImportOptions) -> ImportOptions:
+        """The options with the collection's own name; refuses what would fail for every picture."""
         self.indexing.require(options.collection)
         Selection(options.exclude)
         if options.metadata is not None or options.folder_field is not None:
             check_metadata(options.describe("folder"), max_bytes=self.max_metadata_bytes)
+        return replace(options, collection=real_name(self.indexing.store, options.collection))
 
     def _allowed(self, path: str) -> Path:
         """The folder at a path, its links followed."""

@@ -35,7 +35,7 @@ from lookalike.records import (
     check_id,
 )
 from lookalike.services.pipeline import Pipeline, Prepared, PutGate, Result, grouped, reading
-from lookalike.store.base import BlobStore, Store, spec_of
+from lookalike.store.base import BlobStore, Store, real_name, spec_of
 from lookalike.store.filters import check_metadata
 from lookalike.store.outcomes import decide, is_copy
 
@@ -144,7 +144,8 @@ class IndexingService:
         check: Callable[[], None] = lambda: None,
     ) -> Generator[list[IndexItem], None, None]:
         """As `index`, by the groups that are committed; `check` may raise before each commit."""
-        task = _Task(collection, on_conflict, check, self.require(collection))
+        live = self.require(collection)
+        task = _Task(real_name(self.store, collection), on_conflict, check, live)
         with closing(self._pipeline.run(sources, partial(self._prepare, task))) as results:
             kept = ((result, self._keepers.submit(self._keep, result)) for result in results)
             for group in grouped(kept, self.group):

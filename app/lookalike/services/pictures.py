@@ -46,6 +46,7 @@ from lookalike.store.base import (
     VectorSpace,
     count_of,
     image_not_found,
+    real_name,
     spec_of,
     unknown_collection,
 )
@@ -357,7 +358,7 @@ def _usable(ids: Sequence[str], failed: dict[str, LookalikeError]) -> list[str]:
 
 @dataclass(eq=False)
 class CollectionService:
-    """Makes, renames and deletes collections, and deletes their vector sets."""
+    """Makes, renames and deletes collections and their aliases, and deletes their vector sets."""
 
     store: Store
     jobs: JobService
@@ -390,6 +391,30 @@ class CollectionService:
             raise unknown_collection(new)
         return found
 
+    def alias(self, alias: str, collection: str) -> CollectionInfo:
+        """Makes `alias` another name of a collection, or moves it there; returns the collection.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            ConflictError: A collection has that very name, or a job is going to make one.
+        """
+        check_collection_name(collection)
+        with self.gate.closed(check_collection_name(alias)):
+            if jobs := self.jobs.unfinished(alias):
+                raise ConflictError(
+                    f"Job {jobs[0].id} works on a collection {alias!r}; wait for its end or "
+                    "cancel it, or choose another alias"
+                )
+            self.store.alias(alias, collection)
+        found = self.store.collection(alias)
+        if found is None:  # removed at this very moment
+            raise unknown_collection(alias)
+        return found
+
+    def unalias(self, alias: str) -> None:
+        """Removes an alias; its collection stays. Raises `CollectionNotFoundError`."""
+        self.store.unalias(check_collection_name(alias))
+
     def drop(self, collection: str, *, wait: bool = False) -> int:
         """Removes a collection and ends the imports into it; returns how many pictures it had.
 
@@ -397,12 +422,14 @@ class CollectionService:
 
         Raises:
             CollectionNotFoundError: There is no such collection; imports that may make it go on.
+            ConflictError: It has aliases, or `collection` is one.
             StorageError: The disk refuses; the collection is still there, but imports into it may
                 have ended.
         """
         check_collection_name(collection)
         with self.gate.closed(collection):
-            if self.store.collection(collection) is not None:
+            found = self.store.collection(collection)
+            if found is not None and found.name == collection and not found.aliases:
                 # First: imports that could not be canceled any more would make it anew.
                 why = f"Canceled by the deletion of the collection {collection!r}"
                 for job in self.jobs.unfinished(collection):
@@ -422,6 +449,7 @@ class CollectionService:
             VectorSpaceNotFoundError: It has no vectors under this digest.
             ConflictError: Searches use these vectors, or a job may be making them.
         """
+        collection = real_name(self.store, collection)
         sets = self.vector_sets(collection)
         found = next((one for one in sets if one.spec.digest == digest), None)
         if found is None:

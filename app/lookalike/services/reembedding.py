@@ -83,8 +83,8 @@ class ReembeddingService:
 
     def parameters(self, collection: str, request: ModelRequest) -> dict[str, Any]:
         """What a job needs to know. Raises `CollectionNotFoundError`."""
-        created_at = self.require(collection).created_at
-        return {"collection": collection, "created_at": created_at, "recipe": request.to_dict()}
+        found, recipe = self.require(collection), request.to_dict()
+        return {"collection": found.name, "created_at": found.created_at, "recipe": recipe}
 
     def run(self, collection: str, request: ModelRequest, progress: Progress) -> str:
         """Moves a collection to another model; returns a sentence on how it ended.
@@ -96,9 +96,9 @@ class ReembeddingService:
             ConfigurationError: The model cannot be built.
             ReembeddingIncompleteError: Some pictures have no vector.
         """
-        self.require(collection)
+        name = self.require(collection).name
         try:
-            return self._run(collection, request, progress)
+            return self._run(name, request, progress)
         finally:
             self.models.retire()
 

@@ -98,7 +98,7 @@ def find_gone(
     """What was brought from there and is not there any more.
 
     `before` and `after` are what `Store.seen` says before the run and after it. A picture that was
-    seen elsewhere, too, only loses its places there.
+    seen elsewhere, too, or was sent without a path, only loses its places there.
     """
     gone = Gone(known=len(set(before.values())))
     left = {path: image_id for path, image_id in after.items() if path not in listed.files}
@@ -110,8 +110,10 @@ def find_gone(
     gone.places.extend(Place(listed.root, path) for path in left)
     for ids in _batches([image_id for image_id in paths if image_id not in kept]):
         places, found = store.places(collection, ids), store.find(collection, ids)
+        sent = store.uploaded(collection, ids)
         for image_id in found:
-            if all(place.root == listed.root for place in places.get(image_id, ())):
+            elsewhere = any(place.root != listed.root for place in places.get(image_id, ()))
+            if image_id not in sent and not elsewhere:
                 gone.pictures[image_id] = paths[image_id]
     return gone
 

@@ -221,7 +221,8 @@ class Store(Protocol):
     """Rows with their vectors, and how to find them again; safe to call from many threads.
 
     A change has reached the disk when the call returns. A collection comes into being with its
-    first `upsert`, under that call's spec.
+    first `upsert`, under that call's spec. Wherever a collection is named, its alias will do,
+    and is looked up by each call anew; only `rename` and `drop` take its own name alone.
     """
 
     @property
@@ -242,7 +243,7 @@ class Store(Protocol):
         """All collections, by name."""
 
     def collection(self, name: str) -> CollectionInfo | None:
-        """One collection; None if there is none of this name. Cheap."""
+        """One collection; None if there is none. Cheap."""
 
     def make(self, collection: str, *, spec: ModelSpec, provenance: Mapping[str, str]) -> bool:
         """Makes an empty collection, as the first `upsert` would; False if it is there already."""
@@ -250,14 +251,25 @@ class Store(Protocol):
     def rename(self, collection: str, new: str) -> None:
         """Gives a collection another name, in one step.
 
-        Raises `CollectionNotFoundError`, or `ConflictError` if another one has that name.
+        Its aliases stay with it. Raises `CollectionNotFoundError`, or `ConflictError` if another
+        one has that name, also as an alias, or `collection` is an alias.
         """
+
+    def alias(self, alias: str, collection: str) -> None:
+        """Makes `alias` another name of a collection, or moves it there, in one step.
+
+        Raises `CollectionNotFoundError`, or `ConflictError` if a collection has that very name.
+        """
+
+    def unalias(self, alias: str) -> None:
+        """Removes an alias; its collection stays. Raises `CollectionNotFoundError`."""
 
     def drop(self, collection: str, *, wait: bool = False) -> int:
         """Removes a collection and returns how many images it had.
 
         It is gone at once. What it leaves on the disk goes before returning, if `wait`, or in the
-        background, perhaps after the next start. Raises `CollectionNotFoundError`.
+        background, perhaps after the next start. Raises `CollectionNotFoundError`, or
+        `ConflictError` if it has aliases, or `collection` is one.
         """
 
     # Images
@@ -303,6 +315,19 @@ class Store(Protocol):
 
     def seen(self, collection: str, root: str) -> dict[str, str]:
         """The paths of all places below a root, each with the id of the picture that has it."""
+
+    def uploaded(self, collection: str, image_ids: Sequence[str]) -> set[str]:
+        """Those of the ids whose bytes were also put without a place: somebody sent the picture."""
+
+    def validators(self, collection: str, root: str) -> dict[str, str]:
+        """What `validate` noted of places below a root and of the bytes there, by path."""
+
+    def validate(self, collection: str, root: str, validators: Mapping[str, str]) -> None:
+        """Notes, by path below a root, the header that asks a server whether its file changed.
+
+        It goes with the place, and when the place gets other bytes. Paths that are not places are
+        passed over.
+        """
 
     def forget(self, collection: str, places: Sequence[Place]) -> None:
         """Removes places where files lie no more; those that are not known are passed over."""
@@ -640,8 +665,36 @@ def unknown_collection(name: str) -> CollectionNotFoundError:
 def name_taken(name: str) -> ConflictError:
     """The error for a name that another collection has."""
     return ConflictError(
-        f"There is a collection {name!r} already; choose another name, or rename or delete that one"
+        f"There is a collection or an alias {name!r} already; choose another name, or rename or "
+        "delete that one"
     )
+
+
+def has_aliases(name: str, aliases: Sequence[str]) -> ConflictError:
+    """The error for a collection that cannot be dropped, because of its aliases."""
+    listed = ", ".join(map(repr, aliases))
+    return ConflictError(
+        f"Calls reach the collection {name!r} as {listed}; move or remove these aliases first, "
+        "then delete it"
+    )
+
+
+def is_alias(alias: str, name: str) -> ConflictError:
+    """The error for an alias where only a collection's own name will do."""
+    return ConflictError(
+        f"{alias!r} is an alias of the collection {name!r}; name that one, or remove the alias"
+    )
+
+
+def unknown_alias(alias: str) -> CollectionNotFoundError:
+    """The error for an alias that does not exist."""
+    return CollectionNotFoundError(f"There is no alias {alias!r}; GET /collections lists them")
+
+
+def real_name(store: Store, collection: str) -> str:
+    """The own name of a collection, for what must not follow an alias that moves meanwhile."""
+    found = store.collection(collection)
+    return collection if found is None else found.name
 
 
 def image_not_found(collection: str, image_id: str) -> ImageNotFoundError:

@@ -55,6 +55,12 @@ def is_copy(record: ImageRecord, image: NewImage) -> bool:
     return record.place.location != image.place.location
 
 
+def is_upload(record: ImageRecord, image: NewImage, status: PutStatus) -> bool:
+    """Whether somebody sent the bytes that a row has by now, without saying where they lie."""
+    kept = status not in {PutStatus.SKIPPED, PutStatus.CONFLICT}
+    return image.place is None and kept and record.sha256 == image.sha256
+
+
 def put_outcome(
     collection: str,
     existing: ImageRecord | None,

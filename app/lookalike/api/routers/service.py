@@ -105,6 +105,14 @@ class RenameIn(Schema):
     to: str = Field(pattern=COLLECTION_PATTERN, max_length=63, examples=["default"])
 
 
+class AliasIn(Schema):
+    """The collection that an alias leads to."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    collection: str = Field(pattern=COLLECTION_PATTERN, max_length=63, examples=["default"])
+
+
 @_collections.get("", summary="List collections", responses=responses(401), dependencies=READ)
 def list_collections(parts: PartsDep) -> CollectionsOut:
     """Every collection with its count and what made its vectors."""
@@ -150,11 +158,42 @@ def rename_collection(
     return out
 
 
+@_jobs.put(
+    "/aliases/{name}",
+    summary="Give a collection a second name, or move it to another one",
+    responses=responses(400, 401, 403, 404, 408, 409, 413, 422, 503, 507),
+    dependencies=ADMIN,
+    tags=["collections"],
+)
+def put_alias(
+    request: Request, name: CollectionName, asked: AliasIn, parts: PartsDep
+) -> CollectionOut:
+    """In one step: each call that names the alias reaches the one collection or the other."""
+    note(request, collection=asked.collection)
+    found = parts.services.collections.alias(name, asked.collection)
+    (out,) = CollectionOut.of_all([found], parts.services.encoders.live)
+    return out
+
+
+@_service.delete(
+    "/aliases/{name}",
+    status_code=204,
+    summary="Remove an alias",
+    responses=responses(401, 403, 404, 422, 503, 507),
+    dependencies=ADMIN,
+    tags=["collections"],
+)
+def delete_alias(name: CollectionName, parts: PartsDep) -> Response:
+    """Its collection stays."""
+    parts.services.collections.unalias(name)
+    return Response(status_code=204)
+
+
 @_collections.delete(
     "/{name}",
     status_code=204,
     summary="Delete a collection",
-    responses=responses(401, 403, 404, 422, 507),
+    responses=responses(401, 403, 404, 409, 422, 507),
     dependencies=ADMIN,
 )
 def delete_collection(name: CollectionName, parts: PartsDep) -> Response:

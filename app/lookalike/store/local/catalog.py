@@ -29,7 +29,14 @@ from lookalike.records import (
     canonical_json,
     utc_now,
 )
-from lookalike.store.base import Seqs, Vectors, name_taken
+from lookalike.store.base import (
+    Seqs,
+    Vectors,
+    has_aliases,
+    is_alias,
+    name_taken,
+    unknown_alias,
+)
 from lookalike.store.filters import Filter
 from lookalike.store.local.rows import (
     IN_LIST,
@@ -41,12 +48,13 @@ from lookalike.store.local.rows import (
     read_collection,
     read_collections,
     read_images,
+    read_named,
     record,
     require_collection,
     vector_blob,
     vector_rows,
 )
-from lookalike.store.outcomes import put_outcome, without_places
+from lookalike.store.outcomes import is_upload, put_outcome, without_places
 from lookalike.store.sqlite import Connections, read_json, reads
 
 Rows = Sequence[tuple[int, Metadata]]
@@ -112,15 +120,21 @@ class Catalog:
         with self.connections.read() as connection:
             return connection.execute(sql, values).fetchall()
 
+    def _read_of(self, name: str, sql: str, *values: Any) -> list[Any]:
+        """Reads what takes a collection's number first; nothing where there is none."""
+        with self.connections.read() as connection:
+            row = read_collection(connection, name)
+            return connection.execute(sql, (row.id, *values)).fetchall() if row else []
+
     def collection(self, name: str) -> CollectionRow | None:
-        """One collection; None where there is none of this name."""
+        """One collection, by its name or an alias; None where there is none."""
         with self.connections.read() as connection:
             return read_collection(connection, name)
 
     def make(
         self, name: str, spec: ModelSpec, provenance: Mapping[str, str]
     ) -> CollectionRow | None:
-        """Makes an empty collection; None if there is one of this name."""
+        """Makes an empty collection; None if there is one, or an alias, of this name."""
         with self.connections.write() as connection:
             if read_collection(connection, name) is not None:
                 return None
@@ -129,18 +143,37 @@ class Catalog:
     def rename(self, name: str, new: str) -> None:
         """Gives a collection another name, see `Store.rename`."""
         with self.connections.write() as connection:
-            row = require_collection(connection, name)
+            row = _require_named(connection, name)
             if name != new and read_collection(connection, new) is not None:
                 raise name_taken(new)
             connection.execute("UPDATE collections SET name = ? WHERE id = ?", (new, row.id))
 
+    def alias(self, alias: str, name: str) -> None:
+        """Makes or moves an alias, see `Store.alias`."""
+        sql = (
+            "INSERT INTO aliases VALUES (?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET collection = excluded.collection"
+        )
+        with self.connections.write() as connection:
+            if read_named(connection, alias) is not None:
+                raise name_taken(alias)
+            connection.execute(sql, (alias, require_collection(connection, name).id))
+
+    def unalias(self, alias: str) -> None:
+        """Removes an alias, see `Store.unalias`."""
+        with self.connections.write() as connection:
+            if not connection.execute("DELETE FROM aliases WHERE name = ?", (alias,)).rowcount:
+                raise unknown_alias(alias)
+
     def drop(self, name: str) -> CollectionRow:
-        """Removes a collection and gives what it was. Raises `CollectionNotFoundError`.
+        """Removes a collection and gives what it was, see `Store.drop`.
 
         Its name goes at once; its rows stay, out of sight, until the `Purger` removes them.
         """
         with self.connections.write() as connection:
-            row = require_collection(connection, name)
+            row = _require_named(connection, name)
+            if row.aliases:
+                raise has_aliases(name, row.aliases)
             connection.execute("UPDATE collections SET name = NULL WHERE id = ?", (row.id,))
             return row
 
@@ -295,15 +328,19 @@ class Catalog:
         with self.connections.read() as connection:
             row = read_collection(connection, name)
             held = read_images(connection, row, [one.id for one in images]) if row else {}
+            noted = _uploads(connection, held)
         if row is None:
             return None
         written, same = Written(row, new=False), True
         for image in images:
-            _, existing = held.get(image.id, (0, None))
-            outcome = put_outcome(name, existing, image, on_conflict=on_conflict, now=now)
+            seq, existing = held.get(image.id, (0, None))
+            outcome = put_outcome(row.name, existing, image, on_conflict=on_conflict, now=now)
             needs_vector = outcome.status in _NEEDS_VECTOR
             written.outcomes.append(None if needs_vector else outcome)
-            same = same and (needs_vector or outcome.record is existing)
+            is_news = outcome.record is not existing or (
+                seq not in noted and is_upload(outcome.record, image, outcome.status)
+            )
+            same = same and (needs_vector or not is_news)
         if same:
             return written
         with self.connections.write() as connection:
@@ -341,42 +378,67 @@ class Catalog:
 
     def refer(self, name: str, image: NewImage) -> None:
         """Writes where a picture's file lies by now, see `Store.refer`."""
-        sql = (
-            "UPDATE images SET source = ? WHERE id = ? AND sha256 = ?"
-            " AND collection = (SELECT id FROM collections WHERE name = ?)"
-        )
+        sql = "UPDATE images SET source = ? WHERE id = ? AND sha256 = ? AND collection = ?"
         with self.connections.write() as connection:
-            connection.execute(sql, (image.source, image.id, image.sha256, name))
+            row = read_collection(connection, name)
+            if row is not None:
+                connection.execute(sql, (image.source, image.id, image.sha256, row.id))
 
     def places(self, name: str, ids: Iterable[str]) -> dict[str, list[Place]]:
         """All places of pictures by id, see `Store.places`."""
         sql = (
             "SELECT images.id, root, path FROM images JOIN places USING (seq)"
-            " WHERE images.collection = (SELECT id FROM collections WHERE name = ?)"
-            f" AND images.id {IN_LIST} ORDER BY place"
+            f" WHERE images.collection = ? AND images.id {IN_LIST} ORDER BY place"
         )
         found: dict[str, list[Place]] = {}
-        for image_id, root, path in self._read(sql, name, json.dumps(list(ids))):
+        for image_id, root, path in self._read_of(name, sql, json.dumps(list(ids))):
             found.setdefault(image_id, []).append(Place(root, path))
         return found
 
     def copied(self, name: str) -> list[str]:
         """Ids of the pictures that have two places or more, see `Store.copied`."""
         sql = (
-            "SELECT id FROM images WHERE collection = (SELECT id FROM collections WHERE name = ?)"
+            "SELECT id FROM images WHERE collection = ?"
             " AND seq IN (SELECT seq FROM places GROUP BY seq HAVING COUNT(*) > 1)"
         )
-        return [image_id for (image_id,) in self._read(sql, name)]
+        return [image_id for (image_id,) in self._read_of(name, sql)]
 
     def seen(self, name: str, root: str) -> dict[str, str]:
         """The paths below a root with the ids of their pictures, see `Store.seen`."""
         below = root.rstrip("/")
         sql = (
             "SELECT path, id FROM places JOIN images USING (seq)"
-            " WHERE places.collection = (SELECT id FROM collections WHERE name = ?)"
-            f" AND {LOCATION} > ? AND {LOCATION} < ? AND root = ?"
+            f" WHERE places.collection = ? AND {LOCATION} > ? AND {LOCATION} < ? AND root = ?"
         )
-        return dict(self._read(sql, name, f"{below}/", f"{below}0", root))
+        return dict(self._read_of(name, sql, f"{below}/", f"{below}0", root))
+
+    def uploaded(self, name: str, ids: Iterable[str]) -> set[str]:
+        """Those of the ids that were put without a place, see `Store.uploaded`."""
+        sql = (
+            f"SELECT id FROM images JOIN uploads USING (seq) WHERE collection = ? AND id {IN_LIST}"
+        )
+        return {image_id for (image_id,) in self._read_of(name, sql, json.dumps(list(ids)))}
+
+    def validators(self, name: str, root: str) -> dict[str, str]:
+        """What was noted of places below a root, see `Store.validators`."""
+        sql = (
+            "SELECT path, validator FROM validators JOIN places USING (place)"
+            " WHERE collection = ? AND root = ?"
+        )
+        return dict(self._read_of(name, sql, root))
+
+    def validate(self, name: str, root: str, validators: Mapping[str, str]) -> None:
+        """Notes what servers said of files, see `Store.validate`."""
+        sql = (
+            "INSERT OR REPLACE INTO validators SELECT place, ? FROM places"
+            f" WHERE collection = ? AND {LOCATION} = ?"
+        )
+        with self.connections.write() as connection:
+            row = read_collection(connection, name)
+            if row is not None:
+                places = {Place(root, path).location: text for path, text in validators.items()}
+                values = [(text, row.id, location) for location, text in places.items()]
+                connection.executemany(sql, values)
 
     def forget(self, name: str, places: Iterable[Place]) -> None:
         """Removes places, see `Store.forget`."""
@@ -410,6 +472,14 @@ def _passing(
         for seq, image in sorted(found, key=lambda one: one[0])
         if where is None or where.matches(image.metadata)
     }
+
+
+def _require_named(connection: sqlite3.Connection, name: str) -> CollectionRow:
+    """A collection by its own name. Raises as `Store.rename`."""
+    row = require_collection(connection, name)
+    if row.name != name:
+        raise is_alias(name, row.name)
+    return row
 
 
 def _make_collection(
@@ -454,12 +524,23 @@ def _write_all(
         vector = None if vectors is None else vectors[position]
         seq = _write(connection, written, seq, outcome, vector)
         written.outcomes.append(outcome)
+        if is_upload(outcome.record, image, outcome.status):
+            connection.execute("INSERT OR IGNORE INTO uploads VALUES (?)", (seq,))
         if image.place is not None and outcome.record is not existing:
             _move_place(connection, written.row.id, seq, image.place, held)
         held[image.id] = (seq, outcome.record)
     if written.added or written.updated or written.removed:
         grown = len(written.added) - len(written.removed)
         written.row = _count_change(connection, written.row, images=grown)
+
+
+def _uploads(
+    connection: sqlite3.Connection, held: Mapping[str, tuple[int, ImageRecord]]
+) -> set[int]:
+    """Those of the rows that were put without a place."""
+    sql = f"SELECT seq FROM uploads WHERE seq {IN_LIST}"
+    rows = connection.execute(sql, (json.dumps([seq for seq, _ in held.values()]),))
+    return {seq for (seq,) in rows}
 
 
 def _write(
@@ -504,8 +585,10 @@ def _move_place(
     if found is not None:
         for key, (number, row) in held.items():
             held[key] = number, without_places(row, {location})
-    # A new number each time, so that the place counts as the row's latest.
-    sql = "INSERT OR REPLACE INTO places (collection, seq, root, path) VALUES (?, ?, ?, ?)"
+        # With what was noted of it; and so that the place counts as the row's latest.
+        sql = f"DELETE FROM places WHERE collection = ? AND {LOCATION} = ?"
+        connection.execute(sql, (collection, location))
+    sql = "INSERT INTO places (collection, seq, root, path) VALUES (?, ?, ?, ?)"
     connection.execute(sql, (collection, seq, place.root, place.path))
 
 

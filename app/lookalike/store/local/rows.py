@@ -71,9 +71,33 @@ _NO_JUDGEMENTS = (
     "CREATE TEMP TABLE calibrations (space, content)",
 )
 
+# Second names of collections; and what syncs need: rows that also came without a place, and what a
+# server said of the file at an address.
+_ALIASES = (
+    """
+    CREATE TABLE aliases (
+        name TEXT PRIMARY KEY,
+        collection INTEGER NOT NULL REFERENCES collections (id)
+    )
+    """,
+    "CREATE INDEX aliases_by_collection ON aliases (collection)",
+    "CREATE TABLE uploads (seq INTEGER PRIMARY KEY REFERENCES images (seq) ON DELETE CASCADE)",
+    """
+    CREATE TABLE validators (
+        place INTEGER PRIMARY KEY REFERENCES places (place) ON DELETE CASCADE,
+        validator TEXT NOT NULL
+    )
+    """,
+)
+_NO_ALIASES = (
+    "CREATE TEMP TABLE aliases (name, collection)",
+    "CREATE TEMP TABLE uploads (seq)",
+    "CREATE TEMP TABLE validators (place, validator)",
+)
+
 SCHEMA = Schema(
     application=APPLICATION,
-    version=3,
+    version=4,
     statements=(
         # A collection without a name was dropped; its rows are being removed. `images` counts its
         # rows, `changes` the commits that changed them.
@@ -133,13 +157,15 @@ SCHEMA = Schema(
         "CREATE INDEX vectors_by_seq ON vectors (seq)",
         *_PLACES,
         *_JUDGEMENTS,
+        *_ALIASES,
     ),
     remedy="put the right one back from a backup, make it again with `lookalike rebuild`, or index "
     "the pictures again, into another data folder",
-    migrations={1: _PLACES, 2: _JUDGEMENTS},
+    migrations={1: _PLACES, 2: _JUDGEMENTS, 3: _ALIASES},
     stand_ins={
         1: ("CREATE TEMP TABLE places (place, collection, seq, root, path)",),
         2: _NO_JUDGEMENTS,
+        3: _NO_ALIASES,
     },
 )
 
@@ -168,7 +194,9 @@ _MOST = 2**48
 _KNOWN_BYTES = re.compile(r"[0-9a-f]{64} [a-z]+/[a-z0-9.+-]+")
 
 _COLLECTIONS = (
-    "SELECT collections.id, name, created_at, space, spec, provenance, images, changes"
+    "SELECT collections.id, name, created_at, space, spec, provenance, images, changes,"
+    " (SELECT json_group_array(aliases.name) FROM aliases"
+    " WHERE aliases.collection = collections.id)"
     " FROM collections JOIN spaces ON spaces.id = space WHERE name NOT NULL"
 )
 
@@ -185,6 +213,7 @@ class CollectionRow:
     provenance: Mapping[str, str]
     images: int = 0
     changes: int = 0  # commits that changed its rows
+    aliases: tuple[str, ...] = ()
 
 
 def read_collections(connection: sqlite3.Connection) -> list[CollectionRow]:
@@ -193,7 +222,17 @@ def read_collections(connection: sqlite3.Connection) -> list[CollectionRow]:
 
 
 def read_collection(connection: sqlite3.Connection, name: str) -> CollectionRow | None:
-    """One collection; None where there is none of this name."""
+    """One collection, by its name or an alias; None where there is none."""
+    row = read_named(connection, name)
+    if row is None:
+        sql = f"{_COLLECTIONS} AND collections.id = (SELECT collection FROM aliases WHERE name = ?)"
+        found = connection.execute(sql, (name,)).fetchone()
+        row = _collection_row(found) if found else None
+    return row
+
+
+def read_named(connection: sqlite3.Connection, name: str) -> CollectionRow | None:
+    """As `read_collection`, by its own name alone."""
     found = connection.execute(f"{_COLLECTIONS} AND name = ?", (name,)).fetchone()
     return _collection_row(found) if found else None
 
@@ -254,10 +293,13 @@ def vector_rows(blobs: list[bytes], dim: int) -> Vectors:
 
 @reads("catalog.db")
 def _collection_row(row: tuple[Any, ...]) -> CollectionRow:
-    number, name, created_at, space, spec, provenance, *counts = row
+    number, name, created_at, space, spec, provenance, images, changes, aliases = row
+    others = tuple(sorted(map(str, read_json(aliases)))) if aliases != "[]" else ()
     made_by = ModelSpec.from_json(spec), read_object(provenance)
     if type(name) is not str or type(created_at) is not str:
         raise ValueError("a row of collections")
-    if not all(type(one) is int and 0 <= one <= MAX_SEQ // 2 for one in (number, space, *counts)):
+    if not all(
+        type(one) is int and 0 <= one <= MAX_SEQ // 2 for one in (number, space, images, changes)
+    ):
         raise ValueError("a number in a row of collections")
-    return CollectionRow(number, name, created_at, space, *made_by, *counts)
+    return CollectionRow(number, name, created_at, space, *made_by, images, changes, others)

@@ -94,7 +94,7 @@ class LocalSpaces:
         with self._connections.read() as connection:
             row = _row(connection, collection, spec)
             rows = connection.execute(sql, (row.id, after, row.space, limit)).fetchall()
-        records = [record(collection, rest) for _, *rest in rows]
+        records = [record(row.name, rest) for _, *rest in rows]
         return Missing(records, encode_cursor(rows[-1][0] if rows else after))
 
     def vectors(

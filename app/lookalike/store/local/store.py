@@ -157,6 +157,7 @@ class LocalStore:
             index=self._policy.index_type,
             created_at=row.created_at,
             exact=self._indexes.is_exact(row),
+            aliases=row.aliases,
         )
 
     def _removing(self, remove: Callable[[], Removed]) -> Removed:
@@ -180,6 +181,12 @@ class LocalStore:
     def rename(self, collection: str, new: str) -> None:
         with self._change:
             self._catalog.rename(collection, new)
+
+    def alias(self, alias: str, collection: str) -> None:
+        self._catalog.alias(alias, collection)
+
+    def unalias(self, alias: str) -> None:
+        self._catalog.unalias(alias)
 
     def drop(self, collection: str, *, wait: bool = False) -> int:
         with self._change:
@@ -330,6 +337,15 @@ class LocalStore:
 
     def seen(self, collection: str, root: str) -> dict[str, str]:
         return self._catalog.seen(collection, root)
+
+    def uploaded(self, collection: str, image_ids: Sequence[str]) -> set[str]:
+        return self._catalog.uploaded(collection, image_ids)
+
+    def validators(self, collection: str, root: str) -> dict[str, str]:
+        return self._catalog.validators(collection, root)
+
+    def validate(self, collection: str, root: str, validators: Mapping[str, str]) -> None:
+        self._catalog.validate(collection, root, validators)
 
     def forget(self, collection: str, places: Sequence[Place]) -> None:
         self._catalog.forget(collection, places)
