@@ -20,6 +20,8 @@ class Web:
 
     Attributes:
         pages: What is sent for each path.
+        validators: The header field that each path is sent with, as `ETag: "1"`; who sends its
+            value back gets 304 without a body.
         requests: The head of each request that came, as it was sent.
         connections: How many connections were made.
         names: The host names that TLS clients asked for.
@@ -29,6 +31,7 @@ class Web:
         self, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
     ) -> None:
         self.pages: dict[str, Page] = {}
+        self.validators: dict[str, str] = {}
         self.requests: list[str] = []
         self.names: list[str | None] = []
         self.connections = 0
@@ -67,7 +70,14 @@ class Web:
                 return
             head += more
         self.requests.append(head.decode("latin-1"))
-        page = self.pages.get(head.split(b" ")[1].decode(), page_of(b"", status="404 Not Found"))
+        path = head.split(b" ")[1].decode()
+        page = self.pages.get(path, page_of(b"", status="404 Not Found"))
+        if (field := self.validators.get(path)) is not None:
+            first, _, rest = bytes(page).partition(b"\r\n")  # type: ignore[arg-type]
+            page = b"\r\n".join([first, field.encode(), rest])
+            value = field.partition(": ")[2]
+            if value and f": {value}\r\n".encode() in head:
+                page = page_of(b"", field, status="304 Not Modified")
         if callable(page):
             page(connection)
         else:

@@ -247,6 +247,22 @@ class ChangedItemOut(Answer):
     error: ItemError | None = None
 
 
+class PathsOut(Answer):
+    """Where pictures of a collection were seen, below one folder, archive or manifest."""
+
+    collection: str
+    root: str
+    paths: dict[str, str] = Field(description="The id of the picture that was seen at each path")
+
+
+class ForgottenOut(Answer):
+    """What became of pictures that lie at some paths no more."""
+
+    collection: str
+    dry_run: bool
+    deleted: list[str] = Field(description="Ids of pictures that lay nowhere else")
+
+
 class ChangedOut(Answer):
     """What a change of many pictures did, or in a dry run what it would do."""
 

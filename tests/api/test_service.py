@@ -78,6 +78,7 @@ ROUTES = [
     ("DELETE", "/aliases/x", "admin"),
     ("GET", "/collections/x/count", "read"),
     ("GET", "/collections/x/facets", "read"),
+    ("GET", "/collections/x/paths?root=/a", "read"),
     ("GET", "/collections/x/vectors", "read"),
     ("DELETE", f"/collections/x/vectors/{JOB}", "admin"),
     ("POST", "/collections/x/reembed", "admin"),

@@ -156,6 +156,45 @@ def test_an_address_whose_row_has_its_version_is_not_fetched_again(
     assert len(web.requests) == 1
 
 
+@pytest.mark.parametrize("version", [{}, {"version": "v1"}])
+def test_an_address_is_sent_again_only_if_its_server_says_that_it_changed(
+    lookalike: Any, place: Any, shop: Path, web: Web, version: dict[str, str]
+) -> None:
+    reading, indexing = place
+    fields = ['ETag: "a"', "Last-Modified: Sat, 28 Nov 2026 01:02:03 GMT", None, 'ETag: W/"c d"']
+    rows: list[dict[str, str]] = []
+    web.validators.clear()
+    for number, field in enumerate(fields):
+        path = f"/v{number}.png"
+        web.pages[path] = page_of(picture("fish", number))
+        if field is not None:
+            web.validators[path] = field
+        rows.append({"url": web.url + path, "price": "1", **version})
+    manifest = write(shop / "shop.csv", rows)
+    run = ["index", str(manifest), "--json", *indexing]
+    assert "4 created" in counts(lookalike(*run))
+    before = listed(lookalike, reading)
+
+    web.requests.clear()
+    write(manifest, [row | {"price": "2"} for row in rows])  # so that each is asked for
+    assert "4 updated" in counts(lookalike(*run))
+    asked = sorted((head.split()[1], "\r\nIf-" in head) for head in web.requests)
+    assert asked == [("/v0.png", True), ("/v1.png", True), ("/v2.png", False), ("/v3.png", True)]
+    found = listed(lookalike, reading)
+    assert {one["metadata"]["price"] for one in found.values()} == {2}
+    assert {key: one["sha256"] for key, one in found.items()} == {
+        key: one["sha256"] for key, one in before.items()
+    }
+
+    web.validators["/v0.png"] = 'ETag: "b"'
+    web.pages["/v0.png"] = page_of(picture("mug", 9))
+    lookalike("delete", next(key for key, one in found.items() if "v3" in one["path"]), *reading)
+    write(manifest, [row | {"price": "3"} for row in rows])
+    web.requests.clear()
+    assert "2 created, 2 updated" in counts(lookalike(*run))
+    assert [head.split()[1] for head in web.requests if "\r\nIf-" not in head].count("/v3.png") == 1
+
+
 def test_addresses_need_fetching_and_files_need_import_dirs(
     lookalike: Any, shop: Path, server: Server, web: Web
 ) -> None:
@@ -208,3 +247,67 @@ def test_a_manifest_of_many_rows_with_broken_ones(lookalike: Any, shop: Path) ->
         f"{ROWS - broken} unchanged, {broken} failed"
     )
     assert listed(lookalike, []) == before
+
+
+def test_a_running_service_is_synced(
+    lookalike: Any, service: Server, shop: Path, web: Web, tmp_path: Path
+) -> None:
+    """A folder, whose pictures are sent, and a manifest, which the service works off."""
+    service.http.delete("/collections/default")
+    there = ["--server", service.url, "--api-key", ADMIN_KEY]
+
+    def sync(path: Path, *words: str, code: int = 0) -> Any:
+        done = lookalike("sync", str(path), "--json", *there, *words)
+        assert done.exit_code == code, done.output
+        return json.loads(done.stdout)
+
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for folder in (mine, other):
+        folder.mkdir()
+        for number in range(5):
+            (folder / f"{number}.png").write_bytes(picture("mug", number))
+    assert sync(mine, "--dry-run")["added"] == [f"{n}.png" for n in range(5)]
+    assert listed(lookalike, there) == {}
+    assert sync(mine)["created"] == 5
+    ids = {one["path"]: key for key, one in listed(lookalike, there).items()}
+    service.http.post("/index", files={"files": ("sent.png", picture("mug", 0))})
+    (other / "2.png").unlink()
+    assert sync(other)["unchanged"] == 4, "the same paths below another root"
+    for number in range(3):  # one that was sent, one that lies in the other folder, and another
+        (mine / f"{number}.png").unlink()
+    (mine / "3.png").write_bytes(picture("fish", 3))
+    (other / "3.png").unlink()
+    gone = {ids["2.png"]: "2.png", ids["3.png"]: "3.png"}
+    named = sync(mine, "--dry-run")
+    assert (named["added"], named["deleted"]) == (["3.png"], {ids["2.png"]: "2.png"})
+    assert len(listed(lookalike, there)) == 5
+    assert sync(other)["deleted"] == {}
+    named = sync(mine, "--dry-run")
+    done = sync(mine)
+    assert named["deleted"] == done["deleted"] == gone
+    assert (done["created"], done["unchanged"]) == (1, 1)
+    assert ids["0.png"] in listed(lookalike, there)
+    for number in range(6, 10):
+        (mine / f"{number}.png").write_bytes(picture("fish", number))
+    assert sync(mine)["created"] == 4
+    for number in (3, 6, 7, 8):
+        (mine / f"{number}.png").unlink()
+    assert "--delete-most" in sync(mine, "--dry-run", code=1)["refused"]
+    assert "--delete-most" in sync(mine, code=1)["refused"]
+    service.http.delete("/collections/default")
+
+    web.validators.clear()
+    for number in range(4):
+        web.pages[f"/{number}.png"] = page_of(picture("car", number))
+    (shop / "4.png").write_bytes(picture("car", 4))
+    rows = [{"id": f"p-{n}", "path": f"{web.url}/{n}.png"} for n in range(4)]
+    manifest = write(shop / "shop.csv", [*rows, {"id": "p-4", "path": "4.png"}])
+    assert len(sync(manifest, "--dry-run")["added"]) == 5
+    assert "5 created" in sync(manifest)["job"]["message"]
+    write(manifest, [*rows[1:], {"id": "p-5", "path": f"{web.url}/none.png"}])
+    named = sync(manifest, "--dry-run")
+    assert (named["added"], named["deleted"].keys()) == ([f"{web.url}/none.png"], {"p-0", "p-4"})
+    done = sync(manifest, code=1)
+    assert "404" in done["errors"][0]["reason"]
+    assert done["deleted"] == named["deleted"]
+    assert listed(lookalike, there).keys() == {"p-1", "p-2", "p-3"}

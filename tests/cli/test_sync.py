@@ -7,13 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lookalike import Client
+from lookalike.media.sources import PictureSource
 from tests.api.conftest import picture
 from tests.cli.test_manifest import ROWS, listed, write
+from tests.servers import ADMIN_KEY, Server
 from tests.unreadable import refuse
 from tests.web import Web, page_of
 
@@ -60,6 +65,24 @@ def test_a_folder(lookalike: Any, shop: Path, tmp_path: Path) -> None:
     (shop / "3.png").write_bytes(picture("mug", 3))
     again = sync(lookalike, str(shop))
     assert (again["unchanged"], again["deleted"]) == (5, {})
+
+
+def test_what_somebody_sent_stays_although_a_folder_had_it_too(
+    lookalike: Any, shop: Path, tmp_path: Path
+) -> None:
+    with Client(tmp_path / "data") as client:  # as POST /index would, without a path
+        sent = picture("mug", 0)
+        source = PictureSource(filename="sent.png", size=len(sent), file=BytesIO(sent))
+        (item,) = client._services.indexing.index([source])
+    sync(lookalike, str(shop))
+    for number in (0, 1):
+        (shop / f"{number}.png").unlink()
+    named = sync(lookalike, str(shop), "--dry-run")["deleted"]
+    done = sync(lookalike, str(shop))
+    assert named == done["deleted"]
+    assert list(done["deleted"].values()) == ["1.png"]
+    assert listed(lookalike, [])[str(item.id)]["path"] is None
+    assert sync(lookalike, str(shop))["deleted"] == {}
 
 
 def test_a_manifest_of_many_rows(lookalike: Any, shop: Path) -> None:
@@ -141,7 +164,9 @@ def test_the_nightly_sync_of_the_how_to(tmp_path: Path) -> None:
         "LOOKALIKE_FETCH_PORTS": str(web.port),
     }
 
-    def night(*numbers: int, broken: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    def night(
+        *numbers: int, broken: str = "", words: list[str] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         rows = [
             {"id": f"mug-{n}", "url": f"{web.url}/{n}.png", "price": "9.50", "version": "1"}
             for n in numbers
@@ -151,7 +176,7 @@ def test_the_nightly_sync_of_the_how_to(tmp_path: Path) -> None:
             file.write(broken)
         environment = {**os.environ, **settings}
         ended = subprocess.run(
-            ["sh", SCRIPT, catalog], env=environment, check=False, cwd=tmp_path
+            ["sh", SCRIPT, catalog, *(words or [])], env=environment, check=False, cwd=tmp_path
         ).returncode
         assert ended == (1 if broken else 0)
         planned, done = (
@@ -172,5 +197,10 @@ def test_the_nightly_sync_of_the_how_to(tmp_path: Path) -> None:
         planned, done = night(0, 1, broken="no row\n")
         assert planned["refused"].replace("would be", "was") == done["refused"]
         assert (done["created"], done["deleted"]) == (1, {}), "what is new was added all the same"
+        fetching = {"fetch_urls": True, "fetch_allow": "127.0.0.1", "fetch_ports": web.port}
+        settings["LOOKALIKE_ADMIN_KEY"] = ADMIN_KEY
+        with closing(Server(tmp_path / "data", **fetching)) as server:
+            planned, done = night(0, 2, words=["--server", server.url])
+        assert planned["deleted"].keys() == done["deleted"].keys() == {"mug-1", "mug-3"}
     finally:
         web.close()

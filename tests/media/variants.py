@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import random
 import struct
@@ -150,6 +151,37 @@ def heic(*, deep=False, more=False):
     return target.getvalue()
 
 
+# 32 x 24 pixels of more bits, of `slope`, which Pillow cannot write.
+AVIF_10 = base64.b64decode(
+    "AAAAIGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZk1BMUEAAADrbWV0YQAAAAAAAAAhaGRscgAAAAAAAAAAcGljdAAAAAAA"
+    "AAAAAAAAAAAAAAAOcGl0bQAAAAAAAQAAAB5pbG9jAAAAAEQAAAEAAQAAAAEAAAETAAAAQAAAAChpaW5mAAAAAAABAAAA"
+    "GmluZmUCAAAAAAEAAGF2MDFDb2xvcgAAAABqaXBycAAAAEtpcGNvAAAAFGlzcGUAAAAAAAAAIAAAABgAAAAQcGl4aQAA"
+    "AAADCgoKAAAADGF2MUOBIEAAAAAAE2NvbHJuY2x4AAIAAgAGgAAAABdpcG1hAAAAAAAAAAEAAQQBAoMEAAAASG1kYXQS"
+    "AAoIOBE/dvAgIGkyMheCYwTAAPIgAACLNTCjljLrvk/zsiSSSm/Av+h8lge49mdOlj0chPLc1dYMXbm7tM38"
+)
+AVIF_12 = base64.b64decode(
+    "AAAAHGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZgAAAOttZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
+    "AAAAAAAAAA5waXRtAAAAAAABAAAAHmlsb2MAAAAARAAAAQABAAAAAQAAAQ8AAABAAAAAKGlpbmYAAAAAAAEAAAAaaW5m"
+    "ZQIAAAAAAQAAYXYwMUNvbG9yAAAAAGppcHJwAAAAS2lwY28AAAAUaXNwZQAAAAAAAAAgAAAAGAAAABBwaXhpAAAAAAMM"
+    "DAwAAAAMYXYxQ4FAYAAAAAATY29scm5jbHgAAgACAAaAAAAAF2lwbWEAAAAAAAAAAQABBAECgwQAAABIbWRhdBIACglY"
+    "ET92tAgIGiAyMReCYwTAAPIgAIs0tAU9z8ZxEyOi09u5tnz/vTmDO9m6ngc5Te4wP8FSGnGTLoNghuA="
+)
+
+
+def slope():
+    down, across = np.mgrid[:24, :32]
+    values = np.stack([across * 8, down * 10, np.full_like(down, 128)], axis=-1)
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def old_jpeg():
+    """A TIFF page packed by the first way to have JPEG in TIFF: a whole JPEG file in it."""
+    data = jpeg()
+    old = page(PIXELS, photometric=6, tags={259: [6], 513: [8], 514: [len(data)]})
+    old.blocks = [data]  # right behind the header
+    return tiff(old)
+
+
 def lab(bits=8):
     to_lab = ImageCms.buildTransform(
         ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"
@@ -185,6 +217,10 @@ CASES: dict[str, Callable[[], Shown | bytes]] = {
     ),
     "PNG | 16 bits, color": lambda: Shown(
         png_of(16, 2, (PIXELS.astype(np.uint16) * 257).astype(">u2"))
+    ),
+    "PNG | 16 bits, color, of which fewer are used": lambda: Shown(
+        png_of(16, 2, (PIXELS.astype(int) * 4).astype(">u2")),
+        Image.fromarray(PIXELS // 64),
     ),
     "PNG | 16 bits, gray": lambda: gray(
         encode(Image.fromarray(GRAY.astype(np.uint16) * 257), "PNG"), within=0
@@ -266,6 +302,8 @@ CASES: dict[str, Callable[[], Shown | bytes]] = {
     "AVIF | still, sequence, transparent": lambda: lossy(
         encode(PICTURE, "AVIF", quality=95, **SEVERAL)
     ),
+    "AVIF | 10 bits": lambda: Shown(AVIF_10, slope(), 3),
+    "AVIF | 12 bits": lambda: Shown(AVIF_12, slope(), 3),
     "AVIF | pixels are missing": lambda: encode(PICTURE, "AVIF")[:-100],
     "HEIC | with the extra `heic`: 8, 10 or 12 bits": lambda: lossy(heic(deep=True)),
     "HEIC | several pictures": lambda: lossy(heic(more=True)),
@@ -313,6 +351,7 @@ CASES: dict[str, Callable[[], Shown | bytes]] = {
     "TIFF | JPEG inside, RGB or YCbCr": lambda: lossy(
         saved("YCbCr", compression="jpeg", quality=95)
     ),
+    "TIFF | JPEG inside, in the old way": lambda: lossy(old_jpeg()),
     "TIFF | YCbCr, not packed": lambda: Shown(
         made(np.asarray(PICTURE.convert("YCbCr")), photometric=6, planar=True, tags={530: [1, 1]}),
         PICTURE,

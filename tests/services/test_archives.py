@@ -497,3 +497,22 @@ def test_a_zip_file_inside_a_tar_file_is_not_opened(tmp_path: Path) -> None:
 )
 def test_an_archive_stands_for_a_folder(name: str, label: str) -> None:
     assert archive_label(name) == label
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp866", "cp932"])
+def test_names_of_a_tar_file_that_are_no_utf_8_stay_apart(tmp_path: Path, encoding: str) -> None:
+    names = {"latin-1": "äöü", "cp866": "Летом", "cp932": "夏海空"}[encoding]
+    with tarfile.open(tmp_path / "a.tar", "w", encoding=encoding) as tar:
+        for name in names:
+            info = tarfile.TarInfo(f"{name}/{name}.png")
+            info.size = 1
+            tar.addfile(info, io.BytesIO(b"x"))
+    members = read(tmp_path / "a.tar")
+    for known in ("inside", "folder"):
+        assert len({getattr(member, known) for member in members}) == len(names)
+    shown = members[0].source.filename
+    assert shown == names[0].encode(encoding).decode("ascii", "backslashreplace") + ".png"
+    for member in members:
+        member.inside.encode()  # can be stored
+        assert member.source.file is not None
+        member.source.file.close()

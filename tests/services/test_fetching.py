@@ -76,6 +76,36 @@ def fetch(tmp_path, web):
     return Fetch(tmp_path, web)
 
 
+def test_a_file_comes_again_only_if_it_changed(web, fetch, tmp_path):
+    fetcher = fetch.fetcher()
+    web.pages["/a"] = web.pages["/plain"] = page_of(PICTURE)
+    for field, name in (
+        ('ETag: "1,2"', "If-None-Match"),
+        ("Last-Modified: Sat, 28 Nov 2026 01:02:03 GMT", "If-Modified-Since"),
+    ):
+        web.validators["/a"] = field
+        file, validator = fetcher.download(f"{web.url}/a")
+        assert file.read() == PICTURE
+        file.close()
+        assert validator == f"{name}: {field.partition(': ')[2]}"
+        assert fetcher.download(f"{web.url}/a", validator=validator)[0] is None
+        file, _ = fetcher.download(f"{web.url}/a", validator=f"{name}: other")
+        file.close()
+    web.pages["/moved"] = leads_to("/a")
+    file, validator = fetcher.download(f"{web.url}/moved", validator=validator)
+    assert (file.read(), validator) == (PICTURE, None), "a redirect may lead elsewhere by now"
+    file.close()
+    for field in ('ETag: "\xe9"', "ETag: ", f'ETag: "{"x" * 600}"'):
+        web.validators["/plain"] = field
+        file, validator = fetcher.download(f"{web.url}/plain")
+        file.close()
+        assert validator is None
+    web.pages["/odd"] = page_of(b"", status="304 Not Modified")
+    with pytest.raises(FetchError, match="304"):  # nobody asked
+        fetcher.download(f"{web.url}/odd")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_bytes_come_as_they_are(web, fetch, tmp_path):
     web.pages["/a?b=%20c"] = page_of(PICTURE, "Content-Type: text/plain")
     assert fetch("/a?b= c#there") == PICTURE

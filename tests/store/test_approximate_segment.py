@@ -277,6 +277,9 @@ def test_equal_pictures_do_not_make_it_look_harder() -> None:
         "PCAR16,IVF64,SQ8",
         "HNSW16,PQ8",
         "IVF64,RQ2x8",
+        "OPQ4_16,IVF16,PQ4",
+        "IVF16,PQ8+8",
+        "IVF16,PRQ2x2x8",
     ],
 )
 def test_faiss_prints_nothing_about_few_vectors(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-import lookalike
 from lookalike.cli.common import (
     DEFAULT,
     FETCH_SETTINGS,
@@ -18,17 +17,18 @@ from lookalike.cli.common import (
     Collection,
     Exclude,
     Json,
+    Target,
+    client_flags,
     print_errors,
     progress,
-    settings_flags,
 )
 
 
-@settings_flags(*MODEL_SETTINGS, "originals", *FETCH_SETTINGS)
+@client_flags(*MODEL_SETTINGS, "originals", *FETCH_SETTINGS)
 def sync(
     path: Annotated[Path, typer.Argument(metavar="FOLDER|MANIFEST", help="What to follow")],
     *,
-    given: dict[str, Any],
+    target: Target,
     collection: Collection = DEFAULT,
     folder_field: Annotated[
         str | None,
@@ -45,9 +45,10 @@ def sync(
 ) -> None:
     """Add what is new or changed there, then delete what earlier runs added and is gone.
 
-    Nothing is deleted if the folder or the manifest cannot be read whole, or names no picture.
+    Nothing is deleted if the folder or the manifest cannot be read whole, or names no picture. A
+    service (--server) is sent the pictures of a folder, and works a manifest off by itself.
     """
-    with lookalike.Client(**given) as client, progress() as drawn:
+    with target.open(changes=True, must_exist=False) as client, progress() as drawn:
         done = client.sync(
             path,
             collection=collection,
@@ -62,6 +63,7 @@ def sync(
     if as_json:
         errors = [{"path": str(one.path), "reason": str(one.error)} for one in failed]
         facts = {"added": done.added, "deleted": done.deleted, "refused": done.refused}
+        facts |= {"job": None if done.job is None else done.job.model_dump(mode="json")}
         typer.echo(json.dumps({**counts, **facts, "dry_run": dry_run, "errors": errors}, indent=2))
     else:
         if dry_run:
@@ -73,6 +75,8 @@ def sync(
         for image_id, name in done.deleted.items():
             typer.echo(f"{word} {image_id} {name}")
         parts = [f"{count:,} {status}" for status, count in counts.items()]
+        if done.job is not None:
+            parts = [done.job.message]
         typer.echo(", ".join([*parts, f"{len(done.deleted):,} {word}"]))
         print_errors(f"{one.path}: {one.error}" for one in failed[:SHOWN_ERRORS])
         if len(failed) > SHOWN_ERRORS:

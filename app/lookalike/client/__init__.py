@@ -63,6 +63,7 @@ from lookalike.schemas import (
     SearchOut,
     VectorSetOut,
 )
+from lookalike.services.syncing import Listed, find_gone
 
 Picture = str | os.PathLike[str] | bytes | Image.Image
 """A picture to search with: a file's path, a file's bytes, or an open picture."""
@@ -140,6 +141,7 @@ class Synced:
     added: list[str]  # paths of what a dry run would add
     deleted: dict[str, str]  # ids of pictures that are gone, each with the path it was seen at
     refused: str | None  # why nothing was deleted although something is gone
+    job: JobOut | None = None  # in which a service indexed a manifest; `outcomes` are its failures
 
 
 class BaseClient(ABC):
@@ -207,6 +209,71 @@ class BaseClient(ABC):
     def _index(
         self, sources: Iterable[PictureSource], collection: str, on_conflict: OnConflict
     ) -> Iterator[Outcome]: ...
+
+    def sync(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dry_run: bool = False,
+        most: float = 0.5,
+        progress: Progress = NO_PROGRESS,
+        **arguments: Unpack[ImportArguments],
+    ) -> Synced:
+        """Indexes a folder or a manifest, then deletes what earlier runs brought and is gone.
+
+        Args:
+            path: The folder or the manifest. A service indexes a manifest itself, see
+                `HttpClient.index_manifest`.
+            dry_run: Change nothing, and fetch nothing: only say what would be added and deleted.
+            most: Largest share of the pictures from there that may be deleted, 0 to 1.
+            progress: Told after each file.
+            **arguments: As for `index`.
+
+        Nothing is deleted, and `refused` says why, if `path` cannot be read whole or names no
+        picture, or if too many pictures would go; a dry run names these all the same. Pictures
+        that lie elsewhere, too, or were sent without a path, stay. Raises as `index` and
+        `index_manifest`.
+        """
+        top, collection = Path(path), arguments.get("collection", DEFAULT_COLLECTION)
+        listed = Listed.of(top, arguments.get("exclude", ()))
+        where, outcomes, job = (collection, listed.root), Outcomes(), None
+        before, added = self._seen(*where), list[str]()
+        if dry_run:
+            after: Mapping[str, str] = listed.expected(before)
+            lacking = self._lacking(collection, [after[name] for name in listed.files])
+            added = [name for name in listed.files if after[name] in lacking]
+        else:
+            outcomes, job = self._bring(top, before, progress, arguments)
+            after = self._seen(*where)
+        gone = find_gone(listed, before, after)
+        going = self._let_go(*where, gone.pictures, (), dry_run=True)
+        refused = gone.refusal(listed, len(going), most, dry_run=dry_run)
+        if refused is None and not dry_run and (going or gone.paths):
+            going = self._let_go(*where, going, gone.paths, dry_run=False)
+        # A dry run names what is too much, but not what may only be unseen.
+        named = refused is None or (dry_run and listed.doubt is None)
+        deleted = {one: gone.pictures[one] for one in going} if named else {}
+        return Synced(outcomes=outcomes, added=added, deleted=deleted, refused=refused, job=job)
+
+    @abstractmethod
+    def _seen(self, collection: str, root: str) -> Mapping[str, str]:
+        """The paths of pictures below a root, with their ids."""
+
+    @abstractmethod
+    def _lacking(self, collection: str, ids: Sequence[str]) -> set[str]:
+        """Those of the ids that do not exist."""
+
+    @abstractmethod
+    def _bring(
+        self, top: Path, before: Mapping[str, str], progress: Progress, arguments: ImportArguments
+    ) -> tuple[Outcomes, JobOut | None]:
+        """Indexes a folder or a manifest, whose pictures lay at the paths `before`."""
+
+    @abstractmethod
+    def _let_go(
+        self, collection: str, root: str, ids: Iterable[str], paths: Sequence[str], *, dry_run: bool
+    ) -> Sequence[str]:
+        """Does what `syncing.let_go` does; returns the ids of what is deleted."""
 
     @abstractmethod
     def search(self, picture: Picture, **arguments: Unpack[SearchArguments]) -> SearchOut:

@@ -24,12 +24,14 @@ from lookalike.client import (
     BaseClient,
     ImportArguments,
     Outcome,
+    Outcomes,
     Picture,
     SearchArguments,
     name_of,
     open_picture,
 )
 from lookalike.errors import (
+    CollectionNotFoundError,
     ConfigurationError,
     ImageExistsError,
     LookalikeError,
@@ -37,10 +39,12 @@ from lookalike.errors import (
     UnreadableImageError,
 )
 from lookalike.files.disk import atomic_write, disk_errors
+from lookalike.media.manifests import is_manifest
 from lookalike.media.sources import PictureSource, root_of
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import (
     DEFAULT_COLLECTION,
+    MOST_CHANGED,
     Access,
     DuplicateKind,
     OnConflict,
@@ -63,6 +67,7 @@ from lookalike.schemas import (
     DuplicatesRunning,
     ExplanationOut,
     FacetsOut,
+    ForgottenOut,
     ImageOut,
     ImagesOut,
     JobOut,
@@ -70,11 +75,14 @@ from lookalike.schemas import (
     KeyOut,
     KeysOut,
     NewKeyOut,
+    PathsOut,
     SearchOut,
     VectorSetOut,
     VectorSetsOut,
 )
 from lookalike.services.backup_format import is_tar, require_end, require_no_other
+from lookalike.services.pipeline import grouped
+from lookalike.services.syncing import UNKNOWN
 
 ATTEMPTS = 8  # of a call while the service says that it is busy
 PARALLEL = 4  # uploads at a time
@@ -111,6 +119,8 @@ class HttpClient(BaseClient):
             raise ServerError(f"{server!r} is no address: {exc}") from exc
         self._server = server
         self._met: set[str] = set()  # digests of files that the present `index` came by
+        # During a sync: the paths below its root, with the ids of their pictures.
+        self._before: Mapping[str, str] | None = None
 
     def close(self) -> None:
         self._http.close()
@@ -165,6 +175,8 @@ class HttpClient(BaseClient):
         if "path" in stored and source.place is not None:  # not an older service
             paths = [stored["path"], *stored["copies"]]
             if is_met or source.place.path not in paths:  # equal paths may be of two folders
+                return None
+            if self._before is not None and self._before.get(source.place.path) != stored["id"]:
                 return None
             copy_of = None if source.place.path == paths[0] else paths[0]
         known = str(stored["id"])
@@ -240,6 +252,49 @@ class HttpClient(BaseClient):
         """
         root = root_of(Path(path))
         return self._send_file("/index/manifest", Path(path), progress, options, root=root)
+
+    def _seen(self, collection: str, root: str) -> Mapping[str, str]:
+        path = f"/collections/{check_collection_name(collection)}/paths"
+        try:
+            return self._ask(PathsOut, "GET", path, params={"root": root}).paths
+        except CollectionNotFoundError:
+            return {}
+
+    def _lacking(self, collection: str, ids: Sequence[str]) -> set[str]:
+        given = {one for one in ids if not one.startswith(UNKNOWN)}
+        try:
+            found = self.delete_many(given, collection=collection, dry_run=True) if given else None
+        except CollectionNotFoundError:
+            return set(ids)
+        failed = {one.id for one in found.items} if found else set()
+        return failed | (set(ids) - given)
+
+    def _bring(
+        self, top: Path, before: Mapping[str, str], progress: Progress, arguments: ImportArguments
+    ) -> tuple[Outcomes, JobOut | None]:
+        if not is_manifest(top):
+            self._before = before
+            try:
+                return self.index(top, progress=progress, **arguments), None
+            finally:
+                self._before = None
+        begun = self.index_manifest(top, progress=progress, **arguments)
+        job = self.wait_for_job(begun.id, progress=progress)
+        if job.state in {"failed", "canceled"}:
+            raise ServerError(f"Job {job.id} is {job.state}: {job.message}; nothing was deleted")
+        texts = [*job.error_texts, *["see the service's log"] * (job.errors - len(job.error_texts))]
+        return Outcomes(Outcome.failure(top, ServerError(text)) for text in texts), job
+
+    def _let_go(
+        self, collection: str, root: str, ids: Iterable[str], paths: Sequence[str], *, dry_run: bool
+    ) -> Sequence[str]:
+        body = {"collection": collection, "root": root, "dry_run": dry_run}
+        going: list[str] = []
+        for name, some in (("ids", ids), ("paths", paths)):
+            for part in grouped(some, MOST_CHANGED):
+                asked = body | {name: part}
+                going += self._ask(ForgottenOut, "POST", "/images/forget", json=asked).deleted
+        return going
 
     # Searching
 

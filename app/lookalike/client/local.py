@@ -24,7 +24,6 @@ from lookalike.client import (
     Outcomes,
     Picture,
     SearchArguments,
-    Synced,
     name_of,
     open_picture,
 )
@@ -40,6 +39,7 @@ from lookalike.media.sources import PictureSource, root_of
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import (
     DEFAULT_COLLECTION,
+    MOST_CHANGED,
     Access,
     DuplicateKind,
     Finding,
@@ -84,9 +84,9 @@ from lookalike.services.importing import index_feed
 from lookalike.services.indexing import IndexItem
 from lookalike.services.jobs import JobService
 from lookalike.services.pictures import Chosen, CollectionService
-from lookalike.services.pipeline import PutGate
+from lookalike.services.pipeline import PutGate, grouped
 from lookalike.services.search import SearchOptions
-from lookalike.services.syncing import Listed, find_gone
+from lookalike.services.syncing import let_go
 from lookalike.services.vector_set import VectorSet, stored_vectors
 from lookalike.store.base import Store
 from lookalike.store.filters import Filter
@@ -252,54 +252,35 @@ class Client(BaseClient):
                 noted |= Counter(one.status for one in outcomes)
         return outcomes
 
-    def sync(
+    def _seen(self, collection: str, root: str) -> Mapping[str, str]:
+        return self._store.seen(collection, root)
+
+    def _lacking(self, collection: str, ids: Sequence[str]) -> set[str]:
+        return set(ids) - self._store.find(collection, ids).keys()
+
+    def _bring(
         self,
-        path: str | os.PathLike[str],
-        *,
-        dry_run: bool = False,
-        most: float = 0.5,
-        progress: Progress = NO_PROGRESS,
-        **arguments: Unpack[ImportArguments],
-    ) -> Synced:
-        """Indexes a folder or a manifest, then deletes what earlier runs brought and is gone.
+        top: Path,
+        before: Mapping[str, str],  # noqa: ARG002 - what is there already is seen anyway
+        progress: Progress,
+        arguments: ImportArguments,
+    ) -> tuple[Outcomes, None]:
+        add = self.index_manifest if is_manifest(top) else self.index
+        return add(top, progress=progress, **arguments), None
 
-        Args:
-            path: The folder or the manifest.
-            dry_run: Change nothing, and fetch nothing: only say what would be added and deleted.
-            most: Largest share of the pictures from there that may be deleted, 0 to 1.
-            progress: Told after each file.
-            **arguments: As for `index`.
-
-        Nothing is deleted, and `refused` says why, if `path` cannot be read whole or names no
-        picture, or if too many pictures would go; a dry run names these all the same. Raises as
-        `index` and `index_manifest`.
-        """
-        top, collection = Path(path), arguments.get("collection", DEFAULT_COLLECTION)
-        listed = Listed.of(top, arguments.get("exclude", ()))
-        before, outcomes = self._store.seen(collection, listed.root), Outcomes()
+    def _let_go(
+        self, collection: str, root: str, ids: Iterable[str], paths: Sequence[str], *, dry_run: bool
+    ) -> Sequence[str]:
+        how: dict[str, Any] = {"collection": collection, "root": root}
         if dry_run:
-            after = listed.expected(before)
-        else:
-            add = self.index_manifest if is_manifest(top) else self.index
-            outcomes = add(top, progress=progress, **arguments)
-            after = self._store.seen(collection, listed.root)
-        gone = find_gone(self._store, collection, listed, before, after)
-        refused = gone.refusal(listed, most, dry_run=dry_run)
-        if refused is None and not dry_run and (gone.pictures or gone.places):
-            if gone.pictures:
-                self.delete_many(gone.pictures, collection=collection)
-            self._store.forget(collection, gone.places)
-        added = []
-        if dry_run:
-            known = self._store.find(collection, [after[name] for name in listed.files])
-            added = [name for name in listed.files if after[name] not in known]
-        return Synced(
-            outcomes=outcomes,
-            added=added,
-            # A dry run names what is too much, but not what may only be unseen.
-            deleted=gone.pictures if not refused or (dry_run and not listed.doubt) else {},
-            refused=refused,
-        )
+            return let_go(self._store, **how, ids=list(ids), dry_run=True)
+        with self._audit.noting("forget_images", **how) as noted:
+            going: list[str] = []
+            for some in grouped(ids, MOST_CHANGED):
+                going += let_go(self._store, **how, ids=some)
+                noted |= {"deleted": len(going), "ids": going[:MOST_NOTED]}
+            let_go(self._store, **how, paths=paths)
+        return going
 
     def _index_feed(
         self, feed: ArchiveFeed | ManifestFeed, file: Path, outcomes: Outcomes, progress: Progress

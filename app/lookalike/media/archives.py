@@ -7,6 +7,7 @@ memory that its directory or its headers take.
 
 from __future__ import annotations
 
+import re
 import stat
 import tarfile
 import zipfile
@@ -53,6 +54,7 @@ MAX_GLOBAL_HEADERS = 100
 _READ_AHEAD = 2**18  # bytes of a member that are read at once
 _SPOOLED = 1_000_000
 _MAX_NAME = 255
+_BYTES = re.compile("[\udc80-\udcff]")
 _MAX_PATH = 4096
 _ZIP_START = b"PK\3\4"
 _ENCRYPTED = 1
@@ -320,7 +322,12 @@ def in_ascii(text: str) -> str:
 
 
 def as_text(name: str) -> str:
-    """A file's name, or a folder's, as it can be stored and shown: composed (NFC)."""
+    r"""A file's name, or a folder's, as it can be stored and shown: composed (NFC).
+
+    Bytes that are no UTF-8, which come as lone surrogates, are kept as `\xe4`, so that names of
+    other bytes stay apart.
+    """
+    name = _BYTES.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", name)
     shown = name.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
     return nfc(shown)[-_MAX_NAME:]
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -38,6 +39,7 @@ MAX_REDIRECTS: Final = 5
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _SPOOLED_BYTES = 1_000_000
+_MAX_VALIDATOR = 500  # characters
 _HEADERS = [
     (b"User-Agent", f"Lookalike/{__version__}".encode("ascii")),
     (b"Accept", b"image/*"),
@@ -229,21 +231,31 @@ class Fetcher:
             QueueFullError: Too many addresses are being fetched.
             StorageError: The spool folder cannot be written to.
         """
-        with self.download(address) as file:
+        file, _ = self.download(address)
+        assert file is not None
+        with file:
             yield file
 
-    def download(self, address: str) -> BinaryIO:
-        """As `fetch`; the file is gone when the caller closes it."""
+    def download(
+        self, address: str, *, validator: str | None = None
+    ) -> tuple[BinaryIO | None, str | None]:
+        """As `fetch`; the file is gone when the caller closes it.
+
+        Returns the file with its validator: the header with which a later call asks the server
+        whether it changed, None if it offers none. With one, no file if it did not change.
+        """
         spool = SpooledTemporaryFile(_SPOOLED_BYTES, dir=str(self._folder))  # noqa: SIM115
         file = cast("BinaryIO", spool)
         try:
             with self._place():
-                self._follow(address, file)
+                found = self._follow(address, file, validator)
             file.seek(0)
         except BaseException:
             file.close()
             raise
-        return file
+        if found.unchanged:
+            file.close()
+        return None if found.unchanged else file, found.validator
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -256,38 +268,47 @@ class Fetcher:
         finally:
             self._places.release()
 
-    def _follow(self, address: str, file: BinaryIO) -> None:
+    def _follow(self, address: str, file: BinaryIO, validator: str | None) -> _Answer:
         deadline = Deadline(self._timeout_s)
-        url = self._guard.read(address)
+        first = url = self._guard.read(address)
         for _ in range(MAX_REDIRECTS + 1):
-            location = self._get(url, file, deadline)
-            if location is None:
-                return
-            url = self._guard.follow(url, location)
+            # Only the first address is asked: what a redirect leads to may be another by now.
+            found = self._get(url, file, deadline, validator if url is first else None)
+            if found.location is None:
+                return found if url is first else _Answer()
+            url = self._guard.follow(url, found.location)
         raise FetchError(
             f"The address leads on more than {MAX_REDIRECTS} times; send the one where the "
             "picture itself is"
         )
 
-    def _get(self, url: httpx2.URL, file: BinaryIO, deadline: Deadline) -> str | None:
-        """One request: puts the picture into the file, or returns where a redirect leads."""
+    def _get(
+        self, url: httpx2.URL, file: BinaryIO, deadline: Deadline, validator: str | None
+    ) -> _Answer:
+        """One request: puts the picture into the file, if it has one."""
         target = httpcore2.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
         )
         network = GuardedNetwork(self._guard, self._resolver, deadline)
+        sent = [(b"Host", url.netloc), *_HEADERS]
+        if validator is not None:
+            name, _, value = validator.encode("ascii").partition(b": ")
+            sent.append((name, value))
         with (
             _translated(deadline),
             httpcore2.HTTPConnection(
                 target.origin, ssl_context=self._tls, network_backend=network
             ) as connection,
-            connection.stream("GET", target, headers=[(b"Host", url.netloc), *_HEADERS]) as answer,
+            connection.stream("GET", target, headers=sent) as answer,
         ):
             headers = httpx2.Headers(answer.headers)
             if answer.status in _REDIRECTS and "Location" in headers:
-                return headers["Location"]
+                return _Answer(location=headers["Location"])
+            if answer.status == 304 and validator is not None:
+                return _Answer(unchanged=True)
             self._check_head(answer.status, headers)
             self._receive(answer.iter_stream(), file)
-        return None
+        return _Answer(validator=_validator(headers))
 
     def _check_head(self, status: int, headers: httpx2.Headers) -> None:
         if status != 200:
@@ -320,6 +341,22 @@ class Fetcher:
     def _tls(self) -> ssl.SSLContext:
         """Checks certificates and host names; made once, since reading the authorities is slow."""
         return httpx2.create_ssl_context()
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    location: str | None = None  # where a redirect leads
+    unchanged: bool = False  # the file is the one that the validator was of
+    validator: str | None = None
+
+
+def _validator(headers: httpx2.Headers) -> str | None:
+    """The header that asks whether a file changed; an entity tag before a date."""
+    for name, sent in (("ETag", "If-None-Match"), ("Last-Modified", "If-Modified-Since")):
+        value = headers.get(name, "").strip()
+        if value and value.isascii() and value.isprintable() and len(value) <= _MAX_VALIDATOR:
+            return f"{sent}: {value}"
+    return None
 
 
 @contextmanager

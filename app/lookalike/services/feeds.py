@@ -15,7 +15,15 @@ from lookalike.media.archives import Archive, ArchiveLimits, as_text, in_ascii
 from lookalike.media.manifests import VERSION, Manifest, Row
 from lookalike.media.sources import Found, PictureSource, Selection, is_own_picture, walk
 from lookalike.progress import NO_PROGRESS, Progress
-from lookalike.records import DEFAULT_COLLECTION, Metadata, OnConflict, Place, canonical_json, nfc
+from lookalike.records import (
+    DEFAULT_COLLECTION,
+    ImageRecord,
+    Metadata,
+    OnConflict,
+    Place,
+    canonical_json,
+    nfc,
+)
 from lookalike.services.indexing import ID_LENGTH, IndexingService
 from lookalike.store.filters import check_metadata
 
@@ -69,6 +77,7 @@ class Picture:
     name: str  # for messages, in ASCII
     source: PictureSource
     given: str | None = None  # the path or address as a manifest gives it
+    validator: str | None = None  # of an address that was fetched, see `Fetcher.download`
 
 
 @dataclass(eq=False)
@@ -146,6 +155,10 @@ class FolderFeed:
         return PictureSource.refused(found.path, error, metadata=metadata)
 
 
+Fetched = tuple[PictureSource, str | None]
+"""The picture of a row, with the server's validator of what was fetched."""
+
+
 @dataclass(eq=False)
 class ManifestFeed:
     """The pictures that a manifest names, in its order; several addresses are fetched at once."""
@@ -166,14 +179,16 @@ class ManifestFeed:
     def pictures(self, after: Cursor | None, progress: Progress = NO_PROGRESS) -> Iterator[Picture]:
         """All rows, or those behind a cursor, which is a line. Raises `InvalidParameterError`."""
         start = 0 if after is None else int(after)
-        seen = self.indexing.store.seen(self.options.collection, self.root)
-        window: deque[tuple[Row, Future[PictureSource]]] = deque()
+        where = self.options.collection, self.root
+        seen, held = self.indexing.store.seen(*where), self.indexing.store.validators(*where)
+        window: deque[tuple[Row, Future[Fetched]]] = deque()
         with ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch") as pool:
             try:
                 for row in self.manifest.rows(progress.check):
                     if row.line <= start:
                         continue
-                    window.append((row, pool.submit(self._source, row, seen.get(row.name))))
+                    known = seen.get(row.name), held.get(row.name)
+                    window.append((row, pool.submit(self._source, row, *known)))
                     if len(window) >= 2 * FETCHES:
                         yield _picture(*window.popleft())
                 while window:
@@ -181,19 +196,24 @@ class ManifestFeed:
             finally:
                 for _, begun in window:
                     if not begun.cancel():
-                        begun.result().close()
+                        begun.result()[0].close()
 
-    def _source(self, row: Row, known: str | None) -> PictureSource:
-        """The picture of a row, its address fetched unless `known` is that picture's id."""
+    def _source(self, row: Row, known: str | None, validator: str | None) -> Fetched:
+        """The picture of a row; its address is not fetched again if it did not change.
+
+        `known` is the id of the picture that the address gave, with the server's `validator`.
+        """
         source = PictureSource(filename=_filename(row), size=0, id=row.id, error=row.error)
         if row.error is not None:
-            return source
+            return source, None
         try:
-            return self._opened(row, known, source)
+            return self._opened(row, known, validator, source)
         except LookalikeError as exc:
-            return replace(source, error=exc)
+            return replace(source, error=exc), None
 
-    def _opened(self, row: Row, known: str | None, source: PictureSource) -> PictureSource:
+    def _opened(
+        self, row: Row, known: str | None, validator: str | None, source: PictureSource
+    ) -> Fetched:
         folder = PurePosixPath(row.given).parent.name
         metadata = self.options.describe(folder)
         if row.metadata is not None:
@@ -203,37 +223,50 @@ class ManifestFeed:
             if self.inside is not None and not _may_be_read(row.path, self.inside):
                 raise PathNotAllowedError("It is not below a folder of LOOKALIKE_IMPORT_DIRS")
             found = PictureSource.from_path(row.path, id=row.id)
-            return replace(found, **facts)
+            return replace(found, **facts), None
         if self.fetcher is None:
             raise FetchingDisabledError
-        if known is not None and (same := self._unchanged(row, known, metadata)) is not None:
-            return replace(source, **facts, **same)
-        file = self.fetcher.download(row.given)
+        stored = self._stored(row, known)
+        file = None
+        if stored is None or not self._same(stored, metadata):
+            asked = None if stored is None else validator
+            file, validator = self.fetcher.download(row.given, validator=asked)
+        if file is None:
+            assert stored is not None
+            same: dict[str, Any] = {
+                "digest": stored.sha256,
+                "size": stored.bytes,
+                "filename": stored.filename,
+            }
+            return replace(source, **facts, **same), None
         size = file.seek(0, 2)
         file.seek(0)
-        return replace(source, **facts, file=file, size=size)
+        return replace(source, **facts, file=file, size=size), validator
 
-    def _unchanged(self, row: Row, known: str, metadata: Metadata | None) -> dict[str, Any] | None:
-        """What is stored of an address, if the row says that this has not changed.
+    def _stored(self, row: Row, known: str | None) -> ImageRecord | None:
+        """What is stored whole of an address, under the id that the row would give it."""
+        if known is None:
+            return None
+        record = self.indexing.store.find(self.options.collection, [known]).get(known)
+        if record is None or known != (row.id or record.sha256[:ID_LENGTH]):
+            return None
+        return record if self.indexing.holds(record) else None
+
+    def _same(self, stored: ImageRecord, metadata: Metadata | None) -> bool:
+        """Whether the row says that the picture has not changed.
 
         It does if it has a version, and all of its metadata is stored already.
         """
-        indexing, collection = self.indexing, self.options.collection
         if VERSION not in (metadata or {}):
-            return None
-        record = indexing.store.find(collection, [known]).get(known)
-        if record is None or known != (row.id or record.sha256[:ID_LENGTH]):
-            return None
-        checked = check_metadata(metadata or {}, max_bytes=indexing.max_metadata_bytes)
-        same = canonical_json(checked) == canonical_json(record.metadata)
-        if not same or not indexing.holds(record):
-            return None
-        return {"digest": record.sha256, "size": record.bytes, "filename": record.filename}
+            return False
+        checked = check_metadata(metadata or {}, max_bytes=self.indexing.max_metadata_bytes)
+        return canonical_json(checked) == canonical_json(stored.metadata)
 
 
-def _picture(row: Row, source: Future[PictureSource]) -> Picture:
+def _picture(row: Row, fetched: Future[Fetched]) -> Picture:
     name = f"line {row.line}" + (f": {in_ascii(row.given)}" if row.given else "")
-    return Picture(row.line, name, source.result(), given=row.given)
+    source, validator = fetched.result()
+    return Picture(row.line, name, source, given=row.given, validator=validator)
 
 
 def _filename(row: Row) -> str:

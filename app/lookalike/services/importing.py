@@ -59,7 +59,7 @@ from lookalike.services.jobs import (
     JobService,
     JobStatus,
 )
-from lookalike.store.base import real_name
+from lookalike.store.base import Store, real_name
 from lookalike.store.filters import check_metadata
 from lookalike.store.jobs import Job
 
@@ -418,12 +418,32 @@ def index_feed(
         with closing(groups):
             for group in groups:
                 settled = [(under_way.popleft(), item) for item in group]
+                _note_validators(indexing.store, options.collection, settled)
                 for picture, _ in settled:
                     picture.source.close()
                 yield settled
     finally:
         for picture in under_way:
             picture.source.close()
+
+
+def _note_validators(
+    store: Store, collection: str, settled: Iterable[tuple[Picture, IndexItem]]
+) -> None:
+    """Notes what servers said of files that are stored now, so that they are asked the next time.
+
+    An error is only logged: then the files are fetched again.
+    """
+    noted: dict[str, dict[str, str]] = {}
+    for picture, item in settled:
+        place = picture.source.place
+        if picture.validator is not None and place is not None and item.error is None:
+            noted.setdefault(place.root, {})[place.path] = picture.validator
+    for root, validators in noted.items():
+        try:
+            store.validate(collection, root, validators)
+        except LookalikeError as exc:
+            log.warning("addresses will be fetched again: %s", exc)
 
 
 @dataclass

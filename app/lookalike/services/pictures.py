@@ -39,6 +39,7 @@ from lookalike.records import (
 )
 from lookalike.services.jobs import IMPORT_KINDS, REEMBED_KIND, JobService
 from lookalike.services.pipeline import PutGate
+from lookalike.services.syncing import let_go
 from lookalike.store.base import (
     BlobStore,
     Page,
@@ -212,6 +213,25 @@ class PictureService:
         check_collection_name(collection)
         if collection != DEFAULT_COLLECTION and spec_of(self.store, collection) is None:
             raise unknown_collection(collection)
+
+    def seen(self, collection: str, root: str) -> dict[str, str]:
+        """As `Store.seen`. Raises `CollectionNotFoundError`."""
+        self._require(collection)
+        return self.store.seen(collection, root)
+
+    def let_go(
+        self,
+        collection: str,
+        root: str,
+        *,
+        ids: Sequence[str] = (),
+        paths: Sequence[str] = (),
+        dry_run: bool = False,
+    ) -> list[str]:
+        """See `syncing.let_go`. Raises `CollectionNotFoundError`."""
+        self._require(collection)
+        ids = [check_id(one) for one in ids]
+        return let_go(self.store, collection, root, ids=ids, paths=paths, dry_run=dry_run)
 
     def patch_metadata(self, collection: str, image_id: str, patch: Metadata) -> ImageRecord:
         """Merges into a picture's metadata (RFC 7396). Raises `ImageNotFoundError`."""

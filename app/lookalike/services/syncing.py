@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from lookalike.records import Place, counted
 from lookalike.services.indexing import ID_LENGTH
 from lookalike.store.base import Store
 
-_BATCH = 1000  # pictures that are looked up at once
+UNKNOWN = "?"  # no id begins with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,69 +54,88 @@ class Listed:
         return cls(root_of(path), files, doubt)
 
     def expected(self, before: Mapping[str, str]) -> dict[str, str]:
-        """What `Store.seen` would say once all of it was indexed; an address keeps its picture."""
+        """What `Store.seen` would say once all of it was indexed; an address keeps its picture.
+
+        What begins with `UNKNOWN` stands for the id of a picture that only indexing can tell.
+        """
         after = dict(before)
         for name, (image_id, path) in self.files.items():
             try:
                 made = None if path is None else PictureSource.from_path(path).sha256()[:ID_LENGTH]
             except LookalikeError:  # it fails, and its picture stays
                 made = None
-            after[name] = image_id or made or before.get(name) or name
+            after[name] = image_id or made or before.get(name) or f"{UNKNOWN}{name}"
         return after
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """Pictures to delete, by id with a path each, and places of others to forget."""
+    """What a folder or a manifest no longer has.
+
+    Attributes:
+        pictures: Ids of pictures that lie at none of its paths any more, with a path each. Those
+            that lie elsewhere, too, or were sent without a path, stay.
+        paths: Paths below its root where they lay.
+        known: How many pictures earlier runs brought from there.
+    """
 
     pictures: dict[str, str] = field(default_factory=dict)
-    places: list[Place] = field(default_factory=list)
-    known: int = 0  # pictures that earlier runs brought from there
+    paths: list[str] = field(default_factory=list)
+    known: int = 0
 
-    def refusal(self, listed: Listed, most: float, *, dry_run: bool = False) -> str | None:
-        """Why nothing is deleted; None if all is well, or nothing is gone."""
-        if not self.pictures and not self.places:
+    def refusal(self, listed: Listed, count: int, most: float, *, dry_run: bool) -> str | None:
+        """Why nothing is deleted, if `count` pictures would be; None if all is well."""
+        if not count and not self.paths:
             return None
         nothing = "nothing would be deleted" if dry_run else "nothing was deleted"
         if listed.doubt is not None:
             return f"{nothing}, because {listed.doubt}"
-        if len(self.pictures) > most * self.known:
+        if count > most * self.known:
             return (
-                f"{nothing}: {counted(len(self.pictures), 'picture')} of {self.known:,} would go; "
+                f"{nothing}: {counted(count, 'picture')} of {self.known:,} would go; "
                 "--delete-most deletes them"
             )
         return None
 
 
-def find_gone(
-    store: Store,
-    collection: str,
-    listed: Listed,
-    before: Mapping[str, str],
-    after: Mapping[str, str],
-) -> Gone:
-    """What was brought from there and is not there any more.
-
-    `before` and `after` are what `Store.seen` says before the run and after it. A picture that was
-    seen elsewhere, too, or was sent without a path, only loses its places there.
-    """
+def find_gone(listed: Listed, before: Mapping[str, str], after: Mapping[str, str]) -> Gone:
+    """Compares what `Store.seen` says before a run and after it with what is there now."""
     gone = Gone(known=len(set(before.values())))
     left = {path: image_id for path, image_id in after.items() if path not in listed.files}
     moved = {
         path: image_id for path, image_id in before.items() if after.get(path, image_id) != image_id
     }
     kept = {image_id for path, image_id in after.items() if path in listed.files}
-    paths = {image_id: path for path, image_id in (*moved.items(), *left.items())}
-    gone.places.extend(Place(listed.root, path) for path in left)
-    for ids in _batches([image_id for image_id in paths if image_id not in kept]):
-        places, found = store.places(collection, ids), store.find(collection, ids)
-        sent = store.uploaded(collection, ids)
-        for image_id in found:
-            elsewhere = any(place.root != listed.root for place in places.get(image_id, ()))
-            if image_id not in sent and not elsewhere:
-                gone.pictures[image_id] = paths[image_id]
+    gone.paths.extend(left)
+    for path, image_id in (*moved.items(), *left.items()):
+        if image_id not in kept:
+            gone.pictures[image_id] = path
     return gone
 
 
-def _batches(ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH))
+def let_go(
+    store: Store,
+    collection: str,
+    root: str,
+    *,
+    ids: Sequence[str] = (),
+    paths: Sequence[str] = (),
+    dry_run: bool = False,
+) -> list[str]:
+    """Forgets paths below a root, and deletes those of the pictures that only lay there.
+
+    A picture that lies elsewhere, too, or was sent without a path, stays. Returns the ids of those
+    that are deleted; a dry run only says which would be.
+    """
+    places, sent = store.places(collection, ids), store.uploaded(collection, ids)
+    here = [
+        image_id
+        for image_id in store.find(collection, ids)
+        if image_id not in sent and all(one.root == root for one in places.get(image_id, ()))
+    ]
+    if not dry_run:
+        if here:
+            store.delete_many(collection, here)
+        if paths:
+            store.forget(collection, [Place(root, path) for path in paths])
+    return here

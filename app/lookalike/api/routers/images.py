@@ -36,6 +36,7 @@ from lookalike.schemas import (
     ChangedOut,
     DuplicatesOut,
     DuplicatesRunning,
+    ForgottenOut,
     ImageOut,
     ImagesOut,
     Schema,
@@ -239,6 +240,39 @@ def update_images(request: Request, asked: UpdateIn, parts: PartsDep) -> Respons
     changed = parts.services.pictures.update_many(chosen, asked.metadata, **how)
     how = {"dry_run": asked.dry_run, "link": parts.links}
     return _changed(request, ChangedOut.of_all("updated", chosen, changed, **how))
+
+
+class ForgetIn(Schema):
+    """Pictures that are gone from a folder, an archive or a manifest, and their paths there."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"root": "/mnt/photos"}]}
+    )
+
+    root: str = Field(max_length=4096)
+    """What the paths are below, as it was sent when they were indexed"""
+    ids: list[str] = Field([], max_length=MOST_CHANGED)
+    """At most 1,000; one that was seen elsewhere, too, or was sent without a path, stays"""
+    paths: list[str] = Field([], max_length=MOST_CHANGED)
+    """At most 1,000, which are forgotten"""
+    dry_run: bool = False
+    """Whether to say what would be deleted, and to change nothing"""
+    collection: str = Field(DEFAULT_COLLECTION, pattern=COLLECTION_PATTERN)
+
+
+@_many.post(
+    "/forget",
+    summary="Forget paths where pictures lie no more, and delete those that lie nowhere else",
+    responses=responses(400, 401, 403, 404, 408, 413, 422, 503, 507),
+    dependencies=WRITE,
+)
+def forget_images(request: Request, asked: ForgetIn, parts: PartsDep) -> ForgottenOut:
+    """What a sync deletes: compare `GET /collections/{name}/paths` with what is there now."""
+    how = asked.model_dump(exclude={"collection", "root"})
+    note(request, collection=asked.collection, root=asked.root, dry_run=asked.dry_run)
+    deleted = parts.services.pictures.let_go(asked.collection, asked.root, **how)
+    note(request, deleted=len(deleted), ids=deleted[:MOST_NOTED])
+    return ForgottenOut(collection=asked.collection, dry_run=asked.dry_run, deleted=deleted)
 
 
 @_images.get("", summary="List pictures", responses=responses(401, 404, 422), dependencies=READ)

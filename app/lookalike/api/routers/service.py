@@ -34,6 +34,7 @@ from lookalike.schemas import (
     JobOut,
     JobsOut,
     PassportOut,
+    PathsOut,
     Schema,
     VectorSetOut,
     VectorSetsOut,
@@ -213,6 +214,25 @@ def count_images(name: CollectionName, parts: PartsDep, filter: FilterQuery = No
     pictures, where = parts.services.pictures, parse_filter(filter)
     count = pictures.count(name, where)
     return CountOut(collection=name, count=count, warnings=pictures.warnings(name, where))
+
+
+@_collections.get(
+    "/{name}/paths",
+    summary="List the paths that pictures were seen at, below one root",
+    responses=responses(401, 404, 422),
+    dependencies=READ,
+)
+def list_paths(
+    name: CollectionName,
+    parts: PartsDep,
+    root: Annotated[
+        str,
+        Query(max_length=4096, description="A folder that was indexed, an archive or a manifest"),
+    ],
+) -> PathsOut:
+    """Each with the id of its picture; nothing if no picture came from there."""
+    paths = parts.services.pictures.seen(name, root)
+    return PathsOut(collection=name, root=root, paths=paths)
 
 
 @_collections.get(

@@ -188,10 +188,12 @@ def build_candidates(
     with threads(threads_used):
         index = faiss.index_factory(dim, factory, faiss.METRIC_L2)
         if not index.is_trained:
-            _set_training(innermost(index))
+            held = _set_training(index)
             sample = _training_sample(vectors, factory, seed)
             progress.report(0, len(sample), stage="train")
             index.train(sample)
+            for transform in held:
+                transform.pq = None
         step = max(1, min(_ADDED_BYTES // (4 * dim), max(_MIN_ADDED, count // _REPORTS)))
         for start in range(0, count, step):
             progress.report(start, count, stage="add")
@@ -200,18 +202,37 @@ def build_candidates(
     return CandidateIndex(index, factory=factory)
 
 
-def _set_training(index: Any) -> None:
+def _set_training(whole: Any) -> dict[Any, Any]:
     """Keeps FAISS from training for Hamming distances, which takes minutes and is not used here.
 
-    And from printing that it is trained on few vectors: what it finds is measured.
+    And from printing that it is trained on few vectors: what it finds is measured. Returns the
+    rotations that were given a quantizer for their training, each with it.
     """
+    index, held = innermost(whole), {}
+    for rotation in _rotations(whole):
+        held[rotation] = rotation.pq = faiss.ProductQuantizer(rotation.d_out, rotation.M, 8)
+        rotation.pq.cp.min_points_per_centroid = 1
     storage = getattr(index, "storage", None)  # below a graph
     parts = [index, index if storage is None else faiss.downcast_index(storage)]
-    for part in [*parts, *(getattr(each, name, None) for each in parts for name in ("pq", "rq"))]:
+    names = ("pq", "rq", "refine_pq", "prq")
+    parts += [part for each in parts for name in names if (part := getattr(each, name, None))]
+    for part in list(parts):
+        if isinstance(part, faiss.ProductAdditiveQuantizer):
+            subs = map(part.subquantizer, range(part.nsplits))
+            parts += map(faiss.downcast_AdditiveQuantizer, subs)
+    for part in parts:
         if hasattr(part, "do_polysemous_training"):
             part.do_polysemous_training = False
         if hasattr(part, "cp"):
             part.cp.min_points_per_centroid = 1
+    return held
+
+
+def _rotations(index: Any) -> list[Any]:
+    """The OPQ matrices before an index."""
+    chain = getattr(index, "chain", None)
+    found = [] if chain is None else [chain.at(number) for number in range(chain.size())]
+    return [one for one in map(faiss.downcast_VectorTransform, found) if hasattr(one, "niter_pq")]
 
 
 def _training_sample(vectors: Vectors, factory: str, seed: int) -> Vectors:
