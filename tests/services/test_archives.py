@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -502,7 +503,8 @@ def test_an_archive_stands_for_a_folder(name: str, label: str) -> None:
 @pytest.mark.parametrize("encoding", ["latin-1", "cp866", "cp932"])
 def test_names_of_a_tar_file_that_are_no_utf_8_stay_apart(tmp_path: Path, encoding: str) -> None:
     names = {"latin-1": "äöü", "cp866": "Летом", "cp932": "夏海空"}[encoding]
-    with tarfile.open(tmp_path / "a.tar", "w", encoding=encoding) as tar:
+    how: dict[str, Any] = {"format": tarfile.GNU_FORMAT, "encoding": encoding}
+    with tarfile.open(tmp_path / "a.tar", "w", **how) as tar:
         for name in names:
             info = tarfile.TarInfo(f"{name}/{name}.png")
             info.size = 1
