@@ -399,7 +399,7 @@ class CollectionOut(Answer):
     searchable: bool = Field(description="Whether a live model made its vectors")
     passport: PassportOut = Field(validation_alias=AliasChoices("passport", "spec"))
     provenance: Mapping[str, str]
-    aliases: Sequence[str] = Field((), description="Its other names")
+    aliases: list[str] = Field([], description="Its other names")
 
     @classmethod
     def of_all(cls, infos: Iterable[CollectionInfo], live: Sequence[LiveEncoder]) -> list[Self]:

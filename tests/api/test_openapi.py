@@ -137,10 +137,12 @@ def test_every_example_is_right_and_runs(server):
         (example,) = body["examples"]
         jsonschema.validate(example, {**body, "components": document["components"]})
         address = path.replace("{image_id}", "lamp").replace("{name}", "default")
+        address = address.replace("{alias}", "latest")
         answer = server.http.request(method, address, json=example)
         assert answer.is_success or answer.json()["code"] in refused, (path, answer.text)
         seen += 1
     assert seen >= 5
+    assert server.http.delete("/aliases/latest").is_success
 
 
 def test_a_form_as_it_is_filled_in_answers_like_an_empty_one(server):

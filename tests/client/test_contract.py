@@ -321,7 +321,7 @@ def test_collections_are_made_and_renamed(filled: BaseClient, photos: Path) -> N
 
 def test_an_alias_is_moved_from_a_collection_to_the_next(filled: BaseClient, photos: Path) -> None:
     filled.alias("shop", "default")
-    assert [one.aliases for one in filled.collections()] == [("shop",)]
+    assert [one.aliases for one in filled.collections()] == [["shop"]]
     assert filled.index(photos / "fish", collection="shop")[0].status == "unchanged"
     filled.index(photos / "fish", collection="shop_2")
     filled.alias("shop", "shop_2")

@@ -160,33 +160,33 @@ def rename_collection(
 
 
 @_jobs.put(
-    "/aliases/{name}",
+    "/aliases/{alias}",
     summary="Give a collection a second name, or move it to another one",
     responses=responses(400, 401, 403, 404, 408, 409, 413, 422, 503, 507),
     dependencies=ADMIN,
     tags=["collections"],
 )
 def put_alias(
-    request: Request, name: CollectionName, asked: AliasIn, parts: PartsDep
+    request: Request, alias: CollectionName, asked: AliasIn, parts: PartsDep
 ) -> CollectionOut:
     """In one step: each call that names the alias reaches the one collection or the other."""
     note(request, collection=asked.collection)
-    found = parts.services.collections.alias(name, asked.collection)
+    found = parts.services.collections.alias(alias, asked.collection)
     (out,) = CollectionOut.of_all([found], parts.services.encoders.live)
     return out
 
 
 @_service.delete(
-    "/aliases/{name}",
+    "/aliases/{alias}",
     status_code=204,
     summary="Remove an alias",
     responses=responses(401, 403, 404, 422, 503, 507),
     dependencies=ADMIN,
     tags=["collections"],
 )
-def delete_alias(name: CollectionName, parts: PartsDep) -> Response:
+def delete_alias(alias: CollectionName, parts: PartsDep) -> Response:
     """Its collection stays."""
-    parts.services.collections.unalias(name)
+    parts.services.collections.unalias(alias)
     return Response(status_code=204)
 
 
