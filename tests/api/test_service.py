@@ -105,6 +105,7 @@ def test_the_table_of_routes_is_complete(client):
             method.upper(),
             path.replace("{image_id}", "x")
             .replace("{name}", "x")
+            .replace("{alias}", "x")
             .replace("{job_id}", JOB)
             .replace("{digest}", JOB)
             .replace("{key}", "x"),
