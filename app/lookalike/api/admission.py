@@ -118,7 +118,7 @@ class Turns:
 
     A read that takes long lets the next one begin while it goes on. Few may do so, and a client
     with half of them gets no turn until one ends. While the service `is_busy` with pictures, a
-    turn rests twice as long as it was held, so that reads take a third of the time.
+    turn rests four times as long as it was held, so that reads take a fifth of the time.
     """
 
     def __init__(self, is_busy: Callable[[], bool] = lambda: False) -> None:
@@ -163,7 +163,7 @@ class Turns:
                 self._give()
             elif not turn.cancelled():
                 held_s = loop.time() - began
-                rest_s = min(2 * held_s, MOST_REST_S) if self._is_busy() else 0.0
+                rest_s = min(4 * held_s, MOST_REST_S) if self._is_busy() else 0.0
                 loop.call_later(rest_s, self._pass_on)
 
     def _pass_on(self) -> None:

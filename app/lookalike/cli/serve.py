@@ -114,9 +114,19 @@ async def _run(settings: Settings, ending: Ending) -> None:
     async with app.router.lifespan_context(app):
         server = Server(app, most_files=most_files)
         ending.serve(server)
-        gc.collect()
-        gc.freeze()  # what is there stays: looking through it takes as long as several searches
+        _shorten_pauses()
         await server.serve(sockets=[listening])
+
+
+def _shorten_pauses() -> None:
+    """Has the garbage collector leave out what stays, and look at old objects less often.
+
+    Everything waits while it looks: 70 ms at what was loaded, 50 ms at 1,000 open requests.
+    """
+    gc.collect()
+    gc.freeze()
+    young, middle, old = gc.get_threshold()
+    gc.set_threshold(young, middle, 10 * old)
 
 
 def _bind(host: str, port: int) -> socket.socket:
