@@ -41,7 +41,7 @@ from lookalike.models.base import Encoder
 from lookalike.progress import NO_PROGRESS
 from lookalike.records import DEFAULT_COLLECTION, NewImage, Preprocess
 
-PARTS = ("bfloat16", "int8", "start")
+PARTS = ("bfloat16", "lite", "int8", "start")
 BATCH = 16
 WARM, ROUNDS = 3, 25
 ROWS, GROUP = 10_000, 1_000
@@ -55,6 +55,8 @@ def main() -> None:
         data = Path(folder) / "data"
         if "bfloat16" in options.parts:
             compare_bfloat16(data, rounds=3 if options.quick else ROUNDS)
+        if "lite" in options.parts:
+            compare_lite(data, rounds=3 if options.quick else ROUNDS)
         if "int8" in options.parts and options.pictures is not None:
             compare_int8(options, data, rounds=3 if options.quick else ROUNDS)
         if "start" in options.parts:
@@ -84,6 +86,33 @@ def compare_bfloat16(data: Path, *, rounds: int) -> None:
     pixels = noise(BATCH, ours.spec.preprocess.input_size)
     per_batch("ResNet-50 bfloat16, OpenVINO against torch", ours.encode, theirs.encode, pixels,
               rounds=rounds, bound="at least 1.2")  # fmt: skip
+
+
+def compare_lite(data: Path, *, rounds: int) -> None:
+    """CPU time of efficientnet_lite0 and ResNet-50 for one picture, alone and in a batch."""
+    given = {"data_dir": data, "precision": "bfloat16", "runtime": "openvino", "weights": "random"}
+    small, large = (
+        build_encoder(load_settings(**given, model=model))
+        for model in ("efficientnet_lite0", "resnet50")
+    )
+    pixels = noise(BATCH, small.spec.preprocess.input_size)
+
+    def cpu_ms(encoder: Encoder, count: int) -> float:
+        started = time.process_time()
+        encoder.encode(list(pixels[:count]))
+        return 1000 * (time.process_time() - started) / count
+
+    for count in (BATCH, 1):
+        for encoder in (small, large) * WARM:
+            cpu_ms(encoder, count)
+        fast, slow, ratio = paired(
+            lambda count=count: cpu_ms(small, count),  # type: ignore[misc]
+            lambda count=count: cpu_ms(large, count),  # type: ignore[misc]
+            rounds=rounds,
+        )
+        report(f"CPU time of efficientnet_lite0 against ResNet-50, OpenVINO bfloat16, "
+               f"{f'batches of {count}' if count > 1 else 'one picture'}",
+               f"{fast:.1f} ms", f"{slow:.1f} ms", ratio, "at most 0.2")  # fmt: skip
 
 
 def compare_int8(options: argparse.Namespace, data: Path, *, rounds: int) -> None:

@@ -22,6 +22,11 @@ CLASSES = 12
 VIEWS = 4  # the last view of each thing is never indexed, only searched for
 KEY = "demo-admin-key"
 START_S = 120.0
+MODELS = (  # and their weights, from the best to what works everywhere
+    ("resnet50", "IMAGENET1K_V1"),
+    ("efficientnet_lite0", "IMAGENET1K_V1"),
+    ("resnet50", "random"),
+)
 
 
 def main() -> int:
@@ -33,8 +38,8 @@ def main() -> int:
         chosen = [sample for sample in samples() if sample.label in classes()]
         with ThreadPoolExecutor() as pool:
             pictures = dict(zip(chosen, pool.map(jpeg_bytes, chosen), strict=True))
-        with any_weights(data) as (url, weights):
-            run(url, weights, pictures)
+        with any_model(data) as (url, shown):
+            run(url, shown, pictures)
     say(f"Done in {time.monotonic() - started:.0f} s. Everything was removed again.")
     return 0
 
@@ -44,7 +49,7 @@ def classes() -> list[str]:
     return list(dict.fromkeys(sample.label for sample in samples()))[:CLASSES]
 
 
-def run(url: str, weights: str, pictures: dict[Sample, bytes]) -> None:
+def run(url: str, shown: str, pictures: dict[Sample, bytes]) -> None:
     """Indexes all but the last views, searches with those, prints what came of it."""
     stored = {sample: jpeg for sample, jpeg in pictures.items() if sample.view < VIEWS - 1}
     queries = {sample: jpeg for sample, jpeg in pictures.items() if sample.view == VIEWS - 1}
@@ -61,7 +66,7 @@ def run(url: str, weights: str, pictures: dict[Sample, bytes]) -> None:
     pairs = list(zip(queries, best, strict=True))
     instance = sum(found["instance"] == query.instance_id for query, found in pairs) / len(pairs)
     label = sum(found["label"] == query.label for query, found in pairs) / len(pairs)
-    say(f"5. Right at rank 1, with {weights} weights: the same thing {instance:.0%} (chance 0.8%),")
+    say(f"5. Right at rank 1, with {shown}: the same thing {instance:.0%} (chance 0.8%),")
     print(f"   the same class {label:.0%} (chance 8.3%)")
 
 
@@ -92,31 +97,35 @@ def search(
 
 
 @contextmanager
-def any_weights(data: Path) -> Iterator[tuple[str, str]]:
-    """Starts the service with ImageNet weights, or with random ones where those cannot be had."""
+def any_model(data: Path) -> Iterator[tuple[str, str]]:
+    """Starts the service with the first of `MODELS` that can be had; gives its address and name."""
     port = free_port()
-    for weights in ("IMAGENET1K_V1", "random"):
-        say(f"2. Start the service:  LOOKALIKE_WEIGHTS={weights} lookalike serve --port {port}")
-        service = serve(data / weights, weights, port)
+    for model, weights in MODELS:
+        shown = f"{model}, {weights} weights"
+        say(f"2. Start the service:  lookalike serve --model {model} --weights {weights}")
+        if weights == "random":
+            print("   No trained weights can be had here. Going on with RANDOM weights: the demo")
+            print("   shows that everything works, not how good the matches can be.")
+        home = data / f"{model}-{weights}"
+        service = serve(home, model, weights, port)
         try:
             if wait_until_ready(service, port):
-                yield f"http://127.0.0.1:{port}", weights
+                yield f"http://127.0.0.1:{port}", shown
                 return
         finally:
             service.terminate()
             service.wait(timeout=60)
-        print((data / weights / "service.log").read_text().strip().splitlines()[-1])
-        if weights == "IMAGENET1K_V1":
-            print("   ImageNet weights cannot be had here. Going on with RANDOM weights: the demo")
-            print("   shows that everything works, not how good the matches can be.")
+        print((home / "service.log").read_text().strip().splitlines()[-1])
+        print(f"   The service does not start with {shown}.")
     raise SystemExit("the service does not start; its last lines are above")
 
 
-def serve(data: Path, weights: str, port: int) -> subprocess.Popen[bytes]:
+def serve(data: Path, model: str, weights: str, port: int) -> subprocess.Popen[bytes]:
     """Starts `lookalike serve` with its log in the data folder."""
     data.mkdir()
     settings = {
         "LOOKALIKE_DATA_DIR": str(data),
+        "LOOKALIKE_MODEL": model,
         "LOOKALIKE_WEIGHTS": weights,
         "LOOKALIKE_ADMIN_KEY": KEY,
         "LOOKALIKE_LOG_FORMAT": "text",

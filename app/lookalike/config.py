@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     """Origins, separated by commas, whose pages may call the service from a browser; * for all"""
 
     model: str = "resnet50"
-    """resnet18, 34, 50, 101 or 152"""
+    """resnet50, efficientnet_lite0, timm/NAME, ...: docs/models.md"""
     weights: str | None = None
     """A name of weights, a path to a state dict, or random; model's own if unset: IMAGENET1K_V1"""
     pooling: Literal["avg", "flatten"] = "avg"

@@ -55,6 +55,7 @@ LookalikeError
 │   ├── DataFolderInUseError          another process owns the data folder
 │   └── DataFolderError               the data folder cannot be used or is damaged
 ├── ConfigurationError                a setting that cannot work
+│   ├── NotConvertibleError           a network that OpenVINO does not run as torch does
 │   ├── MissingFileError              a file that is not there; a FileNotFoundError as well
 │   └── WeightsError
 │       ├── WeightsNotFoundError      the file is not here and cannot be downloaded
@@ -338,6 +339,10 @@ class DataFolderError(StorageError, code="data_folder_unusable"):
 
 class ConfigurationError(LookalikeError, code="invalid_configuration"):
     """A setting that cannot work, or settings that contradict each other."""
+
+
+class NotConvertibleError(ConfigurationError, code="network_not_convertible"):
+    """OpenVINO cannot run a network as torch does."""
 
 
 class MissingFileError(ConfigurationError, FileNotFoundError, code="file_not_found"):

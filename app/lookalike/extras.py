@@ -1,4 +1,4 @@
-"""Dependencies that are installed on request: the extras `parquet`, `train`, `viz`."""
+"""Dependencies that are installed on request: the extras `parquet`, `timm`, `train`, `viz`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Final, Literal
 
 from lookalike.errors import ConfigurationError
 
-Extra = Literal["parquet", "train", "viz"]
+Extra = Literal["parquet", "timm", "train", "viz"]
 
 MODULES: Final[dict[Extra, tuple[str, ...]]] = {
     "parquet": ("pyarrow",),
+    "timm": ("timm",),
     "train": ("matplotlib", "pytorch_metric_learning"),
     "viz": ("matplotlib", "openTSNE", "scipy", "sklearn"),
 }  # the modules that each extra brings and that are imported from here

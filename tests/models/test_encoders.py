@@ -183,7 +183,7 @@ def test_a_family_is_one_line(monkeypatch):
     ):
         with pytest.raises(ConfigurationError, match=f"Unknown model '{name}'") as caught:
             registry.find_family(name)
-        assert not nearest or f"Did you mean '{nearest}'?" in str(caught.value)
+        assert not nearest or f"Did you mean '{nearest}'" in str(caught.value)
 
 
 class PicturesAlone(ImageEncoder):

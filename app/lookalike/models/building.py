@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import platform
 import sys
 from dataclasses import replace
@@ -10,12 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from lookalike.errors import ConfigurationError
+from lookalike.errors import ConfigurationError, NotConvertibleError
 from lookalike.models.base import Encoder
 from lookalike.models.head import HeadedEncoder, load_head
 from lookalike.models.openvino import networks, runtime
 from lookalike.models.registry import find_family
 from lookalike.models.spec import ModelRequest, RunOptions
+
+_log = logging.getLogger(__name__)
 
 
 def build_encoder(request: ModelRequest, run: RunOptions) -> Encoder:
@@ -29,10 +32,8 @@ def build_encoder(request: ModelRequest, run: RunOptions) -> Encoder:
     head = None if request.head is None else load_head(request.head)  # first: it is quickly read
     if not family.has_network:
         backbone = family.make_encoder(request, run)
-    elif choose_runtime(request, run) == "openvino":
-        backbone = _openvino_backbone(request, run)
     else:
-        backbone = _torch_backbone(request, run)
+        backbone = _network_backbone(request, run)
     return backbone if head is None else HeadedEncoder(backbone, head)
 
 
@@ -91,6 +92,18 @@ def _cuda_devices() -> int:
     except (OSError, AttributeError):  # no driver
         return 0
     return 0 if failed else count.value
+
+
+def _network_backbone(request: ModelRequest, run: RunOptions) -> Encoder:
+    if choose_runtime(request, run) == "torch":
+        return _torch_backbone(request, run)
+    try:
+        return _openvino_backbone(request, run)
+    except NotConvertibleError as exc:
+        if run.runtime == "openvino" or request.int8:
+            raise
+        _log.warning("%s stays in torch: %s", request.model, exc)
+        return _torch_backbone(request, run)
 
 
 def _torch_backbone(request: ModelRequest, run: RunOptions) -> Encoder:

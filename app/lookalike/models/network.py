@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -43,6 +45,8 @@ def build(
     """
     loaded = registry.load(request.model, request.weights)
     preprocess = request.preprocess(loaded.preprocess)
+    if preprocess.input_size != loaded.preprocess.input_size:
+        _set_input_size(request.model, loaded.network, preprocess.input_size)
     network = Network(
         loaded.network, preprocess=preprocess, pooling=request.pooling, dtype=dtype, device=device
     )
@@ -55,6 +59,21 @@ def build(
         dim=network.dim(request.model),
     )
     return Built(network, spec, loaded)
+
+
+def _set_input_size(model: str, network: Any, side: int) -> None:
+    try:
+        if hasattr(network, "set_input_size"):
+            network.set_input_size(side)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as exc:
+        raise _unfit(model, side, exc) from exc
+
+
+def _unfit(model: str, side: int, exc: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        f"The model {model} does not take pictures of {side} pixels ({exc or type(exc).__name__}): "
+        "leave input_size out to take the model's own, or give another one"
+    )
 
 
 class Network(nn.Module):
@@ -88,6 +107,12 @@ class Network(nn.Module):
         """Turns (N, side, side, 3) uint8 on the device into (N, dim) float32, not normalized."""
         return self._pooled(self._maps(pixels))
 
+    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Runs (N, side, side, 3) uint8 on the CPU: (N, dim) float32."""
+        with torch.inference_mode():
+            found: NDArray[np.float32] = self(torch.from_numpy(pixels)).numpy()
+        return found
+
     def dim(self, model: str) -> int:
         """Numbers in a vector, as one picture shows; raises `ConfigurationError` if it has none.
 
@@ -98,10 +123,7 @@ class Network(nn.Module):
             with torch.inference_mode():
                 maps = self._maps(pixels.to(self._mean.device))
         except (RuntimeError, ValueError, TypeError, AssertionError) as exc:
-            raise ConfigurationError(
-                f"The model {model} does not take pictures of {self._side} pixels ({exc}): "
-                "leave input_size out to take the model's own, or give another one"
-            ) from exc
+            raise _unfit(model, self._side, exc) from exc
         if maps.ndim == 2 and self._pooling == "flatten":
             raise ConfigurationError(
                 f"The model {model} pools its features itself, so there is nothing to flatten: "
@@ -115,8 +137,8 @@ class Network(nn.Module):
         return maps
 
     def _pooled(self, maps: Tensor) -> Tensor:
-        if maps.ndim == 4 and self._pooling == "avg":
-            return maps.mean((2, 3))
+        if maps.ndim > 2 and self._pooling == "avg":
+            return maps.mean(tuple(range(2, maps.ndim)))
         return maps.flatten(1)
 
 

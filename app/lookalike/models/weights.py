@@ -42,7 +42,7 @@ def load_weights(
     weights: str,
     *,
     model: str,
-    named: Mapping[str, Callable[[], tuple[Path, str]]],
+    named: Mapping[str, Callable[[], tuple[Path, str]] | None],
     classifier: tuple[str, ...] = (),
 ) -> tuple[str, str]:
     """Gives a network its weights; returns the name to show for them, and their digest.
@@ -51,7 +51,8 @@ def load_weights(
         network: Its classifier is an identity; `random` leaves it as it was made.
         weights: A key of `named`, a path to a state dict (.pth, .pt, .safetensors), or `random`.
         model: The network's name, for errors.
-        named: Names of weights -> what finds their file, and the name to show.
+        named: Names of weights -> what finds their file, and the name to show; None where the
+            caller does.
         classifier: What names of tensors start with that are left out, as in `fc.`.
 
     Raises:
@@ -62,7 +63,8 @@ def load_weights(
     if weights == RANDOM:
         shown = RANDOM
     else:
-        path, shown = named[weights]() if weights in named else _find(weights, model, named)
+        find = named.get(weights)
+        path, shown = find() if find else _find(weights, model, named)
         _load_into(network, read_state(path), path=path, classifier=classifier)
     return shown, state_sha256(network.state_dict(), classifier=classifier)
 
@@ -102,15 +104,16 @@ def _find(weights: str, model: str, named: Mapping[str, Any]) -> tuple[Path, str
 def downloaded(url: str) -> Path:
     """The file of this address in torch's cache folder, downloaded if it is not there."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    expected = path.stem.rsplit("-", 1)[-1]  # torchvision puts the digest's start in the name
     if path.is_file():
-        _check_digest(path, expected=expected)
+        check_digest(path)
     else:
-        _download(url, path, expected=expected)
+        _download(url, path)
     return path
 
 
-def _check_digest(path: Path, *, expected: str) -> None:
+def check_digest(path: Path, named: Path | None = None) -> None:
+    """Raises `WeightsError` unless a file's sha256 starts as its name ends, or another's does."""
+    expected = (named or path).stem.rsplit("-", 1)[-1]
     actual = file_sha256(path)
     if not actual.startswith(expected):
         raise WeightsError(
@@ -119,7 +122,7 @@ def _check_digest(path: Path, *, expected: str) -> None:
         )
 
 
-def _download(url: str, path: Path, *, expected: str) -> None:
+def _download(url: str, path: Path) -> None:
     """Downloads a file, and gives it its name once its digest is right."""
     _log.info("downloading %s to %s", url, path)
     request = urllib.request.Request(url, headers={"User-Agent": "lookalike"})  # noqa: S310  # torchvision's own table, https
@@ -130,7 +133,7 @@ def _download(url: str, path: Path, *, expected: str) -> None:
         ):
             shutil.copyfileobj(answer, file, 1 << 20)
             file.flush()
-            _check_digest(Path(file.name), expected=expected)
+            check_digest(Path(file.name), path)
     except (OSError, http.client.HTTPException, WeightsError) as exc:
         raise WeightsNotFoundError(
             f"The weights are not on this machine and {url} cannot be downloaded ({exc}). "

@@ -6,6 +6,7 @@ Each is an artifact folder named by the digest of its spec, and is found by what
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -18,8 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from lookalike import errors
-from lookalike.errors import LookalikeError, WeightsError
+from lookalike.cores import available_cores
+from lookalike.errors import LookalikeError, NotConvertibleError, WeightsError, lacks_memory
 from lookalike.files.artifacts import (
     MANIFEST,
     Artifact,
@@ -27,6 +31,7 @@ from lookalike.files.artifacts import (
     read_artifact,
     save_artifact,
 )
+from lookalike.models.base import normalize
 from lookalike.models.openvino import runtime
 from lookalike.models.registry import find_network_family
 from lookalike.models.spec import PREPROCESSING_VERSION, ModelRequest
@@ -36,6 +41,10 @@ KIND: Final = "network"
 VERSION: Final = 1
 """Version of the artifact, and of what a conversion is."""
 
+LEAST_COSINE: Final = 0.9999
+"""To torch's vectors, both in float32; a network that comes out further apart is not used."""
+
+_CHECKED = 3  # pictures
 _NAME = "network.xml"
 _CONVERT: Final = (
     "import sys; from lookalike.models.openvino.networks import main; main(sys.argv[1])"
@@ -61,22 +70,14 @@ def origin_of(request: ModelRequest) -> dict[str, Any]:
         digest = None if file is None else file_sha256(file)
     except OSError as exc:
         raise WeightsError(f"The weights file {file} cannot be read: {exc.strerror}") from exc
+    settled = replace(request, weights=request.weights if file is None else file.name, head=None)
     own = family.models.get(request.model)
-    settled = (
-        request
-        if own is None
-        else replace(
-            request,
-            input_size=request.preprocess(own).input_size,
-            resize=request.resize or own.resize,
-        )
-    )
-    settled = replace(settled, weights=request.weights if file is None else file.name, head=None)
-    asked = without_defaults(settled)
-    if settled.resize == "squash":
-        del asked["resize"]  # the default once
+    if own is not None:
+        size, resize = request.preprocess(own).input_size, request.resize or own.resize
+        # What is left out was the default once.
+        settled = replace(settled, input_size=size, resize=None if resize == "squash" else resize)
     return {
-        "request": asked,
+        "request": without_defaults(settled),
         "weights_file": digest,
         "versions": family.deciding_versions(request.weights),
         "preprocessing": PREPROCESSING_VERSION,
@@ -147,11 +148,16 @@ def keep_network(
 def float_network(request: ModelRequest, folder: Path) -> tuple[Any, ModelSpec]:
     """A request's network for OpenVINO: the one in `folder`, or converted now and kept there.
 
-    Returns the path of its .xml file or, if it cannot be kept, the network; and its spec. Raises
-    `WeightsError` if the weights cannot be used.
+    Returns the path of its .xml file or, if it cannot be kept, the network; and its spec.
+
+    Raises:
+        WeightsError: The weights cannot be used.
+        NotConvertibleError: OpenVINO cannot run it, or gives other vectors than torch.
     """
     request = replace(request, int8=False)
     kept = _kept_float(request, folder)
+    if kept is None and (why := _read_refused(folder, origin_of(request))):
+        raise _refused(request, why)
     if kept is None and "torch" not in sys.modules:
         _convert_apart(request, folder)
         kept = _kept_float(request, folder)
@@ -163,17 +169,78 @@ def _kept_float(request: ModelRequest, folder: Path) -> KeptNetwork | None:
 
 
 def _convert_here(request: ModelRequest, folder: Path) -> tuple[Any, ModelSpec]:
+    """Converts a network and keeps it; raises `NotConvertibleError` if OpenVINO cannot run it."""
     log.info("converting %s for OpenVINO, once", request.model)
     started = time.monotonic()
     origin = origin_of(request)
     from lookalike.models.network import build  # noqa: PLC0415 - imports torch
 
     source, spec, _ = build(request)
-    network = runtime.convert(source, input_size=spec.preprocess.input_size)
+    try:
+        network = runtime.convert(source, input_size=spec.preprocess.input_size)
+        _check_converted(source, network, spec.preprocess.input_size)
+    except Exception as exc:  # whatever OpenVINO's converter raises
+        if lacks_memory(exc):
+            raise
+        why = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+        _note_refused(folder, origin, why)
+        raise _refused(request, why) from exc
     log.info("converted %s in %.1f s", request.model, time.monotonic() - started)
     if origin_of(request) == origin:  # else the weights file was changed meanwhile
         keep_network(folder, origin, spec, network)
     return network, spec
+
+
+def _check_converted(source: Any, network: Any, side: int) -> None:
+    """Raises ValueError if OpenVINO's vectors are not torch's, both in float32."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (_CHECKED, 8, 8, 3), dtype=np.uint8)
+    at = np.arange(side) * 8 // side
+    pixels = coarse[:, at][:, :, at]  # (N, side, side, 3): squares of one color
+    expected = source.features(pixels)
+    compiled = runtime.compile_network(network, precision="float32", threads=available_cores())
+    actual = compiled(pixels)[0]
+    cosine = float(np.einsum("nd,nd->n", normalize(expected), normalize(actual)).min())
+    if not cosine >= LEAST_COSINE:
+        raise ValueError(f"its vectors differ from torch's, cosine {cosine:.6f}")
+
+
+def _refused(request: ModelRequest, why: str) -> NotConvertibleError:
+    return NotConvertibleError(
+        f"OpenVINO cannot run {request.model} ({why}): set LOOKALIKE_RUNTIME=torch, and a "
+        "precision other than int8"
+    )
+
+
+def _refused_home(folder: Path, origin: Mapping[str, Any]) -> Path:
+    text = json.dumps(origin, sort_keys=True)
+    return folder / "refused" / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _note_refused(folder: Path, origin: Mapping[str, Any], why: str) -> None:
+    """Remembers that a network cannot be converted, so that it is not tried at each start."""
+    facts = {"openvino": runtime.installed_version(), "why": why}
+    try:
+        save_artifact(
+            _refused_home(folder, origin),
+            kind="refusal",
+            version=VERSION,
+            facts=facts,
+            write=lambda _: None,
+        )
+    except OSError as exc:
+        log.info("not noted in %s: %s", folder, exc)
+
+
+def _read_refused(folder: Path, origin: Mapping[str, Any]) -> str | None:
+    """Why this version of OpenVINO cannot run a network, if that is known."""
+    try:
+        noted = read_artifact(_refused_home(folder, origin), kind="refusal", version=VERSION)
+        if noted is not None and noted.facts["openvino"] == runtime.installed_version():
+            return str(noted.facts["why"])
+    except (BrokenArtifactError, OSError, KeyError):
+        pass
+    return None
 
 
 def _convert_apart(request: ModelRequest, folder: Path) -> None:
@@ -237,7 +304,7 @@ def _read(
     """What a folder holds; None if it was made otherwise, or is damaged, which the log says."""
     try:
         artifact = read_artifact(home, kind=KIND, version=VERSION)
-        if artifact is None or origin not in (None, artifact.facts["origin"]):
+        if artifact is None or (origin is not None and not _comes_from(origin, artifact)):
             return None
         if openvino not in (None, made_by := artifact.facts["openvino"]):
             log.info("a converted network was made by OpenVINO %s", made_by)
@@ -248,6 +315,14 @@ def _read(
     except (BrokenArtifactError, OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         log.warning("the converted network in %s cannot be used: %s", home, exc)
         return None
+
+
+def _comes_from(origin: Mapping[str, Any], artifact: Artifact) -> bool:
+    """Also if what the artifact's request left to the model is what is asked for."""
+    made_from, spec = artifact.facts["origin"], artifact.facts["spec"]
+    left = {name: spec[name] for name in ("input_size", "resize")}
+    settled = {**made_from, "request": left | made_from["request"]}
+    return bool(origin in (made_from, settled))
 
 
 def _kept(artifact: Artifact) -> KeptNetwork:

@@ -166,9 +166,8 @@ def convert(network: Any, *, input_size: int) -> Any:
     openvino = import_openvino()
     sample = np.zeros((1, input_size, input_size, 3), dtype=np.uint8)
     shape = openvino.PartialShape([-1, *sample.shape[1:]])
-    with warnings.catch_warnings():  # OpenVINO uses what this torch calls deprecated
-        for category in (FutureWarning, DeprecationWarning):
-            warnings.filterwarnings("ignore", message=r"(?s).*torch\.jit\.", category=category)
+    with warnings.catch_warnings():  # of what torch calls deprecated, and of sizes that are fixed
+        warnings.simplefilter("ignore")
         return openvino.convert_model(
             network, example_input=sample, input=[(shape, openvino.Type.u8)]
         )
