@@ -127,7 +127,8 @@ def _same(x: Tensor, conv: nn.Conv2d) -> Tensor:
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     if stride > 1:
         height, width = (
-            max(0, (-(-side // stride) - 1) * stride + kernel - side) for side in x.shape[2:]
+            max(0, (-(-side // stride) - 1) * stride + kernel - side)
+            for side in map(int, x.shape[2:])
         )
         x = nn.functional.pad(
             x, (width // 2, width - width // 2, height // 2, height - height // 2)
