@@ -1,4 +1,4 @@
-"""Dependencies that are installed on request: the extras `parquet`, `timm`, `train`, `viz`."""
+"""Dependencies that are installed on request, such as the extra `clip`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Final, Literal
 
 from lookalike.errors import ConfigurationError
 
-Extra = Literal["parquet", "timm", "train", "viz"]
+Extra = Literal["clip", "parquet", "timm", "train", "viz"]
 
 MODULES: Final[dict[Extra, tuple[str, ...]]] = {
+    "clip": ("open_clip",),
     "parquet": ("pyarrow",),
     "timm": ("timm",),
     "train": ("matplotlib", "pytorch_metric_learning"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -80,25 +81,57 @@ class Encoder(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """How an encoder of pictures takes texts, too; `tokenize` may run on many threads at once."""
+
+    tokenize: Callable[[str], NDArray[np.int64]]  # a text -> (length,), the same length for all
+    forward: Callable[[NDArray[np.int64]], NDArray[np.float32]]  # (N, length) -> (N, dim)
+
+
 class ImageEncoder:
-    """What encoders of square pictures share; they add `encode`."""
+    """What encoders of square pictures share; they add `_embed`, and perhaps texts."""
 
     modalities = frozenset({Modality.IMAGE})
     head: Head | None = None
 
-    def __init__(self, spec: ModelSpec, **provenance: str) -> None:
+    def __init__(self, spec: ModelSpec, *, texts: Texts | None = None, **provenance: str) -> None:
         self.spec = spec
+        self._texts = texts
+        if texts is not None:
+            self.modalities = frozenset(Modality)
         self.provenance = provenance | {"pillow": PIL.__version__}
         self.decode_size = least_decode_size(spec.preprocess)
 
     def prepare(self, item: Item) -> Features:
-        """Resizes an upright RGB picture: (input_size, input_size, 3) uint8."""
+        """Resizes an upright RGB picture: (input_size, input_size, 3) uint8; tokenizes a text."""
         if isinstance(item, str):
             return self._prepare_text(check_text(item))
         return resize_image(item, self.spec.preprocess)
 
-    def _prepare_text(self, text: str) -> Features:  # noqa: ARG002 - for those that have words
-        """Refuses a text; encoders that have words prepare it."""
+    def encode(self, batch: Sequence[Features]) -> Vectors:
+        """Turns N pictures (input_size, input_size, 3) uint8, or texts, into (N, dim) vectors."""
+        if not batch:
+            return np.empty((0, self.spec.dim), dtype=np.float32)
+        texts = [] if self._texts is None else [one for one in batch if one.ndim == 1]
+        if self._texts is None or not texts:
+            return self._embed(self._stack(batch))
+        vectors = np.empty((len(batch), self.spec.dim), dtype=np.float32)
+        are_texts = np.array([one.ndim == 1 for one in batch])
+        vectors[are_texts] = normalize(self._texts.forward(np.stack(texts)))
+        if not are_texts.all():
+            pictures = [one for one in batch if one.ndim != 1]
+            vectors[~are_texts] = self._embed(self._stack(pictures))
+        return vectors
+
+    def _embed(self, pixels: NDArray[np.uint8]) -> Vectors:
+        """Turns (N, input_size, input_size, 3) uint8 into (N, dim) unit vectors."""
+        raise NotImplementedError
+
+    def _prepare_text(self, text: str) -> Features:
+        """Refuses a text unless the encoder has words."""
+        if self._texts is not None:
+            return self._texts.tokenize(text)
         from lookalike.models.registry import models_with_text  # noqa: PLC0415 - it imports this
 
         raise InvalidParameterError(

@@ -6,13 +6,15 @@ import ctypes
 import logging
 import platform
 import sys
+import threading
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from lookalike.errors import ConfigurationError, NotConvertibleError
-from lookalike.models.base import Encoder
+from lookalike.errors import ConfigurationError, NotConvertibleError, NotReadyError
+from lookalike.models.base import Encoder, Texts
 from lookalike.models.head import HeadedEncoder, load_head
 from lookalike.models.openvino import networks, runtime
 from lookalike.models.registry import find_family
@@ -118,12 +120,41 @@ def _torch_backbone(request: ModelRequest, run: RunOptions) -> Encoder:
 
 
 def _openvino_backbone(request: ModelRequest, run: RunOptions) -> Encoder:
-    if request.int8:
-        kept = _int8_network(request, run.networks)
-        return runtime.OpenVinoEncoder(kept.xml, spec=kept.spec, threads=run.threads)
-    precision = runtime.choose_float(run.precision)
-    network, spec = networks.float_network(request, run.cache)
-    return runtime.OpenVinoEncoder(network, spec=spec, precision=precision, threads=run.threads)
+    precision = runtime.choose_float("auto" if request.int8 else run.precision)
+    network, spec = (
+        _int8_network(request, run.networks)
+        if request.int8
+        else networks.float_network(request, run.cache)
+    )
+    texts = None
+    if find_family(request.model).has_text:
+        texts = _late_texts(request, None if spec.int8 else spec.weights_sha256)
+    return runtime.OpenVinoEncoder(
+        network, spec=spec, precision=precision, threads=run.threads, texts=texts
+    )
+
+
+def _late_texts(request: ModelRequest, sha256: str | None) -> Texts:
+    """The text side of a model whose pictures OpenVINO takes: torch's, loaded for the first text.
+
+    `sha256` is the digest that the weights must have; None for any.
+    """
+    lock = threading.Lock()
+
+    @cache
+    def load() -> Texts:
+        from lookalike.models.torch_encoder import load_texts  # noqa: PLC0415 - imports torch
+
+        return load_texts(replace(request, int8=False), sha256)
+
+    def texts() -> Texts:
+        with lock:
+            try:
+                return load()
+            except ConfigurationError as exc:  # the service runs: pictures are still taken
+                raise NotReadyError(str(exc)) from exc
+
+    return Texts(lambda text: texts().tokenize(text), lambda tokens: texts().forward(tokens))
 
 
 def _int8_network(request: ModelRequest, folder: Path) -> networks.KeptNetwork:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,6 @@ from PIL import ImageColor
 from lookalike.errors import InvalidParameterError
 from lookalike.models.base import (
     Encoder,
-    Features,
     ImageEncoder,
     Modality,
     Vectors,
@@ -70,9 +68,8 @@ class ColorEncoder(ImageEncoder):
         side = self.spec.preprocess.input_size
         return np.full((side, side, 3), [min(one, 255) for one in color], dtype=np.uint8)
 
-    def encode(self, batch: Sequence[Features]) -> Vectors:
-        """Turns N pictures of (8 grid, 8 grid, 3) uint8 into (N, dim) float32 rows of length 1."""
-        pixels = self._stack(batch)
+    def _embed(self, pixels: NDArray[np.uint8]) -> Vectors:
+        """Turns (N, 8 grid, 8 grid, 3) uint8 into (N, dim) unit vectors."""
         cells = pixels.reshape(len(pixels), self._grid, _CELL, self._grid, _CELL, 3)
         means = cells.mean(axis=(2, 4), dtype=np.float32) + np.float32(1)  # (N, grid, grid, 3)
         return normalize(means.reshape(len(pixels), -1))

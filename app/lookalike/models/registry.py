@@ -153,6 +153,17 @@ FAMILIES: Mapping[str, Family] = {
         has_text=True,
         weights="none",
     ),
+    "open_clip": Family(
+        module="lookalike.models.open_clip",
+        has_others=True,
+        has_text=True,
+        separator=":",
+        extra="clip",
+        deciding={
+            "random": ("torch", "open-clip-torch"),
+            "pretrained": ("open-clip-torch",),
+        },
+    ),
     "onnx": Family(
         module="lookalike.models.openvino.onnx_file",
         models={"onnx": None},

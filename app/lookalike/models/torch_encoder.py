@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lookalike.cores import available_cores
-from lookalike.errors import ConfigurationError, EmbeddingFailedError
-from lookalike.models.base import Features, ImageEncoder, Vectors, normalize
+from lookalike.errors import ConfigurationError, EmbeddingFailedError, WeightsMismatchError
+from lookalike.models import registry
+from lookalike.models.base import ImageEncoder, Texts, Vectors, normalize
 from lookalike.models.network import build
+from lookalike.models.registry import TextSide
 from lookalike.models.spec import ModelRequest, RunOptions
 from lookalike.records import ModelSpec
 
@@ -30,6 +33,7 @@ class TorchEncoder(ImageEncoder):
         run: Gives `threads` and `compiled`.
         device: Where the network is.
         precision: In what it computes, a key of `DTYPES`.
+        text: How it takes texts, its network on the device, if it does.
         libraries: Versions to record beside torch's and Pillow's.
     """
 
@@ -41,10 +45,15 @@ class TorchEncoder(ImageEncoder):
         *,
         device: torch.device,
         precision: str,
+        text: TextSide | None = None,
         **libraries: str,
     ) -> None:
+        texts = None
+        if text is not None:
+            texts = Texts(text.tokenize, partial(self._forward_texts, text.network))
         super().__init__(
             spec,
+            texts=texts,
             precision=precision,
             runtime="torch.compile" if run.compiled else "torch",
             device=str(device),
@@ -58,46 +67,75 @@ class TorchEncoder(ImageEncoder):
         if run.compiled:  # now, rather than in the first request: once for one, once for any number
             side = spec.preprocess.input_size
             for count in (1, 2, 3):
-                self._forward(torch.zeros((count, side, side, 3), dtype=torch.uint8))
+                pixels = torch.zeros((count, side, side, 3), dtype=torch.uint8)
+                self._forward(self._network, pixels)
 
-    def encode(self, batch: Sequence[Features]) -> Vectors:
-        """Turns N pictures of (input_size, input_size, 3) uint8 into (N, dim) unit vectors."""
-        pixels = torch.from_numpy(self._stack(batch))
+    def _embed(self, pixels: NDArray[np.uint8]) -> Vectors:
+        return normalize(self._forward(self._network, torch.from_numpy(pixels)))
+
+    def _forward_texts(self, network: nn.Module, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._forward(network, torch.from_numpy(tokens))
+
+    def _forward(self, network: Any, items: torch.Tensor) -> NDArray[np.float32]:
+        """Runs a network, in halves where the device has no memory for the whole."""
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)  # holds for the calling thread only
-        return normalize(self._forward(pixels))
-
-    def _forward(self, pixels: torch.Tensor) -> NDArray[np.float32]:
-        """Runs the network, in halves where the device has no memory for the whole."""
         try:
             # Else cuDNN rounds float32 to 10 bits of mantissa (TF32).
             exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
             with torch.inference_mode(), exact:
-                features = self._network(pixels.to(self._device)).cpu().numpy()
+                features = network(items.to(self._device)).float().cpu().numpy()
         except torch.OutOfMemoryError as exc:
-            if len(pixels) == 1:
+            if len(items) == 1:
                 raise EmbeddingFailedError(
-                    f"{self._device} has no memory left for one picture: free some, choose a "
+                    f"{self._device} has no memory left for one item: free some, choose a "
                     "smaller input size, or another device"
                 ) from exc
         else:
             return np.asarray(features, dtype=np.float32)
-        middle = len(pixels) // 2
-        return np.concatenate([self._forward(pixels[:middle]), self._forward(pixels[middle:])])
+        middle = len(items) // 2
+        halves = (items[:middle], items[middle:])
+        return np.concatenate([self._forward(network, half) for half in halves])
 
 
 def load_encoder(request: ModelRequest, run: RunOptions) -> TorchEncoder:
     """Loads a request's network on the device that is asked for; raises as `network.build`."""
     device, precision = place(run)
     built = build(request, dtype=DTYPES[precision], device=device)
+    text = built.loaded.text
+    if text is not None:
+        text.network.to(device=device, dtype=DTYPES[precision])
     return TorchEncoder(
         built.network,
         built.spec,
         run,
         device=device,
         precision=precision,
+        text=text,
         **built.loaded.versions,
     )
+
+
+def load_texts(request: ModelRequest, sha256: str | None) -> Texts:
+    """Loads how a model takes texts, in float32 on the CPU; without its side of pictures.
+
+    Raises `WeightsMismatchError` unless the weights have this digest, if one is given.
+    """
+    loaded = registry.load(request.model, request.weights)
+    if sha256 not in (None, loaded.sha256):
+        raise WeightsMismatchError(
+            f"The weights of {request.model} were changed since the service started: put the old "
+            "ones back, or start again"
+        )
+    text = loaded.text
+    assert text is not None, "asked of models with texts alone"
+
+    def forward(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            vectors: NDArray[np.float32] = text.network(torch.from_numpy(tokens)).numpy()
+        return vectors
+
+    return Texts(text.tokenize, forward)
 
 
 def place(run: RunOptions) -> tuple[torch.device, str]:

@@ -67,7 +67,7 @@ def origin_of(request: ModelRequest) -> dict[str, Any]:
     family = find_network_family(request.model)
     file = _weights_file(request.weights)
     try:
-        digest = None if file is None else file_sha256(file)
+        digest = None if file is None else _content_sha256(file)
     except OSError as exc:
         raise WeightsError(f"The weights file {file} cannot be read: {exc.strerror}") from exc
     settled = replace(request, weights=request.weights if file is None else file.name, head=None)
@@ -337,9 +337,19 @@ def _kept(artifact: Artifact) -> KeptNetwork:
 def _weights_file(weights: str) -> Path | None:
     with contextlib.suppress(OSError, RuntimeError, ValueError):  # no path at all
         path = Path(weights).expanduser()
-        if weights != "random" and path.is_file():
+        if weights != "random" and path.exists():
             return path
     return None
+
+
+def _content_sha256(path: Path) -> str:
+    """Of a file, its own; of a folder, over the names and contents of the files in it."""
+    if not path.is_dir():
+        return file_sha256(path)
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.iterdir() if file.is_file()):
+        digest.update(f"{file.name} {file_sha256(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def _changed(path: Path) -> float:

@@ -7,7 +7,6 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from lookalike.cores import available_cores
 from lookalike.errors import ConfigurationError, EmbeddingFailedError
-from lookalike.models.base import Features, ImageEncoder, Vectors, normalize
+from lookalike.models.base import ImageEncoder, Texts, Vectors, normalize
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import ModelSpec
 
@@ -234,6 +233,7 @@ class OpenVinoEncoder(ImageEncoder):
         precision: `float32`, `bfloat16`, or `auto` for bfloat16 where the CPU computes it in
             hardware; of a quantized network, what is left of floats in it.
         threads: Most CPU threads of one call; all cores unless given.
+        texts: How it takes texts, if it does.
 
     Raises:
         ConfigurationError: OpenVINO is not installed, does not compute this precision here, or
@@ -247,6 +247,7 @@ class OpenVinoEncoder(ImageEncoder):
         spec: ModelSpec,
         precision: str = "auto",
         threads: int | None = None,
+        texts: Texts | None = None,
     ) -> None:
         floats = choose_float(precision)
         model = read_network(network) if isinstance(network, Path) else network
@@ -257,6 +258,7 @@ class OpenVinoEncoder(ImageEncoder):
         )
         super().__init__(
             spec,
+            texts=texts,
             precision="int8" if spec.int8 else floats,
             openvino_precision=precision_of(compiled),
             runtime="openvino",
@@ -267,16 +269,14 @@ class OpenVinoEncoder(ImageEncoder):
         streams = parallel.get_property("NUM_STREAMS")
         self._parts = [parallel.create_infer_request() for _ in range(streams)]
 
-    def encode(self, batch: Sequence[Features]) -> Vectors:
-        """Turns N pictures of (input_size, input_size, 3) uint8 into (N, dim) unit vectors."""
-        pixels = self._stack(batch)
+    def _embed(self, pixels: NDArray[np.uint8]) -> Vectors:
         if len(pixels) == 0:
             return np.empty((0, self.spec.dim), dtype=np.float32)
         try:
             features = self._forward(pixels)
         except (RuntimeError, MemoryError) as exc:
             raise EmbeddingFailedError(
-                f"OpenVINO failed on {len(batch)} pictures ({exc}): set a smaller "
+                f"OpenVINO failed on {len(pixels)} pictures ({exc}): set a smaller "
                 "LOOKALIKE_MAX_BATCH, or LOOKALIKE_RUNTIME=torch"
             ) from exc
         return normalize(features)
