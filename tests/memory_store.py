@@ -433,6 +433,18 @@ class MemoryStore:
                     changed[image_id] = self._set(collection, image_id, metadata)
         return changed
 
+    def update_each(
+        self,
+        collection: str,
+        patches: Mapping[str, Metadata],
+        *,
+        max_bytes: int = MAX_METADATA_BYTES,
+    ) -> dict[str, ImageRecord | LookalikeError]:
+        changed: dict[str, ImageRecord | LookalikeError] = {}
+        for image_id, patch in patches.items():
+            changed |= self.update_many(collection, [image_id], patch, max_bytes=max_bytes)
+        return changed
+
     def _set(self, collection: str, image_id: str, metadata: Metadata) -> ImageRecord:
         row = self._row(collection, image_id)
         record = own(replace(row.record, metadata=metadata, updated_at=utc_now()))

@@ -44,13 +44,14 @@ from lookalike.services.explaining import ExplainService
 from lookalike.services.feeds import FETCHES
 from lookalike.services.importing import ImportService
 from lookalike.services.indexing import IndexingService, Originals
-from lookalike.services.jobs import BACKUP_KIND, REEMBED_KIND, JobService
+from lookalike.services.jobs import BACKUP_KIND, REEMBED_KIND, TAG_KIND, JobService
 from lookalike.services.pictures import CollectionService, PictureService, file_sweeper
 from lookalike.services.pipeline import PutGate
 from lookalike.services.rebuilding import Rebuild, Rebuilt, salvaged
 from lookalike.services.reembedding import CollectionModels, ReembeddingService
 from lookalike.services.restoring import restore
 from lookalike.services.search import SearchService
+from lookalike.services.tagging import TaggingService
 from lookalike.services.vector_set import sample_vectors
 from lookalike.services.verification import VerificationService
 from lookalike.store.access import AccessStore
@@ -112,10 +113,12 @@ class Services:
             dirs=parse_dirs(settings.import_dirs),
             fetcher=_fetcher(settings, files.tmp, places=FETCHES),
         )
+        self.tagging = TaggingService(encoders, store, max_metadata_bytes=most_metadata)
         self.backups = build_backups(settings)
         handlers = {
             REEMBED_KIND: self.reembedding.as_job,
             BACKUP_KIND: self.backups.as_job,
+            TAG_KIND: self.tagging.as_job,
             **self.imports.handlers,
         }
         self.audit = open_audit(settings)

@@ -506,7 +506,8 @@ class JobOut(Answer):
 
     id: str
     kind: str = Field(
-        description="What it does: reembed, index_archive, index_folder, index_manifest, backup"
+        description="What it does: reembed, tag, index_archive, index_folder, index_manifest, "
+        "backup"
     )
     parameters: Annotated[dict[str, Any], BeforeValidator(_as_text)]
     state: JobState

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from lookalike.models.color import ColorEncoder
 from lookalike.models.head import Head, HeadSpec, save_head
-from tests.api.conftest import ADMIN, picture
+from tests.api.conftest import ADMIN, picture, solid
 from tests.services.moving import make_head
 from tests.waiting import wait_for
 
@@ -202,3 +202,48 @@ def test_vectors_of_no_collection(client: TestClient) -> None:
     assert client.get("/collections/nope/vectors").status_code == 404
     assert discard(client, "0" * 16, name="nope").status_code == 404
     assert discard(client, "nonsense").status_code == 422
+
+
+def test_labels_by_texts(client: TestClient, index: Any) -> None:
+    index(("a.png", solid((255, 0, 0))), ("b.png", solid((0, 0, 255))), ids=["a", "b"])
+    made = client.post("/keys", headers=ADMIN, json={"name": "labels", "scope": "write"}).json()
+    writer = {"X-API-Key": made["key"]}
+    asked = {"labels": ["red", "blue"], "field": "color"}
+    path = "/collections/default/tag"
+    answer = client.post(path, headers=writer, json=asked)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["kind"] == "tag"
+    done = finished(client, answer.headers["location"])
+    assert done["message"].startswith("2 pictures of 'default' were labeled in 'color'")
+    assert (done["done"], done["total"], done["errors"]) == (2, 2, 0)
+    found = client.get("/images", params={"filter": '{"color.labels": "red"}'}).json()["items"]
+    assert [one["id"] for one in found] == ["a"]
+    assert found[0]["metadata"]["color"] == {"labels": ["red"], "scores": [1.0]}
+    assert client.post(f"{answer.headers['location']}/cancel", headers=writer).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        ({}, "labels"),
+        ({"labels": []}, "labels"),
+        ({"labels": ["red car"]}, "not 'red car'"),
+        ({"labels": ["red", ""]}, "0 characters"),
+        ({"labels": ["red"], "templates": ["photo"]}, "lacks {}"),
+        ({"labels": ["red"], "field": "a.b"}, "without a dot"),
+        ({"labels": ["red"], "k": 0}, "k"),
+        ({"labels": ["red"], "min_score": 2}, "min_score"),
+        ({"labels": ["red"], "label": 1}, "label"),
+    ],
+)
+def test_labels_that_cannot_be(client: TestClient, held: None, body: Any, part: str) -> None:
+    answer = client.post("/collections/default/tag", headers=ADMIN, json=body)
+    assert answer.status_code == 422
+    assert part in answer.text
+    assert client.get("/jobs", headers=ADMIN).json()["items"] == []
+
+
+def test_labels_of_no_collection_and_without_a_key(client: TestClient, held: None) -> None:
+    asked = {"labels": ["red"]}
+    assert client.post("/collections/x/tag", headers=ADMIN, json=asked).status_code == 404
+    assert client.post("/collections/default/tag", json=asked).status_code == 401

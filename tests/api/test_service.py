@@ -82,6 +82,7 @@ ROUTES = [
     ("GET", "/collections/x/paths", "read"),
     ("GET", "/collections/x/vectors", "read"),
     ("DELETE", f"/collections/x/vectors/{JOB}", "admin"),
+    ("POST", "/collections/x/tag", "write"),
     ("POST", "/collections/x/reembed", "admin"),
     ("GET", "/jobs", "admin"),
     ("GET", f"/jobs/{JOB}", "write"),

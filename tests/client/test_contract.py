@@ -429,6 +429,20 @@ def test_a_collection_moves_to_another_model_and_its_old_vectors_go(
         filled.vectors("shoes")
 
 
+def test_labels_by_texts(filled: BaseClient) -> None:
+    told = Told()
+    said = filled.tag(["red", "white"], field="color", k=2, min_score=-1, progress=told)
+    assert "were labeled in 'color'" in said
+    assert told.errors == []
+    for image in filled.list():
+        assert sorted(image.metadata["color"]["labels"]) == ["red", "white"]
+    assert "0 of them changed" in filled.tag(["red", "white"], field="color", k=2)
+    with raises(filled, InvalidParameterError):
+        filled.tag(["red mug"])
+    with raises(filled, CollectionNotFoundError):
+        filled.tag(["red"], collection="shoes")
+
+
 def test_a_collection_that_cannot_move(filled: BaseClient) -> None:
     with pytest.raises(LookalikeError, match="resnet51"):
         filled.reembed(model={"model": "resnet51"})

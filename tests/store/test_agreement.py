@@ -109,7 +109,18 @@ class Agreement(RuleBasedStateMachine):
         self, collection: str, image_ids: list[str], patch: Any, where: Any, how: dict[str, Any]
     ) -> None:
         how["where"] = None if where is None else Filter.parse(where)
-        left, right = self.both("update_many", collection, image_ids, patch or {}, **how)
+        self.changed_alike("update_many", collection, image_ids, patch or {}, **how)
+
+    @rule(
+        collection=COLLECTIONS,
+        patches=st.dictionaries(IDS, METADATA.map(lambda patch: patch or {}), max_size=4),
+        max_bytes=st.integers(2, 60),
+    )
+    def patch_each(self, collection: str, patches: dict[str, Any], max_bytes: int) -> None:
+        self.changed_alike("update_each", collection, patches, max_bytes=max_bytes)
+
+    def changed_alike(self, *call: Any, **how: Any) -> None:
+        left, right = self.both(*call, **how)
         assert left.keys() == right.keys()
         for image_id, changed in left.items():
             if isinstance(changed, LookalikeError):

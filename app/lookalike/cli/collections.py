@@ -28,7 +28,9 @@ from lookalike.cli.common import (
     cell,
     client_flags,
     metadata_cell,
+    print_ended,
     print_errors,
+    print_job,
     print_warnings,
     progress,
     read_filter,
@@ -185,7 +187,7 @@ def _report(outcomes: Outcomes, jobs: Sequence[JobOut], *, as_json: bool) -> Non
             left = len(failed) - len(shown)
             print_errors([f"and {left:,} more that failed; --json names them all"])
         for job in jobs:
-            _print_ended(job)
+            print_ended(job)
     if counts["failed"] or any(job.errors or job.state in {"failed", "canceled"} for job in jobs):
         raise typer.Exit(1)
 
@@ -238,7 +240,7 @@ def reembed(
         job = client.begin_reembed(collection, model=model)
         if watch:
             job = watch_job(client, job, stage=_MOVING)
-    _print_job(job, str(target.server), as_json=as_json)
+    print_job(job, str(target.server), as_json=as_json)
 
 
 def _named_model(given: dict[str, Any]) -> dict[str, Any]:
@@ -250,25 +252,6 @@ def _named_model(given: dict[str, Any]) -> dict[str, Any]:
     if (precision := given.pop("precision", None)) is not None:
         model["int8"] = str(precision) == "int8"
     return model
-
-
-def _print_job(job: JobOut, server: str, *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(job.model_dump_json(indent=2))
-    elif not job.state.finished:
-        typer.echo(
-            f"job {job.id} is {job.state}; --watch draws how far it is, and so does "
-            f"GET {server.rstrip('/')}/jobs/{job.id}"
-        )
-    else:
-        _print_ended(job)
-    if job.state in {"failed", "canceled"}:
-        raise typer.Exit(1)
-
-
-def _print_ended(job: JobOut) -> None:
-    typer.echo(f"job {job.id} is {job.state}: {job.message}")
-    print_errors(job.error_texts)
 
 
 def _number(text: Any) -> int:

@@ -260,6 +260,27 @@ def watch_job(client: BaseClient, job: JobOut, *, stage: str) -> JobOut:
         raise typer.Exit(130) from None
 
 
+def print_job(job: JobOut, server: str, *, as_json: bool) -> None:
+    """Prints where a job is, or how it ended; exits with 1 if it failed."""
+    if as_json:
+        typer.echo(job.model_dump_json(indent=2))
+    elif not job.state.finished:
+        typer.echo(
+            f"job {job.id} is {job.state}; --watch draws how far it is, and so does "
+            f"GET {server.rstrip('/')}/jobs/{job.id}"
+        )
+    else:
+        print_ended(job)
+    if job.state in {"failed", "canceled"}:
+        raise typer.Exit(1)
+
+
+def print_ended(job: JobOut) -> None:
+    """Prints how a job ended, and what failed in it."""
+    typer.echo(f"job {job.id} is {job.state}: {job.message}")
+    print_errors(job.error_texts)
+
+
 def print_warnings(warnings: Iterable[str]) -> None:
     """Prints what of a filter cannot match."""
     for text in warnings:

@@ -32,6 +32,7 @@ COMMANDS = {
     "cluster": ("sets:cluster", "Group pictures that look alike."),
     "train": ("sets:train", "Train a head on a labelled set, and measure its effect."),
     "reembed": ("collections:reembed", "Move a collection to another model."),
+    "tag": ("tag:tag", "Label pictures by the texts that fit them best."),
     "tune": ("tune:tune", "Try index types on a collection."),
     "quantize": ("tune:quantize", "Make the model's int8 network for OpenVINO."),
     "backup": ("backup:backup", "Make a backup, while the service runs."),

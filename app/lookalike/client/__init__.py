@@ -580,6 +580,35 @@ class BaseClient(ABC):
         """
 
     @abstractmethod
+    def tag(
+        self,
+        labels: Sequence[str],
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        field: str = "tags",
+        templates: Sequence[str] = ("{}",),
+        k: int = 1,
+        min_score: float | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> str:
+        """Writes the labels that fit each picture best into its metadata, and waits for the end.
+
+        Args:
+            labels: 1 to 1,000 texts.
+            collection: Whose pictures; its model must take texts.
+            field: The metadata field that is written: `{"labels": [...], "scores": [...]}`, the
+                best first.
+            templates: Texts with `{}` in the place of the label, as in `a photo of a {}`.
+            k: Labels of one picture, 1 to 20.
+            min_score: Labels below this cosine are left out; a picture without any loses the
+                field.
+            progress: Told how far it is, and of pictures whose metadata would be too large.
+
+        Returns:
+            A sentence on how it ended.
+        """
+
+    @abstractmethod
     def backup(
         self,
         to: str | os.PathLike[str],

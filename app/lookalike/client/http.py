@@ -435,7 +435,11 @@ class HttpClient(BaseClient):
         model: Mapping[str, Any] | None = None,
         progress: Progress = NO_PROGRESS,
     ) -> str:
-        job = self.wait_for_job(self.begin_reembed(collection, model=model).id, progress=progress)
+        return self._ended(self.begin_reembed(collection, model=model), progress)
+
+    def _ended(self, job: JobOut, progress: Progress) -> str:
+        """Waits for a job's end; returns its message. Raises `ServerError` if it failed."""
+        job = self.wait_for_job(job.id, progress=progress)
         for text in job.error_texts:
             progress.error(text)
         if job.state in {"failed", "canceled"}:
@@ -448,6 +452,38 @@ class HttpClient(BaseClient):
         """Has the service begin to move a collection to another model; returns the job."""
         path = f"/collections/{check_collection_name(collection)}/reembed"
         return self._ask(JobOut, "POST", path, json=dict(model or {}))
+
+    def tag(
+        self,
+        labels: Sequence[str],
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        field: str = "tags",
+        templates: Sequence[str] = ("{}",),
+        k: int = 1,
+        min_score: float | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> str:
+        how: dict[str, Any] = {"field": field, "templates": templates, "k": k}
+        job = self.begin_tag(labels, collection=collection, min_score=min_score, **how)
+        return self._ended(job, progress)
+
+    def begin_tag(
+        self,
+        labels: Sequence[str],
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        field: str = "tags",
+        templates: Sequence[str] = ("{}",),
+        k: int = 1,
+        min_score: float | None = None,
+    ) -> JobOut:
+        """As `tag`, without waiting; returns the job."""
+        asked = {"labels": list(labels), "field": field, "templates": list(templates), "k": k}
+        if min_score is not None:
+            asked["min_score"] = min_score
+        path = f"/collections/{check_collection_name(collection)}/tag"
+        return self._ask(JobOut, "POST", path, json=asked)
 
     def backup(
         self,

@@ -87,6 +87,7 @@ from lookalike.services.pictures import Chosen, CollectionService
 from lookalike.services.pipeline import PutGate, grouped
 from lookalike.services.search import SearchOptions
 from lookalike.services.syncing import let_go
+from lookalike.services.tagging import Tagging
 from lookalike.services.vector_set import VectorSet, stored_vectors
 from lookalike.store.base import Store
 from lookalike.store.filters import Filter
@@ -459,6 +460,24 @@ class Client(BaseClient):
         request = bootstrap.move_request(self._settings, model)
         with self._audit.noting_long("reembed", name=collection):
             return self._services.reembedding.run(collection, request, progress)
+
+    def tag(
+        self,
+        labels: Sequence[str],
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        field: str = "tags",
+        templates: Sequence[str] = ("{}",),
+        k: int = 1,
+        min_score: float | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> str:
+        """As `BaseClient.tag`; if it is interrupted, the next call goes on where it was."""
+        how: dict[str, Any] = {"field": field, "templates": templates, "k": k}
+        tagging = Tagging(labels=labels, collection=collection, min_score=min_score, **how)
+        self._pictures.page(collection, limit=1)  # raises before the network is loaded
+        with self._audit.noting_long("tag", name=collection):
+            return self._services.tagging.run(tagging, progress)
 
     def backup(
         self,

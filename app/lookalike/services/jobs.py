@@ -20,6 +20,7 @@ FOLDER_KIND = "index_folder"
 MANIFEST_KIND = "index_manifest"
 REEMBED_KIND = "reembed"
 BACKUP_KIND = "backup"
+TAG_KIND = "tag"
 
 IMPORT_KINDS = frozenset({ARCHIVE_KIND, FOLDER_KIND, MANIFEST_KIND})
 """The kinds of jobs that add pictures."""

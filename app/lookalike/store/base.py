@@ -403,6 +403,15 @@ class Store(Protocol):
         id, or why it stays as it is; ids that do not exist, or do not pass, are left out.
         """
 
+    def update_each(
+        self,
+        collection: str,
+        patches: Mapping[str, Metadata],
+        *,
+        max_bytes: int = MAX_METADATA_BYTES,
+    ) -> dict[str, ImageRecord | LookalikeError]:
+        """As `update_many`, with a patch of its own for each id."""
+
     def refer(self, collection: str, image: NewImage) -> None:
         """Notes where an image's file lies by now, if a row has its id and bytes."""
 

@@ -41,8 +41,9 @@ from lookalike.schemas import (
 )
 from lookalike.services.backup import TarBackup
 from lookalike.services.checks import WINDOW
-from lookalike.services.jobs import IMPORT_KINDS, REEMBED_KIND, JobStatus
+from lookalike.services.jobs import IMPORT_KINDS, REEMBED_KIND, TAG_KIND, JobStatus
 from lookalike.services.pictures import MAX_VALUES
+from lookalike.services.tagging import MAX_BEST, MAX_LABEL, MAX_LABELS, Tagging
 from lookalike.store.base import unknown_collection
 from lookalike.store.filters import MAX_NAMED_FIELDS, parse_filter
 
@@ -78,7 +79,7 @@ class ReembedIn(Schema):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: str | None = Field(None, pattern="^[A-Za-z0-9_./-]{1,64}$")
+    model: str | None = Field(None, pattern=PATH_PATTERN, max_length=1024)
     """resnet18, 34, 50, 101 or 152"""
     weights: str | None = Field(None, pattern=PATH_PATTERN, max_length=1024)
     """A torchvision weights name, a path on the service's machine, or random"""
@@ -319,6 +320,46 @@ def reembed(
     return accepted(parts, response, job)
 
 
+class TagIn(Schema):
+    """The labels, and where they go."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    labels: list[str] = Field(
+        min_length=1, max_length=MAX_LABELS, examples=[["red", "green", "blue"]]
+    )
+    """Texts, of at most 200 characters"""
+    field: str = Field("tags", min_length=1, max_length=MAX_LABEL)
+    """Metadata field that is written: an object of `labels`, best first, and their `scores`"""
+    templates: list[str] = Field(["{}"], min_length=1, max_length=100)
+    """Texts with {} in the place of the label, such as `a photo of a {}`"""
+    k: int = Field(1, ge=1, le=MAX_BEST)
+    """Most labels of one picture"""
+    min_score: float | None = Field(None, ge=-1, le=1)
+    """Cosine below which labels are left out"""
+
+
+@_jobs.post(
+    "/collections/{name}/tag",
+    status_code=202,
+    summary="Label pictures by texts",
+    responses={202: ACCEPTED, **responses(400, 401, 403, 404, 408, 409, 413, 422, 503, 507)},
+    dependencies=WRITE,
+)
+def tag(
+    request: Request, name: CollectionName, parts: PartsDep, response: Response, asked: TagIn
+) -> JobOut:
+    """The labels that fit each picture best, in the background; needs a model that takes texts.
+
+    The very same work is not begun twice: the job that is under way is given again.
+    """
+    services = parts.services
+    tagging = Tagging(collection=name, **asked.model_dump())
+    job = services.jobs.start(TAG_KIND, services.tagging.parameters(tagging))
+    note(request, job=job.job.id)
+    return accepted(parts, response, job)
+
+
 class BackupIn(Schema):
     """What the backup holds."""
 
@@ -430,9 +471,9 @@ def get_job(job_id: JobId, parts: PartsDep) -> JobOut:
 def cancel_job(request: Request, job_id: JobId, parts: PartsDep) -> JobOut:
     """At its next step; what it did is kept, and one that ended stays as it is.
 
-    A job that is no import needs a key that may begin it: one of scope admin.
+    A job that neither imports nor labels needs a key that may begin it: one of scope admin.
     """
-    if parts.services.jobs.get(job_id).job.kind not in IMPORT_KINDS:
+    if parts.services.jobs.get(job_id).job.kind not in {*IMPORT_KINDS, TAG_KIND}:
         parts.keys.check(request, Access.ADMIN)
     return JobOut.of(parts.services.jobs.cancel(job_id))
 

@@ -352,11 +352,11 @@ class Catalog:
         self,
         name: str,
         ids: Iterable[str],
-        change: Callable[[Metadata], Metadata | LookalikeError],
+        change: Callable[[ImageRecord], Metadata | LookalikeError],
         *,
         where: Filter | None = None,
     ) -> tuple[CollectionRow | None, dict[int, ImageRecord], dict[str, LookalikeError]]:
-        """Writes `change(metadata)` of pictures that pass, in one transaction.
+        """Writes the metadata `change(row)` of pictures that pass, in one transaction.
 
         Gives the collection, the rows that changed by seq, and why others did not by id.
         """
@@ -365,7 +365,7 @@ class Catalog:
             row, held = _passing(connection, name, ids, where)
             now, written = utc_now(), list[str]()
             for seq, old in held.items():
-                metadata = change(old.metadata)
+                metadata = change(old)
                 if isinstance(metadata, LookalikeError):
                     failed[old.id] = metadata
                 elif row is not None:

@@ -375,7 +375,34 @@ class LocalStore:
         max_bytes: int = MAX_METADATA_BYTES,
     ) -> dict[str, ImageRecord | LookalikeError]:
         how: dict[str, Any] = {"patch": patch, "replace": replace, "max_bytes": max_bytes}
-        change = partial(changed_metadata, **how)
+
+        def change(old: ImageRecord) -> Metadata | LookalikeError:
+            return changed_metadata(old.metadata, **how)
+
+        return self._update(collection, image_ids, change, where=where)
+
+    def update_each(
+        self,
+        collection: str,
+        patches: Mapping[str, Metadata],
+        *,
+        max_bytes: int = MAX_METADATA_BYTES,
+    ) -> dict[str, ImageRecord | LookalikeError]:
+        how: dict[str, Any] = {"replace": False, "max_bytes": max_bytes}
+
+        def change(old: ImageRecord) -> Metadata | LookalikeError:
+            return changed_metadata(old.metadata, patches[old.id], **how)
+
+        return self._update(collection, list(patches), change)
+
+    def _update(
+        self,
+        collection: str,
+        image_ids: Sequence[str],
+        change: Callable[[ImageRecord], Metadata | LookalikeError],
+        *,
+        where: Filter | None = None,
+    ) -> dict[str, ImageRecord | LookalikeError]:
         with self._change:
             row, changed, failed = self._catalog.change_metadata(
                 collection, image_ids, change, where=where
