@@ -391,6 +391,12 @@ def test_metrics_count_requests_stages_batches_queue_and_pictures(client, index)
         assert line in text
 
 
+def test_two_encoders_of_one_model_are_one_figure(client):
+    client.app.state.parts.services.encoders.add(ColorEncoder(grid=2))
+    lines = client.get("/metrics").text.splitlines()
+    assert sum(line.startswith("lookalike_queue_length{") for line in lines) == 1
+
+
 def test_info_says_what_runs_here(client, index):
     index(("a.png", picture()))
     body = client.get("/info").json()

@@ -115,8 +115,11 @@ class Metrics(Collector):
             "Searches that were chosen to be done again exactly, and what became of them",
             labels=["collection", "outcome"],
         )
+        waiting: dict[str, int] = {}  # several encoders may be of one model
         for live in self._services.encoders.live:
-            queue.add_metric([live.spec.model], live.queue_length)
+            waiting[live.spec.model] = waiting.get(live.spec.model, 0) + live.queue_length
+        for model, length in waiting.items():
+            queue.add_metric([model], length)
         for info in self._services.store.collections():
             images.add_metric([info.name], info.count)
         for name, figures in self._services.recall_meter.figures().items():
