@@ -216,7 +216,7 @@ def test_labels_by_texts(client: TestClient, index: Any) -> None:
     done = finished(client, answer.headers["location"])
     assert done["message"].startswith("2 pictures of 'default' were labeled in 'color'")
     assert (done["done"], done["total"], done["errors"]) == (2, 2, 0)
-    found = client.get("/images", params={"filter": '{"color.labels": "red"}'}).json()["items"]
+    found = client.get("/images", params={"filter": '{"color.labels": "red"}'}).json()["images"]
     assert [one["id"] for one in found] == ["a"]
     assert found[0]["metadata"]["color"] == {"labels": ["red"], "scores": [1.0]}
     assert client.post(f"{answer.headers['location']}/cancel", headers=writer).status_code == 200
@@ -240,7 +240,7 @@ def test_labels_that_cannot_be(client: TestClient, held: None, body: Any, part: 
     answer = client.post("/collections/default/tag", headers=ADMIN, json=body)
     assert answer.status_code == 422
     assert part in answer.text
-    assert client.get("/jobs", headers=ADMIN).json()["items"] == []
+    assert client.get("/jobs", headers=ADMIN).json()["jobs"] == []
 
 
 def test_labels_of_no_collection_and_without_a_key(client: TestClient, held: None) -> None:

@@ -175,7 +175,7 @@ def test_a_family_is_one_line(monkeypatch):
         assert building.build_encoder(request, RunOptions()).spec.dim == dim
     with pytest.raises(ConfigurationError, match="has no network"):
         registry.find_network_family("toy/2")
-    assert registry.models_with_text() == ["color", "toy", "toy/NAME"]
+    assert registry.models_with_text() == ["color", "open_clip/NAME", "toy", "toy/NAME"]
     for name, nearest in (
         ("torchvision/resnet18", "resnet18"),
         ("toy/toy", "toy"),

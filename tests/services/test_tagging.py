@@ -197,7 +197,7 @@ def test_unknown_words_and_collections_are_refused_at_once(world: World) -> None
 def test_a_job_knows_a_collection_that_was_made_anew(world: World) -> None:
     parameters = service(world).parameters(Tagging(labels=["red", "red", " blue"]))
     assert parameters["labels"] == ["red", "blue"]
-    assert "red 2" in service(world).as_job(parameters, NO_PROGRESS)
+    assert "red 3, blue 1" in service(world).as_job(parameters, NO_PROGRESS)
     parameters["created_at"] = "2020-01-01T00:00:00.000Z"
     with pytest.raises(CollectionNotFoundError, match="made anew"):
         service(world).as_job(parameters, NO_PROGRESS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from torch import nn
 from lookalike.cores import available_cores
 from lookalike.errors import ConfigurationError, EmbeddingFailedError, WeightsMismatchError
 from lookalike.models import registry
-from lookalike.models.base import ImageEncoder, Texts, Vectors, normalize
+from lookalike.models.base import Features, ImageEncoder, Texts, Vectors, normalize
 from lookalike.models.network import build
 from lookalike.models.registry import TextSide
 from lookalike.models.spec import ModelRequest, RunOptions
@@ -68,18 +68,25 @@ class TorchEncoder(ImageEncoder):
             side = spec.preprocess.input_size
             for count in (1, 2, 3):
                 pixels = torch.zeros((count, side, side, 3), dtype=torch.uint8)
-                self._forward(self._network, pixels)
+                self._forward(pixels)
 
-    def _embed(self, pixels: NDArray[np.uint8]) -> Vectors:
-        return normalize(self._forward(self._network, torch.from_numpy(pixels)))
-
-    def _forward_texts(self, network: nn.Module, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._forward(network, torch.from_numpy(tokens))
-
-    def _forward(self, network: Any, items: torch.Tensor) -> NDArray[np.float32]:
-        """Runs a network, in halves where the device has no memory for the whole."""
+    def encode(self, batch: Sequence[Features]) -> Vectors:
+        """Turns N prepared pictures or texts into (N, dim) unit vectors."""
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)  # holds for the calling thread only
+        return super().encode(batch)
+
+    def _embed(self, pixels: NDArray[np.uint8]) -> Vectors:
+        return normalize(self._forward(torch.from_numpy(pixels)))
+
+    def _forward(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+        return self._run(self._network, pixels)
+
+    def _forward_texts(self, network: nn.Module, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._run(network, torch.from_numpy(tokens))
+
+    def _run(self, network: Any, items: torch.Tensor) -> NDArray[np.float32]:
+        """Runs a network, in halves where the device has no memory for the whole."""
         try:
             # Else cuDNN rounds float32 to 10 bits of mantissa (TF32).
             exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
@@ -95,7 +102,7 @@ class TorchEncoder(ImageEncoder):
             return np.asarray(features, dtype=np.float32)
         middle = len(items) // 2
         halves = (items[:middle], items[middle:])
-        return np.concatenate([self._forward(network, half) for half in halves])
+        return np.concatenate([self._run(network, half) for half in halves])
 
 
 def load_encoder(request: ModelRequest, run: RunOptions) -> TorchEncoder:
