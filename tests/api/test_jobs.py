@@ -55,9 +55,9 @@ def test_there_and_back(client: TestClient, held: None, head: str) -> None:
     assert (body["kind"], body["parameters"]["collection"]) == ("reembed", "default")
     assert body["parameters"]["recipe"] == {
         "model": "color",
-        "weights": "IMAGENET1K_V1",
+        "weights": "none",
         "pooling": "avg",
-        "resize": "squash",
+        "resize": None,
         "input_size": None,
         "head": head,
         "int8": False,

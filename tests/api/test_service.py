@@ -55,6 +55,8 @@ class Other(ColorEncoder):
 JOB = "0123456789abcdef"
 ROUTES = [
     ("POST", "/search", "read"),
+    ("GET", "/explain", "read"),
+    ("POST", "/explain", "read"),
     ("POST", "/search/url", "read"),
     ("POST", "/index", "write"),
     ("POST", "/index/archive", "write"),
