@@ -119,6 +119,8 @@ declare const file: File;
 const found = await search({ file });
 const score: number = found[0].score;
 const source: string = address(found[0].thumbnail_url);
+await search({ file: [file, file], file_weight: ["1", "-0.25"], offset: 10 });
+await search({ text: ["red car"], id: ["a"], flip: false });
 await search({ file, k: 5, nprobe: 4, filter: JSON.stringify({ label: "mug" }) });
 const { data } = await calls.GET("/images", { params: { query: { limit: 5 } } });
 const names: string[] = data!.images.map((image) => image.filename);
@@ -126,6 +128,8 @@ const names: string[] = data!.images.map((image) => image.filename);
 WRONG = [
     "await search({});",
     "await search({ file, kk: 5 });",
+    "await search({ k: 5 });",
+    'await search({ text: "red car" });',
     'await search({ file, k: "five" });',
     "const text: string = found[0].score;",
     'await calls.GET("/images", { params: { query: { colection: "default" } } });',

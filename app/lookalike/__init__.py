@@ -1,6 +1,7 @@
 """Lookalike: self-hosted image similarity search.
 
-`Client` works on a data folder, `HttpClient` on a running service; see `lookalike.client`.
+`Client` works on a data folder, `HttpClient` on a running service; see `lookalike.client`. A
+`Part` is one thing of several to search for.
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lookalike.client.http import HttpClient
     from lookalike.client.local import Client
+    from lookalike.services.queries import Part
 
 __version__ = "0.1.0"
-__all__ = ["Client", "HttpClient", "__version__"]
+__all__ = ["Client", "HttpClient", "Part", "__version__"]
 
-_MODULES = {"Client": "lookalike.client.local", "HttpClient": "lookalike.client.http"}
+_MODULES = {
+    "Client": "lookalike.client.local",
+    "HttpClient": "lookalike.client.http",
+    "Part": "lookalike.services.queries",
+}
 
 if not TYPE_CHECKING:
 

@@ -96,12 +96,29 @@ class ModelOut(Answer):
     dim: int = Field(examples=[2048])
 
 
-class QueryOut(Answer):
-    """The picture that was asked about; pixels after EXIF orientation."""
+class AskedPartOut(Answer):
+    """One part of what was asked; a picture's pixels after EXIF orientation, before the crop."""
 
-    width: int
-    height: int
-    sha256: str
+    kind: Literal["picture", "text", "id", "vector"]
+    weight: float
+    text: str | None = None
+    id: str | None = None
+    crop: list[float] | None = None
+    """Left, top, width and height, in fractions of the picture"""
+    width: int | None = None
+    height: int | None = None
+    sha256: str | None = None
+
+
+class QueryOut(Answer):
+    """What was asked; pixels after EXIF orientation. Null: not one picture, new or stored."""
+
+    width: int | None = None
+    height: int | None = None
+    sha256: str | None = None
+    parts: list[AskedPartOut] = []
+    combine: Literal["mean", "any"] = "mean"
+    flip: bool = False
 
 
 class MatchOut(Answer):
@@ -125,6 +142,7 @@ class SearchOut(Answer):
     collection: str
     model: ModelOut = Field(validation_alias=AliasChoices("model", "spec"))
     query: QueryOut
+    offset: int = Field(0, description="Matches that stand before these")
     matches: list[MatchOut]
     took_ms: dict[str, float] = Field(examples=[{"decode": 2.1, "embed": 24.8, "total": 28.4}])
     """Milliseconds by stage"""
@@ -172,6 +190,54 @@ class ItemError(Answer):
 
     code: str = Field(examples=["not_an_image"])
     detail: str
+
+
+class FailedOut(Answer):
+    """A query of several that failed."""
+
+    error: ItemError
+
+
+class BatchOut(Answer):
+    """One answer for each query, in their order."""
+
+    results: list[SearchOut | FailedOut]
+    failed: int = Field(description="Queries that failed")
+
+
+class EmbedOut(Answer):
+    """Vectors of what was sent, in its order: pictures first, then texts."""
+
+    collection: str
+    model: ModelOut
+    encoding: Literal["float", "base64"]
+    vectors: list[list[float] | str]
+    """Each of length 1: numbers, or base64 of float32 numbers, little endian"""
+    took_ms: dict[str, float]
+
+
+class EmbeddingOut(Answer):
+    """One vector."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class UsageOut(Answer):
+    """What was embedded, in words: models here have tokens of different kinds, or none."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsOut(Answer):
+    """The answer of OpenAI's interface."""
+
+    object: Literal["list"] = "list"
+    data: list[EmbeddingOut]
+    model: str
+    usage: UsageOut
 
 
 class IndexItemOut(Answer):

@@ -41,7 +41,26 @@ def test_the_answer_has_exactly_the_documented_json(client, index):
     assert body == {
         "collection": "default",
         "model": {"name": "color", "weights": "none", "head": None, "dim": ColorEncoder().spec.dim},
-        "query": {"width": 96, "height": 72, "sha256": digest},
+        "query": {
+            "width": 96,
+            "height": 72,
+            "sha256": digest,
+            "parts": [
+                {
+                    "kind": "picture",
+                    "weight": 1.0,
+                    "text": None,
+                    "id": None,
+                    "crop": None,
+                    "width": 96,
+                    "height": 72,
+                    "sha256": digest,
+                }
+            ],
+            "combine": "mean",
+            "flip": False,
+        },
+        "offset": 0,
         "warnings": [],
         "matches": [
             {

@@ -7,7 +7,7 @@ import re
 import pytest
 from PIL import Image
 
-from lookalike.cli.search import MAX_GROUPS, MAX_MEMBERS, bytes_text, duplicates_page
+from lookalike.cli.duplicates import MAX_GROUPS, MAX_MEMBERS, bytes_text, duplicates_page
 from lookalike.errors import OriginalNotKeptError
 from lookalike.records import DuplicateKind
 from lookalike.schemas import DuplicateGroupOut, DuplicateOut, DuplicatesOut, KeptOut

@@ -13,12 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lookalike.errors import ImageNotFoundError, NotReadyError, SpecMismatchError
+from lookalike.errors import (
+    ImageNotFoundError,
+    InvalidParameterError,
+    NotReadyError,
+    SpecMismatchError,
+)
 from lookalike.media.decoder import ImageDecoder
 from lookalike.models.color import ColorEncoder
 from lookalike.records import PutStatus
 from lookalike.services.checks import Canary
 from lookalike.services.pipeline import PutGate
+from lookalike.services.queries import Part, Query
 from lookalike.services.search import SearchOptions
 from lookalike.store.base import Store
 from lookalike.store.local.store import LocalStore
@@ -140,6 +146,42 @@ def test_a_stored_picture_as_the_query_meets_the_switch(
     assert scores["p5"] == pytest.approx(float(direct[0] @ direct[1]), abs=1e-5)
     with pytest.raises(ImageNotFoundError, match="'gone'"):
         world.search.similar("gone", SearchOptions())
+
+
+@pytest.mark.parametrize("when", ["search", "find", "vectors"])
+def test_a_query_of_several_things_meets_the_switch(
+    world: World, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    owner = world.store.spaces if when == "vectors" else world.store
+    before(monkeypatch, owner, when, to(world, NEW))
+    parts = [Part(picture=io.BytesIO(picture(3))), Part(id="p5", weight=-0.5)]
+    found = world.search.search(Query(parts=parts), SearchOptions(k=9))
+    assert found.spec.dim == 27
+    rows = vectors(make(NEW), [*PICTURES.values()]).astype(np.float64)
+    sought = rows[3] - 0.5 * rows[5]
+    expected = rows @ (sought / np.linalg.norm(sought))
+    scores = {match.record.id: match.score for match in found.matches}
+    assert scores == pytest.approx({f"p{n}": expected[n] for n in range(10) if n != 5}, abs=1e-5)
+    old = Part(vector=[1.0] * 48)
+    with pytest.raises(InvalidParameterError, match="48 numbers"):
+        world.search.search(Query(parts=[old]), SearchOptions())
+
+
+def test_vectors_that_meet_the_end_of_their_encoder(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to(world, NEW)()
+    new = world.encoders.for_spec(make(NEW).spec)
+
+    def retire() -> None:
+        to(world, OLD)()
+        world.encoders.remove(new.spec)
+
+    before(monkeypatch, new, "submit", retire)
+    parts = [Part(picture=io.BytesIO(picture(n))) for n in range(3)]
+    spec, made = world.search.embed(parts, "default")
+    assert spec.dim == 48
+    assert np.allclose(made, vectors(make(OLD), [picture(n) for n in range(3)]), atol=1e-6)
 
 
 @pytest.mark.parametrize("switches", [[NEW], [NEW, OLD], [NEW, OLD, NEW]])

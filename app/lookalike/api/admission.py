@@ -53,9 +53,9 @@ class Share:
         """Whether all clients together hold as many as there are."""
         return self.held >= self.most
 
-    def is_spent(self, client: str | None) -> bool:
-        """Whether a client holds as many as one may."""
-        return client is not None and self._by_client[client] >= self.of_one
+    def is_spent(self, client: str | None, count: int = 1) -> bool:
+        """Whether a client that takes so many more would hold more than one may."""
+        return client is not None and self._by_client[client] + count > self.of_one
 
     def add(self, client: str | None, count: int) -> None:
         """Counts what a client takes, or gives back."""
@@ -91,25 +91,29 @@ class Admission:
             self._check(client)
 
     @contextmanager
-    def place(self, client: str | None = None) -> Iterator[None]:
-        """Holds a place inside the block. Raises `QueueFullError` if none is free."""
+    def place(self, client: str | None = None, count: int = 1) -> Iterator[None]:
+        """Holds places inside the block, at most all that one client may have, and at least one.
+
+        Raises `QueueFullError` if so many are not free.
+        """
+        count = max(1, min(count, self._share.of_one))
         with self._lock:
-            self._check(client)
-            self._share.add(client, 1)
+            self._check(client, count)
+            self._share.add(client, count)
         try:
             yield
         finally:
             with self._lock:
-                self._share.add(client, -1)
+                self._share.add(client, -count)
 
-    def _check(self, client: str | None) -> None:
+    def _check(self, client: str | None, count: int = 1) -> None:
         share = self._share
-        if share.is_spent(client):
+        if share.is_spent(client, count):
             raise QueueFullError(
                 f"{share.of_one} {self._what} from your address wait already, as many as one "
                 "address may have; try again in a moment"
             )
-        if share.is_full or self._waiting() >= share.most:
+        if share.held + count > share.most or self._waiting() >= share.most:
             raise QueueFullError(f"Too many {self._what} wait already; try again in a moment")
 
 

@@ -45,7 +45,9 @@ class Parts:
     bodies: Bodies  # bodies that are coming, but for archives
     archive_admission: Admission  # places for archives that are being sent
     archives: Bodies  # those archives
-    search_limits: UploadLimits  # limits on a body with one picture, and on a body of JSON
+    search_limits: UploadLimits  # limits on a body of JSON
+    query_limits: UploadLimits  # limits on a body with the pictures of a query
+    batch_limits: UploadLimits  # limits on a body with many queries
     index_limits: UploadLimits  # limits on a body with many pictures
     archive_limits: UploadLimits  # limits on a body with an archive
     canary_threads: CapacityLimiter  # threads for `GET /health/ready`

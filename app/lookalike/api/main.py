@@ -23,9 +23,9 @@ from lookalike.api.deps import Parts, known_query
 from lookalike.api.links import Links
 from lookalike.api.monitoring import Metrics, Observe
 from lookalike.api.openapi import complete
-from lookalike.api.routers import explaining, images, indexing, keys, search, service
+from lookalike.api.routers import embedding, explaining, images, indexing, keys, search, service
 from lookalike.api.security import Keys, load_admin_key, load_link_secret
-from lookalike.api.uploads import ARCHIVE_BODY_S, ARCHIVES_AT_ONCE, UploadLimits
+from lookalike.api.uploads import ARCHIVE_BODY_S, ARCHIVES_AT_ONCE, OTHER_FIELDS, UploadLimits
 from lookalike.bootstrap import Services, build_services, open_access
 from lookalike.config import Settings, parse_networks, parse_origins
 from lookalike.errors import ConfigurationError
@@ -33,6 +33,7 @@ from lookalike.files.data_folder import make_data_folder
 from lookalike.media.decoder import warm_up
 from lookalike.models.encoders import Encoders
 from lookalike.services.access import AccessService
+from lookalike.services.queries import MAX_PARTS
 from lookalike.store.base import Store
 
 DESCRIPTION = """
@@ -55,6 +56,9 @@ _ANSWERED = (
 
 SPARE_THREADS = 32  # beyond the queue's places: cheap calls are answered while it is full
 BODIES_BYTES = 2_000_000_000  # of all bodies that are coming, unless one alone may have more
+VECTOR_BYTES = 1_000_000  # of a vector in a form, as JSON or base64
+BATCH_BYTES = 4_000_000  # of the queries of a batch, as JSON
+FULL_FILES = 4  # files of the largest size that the pictures of a query may have together
 FIELD_OVERHEAD_BYTES = 64_000  # of a field beside the metadata of its pictures
 
 
@@ -107,7 +111,7 @@ def create_app(
     app.add_middleware(Audit)
     _allow_origins(app, parse_origins(settings.cors_origins))
     app.add_middleware(Observe, metrics=metrics, proxies=proxies, root_path=root_path)
-    for router in (search, explaining, indexing, images, service, keys):
+    for router in (search, embedding, explaining, indexing, images, service, keys):
         app.include_router(router.router)
     _require_distinct(app, root_path)
     complete(app)
@@ -130,6 +134,14 @@ def _parts(
         field_bytes=metadata + FIELD_OVERHEAD_BYTES,
         files=1,
         folder=services.files.tmp,
+    )
+    query = replace(
+        one_picture,
+        field_bytes=max(one_picture.field_bytes, VECTOR_BYTES),
+        files=MAX_PARTS,
+        fields=2 * MAX_PARTS + 2 * OTHER_FIELDS,
+        all_bytes=FULL_FILES * settings.max_file_bytes,
+        passing=True,
     )
     many = replace(
         one_picture,
@@ -168,6 +180,8 @@ def _parts(
         archive_admission=Admission(ARCHIVES_AT_ONCE, what="archives"),
         archives=Bodies(ARCHIVES_AT_ONCE, ARCHIVES_AT_ONCE * archive.body_bytes),
         search_limits=one_picture,
+        query_limits=query,
+        batch_limits=replace(query, files=settings.max_files, field_bytes=BATCH_BYTES),
         index_limits=many,
         archive_limits=archive,
         canary_threads=CapacityLimiter(2),

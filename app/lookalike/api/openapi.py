@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
 
 from lookalike.api.deps import FILTER_SCHEMAS
 from lookalike.api.errors import Problem
+from lookalike.api.routers.search import BatchIn
 
 Described = dict[str, Any]
 """A part of the document, as JSON."""
@@ -31,11 +33,21 @@ def complete(app: FastAPI) -> None:
         schemas = document["components"]["schemas"]
         schemas.setdefault("Problem", Problem.model_json_schema())
         schemas |= FILTER_SCHEMAS
+        template = "#/components/schemas/{model}"
+        _, batch = models_json_schema([(BatchIn, "validation")], ref_template=template)
+        schemas |= batch["$defs"]
         for schema in schemas.values():
             for field in schema.get("properties", {}).values():
                 upload = field.get("items", field)
                 if "contentMediaType" in upload:
                     upload["format"] = "binary"
+        for methods in document["paths"].values():
+            for call in methods.values():
+                body = call.get("requestBody", {"content": ()})
+                if "multipart/form-data" in body["content"]:
+                    body["required"] = True  # also if none of its fields is
+        for name in ("QueryIn", "PartIn"):  # parts of a body
+            _fill_in(schemas[name], is_form=False)
         for name, kind in set(_bodies(document)):
             _fill_in(schemas[name], is_form=kind != "application/json")
         return document
@@ -73,6 +85,6 @@ def _fill_in(body: Described, *, is_form: bool) -> None:
             if is_form:  # which cannot say null: an empty text counts as not sent
                 field["anyOf"][field["anyOf"].index(_NULL)] = _EMPTY
             field["examples"] = ["" if is_form else None]
-    if all("examples" in fields[name] for name in required):
+    if (required or not is_form) and all("examples" in fields[name] for name in required):
         filled = {name: fields[name]["examples"][0] for name in required}
         body.setdefault("examples", [filled])

@@ -58,14 +58,17 @@ class UploadLimits:
     folder: Path  # where files beyond 1 MB are spooled
     body_s: float = BODY_S  # seconds after which a body must be complete
     asked: str = "the picture as a file; e.g. curl -F file=@photo.jpg"  # what is to be sent
+    all_bytes: int | None = None  # most bytes of all files together; None: each may be the largest
+    fields: int = OTHER_FIELDS  # most fields beside files and one for each file
+    passing: bool = False  # whether the files are not kept, so that memory will do on a full disk
     archive: bool = False  # whether the one file is an archive
     path: Path | None = None  # the file that an archive is written to
 
     @property
     def body_bytes(self) -> int:
         """Most bytes of the whole body."""
-        parts = self.files * (self.file_bytes + FORM_OVERHEAD_BYTES)
-        return parts + self.field_bytes + FORM_OVERHEAD_BYTES
+        files = self.files * self.file_bytes if self.all_bytes is None else self.all_bytes
+        return files + self.field_bytes + (self.files + 1) * FORM_OVERHEAD_BYTES
 
     def too_large(self, filename: str | None = None) -> LookalikeError:
         """The error for too many bytes, of a named file or of the whole body."""
@@ -113,7 +116,7 @@ class Spool(SpooledTemporaryFile[bytes]):
             _require_room(limits)
             super().rollover()
         except OSError:
-            if limits.files > 1 or not self._in_memory.acquire(blocking=False):
+            if not limits.passing or not self._in_memory.acquire(blocking=False):
                 raise
             self._stays = True
 
@@ -140,7 +143,7 @@ class LimitedParser(MultiPartParser):
             headers,
             cast("Any", stream),
             max_files=limits.files,
-            max_fields=limits.files + OTHER_FIELDS,
+            max_fields=limits.files + limits.fields,
             max_part_size=limits.field_bytes,
         )
         self._limits = limits
@@ -212,6 +215,19 @@ async def read_form(request: Request, limits: UploadLimits, body: Body) -> FormD
         raise MalformedRequestError(f"The multipart body is broken: {exc.message}") from exc
 
 
+async def read_json(
+    request: Request, parts: Parts, limit: int, too_large: type[LookalikeError]
+) -> bytes:
+    """Reads a body of at most so many bytes. Raises `too_large` for more."""
+    content = bytearray()
+    with parts.bodies.coming(parts.proxies.client_of(request)) as body:
+        async for chunk in body.chunks(request, body_s=BODY_S):
+            content += chunk
+            if len(content) > limit:
+                raise too_large(f"The body has more than {limit:,} bytes")
+    return bytes(content)
+
+
 async def _stream(request: Request, limits: UploadLimits, body: Body) -> AsyncIterator[bytes]:
     async for chunk in body.chunks(request, body_s=limits.body_s):
         if body.received > limits.body_bytes:
@@ -264,15 +280,19 @@ class LimitedRoute(Route):
 
 
 class UploadRoute(LimitedRoute):
-    """A route that takes one picture. Checks the queue before it reads the body."""
+    """A route that takes pictures to search with. Checks the queue before it reads the body."""
 
     def limits_of(self, parts: Parts) -> UploadLimits:
         """What the body may hold."""
-        return parts.search_limits
+        return parts.query_limits
+
+    def places_of(self, form: FormData) -> int:
+        """How many places a request takes: one for each picture or text that is embedded."""
+        return sum(name in {"file", "text"} for name, _ in form.multi_items())
 
     @asynccontextmanager
     async def body_of(self, request: Request, parts: Parts) -> AsyncIterator[None]:
-        """Holds a place in the queue once the body is here.
+        """Holds places in the queue once the body is here.
 
         While there is no place, no body is read.
         """
@@ -283,7 +303,7 @@ class UploadRoute(LimitedRoute):
         with parts.bodies.coming(client) as body:
             form = await read_form(request, limits, body)
         try:
-            with parts.admission.place(client):
+            with parts.admission.place(client, self.places_of(form)):
                 request._form = form
                 yield
         finally:
@@ -291,11 +311,38 @@ class UploadRoute(LimitedRoute):
 
 
 class IndexRoute(UploadRoute):
-    """A route that takes many pictures."""
+    """A route that takes many pictures, which wait in the queue as bulk work does."""
 
     def limits_of(self, parts: Parts) -> UploadLimits:
         """What the body may hold."""
         return parts.index_limits
+
+    def places_of(self, form: FormData) -> int:  # noqa: ARG002 - as its base
+        """One: bulk work leaves room for others by itself."""
+        return 1
+
+
+class BatchRoute(UploadRoute):
+    """A route that takes many queries: as JSON, or as the field `queries` of a form with files."""
+
+    def limits_of(self, parts: Parts) -> UploadLimits:
+        """What the body may hold."""
+        return parts.batch_limits
+
+    @asynccontextmanager
+    async def body_of(self, request: Request, parts: Parts) -> AsyncIterator[None]:
+        """As its base; JSON becomes the field of a form."""
+        if not request.headers.get("Content-Type", "").lower().startswith("application/json"):
+            async with super().body_of(request, parts):
+                yield
+            return
+        limit = self.limits_of(parts).field_bytes
+        client = parts.proxies.client_of(request)
+        parts.admission.check(client)
+        content = await read_json(request, parts, limit, RequestTooLargeError)
+        request._form = FormData([("queries", content.decode("utf-8", "replace"))])
+        with parts.admission.place(client):
+            yield
 
 
 class JsonRoute(LimitedRoute):
@@ -313,13 +360,7 @@ class JsonRoute(LimitedRoute):
         client = parts.proxies.client_of(request)
         self.admit(parts, client)
         limit = parts.search_limits.field_bytes + self.more_bytes
-        content = bytearray()
-        with parts.bodies.coming(client) as body:
-            async for chunk in body.chunks(request, body_s=BODY_S):
-                content += chunk
-                if len(content) > limit:
-                    raise self.too_large(f"The body has more than {limit:,} bytes")
-        request._body = bytes(content)
+        request._body = await read_json(request, parts, limit, self.too_large)
         yield
 
 

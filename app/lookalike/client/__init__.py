@@ -15,7 +15,6 @@ return the types of `lookalike.schemas`.
 
 from __future__ import annotations
 
-import io
 import os
 import time
 from abc import ABC, abstractmethod
@@ -26,15 +25,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypedDict, Unpack
 
-from PIL import Image, ImageOps
+import numpy as np
+from numpy.typing import NDArray
 
-from lookalike.errors import (
-    ConfigurationError,
-    InvalidParameterError,
-    LookalikeError,
-    MissingFileError,
-    ServerError,
-)
+from lookalike.client.parts import Picture, parts_of
+from lookalike.errors import InvalidParameterError, LookalikeError, ServerError
 from lookalike.media.sources import Found, PictureSource, Selection, walk
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import (
@@ -63,18 +58,17 @@ from lookalike.schemas import (
     SearchOut,
     VectorSetOut,
 )
+from lookalike.services.queries import Part, Query
 from lookalike.services.syncing import Listed, find_gone
-
-Picture = str | os.PathLike[str] | bytes | Image.Image
-"""A picture to search with: a file's path, a file's bytes, or an open picture."""
 
 Describe = Mapping[str, Any] | Callable[[Path], Mapping[str, Any]]
 """Metadata for every file, or a function that gives each file its own."""
 
 PATIENCE_S = 60.0  # that `wait_for_job` asks a service that does not answer: it may restart
+EMBEDDED = 16  # pictures and texts of one call
+_BATCH = 4  # queries of one call: as many parts as a call may have files and texts
 _JOB_POLL_S = 0.5
 _RUNNING_POLL_S = 0.1
-_PNG_MODES = {"1", "L", "LA", "I;16", "P", "RGB", "RGBA"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +102,7 @@ class SearchArguments(TypedDict, total=False):
     """What every search takes beside its query, by keyword."""
 
     k: int  # how many matches, 1 to 1000; 10 if not given
+    offset: int  # matches to leave out before them; 0 if not given, with k at most 10,000
     collection: str  # where to search
     min_score: float | None  # leave out matches below this cosine
     filter: Mapping[str, Any] | None  # only pictures that match: `{"label": "cat"}`
@@ -275,16 +270,62 @@ class BaseClient(ABC):
     ) -> Sequence[str]:
         """Does what `syncing.let_go` does; returns the ids of what is deleted."""
 
-    @abstractmethod
-    def search(self, picture: Picture, **arguments: Unpack[SearchArguments]) -> SearchOut:
-        """Finds the pictures most like one; other arguments are those of `SearchArguments`.
+    def search(
+        self,
+        picture: Picture | Part,
+        *more: Picture | Part,
+        combine: str = "mean",
+        flip: bool = False,
+        **arguments: Unpack[SearchArguments],
+    ) -> SearchOut:
+        """Finds the pictures most like one, or like several things together.
+
+        Args:
+            picture: A picture; or a `Part`, which may also be a text, the id of a stored picture
+                or a vector, and have a weight: `Part(text="red car")`,
+                `Part(picture="other.jpg", weight=-0.25)`.
+            *more: Others that count, too; 16 in all. Stored pictures among them are no matches.
+            combine: `mean` for the weighted sum, or `any` for what is like any of them.
+            flip: Whether the mirror image of each picture counts as much as the picture itself.
+            **arguments: Those of `SearchArguments`.
 
         Raises:
             MissingFileError: There is no such file.
             InvalidImageError: The picture cannot be read.
+            InvalidParameterError: The parts make no query, or the model knows no words.
+            ImageNotFoundError: No stored picture has an id.
             CollectionNotFoundError: There is no such collection.
             InvalidFilterError: `filter` is not in the filter language.
         """
+        query = Query.parse(parts_of((picture, *more)), combine=combine, flip=flip)
+        return self._search(query, **arguments)
+
+    def search_batch(
+        self,
+        queries: Iterable[Sequence[Picture | Part]],
+        *,
+        combine: str = "mean",
+        flip: bool = False,
+        **arguments: Unpack[SearchArguments],
+    ) -> Sequence[SearchOut | LookalikeError]:
+        """Answers many queries: `[["a.jpg"], ["b.jpg", Part(text="red")]]`, as `search` does.
+
+        Returns what `search` would return for each, in their order, or the error that it would
+        raise. Raises what is wrong with `arguments` or with a part, and `MissingFileError`.
+        """
+        given = [Query.parse(parts_of(one), combine=combine, flip=flip) for one in queries]
+        found: deque[SearchOut | LookalikeError] = deque()
+        for start in range(0, len(given), _BATCH):
+            found += self._search_batch(given[start : start + _BATCH], **arguments)
+        return [*found]
+
+    @abstractmethod
+    def _search_batch(
+        self, queries: Sequence[Query], **arguments: Unpack[SearchArguments]
+    ) -> Sequence[SearchOut | LookalikeError]: ...
+
+    @abstractmethod
+    def _search(self, query: Query, **arguments: Unpack[SearchArguments]) -> SearchOut: ...
 
     @abstractmethod
     def search_url(
@@ -345,6 +386,33 @@ class BaseClient(ABC):
     def _explain(
         self, match: str, query: Picture, collection: str, *, is_file: bool = False
     ) -> ExplanationOut: ...
+
+    def embed(
+        self, *items: Picture | Part, collection: str = DEFAULT_COLLECTION
+    ) -> NDArray[np.float32]:
+        """Returns the vectors of pictures and texts by a collection's model; stores nothing.
+
+        Args:
+            *items: Pictures, or parts with a `picture` or a `text`; weights do not count.
+            collection: Whose model makes the vectors.
+
+        Returns:
+            One row of length 1 for each item: (N, dim).
+
+        Raises:
+            InvalidParameterError: An item is something else, or the model knows no words.
+            CollectionNotFoundError: There is no such collection.
+        """
+        parts = parts_of(items)
+        if any(part.kind not in {"picture", "text"} or part.crop for part in parts):
+            raise InvalidParameterError("Only pictures and texts are embedded, without a crop")
+        rows: list[NDArray[np.float32]] = []
+        for start in range(0, len(parts), EMBEDDED):
+            rows += self._embed(parts[start : start + EMBEDDED], collection)
+        return np.stack(rows) if rows else np.empty((0, 0), np.float32)
+
+    @abstractmethod
+    def _embed(self, parts: Sequence[Part], collection: str) -> Sequence[NDArray[np.float32]]: ...
 
     @abstractmethod
     def get(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> ImageOut:
@@ -705,31 +773,3 @@ def _source(found: Found, metadata: Describe | None, folder_field: str | None) -
         own = {} if found.error else metadata(found.path)
         return PictureSource.found(found, metadata={**folder, **own})
     return PictureSource.found(found, metadata={**(metadata or {}), **folder})
-
-
-def open_picture(picture: Picture) -> BinaryIO:
-    """Opens a picture's bytes; raises `MissingFileError`, or `ConfigurationError` if it cannot."""
-    if isinstance(picture, bytes):
-        return io.BytesIO(picture)
-    if isinstance(picture, Image.Image):
-        file = io.BytesIO()
-        upright = ImageOps.exif_transpose(picture)
-        if upright.mode not in _PNG_MODES:
-            upright = upright.convert("RGB")
-        upright.save(file, "PNG")
-        file.seek(0)
-        return file
-    path = Path(picture)
-    try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ConfigurationError(f"{picture} cannot be read: it is no regular file")
-        return path.open("rb")
-    except FileNotFoundError as exc:
-        raise MissingFileError(f"{picture} cannot be read: {exc.strerror}") from exc
-    except OSError as exc:
-        raise ConfigurationError(f"{picture} cannot be read: {exc.strerror}") from exc
-
-
-def name_of(picture: Picture) -> str:
-    """A picture's file name; `query` for one without a file."""
-    return Path(picture).name if isinstance(picture, str | os.PathLike) else "query"

@@ -25,11 +25,9 @@ from lookalike.client import (
     ImportArguments,
     Outcome,
     Outcomes,
-    Picture,
     SearchArguments,
-    name_of,
-    open_picture,
 )
+from lookalike.client.parts import Picture, batch_of, form_of, name_of, open_picture, sent_as
 from lookalike.errors import (
     CollectionNotFoundError,
     ConfigurationError,
@@ -41,6 +39,7 @@ from lookalike.errors import (
 from lookalike.files.disk import atomic_write, disk_errors
 from lookalike.media.manifests import is_manifest
 from lookalike.media.sources import PictureSource, root_of
+from lookalike.models.encoders import Vector
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import (
     DEFAULT_COLLECTION,
@@ -59,12 +58,14 @@ from lookalike.schemas import (
     Answer,
     AuditEntryOut,
     AuditOut,
+    BatchOut,
     ChangedOut,
     CollectionOut,
     CollectionsOut,
     CountOut,
     DuplicatesOut,
     DuplicatesRunning,
+    EmbedOut,
     ExplanationOut,
     FacetsOut,
     ForgottenOut,
@@ -82,6 +83,7 @@ from lookalike.schemas import (
 )
 from lookalike.services.backup_format import is_tar, require_end, require_no_other
 from lookalike.services.pipeline import grouped
+from lookalike.services.queries import Part, Query, vector_of
 from lookalike.services.syncing import UNKNOWN
 
 ATTEMPTS = 8  # of a call while the service says that it is busy
@@ -93,6 +95,7 @@ BATCH_FILES = 16
 BATCH_BYTES = 16_000_000
 PAGE = 1000
 
+_EMBEDDED = ("file", "text")  # fields of POST /embed, in the order of its answer
 _FATAL = {401, 403, 404, 405, 409, 429}  # answers to an upload that the next one would get, too
 _MB = 1_000_000
 _T = TypeVar("_T", bound=Answer)
@@ -298,10 +301,36 @@ class HttpClient(BaseClient):
 
     # Searching
 
-    def search(self, picture: Picture, **arguments: Unpack[SearchArguments]) -> SearchOut:
-        with open_picture(picture) as file:
-            sent = {"file": (name_of(picture), file.read())}
-        return self._ask(SearchOut, "POST", "/search", data=_form(arguments), files=sent)
+    def _search(self, query: Query, **arguments: Unpack[SearchArguments]) -> SearchOut:
+        fields, sent = form_of(query)
+        form = {**_form(arguments), **fields}
+        return self._ask(SearchOut, "POST", "/search", data=form, files=sent)
+
+    def _search_batch(
+        self, queries: Sequence[Query], **arguments: Unpack[SearchArguments]
+    ) -> Sequence[SearchOut | LookalikeError]:
+        asked, sent = batch_of(queries)
+        options = _fields(arguments)
+        asked = [{**options, **one} for one in asked]
+        form = {"queries": (None, json.dumps({"queries": asked}))}
+        answer = self._ask(BatchOut, "POST", "/search/batch", files=[*form.items(), *sent])
+        return [
+            one if isinstance(one, SearchOut) else _kind(one.error.code)(one.error.detail)
+            for one in answer.results
+        ]
+
+    def _embed(self, parts: Sequence[Part], collection: str) -> Sequence[Vector]:
+        sent = [("file" if part.text is None else "text", sent_as(part)) for part in parts]
+        form = {"collection": collection, "encoding": "base64"}
+        found = self._ask(EmbedOut, "POST", "/embed", data=form, files=sent)
+        vectors = iter([vector_of(str(one)) for one in found.vectors])
+        made: dict[str, list[Vector]] = {
+            "file": [],
+            "text": [],
+        }  # which are answered one kind after the other
+        for kind in made:
+            made[kind] = [next(vectors) for name, _ in sent if name == kind]
+        return [made[name].pop(0) for name, _ in sent]
 
     def search_url(
         self,

@@ -22,20 +22,19 @@ from lookalike.client import (
     ImportArguments,
     Outcome,
     Outcomes,
-    Picture,
     SearchArguments,
-    name_of,
-    open_picture,
 )
+from lookalike.client.parts import Picture, name_of, open_picture, opened
 from lookalike.config import load_settings
 from lookalike.cores import limit_openmp
-from lookalike.errors import FetchingDisabledError, LookalikeError
+from lookalike.errors import FetchingDisabledError, LookalikeError, MissingFileError
 from lookalike.files.audit import MOST_NOTED, AuditLog
 from lookalike.files.data_folder import make_data_folder
 from lookalike.files.disk import LocalFiles
 from lookalike.media.archives import ArchiveLimits
 from lookalike.media.manifests import Manifest, is_manifest
 from lookalike.media.sources import PictureSource, root_of
+from lookalike.models.encoders import Vector
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import (
     DEFAULT_COLLECTION,
@@ -85,6 +84,7 @@ from lookalike.services.indexing import IndexItem
 from lookalike.services.jobs import JobService
 from lookalike.services.pictures import Chosen, CollectionService
 from lookalike.services.pipeline import PutGate, grouped
+from lookalike.services.queries import Part, Query
 from lookalike.services.search import SearchOptions
 from lookalike.services.syncing import let_go
 from lookalike.services.tagging import Tagging
@@ -296,10 +296,28 @@ class Client(BaseClient):
                 progress.check()
         outcomes.passed = feed.passed
 
-    def search(self, picture: Picture, **arguments: Unpack[SearchArguments]) -> SearchOut:
+    def _search(self, query: Query, **arguments: Unpack[SearchArguments]) -> SearchOut:
         options = _options(**arguments)
-        with open_picture(picture) as file:
-            return SearchOut.of(self._services.search.search(file, options))
+        with opened(query.parts) as parts:
+            ready = replace(query, parts=parts)
+            return SearchOut.of(self._services.search.search(ready, options))
+
+    def _search_batch(
+        self, queries: Sequence[Query], **arguments: Unpack[SearchArguments]
+    ) -> Sequence[SearchOut | LookalikeError]:
+        found: Sequence[SearchOut | LookalikeError] = []
+        for query in queries:
+            try:
+                found = [*found, self._search(query, **arguments)]
+            except MissingFileError:
+                raise
+            except LookalikeError as exc:
+                found = [*found, exc]
+        return found
+
+    def _embed(self, parts: Sequence[Part], collection: str) -> Sequence[Vector]:
+        with opened(parts) as ready:
+            return self._services.search.embed(ready, collection)[1]
 
     def search_url(
         self,

@@ -32,6 +32,7 @@ from lookalike.errors import (
     DecodeTimeoutError,
     ImageTooLargeError,
     InvalidImageError,
+    InvalidParameterError,
     NotAnImageError,
     OutOfMemoryError,
     TooManyPixelsError,
@@ -112,6 +113,10 @@ ALPHA_MODES = frozenset(("RGBA", "LA", "PA", "La", "RGBa"))
 _SECONDS = {"jpeg2k": 0.5, "qoi": 1.0, "bmp_rle": 0.3, "ppm": 1.2, "ppm_plain": 1.0, "samples": 0.1}
 """What a megapixel takes at most, by Pillow's name of the codec; others take `_USUAL_S`."""
 _USUAL_S = 0.03
+Crop = tuple[float, float, float, float]
+"""A part of a picture, in fractions of its upright width and height: left, top, width, height."""
+
+_ROUNDED = 1e-6  # that sums of fractions may be above 1
 _FAINT = 16.0  # contrast with the background, of 255: below it a picture is nearly blank
 
 
@@ -161,6 +166,30 @@ def check_bytes(source: bytes | BinaryIO, *, limits: ImageLimits) -> None:
         raise NotAnImageError("The file is empty; send the bytes of a picture")
 
 
+def check_crop(crop: Crop) -> Crop:
+    """Gives a part of a picture back. Raises `InvalidParameterError` if it is none."""
+    left, top, width, height = crop
+    ends = (left + width, top + height)
+    inside = min(left, top) >= 0 and max(ends) <= 1 + _ROUNDED
+    if not (all(map(math.isfinite, crop)) and inside and min(width, height) > 0):
+        shown = ",".join(f"{one:g}" for one in crop)
+        raise InvalidParameterError(
+            f"crop is {shown}, which is no part of a picture; give left, top, width and height in "
+            "fractions of it, e.g. 0.25,0,0.5,1 for the middle half"
+        )
+    return crop
+
+
+def crop_box(crop: Crop, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The pixels of a part of a picture of a size: left, top, right, bottom; at least one."""
+    box = []
+    for start, share, pixels in zip(crop[:2], crop[2:], size, strict=True):
+        first = min(round(start * pixels), pixels - 1)
+        box.append((first, min(max(first + 1, round((start + share) * pixels)), pixels)))
+    (left, right), (top, bottom) = box
+    return left, top, right, bottom
+
+
 def decode_image(
     source: bytes | BinaryIO,
     *,
@@ -168,6 +197,7 @@ def decode_image(
     decode_size: int,
     preprocess: Preprocess | None = None,
     thumbnail: bool = False,
+    crop: Crop | None = None,
 ) -> DecodedImage:
     """Decodes one picture: upright, RGB, transparency on a background, the first frame.
 
@@ -179,6 +209,8 @@ def decode_image(
         preprocess: If given, a larger picture is resized to the size that this names, which is
             the first step of what `Encoder.prepare` does and leaves its result as it is.
         thumbnail: Whether one is made, too.
+        crop: The part of the picture that is wanted, its sides at least `decode_size` long if the
+            file has as many pixels; the answer's width and height stay those of the whole picture.
 
     Raises:
         ImageTooLargeError: More bytes than the limit allows.
@@ -194,6 +226,7 @@ def decode_image(
         decode_size=decode_size,
         preprocess=preprocess,
         thumbnail=thumbnail,
+        crop=crop,
         expected_s=math.inf,
     )
     assert decoded is not None
@@ -207,6 +240,7 @@ def decode_if_quick(
     decode_size: int,
     preprocess: Preprocess | None = None,
     thumbnail: bool = False,
+    crop: Crop | None = None,
     expected_s: float,
 ) -> DecodedImage | None:
     """As `decode_image`; None if by its header the picture takes more than `expected_s`."""
@@ -218,6 +252,7 @@ def decode_if_quick(
         decode_size=decode_size,
         preprocess=preprocess,
         thumbnail=thumbnail,
+        crop=crop,
         expected_s=expected_s,
     )
     while True:
@@ -236,6 +271,7 @@ def _decode_opened(
     decode_size: int,
     preprocess: Preprocess | None,
     thumbnail: bool,
+    crop: Crop | None,
     expected_s: float,
 ) -> DecodedImage | None:
     with open_image(stream, limits=limits) as image:
@@ -243,10 +279,14 @@ def _decode_opened(
         if expected_seconds(image, stream) > expected_s:
             return None
         width, height = image.size  # TIFF is turned here already
+        if crop is not None:
+            decode_size = math.ceil(decode_size / min(crop[2:]))
         image.draft(None, (decode_size, decode_size))
         image.load()
         turn = turn_of(image)
         rgb = to_rgb(image if turn is None else image.transpose(turn))
+        if crop is not None:
+            rgb = rgb.crop(crop_box(crop, rgb.size))
         small = make_thumbnail(rgb) if thumbnail else None
         if preprocess is not None:
             rgb = _reduced(rgb, preprocess)

@@ -19,6 +19,7 @@ from lookalike.errors import (
     UnavailableError,
 )
 from lookalike.media.decode import (
+    Crop,
     DecodedImage,
     ImageLimits,
     check_bytes,
@@ -61,6 +62,7 @@ class ImageDecoder:
         decode_size: int,
         preprocess: Preprocess | None = None,
         thumbnail: bool = False,
+        crop: Crop | None = None,
         urgent_s: float | None = None,
         bulk: bool = False,
     ) -> DecodedImage:
@@ -85,6 +87,7 @@ class ImageDecoder:
             "decode_size": decode_size,
             "preprocess": preprocess,
             "thumbnail": thumbnail,
+            "crop": crop,
         }
         with self._quick.place(urgent_s=urgent_s, bulk=bulk):
             data = source if isinstance(source, bytes) else source.read()

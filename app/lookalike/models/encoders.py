@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -197,7 +197,23 @@ class LiveEncoder:
 
         Gives the place in the queue back if the caller leaves; raises `ClientGoneError` then.
         """
-        future = self.submit(item)
+        return self._result(self.submit(item))
+
+    def embed_all(self, items: Sequence[Features]) -> list[Vector]:
+        """As `embed` for several items, at most half of the queue at a time; raises as `submit`."""
+        vectors: list[Vector] = []
+        step = max(1, self.queue_size // 2)
+        for start in range(0, len(items), step):
+            futures: list[Future[Vector]] = []
+            try:
+                futures.extend(self.submit(item) for item in items[start : start + step])
+                vectors += [self._result(future) for future in futures]
+            finally:
+                for future in futures:
+                    self._withdraw(future)
+        return vectors
+
+    def _result(self, future: Future[Vector]) -> Vector:
         with caller.get().on_leave(partial(self._withdraw, future)):
             return future.result()
 

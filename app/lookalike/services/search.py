@@ -5,37 +5,43 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any, BinaryIO
 
-import numpy as np
+from PIL import Image
 
 from lookalike.errors import (
     FetchingDisabledError,
     ImageNotFoundError,
+    InvalidImageError,
     InvalidParameterError,
     NotReadyError,
     SpecMismatchError,
     VectorSpaceNotFoundError,
 )
+from lookalike.media.decode import Crop
 from lookalike.media.decoder import ImageDecoder
 from lookalike.media.fetching import Fetcher
+from lookalike.models.base import Features, Vectors
 from lookalike.models.encoders import ATTEMPTS, Encoders, LiveEncoder, Vector
 from lookalike.records import (
     DEFAULT_COLLECTION,
     Effort,
+    ImageRecord,
     Match,
     ModelSpec,
     check_collection_name,
-    check_id,
     nfc,
     sha256_of,
 )
 from lookalike.services.checks import RecallMeter
 from lookalike.services.pictures import warnings_of
+from lookalike.services.queries import Combine, Part, Query, combined
 from lookalike.store.base import Store, spec_of, unknown_collection
 from lookalike.store.filters import (
     DIFFERS,
@@ -48,6 +54,9 @@ from lookalike.store.filters import (
 )
 
 MAX_K = 1000
+MAX_FOUND = 10_000  # matches down to the last one of a page
+
+_MOST_ROUNDS = 16  # of a search by groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +65,7 @@ class SearchOptions:
 
     collection: str = DEFAULT_COLLECTION
     k: int = 10  # matches, 1 to 1000
+    offset: int = 0  # matches that are left out before them; with k at most 10,000
     min_score: float | None = None  # a cosine: matches below it are left out
     where: Filter | None = None
     group_by: str | None = None  # a metadata field: only the best match of each of its values
@@ -65,6 +75,11 @@ class SearchOptions:
         check_collection_name(self.collection)
         if not 1 <= self.k <= MAX_K:
             raise InvalidParameterError(f"k is {self.k}; choose a number from 1 to {MAX_K}")
+        if not 0 <= self.offset <= MAX_FOUND - self.k:
+            raise InvalidParameterError(
+                f"offset is {self.offset}; with k it may be 0 to {MAX_FOUND:,} (with this k, at "
+                f"most {MAX_FOUND - self.k:,}). A filter, or GET /images, leads further"
+            )
         if self.min_score is not None and not -1.0 <= self.min_score <= 1.0:
             raise InvalidParameterError(
                 f"min_score is {self.min_score}; scores are cosines, choose from -1 to 1"
@@ -78,12 +93,41 @@ class SearchOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
-    """The picture that was asked about; width and height in pixels, EXIF orientation applied."""
+class AskedPart:
+    """One part of a query that was answered; pixels of the picture, EXIF orientation applied."""
 
-    width: int
-    height: int
-    sha256: str
+    kind: str  # `picture`, `text`, `id` or `vector`
+    weight: float
+    text: str | None = None
+    id: str | None = None
+    crop: Crop | None = None
+    width: int | None = None
+    height: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The query that was answered."""
+
+    parts: list[AskedPart]
+    combine: Combine
+    flip: bool
+
+    @property
+    def width(self) -> int | None:
+        """Of the picture, if the query was one, new or stored; None if not."""
+        return self.parts[0].width if len(self.parts) == 1 else None
+
+    @property
+    def height(self) -> int | None:
+        """As `width`."""
+        return self.parts[0].height if len(self.parts) == 1 else None
+
+    @property
+    def sha256(self) -> str | None:
+        """As `width`."""
+        return self.parts[0].sha256 if len(self.parts) == 1 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +136,8 @@ class SearchResult:
 
     collection: str
     spec: ModelSpec
-    query: Query
+    query: Asked
+    offset: int  # matches that stand before these
     matches: list[Match]
     took_ms: dict[str, float]
     warnings: list[str]  # fields that no picture has, see `warnings_of`
@@ -100,7 +145,7 @@ class SearchResult:
 
 @dataclass(eq=False)
 class SearchService:
-    """Searches by a new picture, by the one at an address, or by a stored one."""
+    """Searches by pictures, texts, stored pictures and vectors, or by the picture at an address."""
 
     encoders: Encoders
     store: Store
@@ -110,48 +155,158 @@ class SearchService:
     fetcher: Fetcher | None = None  # None if fetching is not turned on
     most_grouped: int = 16_384  # matches that the last round of a search by groups looks at
 
-    def search(self, picture: BinaryIO, options: SearchOptions) -> SearchResult:
-        """Finds the pictures most like a new one.
+    def search(self, query: Query | BinaryIO, options: SearchOptions) -> SearchResult:
+        """Finds the pictures most like a query, or like one picture.
+
+        Stored pictures that the query names are no matches.
 
         Raises:
-            InvalidImageError: The picture cannot be read.
+            InvalidImageError: A picture cannot be read.
+            ImageNotFoundError: No picture has an id that the query names.
+            InvalidParameterError: The model takes no texts, or makes vectors of another length.
             CollectionNotFoundError: There is no such collection.
             SpecMismatchError: The collection was made by a model that is not live.
             QueueFullError: Too many pictures wait already.
         """
         watch = Stopwatch()
-        for _ in range(ATTEMPTS - 1):
-            live = self._live_encoder(options.collection)
+        query = query if isinstance(query, Query) else Query.of(query)
+        for left in reversed(range(ATTEMPTS)):
+            known = self._known(query, options.collection)
+            live = self.live_encoder(options.collection) if query.embeds else None
             try:
-                return self._search_now(picture, options, live, watch)
-            except SpecMismatchError:  # the collection switched to another model meanwhile
-                continue
-            except NotReadyError:  # likewise, and its encoder was retired
-                if self._live_encoder(options.collection) is live:
+                return self._search_now(query, options, known, live, watch)
+            except (SpecMismatchError, VectorSpaceNotFoundError, ImageNotFoundError):
+                # The collection switched to another model meanwhile, or a stored picture changed.
+                if not left:
                     raise
-        return self._search_now(picture, options, self._live_encoder(options.collection), watch)
+            except NotReadyError:  # likewise, and its encoder was retired
+                if not left or self.live_encoder(options.collection) is live:
+                    raise
+        raise AssertionError("unreachable")
 
     def _search_now(
-        self, picture: BinaryIO, options: SearchOptions, live: LiveEncoder, watch: Stopwatch
+        self,
+        query: Query,
+        options: SearchOptions,
+        known: Mapping[str, ImageRecord],
+        live: LiveEncoder | None,
+        watch: Stopwatch,
     ) -> SearchResult:
-        with watch.stage("decode"):
-            picture.seek(0)
-            sha256 = sha256_of(picture)
-            picture.seek(0)
-            decoded = self.decoder.decode(
-                picture, decode_size=live.encoder.decode_size, preprocess=live.spec.preprocess
-            )
-            prepared = live.encoder.prepare(decoded.image)
-        with watch.stage("embed"):
-            vector = live.embed(prepared)
-        query = Query(width=decoded.width, height=decoded.height, sha256=sha256)
-        return self._answer(query, vector, live.spec, options, watch=watch)
+        spec = live.spec if live else self._spec(options.collection)
+        held = self._held(options.collection, spec, known, watch) if known else {}
+        asked: list[AskedPart] = []
+        taken: list[tuple[Vector | None, list[Features]]] = []  # either: a vector, or to embed
+        pictures = sum(part.picture is not None for part in query.parts)
+        for number, part in enumerate(query.parts, start=1):
+            facts, features, vector = dict[str, Any](), list[Features](), None
+            if part.id is not None:
+                record, vector = known[part.id], held[part.id]
+                facts = {"width": record.width, "height": record.height, "sha256": record.sha256}
+            elif part.vector is not None:
+                vector = _require_length(part.vector, spec, options.collection)
+            elif live is not None:
+                stage = "decode" if part.text is None else "embed"
+                with watch.stage(stage), naming(number if pictures > 1 else None):
+                    facts, features = self.prepare(part, live, flip=query.flip)
+            same = {name: getattr(part, name) for name in ("weight", "text", "id", "crop")}
+            asked.append(AskedPart(kind=part.kind or "", **same, **facts))
+            taken.append((vector, features))
+        if live is None:
+            vectors = [vector for vector, _ in taken if vector is not None]
+        else:
+            with watch.stage("embed"):
+                made = iter(_embedded([one for _, features in taken for one in features], live))
+            vectors = [
+                one if one is not None else _middle([next(made) for _ in features])
+                for one, features in taken
+            ]
+        sought = combined(vectors, [part.weight for part in query.parts], query.combine)
+        result = Asked(parts=asked, combine=query.combine, flip=query.flip)
+        return self._answer(result, sought, spec, options, watch=watch, exclude=query.ids)
+
+    def prepare(
+        self, part: Part, live: LiveEncoder, *, flip: bool = False
+    ) -> tuple[dict[str, Any], list[Features]]:
+        """What to embed for a picture or a text: facts of the picture, and one item.
+
+        With `flip`, a picture's mirror image is a second one. Raises as `search`.
+        """
+        encoder = live.encoder
+        if part.text is not None:
+            return {}, [encoder.prepare(part.text)]
+        part.picture.seek(0)
+        sha256 = sha256_of(part.picture)
+        part.picture.seek(0)
+        decoded = self.decoder.decode(
+            part.picture,
+            decode_size=encoder.decode_size,
+            preprocess=live.spec.preprocess,
+            crop=part.crop,
+        )
+        images = [decoded.image]
+        if flip:
+            images.append(decoded.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+        facts = {"width": decoded.width, "height": decoded.height, "sha256": sha256}
+        return facts, [encoder.prepare(image) for image in images]
+
+    def embed(self, parts: Sequence[Part], collection: str) -> tuple[ModelSpec, list[Vector]]:
+        """The vectors of pictures and texts by the model of a collection, (dim,) float32 each.
+
+        They wait in the queue as bulk work does. Raises as `search`.
+        """
+        for left in reversed(range(ATTEMPTS)):
+            live, waiting = self.live_encoder(collection), list[Future[Vector]]()
+            try:
+                for number, part in enumerate(parts, start=1):
+                    with naming(number if len(parts) > 1 else None):
+                        _, (item,) = self.prepare(part, live)
+                    waiting.append(live.submit(item, wait=True))
+                return live.spec, [one.result() for one in waiting]
+            except NotReadyError:  # the collection switched, and its encoder was retired
+                if not left or self.live_encoder(collection) is live:
+                    raise
+            finally:
+                for one in waiting:
+                    one.cancel()
+        raise AssertionError("unreachable")
+
+    def _known(self, query: Query, collection: str) -> dict[str, ImageRecord]:
+        """The rows of a query's stored pictures; raises `ImageNotFoundError`, which names one."""
+        known = self.store.find(collection, query.ids) if query.ids else {}
+        for one in query.ids:
+            if one not in known:
+                known[one] = self.store.get(collection, one)
+        return known
+
+    def _held(
+        self,
+        collection: str,
+        spec: ModelSpec,
+        known: Mapping[str, ImageRecord],
+        watch: Stopwatch,
+    ) -> dict[str, Vector]:
+        """The vectors of stored pictures in the space that is searched."""
+        with watch.stage("search"):
+            held = self.store.spaces.vectors(collection, spec, [*known.values()])
+        for one in known:
+            if one not in held:
+                raise ImageNotFoundError(f"{one!r} was replaced or deleted meanwhile")
+        return held
+
+    def _spec(self, collection: str) -> ModelSpec:
+        """What made the collection's vectors; of one that is to be made, what would make them."""
+        spec = spec_of(self.store, collection)
+        if spec is None and collection != DEFAULT_COLLECTION:
+            raise unknown_collection(collection)
+        return spec or self.encoders.default.spec
 
     def search_url(
         self,
         address: str,
         options: SearchOptions,
         *,
+        crop: Crop | None = None,
+        flip: bool = False,
         slot: Callable[[], AbstractContextManager[None]] = nullcontext,
         keep: Callable[[BinaryIO], object] | None = None,
     ) -> SearchResult:
@@ -167,8 +322,9 @@ class SearchService:
         watch = Stopwatch()
         with self.require_fetcher().fetch(address) as picture:
             fetched = watch.took_ms()["total"]
+            query = Query(parts=(Part(picture=picture, crop=crop),), flip=flip)
             with slot():
-                result = self.search(picture, options)
+                result = self.search(query, options)
             if keep is not None:
                 picture.seek(0)
                 keep(picture)
@@ -186,31 +342,13 @@ class SearchService:
 
         Raises `ImageNotFoundError`.
         """
-        check_id(image_id)
-        watch = Stopwatch()
-        for _ in range(ATTEMPTS - 1):
-            try:
-                return self._similar_now(image_id, options, watch)
-            except (SpecMismatchError, ImageNotFoundError, VectorSpaceNotFoundError):
-                # The collection switched meanwhile, or the picture does not exist: see which.
-                self.store.get(options.collection, image_id)
-        return self._similar_now(image_id, options, watch)
+        return self.search(Query(parts=(Part(id=image_id),)), options)
 
-    def _similar_now(self, image_id: str, options: SearchOptions, watch: Stopwatch) -> SearchResult:
-        """Searches with the picture's stored vector, taken from the set that is searched."""
-        record = self.store.get(options.collection, image_id)
-        spec = spec_of(self.store, options.collection)
-        if spec is None:
-            raise unknown_collection(options.collection)
-        with watch.stage("search"):
-            held = self.store.spaces.vectors(options.collection, spec, [record])
-        if image_id not in held:
-            raise ImageNotFoundError(f"{image_id!r} was replaced or deleted meanwhile")
-        query = Query(width=record.width, height=record.height, sha256=record.sha256)
-        return self._answer(query, held[image_id], spec, options, watch=watch, exclude=(image_id,))
+    def live_encoder(self, collection: str) -> LiveEncoder:
+        """The encoder that made the collection's vectors; the default one if it is empty.
 
-    def _live_encoder(self, collection: str) -> LiveEncoder:
-        """The encoder that made the collection's vectors; the default one if it is empty."""
+        Raises `CollectionNotFoundError` or `SpecMismatchError`.
+        """
         live = self.encoders.following(partial(spec_of, self.store, collection))
         if live is None and collection != DEFAULT_COLLECTION:
             raise unknown_collection(collection)
@@ -218,26 +356,34 @@ class SearchService:
 
     def _answer(
         self,
-        query: Query,
-        vector: Vector,
+        query: Asked,
+        vectors: Vectors,
         spec: ModelSpec,
         options: SearchOptions,
         *,
         watch: Stopwatch,
-        exclude: Sequence[str] = (),
+        exclude: Sequence[str],
     ) -> SearchResult:
+        """Searches with (Q, dim) vectors; of a match that several find, the best score counts."""
         asked: dict[str, Any] = {"spec": spec, "exclude": exclude, "effort": options.effort}
+        search = partial(self.store.search, options.collection, vectors, **asked)
+
+        def find(k: int, where: Filter | None = options.where) -> list[Match]:
+            found = search(k=k, where=where)
+            return found[0] if len(found) == 1 else _merged(found, k)
+
+        field = options.group_by
         with watch.stage("search"):
-            find = partial(self.store.search, options.collection, vector[np.newaxis, :], **asked)
-            if options.group_by is None:
-                (matches,) = find(k=options.k, where=options.where)
+            if field is None:
+                matches = self._page(find, lambda match: match.record.id, options)
             else:
-                matches = self._best_of_groups(find, options, options.group_by)
+                grouped = partial(self._best_of_groups, find, options, field)
+                matches = self._page(grouped, partial(_group_of, field), options)
             if self.meter is not None and random.random() < self.meter.share:  # noqa: S311 - no secret
                 self.meter.offer(
-                    options.collection, vector, k=options.k, where=options.where, **asked
+                    options.collection, vectors[0], k=options.k, where=options.where, **asked
                 )
-            fields = () if options.group_by is None else (options.group_by,)
+            fields = () if field is None else (field,)
             seen = [match.record for match in matches]
             how: dict[str, Any] = {"fields": fields, "seen": seen}
             warnings = warnings_of(self.store, options.collection, options.where, **how)
@@ -247,13 +393,48 @@ class SearchService:
             collection=options.collection,
             spec=spec,
             query=query,
+            offset=options.offset,
             matches=matches,
             took_ms=watch.took_ms(),
             warnings=warnings,
         )
 
+    def _page(
+        self,
+        find: Callable[[int], list[Match]],
+        key: Callable[[Match], str],
+        options: SearchOptions,
+    ) -> list[Match]:
+        """The matches behind the first `offset`, so that no page repeats what an earlier one had.
+
+        An approximate index that looks for more may find what it missed before. So pages are cut
+        from one order that depends on `k` alone: the first k, then what is new among the first
+        2 k, and so on.
+        """
+        first, last = options.offset, options.offset + options.k
+        if not first:
+            return find(last)
+        info = self.store.collection(options.collection)
+        if info is None or info.exact or (options.effort and options.effort.exact):
+            matches = find(last)
+            return matches[first:]
+        depth, found = options.k, dict[str, Match]()
+        while True:
+            matches = find(depth)
+            for match in matches:
+                found.setdefault(key(match), match)
+            if depth >= last or len(matches) < depth:
+                break
+            depth = min(2 * depth, MAX_FOUND)
+        page = list(found.values())[first:last]
+        return [replace(match, rank=rank) for rank, match in enumerate(page, start=first + 1)]
+
     def _best_of_groups(
-        self, find: Callable[..., list[list[Match]]], options: SearchOptions, field: str
+        self,
+        find: Callable[[int, Filter | None], list[Match]],
+        options: SearchOptions,
+        field: str,
+        k: int,
     ) -> list[Match]:
         """Searches for further groups until there are k or no more.
 
@@ -263,23 +444,62 @@ class SearchService:
         more than `MAX_K`, so its options are not checked again.
         """
         best: dict[str, Match] = {}
-        wanted, where = options.k * 4, options.where
-        while True:
-            (matches,) = find(k=wanted, where=where)
+        wanted, where = min(4 * k, max(k, self.most_grouped)), options.where
+        for _ in range(_MOST_ROUNDS):
+            matches, before = find(wanted, where), len(best)
             for match in matches:
-                if (value := value_of(match.record.metadata, field)) is not MISSING:
-                    best.setdefault(group_key(value), match)
+                if value_of(match.record.metadata, field) is not MISSING:
+                    best.setdefault(_group_of(field, match), match)
             ended = len(matches) < wanted or matches[-1].score < (options.min_score or -1.0)
-            if len(best) >= options.k or ended or wanted == self.most_grouped:
+            widest = wanted >= self.most_grouped and len(best) == before
+            if len(best) >= k or ended or widest:
                 break
             values = (value_of(match.record.metadata, field) for match in best.values())
             seen = tuple(value for value in values if not isinstance(value, list | dict))
             conditions = options.where.conditions if options.where else ()
             others = Condition(field, (Operation(DIFFERS, seen),))
             where = Filter((*conditions, others))
-            wanted = min(4 * wanted, self.most_grouped)
-        top = sorted(best.values(), key=lambda match: -match.score)[: options.k]
+            wanted = min(4 * wanted, max(wanted, self.most_grouped))
+        top = sorted(best.values(), key=lambda match: -match.score)[:k]
         return [replace(match, rank=rank) for rank, match in enumerate(top, start=1)]
+
+
+@contextmanager
+def naming(number: int | None) -> Iterator[None]:
+    """Says in an error of the block which picture it is about, if there are several."""
+    try:
+        yield
+    except InvalidImageError as exc:
+        if number is None:
+            raise
+        raise type(exc)(f"Picture {number}: {exc}") from exc
+
+
+def _embedded(features: Sequence[Features], live: LiveEncoder) -> list[Vector]:
+    return [live.embed(features[0])] if len(features) == 1 else live.embed_all(features)
+
+
+def _middle(vectors: Sequence[Vector]) -> Vector:
+    """The direction between some vectors."""
+    middle: Vector = combined(vectors, [1.0] * len(vectors), Combine.MEAN)[0]
+    return middle
+
+
+def _require_length(vector: Vector, spec: ModelSpec, collection: str) -> Vector:
+    if len(vector) != spec.dim:
+        raise InvalidParameterError(
+            f"The vector has {len(vector):,} numbers, and those of {collection!r} have "
+            f"{spec.dim:,}: {spec.model} made them; send one that the same model made"
+        )
+    return vector
+
+
+def _merged(found: Sequence[Sequence[Match]], k: int) -> list[Match]:
+    """The k best of several answers, each match once; equal scores by their ranks there."""
+    best: dict[str, Match] = {}
+    for match in sorted(chain(*found), key=lambda match: (-match.score, match.rank)):
+        best.setdefault(match.record.id, match)
+    return [replace(one, rank=rank) for rank, one in enumerate(list(best.values())[:k], start=1)]
 
 
 class Stopwatch:
@@ -302,6 +522,10 @@ class Stopwatch:
         """Milliseconds by stage so far, in order of first use, then `total`."""
         total = time.perf_counter() - self._started
         return {name: round(s * 1000, 3) for name, s in {**self._stages, "total": total}.items()}
+
+
+def _group_of(field: str, match: Match) -> str:
+    return group_key(value_of(match.record.metadata, field))
 
 
 def group_key(value: Any) -> str:

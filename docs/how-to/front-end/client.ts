@@ -2,7 +2,10 @@
 import createClient from "openapi-fetch";
 import type { components, paths } from "./lookalike";
 
-type Search = components["schemas"]["Body_search"];
+type Fields = components["schemas"]["Body_search"];
+type Asked = "file" | "text" | "id" | "vector";
+/** Whatever the call takes, with at least one thing to search for. */
+type Search = Fields & { [One in Asked]: Required<Pick<Fields, One>> }[Asked];
 export type Match = components["schemas"]["MatchOut"];
 
 /** Calls of the service at an address, with a key of scope read. */
@@ -22,10 +25,12 @@ export function connect(service: string, key: string) {
   return { calls, search, address };
 }
 
-function asForm(fields: Search): FormData {
+function asForm(fields: Fields): FormData {
   const form = new FormData();
-  for (const [name, value] of Object.entries(fields)) {
-    form.set(name, value instanceof Blob ? value : String(value));
+  for (const [name, values] of Object.entries(fields)) {
+    for (const value of Array.isArray(values) ? values : [values]) {
+      form.append(name, value instanceof Blob ? value : String(value));
+    }
   }
   return form;
 }
