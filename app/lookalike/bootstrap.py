@@ -37,14 +37,22 @@ from lookalike.records import Effort, Finding, ImageRecord
 from lookalike.services.access import AccessService
 from lookalike.services.backup import BackupService
 from lookalike.services.backup_format import Backup
+from lookalike.services.calibrating import CalibrationService, Recalibration
 from lookalike.services.checks import Canary, OriginalsCheck, RecallMeter
 from lookalike.services.duplicates import DuplicateService
 from lookalike.services.exchange import read_rows
 from lookalike.services.explaining import ExplainService
+from lookalike.services.feedback import FeedbackService
 from lookalike.services.feeds import FETCHES
 from lookalike.services.importing import ImportService
 from lookalike.services.indexing import IndexingService, Originals
-from lookalike.services.jobs import BACKUP_KIND, REEMBED_KIND, TAG_KIND, JobService
+from lookalike.services.jobs import (
+    BACKUP_KIND,
+    CALIBRATE_KIND,
+    REEMBED_KIND,
+    TAG_KIND,
+    JobService,
+)
 from lookalike.services.pictures import CollectionService, PictureService, file_sweeper
 from lookalike.services.pipeline import PutGate
 from lookalike.services.rebuilding import Rebuild, Rebuilt, salvaged
@@ -115,14 +123,25 @@ class Services:
         )
         self.tagging = TaggingService(encoders, store, max_metadata_bytes=most_metadata)
         self.backups = build_backups(settings)
+        self.calibrations = CalibrationService(
+            store,
+            encoders,
+            self.pictures,
+            comparer=self.duplicates.comparer,
+            cores=cores,
+            batch=batch,
+        )
+        self.feedback = FeedbackService(store, encoders, decoder)
         handlers = {
             REEMBED_KIND: self.reembedding.as_job,
             BACKUP_KIND: self.backups.as_job,
             TAG_KIND: self.tagging.as_job,
+            CALIBRATE_KIND: self.calibrations.as_job,
             **self.imports.handlers,
         }
         self.audit = open_audit(settings)
         self.jobs = JobService(job_store, handlers, ended=self._job_ended)
+        self._recalibration = Recalibration(self.calibrations, self.jobs)
         self.collections = CollectionService(store, self.jobs, gate)
         self.canary = Canary(encoders, store, decoder, timeout_s=settings.ready_timeout)
         self.originals_check = OriginalsCheck(files)
@@ -131,6 +150,12 @@ class Services:
             self.imports.sweep(job_store.unfinished())
             self._sweeper = file_sweeper(store, files, trash_days=settings.trash_days)
             self.originals_check.begin()
+
+    def resume(self) -> None:
+        """Starts to work on jobs, those that an earlier service left first."""
+        self.jobs.resume()
+        if self.settings.recalibrate:
+            self._recalibration.wake()
 
     def _job_ended(self, job: Job) -> None:
         details = {
@@ -142,6 +167,8 @@ class Services:
         }
         self.audit.append(job.kind, who="job", outcome=job.state, details=details)
         self.imports.ended(job)
+        if self.settings.recalibrate and job.kind != CALIBRATE_KIND:
+            self._recalibration.wake()
 
     def close(self) -> None:
         """Finishes what waits, saves, and lets go of the data folder."""
@@ -149,7 +176,12 @@ class Services:
         closes += [self.indexing.close, self.recall_meter.close, self.originals_check.close]
         closes += [] if self._sweeper is None else [self._sweeper.close]
         with ExitStack() as parts:  # from the last to the first, whatever one raises
-            for close in (*closes, self.duplicates.close, self.jobs.close):
+            for close in (
+                *closes,
+                self.duplicates.close,
+                self.jobs.close,
+                self._recalibration.close,
+            ):
                 parts.callback(close)
 
 

@@ -121,6 +121,8 @@ class Settings(BaseSettings):
     unset"""
     recall_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of searches that are done again exactly, to measure recall; 0: none"""
+    recalibrate: bool = True
+    """Whether calibrated scores are calibrated anew after large changes of a collection"""
     filter_fields: str | None = None
     """Metadata fields, separated by commas, to read into memory at the start; others are read by
     the first filter on them"""

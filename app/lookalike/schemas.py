@@ -481,6 +481,84 @@ class CollectionOut(Answer):
         ]
 
 
+class BinOut(Answer):
+    """Pairs whose probabilities lie in one tenth, of a reliability diagram."""
+
+    low: float
+    high: float
+    pairs: int
+    predicted: float = Field(description="Mean probability")
+    observed: float = Field(description="Share of copies")
+
+
+class CopyModelOut(Answer):
+    """How likely a match with a score is a copy of the query: 1 / (1 + exp(-(a + b score)))."""
+
+    intercept: float = Field(description="a")
+    slope: float = Field(description="b")
+    pictures: int = Field(description="Of which copies were made")
+    copies: int = Field(description="Pairs of a picture and its copy")
+    others: int = Field(description="Pairs of a copy and another picture")
+    duplicates: int = Field(description="Pictures left out as duplicates in the collection")
+    ece: float = Field(description="Expected calibration error, on pictures that were not fitted")
+    bins: list[BinOut]
+    """The reliability diagram of these"""
+    found: dict[str, float]
+    """By kind of copy, the share with a probability of 0.5 and more"""
+
+
+class NoMatchOut(Answer):
+    """The score below which a query counts as without a match."""
+
+    threshold: float = Field(ge=-1, le=2)
+    by: Literal["labels", "judgements"]
+    queries: int
+    false_alarms: float
+    """Of queries without a right picture, the share that has a match; measured on others than
+    those that the threshold was chosen on"""
+    found: float | None
+    """Of queries with a right picture, the share whose best one is a match"""
+
+
+class CalibrationOptionsOut(Answer):
+    """What a calibration was made from."""
+
+    label_field: str | None
+    false_alarms: float
+    sample: int
+    seed: int
+
+
+class CalibrationOut(Answer):
+    """What the scores of a collection mean under its model."""
+
+    created_at: str
+    pictures: int = Field(description="In the collection when it was calibrated")
+    options: CalibrationOptionsOut
+    copy_model: CopyModelOut
+    no_match: NoMatchOut | None = Field(description="Null: too little was known")
+    notes: list[str]
+
+
+class JudgementOut(Answer):
+    """What somebody said of a match."""
+
+    id: str
+    query: str | None = Field(description="Id of the query; null: it is not in the collection")
+    query_sha256: str
+    match: str
+    right: bool
+    judged_at: str
+
+
+class JudgementsOut(Answer):
+    """A stretch of judgements, oldest first."""
+
+    collection: str
+    judgements: list[JudgementOut]
+    next_cursor: str | None = Field(description="Send as `cursor` for the next stretch; null: end")
+
+
 class VectorSetOut(Answer):
     """The vectors that one model made of a collection's pictures."""
 
@@ -573,7 +651,7 @@ class JobOut(Answer):
     id: str
     kind: str = Field(
         description="What it does: reembed, tag, index_archive, index_folder, index_manifest, "
-        "backup"
+        "backup, calibrate"
     )
     parameters: Annotated[dict[str, Any], BeforeValidator(_as_text)]
     state: JobState

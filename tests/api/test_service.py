@@ -86,6 +86,13 @@ ROUTES = [
     ("DELETE", f"/collections/x/vectors/{JOB}", "admin"),
     ("POST", "/collections/x/tag", "write"),
     ("POST", "/collections/x/reembed", "admin"),
+    ("POST", "/collections/x/rollback", "admin"),
+    ("GET", "/collections/x/calibration", "read"),
+    ("POST", "/collections/x/calibration", "admin"),
+    ("DELETE", "/collections/x/calibration", "admin"),
+    ("POST", "/feedback", "write"),
+    ("GET", "/feedback", "read"),
+    ("DELETE", f"/feedback/{JOB}", "write"),
     ("GET", "/jobs", "admin"),
     ("GET", f"/jobs/{JOB}", "write"),
     ("POST", f"/jobs/{JOB}/cancel", "write"),
@@ -110,6 +117,7 @@ def test_the_table_of_routes_is_complete(client):
             .replace("{name}", "x")
             .replace("{alias}", "x")
             .replace("{job_id}", JOB)
+            .replace("{judgement_id}", JOB)
             .replace("{digest}", JOB)
             .replace("{key}", "x"),
         )

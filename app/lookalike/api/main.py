@@ -23,7 +23,16 @@ from lookalike.api.deps import Parts, known_query
 from lookalike.api.links import Links
 from lookalike.api.monitoring import Metrics, Observe
 from lookalike.api.openapi import complete
-from lookalike.api.routers import embedding, explaining, images, indexing, keys, search, service
+from lookalike.api.routers import (
+    embedding,
+    explaining,
+    images,
+    indexing,
+    keys,
+    scores,
+    search,
+    service,
+)
 from lookalike.api.security import Keys, load_admin_key, load_link_secret
 from lookalike.api.uploads import ARCHIVE_BODY_S, ARCHIVES_AT_ONCE, OTHER_FIELDS, UploadLimits
 from lookalike.bootstrap import Services, build_services, open_access
@@ -85,7 +94,7 @@ def create_app(
                 access.follow()
                 app.state.parts = _parts(settings, services, access, metrics, proxies)
                 _log_what_runs(services)
-                services.jobs.resume()
+                services.resume()
                 yield
         finally:
             await to_thread.run_sync(services.close)
@@ -111,7 +120,7 @@ def create_app(
     app.add_middleware(Audit)
     _allow_origins(app, parse_origins(settings.cors_origins))
     app.add_middleware(Observe, metrics=metrics, proxies=proxies, root_path=root_path)
-    for router in (search, embedding, explaining, indexing, images, service, keys):
+    for router in (search, embedding, explaining, indexing, images, service, scores, keys):
         app.include_router(router.router)
     _require_distinct(app, root_path)
     complete(app)

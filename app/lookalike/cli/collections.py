@@ -583,7 +583,7 @@ def put_alias(
 
 
 vectors = typer.Typer(
-    help="List the vectors of a collection, or discard those that it no longer uses.",
+    help="List the vectors of a collection, go back to kept ones, or discard them.",
     add_completion=False,
     no_args_is_help=True,
 )
@@ -604,6 +604,25 @@ def list_vectors(collection: Which, *, target: Target, as_json: Json = False) ->
         used = "yes" if one.active else ""
         table.add_row(one.passport.digest, cell(model), f"{one.count:,}", used)
     Console().print(table)
+
+
+@vectors.command("rollback")
+@client_flags(*MODEL_SETTINGS)
+def rollback_vectors(
+    collection: Which,
+    digest: Annotated[
+        str | None, typer.Argument(metavar="[DIGEST]", help="Vectors to go back to, if several")
+    ] = None,
+    *,
+    target: Target,
+) -> None:
+    """Go back to vectors that COLLECTION has kept, as from a head that does not help."""
+    with target.open(changes=True) as client, progress() as drawn:
+        try:
+            message = client.rollback(collection, digest=digest, progress=drawn.stage(_MOVING))
+        finally:
+            print_errors(drawn.errors)
+    typer.echo(message)
 
 
 @vectors.command("discard")

@@ -32,6 +32,8 @@ COMMANDS = {
     "duplicates": ("duplicates:duplicates", "Find pictures that are stored more than once."),
     "cluster": ("sets:cluster", "Group pictures that look alike."),
     "train": ("sets:train", "Train a head on a labelled set, and measure its effect."),
+    "calibrate": ("scores:calibrate", "Find out what the scores of a collection mean."),
+    "feedback": ("scores:feedback", "Say which matches are right or wrong."),
     "reembed": ("collections:reembed", "Move a collection to another model."),
     "tag": ("tag:tag", "Label pictures by the texts that fit them best."),
     "tune": ("tune:tune", "Try index types on a collection."),
@@ -51,7 +53,7 @@ COMMANDS = {
     "audit": ("keys:audit", "List changes: who made them, and when."),
     "rebuild": ("check:rebuild", "Make pictures of originals that a catalog lacks."),
     "collections": ("collections:collections", "Make, rename and alias collections."),
-    "vectors": ("collections:vectors", "List or discard the vectors of a collection."),
+    "vectors": ("collections:vectors", "List, bring back or discard the vectors of a collection."),
 }
 """Each command: where its function or its group of commands is, and its line in --help."""
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.client.parts import Picture, parts_of
+from lookalike.client.scores import ScoresClient
 from lookalike.errors import InvalidParameterError, LookalikeError, ServerError
 from lookalike.media.sources import Found, PictureSource, Selection, walk
 from lookalike.progress import NO_PROGRESS, Progress
@@ -139,7 +140,7 @@ class Synced:
     job: JobOut | None = None  # in which a service indexed a manifest; `outcomes` are its failures
 
 
-class BaseClient(ABC):
+class BaseClient(ScoresClient):
     """What can be done with collections of pictures; see `Client` and `HttpClient`.
 
     Every method raises a `LookalikeError`: the same class on a data folder and on a service, where

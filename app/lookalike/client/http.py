@@ -28,6 +28,7 @@ from lookalike.client import (
     SearchArguments,
 )
 from lookalike.client.parts import Picture, batch_of, form_of, name_of, open_picture, sent_as
+from lookalike.client.scores import HttpScores
 from lookalike.errors import (
     CollectionNotFoundError,
     ConfigurationError,
@@ -101,7 +102,7 @@ _MB = 1_000_000
 _T = TypeVar("_T", bound=Answer)
 
 
-class HttpClient(BaseClient):
+class HttpClient(HttpScores, BaseClient):
     """A running service.
 
     Args:

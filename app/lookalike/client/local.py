@@ -25,6 +25,7 @@ from lookalike.client import (
     SearchArguments,
 )
 from lookalike.client.parts import Picture, name_of, open_picture, opened
+from lookalike.client.scores import LocalScores
 from lookalike.config import load_settings
 from lookalike.cores import limit_openmp
 from lookalike.errors import FetchingDisabledError, LookalikeError, MissingFileError
@@ -99,7 +100,7 @@ _PAGE = 1000  # pictures
 _TILE = 160  # pixels
 
 
-class Client(BaseClient):
+class Client(LocalScores, BaseClient):
     """A data folder. The network is loaded by the first call that needs it.
 
     Args:

@@ -244,19 +244,21 @@ class DuplicateService:
             graph = replace(graph, min_score=min_score)
         total = max(0, here - len(graph))
         work.report(0, total)
-        collection = options.collection
-        comparer = PixelComparer(
-            partial(self._open, collection),
-            partial(self._same_files, collection),
-            partial(self._from_camera, collection),
-        )
         try:
-            graph.update(comparer, work, total=total)
+            graph.update(self.comparer(options.collection), work, total=total)
         except ClientGoneError:
             work.check()
             raise
         work.graph = graph
         return graph
+
+    def comparer(self, collection: str) -> PixelComparer:
+        """What says whether two pictures of a collection are the same."""
+        return PixelComparer(
+            partial(self._open, collection),
+            partial(self._same_files, collection),
+            partial(self._from_camera, collection),
+        )
 
     def _open(self, collection: str, image_id: str, sha256: str) -> Image.Image:
         """The whole thumbnail: a decode at reduced size would blur the cells unevenly."""

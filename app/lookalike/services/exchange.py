@@ -59,11 +59,13 @@ from lookalike.records import (
     sha256_of,
     utc_now,
 )
+from lookalike.services.feedback import read_judgements, write_judgements
 from lookalike.services.feeds import ImportOptions, Picture
 from lookalike.services.importing import index_feed
 from lookalike.services.indexing import IndexingService, IndexItem, Originals, settle
 from lookalike.services.parquet import ParquetExport, write_parquet
 from lookalike.services.pipeline import reading
+from lookalike.services.scores import ScoreCalibration
 from lookalike.store.base import (
     BlobStore,
     Page,
@@ -208,6 +210,7 @@ def export_collection(
 
     ```
     pictures.parquet or pictures.jsonl    written last
+    feedback.jsonl    if there is feedback
     originals/ab/<sha256>.<ext>
     ```
 
@@ -231,6 +234,7 @@ def export_collection(
                 write_parquet(file, pages, _facts(store, info))
             else:
                 write_sidecar((record for page in pages for record in page.records), file)
+            write_judgements(store, info, folder)
             os.sync()  # the originals, before the rows that name them
     if form is ExportForm.PARQUET and (lacking := _without_vector(store, info)):
         text = (
@@ -301,6 +305,7 @@ def _facts(store: Store, info: CollectionInfo) -> dict[str, Any]:
         "spec": info.spec.to_dict(),
         "provenance": dict(info.provenance),
         "recipe": None if active.recipe is None else dict(active.recipe),
+        "calibration": store.spaces.calibration(info.name, info.spec),
         "exported_at": utc_now(),
     }
 
@@ -380,6 +385,18 @@ def import_collection(
             yield item
             progress.report(done, max(done, reader.count))
             progress.check()
+        read_judgements(indexing.store, name, path.parent)
+        if not embed:
+            _take_calibration(indexing.store, name, reader)
+
+
+def _take_calibration(store: Store, collection: str, reader: _Reader) -> None:
+    """Keeps what the scores of the export mean, unless that is known here."""
+    assert reader.parquet is not None
+    content = reader.parquet.facts.get("calibration")
+    made = ScoreCalibration.of_json(content) if isinstance(content, dict) else None
+    if made is not None and store.spaces.calibration(collection, reader.spec) is None:
+        store.spaces.calibrate(collection, reader.spec, made.to_json())
 
 
 def _rows_of(source: Path) -> Path:

@@ -21,6 +21,7 @@ MANIFEST_KIND = "index_manifest"
 REEMBED_KIND = "reembed"
 BACKUP_KIND = "backup"
 TAG_KIND = "tag"
+CALIBRATE_KIND = "calibrate"
 
 IMPORT_KINDS = frozenset({ARCHIVE_KIND, FOLDER_KIND, MANIFEST_KIND})
 """The kinds of jobs that add pictures."""

@@ -16,9 +16,11 @@ import numpy as np
 
 from lookalike.errors import (
     CollectionNotFoundError,
+    ConfigurationError,
     EmbeddingFailedError,
     ImageNotFoundError,
     InvalidImageError,
+    InvalidParameterError,
     LookalikeError,
     NotFoundError,
     ReembeddingIncompleteError,
@@ -101,6 +103,35 @@ class ReembeddingService:
             return self._run(name, request, progress)
         finally:
             self.models.retire()
+
+    def way_back(self, collection: str, digest: str | None = None) -> ModelRequest:
+        """The model of vectors that a collection has kept: of those named, or of the only others.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            VectorSpaceNotFoundError: It has no such vectors, or no others.
+            InvalidParameterError: It has several others, and none is named.
+            ConfigurationError: It was not recorded how to make the model again.
+        """
+        self.require(collection)
+        spaces = self.store.spaces.all(collection)
+        if digest is None:
+            found = [one for one in spaces if one.count and not one.active]
+        else:
+            found = [one for one in spaces if one.spec.digest == digest]
+        if not found:
+            raise VectorSpaceNotFoundError(
+                f"The collection {collection!r} has no vectors under {digest!r}"
+                if digest
+                else f"The collection {collection!r} has kept no vectors of another model"
+            )
+        if len(found) > 1:
+            listed = ", ".join(f"{one.spec.digest} ({one.spec.model})" for one in found)
+            raise InvalidParameterError(
+                f"The collection {collection!r} has kept the vectors of several models: name one "
+                f"of {listed}"
+            )
+        return self.models.recorded(found[0])
 
     def complete(self, collection: str, progress: Progress) -> None:
         """Makes the vectors that pictures lack for the model that the collection is on.
@@ -420,6 +451,18 @@ class CollectionModels:
         if request == self.default and request.head is None:
             return self.encoders.default
         return self.encoders.add(self.make(request))
+
+    def recorded(self, one: VectorSpace) -> ModelRequest:
+        """How a set was built; raises `ConfigurationError` if that was not recorded."""
+        request = _recorded(one)
+        if request is None and one.spec.digest == self.encoders.default.spec.digest:
+            request = self.default
+        if request is None:
+            raise ConfigurationError(
+                f"It was not recorded how to build {one.spec.model} ({one.spec.digest}) again: "
+                "name it to lookalike reembed"
+            )
+        return request
 
     def lasting(self, request: ModelRequest, encoder: Encoder) -> ModelRequest:
         """The request with head and network as kept here: later training does not change it."""

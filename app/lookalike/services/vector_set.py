@@ -161,6 +161,33 @@ def _label(value: Any) -> str:
     return nfc(value) if isinstance(value, str) else group_key(value)
 
 
+def sample_records(
+    store: Store,
+    collection: str,
+    *,
+    most: int,
+    seed: int = 0,
+    where: Filter | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> list[ImageRecord]:
+    """At most `most` pictures that pass, chosen by the seed, in random order; each as likely.
+
+    Reads every row that passes (Vitter's algorithm R), and holds no more than the sample.
+    """
+    rng = np.random.default_rng(seed)
+    chosen: list[ImageRecord] = []
+    seen = 0
+    for page in scan(store, collection, where=where, vectors=False):
+        progress.check()
+        for record in page.records:
+            seen += 1
+            if len(chosen) < most:
+                chosen.append(record)
+            elif (place := int(rng.integers(seen))) < most:
+                chosen[place] = record
+    return [chosen[place] for place in rng.permutation(len(chosen))]
+
+
 def sample_vectors(
     store: Store,
     collection: str,

@@ -360,6 +360,37 @@ def tag(
     return accepted(parts, response, job)
 
 
+class RollbackIn(Schema):
+    """Which vectors to go back to."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    digest: str | None = Field(None, pattern="^[0-9a-f]{16}$")
+    """`digest` of their passport; null: the only ones that are not in use"""
+
+
+@_jobs.post(
+    "/collections/{name}/rollback",
+    status_code=202,
+    summary="Go back to vectors that were kept",
+    responses={202: ACCEPTED, **responses(400, 401, 403, 404, 408, 413, 422, 503, 507)},
+    dependencies=ADMIN,
+)
+def rollback(
+    request: Request,
+    name: CollectionName,
+    parts: PartsDep,
+    response: Response,
+    asked: RollbackIn | None = None,
+) -> JobOut:
+    """Undoes a move to another model or head; pictures that came since get their vectors first."""
+    services = parts.services
+    model = services.reembedding.way_back(name, asked.digest if asked else None)
+    job = services.jobs.start(REEMBED_KIND, services.reembedding.parameters(name, model))
+    note(request, job=job.job.id)
+    return accepted(parts, response, job)
+
+
 class BackupIn(Schema):
     """What the backup holds."""
 
