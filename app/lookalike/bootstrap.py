@@ -131,7 +131,7 @@ class Services:
             cores=cores,
             batch=batch,
         )
-        self.feedback = FeedbackService(store, encoders, decoder)
+        self.feedback = FeedbackService(store, decoder, lambda: encoders)
         handlers = {
             REEMBED_KIND: self.reembedding.as_job,
             BACKUP_KIND: self.backups.as_job,

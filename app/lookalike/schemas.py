@@ -658,7 +658,7 @@ class JobOut(Answer):
     cancel_requested: bool = Field(description="Whether it ends at its next step")
     done: int = Field(
         description="Steps that are done; of reembed, pictures with a new vector; of an import, "
-        "pictures that were met; of a backup, files"
+        "pictures that were met; of a backup, files; of a calibration, copies"
     )
     total: int | None = Field(description="Steps in all; null: not known yet")
     errors: int

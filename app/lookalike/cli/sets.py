@@ -407,11 +407,22 @@ def train(
     mixed_precision: Annotated[
         bool, typer.Option("--mixed-precision", help="Of --full: the network in bfloat16")
     ] = False,
+    from_feedback: Annotated[
+        bool,
+        typer.Option(
+            "--from-feedback", help="Of a --collection: learn from its judged matches, not labels"
+        ),
+    ] = False,
 ) -> None:
     """Train a head on a labelled set's vectors, and measure what it changes."""
     require_extra("train", "training")
     from lookalike.training.files import write_training  # noqa: PLC0415 - imports torch
 
+    if from_feedback:
+        shared: dict[str, Any] = {"epochs": epochs, "patience": patience, "seed": wanted.seed}
+        options = TrainingOptions(learning_rate=learning_rate, **shared)
+        _train_on_judgements(wanted, given, options, out)
+        return
     require_label_field(wanted)
     if full and wanted.dataset is None:
         raise ConfigurationError("--full belongs to a DATASET: it changes what makes the vectors")
@@ -440,6 +451,46 @@ def train(
         paths = write_training(result, headed, compared, out)
         (out / _CHECKPOINT).unlink(missing_ok=True)
     _print_training(vectors, result, compared, paths)
+
+
+def _train_on_judgements(
+    wanted: Wanted, given: dict[str, Any], options: TrainingOptions, out: Path
+) -> None:
+    """Learns from what was said of a collection's matches; says what that changes."""
+    from lookalike.training import feedback  # noqa: PLC0415 - imports torch
+
+    if wanted.collection is None or wanted.dataset is not None:
+        raise ConfigurationError("--from-feedback belongs to a --collection of the data folder")
+    if wanted.label_field is not None or wanted.where is not None:
+        raise ConfigurationError("--label-field and --filter do not go with --from-feedback")
+    _refuse_dataset_flags(wanted, given)
+    claim_output(out / "metrics.json")
+    with closing(bootstrap.open_store(load_settings(**given), read_only=True)) as store:
+        judged = feedback.read_judged(store, wanted.collection, seed=options.seed)
+    with progress() as drawn:
+        bar = drawn.stage("training")
+        found = feedback.train_on_judgements(
+            judged, options, on_epoch=lambda number, _: bar.report(number, options.epochs)
+        )
+    path = feedback.write_feedback_training(found, out)
+    counts, name = found.judgements, wanted.collection
+    for line in (
+        f"{name}: {counts['right']:,} right and {counts['wrong']:,} wrong matches; "
+        f"{counts['unusable']:,} more cannot be used, for a picture has no vector",
+        f"trained on {counts['train']:,} in {found.epochs} epochs; the best is epoch "
+        f"{found.best_epoch}, by {counts['validation']:,} others",
+        f"{counts['held_out']:,} held out: a right match scores above a wrong one with probability "
+        f"{found.before:.3f} before, {found.after:.3f} after (95% interval of the change "
+        f"{found.low:+.3f} to {found.high:+.3f})",
+        f"the score of two pictures at random changes by {found.moved:.3f}",
+        "It helps."
+        if found.helps
+        else "It is not certain that this helps: do not use it; judge more matches first.",
+        str(path),
+        f"Move the collection with lookalike reembed -c {name} --head {path}; go back with "
+        f"lookalike vectors rollback {name}",
+    ):
+        Console().print(cell(line), soft_wrap=True)
 
 
 def _fit(

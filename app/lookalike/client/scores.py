@@ -11,11 +11,14 @@ from lookalike.errors import ServerError
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import DEFAULT_COLLECTION, check_collection_name, check_id
 from lookalike.schemas import Answer, CalibrationOut, JobOut, JudgementOut, JudgementsOut
+from lookalike.services.calibrating import remove_calibration, require_calibration
+from lookalike.services.feedback import FeedbackService
 from lookalike.services.scores import CalibrationOptions
 
 if TYPE_CHECKING:
     from lookalike.bootstrap import Services
     from lookalike.files.audit import AuditLog
+    from lookalike.services.pictures import PictureService
     from lookalike.store.base import Store
 
 _PAGE = 1000
@@ -141,6 +144,7 @@ class LocalScores(ScoresClient):
 
     if TYPE_CHECKING:
         _store: Store
+        _pictures: PictureService
 
         @property
         def _audit(self) -> AuditLog: ...
@@ -159,11 +163,11 @@ class LocalScores(ScoresClient):
             return CalibrationOut.of(self._services.calibrations.run(collection, chosen, progress))
 
     def calibration(self, collection: str = DEFAULT_COLLECTION) -> CalibrationOut:
-        return CalibrationOut.of(self._services.calibrations.get(collection))
+        return CalibrationOut.of(require_calibration(self._store, collection))
 
     def delete_calibration(self, collection: str = DEFAULT_COLLECTION) -> None:
         with self._audit.noting("delete_calibration", name=collection):
-            self._services.calibrations.remove(collection)
+            remove_calibration(self._store, collection)
 
     def rollback(
         self,
@@ -182,9 +186,10 @@ class LocalScores(ScoresClient):
     ) -> JudgementOut:
         details = {"collection": collection, "query": query, "match": match, "right": right}
         with self._audit.noting("judge", **details):
-            found, _ = self._services.feedback.judge(
-                collection, match, right=right, query=query, picture=file
+            feedback = FeedbackService(
+                self._store, self._pictures.decoder, lambda: self._services.encoders
             )
+            found, _ = feedback.judge(collection, match, right=right, query=query, picture=file)
         return JudgementOut.of(found)
 
     def _judgements(self, collection: str, cursor: str | None) -> JudgementsOut:

@@ -86,6 +86,38 @@ COPIES: Mapping[str, Callable[[Image.Image], BytesIO]] = {
 """How copies are made of a picture, by what people call it."""
 
 
+def calibration_of(store: Store, collection: str, spec: ModelSpec) -> ScoreCalibration | None:
+    """What the scores of a vector space mean, if that is known. Cheap."""
+    return ScoreCalibration.of_json(store.spaces.calibration(collection, spec))
+
+
+def require_calibration(store: Store, collection: str) -> ScoreCalibration:
+    """What the scores of a collection mean under its active model.
+
+    Raises `CollectionNotFoundError`, `CalibrationNotFoundError`.
+    """
+    found = calibration_of(store, collection, _require(store, collection).spec)
+    if found is None:
+        raise CalibrationNotFoundError(
+            f"The scores of the collection {collection!r} are not calibrated under its model; "
+            "lookalike calibrate does it, or POST /collections/NAME/calibration"
+        )
+    return found
+
+
+def remove_calibration(store: Store, collection: str) -> None:
+    """Forgets what the scores of a collection mean; raises as `require_calibration`."""
+    require_calibration(store, collection)
+    store.spaces.calibrate(collection, _require(store, collection).spec, None)
+
+
+def _require(store: Store, collection: str) -> CollectionInfo:
+    found = store.collection(check_collection_name(collection))
+    if found is None:
+        raise unknown_collection(collection)
+    return found
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Copied:
     """A picture, its vector, and the vectors of its copies: (kinds, dim)."""
@@ -107,37 +139,15 @@ class CalibrationService:
     cores: int = 2
     batch: int = 32
 
-    def of(self, collection: str, spec: ModelSpec) -> ScoreCalibration | None:
-        """What the scores of a vector space mean, if that is known. Cheap."""
-        return ScoreCalibration.of_json(self.store.spaces.calibration(collection, spec))
-
-    def get(self, collection: str) -> ScoreCalibration:
-        """What the scores of a collection mean under its active model.
-
-        Raises `CollectionNotFoundError`, `CalibrationNotFoundError`.
-        """
-        found = self.of(collection, self._require(collection).spec)
-        if found is None:
-            raise CalibrationNotFoundError(
-                f"The scores of the collection {collection!r} are not calibrated under its model; "
-                "lookalike calibrate does it, or POST /collections/NAME/calibration"
-            )
-        return found
-
-    def remove(self, collection: str) -> None:
-        """Forgets what the scores of a collection mean; raises as `get`."""
-        self.get(collection)
-        self.store.spaces.calibrate(collection, self._require(collection).spec, None)
-
     def parameters(self, collection: str, options: CalibrationOptions) -> dict[str, Any]:
         """What a job needs to know. Raises `CollectionNotFoundError`."""
-        created_at = self._require(collection).created_at
+        created_at = _require(self.store, collection).created_at
         return {"collection": collection, "created_at": created_at, "options": asdict(options)}
 
     def as_job(self, parameters: Mapping[str, Any], progress: Progress) -> str:
         """Calls `run` with what `parameters` returned; gives a sentence on how it ended."""
         collection = parameters["collection"]
-        if self._require(collection).created_at != parameters["created_at"]:
+        if _require(self.store, collection).created_at != parameters["created_at"]:
             raise CollectionNotFoundError(
                 f"The collection {collection!r} was deleted and made anew since this was asked for"
             )
@@ -161,7 +171,7 @@ class CalibrationService:
             CalibrationError: It has too few pictures, or too few labels for `label_field`.
             SpecMismatchError: Its model is not live, or it was moved to another one meanwhile.
         """
-        info = self._require(collection)
+        info = _require(self.store, collection)
         live = self.encoders.following(partial(spec_of, self.store, collection))
         if live is None:
             raise unknown_collection(collection)
@@ -180,13 +190,7 @@ class CalibrationService:
             options=options, pictures=info.count, copy_model=copies, no_match=no_match, notes=notes
         )
         self.store.spaces.calibrate(collection, info.spec, made.to_json())
-        return self.of(collection, info.spec) or made
-
-    def _require(self, collection: str) -> CollectionInfo:
-        found = self.store.collection(check_collection_name(collection))
-        if found is None:
-            raise unknown_collection(collection)
-        return found
+        return calibration_of(self.store, collection, info.spec) or made
 
     # Copies
 
@@ -432,11 +436,12 @@ class Recalibration:
         begun = self._begun.get(info.name)
         if begun is not None and begun[0] == info.spec.digest and _near(begun[1], info.count):
             return None
-        now = self.calibrations.of(info.name, info.spec)
+        store = self.calibrations.store
+        now = calibration_of(store, info.name, info.spec)
         if now is not None:
             return None if _near(now.pictures, info.count) else now.options
-        spaces = self.calibrations.store.spaces.all(info.name)
-        before = (self.calibrations.of(info.name, one.spec) for one in spaces)
+        spaces = store.spaces.all(info.name)
+        before = (calibration_of(store, info.name, one.spec) for one in spaces)
         return next((one.options for one in before if one is not None), None)
 
 

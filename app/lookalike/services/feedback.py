@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -45,8 +45,8 @@ class FeedbackService:
     """Keeps judgements of matches. Of a new picture it keeps the digest and the vector alone."""
 
     store: Store
-    encoders: Encoders
     decoder: ImageDecoder
+    encoders: Callable[[], Encoders]  # asked for only where a new picture is embedded
 
     def judge(
         self,
@@ -95,7 +95,7 @@ class FeedbackService:
         usual = self.store.find(collection, [sha256[:ID_LENGTH]]).get(sha256[:ID_LENGTH])
         if usual is not None and usual.sha256 == sha256 and usual.id != match:
             return NewJudgement(match=match, right=right, query=usual.id)
-        live = self.encoders.following(partial(spec_of, self.store, collection))
+        live = self.encoders().following(partial(spec_of, self.store, collection))
         if live is None:
             raise unknown_collection(collection)
         encoder, spec = live.encoder, live.spec

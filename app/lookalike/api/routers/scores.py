@@ -21,6 +21,7 @@ from lookalike.api.security import ADMIN, READ, WRITE
 from lookalike.api.uploads import UploadRoute
 from lookalike.records import DEFAULT_COLLECTION
 from lookalike.schemas import CalibrationOut, JobOut, JudgementOut, JudgementsOut, Schema
+from lookalike.services.calibrating import remove_calibration, require_calibration
 from lookalike.services.jobs import CALIBRATE_KIND
 from lookalike.services.scores import CalibrationOptions
 
@@ -56,7 +57,7 @@ class CalibrationIn(Schema):
 )
 def get_calibration(name: CollectionName, parts: PartsDep) -> CalibrationOut:
     """Under the collection's active model; 404 until it was calibrated under this one."""
-    return CalibrationOut.of(parts.services.calibrations.get(name))
+    return CalibrationOut.of(require_calibration(parts.services.store, name))
 
 
 @_calibration.post(
@@ -90,7 +91,7 @@ def calibrate(
 )
 def delete_calibration(name: CollectionName, parts: PartsDep) -> Response:
     """Answers of searches then say nothing about copies, or about whether anything matches."""
-    parts.services.calibrations.remove(name)
+    remove_calibration(parts.services.store, name)
     return Response(status_code=204)
 
 
