@@ -423,6 +423,7 @@ class Match:
     rank: int  # 1 for the best
     score: float  # cosine similarity in [-1, 1]; higher is better
     record: ImageRecord
+    copy_probability: float | None = None  # None where the scores are not calibrated
 
     def __post_init__(self) -> None:
         """Checks the ranges; raises ValueError."""

@@ -134,6 +134,12 @@ class MatchOut(Answer):
     metadata: dict[str, Any]
     image_url: Link
     thumbnail_url: Link
+    copy_probability: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="That it is a copy of the query, a whole picture; null: not calibrated",
+    )
 
 
 class SearchOut(Answer):
@@ -147,6 +153,11 @@ class SearchOut(Answer):
     took_ms: dict[str, float] = Field(examples=[{"decode": 2.1, "embed": 24.8, "total": 28.4}])
     """Milliseconds by stage"""
     warnings: Warnings = []
+    verdict: Literal["match", "no match"] | None = Field(
+        None,
+        description="Whether a score says that something matches; null: not calibrated, or the "
+        "query is not one whole picture",
+    )
 
 
 class ExplainedOut(Answer):

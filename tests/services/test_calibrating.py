@@ -87,6 +87,32 @@ def test_the_same_again(client: Client) -> None:
     )
 
 
+def test_answers_say_what_their_scores_mean(client: Client, tmp_path: Path) -> None:
+    model, no_match = client.calibration().copy_model, client.calibration().no_match
+    assert no_match is not None
+    (path,) = draw(tmp_path / "one", 1, first=5).rglob("*.png")
+    found = client.search(path, k=5)
+    first = found.matches[0]
+    assert found.verdict == "match"
+    logit = model.intercept + model.slope * first.score
+    assert first.copy_probability == pytest.approx(1 / (1 + np.exp(-logit)))
+    probabilities = [match.copy_probability or 0.0 for match in found.matches]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert client.similar(first.id).matches[0].copy_probability is not None
+    black = Image.new("RGB", (64, 48))
+    assert black.getpixel((0, 0)) == (0, 0, 0)
+    nothing = client.search(black, filter={"label": "no such label"})
+    assert (nothing.matches, nothing.verdict) == ([], "no match")
+    far = client.search(path, filter={"label": {"ne": "k5"}}, k=1)
+    reached = far.matches[0].score >= no_match.threshold
+    assert far.verdict == ("match" if reached else "no match")
+    mirrored = client.search(path, k=5, flip=True)  # its scores are others than those of a picture
+    assert (mirrored.verdict, mirrored.matches[0].copy_probability) == (None, None)
+    client.delete_calibration()
+    plain = client.search(path, k=5)
+    assert (plain.verdict, plain.matches[0].copy_probability) == (None, None)
+
+
 def test_it_belongs_to_one_model(client: Client, tmp_path: Path) -> None:
     before = client.calibration()
     client.reembed(model={"head": str(save_head(make_head(7), tmp_path / "head.safetensors"))})

@@ -27,6 +27,7 @@ _STEEPEST = 40.0  # of the logit over one standard deviation of the scores
 log = logging.getLogger(__name__)
 
 Numbers = NDArray[np.float64]
+Verdict = Literal["match", "no match"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +133,7 @@ class ScoreCalibration:
             log.warning("A calibration of scores cannot be read, and is not used: %s", exc)
             return None
 
-    def verdict(self, best: float | None) -> Literal["match", "no match"] | None:
+    def verdict(self, best: float | None) -> Verdict | None:
         """Whether a query whose best score this is (None: it found nothing) has a match."""
         if self.no_match is None:
             return None

@@ -42,6 +42,7 @@ from lookalike.records import (
 from lookalike.services.checks import RecallMeter
 from lookalike.services.pictures import warnings_of
 from lookalike.services.queries import Combine, Part, Query, combined
+from lookalike.services.scores import ScoreCalibration, Verdict
 from lookalike.store.base import Store, spec_of, unknown_collection
 from lookalike.store.filters import (
     DIFFERS,
@@ -115,6 +116,13 @@ class Asked:
     flip: bool
 
     @property
+    def is_one_picture(self) -> bool:
+        """Whether it is one whole picture; scores are calibrated on such queries."""
+        (first, *others) = self.parts
+        whole = first.crop is None and not self.flip and first.weight > 0
+        return not others and whole and first.kind in {"picture", "id"}
+
+    @property
     def width(self) -> int | None:
         """Of the picture, if the query was one, new or stored; None if not."""
         return self.parts[0].width if len(self.parts) == 1 else None
@@ -141,6 +149,7 @@ class SearchResult:
     matches: list[Match]
     took_ms: dict[str, float]
     warnings: list[str]  # fields that no picture has, see `warnings_of`
+    verdict: Verdict | None = None  # None where the scores are not calibrated for the query
 
 
 @dataclass(eq=False)
@@ -389,6 +398,9 @@ class SearchService:
             warnings = warnings_of(self.store, options.collection, options.where, **how)
         if options.min_score is not None:
             matches = [match for match in matches if match.score >= options.min_score]
+        verdict = None
+        if query.is_one_picture:
+            matches, verdict = self._with_meaning(matches, spec, options)
         return SearchResult(
             collection=options.collection,
             spec=spec,
@@ -397,7 +409,21 @@ class SearchService:
             matches=matches,
             took_ms=watch.took_ms(),
             warnings=warnings,
+            verdict=verdict,
         )
+
+    def _with_meaning(
+        self, matches: list[Match], spec: ModelSpec, options: SearchOptions
+    ) -> tuple[list[Match], Verdict | None]:
+        """The matches with what their scores mean, and the verdict of the first page."""
+        held = self.store.spaces.calibration(options.collection, spec)
+        calibration = ScoreCalibration.of_json(held)
+        if calibration is None:
+            return matches, None
+        best = matches[0].score if matches else None
+        verdict = None if options.offset else calibration.verdict(best)
+        probability = calibration.copy_model.probability
+        return [replace(m, copy_probability=probability(m.score)) for m in matches], verdict
 
     def _page(
         self,

@@ -198,7 +198,7 @@ class LocalSpaces:
     def calibration(self, collection: str, spec: ModelSpec) -> Mapping[str, Any] | None:
         with self._connections.read() as connection:
             row = read_collection(connection, collection)
-            if row is not None and row.spec.digest != spec.digest:
+            if row is not None and row.spec != spec:
                 row = find_space(connection, row, spec)
             return None if row is None else _calibration(connection, row)
 
