@@ -62,6 +62,7 @@ def test_the_answer_has_exactly_the_documented_json(client, index):
         },
         "offset": 0,
         "warnings": [],
+        "verdict": None,
         "matches": [
             {
                 "rank": 1,
@@ -69,6 +70,7 @@ def test_the_answer_has_exactly_the_documented_json(client, index):
                 "filename": "cat.png",
                 "path": None,
                 "copies": [],
+                "copy_probability": None,
                 "metadata": {"label": "cat"},
                 "image_url": f"/images/{digest[:16]}/file?{links}",
                 "thumbnail_url": f"/images/{digest[:16]}/thumbnail?{links}",

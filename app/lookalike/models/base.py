@@ -111,7 +111,7 @@ class ImageEncoder:
 
     def encode(self, batch: Sequence[Features]) -> Vectors:
         """Turns N pictures (input_size, input_size, 3) uint8, or texts, into (N, dim) vectors."""
-        if not batch:
+        if len(batch) == 0:
             return np.empty((0, self.spec.dim), dtype=np.float32)
         texts = [] if self._texts is None else [one for one in batch if one.ndim == 1]
         if self._texts is None or not texts:
