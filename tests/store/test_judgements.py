@@ -233,3 +233,14 @@ def test_a_reader_beside_a_service_of_the_version_before_sees_none(tmp_path: Pat
     with closing(LocalStore(tmp_path)) as store:
         store.spaces.calibrate("default", info.spec, {"a": 1})
         assert store.spaces.calibration("default", info.spec) == {"a": 1}
+
+
+def test_a_calibration_belongs_to_one_collection_and_its_aliases(store: Store) -> None:
+    for name in ("one", "other"):
+        store.make(name, spec=SPEC, provenance={})
+    store.spaces.calibrate("one", SPEC, {"slope": 1.5})
+    assert store.spaces.calibration("other", SPEC) is None
+    store.alias("shop", "one")
+    assert store.spaces.calibration("shop", SPEC) == {"slope": 1.5}
+    store.alias("shop", "other")
+    assert store.spaces.calibration("shop", SPEC) is None

@@ -30,7 +30,6 @@ from lookalike.store.local.rows import (
     IN_LIST,
     RECORD_COLUMNS,
     CollectionRow,
-    read_collection,
     read_images,
     record,
     require_collection,
@@ -197,10 +196,7 @@ class LocalSpaces:
 
     def calibration(self, collection: str, spec: ModelSpec) -> Mapping[str, Any] | None:
         with self._connections.read() as connection:
-            row = read_collection(connection, collection)
-            if row is not None and row.spec != spec:
-                row = find_space(connection, row, spec)
-            return None if row is None else _calibration(connection, row)
+            return _calibration(connection, collection, spec)
 
     def calibrate(
         self, collection: str, spec: ModelSpec, content: Mapping[str, Any] | None
@@ -232,10 +228,19 @@ def find_space(
 
 
 @reads("catalog.db")
-def _calibration(connection: sqlite3.Connection, row: CollectionRow) -> dict[str, Any] | None:
-    sql = "SELECT content FROM calibrations WHERE space = ?"
-    found = connection.execute(sql, (row.space,)).fetchone()
-    return None if found is None else read_object(found[0])
+def _calibration(
+    connection: sqlite3.Connection, name: str, spec: ModelSpec
+) -> dict[str, Any] | None:
+    # In one statement, and without the collection's own row: every search of a picture asks.
+    sql = (
+        "SELECT spec, content FROM spaces JOIN calibrations ON space = spaces.id"
+        " WHERE collection = (SELECT id FROM collections WHERE name = ?"
+        " UNION ALL SELECT collection FROM aliases WHERE name = ?)"
+    )
+    for text, content in connection.execute(sql, (name, name)):
+        if ModelSpec.from_json(text).digest == spec.digest:
+            return read_object(content)
+    return None
 
 
 def _row(connection: sqlite3.Connection, name: str, spec: ModelSpec) -> CollectionRow:
