@@ -18,6 +18,7 @@ from lookalike.errors import (
     InvalidParameterError,
 )
 from lookalike.models.head import save_head
+from lookalike.progress import Progress
 from lookalike.services.calibrating import COPIES, Recalibration
 from lookalike.services.scores import CalibrationOptions
 from tests.services.moving import make_head
@@ -120,6 +121,19 @@ def test_it_belongs_to_one_model(client: Client, tmp_path: Path) -> None:
         client.calibration()
     client.rollback()
     assert client.calibration() == before
+
+
+def test_an_alias_that_moves_meanwhile_is_not_followed(client: Client, tmp_path: Path) -> None:
+    client.index(draw(tmp_path / "others", 1), collection="other")
+    client.alias("shop", "default")
+
+    def show(*_: object) -> None:
+        client.alias("shop", "other")
+
+    client.calibrate("shop", sample=30, progress=Progress(show))
+    assert client.calibration().options.sample == 30
+    with pytest.raises(CalibrationNotFoundError):
+        client.calibration("other")
 
 
 def test_it_can_be_forgotten(client: Client) -> None:

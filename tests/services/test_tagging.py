@@ -29,7 +29,7 @@ from lookalike.services.search import SearchOptions
 from lookalike.services.tagging import Tagging, TaggingService
 from tests.memory_store import MemoryStore
 from tests.models.test_onnx import write
-from tests.services.moving import NEW, Watched, World, make
+from tests.services.moving import NEW, Watched, World, make, sources
 from tests.settings import make_settings
 
 COLORS = {"r": "red", "g": "#00ff00", "b": "blue", "p": "#ff4060"}
@@ -144,6 +144,28 @@ def test_a_collection_that_moves_meanwhile_is_labeled_by_its_new_model(
         [encoder.prepare(Image.new("RGB", (24, 24), COLORS["p"])), encoder.prepare("red")]
     )
     assert tags(world)["p"] == {"labels": ["red"], "scores": [pytest.approx(pink @ red, abs=1e-4)]}
+
+
+def test_an_alias_that_moves_meanwhile_is_not_followed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tagging, "_GROUP", 1)
+    list(world.indexing.index(sources(dict.fromkeys(COLORS, solid("red"))), collection="other"))
+    world.store.alias("shop", "default")
+    steps = iter(range(100))
+
+    def step() -> None:
+        if next(steps) == 2:
+            world.store.alias("shop", "other")
+
+    said = service(world).run(Tagging(labels=LABELS, collection="shop"), Watched(step))
+    assert said.startswith("4 pictures of 'default'")
+    assert None not in tags(world).values()
+    others = world.store.find("other", list(COLORS)).values()
+    assert not any("tags" in one.metadata for one in others)
+    parameters = service(world).parameters(Tagging(labels=LABELS, collection="shop"))
+    world.store.alias("shop", "default")
+    assert service(world).as_job(parameters, NO_PROGRESS).startswith("4 pictures of 'other'")
 
 
 def test_metadata_that_would_be_too_large_fails_alone(world: World) -> None:

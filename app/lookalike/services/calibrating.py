@@ -141,8 +141,8 @@ class CalibrationService:
 
     def parameters(self, collection: str, options: CalibrationOptions) -> dict[str, Any]:
         """What a job needs to know. Raises `CollectionNotFoundError`."""
-        created_at = _require(self.store, collection).created_at
-        return {"collection": collection, "created_at": created_at, "options": asdict(options)}
+        found, chosen = _require(self.store, collection), asdict(options)
+        return {"collection": found.name, "created_at": found.created_at, "options": chosen}
 
     def as_job(self, parameters: Mapping[str, Any], progress: Progress) -> str:
         """Calls `run` with what `parameters` returned; gives a sentence on how it ended."""
@@ -172,6 +172,7 @@ class CalibrationService:
             SpecMismatchError: Its model is not live, or it was moved to another one meanwhile.
         """
         info = _require(self.store, collection)
+        collection = info.name  # an alias may move meanwhile
         live = self.encoders.following(partial(spec_of, self.store, collection))
         if live is None:
             raise unknown_collection(collection)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from lookalike.models.base import Vectors, normalize
 from lookalike.models.encoders import ATTEMPTS, Encoders, LiveEncoder
 from lookalike.progress import Progress
 from lookalike.records import DEFAULT_COLLECTION, Metadata, check_collection_name, nfc
-from lookalike.store.base import Page, Store, scan, spec_of, unknown_collection
+from lookalike.store.base import Page, Store, real_name, scan, spec_of, unknown_collection
 
 MAX_LABELS: Final = 1000
 MAX_LABEL: Final = 200
@@ -124,6 +124,7 @@ class TaggingService:
             CollectionNotFoundError: There is no such collection.
             InvalidParameterError: The collection's model takes no texts, or not one of these.
         """
+        tagging = self._settled(tagging)
         live = self._live(tagging.collection)
         for text in tagging.texts:
             live.encoder.prepare(text)
@@ -151,6 +152,7 @@ class TaggingService:
         A picture whose metadata would be too large is an error of `progress`; the others go on.
         Raises as `parameters`, and `SpecMismatchError` if the collection's model is not live.
         """
+        tagging = self._settled(tagging)
         for left in reversed(range(ATTEMPTS)):
             live = self._live(tagging.collection)
             try:
@@ -160,6 +162,9 @@ class TaggingService:
                 if not left or self._live(tagging.collection) is live:
                     raise
         raise AssertionError("unreachable")
+
+    def _settled(self, tagging: Tagging) -> Tagging:
+        return replace(tagging, collection=real_name(self.store, tagging.collection))
 
     def _live(self, collection: str) -> LiveEncoder:
         live = self.encoders.following(partial(spec_of, self.store, collection))
