@@ -55,6 +55,11 @@ class Answer(Schema):
         """An object of the services as JSON; `link` says how links in it are answered."""
         return cls.model_validate(source, context=link)
 
+    @classmethod
+    def read(cls, sent: object) -> Self:
+        """The JSON of a service; what a newer one says beside is passed over."""
+        return cls.model_validate(sent, extra="ignore")
+
 
 def _linked(address: str, info: ValidationInfo) -> str:
     return info.context(address) if callable(info.context) else address

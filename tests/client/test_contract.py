@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from PIL import Image
 
@@ -14,6 +17,7 @@ from lookalike import Client, HttpClient
 from lookalike.bootstrap import restore_backup
 from lookalike.client import BaseClient, Outcome
 from lookalike.errors import (
+    CalibrationNotFoundError,
     CollectionNotFoundError,
     ConflictError,
     FetchingDisabledError,
@@ -26,8 +30,10 @@ from lookalike.errors import (
     InvalidMetadataError,
     InvalidParameterError,
     JobNotFoundError,
+    JudgementNotFoundError,
     KeyNotFoundError,
     LookalikeError,
+    MissingFileError,
     NotAnImageError,
     ServerError,
     UnauthorizedError,
@@ -40,6 +46,7 @@ from lookalike.schemas import CollectionOut, CountOut, DuplicatesOut, ImageOut, 
 from scripts.samples import write_samples
 from tests.servers import ADMIN_KEY, Server
 from tests.services.moving import make_head
+from tests.services.test_calibrating import draw
 from tests.unreadable import refuse
 
 
@@ -107,6 +114,38 @@ def raises(
     with pytest.raises(kind, match=match) as caught:
         yield
     assert isinstance(client, Client) or isinstance(caught.value, ServerError)
+
+
+class NewerService(httpx2.HTTPTransport):
+    """The way to a service whose answers have one more field in every object."""
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        answer = super().handle_request(request)
+        if not (content := answer.read()):
+            return answer
+        more = json.loads(content, object_hook=lambda found: {**found, "made_up": 1})
+        return httpx2.Response(answer.status_code, json=more)
+
+
+def test_what_a_newer_service_says_beside_is_passed_over(
+    server: Server, photos: Path, tmp_path: Path
+) -> None:
+    with HttpClient(server.url, ADMIN_KEY) as client:
+        client._http = httpx2.Client(
+            base_url=server.url, transport=NewerService(), headers={"X-API-Key": ADMIN_KEY}
+        )
+        client.index(photos / "mug", collection="newer")
+        first, second, *others = client.list("newer")
+        assert len(others) == 4
+        assert client.get(first.id, collection="newer").sha256 == first.sha256
+        assert client.update(first.id, {"a": 2}, collection="newer").metadata["a"] == 2
+        assert client.similar(first.id, collection="newer", k=1).matches[0].score > 0
+        assert client.duplicates("newer", kind=DuplicateKind.EXACT).total_groups == 0
+        judged = client.judge(second.id, right=True, query=first.id, collection="newer")
+        assert [*client.judgements("newer")] == [judged]
+        assert client.delete_many([first.id], collection="newer", dry_run=True).matched == 1
+        assert client.jobs(limit=1) is not None
+        client.drop("newer")
 
 
 def test_pictures_are_indexed_and_unchanged_the_second_time(
@@ -441,6 +480,102 @@ def test_labels_by_texts(filled: BaseClient) -> None:
         filled.tag(["red mug"])
     with raises(filled, CollectionNotFoundError):
         filled.tag(["red"], collection="shoes")
+
+
+def test_judgements_are_given_listed_and_taken_back(filled: BaseClient, photos: Path) -> None:
+    first, second, third, *_ = filled.list()
+    one = filled.judge(second.id, right=True, query=first.id)
+    assert (one.query, one.match, one.right) == (first.id, second.id, True)
+    outside = photos.parent / "outside.png"
+    Image.new("RGB", (60, 40), "teal").save(outside)
+    other = filled.judge(third.id, right=False, picture=outside)
+    assert (other.query, other.match, other.right) == (None, third.id, False)
+    assert other.query_sha256 == hashlib.sha256(outside.read_bytes()).hexdigest()
+    assert [*filled.judgements()] == [one, other]
+    last = filled.judge(second.id, right=False, query=first.id)
+    assert (last.id, last.right) == (one.id, False)
+    assert [(each.id, each.right) for each in filled.judgements()] == [
+        (one.id, False),
+        (other.id, False),
+    ]
+    filled.delete_judgement(one.id)
+    assert [*filled.judgements()] == [other]
+    with raises(filled, JudgementNotFoundError):
+        filled.delete_judgement(one.id)
+
+
+def test_judgements_come_in_pages(filled: BaseClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lookalike.client.scores._PAGE", 2)
+    query, *matches = (image.id for image in filled.list())
+    for match in matches[:5]:
+        filled.judge(match, right=True, query=query)
+    assert [one.match for one in filled.judgements()] == matches[:5]
+
+
+def test_judgements_that_are_refused(filled: BaseClient, photos: Path, tmp_path: Path) -> None:
+    first, second, *_ = (image.id for image in filled.list())
+    mug = photos / "mug" / "mug-00-0.jpg"
+    for given in ({}, {"query": first, "picture": mug}, {"query": second}):
+        with raises(filled, InvalidParameterError):
+            filled.judge(second, right=True, **given)
+    with raises(filled, ImageNotFoundError):
+        filled.judge("nothing", right=True, query=first)
+    with raises(filled, ImageNotFoundError):
+        filled.judge(second, right=True, query="nothing")
+    with raises(filled, NotAnImageError):
+        filled.judge(second, right=True, picture=b"no picture")
+    with pytest.raises(MissingFileError):
+        filled.judge(second, right=True, picture=tmp_path / "none.jpg")
+    with raises(filled, CollectionNotFoundError):
+        filled.judge(second, right=True, query=first, collection="shoes")
+    assert [*filled.judgements()] == []
+    with raises(filled, CollectionNotFoundError):
+        list(filled.judgements("shoes"))
+
+
+def test_scores_are_calibrated(client: BaseClient, tmp_path: Path) -> None:
+    draw(tmp_path / "drawn", 48)
+    client.index(tmp_path / "drawn", folder_field="label")
+    first = next(iter(client.list())).id
+    with raises(client, CalibrationNotFoundError):
+        client.calibration()
+    assert client.similar(first).matches[0].copy_probability is None
+    told = Told()
+    made = client.calibrate(label_field="label", sample=20, progress=told)
+    assert (made.copy_model.pictures, made.options.label_field) == (20, "label")
+    assert made.no_match is not None
+    assert told.errors == []
+    assert told.reports or isinstance(client, HttpClient)  # whose job may have ended at once
+    assert client.calibration() == made
+    assert client.similar(first).matches[0].copy_probability is not None
+    client.delete_calibration()
+    assert client.similar(first).matches[0].copy_probability is None
+    for forget in (client.calibration, client.delete_calibration):
+        with raises(client, CalibrationNotFoundError):
+            forget()
+    with pytest.raises(LookalikeError, match="'none'"):
+        client.calibrate(label_field="none")
+    with raises(client, InvalidParameterError):
+        client.calibrate(sample=1)
+    with raises(client, CollectionNotFoundError):
+        client.calibrate("shoes")
+
+
+def test_a_collection_goes_back_to_vectors_that_were_kept(
+    filled: BaseClient, tmp_path: Path
+) -> None:
+    with raises(filled, VectorSpaceNotFoundError):
+        filled.rollback()
+    head = save_head(make_head(7), tmp_path / "head.safetensors")
+    filled.reembed(model={"head": str(head)})
+    old, new = filled.vectors()
+    assert new.active
+    assert filled.rollback()
+    assert [one.passport.digest for one in filled.vectors() if one.active] == [old.passport.digest]
+    assert filled.rollback(digest=new.passport.digest)
+    assert [one.passport.digest for one in filled.vectors() if one.active] == [new.passport.digest]
+    with raises(filled, VectorSpaceNotFoundError):
+        filled.rollback(digest="0" * 16)
 
 
 def test_a_collection_that_cannot_move(filled: BaseClient) -> None:

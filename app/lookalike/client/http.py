@@ -361,7 +361,7 @@ class HttpClient(HttpScores, BaseClient):
     # Pictures
 
     def get(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> ImageOut:
-        return ImageOut.model_validate(self._image("GET", image_id, collection))
+        return ImageOut.read(self._image("GET", image_id, collection))
 
     def list(
         self, collection: str = DEFAULT_COLLECTION, *, filter: Mapping[str, Any] | None = None
@@ -396,7 +396,7 @@ class HttpClient(HttpScores, BaseClient):
         self, image_id: str, metadata: Mapping[str, Any], *, collection: str = DEFAULT_COLLECTION
     ) -> ImageOut:
         body = {"metadata": dict(metadata)}
-        return ImageOut.model_validate(self._image("PATCH", image_id, collection, json=body))
+        return ImageOut.read(self._image("PATCH", image_id, collection, json=body))
 
     def delete(self, image_id: str, *, collection: str = DEFAULT_COLLECTION) -> None:
         self._image("DELETE", image_id, collection)
@@ -424,8 +424,8 @@ class HttpClient(HttpScores, BaseClient):
         }
         answer = self._call("GET", "/duplicates", params=_given(query))
         if answer["state"] == "running":
-            return DuplicatesRunning.model_validate(answer)
-        return DuplicatesOut.model_validate(answer)
+            return DuplicatesRunning.read(answer)
+        return DuplicatesOut.read(answer)
 
     # Collections and jobs
 
@@ -597,7 +597,7 @@ class HttpClient(HttpScores, BaseClient):
     # The connection
 
     def _ask(self, kind: type[_T], method: str, path: str, **options: Any) -> _T:
-        return kind.model_validate(self._call(method, path, **options))
+        return kind.read(self._call(method, path, **options))
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
         answer = self._answer(method, path, **options)
