@@ -161,6 +161,15 @@ def test_the_same_weights_by_each_name_and_digests_of_all_parts(tmp_path, weight
     assert len(others - {plain}) == 3
 
 
+def test_a_folder_may_lie_below_the_home_folder(monkeypatch, tmp_path, folder):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    loaded = registry.load("open_clip/local-dir", f"~/{folder.name}")
+    assert (loaded.weights, loaded.sha256) == (
+        folder.name,
+        registry.load("open_clip/local-dir", str(folder)).sha256,
+    )
+
+
 def test_nothing_is_random_unless_asked_for(tmp_path, weights, folder):
     (folder / "open_clip_model.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"open_clip_model\.safetensors"):

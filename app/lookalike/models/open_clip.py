@@ -43,9 +43,10 @@ def load(name: str, weights: str) -> Loaded:
     `local-dir` and `hf-hub`, it is the folder or the repository that holds the model.
     """
     weights = _settled(name, weights)
-    model = _created(name, weights)
+    named = f"{name}:{weights}" if name in _PLACES else name
+    model = _created(named, weights)
     model.eval().requires_grad_(False)
-    tokenizer = _tokenizer(name, weights)
+    tokenizer = _tokenizer(named)
     sha256 = state_sha256(model.state_dict(), classifier=_NOT_COUNTED)
     tokens = _digest(tokenizer)
     visual, context = model.visual, int(tokenizer.context_length)
@@ -95,7 +96,7 @@ def _settled(name: str, weights: str) -> str:
             raise ConfigurationError(
                 f"open_clip/{name} needs a {what}: name it as open_clip/{name}:{what.upper()}"
             )
-        return weights
+        return str(Path(weights).expanduser()) if name == "local-dir" else weights
     known = open_clip.list_models()
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=3)
@@ -123,17 +124,13 @@ def _is_file(weights: str) -> bool:
     return Path(weights).expanduser().is_file()
 
 
-def _created(name: str, weights: str) -> Any:
+def _created(named: str, weights: str) -> Any:
     """Makes the model with its weights, in float32 on the CPU; never random unless asked for."""
     how: dict[str, Any] = {"pretrained_text": False, "weights_only": True}
-    if name in _PLACES:
-        named = f"{name}:{Path(weights).expanduser() if name == 'local-dir' else weights}"
+    if named.partition(":")[0] in _PLACES:
         how |= {"require_pretrained": True}
-    elif weights == RANDOM:
-        named = name
-    else:
-        described: Mapping[str, Any] = open_clip.get_pretrained_cfg(name, weights) or {}
-        named = name
+    elif weights != RANDOM:
+        described: Mapping[str, Any] = open_clip.get_pretrained_cfg(named, weights) or {}
         how |= {
             "pretrained": weights if described else str(Path(weights).expanduser()),
             "require_pretrained": True,
@@ -195,8 +192,7 @@ def _preprocess(given: Mapping[str, Any]) -> Preprocess:
     )
 
 
-def _tokenizer(name: str, weights: str) -> Any:
-    named = f"{name}:{weights}" if name in _PLACES else name
+def _tokenizer(named: str) -> Any:
     try:
         return open_clip.get_tokenizer(named)
     except ModuleNotFoundError as exc:
