@@ -96,6 +96,14 @@ def test_models_are_compared_on_the_pictures_that_all_could_read(tmp_path: Any) 
     assert "<script" not in text
 
 
+def test_what_any_model_could_not_read_counts_as_left_out() -> None:
+    each = np.arange(len(GOOD), dtype=np.int64)
+    measured = {"a": (GOOD.part(each[1:]), COST), "b": (WORSE.part(each[:-1]), COST)}
+    found = compare_models(measured, k=3)
+    assert len(found.candidates[0].vectors) == len(GOOD) - 2
+    assert "2 pictures are left out" in found.notes[0]
+
+
 def test_a_model_that_is_there_twice_is_named() -> None:
     found = compare_models({"a": (GOOD, COST), "b": (GOOD, COST)}, k=3)
     assert "b and a are the same model: their vectors mean the same." in found.notes

@@ -215,13 +215,13 @@ def _common(sets: Mapping[str, VectorSet]) -> tuple[dict[str, VectorSet], list[s
     """The pictures that all sets have with the same content, and what was left out."""
     contents = [dict(zip(one.ids, one.sha256s, strict=True)).items() for one in sets.values()]
     common = set(contents[0]).intersection(*contents[1:])
-    parts, most = {}, max(map(len, sets.values()))
+    parts = {}
     for name, one in sets.items():
         kept = [
             at for at, key in enumerate(zip(one.ids, one.sha256s, strict=True)) if key in common
         ]
         parts[name] = one if len(kept) == len(one) else one.part(np.array(kept, dtype=np.int64))
-    left_out = most - len(common)
+    left_out = len({id for one in sets.values() for id in one.ids}) - len(common)
     text = f"{left_out} pictures are left out: not all models could read them, or they changed."
     return parts, [text] if left_out else []
 
