@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from contextlib import closing, redirect_stdout
 from dataclasses import asdict, dataclass
@@ -26,6 +24,7 @@ from lookalike import bootstrap
 from lookalike.cli.common import Json, cell, print_errors, progress
 from lookalike.cli.sets import Wanted, open_wanted, set_flags
 from lookalike.config import Settings, load_settings
+from lookalike.cores import end_with_parent
 from lookalike.errors import ConfigurationError, LookalikeError
 from lookalike.evaluation.comparison import (
     Comparison,
@@ -38,7 +37,6 @@ from lookalike.evaluation.datasets import Dataset
 from lookalike.evaluation.extraction import extract_vectors
 from lookalike.evaluation.metrics import encode_labels
 from lookalike.evaluation.report import comparison_json, write_comparison
-from lookalike.media.decoder import ImageDecoder
 from lookalike.models.registry import find_family
 from lookalike.progress import Progress
 from lookalike.records import ModelSpec
@@ -48,7 +46,6 @@ from lookalike.visualization.pages import claim_output, write_whole
 _OWN = ("weights", "head", "pooling", "resize", "input_size", "precision", "runtime")
 """Settings that each model of a comparison may have of its own."""
 
-_REFUSED = 3  # exit code of a process that met an error of ours
 _MEASURE = "from lookalike.cli.compare import measure; measure()"
 
 
@@ -221,14 +218,13 @@ def measure() -> None:
     in the end all about the vectors, which are in the file named, or the `error`.
     """
     asked = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     told = sys.stdout
     with redirect_stdout(sys.stderr):
         try:
             answer = _measure(asked, Progress(partial(_tell, told)))
         except LookalikeError as exc:
-            print(json.dumps({"error": str(exc)}), file=told, flush=True)
-            raise SystemExit(_REFUSED) from exc
+            answer = {"error": str(exc)}
     print(json.dumps(answer), file=told, flush=True)
 
 
@@ -236,16 +232,10 @@ def _tell(told: Any, _stage: str, done: int, total: int) -> None:
     print(json.dumps({"done": done, "total": total}), file=told, flush=True)
 
 
-def _end_with_parent() -> None:
-    """Ends this process once the one that started it closes our input, or ends."""
-    sys.stdin.read()
-    os._exit(1)
-
-
 def _measure(asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
     settings = load_settings(**asked["given"])
     dataset = open_wanted(Wanted(**asked["wanted"]), settings, [Path(asked["avoid"])])
-    decoder: ImageDecoder = bootstrap.build_decoder(settings)
+    decoder = bootstrap.build_decoder(settings)
     with closing(bootstrap.build_encoders(settings)) as encoders:
         live, batch = encoders.default, settings.max_batch
         load_s = time.process_time()

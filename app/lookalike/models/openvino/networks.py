@@ -9,10 +9,8 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from lookalike import errors
-from lookalike.cores import available_cores
+from lookalike.cores import available_cores, end_with_parent
 from lookalike.errors import LookalikeError, NotConvertibleError, WeightsError, lacks_memory
 from lookalike.files.artifacts import (
     MANIFEST,
@@ -281,7 +279,7 @@ def main(given: str) -> None:
     as JSON, for the other process to raise.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     document = json.loads(given)
     request = ModelRequest.from_dict(document["request"])
     try:
@@ -290,12 +288,6 @@ def main(given: str) -> None:
     except LookalikeError as exc:
         print(json.dumps([type(exc).__name__, str(exc)]))  # noqa: T201 - read by the other
         raise SystemExit(_REFUSED) from exc
-
-
-def _end_with_parent() -> None:
-    """Ends this process once the one that started it closes our input, or ends."""
-    sys.stdin.read()
-    os._exit(1)
 
 
 def _read(

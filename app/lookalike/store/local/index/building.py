@@ -27,7 +27,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from lookalike.cores import start_module
+from lookalike.cores import end_with_parent, start_module
 from lookalike.errors import StorageFullError
 from lookalike.files.artifacts import (
     Artifact,
@@ -385,7 +385,7 @@ def main() -> None:
     """The program; its argument is a request as JSON."""
     os.nice(_NICE)
     use_at_most(1)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    end_with_parent()
 
     def say(**answer: Any) -> None:
         sys.stdout.write(json.dumps(answer) + "\n")
@@ -396,12 +396,6 @@ def main() -> None:
         say(calibration=build_here(json.loads(sys.argv[1]), progress))
     except BuildError as exc:
         say(error=str(exc))
-
-
-def _exit_with_parent() -> None:
-    """Exits when the parent process closes our input, or ends."""
-    sys.stdin.read()
-    os._exit(1)
 
 
 if __name__ == "__main__":
