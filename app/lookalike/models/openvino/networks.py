@@ -153,17 +153,14 @@ def float_network(request: ModelRequest, folder: Path) -> tuple[Any, ModelSpec]:
         NotConvertibleError: OpenVINO cannot run it, or gives other vectors than torch.
     """
     request = replace(request, int8=False)
-    kept = _kept_float(request, folder)
-    if kept is None and (why := _read_refused(folder, origin_of(request))):
+    origin, openvino = origin_of(request), runtime.installed_version()
+    kept = find_network(folder, origin, openvino=openvino)
+    if kept is None and (why := _read_refused(folder, origin)):
         raise _refused(request, why)
     if kept is None and "torch" not in sys.modules:
         _convert_apart(request, folder)
-        kept = _kept_float(request, folder)
+        kept = find_network(folder, origin, openvino=openvino)
     return kept or _convert_here(request, folder)
-
-
-def _kept_float(request: ModelRequest, folder: Path) -> KeptNetwork | None:
-    return find_network(folder, origin_of(request), openvino=runtime.installed_version())
 
 
 def _convert_here(request: ModelRequest, folder: Path) -> tuple[Any, ModelSpec]:
