@@ -170,7 +170,8 @@ def list_feedback(
     if as_json:
         typer.echo(json.dumps([one.model_dump() for one in listed[:limit]], indent=2))
         return
-    table = Table("id", "query", "match", "verdict", Column("judged", no_wrap=True))
+    ids = [Column(name, min_width=16, overflow="fold") for name in ("id", "query", "match")]
+    table = Table(*ids, "is", "judged")
     for one in listed[:limit]:
         query = one.query or f"({one.query_sha256[:12]})"
         said = "right" if one.right else "wrong"

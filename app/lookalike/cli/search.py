@@ -299,12 +299,21 @@ def _print(result: SearchOut) -> None:
     model = result.model
     head = "" if model.head is None else f" with head {model.head}"
     title = f"{model.name}, {model.weights}{head}, {model.dim} numbers"
-    right = [Column(name, justify="right") for name in ("rank", "score")]
-    table = Table(*right, "id", "filename", "metadata", title=title, title_justify="left")
+    names = ["rank", "score"]
+    if calibrated := any(match.copy_probability is not None for match in result.matches):
+        names.append("copy")
+    right = [Column(name, justify="right") for name in names]
+    name = Column("filename", overflow="fold")
+    table = Table(*right, "id", name, "metadata", title=title, title_justify="left")
     for match in result.matches:
-        name, metadata = cell(match.path or match.filename), metadata_cell(match.metadata)
-        table.add_row(str(match.rank), f"{match.score:.4f}", match.id, name, metadata)
+        cells = [str(match.rank), f"{match.score:.4f}"]
+        if calibrated:
+            cells.append("" if match.copy_probability is None else f"{match.copy_probability:.2f}")
+        shown = cell(match.path or match.filename)
+        table.add_row(*cells, match.id, shown, metadata_cell(match.metadata))
     console = Console()
     console.print(table)
+    if result.verdict is not None:
+        console.print(f"verdict: {result.verdict}")
     if not result.matches:
         console.print(f"No matches: the collection {result.collection!r} has none that pass.")
