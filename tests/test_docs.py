@@ -15,6 +15,8 @@ from lookalike.api.main import create_app
 from lookalike.api.monitoring import Metrics
 from lookalike.cli.main import COMMANDS, load_command
 from lookalike.cli.main import app as command_line
+from lookalike.client.http import HttpClient
+from lookalike.client.local import Client
 from lookalike.config import Settings
 from lookalike.errors import LookalikeError
 from tests.settings import make_settings
@@ -44,6 +46,23 @@ def test_every_command_is_documented():
     assert isinstance(group, TyperGroup)
     for name in group.commands:
         assert f"## `lookalike {name}" in PAGES["cli.md"]
+
+
+def test_commands_that_take_a_server_are_named():
+    first = PAGES["cli.md"].split("\n## ")[0]
+    for name in COMMANDS:
+        assert ("--server" in flags(load_command(name))) == (f"`{name}`" in first), name
+
+
+def test_every_method_of_a_client_is_documented():
+    for name in {*dir(Client), *dir(HttpClient)}:
+        assert name.startswith("_") or name == "close" or f"`{name}(" in PAGES["python.md"], name
+
+
+def test_json_that_curl_sends_is_called_json():
+    for page, text in EVERY.items():
+        for command in re.findall(r"curl(?:.*\\\n)*.*", text):
+            assert "-d '{" not in command or "application/json" in command, page.name
 
 
 def test_every_call_is_documented():
