@@ -297,8 +297,7 @@ def index_archive(
     spool, services = request.state.spool, parts.services
     note(request, collection=collection, filename=file.filename)
     job = services.imports.begin_archive(spool, file.filename or "", options, services.jobs)
-    note(request, job=job.job.id)
-    return accepted(parts, response, job)
+    return accepted(request, parts, response, job)
 
 
 @_archives.post(
@@ -343,8 +342,7 @@ def index_manifest(
     spool, services, name = request.state.spool, parts.services, file.filename or ""
     note(request, collection=collection, filename=name, root=root)
     job = services.imports.begin_manifest(spool, name, root or name, options, services.jobs)
-    note(request, job=job.job.id)
-    return accepted(parts, response, job)
+    return accepted(request, parts, response, job)
 
 
 @_folders.post(
@@ -363,8 +361,7 @@ def index_folder(request: Request, asked: FolderIn, parts: PartsDep, response: R
     services, options = parts.services, ImportOptions(**asked.model_dump(exclude={"path"}))
     note(request, collection=asked.collection, path=asked.path)
     job = services.imports.begin_folder(asked.path, options, services.jobs)
-    note(request, job=job.job.id)
-    return accepted(parts, response, job)
+    return accepted(request, parts, response, job)
 
 
 for part in (_pictures, _archives, _folders):

@@ -78,8 +78,7 @@ def calibrate(
     services = parts.services
     options = CalibrationOptions(**asked.model_dump(exclude_unset=True) if asked else {})
     job = services.jobs.start(CALIBRATE_KIND, services.calibrations.parameters(name, options))
-    note(request, job=job.job.id)
-    return accepted(parts, response, job)
+    return accepted(request, parts, response, job)
 
 
 @_calibration.delete(

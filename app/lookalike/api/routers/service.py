@@ -24,7 +24,7 @@ from lookalike.bootstrap import move_request
 from lookalike.errors import LookalikeError, RequestTooLargeError
 from lookalike.models.base import Modality
 from lookalike.progress import log_failure
-from lookalike.records import Access
+from lookalike.records import Access, CollectionInfo
 from lookalike.schemas import (
     Answer,
     CollectionOut,
@@ -122,6 +122,11 @@ def list_collections(parts: PartsDep) -> CollectionsOut:
     return CollectionsOut(collections=CollectionOut.of_all(infos, live))
 
 
+def _described(info: CollectionInfo, parts: Parts) -> CollectionOut:
+    (out,) = CollectionOut.of_all([info], parts.services.encoders.live)
+    return out
+
+
 @_collections.put(
     "/{name}",
     summary="Make an empty collection",
@@ -139,8 +144,7 @@ def make_collection(name: CollectionName, parts: PartsDep, response: Response) -
     found = services.store.collection(name)
     if found is None:  # deleted at this very moment
         raise unknown_collection(name)
-    (out,) = CollectionOut.of_all([found], services.encoders.live)
-    return out
+    return _described(found, parts)
 
 
 @_jobs.post(
@@ -156,8 +160,7 @@ def rename_collection(
     """In one step; no picture is touched. Refused while a job works on the collection."""
     note(request, to=asked.to)
     found = parts.services.collections.rename(name, asked.to)
-    (out,) = CollectionOut.of_all([found], parts.services.encoders.live)
-    return out
+    return _described(found, parts)
 
 
 @_jobs.put(
@@ -173,8 +176,7 @@ def put_alias(
     """In one step: each call that names the alias reaches the one collection or the other."""
     note(request, collection=asked.collection)
     found = parts.services.collections.alias(alias, asked.collection)
-    (out,) = CollectionOut.of_all([found], parts.services.encoders.live)
-    return out
+    return _described(found, parts)
 
 
 @_service.delete(
@@ -288,8 +290,9 @@ def delete_vectors(name: CollectionName, digest: Digest, parts: PartsDep) -> Res
     return Response(status_code=204)
 
 
-def accepted(parts: Parts, response: Response, job: JobStatus) -> JobOut:
-    """Answers 202 with a job, and puts its address into the header."""
+def accepted(request: Request, parts: Parts, response: Response, job: JobStatus) -> JobOut:
+    """Answers 202 with a job that began: notes it, and puts its address into the header."""
+    note(request, job=job.job.id)
     response.headers["Location"] = f"{parts.links.root_path}/jobs/{job.job.id}"
     return JobOut.of(job)
 
@@ -316,8 +319,7 @@ def reembed(
     services.reembedding.require(name)
     model = move_request(services.settings, asked.given() if asked else None)
     job = services.jobs.start(REEMBED_KIND, services.reembedding.parameters(name, model))
-    note(request, job=job.job.id)
-    return accepted(parts, response, job)
+    return accepted(request, parts, response, job)
 
 
 class TagIn(Schema):
@@ -356,8 +358,7 @@ def tag(
     services = parts.services
     tagging = Tagging(collection=name, **asked.model_dump())
     job = services.jobs.start(TAG_KIND, services.tagging.parameters(tagging))
-    note(request, job=job.job.id)
-    return accepted(parts, response, job)
+    return accepted(request, parts, response, job)
 
 
 class RollbackIn(Schema):
@@ -387,8 +388,7 @@ def rollback(
     services = parts.services
     model = services.reembedding.way_back(name, asked.digest if asked else None)
     job = services.jobs.start(REEMBED_KIND, services.reembedding.parameters(name, model))
-    note(request, job=job.job.id)
-    return accepted(parts, response, job)
+    return accepted(request, parts, response, job)
 
 
 class BackupIn(Schema):
@@ -435,8 +435,8 @@ def begin_backup(
     """A new version in the folder that `LOOKALIKE_BACKUP_DIR` names, in the background."""
     keys = asked is not None and asked.keys
     job = parts.services.backups.start(parts.services.jobs, keys=keys)
-    note(request, keys=keys, job=job.job.id)
-    return accepted(parts, response, job)
+    note(request, keys=keys)
+    return accepted(request, parts, response, job)
 
 
 @_jobs.get(
