@@ -42,12 +42,14 @@ from lookalike.services.scores import (
     NoMatch,
     Pairs,
     ScoreCalibration,
+    calibration_of,
     choose_threshold,
     fit_copies,
 )
 from lookalike.services.vector_set import sample_records
 from lookalike.store.base import Store, Vectors, exact_scores, spec_of, unknown_collection
 from lookalike.store.filters import MISSING, Filter, value_of
+from lookalike.store.judgements import all_judgements
 
 FEWEST = 20
 """Pictures that a calibration needs, at least."""
@@ -84,11 +86,6 @@ COPIES: Mapping[str, Callable[[Image.Image], BytesIO]] = {
     "mirrored": lambda image: _jpeg(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
 }
 """How copies are made of a picture, by what people call it."""
-
-
-def calibration_of(store: Store, collection: str, spec: ModelSpec) -> ScoreCalibration | None:
-    """What the scores of a vector space mean, if that is known. Cheap."""
-    return ScoreCalibration.of_json(store.spaces.calibration(collection, spec))
 
 
 def require_calibration(store: Store, collection: str) -> ScoreCalibration:
@@ -375,9 +372,7 @@ def judged_pairs(
 
     Raises `CollectionNotFoundError`, `VectorSpaceNotFoundError`.
     """
-    cursor: str | None = None
-    while True:
-        page, cursor = store.judgements.page(collection, cursor=cursor, vectors_of=spec)
+    for page in all_judgements(store.judgements, collection, vectors_of=spec):
         ids = {one for each in page for one in (each.query, each.match) if one is not None}
         records = list(store.find(collection, sorted(ids)).values())
         held = store.spaces.vectors(collection, spec, records)
@@ -386,8 +381,6 @@ def judged_pairs(
             if vector is not None and one.match in held:
                 query = Judged(one.query or one.query_sha256, vector)
                 yield query, Judged(one.match, held[one.match]), one.right
-        if cursor is None:
-            return
 
 
 @dataclass(eq=False)

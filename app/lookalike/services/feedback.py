@@ -6,7 +6,6 @@ little-endian float32, and as `spec` the digest of the spec that made it.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -30,8 +29,9 @@ from lookalike.records import (
     sha256_of,
 )
 from lookalike.services.indexing import ID_LENGTH
+from lookalike.services.queries import packed, vector_of
 from lookalike.store.base import Store, check_vectors, spec_of, unknown_collection
-from lookalike.store.judgements import Judgement, NewJudgement
+from lookalike.store.judgements import Judgement, NewJudgement, all_judgements
 
 FEEDBACK = "feedback.jsonl"
 """The file of an export with the judgements."""
@@ -112,21 +112,15 @@ def write_judgements(store: Store, info: CollectionInfo, folder: Path) -> int:
     if not store.judgements.count(info.name):
         path.unlink(missing_ok=True)
         return 0
-    written, cursor = 0, None
+    written = 0
     with atomic_write(path) as file:
-        while True:
-            page, cursor = store.judgements.page(
-                info.name, cursor=cursor, limit=_PAGE, vectors_of=info.spec
-            )
+        for page in all_judgements(store.judgements, info.name, vectors_of=info.spec):
             for one in page:
-                vector = None
-                if one.vector is not None:
-                    vector = base64.b64encode(one.vector.astype("<f4").tobytes()).decode()
+                vector = None if one.vector is None else packed(one.vector)
                 facts = asdict(one) | {"vector": vector, "spec": vector and info.spec.digest}
                 file.write(json.dumps(facts).encode() + b"\n")
             written += len(page)
-            if cursor is None:
-                return written
+    return written
 
 
 def read_judgements(store: Store, collection: str, folder: Path) -> int:
@@ -138,13 +132,7 @@ def read_judgements(store: Store, collection: str, folder: Path) -> int:
     path, spec = folder / FEEDBACK, spec_of(store, collection)
     if not path.is_file() or spec is None:
         return 0
-    known: set[str] = set()
-    cursor: str | None = None
-    while True:
-        page, cursor = store.judgements.page(collection, cursor=cursor, limit=_PAGE)
-        known |= {one.id for one in page}
-        if cursor is None:
-            break
+    known = {one.id for page in all_judgements(store.judgements, collection) for one in page}
     count = 0
     for lines in _pages(path):
         read = [_judgement_of(line, spec, where) for where, line in lines]
@@ -201,9 +189,9 @@ def _judgement_of(line: str, spec: ModelSpec, where: str) -> tuple[NewJudgement,
             digests[check_id(read.query)] = read.query_sha256
             made = {"query": read.query}
         elif read.vector is not None and read.spec == spec.digest:
-            row = np.frombuffer(base64.b64decode(read.vector, validate=True), dtype="<f4")
-            check_vectors(row[np.newaxis, :], count=1, dim=spec.dim)
-            made |= {"spec": spec, "vector": row.astype(np.float32)}
+            vector = vector_of(read.vector)
+            check_vectors(vector[np.newaxis, :], count=1, dim=spec.dim)
+            made |= {"spec": spec, "vector": vector}
         at = read_utc(read.judged_at)
         return NewJudgement(match=read.match, right=read.right, judged_at=at, **made), digests
     except (ValueError, RecursionError, LookalikeError) as exc:

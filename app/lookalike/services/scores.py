@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from lookalike.errors import CalibrationError, InvalidParameterError
-from lookalike.records import utc_now
+from lookalike.records import ModelSpec, utc_now
+from lookalike.store.base import Store
 from lookalike.store.filters import field_name
 
 FORMAT = 1
@@ -142,6 +143,11 @@ class ScoreCalibration:
 
 
 _READER = TypeAdapter(ScoreCalibration)
+
+
+def calibration_of(store: Store, collection: str, spec: ModelSpec) -> ScoreCalibration | None:
+    """What the scores of a vector space mean, if that is known. Cheap."""
+    return ScoreCalibration.of_json(store.spaces.calibration(collection, spec))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -42,7 +42,7 @@ from lookalike.records import (
 from lookalike.services.checks import RecallMeter
 from lookalike.services.pictures import warnings_of
 from lookalike.services.queries import Combine, Part, Query, combined
-from lookalike.services.scores import ScoreCalibration, Verdict
+from lookalike.services.scores import Verdict, calibration_of
 from lookalike.store.base import Store, spec_of, unknown_collection
 from lookalike.store.filters import (
     DIFFERS,
@@ -416,8 +416,7 @@ class SearchService:
         self, matches: list[Match], spec: ModelSpec, options: SearchOptions
     ) -> tuple[list[Match], Verdict | None]:
         """The matches with what their scores mean, and the verdict of the first page."""
-        held = self.store.spaces.calibration(options.collection, spec)
-        calibration = ScoreCalibration.of_json(held)
+        calibration = calibration_of(self.store, options.collection, spec)
         if calibration is None:
             return matches, None
         best = matches[0].score if matches else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,3 +87,15 @@ class Judgements(Protocol):
 
     def delete(self, collection: str, judgement_id: str) -> None:
         """Removes one. Raises `CollectionNotFoundError`, `JudgementNotFoundError`."""
+
+
+def all_judgements(
+    judgements: Judgements, collection: str, *, vectors_of: ModelSpec | None = None
+) -> Iterator[list[Judgement]]:
+    """All of a collection, some at a time; otherwise as `Judgements.page`."""
+    cursor: str | None = None
+    while True:
+        page, cursor = judgements.page(collection, cursor=cursor, vectors_of=vectors_of)
+        yield page
+        if cursor is None:
+            return
