@@ -324,14 +324,12 @@ class HttpClient(HttpScores, BaseClient):
         sent = [("file" if part.text is None else "text", sent_as(part)) for part in parts]
         form = {"collection": collection, "encoding": "base64"}
         found = self._ask(EmbedOut, "POST", "/embed", data=form, files=sent)
-        vectors = iter([vector_of(str(one)) for one in found.vectors])
-        made: dict[str, list[Vector]] = {
-            "file": [],
-            "text": [],
-        }  # which are answered one kind after the other
-        for kind in made:
-            made[kind] = [next(vectors) for name, _ in sent if name == kind]
-        return [made[name].pop(0) for name, _ in sent]
+        kinds = [_EMBEDDED.index(name) for name, _ in sent]
+        answered = sorted(range(len(sent)), key=kinds.__getitem__)
+        made = {
+            place: vector_of(str(one)) for place, one in zip(answered, found.vectors, strict=True)
+        }
+        return [made[place] for place in range(len(sent))]
 
     def search_url(
         self,
@@ -483,20 +481,8 @@ class HttpClient(HttpScores, BaseClient):
         path = f"/collections/{check_collection_name(collection)}/reembed"
         return self._ask(JobOut, "POST", path, json=dict(model or {}))
 
-    def tag(
-        self,
-        labels: Sequence[str],
-        *,
-        collection: str = DEFAULT_COLLECTION,
-        field: str = "tags",
-        templates: Sequence[str] = ("{}",),
-        k: int = 1,
-        min_score: float | None = None,
-        progress: Progress = NO_PROGRESS,
-    ) -> str:
-        how: dict[str, Any] = {"field": field, "templates": templates, "k": k}
-        job = self.begin_tag(labels, collection=collection, min_score=min_score, **how)
-        return self._ended(job, progress)
+    def tag(self, labels: Sequence[str], *, progress: Progress = NO_PROGRESS, **how: Any) -> str:
+        return self._ended(self.begin_tag(labels, **how), progress)
 
     def begin_tag(
         self,
@@ -510,10 +496,8 @@ class HttpClient(HttpScores, BaseClient):
     ) -> JobOut:
         """As `tag`, without waiting; returns the job."""
         asked = {"labels": list(labels), "field": field, "templates": list(templates), "k": k}
-        if min_score is not None:
-            asked["min_score"] = min_score
         path = f"/collections/{check_collection_name(collection)}/tag"
-        return self._ask(JobOut, "POST", path, json=asked)
+        return self._ask(JobOut, "POST", path, json=_given(asked | {"min_score": min_score}))
 
     def backup(
         self,

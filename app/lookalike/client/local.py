@@ -306,15 +306,17 @@ class Client(LocalScores, BaseClient):
     def _search_batch(
         self, queries: Sequence[Query], **arguments: Unpack[SearchArguments]
     ) -> Sequence[SearchOut | LookalikeError]:
-        found: Sequence[SearchOut | LookalikeError] = []
-        for query in queries:
-            try:
-                found = [*found, self._search(query, **arguments)]
-            except MissingFileError:
-                raise
-            except LookalikeError as exc:
-                found = [*found, exc]
-        return found
+        return [self._found(query, **arguments) for query in queries]
+
+    def _found(
+        self, query: Query, **arguments: Unpack[SearchArguments]
+    ) -> SearchOut | LookalikeError:
+        try:
+            return self._search(query, **arguments)
+        except MissingFileError:
+            raise
+        except LookalikeError as exc:
+            return exc
 
     def _embed(self, parts: Sequence[Part], collection: str) -> Sequence[Vector]:
         with opened(parts) as ready:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from lookalike.client.parts import Picture, open_picture
-from lookalike.errors import ServerError
 from lookalike.progress import NO_PROGRESS, Progress
 from lookalike.records import DEFAULT_COLLECTION, check_collection_name, check_id
 from lookalike.schemas import Answer, CalibrationOut, JobOut, JudgementOut, JudgementsOut
@@ -210,7 +209,7 @@ class HttpScores(ScoresClient):
 
         def _ask(self, kind: type[_T], method: str, path: str, **options: Any) -> _T: ...
         def _call(self, method: str, path: str, **options: Any) -> Any: ...
-        def wait_for_job(self, job_id: str, *, progress: Progress = ...) -> JobOut: ...
+        def _ended(self, job: JobOut, progress: Progress) -> str: ...
 
     def calibrate(
         self,
@@ -219,7 +218,7 @@ class HttpScores(ScoresClient):
         progress: Progress = NO_PROGRESS,
         **options: Any,
     ) -> CalibrationOut:
-        self._done("POST", _path(collection), options, progress)
+        self._ended(self._ask(JobOut, "POST", _path(collection), json=options), progress)
         return self.calibration(collection)
 
     def rollback(
@@ -230,17 +229,8 @@ class HttpScores(ScoresClient):
         progress: Progress = NO_PROGRESS,
     ) -> str:
         path = f"/collections/{check_collection_name(collection)}/rollback"
-        return self._done("POST", path, {} if digest is None else {"digest": digest}, progress)
-
-    def _done(self, method: str, path: str, asked: dict[str, Any], progress: Progress) -> str:
-        """Begins a job, waits for its end and returns its message; raises if it failed."""
-        job = self._ask(JobOut, method, path, json=asked)
-        job = self.wait_for_job(job.id, progress=progress)
-        for text in job.error_texts:
-            progress.error(text)
-        if job.state in {"failed", "canceled"}:
-            raise ServerError(f"Job {job.id} is {job.state}: {job.message}")
-        return job.message
+        asked = {} if digest is None else {"digest": digest}
+        return self._ended(self._ask(JobOut, "POST", path, json=asked), progress)
 
     def calibration(self, collection: str = DEFAULT_COLLECTION) -> CalibrationOut:
         return self._ask(CalibrationOut, "GET", _path(collection))
