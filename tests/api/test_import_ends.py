@@ -118,6 +118,18 @@ def test_a_body_that_is_no_form_is_told_what_this_call_takes(client: TestClient)
         assert answer.json()["detail"].endswith(example), path
 
 
+def test_json_that_is_not_called_json_or_is_no_object_is_told_what_to_send(
+    client: TestClient,
+) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}  # as curl -d sends it
+    for path in ("/images/delete", "/v1/embeddings", "/backup", "/keys"):
+        for content, headers in ((b'{"all": true}', form), (b"[1]", {})):
+            sent = {"Content-Type": "application/json"} | ADMIN | headers
+            answer = client.post(path, content=content, headers=sent)
+            assert answer.status_code == 422, path
+            assert "curl --json" in answer.json()["detail"], (path, answer.json())
+
+
 def test_too_many_files_are_counted_in_words_where_it_is_one(
     clients: Clients, settings: Settings, client: TestClient
 ) -> None:

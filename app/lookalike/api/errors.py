@@ -183,6 +183,8 @@ def _say(error: Mapping[str, Any], request: Request) -> str:
     name = ".".join(str(part) for part in path) or str(where)
     if error["type"] == "extra_forbidden" and len(path) == 1:
         return unknown_name(name, _body_names(request), what="field")
+    if error["type"] == "model_attributes_type" and not path:
+        return f"{name}: send an object of JSON, as application/json; e.g. curl --json '{{...}}'"
     if error["type"] == "missing" and name in {"file", "files"}:
         return (
             f"{name}: no file was sent; send one as multipart/form-data, e.g. curl -F {name}=@a.jpg"
