@@ -103,7 +103,7 @@ def _print(found: CalibrationOut, collection: str) -> None:
     model, console = found.copy_model, Console()
     lines = [
         f"{collection}: {model.copies:,} copies of {model.pictures:,} pictures, and "
-        f"{model.others:,} pairs that are none",
+        f"{model.others:,} pairs of other pictures",
         f"probability of a copy: 0.5 at score {-model.intercept / model.slope:.3f}, expected "
         f"calibration error {model.ece:.4f}",
         *(f"  {kind}: {share:.1%} found" for kind, share in model.found.items()),
