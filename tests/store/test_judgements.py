@@ -38,10 +38,11 @@ from tests.store.helpers import (
 OLD = Path(__file__).parents[1] / "formats" / "v2" / "exact.zip"
 
 
-def judge(store: Store, query: str, match: str, *, right: bool = True) -> tuple[Judgement, bool]:
-    (found,) = store.judgements.put(
-        "default", [NewJudgement(query=query, match=match, right=right)]
-    )
+def judge(
+    store: Store, query: str, match: str, *, right: bool = True, at: str | None = None
+) -> tuple[Judgement, bool]:
+    given = NewJudgement(query=query, match=match, right=right, judged_at=at)
+    (found,) = store.judgements.put("default", [given])
     assert isinstance(found, tuple)
     return found
 
@@ -53,12 +54,15 @@ def listed(store: Store) -> list[tuple[str | None, str, bool]]:
 
 def test_a_pair_has_one_judgement_the_last(store: Store) -> None:
     fill(store, 3)
-    first, new = judge(store, "i0", "i1")
+    days = [f"2026-01-0{day}T00:00:00Z" for day in (1, 2, 3)]
+    first, new = judge(store, "i0", "i1", at=days[0])
     assert new
-    again, new = judge(store, "i0", "i1")
+    again, new = judge(store, "i0", "i1", at=days[1])
     assert (again.id, again.judged_at, new) == (first.id, first.judged_at, False)
-    changed, new = judge(store, "i0", "i1", right=False)
+    assert first.judged_at == days[0]
+    changed, new = judge(store, "i0", "i1", right=False, at=days[2])
     assert (changed.id, changed.right, new) == (first.id, False, True)
+    assert changed.judged_at == days[2]
     other, _ = judge(store, "i1", "i0")
     assert other.id != first.id
     assert listed(store) == [("i0", "i1", False), ("i1", "i0", True)]
