@@ -12,6 +12,7 @@ import types
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import safetensors.torch
@@ -213,6 +214,24 @@ def test_weights_of_timm_come_from_a_file_without_its_classifier(tmp_path):
         registry.load("timm/test_resnet", str(path))
     with pytest.raises(WeightsMismatchError, match="missing layers"):
         registry.load("efficientnet_lite0", str(path))
+
+
+def test_weights_of_timm_come_from_the_hubs_cache(monkeypatch, tmp_path):
+    described = timm.get_pretrained_cfg("test_vit")
+    home = tmp_path / f"models--{described.hf_hub_id.replace('/', '--')}"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text("one")
+    (home / "snapshots" / "one").mkdir(parents=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        whole = timm.create_model("test_vit")
+    file = home / "snapshots" / "one" / "model.safetensors"
+    safetensors.torch.save_file(whole.state_dict(), file)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    loaded = registry.load("timm/test_vit", "pretrained")
+    assert loaded.weights == "pretrained"
+    assert loaded.sha256 == registry.load("timm/test_vit", str(file)).sha256
 
 
 def test_weights_of_timm_without_internet_name_the_file_to_give(monkeypatch):
