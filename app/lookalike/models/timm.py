@@ -117,12 +117,14 @@ class _Network(nn.Module):
         super().__init__()
         self._network = network
         sample = torch.linspace(-2, 2, 3 * side * side).reshape(1, 3, side, side)
+        self._has_maps = False
         with torch.inference_mode():
-            maps, expected = network.forward_features(sample), network(sample)
-        pooled = maps.flatten(2).mean(2) if maps.ndim == 4 else maps
-        self._has_maps = pooled.shape == expected.shape and bool(
-            (pooled - expected).norm() <= 1e-3 * expected.norm()
-        )
+            maps = network.forward_features(sample)
+            if maps.ndim == 4:
+                pooled, expected = maps.flatten(2).mean(2), network(sample)
+                self._has_maps = pooled.shape == expected.shape and bool(
+                    (pooled - expected).norm() <= 1e-3 * expected.norm()
+                )
 
     def set_input_size(self, side: int) -> None:
         """Fits a network with a table of positions to another input."""
