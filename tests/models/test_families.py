@@ -11,6 +11,7 @@ import time
 import types
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import numpy as np
@@ -182,6 +183,7 @@ def test_a_network_that_pools_itself_cannot_be_flattened():
     with pytest.raises(ConfigurationError, match="choose pooling avg"):
         build(request("timm/test_vit", pooling="flatten"))
     assert build(request("regnet_x_400mf", pooling="flatten", input_size=64)).spec.dim == 400 * 4
+    assert build(request("timm/test_resnet", pooling="flatten")).spec.dim == 96 * 25
 
 
 @pytest.mark.parametrize(
@@ -191,6 +193,7 @@ def test_a_network_that_pools_itself_cannot_be_flattened():
         ("tim/resnet18", "random", "Did you mean 'timm/resnet18' or "),
         ("timm/vit_smal_patch14_dinov2", "random", "Did you mean timm/vit_small_patch14_dinov2 or"),
         ("timm/resnet18.nope", "random", "With trained weights it has: .*timm/resnet18.a1_in1k"),
+        ("onnx/onnx", "random", "Unknown model 'onnx/onnx'"),
         ("timm/test_vit", "imagenet", "Known: pretrained, a path to a file"),
         ("timm/test_vit", "/nowhere/vit.safetensors", "no weights file at /nowhere"),
         ("efficientnet_lite0", "IMAGENET1K", "Did you mean 'IMAGENET1K_V1'"),
@@ -217,7 +220,7 @@ def test_weights_of_timm_come_from_a_file_without_its_classifier(tmp_path):
 
 
 def test_weights_of_timm_come_from_the_hubs_cache(monkeypatch, tmp_path):
-    described = timm.get_pretrained_cfg("test_vit")
+    described: Any = timm.get_pretrained_cfg("test_vit")
     home = tmp_path / f"models--{described.hf_hub_id.replace('/', '--')}"
     (home / "refs").mkdir(parents=True)
     (home / "refs" / "main").write_text("one")
