@@ -29,7 +29,7 @@ from lookalike.services.search import SearchOptions
 from lookalike.services.tagging import Tagging, TaggingService
 from tests.memory_store import MemoryStore
 from tests.models.test_onnx import write
-from tests.services.moving import NEW, Watched, World, make, sources
+from tests.services.moving import HEADED, Watched, World, make, sources
 from tests.settings import make_settings
 
 COLORS = {"r": "red", "g": "#00ff00", "b": "blue", "p": "#ff4060"}
@@ -131,19 +131,29 @@ def test_a_collection_that_moves_meanwhile_is_labeled_by_its_new_model(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tagging, "_GROUP", 1)
+    service(world).run(Tagging(labels=LABELS, field="old"), NO_PROGRESS)
     steps = iter(range(100))
 
     def step() -> None:
         if next(steps) == 2:
-            world.move(NEW)
+            world.move(HEADED)
 
     said = service(world).run(Tagging(labels=LABELS), Watched(step))
     assert said.startswith("4 pictures of 'default'")
-    encoder = make(NEW)
-    pink, red = encoder.encode(
-        [encoder.prepare(Image.new("RGB", (24, 24), COLORS["p"])), encoder.prepare("red")]
+    encoder = make(HEADED)
+    pink, *labels = encoder.encode(
+        [
+            encoder.prepare(Image.new("RGB", (24, 24), COLORS["p"])),
+            *(encoder.prepare(label) for label in LABELS),
+        ]
     )
-    assert tags(world)["p"] == {"labels": ["red"], "scores": [pytest.approx(pink @ red, abs=1e-4)]}
+    scores = [float(pink @ label) for label in labels]
+    found = tags(world)["p"]
+    assert found != tags(world, "old")["p"]
+    assert found == {
+        "labels": [LABELS[int(np.argmax(scores))]],
+        "scores": [pytest.approx(max(scores), abs=1e-4)],
+    }
 
 
 def test_an_alias_that_moves_meanwhile_is_not_followed(

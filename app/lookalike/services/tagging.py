@@ -179,8 +179,7 @@ class TaggingService:
         best: Counter[str] = Counter()
         progress.check()
         for page in scan(self.store, tagging.collection):
-            if spec_of(self.store, tagging.collection) != live.spec:
-                raise SpecMismatchError("The collection moved to another model meanwhile")
+            self._require_unmoved(tagging, live)
             for start in range(0, len(page.records), _GROUP):
                 progress.check()
                 found = _found(page, slice(start, start + _GROUP), labels, tagging)
@@ -196,6 +195,7 @@ class TaggingService:
                 )
                 seen += len(found)
                 progress.report(seen, max(total, seen))
+        self._require_unmoved(tagging, live)  # or the last page has labels by the one before
         without = best.pop("", 0)
         named = ", ".join(f"{label} {count:,}" for label, count in best.most_common(_NAMED))
         more = f" and {len(best) - _NAMED:,} more labels" if len(best) > _NAMED else ""
@@ -205,6 +205,10 @@ class TaggingService:
             + (f": {named}{more}" if named else "")
             + (f"; {without:,} without a label" if without else "")
         )
+
+    def _require_unmoved(self, tagging: Tagging, live: LiveEncoder) -> None:
+        if spec_of(self.store, tagging.collection) != live.spec:
+            raise SpecMismatchError("The collection moved to another model meanwhile")
 
     def _write(self, tagging: Tagging, patches: Mapping[str, Metadata], progress: Progress) -> int:
         """Merges into the metadata of pictures; returns how many were changed."""
