@@ -18,6 +18,7 @@ from lookalike.services.scores import (
     fit_copies,
     fit_logistic,
     reliability,
+    sigmoid,
     weights_of,
 )
 
@@ -79,6 +80,15 @@ def test_scores_that_tell_all_copies(gap: float) -> None:
     p = 1 / (1 + np.exp(-(a + b * scores)))
     assert p[0] > 0.95
     assert p[-1] < 0.05
+
+
+def test_a_slope_that_is_bounded_turns_about_its_middle() -> None:
+    scores = np.concatenate([np.full(1000, 0.501), np.full(1000, 0.5), [-1.0]])
+    a, b = fit_logistic(scores, np.arange(2001) < 1000)
+    assert b * scores.std() == pytest.approx(40)
+    p = sigmoid(a + b * scores)
+    assert p[0] > 0.6
+    assert p[1000] < 0.4
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def fit_logistic(scores: Numbers, copies: NDArray[np.bool_]) -> tuple[float, flo
     Maximizes the weighted likelihood sum w (t log p + (1 - t) log(1 - p)), p = sigmoid(a + b s),
     by Newton's method, with the weights of `weights_of`. The targets t are Platt's (1999), a
     little inside 0 and 1, so that numbers stay finite where a score tells all copies from all
-    others; the slope is bounded for the same reason.
+    others; the slope is bounded for the same reason. The score with p = 0.5 stays where it is.
 
     Raises `CalibrationError` if copies have no higher scores than others.
     """
@@ -195,9 +195,9 @@ def fit_logistic(scores: Numbers, copies: NDArray[np.bool_]) -> tuple[float, flo
             fitted = fitted - step / max(1.0, np.abs(step).max() / 2)
             if np.abs(step).max() < 1e-9:
                 break
-        slope = min(float(fitted[1]), _STEEPEST)
-        if slope > 0:
-            return float(fitted[0]) - slope * mean / spread, slope / spread
+        if fitted[1] > 0:
+            middle, slope = (fitted / max(1.0, fitted[1] / _STEEPEST)).tolist()
+            return middle - slope * mean / spread, slope / spread
     raise CalibrationError(
         "Copies of pictures have no higher scores than other pictures here: the model cannot tell "
         "them apart, or the pictures are all alike"
