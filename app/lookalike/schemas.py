@@ -160,8 +160,8 @@ class SearchOut(Answer):
     warnings: Warnings = []
     verdict: Literal["match", "no match"] | None = Field(
         None,
-        description="Whether a score says that something matches; null: not calibrated, or the "
-        "query is not one whole picture",
+        description="Whether a score says that something matches; null: no threshold is known, the "
+        "query is not one whole picture, or this is not the first page",
     )
 
 

@@ -100,6 +100,8 @@ def test_answers_say_what_their_scores_mean(client: Client, tmp_path: Path) -> N
     probabilities = [match.copy_probability or 0.0 for match in found.matches]
     assert probabilities == sorted(probabilities, reverse=True)
     assert client.similar(first.id).matches[0].copy_probability is not None
+    later = client.search(path, k=5, offset=5)  # whose best is not the query's
+    assert (later.verdict, later.matches[0].copy_probability is None) == (None, False)
     black = Image.new("RGB", (64, 48))
     assert black.getpixel((0, 0)) == (0, 0, 0)
     nothing = client.search(black, filter={"label": "no such label"})

@@ -13,6 +13,7 @@ from lookalike.store.judgements import NewJudgement
 from lookalike.training.feedback import (
     JudgedSet,
     _identity,
+    _split,
     auc,
     read_judged,
     train_on_judgements,
@@ -81,6 +82,27 @@ def test_an_auc_counts_pairs() -> None:
     right, wrong = rng.integers(5, size=30) / 5, rng.integers(5, size=20) / 5
     plain = np.mean([(a > b) + 0.5 * (a == b) for a in right for b in wrong])
     assert auc(right, wrong) == pytest.approx(plain)
+
+
+def test_what_measures_was_not_trained_on_the_other_way_round_either() -> None:
+    ring = np.arange(200)
+    judged = judged_set(200)
+    judged = replace(
+        judged,
+        vectors=unit_vectors(200, dim=DIM),
+        queries=np.concatenate([ring, np.roll(ring, -1)]),  # each pair is judged from both sides
+        matches=np.concatenate([np.roll(ring, -1), ring]),
+        right=np.concatenate([ring % 2 == 0] * 2),
+    )
+    parts = _split(judged, seed=0)
+    pairs = [
+        {frozenset(pair) for pair in zip(judged.queries[one], judged.matches[one], strict=True)}
+        for one in parts.values()
+    ]
+    queries = [set(judged.queries[one]) for one in parts.values()]
+    for sets in (pairs, queries):
+        assert all(sets)
+        assert len(set().union(*sets)) == sum(map(len, sets))
 
 
 def test_too_few_judgements_are_refused() -> None:
